@@ -1,0 +1,38 @@
+# Everything a newcomer needs: `make demo` and `make test` set themselves up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-slow lint format clean
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## Create .venv and install metajax with its extras for data and development
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
+	$(BIN)/python -m experiments.maml --dataset synthetic --out out/demo
+
+test: $(STAMP)  ## Run the fast tests (compiled programs are cached in .cache/)
+	$(BIN)/python -m pytest
+
+test-slow: $(STAMP)  ## Run the long tests as well
+	$(BIN)/python -m pytest -m ''
+
+lint: $(STAMP)  ## Check format, style and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(STAMP)  ## Format the code and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## Remove the environment, caches and outputs
+	rm -rf $(VENV) .cache out

@@ -1,0 +1,70 @@
+"""Losses of one task: ``(scores (N,), label (N,), mask (N,)) -> scalar``, masked means throughout.
+
+Pointwise losses are means over the real rows; pairwise ones over the ordered pairs of real rows
+with different labels; the listwise one over the probability that the labels give. A task without
+real rows (or without such pairs) has loss 0 and gradient 0.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean of ``values`` (N,) over the rows where ``mask`` (N,) is 1; 0 if there are none."""
+    return jnp.sum(jnp.where(mask > 0, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
+def squared_error(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean squared error."""
+    return masked_mean((score - label) ** 2, mask)
+
+
+def absolute_error(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean absolute error."""
+    return masked_mean(jnp.abs(score - label), mask)
+
+
+def huber(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean Huber loss with threshold 1: quadratic near zero, linear in the tails."""
+    return masked_mean(optax.losses.huber_loss(score, label), mask)
+
+
+def log_loss(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean binary cross-entropy of logits against labels in {0, 1}."""
+    return masked_mean(optax.losses.sigmoid_binary_cross_entropy(score, label), mask)
+
+
+def _pairs(score, label, mask) -> tuple[jax.Array, jax.Array]:
+    margin_NxN = score[:, None] - score[None, :]
+    preferred_NxN = (label[:, None] > label[None, :]) * mask[:, None] * mask[None, :]
+    return margin_NxN, preferred_NxN
+
+
+def bpr(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Bayesian personalized ranking: -log sigmoid of the margin over pairs with unlike labels.
+
+    References: Rendle et al., UAI 2009.
+    """
+    margin_NxN, preferred_NxN = _pairs(score, label, mask)
+    return masked_mean(-jax.nn.log_sigmoid(margin_NxN), preferred_NxN)
+
+
+def hinge(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Pairwise hinge loss with margin 1 over pairs with unlike labels."""
+    margin_NxN, preferred_NxN = _pairs(score, label, mask)
+    return masked_mean(jax.nn.relu(1.0 - margin_NxN), preferred_NxN)
+
+
+def softmax(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Listwise cross-entropy of the softmax over scores against the labels scaled to sum to 1.
+
+    References: Cao et al., "Learning to rank: from pairwise approach to listwise approach", 2007.
+    """
+    log_p = jax.nn.log_softmax(jnp.where(mask > 0, score, -1e9))
+    weight = jnp.where(mask > 0, label, 0.0)
+    return -jnp.sum(weight * log_p) / jnp.maximum(jnp.sum(weight), 1e-12)
