@@ -1,0 +1,128 @@
+"""From stored tasks to episodes: drawn at random on the device, or laid out for evaluation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.data.split import Tasks
+from metajax.data.table import Interactions
+from metajax.types import Episode, Examples, UserError
+
+# Large primes are coprime with every possible task length, so j -> (a j + b) mod n visits n
+# different rows: a random order of a task's rows without sorting anything.
+_PRIMES = np.array(
+    [1048583, 1048589, 1048601, 1048609, 1048613, 1048627, 1048633, 1048661, 1048681, 1048703,
+     1048709, 1048717, 1048721, 1048759, 1048783, 1048793, 1048799, 1048807, 1048829, 1048837,
+     1048847, 1048867, 1048877, 1048889, 1048891, 1048897, 1048909, 1048919, 1048963, 1048991,
+     1049011, 1049023],
+    np.uint32,
+)  # fmt: skip
+_MAX_ROWS_DRAWN = 2048  # keeps the products of the permutation within 32 bits
+_MAX_TASK_LENGTH = int(_PRIMES[0]) - 1
+
+
+class Source(NamedTuple):
+    """Tasks with the columns of both sides, as arrays for the device.
+
+    Attributes:
+      tasks: the tasks; numpy on the host, JAX arrays inside a program.
+      profile: columns (num_owners, ...) of the side that tasks are made of.
+      inputs: columns (num_others, ...) of the side that they interact with.
+    """
+
+    tasks: Tasks
+    profile: dict[str, jax.Array]
+    inputs: dict[str, jax.Array]
+
+
+def source_of_users(tasks: Tasks, table: Interactions) -> Source:
+    """The source of tasks that are users, with all columns of the table.
+
+    Raises:
+      UserError: a user has more rows than the sampler can permute.
+    """
+    if tasks.num_tasks and tasks.length.max() > _MAX_TASK_LENGTH:
+        raise UserError(f"{table.name}: a user has more than {_MAX_TASK_LENGTH} interactions")
+    on_device = lambda columns: {k: jnp.asarray(v) for k, v in columns.items()}
+    return Source(
+        tasks=jax.tree.map(jnp.asarray, tasks),
+        profile=on_device(table.user_features.columns),
+        inputs=on_device(table.item_features.columns),
+    )
+
+
+def fetch(episode: Episode, source: Source) -> Episode:
+    """The episode with its indices replaced by the columns they point to.
+
+    ``profile`` is an owner's index, ``inputs`` are indices of the other side; both become dicts of
+    columns. The index of the other side stays, as the input ``item``.
+    """
+    look_up = lambda index: {k: v[index] for k, v in source.inputs.items()} | {"item": index}
+    with_columns = lambda e: e._replace(inputs=look_up(e.inputs))
+    return Episode(
+        profile={k: v[episode.profile] for k, v in source.profile.items()},
+        support=with_columns(episode.support),
+        query=with_columns(episode.query),
+    )
+
+
+def draw(
+    key: jax.Array, source: Source, num_support: int, num_query: int, full_share: float = 0.5
+) -> Episode:
+    """One random task with a random split of its rows, padded to the given sizes.
+
+    The query takes ``num_query`` rows (of a short task at most half), the support up to
+    ``num_support`` of the others: as many as there are with probability ``full_share``, else a
+    number drawn log-uniformly from 0 up to that, so that the learner meets every shot.
+    """
+    tasks = source.tasks
+    assert num_support + num_query <= _MAX_ROWS_DRAWN
+    key_task, key_a, key_b, key_full, key_shots = jax.random.split(key, 5)
+    task = jax.random.randint(key_task, (), 0, tasks.owner.shape[0])
+    length = tasks.length[task]
+    queries = jnp.minimum(num_query, length // 2)
+    most = jnp.minimum(length - queries, num_support)
+    few = jnp.exp(jax.random.uniform(key_shots) * jnp.log1p(most.astype(jnp.float32))) - 0.5
+    full = jax.random.uniform(key_full) < full_share
+    shots = jnp.where(full, most, jnp.minimum(few.astype(jnp.int32), most))
+
+    factor = jnp.asarray(_PRIMES)[jax.random.randint(key_a, (), 0, len(_PRIMES))]
+    shift = jax.random.randint(key_b, (), 0, length).astype(jnp.uint32)
+    length_u = length.astype(jnp.uint32)
+
+    def examples(first: jax.Array, width: int, count: jax.Array) -> Examples:
+        place = jnp.arange(width)
+        mask = place < count
+        j = jnp.where(mask, first + place, 0).astype(jnp.uint32)
+        row = tasks.start[task] + (((factor % length_u) * j + shift) % length_u).astype(jnp.int32)
+        return Examples(tasks.other[row], tasks.label[row], mask.astype(jnp.float32))
+
+    query = examples(jnp.zeros((), jnp.int32), num_query, queries)
+    support = examples(queries, num_support, shots)
+    return fetch(Episode(tasks.owner[task], support, query), source)
+
+
+def fixed(tasks: Tasks, num_query: int) -> Episode:
+    """Stored tasks as one batch of episodes of indices: the last rows of each are its query.
+
+    Supports are padded to the longest. Use `fetch` on one task to get its columns.
+
+    Returns:
+      Episode with leaves (T, ...): profile (T,), support (T, S), query (T, ``num_query``).
+    """
+    num_support = int(tasks.length.max()) - num_query
+    place = np.arange(num_support)[None, :]
+    mask = place < (tasks.length - num_query)[:, None]
+    support_row = np.where(mask, tasks.start[:, None] + place, 0)
+    ends = (tasks.start + tasks.length)[:, None]
+    query_row = ends - num_query + np.arange(num_query)[None, :]
+    examples = lambda row, mask: Examples(
+        np.where(mask, tasks.other[row], 0),
+        np.where(mask, tasks.label[row], 0).astype(np.float32),
+        mask.astype(np.float32),
+    )
+    return Episode(
+        tasks.owner, examples(support_row, mask), examples(query_row, np.ones_like(query_row))
+    )

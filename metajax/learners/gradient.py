@@ -1,0 +1,120 @@
+"""Adaptation by gradient descent: MAML and every method that changes what adapts, or how.
+
+One function, `gradient`, gives the family by its arguments:
+
+=========  ===============================================================================
+MAML       everything adapts, second order (Finn et al., ICML 2017)
+FOMAML     ``second_order=False``
+ANIL       ``adapts=under("head")``: only the last layer (Raghu et al., ICLR 2020)
+BOIL       ``adapts=negate(under("head"))``: all but it (Oh et al., ICLR 2021)
+MeLU       the decision layers adapt, the embeddings do not (Lee et al., KDD 2019)
+Meta-SGD   ``inner=optim.learned_rates(rate)`` (Li et al., 2017)
+=========  ===============================================================================
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import losses, optim, tree
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+UNROLL_UP_TO = 5
+"""Inner loops up to this length are unrolled; longer ones are scanned and rematerialized."""
+
+
+class State(NamedTuple):
+    """What a task remembers while it adapts by gradients.
+
+    Attributes:
+      shared: model parameters that do not adapt, the same for all tasks: never batch over them.
+      fast: model parameters that this task has adapted; ``None`` where shared.
+      rates: meta-parameters of the inner optimizer, the same for all tasks.
+      moments: the inner optimizer's own state.
+      profile: the task's profile.
+    """
+
+    shared: PyTree
+    fast: PyTree
+    rates: PyTree
+    moments: PyTree
+    profile: PyTree
+
+
+def gradient(
+    model: Model,
+    inner: optim.Inner | optax.GradientTransformation,
+    num_steps: int,
+    *,
+    adapts: tree.Filter = tree.everything,
+    second_order: bool = True,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """A learner that takes ``num_steps`` inner optimizer steps on the support loss.
+
+    ``adapt`` minimizes ``loss`` on the examples it is given, from where the state stands; examples
+    that are all padding leave the state as it is. The outer loss is ``loss`` on the query set
+    after one ``adapt`` on the support set; its gradient runs through the inner steps, or takes them
+    for constants if not ``second_order``.
+
+    Args:
+      model: the model; its parameters and the inner rates form ``{"model": ..., "rates": ...}``.
+      inner: an optax transformation, or an `optim.Inner` whose rates are learned.
+      num_steps: inner steps of one call of ``adapt``.
+      adapts: a filter over the paths of the model's parameters.
+      second_order: whether the outer gradient sees the derivative of the inner gradient.
+      loss: (scores (N,), label (N,), mask (N,)) -> scalar.
+    """
+    if not isinstance(inner, optim.Inner):
+        inner = optim.fixed(inner)
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        theta = model.init(key, episode.profile, episode.support.inputs)
+        fast, _ = tree.partition(theta, adapts)
+        return {"model": theta, "rates": inner.init(fast)}
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        fast, shared = tree.partition(params["model"], adapts)
+        moments = inner.make(params["rates"]).init(fast)
+        return State(shared, fast, params["rates"], moments, profile)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        tx = inner.make(state.rates)
+
+        def support_loss(fast: PyTree) -> jax.Array:
+            theta = tree.merge(fast, state.shared)
+            scores = model.apply(theta, state.profile, examples.inputs)
+            return loss(scores, examples.label, examples.mask)
+
+        def step(carry, _):
+            fast, moments = carry
+            grads = jax.grad(support_loss)(fast)
+            if not second_order:
+                grads = jax.lax.stop_gradient(grads)
+            updates, moments = tx.update(grads, moments, fast)
+            return (optax.apply_updates(fast, updates), moments), None
+
+        short = num_steps <= UNROLL_UP_TO
+        before = (state.fast, state.moments)
+        after, _ = jax.lax.scan(
+            step if short else jax.checkpoint(step),
+            before,
+            length=num_steps,
+            unroll=max(num_steps, 1) if short else 1,
+        )
+        fast, moments = tree.where(jnp.any(examples.mask > 0), after, before)
+        return state._replace(fast=fast, moments=moments)
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
+
+    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
+        state = adapt(start(params, episode.profile), episode.support, key)
+        scores = predict(state, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        return value, {"query_loss": value}
+
+    return MetaLearner(init, start, adapt, predict, outer_loss)

@@ -1,0 +1,48 @@
+"""Learning without tasks: one model for everyone, alone or fine-tuned to the task afterwards."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import losses, optim, tree
+from metajax.learners.gradient import gradient
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+
+def all_examples(episode: Episode) -> Examples:
+    """Support and query of an episode as one set of examples."""
+    return jax.tree.map(lambda s, q: jnp.concatenate([s, q]), episode.support, episode.query)
+
+
+def pooled(model: Model, *, loss: losses.Loss = losses.squared_error) -> MetaLearner:
+    """Joint training without adaptation: the loss is over all examples, ``adapt`` changes nothing.
+
+    With a model that knows items only by a stored mean this is the item-mean baseline. Parameters
+    have the form of `gradient`'s, so that what is trained here can be fine-tuned there.
+    """
+    return fine_tuned(model, optax.identity(), 0, loss=loss)
+
+
+def fine_tuned(
+    model: Model,
+    inner: optim.Inner | optax.GradientTransformation,
+    num_steps: int,
+    *,
+    adapts: tree.Filter = tree.everything,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """Joint training, then ``num_steps`` of ``inner`` on each task's support: transfer learning.
+
+    The outer loss does not see the adaptation. Choose rate and steps on meta-validation: untuned,
+    this baseline diverges.
+    """
+    learner = gradient(model, inner, num_steps, adapts=adapts, loss=loss)
+
+    def joint_loss(params: PyTree, episode: Episode, key: jax.Array):
+        del key
+        examples = all_examples(episode)
+        scores = model.apply(params["model"], episode.profile, examples.inputs)
+        value = loss(scores, examples.label, examples.mask)
+        return value, {"query_loss": value}
+
+    return learner._replace(loss=joint_loss)

@@ -1,0 +1,168 @@
+"""Small models of one (profile, inputs) pair: linear, perceptrons, and feature embeddings.
+
+Inputs and profile are dicts of columns. Parameter paths matter to filters: ``embed/...`` for
+embeddings, ``body/...`` for hidden layers, ``head/...`` for the last layer.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax.models.bridge import from_nnx
+from metajax.types import Model, PyTree
+
+
+def _layers(rngs: nnx.Rngs, widths: Sequence[int]) -> tuple[nnx.List, nnx.Linear]:
+    """The hidden layers (``body``) and the last layer (``head``) of a perceptron."""
+    sizes = zip(widths[:-2], widths[1:-1], strict=True)
+    body = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in sizes])
+    return body, nnx.Linear(widths[-2], widths[-1], rngs=rngs)
+
+
+def _perceptron(body: nnx.List, head: nnx.Linear, x: jax.Array) -> jax.Array:
+    """The scores (N,) of inputs (N, D): ReLU layers, then a linear one."""
+    for layer in body:
+        x = jax.nn.relu(layer(x))
+    return head(x)[..., 0]
+
+
+class _Vector(nnx.Module):
+    """A perceptron on a plain vector input (N, D)."""
+
+    def __init__(self, rngs: nnx.Rngs, inputs: jax.Array, hidden: Sequence[int]):
+        self.body, self.head = _layers(rngs, (inputs.shape[-1], *hidden, 1))
+
+    def __call__(self, profile: PyTree, inputs: jax.Array) -> jax.Array:
+        del profile
+        return _perceptron(self.body, self.head, inputs)
+
+
+def vector_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
+    """A perceptron on vector inputs (N, D), the regression network of the few-shot classics."""
+    return from_nnx(lambda rngs, profile, inputs: _Vector(rngs, inputs, hidden))
+
+
+def vector_linear() -> Model:
+    """A linear score of vector inputs (N, D) without a constant, from zero."""
+    return Model(
+        init=lambda key, profile, inputs: {"head": {"kernel": jnp.zeros(inputs.shape[-1])}},
+        apply=lambda params, profile, inputs: inputs @ params["head"]["kernel"],
+    )
+
+
+def identity() -> Model:
+    """Vector inputs (N, D) as features, without parameters."""
+    return Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs)
+
+
+def stored_mean(mean: float) -> Model:
+    """The score ``mu + bias`` from the stored column ``bias`` of the inputs; mu is learnable."""
+    return Model(
+        init=lambda key, profile, inputs: {"mu": jnp.asarray(mean)},
+        apply=lambda params, profile, inputs: params["mu"] + inputs["bias"],
+    )
+
+
+def column(name: str, *, scale: float = 1.0, constant: bool = False) -> Model:
+    """A stored numeric column (N, D) of the inputs as features, without parameters.
+
+    Args:
+      scale: a factor on the column.
+      constant: whether a feature that is always 1 is put first.
+    """
+
+    def apply(params: PyTree, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
+        x_NxD = scale * inputs[name]
+        ones = jnp.ones((x_NxD.shape[0], 1), x_NxD.dtype)
+        return jnp.concatenate([ones, x_NxD], axis=1) if constant else x_NxD
+
+    return Model(lambda key, profile, inputs: {}, apply)
+
+
+def ones() -> Model:
+    """A single constant feature (N, 1): its ridge weight is the damped user bias."""
+    return Model(
+        init=lambda key, profile, inputs: {},
+        apply=lambda params, profile, inputs: jnp.ones((*inputs["item"].shape, 1)),
+    )
+
+
+class _FactorMlp(nnx.Module):
+    """A perceptron on stored item factors that corrects the stored mean."""
+
+    def __init__(self, rngs: nnx.Rngs, factor: jax.Array, mean: float, hidden: Sequence[int]):
+        self.body, self.head = _layers(rngs, (factor.shape[-1] + 1, *hidden, 1))
+        self.mean = mean
+
+    def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
+        x_NxD = jnp.concatenate([inputs["factor"], inputs["bias"][:, None]], axis=1)
+        correction = _perceptron(self.body, self.head, x_NxD)
+        return self.mean + inputs["bias"] + correction
+
+
+def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
+    """A perceptron on frozen item factors: ``mu + b_i + f(factor_i, b_i)``.
+
+    Items enter through the stored columns ``factor`` (N, D) and ``bias`` (N,), so that a cold item
+    with content-predicted factors is served by the same parameters.
+    """
+    return from_nnx(
+        lambda rngs, profile, inputs: _FactorMlp(rngs, inputs["factor"], mean, hidden)
+    )
+
+
+class _Melu(nnx.Module):
+    """Embeddings of user and item features, then decision layers (MeLU's network)."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        user_sizes: Mapping[str, int],
+        item_sizes: Mapping[str, int],
+        mean: float,
+        dim: int,
+        hidden: Sequence[int],
+    ):
+        table = lambda size: nnx.Embed(size, dim, rngs=rngs)
+        self.embed = nnx.Dict(
+            {f"user_{k}": table(n) for k, n in user_sizes.items()}
+            | {f"item_{k}": table(n) for k, n in item_sizes.items()}
+        )
+        self.body, self.head = _layers(rngs, (dim * (len(user_sizes) + len(item_sizes)), *hidden, 1))
+        self.mean = mean
+        self.user_names, self.item_names = tuple(user_sizes), tuple(item_sizes)
+
+    def _bag(self, name: str, index: jax.Array) -> jax.Array:
+        """The mean embedding of the indices (..., W) that are not 0."""
+        present = (index > 0)[..., None]
+        total = jnp.sum(jnp.where(present, self.embed[name](index), 0.0), axis=-2)
+        return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
+
+    def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
+        n = inputs["item"].shape[0]
+        user = [self._bag(f"user_{k}", profile[k]) for k in self.user_names]
+        user_NxE = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
+        item_NxE = [self._bag(f"item_{k}", inputs[k]) for k in self.item_names]
+        x_NxD = jnp.concatenate([*user_NxE, *item_NxE], axis=1)
+        return self.mean + _perceptron(self.body, self.head, x_NxD)
+
+
+def melu_net(
+    user_sizes: Mapping[str, int],
+    item_sizes: Mapping[str, int],
+    mean: float,
+    dim: int = 32,
+    hidden: Sequence[int] = (64, 64),
+) -> Model:
+    """MeLU's network: one embedding per feature, averaged over its values, then decision layers.
+
+    No identifiers enter, so that unseen users and items are served alike. Decision layers are
+    ``body`` and ``head``.
+
+    References: Lee et al., KDD 2019.
+    """
+    return from_nnx(
+        lambda rngs, profile, inputs: _Melu(rngs, user_sizes, item_sizes, mean, dim, hidden)
+    )
