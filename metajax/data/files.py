@@ -160,7 +160,7 @@ def arrays(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
       UserError: not an npz file or cut short; an array of ``names`` is missing.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             out = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(

@@ -34,27 +34,11 @@ COLUMNS = ("user id", "movie id", "rating", "timestamp")
 PROFILE = ("gender", "age", "occupation", "zip")
 AGES = (1, 18, 25, 35, 45, 50, 56)  # lower ends of the brackets of ml-1m
 # The order of the 19 flags in u.item; the first, "unknown", is read as no genre.
-GENRES_100K = [
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-]
+GENRES_100K = (
+    "unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary",
+    "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi",
+    "Thriller", "War", "Western",
+)  # fmt: skip
 # MeLU's table has one row for each of these two movies that MovieLens lists twice.
 SAME_MOVIE = {860: 811, 1795: 1741}
 
@@ -156,7 +140,7 @@ def _content(path: Path) -> dict[str, dict[int, list[str]]]:
         raise UserError(f"{path}: no column {min(missing)}; get a complete copy")
     content: dict[str, dict[int, list[str]]] = {}
     for column, field in columns.items():
-        found = {int(line["movie_id"]): _names(line[field]) for line in lines}
+        found = {_id(line["movie_id"], path): _names(line[field]) for line in lines}
         for twin, movie in SAME_MOVIE.items():
             found.setdefault(twin, found.get(movie, []))
         content[column] = found
