@@ -1,0 +1,264 @@
+"""Metrics of one task: ``(score (N,), label (N,), mask (N,)) -> scalar``; the caller vmaps.
+
+Three families, on device, padding invisible:
+
+- *rating*: `mae`, `rmse`.
+- *decision*: `accuracy`, `precision_decision`, `recall_decision`, `f1` say yes where ``score >
+  cutoff``; `auc` and `log_loss` judge the score itself.
+- *ranking*: `ndcg`, `precision`, `recall`, `hit_rate`, `mrr`, `average_precision` look at the best
+  ``k`` rows. They also take a ``key``, which orders rows of equal score at random: a constant
+  scorer gets chance, not the order of the file. Metrics that are given the same key see the same
+  order and, in one jitted function, share one sort.
+
+A row is relevant where ``label > threshold``: 0 suits clicks; ratings of 4 and 5 stars are relevant
+above 3. `ndcg` alone grades: its gain is ``2^label - 1``.
+
+An undefined task gives NaN, to be skipped and counted by the caller: an empty list, a list without
+a relevant row (every ranking metric), one class only (`auc`), a ratio without a denominator (the
+decision metrics). A NaN score on a real row gives NaN too: that is a failed model and not an
+undefined task, so count non-finite scores before averaging.
+"""
+
+from collections.abc import Callable
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from metajax import losses
+
+Metric = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+RankingMetric = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]  # with its k set
+
+
+def mae(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean absolute error, in the label's units."""
+    return _mean(jnp.abs(score - label), mask, score)
+
+
+def rmse(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Root mean squared error, in the label's units."""
+    return jnp.sqrt(_mean((score - label) ** 2, mask, score))
+
+
+def log_loss(logit: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean binary cross-entropy, in nats, of *logits* against labels in {0, 1}."""
+    return _defined(losses.log_loss(logit, label, mask), jnp.any(mask > 0), logit, mask)
+
+
+def auc(
+    score: jax.Array, label: jax.Array, mask: jax.Array, *, threshold: float = 0.0
+) -> jax.Array:
+    """Probability that a relevant row scores above an irrelevant one, ties counting one half.
+
+    Returns:
+      A scalar; NaN unless both classes are present. O(N log N).
+    """
+    relevant = (label > threshold) & (mask > 0)
+    irrelevant = (label <= threshold) & (mask > 0)
+    num_irrelevant = jnp.sum(irrelevant)
+    ascending = jnp.sort(jnp.where(irrelevant, score, jnp.inf))
+    below = jnp.searchsorted(ascending, score, side="left")
+    # The rows sorted out are infinite, and so may be a score.
+    not_above = jnp.minimum(jnp.searchsorted(ascending, score, side="right"), num_irrelevant)
+    wins = 0.5 * (below + not_above) / jnp.maximum(num_irrelevant, 1)
+    both = (jnp.sum(relevant) > 0) & (num_irrelevant > 0)
+    value = losses.masked_mean(wins, relevant.astype(wins.dtype))
+    return _defined(value, both, score, mask)
+
+
+def accuracy(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    cutoff: float = 0.0,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Share of rows where the decision ``score > cutoff`` agrees with ``label > threshold``."""
+    return _mean(((score > cutoff) == (label > threshold)) * 1.0, mask, score)
+
+
+def precision_decision(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    cutoff: float = 0.0,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Share of the rows decided on (``score > cutoff``) that are relevant; NaN if none is."""
+    hits, said, _ = _decisions(score, label, mask, cutoff, threshold)
+    return _defined(hits / jnp.maximum(said, 1), said > 0, score, mask)
+
+
+def recall_decision(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    cutoff: float = 0.0,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Share of the relevant rows that are decided on (``score > cutoff``); NaN if none is."""
+    hits, _, relevant = _decisions(score, label, mask, cutoff, threshold)
+    return _defined(hits / jnp.maximum(relevant, 1), relevant > 0, score, mask)
+
+
+def f1(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    *,
+    cutoff: float = 0.0,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Harmonic mean of `precision_decision` and `recall_decision`: 2 hits / (decided + relevant).
+
+    Returns:
+      A scalar; NaN where nothing is relevant and nothing is decided on.
+    """
+    hits, said, relevant = _decisions(score, label, mask, cutoff, threshold)
+    total = said + relevant
+    return _defined(2 * hits / jnp.maximum(total, 1), total > 0, score, mask)
+
+
+def ndcg(
+    score: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array, *, k: int
+) -> jax.Array:
+    """Discounted gain of the best k rows over that of the ideal order.
+
+    The gain of a row is ``2^label - 1``, its discount ``log2(position + 1)`` with positions from 1:
+    ``ndcg_burges`` of ranx. Grades are not relevance above a threshold: a one-star rating has gain
+    1, so that even the worst order of a list of ratings scores well above 0.
+
+    Args:
+      score: (N,), higher is better.
+      label: (N,) grades of at least 0.
+      mask: (N,).
+      key: orders rows of equal score.
+      k: length of the list; may exceed N.
+
+    References: Burges et al., "Learning to rank using gradient descent", ICML 2005.
+    """
+    gain = jnp.where(mask > 0, jnp.exp2(label.astype(jnp.result_type(float))) - 1.0, 0.0)
+    top = _top(gain, score, mask, key, k)
+    discount = 1.0 / jnp.log2(_positions(top) + 1.0)
+    ideal = jnp.sum(jax.lax.top_k(gain, top.shape[0])[0] * discount)
+    value = jnp.sum(top * discount) / jnp.where(ideal > 0, ideal, 1.0)
+    return _defined(value, ideal > 0, score, mask)
+
+
+def precision(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    k: int,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Relevant rows among the best k, over k, also where the list is shorter than k."""
+    top, num_relevant = _hits(score, label, mask, key, k, threshold)
+    return _defined(jnp.sum(top) / k, num_relevant > 0, score, mask)
+
+
+def recall(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    k: int,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Share of all relevant rows that are among the best k."""
+    top, num_relevant = _hits(score, label, mask, key, k, threshold)
+    return _defined(jnp.sum(top) / jnp.maximum(num_relevant, 1), num_relevant > 0, score, mask)
+
+
+def hit_rate(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    k: int,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """1 if a relevant row is among the best k, else 0."""
+    top, num_relevant = _hits(score, label, mask, key, k, threshold)
+    return _defined(jnp.max(top), num_relevant > 0, score, mask)
+
+
+def mrr(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    k: int,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Reciprocal position of the first relevant row, 0 where it is not among the best k."""
+    top, num_relevant = _hits(score, label, mask, key, k, threshold)
+    return _defined(jnp.max(top / _positions(top)), num_relevant > 0, score, mask)
+
+
+def average_precision(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    k: int,
+    threshold: float = 0.0,
+) -> jax.Array:
+    """Precision at each relevant row among the best k, summed, over the number of all relevant."""
+    top, num_relevant = _hits(score, label, mask, key, k, threshold)
+    total = jnp.sum(top * jnp.cumsum(top) / _positions(top))
+    return _defined(total / jnp.maximum(num_relevant, 1), num_relevant > 0, score, mask)
+
+
+def order(score: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+    """Row numbers (N,) from the best score to the worst, ties at random, padding at the end."""
+    rows = jnp.arange(score.shape[0])
+    jitter = jax.random.bits(key, score.shape)
+    return jax.lax.sort((mask <= 0, -score, jitter, rows), num_keys=3)[-1]
+
+
+def _top(values, score, mask, key, k) -> jax.Array:
+    """The values (min(k, N),) of the best rows, best first."""
+    if k < 1:
+        raise ValueError(f"k is the length of a list and must be at least 1, not {k}")
+    chex.assert_rank([values, score, mask], 1)
+    return values[order(score, mask, key)[:k]]
+
+
+def _hits(score, label, mask, key, k, threshold) -> tuple[jax.Array, jax.Array]:
+    """Which of the best rows are relevant (min(k, N),), and how many rows are relevant at all."""
+    relevant = ((label > threshold) & (mask > 0)).astype(jnp.result_type(float))
+    return _top(relevant, score, mask, key, k), jnp.sum(relevant)
+
+
+def _positions(top: jax.Array) -> jax.Array:
+    return jnp.arange(1, top.shape[0] + 1, dtype=top.dtype)
+
+
+def _decisions(score, label, mask, cutoff, threshold) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """How many rows are decided on and relevant, decided on, relevant."""
+    chex.assert_rank([score, label, mask], 1)
+    said = (score > cutoff) & (mask > 0)
+    relevant = (label > threshold) & (mask > 0)
+    return jnp.sum(said & relevant), jnp.sum(said), jnp.sum(relevant)
+
+
+def _mean(values, mask, score) -> jax.Array:
+    return _defined(losses.masked_mean(values, mask), jnp.any(mask > 0), score, mask)
+
+
+def _defined(value, defined, score, mask) -> jax.Array:
+    """The value, or NaN where it is not defined or the score of a real row is NaN."""
+    chex.assert_equal_shape([score, mask])
+    failed = jnp.any(jnp.isnan(score) & (mask > 0))
+    return jnp.where(defined & ~failed, value, jnp.nan)
