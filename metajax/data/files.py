@@ -13,8 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from metajax.data.table import Features, categorical
+from metajax.data.table import Features, Interactions, categorical, index_encode, validate
 from metajax.types import UserError
+
+STARS = (1.0, 5.0)
+IMPLICIT = (0.0, 1.0)  # every label is 1.0
+
+Encoded = tuple[np.ndarray, np.ndarray]  # codes per row, ids per code
 
 
 def dataset_folder(folder: Path | str, name: str) -> Path:
@@ -210,3 +215,40 @@ def year_columns(years: Sequence[int]) -> dict[str, list[list[str]]]:
         "year": [[str(y)] if y else [] for y in years],
         "decade": [[f"{y // 10 * 10}s"] if y else [] for y in years],
     }
+
+
+def assemble(
+    name: str,
+    user: np.ndarray | Encoded,
+    item: np.ndarray | Encoded,
+    label: np.ndarray,
+    time: np.ndarray | None,
+    scale: tuple[float, float],
+    item_features: Features | None = None,
+    state: np.ndarray | None = None,
+    item_year: np.ndarray | None = None,
+    item_titles: np.ndarray | None = None,
+) -> Interactions:
+    """A sound table of published columns; ids that are not yet (codes, ids) are numbered in order.
+
+    Raises:
+      UserError: the columns do not make a sound table, see `validate`.
+    """
+    user, user_ids = user if isinstance(user, tuple) else index_encode(user)
+    item, item_ids = item if isinstance(item, tuple) else index_encode(item)
+    table = Interactions(
+        name=name,
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        label=np.asarray(label, np.float32),
+        time=time,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        user_features=Features(),
+        item_features=item_features or Features(),
+        scale=scale,
+        state=state,
+        item_year=item_year,
+        item_titles=item_titles,
+    )
+    return validate(table)

@@ -4,13 +4,23 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from metajax.data import movielens
+from metajax.data import crossdomain, movielens, published
 from metajax.data.table import Interactions
 from metajax.types import UserError
 
 READERS: dict[str, Callable[[Path | str], Interactions]] = {
     "ml-100k": movielens.ml_100k,
     "ml-1m": movielens.ml_1m,
+    "movietweetings-100k": published.movietweetings_100k,
+    "ciaodvd": published.ciaodvd,
+    "amazon-musical-instruments": published.amazon_musical_instruments,
+    "amazon-grocery": published.amazon_grocery,
+    "douban-book": crossdomain.douban_book,
+    "douban-music": crossdomain.douban_music,
+    "amazon-cloth": crossdomain.amazon_cloth,
+    "amazon-sport": crossdomain.amazon_sport,
+    "jester5k": published.jester5k,
+    "msweb": published.msweb,
 }
 
 DEFAULT_FOLDER = Path("../shared/data")
