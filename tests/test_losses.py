@@ -1,0 +1,128 @@
+"""Losses equal pencil arithmetic; padding is invisible, empty tasks are harmless."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from metajax import losses
+
+LN2, LN3 = math.log(2), math.log(3)
+LOSSES = [
+    losses.squared_error,
+    losses.absolute_error,
+    losses.huber,
+    losses.log_loss,
+    losses.bpr,
+    losses.hinge,
+    losses.softmax,
+]
+each = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+
+# One case per loss: two or three real rows, then one row of padding that must not count.
+BY_HAND = [
+    (losses.squared_error, [1, 2, 0, 9], [3, 2, 1, 0], (4 + 0 + 1) / 3),
+    (losses.absolute_error, [1, 2, 0, 9], [3, 2, 1, 0], (2 + 0 + 1) / 3),
+    (losses.huber, [1, 2, 0, 9], [3, 2, 1, 0], (1.5 + 0 + 0.5) / 3),
+    # sigmoid(ln 3) = 3/4: -ln 1/2, -ln 1/4, -ln 3/4.
+    (losses.log_loss, [0, LN3, LN3, 9], [1, 0, 1, 1], (LN2 + 2 * LN2 + math.log(4 / 3)) / 3),
+    # The pairs of the first row with the others; margins ln 3 and 0.
+    (losses.bpr, [LN3, 0, LN3, 9], [2, 1, 1, 0], (math.log(4 / 3) + LN2) / 2),
+    # Margins .5, 2 and, between the lesser two, 1.5: shortfalls of .5, 0, 0.
+    (losses.hinge, [0.5, 0, -1.5, 9], [3, 2, 1, 0], 0.5 / 3),
+    # Probabilities 1/6, 2/6, 3/6; label shares 1/4, 3/4, 0.
+    (losses.softmax, [0, LN2, LN3, 9], [1, 3, 0, 5], (math.log(6) + 3 * LN3) / 4),
+]
+
+
+@pytest.mark.parametrize(
+    ("loss", "score", "label", "expected"), BY_HAND, ids=[case[0].__name__ for case in BY_HAND]
+)
+def test_by_hand(loss, score, label, expected):
+    score, label = jnp.array(score, float), jnp.array(label, float)
+    found = loss(score, label, jnp.array([1.0, 1.0, 1.0, 0.0]))
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_every_loss_has_a_case_by_hand():
+    assert [case[0] for case in BY_HAND] == LOSSES
+
+
+@each
+def test_an_empty_task_has_loss_and_gradient_zero(loss):
+    score, label = jnp.array([3.0, -1.0, 1e4]), jnp.array([1.0, 0.0, 1.0])
+    value, gradient = jax.value_and_grad(loss)(score, label, jnp.zeros(3))
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+@each
+def test_a_task_without_rows_at_all_has_loss_zero(loss):
+    assert float(loss(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0))) == 0.0
+
+
+@pytest.mark.parametrize("loss", [losses.bpr, losses.hinge])
+def test_a_pairwise_loss_without_a_preference_is_zero(loss):
+    value, gradient = jax.value_and_grad(loss)(jnp.array([1.0, 5.0]), jnp.ones(2), jnp.ones(2))
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros(2))
+
+
+def test_a_listwise_loss_without_a_click_is_zero():
+    value, gradient = jax.value_and_grad(losses.softmax)(jnp.arange(3.0), jnp.zeros(3), jnp.ones(3))
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros(3))
+
+
+@each
+def test_padding_is_invisible(loss):
+    """Wherever the padding stands and whatever it holds, value and gradient stay the same."""
+    score, label = jnp.array([0.3, -1.2, 0.8]), jnp.array([1.0, 0.0, 0.0])
+    real = jnp.array([1, 3, 4])
+    wide = [jnp.full(6, 1e4), jnp.full(6, 7.0), jnp.zeros(6)]
+    padded = [w.at[real].set(x) for w, x in zip(wide, (score, label, 1.0), strict=True)]
+    value, gradient = jax.value_and_grad(loss)(score, label, jnp.ones(3))
+    value_padded, gradient_padded = jax.value_and_grad(loss)(*padded)
+    assert float(value_padded) == pytest.approx(float(value), rel=1e-6)
+    np.testing.assert_allclose(gradient_padded[real], gradient, rtol=1e-5)
+    np.testing.assert_array_equal(np.delete(gradient_padded, real), np.zeros(3))
+
+
+@each
+def test_the_order_of_rows_does_not_matter(loss):
+    rng = np.random.default_rng(0)
+    score, label = rng.normal(size=6), rng.integers(0, 2, 6).astype(float)
+    mask, shuffle = np.array([1.0, 1, 0, 1, 1, 0]), rng.permutation(6)
+    one = loss(*map(jnp.asarray, (score, label, mask)))
+    other = loss(*map(jnp.asarray, (score[shuffle], label[shuffle], mask[shuffle])))
+    assert float(one) == pytest.approx(float(other), rel=1e-5)
+
+
+@each
+def test_first_and_second_derivatives_equal_finite_differences(loss):
+    """A meta-gradient differentiates twice; the scores stand clear of every kink."""
+    with jax.enable_x64(True):
+        score = jnp.array([0.3, -1.4, 0.9, 2.2, -0.6])
+        label, mask = jnp.array([1.0, 0.0, 0.0, 1.0, 1.0]), jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
+        check_grads(lambda s: loss(s, label, mask), (score,), order=2, rtol=1e-5, atol=1e-5)
+
+
+@each
+def test_extreme_scores_keep_value_and_gradient_finite(loss):
+    score, label = jnp.array([1e4, -1e4, 0.0]), jnp.array([0.0, 1.0, 1.0])
+    value, gradient = jax.value_and_grad(loss)(score, label, jnp.ones(3))
+    assert jnp.isfinite(value) and value > 0
+    assert jnp.isfinite(gradient).all() and jnp.any(gradient != 0)
+
+
+@each
+def test_vmap_over_tasks_is_a_loop_over_tasks(loss):
+    rng = np.random.default_rng(1)
+    score, label = jnp.asarray(rng.normal(size=(3, 5))), jnp.asarray(rng.integers(0, 2, (3, 5)))
+    mask = jnp.array([[1.0] * 5, [1.0, 0.0, 1.0, 0.0, 0.0], [0.0] * 5])
+    together = jax.vmap(loss)(score, label.astype(float), mask)
+    alone = [loss(score[i], label[i].astype(float), mask[i]) for i in range(3)]
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
