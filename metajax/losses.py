@@ -2,7 +2,8 @@
 
 Pointwise losses are means over the real rows; pairwise ones over the ordered pairs of real rows
 with different labels; the listwise one over the probability that the labels give. A task without
-real rows (or without such pairs) has loss 0 and gradient 0.
+real rows (or without such pairs) has loss 0 and gradient 0. Where the label is a class, scores have
+one column per class (N, C), here and in ``MetaLearner.predict``.
 """
 
 from collections.abc import Callable
@@ -37,6 +38,13 @@ def huber(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
 def log_loss(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean binary cross-entropy of logits against labels in {0, 1}."""
     return masked_mean(optax.losses.sigmoid_binary_cross_entropy(score, label), mask)
+
+
+def class_cross_entropy(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean cross-entropy of class scores (N, C) against class indices (N,), integers or floats."""
+    log_p_NxC = jax.nn.log_softmax(score, axis=-1)
+    chosen = jnp.take_along_axis(log_p_NxC, label.astype(jnp.int32)[:, None], axis=-1)[:, 0]
+    return masked_mean(-chosen, mask)
 
 
 def _pairs(score, label, mask) -> tuple[jax.Array, jax.Array]:
