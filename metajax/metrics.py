@@ -4,7 +4,7 @@ Three families, on device, padding invisible:
 
 - *rating*: `mae`, `rmse`.
 - *decision*: `accuracy`, `precision_decision`, `recall_decision`, `f1` say yes where ``score >
-  cutoff``; `auc` and `log_loss` judge the score itself.
+  cutoff``; `auc` and `log_loss` judge the score itself; `class_accuracy` takes scores (N, C).
 - *ranking*: `ndcg`, `precision`, `recall`, `hit_rate`, `mrr`, `average_precision` look at the best
   ``k`` rows. They also take a ``key``, which orders rows of equal score at random: a constant
   scorer gets chance, not the order of the file. Metrics that are given the same key see the same
@@ -77,6 +77,19 @@ def accuracy(
 ) -> jax.Array:
     """Share of rows where the decision ``score > cutoff`` agrees with ``label > threshold``."""
     return _mean(((score > cutoff) == (label > threshold)) * 1.0, mask, score)
+
+
+def class_accuracy(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Share of rows whose best class is the label, for scores (N, C) and class indices (N,).
+
+    A row whose best score is shared by m classes, the label among them, counts 1/m: what breaking
+    the tie at random gives on average, so that a constant scorer gets chance, 1 / C.
+    """
+    top_N = jnp.max(score, axis=-1)
+    best_NxC = score == top_N[:, None]
+    is_label_NxC = jax.nn.one_hot(label.astype(jnp.int32), score.shape[-1]) > 0
+    right_N = jnp.any(best_NxC & is_label_NxC, axis=-1) / jnp.maximum(jnp.sum(best_NxC, axis=-1), 1)
+    return _mean(right_N, mask, top_N)
 
 
 def precision_decision(

@@ -126,3 +126,32 @@ def test_vmap_over_tasks_is_a_loop_over_tasks(loss):
     together = jax.vmap(loss)(score, label.astype(float), mask)
     alone = [loss(score[i], label[i].astype(float), mask[i]) for i in range(3)]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def test_class_cross_entropy_by_hand():
+    """Probabilities 1/6, 2/6, 3/6 and the classes 2 and 0; the padding names no class at all."""
+    score = jnp.array([[0.0, LN2, LN3], [0.0, LN2, LN3], [9.0, 0.0, 0.0]])
+    label, mask = jnp.array([2.0, 0.0, 7.0]), jnp.array([1.0, 1.0, 0.0])
+    value, gradient = jax.value_and_grad(losses.class_cross_entropy)(score, label, mask)
+    assert float(value) == pytest.approx((LN2 + math.log(6)) / 2, rel=1e-6)
+    # The gradient is (probability - one-hot label) / rows.
+    expected = [[1 / 12, 2 / 12, -3 / 12], [-5 / 12, 2 / 12, 3 / 12], [0, 0, 0]]
+    np.testing.assert_allclose(gradient, expected, atol=1e-6)
+
+
+def test_class_cross_entropy_of_an_empty_task_is_zero():
+    score, label = jnp.array([[3.0, -1e4], [0.0, 1.0]]), jnp.array([1.0, 5.0])
+    value, gradient = jax.value_and_grad(losses.class_cross_entropy)(score, label, jnp.zeros(2))
+    assert float(value) == 0.0
+    np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
+
+
+def test_class_cross_entropy_has_the_derivatives_of_finite_differences():
+    with jax.enable_x64(True):
+        score, label = jnp.array([[0.3, -1.0, 0.2], [1.0, 2.0, 0.5]]), jnp.array([1, 2])
+        check_grads(
+            lambda s: losses.class_cross_entropy(s, label, jnp.ones(2)),
+            (score,),
+            order=2,
+            rtol=1e-5,
+        )
