@@ -60,7 +60,7 @@ def ridge(
             "embed": embed.init(key_embed, profile, inputs),
             "offset": offset.init(key_offset, profile, inputs),
             "mean": jnp.zeros(num_features),
-            "log_precision": jnp.full(num_features, jnp.log(precision)),
+            "log_precision": jnp.full(num_features, jnp.log(precision), float),
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
