@@ -1,0 +1,118 @@
+"""Adaptation to a minimum, differentiated without the way there: implicit MAML."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+import optax
+
+from metajax import losses, tree
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+
+class State(NamedTuple):
+    """What a task remembers while it adapts.
+
+    Attributes:
+      shared: model parameters that do not adapt, the same for all tasks.
+      fast: model parameters that this task has adapted; ``None`` where shared.
+      profile: the task's profile.
+    """
+
+    shared: PyTree
+    fast: PyTree
+    profile: PyTree
+
+
+def implicit(
+    model: Model,
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    strength: float = 1.0,
+    num_solver_steps: int = 5,
+    adapts: tree.Filter = tree.everything,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """A learner that minimizes the support loss plus a pull to where it started.
+
+    ``adapt`` takes ``num_steps`` of ``inner`` on ``L(phi) + strength / 2 ||phi - anchor||^2``,
+    where the anchor is the state it was called with. The outer gradient supposes that the minimum
+    was reached: with F(phi) the gradient of that sum, ``d phi = -(dF/dphi)^-1 dF``, and the linear
+    system ``H + strength`` is solved by conjugate gradients. Memory and gradient do not depend on
+    the number or kind of inner steps, which may be any optimizer at all.
+
+    The system must be positive definite: choose ``strength`` above the most negative curvature of
+    the support loss.
+
+    Args:
+      model: the model; its parameters are ``{"model": ...}``.
+      inner: the inner optimizer; its moments start afresh in each call.
+      num_steps: inner steps of one call of ``adapt``.
+      strength: lambda, the pull to the anchor.
+      num_solver_steps: conjugate-gradient steps of the outer gradient.
+      adapts: a filter over the paths of the model's parameters.
+      loss: (scores, label, mask) -> scalar.
+
+    References: Rajeswaran et al., "Meta-learning with implicit gradients", NeurIPS 2019.
+    """
+
+    def inner_gradient(fast: PyTree, anchor: PyTree, given: tuple) -> PyTree:
+        shared, profile, examples = given
+
+        def support_loss(fast: PyTree) -> jax.Array:
+            scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
+            return loss(scores, examples.label, examples.mask)
+
+        pull = lambda g, x, a: g + strength * (x - a)
+        return jax.tree.map(pull, jax.grad(support_loss)(fast), fast, anchor)
+
+    @jax.custom_vjp
+    def minimum(anchor: PyTree, given: tuple) -> PyTree:
+        def step(carry, _):
+            fast, moments = carry
+            updates, moments = inner.update(inner_gradient(fast, anchor, given), moments, fast)
+            return (optax.apply_updates(fast, updates), moments), None
+
+        (fast, _), _ = jax.lax.scan(step, (anchor, inner.init(anchor)), length=num_steps)
+        return fast
+
+    def forward(anchor: PyTree, given: tuple):
+        fast = minimum(anchor, given)
+        return fast, (fast, anchor, given)
+
+    def backward(residual: tuple, cotangent: PyTree):
+        fast, anchor, (shared, profile, examples) = residual
+        given = residual[2]
+        curvature = lambda v: jax.jvp(lambda x: inner_gradient(x, anchor, given), (fast,), (v,))[1]
+        solution, _ = jsp.sparse.linalg.cg(curvature, cotangent, maxiter=num_solver_steps)
+        rest = lambda anchor, shared: inner_gradient(fast, anchor, (shared, profile, examples))
+        _, transpose = jax.vjp(rest, anchor, shared)
+        to_anchor, to_shared = transpose(jax.tree.map(jnp.negative, solution))
+        return to_anchor, (to_shared, None, None)
+
+    minimum.defvjp(forward, backward)
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        return {"model": model.init(key, episode.profile, episode.support.inputs)}
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        fast, shared = tree.partition(params["model"], adapts)
+        return State(shared, fast, profile)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        after = minimum(state.fast, (state.shared, state.profile, examples))
+        return state._replace(fast=tree.where(jnp.any(examples.mask > 0), after, state.fast))
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
+
+    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
+        state = adapt(start(params, episode.profile), episode.support, key)
+        scores = predict(state, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        return value, {"query_loss": value}
+
+    return MetaLearner(init, start, adapt, predict, outer_loss)

@@ -1,0 +1,79 @@
+"""Adaptation by comparison: a class is where its examples lie in a learned space."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax import losses
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+
+class State(NamedTuple):
+    """What a task remembers: the sum and number of embedded examples of each class.
+
+    Attributes:
+      shared: parameters of the embedding, the same for all tasks.
+      total: (C, D) sum of embeddings per class.
+      weight: (C,) number of examples per class.
+      profile: the task's profile.
+    """
+
+    shared: PyTree
+    total: jax.Array
+    weight: jax.Array
+    profile: PyTree
+
+
+def prototypes(
+    embed: Model,
+    num_classes: int,
+    num_features: int,
+    *,
+    loss: losses.Loss = losses.class_cross_entropy,
+) -> MetaLearner:
+    """A learner that scores a class by minus the squared distance to the mean of its examples.
+
+    ``predict`` gives scores (N, C). A class without examples has its prototype at the origin, so a
+    task without any scores all classes alike. Adapting twice is adapting once on both sets
+    together; the labels are class indices.
+
+    Args:
+      embed: a model whose ``apply`` gives features (N, ``num_features``).
+      num_classes: C.
+      num_features: D.
+      loss: the outer loss on the query set, (scores (N, C), label (N,), mask (N,)) -> scalar.
+
+    References: Snell et al., "Prototypical networks for few-shot learning", NeurIPS 2017.
+    """
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        return {"embed": embed.init(key, episode.profile, episode.support.inputs)}
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        total = jnp.zeros((num_classes, num_features))
+        return State(params["embed"], total, jnp.zeros(num_classes), profile)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        x_NxD = embed.apply(state.shared, state.profile, examples.inputs)
+        x_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
+        member_NxC = jax.nn.one_hot(examples.label.astype(jnp.int32), num_classes)
+        member_NxC = jnp.where(examples.mask[:, None] > 0, member_NxC, 0.0)
+        return state._replace(
+            total=state.total + member_NxC.T @ x_NxD,
+            weight=state.weight + jnp.sum(member_NxC, axis=0),
+        )
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        center_CxD = state.total / jnp.maximum(state.weight, 1.0)[:, None]
+        x_NxD = embed.apply(state.shared, state.profile, inputs)
+        return -jnp.sum((x_NxD[:, None, :] - center_CxD[None, :, :]) ** 2, axis=-1)
+
+    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
+        state = adapt(start(params, episode.profile), episode.support, key)
+        scores = predict(state, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        return value, {"query_loss": value}
+
+    return MetaLearner(init, start, adapt, predict, outer_loss)

@@ -1,0 +1,93 @@
+"""The convolutional network: patches are the convolution, padding is invisible, norms are norms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.models import conv
+
+
+def images(rows: int = 4, size: int = 28, channels: int = 1, seed: int = 0) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), (rows, size, size, channels))
+
+
+@pytest.mark.parametrize("size", [28, 14, 7, 4, 5])
+def test_patches_are_the_ordinary_convolution(size: int):
+    with jax.enable_x64(True):
+        x = images(3, size, 2).astype(jnp.float64)
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 6), jnp.float64)
+        ours, theirs = conv.patch_convolution(x, kernel), conv.ordinary_convolution(x, kernel)
+        assert ours.shape == (3, -(-size // 2), -(-size // 2), 6)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
+        weight = jax.random.normal(jax.random.key(2), ours.shape, jnp.float64)
+        pull = lambda f: jax.grad(lambda x, k: jnp.sum(weight * f(x, k)), (0, 1))(x, kernel)
+        for a, b in zip(pull(conv.patch_convolution), pull(conv.ordinary_convolution), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_one_patch_by_hand():
+    """4 x 4 to 2 x 2 needs one zero at the far edges: the last window holds 11, 12, 15, 16."""
+    x = jnp.arange(1.0, 17.0).reshape(1, 4, 4, 1)
+    expected = [11, 12, 0, 15, 16, 0, 0, 0, 0]
+    np.testing.assert_array_equal(conv.patches(x)[0, 1, 1], expected)
+    np.testing.assert_array_equal(conv.patches(x)[0, 0, 0], [1, 2, 3, 5, 6, 7, 9, 10, 11])
+
+
+def test_batch_statistics_over_the_rows_that_are_present():
+    x = 3.0 + 2.0 * images(6, 5, 4)
+    present = jnp.array([1, 1, 0, 1, 1, 0.0])
+    y = np.asarray(conv.batch_statistics(x.at[2].set(1e4), present))
+    kept = np.asarray(x)[[0, 1, 3, 4]]
+    mean, variance = kept.mean(axis=(0, 1, 2)), kept.var(axis=(0, 1, 2))
+    np.testing.assert_allclose(
+        y[[0, 1, 3, 4]], (kept - mean) / np.sqrt(variance + 1e-3), rtol=1e-4, atol=1e-4
+    )
+    assert np.all(y[[2, 5]] == 0)
+
+
+def test_padding_rows_are_invisible():
+    """Rows that are not present move no score of the others, and get no gradient."""
+    model = conv.conv4(5, 8)
+    x = images(6)
+    params = model.init(jax.random.key(0), (), x)
+    whole = model.apply(params, (), x)
+    padded = jnp.concatenate([x, 50.0 * images(3, seed=9)])
+    present = jnp.concatenate([jnp.ones(6), jnp.zeros(3)])
+    score = lambda p, image: model.apply(p, (), {"image": image, "present": present})[:6]
+    np.testing.assert_allclose(score(params, padded), whole, rtol=1e-4, atol=1e-4)
+    slope = jax.grad(lambda image: jnp.sum(score(params, image) ** 2))(padded)
+    assert jnp.all(slope[6:] == 0) and jnp.any(slope[:6] != 0)
+
+
+def test_layer_statistics_judge_each_image_alone_and_batch_statistics_do_not():
+    x = images(6)
+    for normalize, alone in ((conv.layer_statistics, True), (conv.batch_statistics, False)):
+        model = conv.conv4(5, 8, normalize=normalize)
+        params = model.init(jax.random.key(0), (), x)
+        together = model.apply(params, (), x)[:1]
+        gap = float(jnp.max(jnp.abs(together - model.apply(params, (), x[:1]))))
+        assert (gap < 1e-4) == alone
+
+
+def test_shapes_and_size_of_the_published_network():
+    """64 filters, 5 ways: kernels 9*64 + 3*9*64*64, offsets 4*64, head 64*5 + 5 = 112,005."""
+    model, x = conv.conv4(5), images(2)
+    params = model.init(jax.random.key(0), (), x)
+    assert sum(v.size for v in jax.tree.leaves(params)) == 112_005 - 256 + 256
+    assert model.apply(params, (), x).shape == (2, 5)
+    features = conv.conv4_features()
+    params = features.init(jax.random.key(0), (), x)
+    assert features.apply(params, (), x).shape == (2, 256)
+
+
+def test_a_kernel_per_task_stays_a_batched_product():
+    """Mapped over tasks with their own kernels, no grouped convolution appears in the program."""
+    kernels = jax.random.normal(jax.random.key(0), (3, 3, 3, 1, 8))
+    x = jnp.stack([images(2, seed=i) for i in range(3)])
+    mapped = jax.vmap(conv.patch_convolution)
+    text = str(jax.make_jaxpr(mapped)(x, kernels))
+    assert "conv_general_dilated" not in text and "dot_general" in text
+    np.testing.assert_allclose(
+        mapped(x, kernels)[1], conv.ordinary_convolution(x[1], kernels[1]), rtol=1e-4, atol=1e-4
+    )
