@@ -122,7 +122,7 @@ def embedded(dim: int, hidden: int) -> Model:
 
     def apply(params, profile, inputs: jax.Array) -> jax.Array:
         body, head = params["body"], params["head"]
-        x = jax.nn.softplus(inputs @ params["embed"] @ body["kernel"] + body["bias"])
+        x = jnp.tanh(inputs @ params["embed"] @ body["kernel"] + body["bias"])
         return x @ head["kernel"] + head["bias"]
 
     return Model(init, apply)
@@ -138,11 +138,11 @@ def _rows() -> list[Row]:
     maml = gradient(linear, descent, 3)
     return [
         Row("maml", maml, users),
-        Row("maml_mlp", gradient(mlp, slow, 3), users),
+        Row("maml_mlp", gradient(mlp, slow, 2), users),
         Row("maml_scanned", gradient(linear, slow, 6), users),
         Row("fomaml", gradient(linear, descent, 3, second_order=False), users),
-        Row("anil", gradient(mlp, slow, 3, adapts=head), users),
-        Row("boil", gradient(mlp, slow, 3, adapts=tree.negate(head)), users),
+        Row("anil", gradient(parts, slow, 2, adapts=head), users),
+        Row("boil", gradient(parts, slow, 2, adapts=tree.negate(head)), users),
         Row("melu", gradient(parts, slow, 2, adapts=tree.under("body", "head")), users),
         Row("meta_sgd", gradient(linear, optim.learned_rates(0.4), 3), users),
         Row("step_rates", gradient(linear, optim.learned_step_rates(0.4, 3), 3), users),

@@ -1,0 +1,448 @@
+"""The contract battery: each property is tried on each row of `learner_rows.ROWS`.
+
+A property is a plain function of a `Trial`, so that planted bugs can be handed to it too: one that
+a bug of its name passes is worth nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from learner_rows import BATCH, ROWS, Row, World
+
+from metajax import losses, train, tree
+from metajax.learners.gradient import gradient
+from metajax.learners.pooled import all_examples
+from metajax.models.towers import vector_linear
+from metajax.types import Episode, Examples, PyTree
+
+NUM_TASKS = 2000
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+KEY = jax.random.key(1)
+SHOTS = 7  # real support rows of the episode that the single-task properties use
+
+
+@functools.cache
+def _draw(world: World) -> Callable:
+    """The compiled program that draws tasks of a world, with the squared error of Bayes on each."""
+
+    def sample(key: jax.Array):
+        episode = world.sample(key)
+        label, mask = episode.query.label, episode.query.mask
+        return episode, losses.squared_error(world.bayes(episode), label, mask)
+
+    return jax.jit(jax.vmap(sample), compiler_options=FAST_TO_COMPILE)
+
+
+@functools.cache
+def tasks_of(world: World, seed: int) -> tuple[Episode, jax.Array]:
+    """`NUM_TASKS` tasks of a world and the squared error of Bayes on each."""
+    return _draw(world)(jax.random.split(jax.random.key(seed), NUM_TASKS))
+
+
+def _from_pool(pool: Episode, key: jax.Array) -> Episode:
+    """A batch of tasks out of a pool: cheaper to compile than a world."""
+    chosen = jax.random.randint(key, (BATCH,), 0, NUM_TASKS)
+    return jax.tree.map(lambda x: x[chosen], pool)
+
+
+def _at(episodes: Episode, index: int | slice) -> Episode:
+    """Some of a batch of episodes."""
+    return jax.tree.map(lambda x: x[index], episodes)
+
+
+def traced_once(function: Callable) -> Callable:
+    """The function compiled, with an assertion that it is traced a single time.
+
+    `chex.assert_max_traces` tells functions apart by their source text, so that the closures of two
+    learners made by one factory would share a counter.
+    """
+    traces = []
+
+    def counted(*arguments):
+        traces.append(1)
+        assert len(traces) == 1, f"{function} is traced a second time"
+        return function(*arguments)
+
+    return jax.jit(counted, compiler_options=FAST_TO_COMPILE)
+
+
+class Trial:
+    """A row with its compiled programs, each traced once, and its trained parameters."""
+
+    def __init__(self, row: Row):
+        self.row = row
+        self.one = traced_once(functools.partial(_play, row))
+        self.many = traced_once(jax.vmap(functools.partial(_judge, row), (None, 0, None)))
+        self.gradient = traced_once(
+            lambda params, episodes: train.batch_gradient(
+                row.learner, params, episodes, jax.random.key(5)
+            )
+        )
+
+    @functools.cached_property
+    def episode(self) -> Episode:
+        """One task with `SHOTS` support rows, the rest of the support being zeros, masked."""
+        episode = _at(tasks_of(self.row.world, 13)[0], 0)
+        return episode._replace(support=_masked(episode.support, SHOTS, 0.0))
+
+    @functools.cached_property
+    def params(self) -> PyTree:
+        """Untrained meta-parameters."""
+        return self.row.learner.init(jax.random.key(0), self.episode)
+
+    @functools.cached_property
+    def fitted(self) -> PyTree:
+        """Meta-parameters after the trial's outer steps."""
+        row, (pool, _) = self.row, tasks_of(self.row.world, 7)
+
+        def run(params: PyTree, pool: Episode) -> PyTree:
+            zero = jnp.zeros((), jnp.int32)
+            state = train.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
+            body = lambda s, _: train.step(row.learner, row.tx, _from_pool, pool, s)
+            return jax.lax.scan(body, state, length=row.num_steps)[0].params
+
+        return traced_once(run)(self.params, pool)
+
+    @functools.cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Losses (`NUM_TASKS`,) over the same tasks: untrained, cold, warm and of Bayes."""
+        episodes, bayes = tasks_of(self.row.world, 13)
+        fitted = self.many(self.fitted, episodes, KEY)
+        untrained = self.many(self.params, episodes, KEY)["warm"]
+        scores = {**fitted, "untrained": untrained, "bayes": bayes}
+        return {name: np.asarray(value) for name, value in scores.items()}
+
+    def close(self, actual: Any, expected: Any) -> None:
+        """Asserts that two trees are equal up to the row's tolerance."""
+        t = self.row.tolerance
+        chex.assert_trees_all_close(actual, expected, rtol=t, atol=t)
+
+
+def _masked(examples: Examples, count: int, garbage: float) -> Examples:
+    """The examples with only the first ``count`` rows real and garbage behind them."""
+    real = jnp.arange(len(examples.label)) < count
+
+    def spoil(x: jax.Array) -> jax.Array:
+        keep = real.reshape(-1, *(1,) * (x.ndim - 1))
+        return jnp.where(keep, x, jnp.asarray(garbage, x.dtype))
+
+    inputs = jax.tree.map(spoil, examples.inputs)
+    return Examples(inputs, spoil(examples.label), real.astype(examples.mask.dtype))
+
+
+def _play(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, Any]:
+    """Everything that a learner does with one task."""
+    learner = row.learner
+    before = learner.start(params, episode.profile)
+    after = learner.adapt(before, episode.support, key)
+    loss, _ = learner.loss(params, episode, key)
+    return {
+        "before": before,
+        "after": after,
+        "cold": learner.predict(before, episode.query.inputs),
+        "warm": learner.predict(after, episode.query.inputs),
+        "loss": loss,
+    }
+
+
+def _judge(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, jax.Array]:
+    """The query losses of one task."""
+    played = _play(row, params, episode, key)
+    mse = lambda s: losses.squared_error(s, episode.query.label, episode.query.mask)
+    return {
+        "cold": mse(played["cold"]),
+        "warm": mse(played["warm"]),
+        "loss": played["loss"],
+    }
+
+
+def padding_is_invisible(t: Trial) -> None:
+    """What stands in masked rows moves neither predictions nor loss nor state."""
+    clean = t.one(t.params, t.episode, KEY)
+    query = t.episode.query
+    short = t.episode._replace(query=query._replace(mask=query.mask.at[-3:].set(0.0)))
+    shorter = t.one(t.params, short, KEY)
+    for garbage in (9.0, -1e3):
+        support = _masked(t.episode.support, SHOTS, garbage)
+        spoiled = t.one(t.params, t.episode._replace(support=support), KEY)
+        t.close(spoiled, clean)
+        tail = short.query._replace(label=query.label.at[-3:].set(garbage))
+        t.close(t.one(t.params, short._replace(query=tail), KEY)["loss"], shorter["loss"])
+
+
+def padding_has_no_gradient(t: Trial) -> None:
+    """Garbage in masked rows leaves the meta-gradient as it is."""
+    batch = lambda garbage: jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (8, *x.shape)),
+        t.episode._replace(support=_masked(t.episode.support, SHOTS, garbage)),
+    )
+    t.close(t.gradient(t.params, batch(9.0)), t.gradient(t.params, batch(0.0)))
+
+
+def order_does_not_matter(t: Trial) -> None:
+    """A permutation of the support leaves the predictions as they are."""
+    order = np.random.default_rng(0).permutation(len(t.episode.support.label))
+    shuffled = jax.tree.map(lambda x: x[order], t.episode.support)
+    warm = t.one(t.params, t.episode._replace(support=shuffled), KEY)["warm"]
+    t.close(warm, t.one(t.params, t.episode, KEY)["warm"])
+
+
+def empty_support_stays_cold(t: Trial) -> None:
+    """Adapting on nothing changes no prediction, of trained parameters too."""
+    empty = t.episode._replace(support=_masked(t.episode.support, 0, 7.0))
+    for params in (t.params, t.fitted):
+        played = t.one(params, empty, KEY)
+        t.close(played["warm"], played["cold"])
+
+
+def support_moves_predictions(t: Trial) -> None:
+    """Adapting on a support changes the predictions: else the properties above hold for nothing."""
+    played = t.one(t.fitted, t.episode, KEY)
+    moved = float(jnp.max(jnp.abs(played["warm"] - played["cold"])))
+    assert (moved > 1e-2) == t.row.adapts, f"the support moved predictions by {moved:.2g}"
+
+
+def query_labels_cannot_move_predictions(t: Trial) -> None:
+    """Predictions are the same whatever the query labels, and the outer loss is made of them."""
+    query = t.episode.query
+    clean = t.one(t.params, t.episode, KEY)
+    for label in (query.label, -query.label, query.label + 3.0):
+        played = t.one(t.params, t.episode._replace(query=query._replace(label=label)), KEY)
+        t.close(played["warm"], clean["warm"])
+        if t.row.outer is not None:
+            t.close(played["loss"], t.row.outer(clean["warm"], label, query.mask))
+
+
+def adapt_keeps_the_state(t: Trial) -> None:
+    """The state after adapting has the structure, shapes and types of the state before."""
+    played = t.one(t.params, t.episode, KEY)
+    chex.assert_trees_all_equal_structs(played["after"], played["before"])
+    kinds = lambda tree_: jax.tree.map(lambda x: str(jax.typeof(x)), tree_)
+    assert kinds(played["after"]) == kinds(played["before"])
+
+
+def params_stay_untouched(t: Trial) -> None:
+    """Playing a task with the parameters leaves every one of their bits."""
+    before = jax.tree.map(np.array, t.params)
+    _play(t.row, t.params, t.episode, KEY)
+    chex.assert_trees_all_equal(jax.tree.map(np.array, t.params), before)
+
+
+def vmap_is_loop(t: Trial) -> None:
+    """A batch of tasks gets the losses that its tasks get one at a time."""
+    episodes, _ = tasks_of(t.row.world, 13)
+    loss = t.many(t.params, episodes, KEY)["loss"]
+    for i in range(4):
+        alone = t.one(t.params, _at(episodes, i), KEY)["loss"]
+        t.close(loss[i], alone)
+
+
+def jit_is_eager(t: Trial) -> None:
+    """Compiled and uncompiled programs agree, the support trimmed of its padding in the latter."""
+    trimmed = jax.tree.map(lambda x: x[:SHOTS], t.episode.support)
+    eager = _play(t.row, t.params, t.episode._replace(support=trimmed), KEY)
+    jitted = t.one(t.params, t.episode, KEY)
+    t.close({k: eager[k] for k in ("cold", "warm")}, {k: jitted[k] for k in ("cold", "warm")})
+
+
+def gradients_are_sound(t: Trial) -> None:
+    """Meta-gradients are finite, with empty supports and queries too, and reach every parameter."""
+    episodes = _at(tasks_of(t.row.world, 13)[0], slice(8))
+    mask_s = episodes.support.mask.at[0].set(0.0)
+    mask_q = episodes.query.mask.at[1].set(0.0)
+    episodes = episodes._replace(
+        support=episodes.support._replace(mask=mask_s), query=episodes.query._replace(mask=mask_q)
+    )
+    grads, info = t.gradient(t.params, episodes)
+    chex.assert_tree_all_finite((grads, info))
+    learned, unlearned = tree.partition(grads, tree.negate(t.row.unlearned))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(learned):
+        assert jnp.any(leaf != 0), f"no meta-gradient reaches {tree.path_name(path)}"
+    assert not any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(unlearned))
+
+
+def a_second_call_does_not_retrace(t: Trial) -> None:
+    """Other values of the same shapes run the program that is there (`Trial.one` counts)."""
+    other = _at(tasks_of(t.row.world, 13)[0], 99)
+    t.one(t.params, t.episode, KEY)
+    again = t.one(t.params, t.episode._replace(query=other.query), jax.random.key(98))
+    t.one(jax.tree.map(lambda x: x + 0 * x, t.params), other, KEY)
+    adapt = traced_once(t.row.learner.adapt)
+    state = adapt(again["before"], t.episode.support, KEY)
+    adapt(state, other.support, KEY)
+
+
+def _errors_below(first: np.ndarray, second: np.ndarray) -> float:
+    """By how many standard errors of the paired differences the first mean is below the second."""
+    gap = second - first
+    return float(gap.mean() / (gap.std(ddof=1) / np.sqrt(len(gap)) + 1e-12))
+
+
+def training_improves(t: Trial) -> None:
+    """Meta-training lowers the loss after adapting on tasks never seen."""
+    assert _errors_below(t.scores["warm"], t.scores["untrained"]) > 3, "training does not help"
+
+
+def adapting_beats_the_cold_start(t: Trial) -> None:
+    """The trained learner is better after its support; one without adaptation is as it was."""
+    if t.row.adapts:
+        assert _errors_below(t.scores["warm"], t.scores["cold"]) > 3, "adapting does not help"
+    else:
+        np.testing.assert_allclose(t.scores["warm"], t.scores["cold"], rtol=1e-5)
+
+
+def never_below_the_bayes_floor(t: Trial) -> None:
+    """No learner beats Bayes over the same tasks by more than chance."""
+    assert _errors_below(t.scores["warm"], t.scores["bayes"]) < 4, "better than Bayes: a leak"
+
+
+MAML = next(row for row in ROWS if row.outer is not None and row.adapts)
+"""The row that bugs are planted in."""
+
+PROPERTIES = [
+    padding_is_invisible,
+    padding_has_no_gradient,
+    empty_support_stays_cold,
+    support_moves_predictions,
+    query_labels_cannot_move_predictions,
+    adapt_keeps_the_state,
+    params_stay_untouched,
+    vmap_is_loop,
+    jit_is_eager,
+    gradients_are_sound,
+    a_second_call_does_not_retrace,
+    training_improves,
+    adapting_beats_the_cold_start,
+    never_below_the_bayes_floor,
+]
+
+
+@functools.cache
+def trial(index: int) -> Trial:
+    """The trial of a row, with its programs compiled once for all properties."""
+    return Trial(ROWS[index])
+
+
+def test_rows_have_names_of_their_own():
+    names = [row.name for row in ROWS]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("index", range(len(ROWS)), ids=[row.name for row in ROWS])
+@pytest.mark.parametrize("holds", PROPERTIES, ids=[f.__name__ for f in PROPERTIES])
+def test_contract(index: int, holds):
+    holds(trial(index))
+
+
+@pytest.mark.parametrize(
+    "index",
+    [i for i, row in enumerate(ROWS) if row.order_free],
+    ids=[row.name for row in ROWS if row.order_free],
+)
+def test_order(index: int):
+    order_does_not_matter(trial(index))
+
+
+def _ignores_the_mask() -> Row:
+    mse = lambda score, label, mask: jnp.mean((score - label) ** 2)
+    return MAML._replace(learner=gradient(vector_linear(), optax.sgd(0.4), 3, loss=mse))
+
+
+def _detaches_the_adapted_state() -> Row:
+    learner = MAML.learner
+
+    def loss(params: PyTree, episode: Episode, key: jax.Array):
+        state = learner.adapt(learner.start(params, episode.profile), episode.support, key)
+        score = learner.predict(jax.lax.stop_gradient(state), episode.query.inputs)
+        return losses.squared_error(score, episode.query.label, episode.query.mask), {}
+
+    return MAML._replace(learner=learner._replace(loss=loss))
+
+
+def _adapts_on_the_query() -> Row:
+    learner = MAML.learner
+    leak = lambda params, episode, key: learner.loss(
+        params, episode._replace(support=all_examples(episode)), key
+    )
+    return MAML._replace(learner=learner._replace(loss=leak))
+
+
+@dataclasses.dataclass(frozen=True)
+class _LeakyWorld:
+    """Tasks whose support is the query, labels and all; Bayes has the support it should have."""
+
+    world: World
+
+    def sample(self, key: jax.Array) -> Episode:
+        episode = self.world.sample(key)
+        return episode._replace(support=episode.query)
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        empty = episode.support._replace(mask=jnp.zeros_like(episode.support.mask))
+        return self.world.bayes(episode._replace(support=empty))
+
+
+def _draws_the_query_as_support() -> Row:
+    return MAML._replace(world=_LeakyWorld(MAML.world))
+
+
+def _decays_on_an_empty_support() -> Row:
+    learner = MAML.learner
+
+    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        state = learner.adapt(state, examples, key)
+        return state._replace(fast=jax.tree.map(lambda x: 0.9 * x, state.fast))
+
+    return MAML._replace(learner=learner._replace(adapt=adapt))
+
+
+def _weighs_later_rows_more() -> Row:
+    weighted = lambda s, y, m: jnp.sum((s - y) ** 2 * m * jnp.arange(len(m))) / jnp.sum(m + 1e-9)
+    return MAML._replace(learner=gradient(vector_linear(), optax.sgd(0.02), 3, loss=weighted))
+
+
+def _counts_calls_in_python_numbers() -> Row:
+    learner = MAML.learner
+
+    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        return learner.adapt(state, examples, key)._replace(moments=0)
+
+    return MAML._replace(learner=learner._replace(adapt=adapt))
+
+
+def _never_adapts() -> Row:
+    return MAML._replace(learner=MAML.learner._replace(adapt=lambda state, examples, key: state))
+
+
+PLANTED = [
+    (_ignores_the_mask, padding_is_invisible),
+    (_ignores_the_mask, padding_has_no_gradient),
+    (_detaches_the_adapted_state, gradients_are_sound),
+    (_adapts_on_the_query, query_labels_cannot_move_predictions),
+    (_draws_the_query_as_support, never_below_the_bayes_floor),
+    (_decays_on_an_empty_support, empty_support_stays_cold),
+    (_weighs_later_rows_more, order_does_not_matter),
+    (_counts_calls_in_python_numbers, adapt_keeps_the_state),
+    (_counts_calls_in_python_numbers, a_second_call_does_not_retrace),
+    (_never_adapts, support_moves_predictions),
+    (_never_adapts, adapting_beats_the_cold_start),
+]
+
+
+@pytest.mark.parametrize(
+    ("plant", "holds"), PLANTED, ids=[f"{a.__name__[1:]}-{b.__name__}" for a, b in PLANTED]
+)
+def test_a_planted_bug_fails_the_property_that_names_it(plant, holds):
+    with pytest.raises(AssertionError):
+        holds(Trial(plant()))
