@@ -137,14 +137,16 @@ def check_file(path: Path) -> None:
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
     with path.open("rb") as file:
-        while block := file.read(LONGEST_LINE):
+        block = b"start"
+        while block:
+            block = file.read(LONGEST_LINE)
             if len(block) == LONGEST_LINE and b"\n" not in block:
                 raise UserError(
                     f"{path}: a line is longer than {LONGEST_LINE} bytes; is this a text file "
                     "with one row per line?"
                 )
             try:
-                decoder.decode(block)
+                decoder.decode(block, final=not block)
             except UnicodeDecodeError as error:
                 raise UserError(
                     f"{path}: the text is not UTF-8 ({error.reason} near byte "
@@ -232,7 +234,7 @@ def _find_columns(path: Path, header: list[str], given: dict[str, str | None]) -
         if column:
             found[role] = column
         elif name or role in ("user", "item"):
-            shown = ", ".join(header[:20])[:200]
+            shown = " ".join(", ".join(header[:20]).split())[:200]
             wanted = f"no column {name!r}" if name else f"no column of the {role} found"
             raise UserError(f"{path}: {wanted}; the first line names: {shown}; say {role}=NAME")
     return found
