@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
-	$(BIN)/python -m experiments.maml --dataset synthetic --out out/demo
+	$(BIN)/python -m experiments.maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo
 
 test: $(STAMP)  ## Run the fast tests (compiled programs are cached in .cache/)
 	$(BIN)/python -m pytest

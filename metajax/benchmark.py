@@ -5,8 +5,11 @@ adaptation, A4 the same fine-tuned. Every choice is made on meta-validation; the
 opened once, after the last choice, and the record says when.
 """
 
+import contextlib
 import dataclasses
 import functools
+import io
+import itertools
 import pathlib
 import sys
 import time
@@ -78,9 +81,15 @@ class Problem:
     valid: tuple[episodes.Source, Episode]
     example: Episode
 
-    def open_test(self) -> dict[str, tuple[episodes.Source, Episode]]:
-        """Source and episodes of each test scenario; call it once, after the last choice."""
-        return {name: _ready(tasks, self) for name, tasks in self.split.test.items()}
+    def open_test(self) -> tuple[episodes.Source, dict[str, Episode]]:
+        """Columns and episodes of each test scenario; call it once, after the last choice."""
+        tests = self.split.test
+        widest = max(int(tasks.length.max()) for tasks in tests.values()) - self.split.num_query
+        ready = {
+            name: jax.tree.map(jnp.asarray, episodes.fixed(tasks, self.split.num_query, widest))
+            for name, tasks in tests.items()
+        }
+        return self.train, ready
 
 
 class Trained(NamedTuple):
@@ -201,19 +210,23 @@ def fine_tuned_arm(
 ) -> Trained:
     """Joint training, then fine-tuning at the rate and steps best on meta-validation."""
     began = time.perf_counter()
-    make = lambda rate, n: pooled.fine_tuned(model, optax.sgd(rate), n)
-    grid = {}
+    grid: dict[tuple[float, int], float] = {}
     for n in steps:
-        judge = lambda rate, params, n=n: valid_mae(make(rate, n), params, problem)
-        over_rates = lambda params, judge=judge: jax.lax.map(
-            lambda rate: judge(rate, params), jnp.asarray(rates)
-        )
-        scores = np.asarray(jax.jit(jax.vmap(over_rates))(joint.params)).mean(axis=0)
-        grid |= {(rate, n): float(s) for rate, s in zip(rates, scores, strict=True)}
+        over_rates = jax.jit(functools.partial(_valid_by_rate, model, problem, n))
+        scores = np.asarray(over_rates(joint.params, jnp.asarray(rates))).mean(axis=0)
+        grid |= {(rate, n): float(score) for rate, score in zip(rates, scores, strict=True)}
     rate, n = min(grid, key=lambda setting: np.nan_to_num(grid[setting], nan=np.inf))
     settings = {"rate": rate, "steps": n, "valid_mae": grid[rate, n], "trials": len(grid)}
     settings["grid"] = {f"{r:g} x {k}": v for (r, k), v in grid.items()}
-    return Trained(make(rate, n), joint.params, settings, {}, time.perf_counter() - began)
+    chosen = pooled.fine_tuned(model, optax.sgd(rate), n)
+    return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
+
+
+def _valid_by_rate(model: Model, problem: Problem, steps: int, params: Params, rates: jax.Array):
+    """Validation error (S, R) of fine-tuning by ``steps`` at each of R rates."""
+    fine_tuned = lambda rate: pooled.fine_tuned(model, optax.sgd(rate), steps)
+    of_seed = lambda p: jax.lax.map(lambda rate: valid_mae(fine_tuned(rate), p, problem), rates)
+    return jax.vmap(of_seed)(params)
 
 
 def baselines(problem: Problem, model: Model, run: Run, outer_rate: float) -> dict[str, Trained]:
@@ -239,7 +252,7 @@ def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float
     learner = closed_form.ridge(embed, towers.stored_mean(problem.mean), dim + 1)
     return learner, {
         "damping": [1.0, 2.0, 4.0, 8.0],
-        "penalty": [0.5, 1.0, 2.0, 3.0, 5.0, 8.0, 12.0],
+        "penalty": [1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0],
     }
 
 
@@ -249,39 +262,46 @@ def judge(arms: dict[str, Trained], problem: Problem) -> tuple[dict[str, np.ndar
     Returns:
       The scores as `report.Record` names them, and the shots of the k-shot curve.
     """
-    opened = problem.open_test()
-    longest = opened["user_cold"][1].support.mask.shape[1]
-    curve = [k for k in evaluate.SHOTS if k < longest]
+    source, opened = problem.open_test()
+    everything = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
+    ends = np.cumsum([tasks.query.label.shape[0] for tasks in opened.values()])
+    curve = [k for k in evaluate.SHOTS if k < everything.support.mask.shape[1]]
+    whole = jnp.array([[EVERY_SHOT, 0], [EVERY_SHOT, 1]])
+    by_shots = jnp.array([[k, 0] for k in curve])
     scores: dict[str, np.ndarray] = {}
+
+    def keep(scenario: str, arm: str, condition: str, found: dict[str, np.ndarray]) -> None:
+        for metric, values in found.items():
+            scores[report.score_name(scenario, arm, condition, metric)] = values
+
     with progress.bar("test", len(arms)) as update:
         for i, (arm, trained) in enumerate(arms.items()):
             run = jax.jit(functools.partial(_scores, trained.learner))
-            for scenario, (source, tasks) in opened.items():
-                shots = [*curve, EVERY_SHOT] if scenario == "user_cold" else [EVERY_SHOT]
-                by_shots, shuffled = run(trained.params, source, tasks, jnp.asarray(shots))
-                for metric, values in by_shots.items():
-                    found = {f"k={k}": values[:, j] for j, k in enumerate(shots[:-1])}
-                    found |= {"all": values[:, -1], "shuffled": shuffled[metric]}
-                    for condition, array in found.items():
-                        name = report.score_name(scenario, arm, condition, metric)
-                        scores[name] = np.asarray(array)
+            found = jax.tree.map(np.asarray, run(trained.params, source, everything, whole))
+            for scenario, end in zip(opened, ends, strict=True):
+                rows = slice(end - opened[scenario].query.label.shape[0], end)
+                for j, condition in enumerate(("all", "shuffled")):
+                    keep(scenario, arm, condition, {m: v[:, j, rows] for m, v in found.items()})
+            found = jax.tree.map(
+                np.asarray, run(trained.params, source, opened["user_cold"], by_shots)
+            )
+            for j, k in enumerate(curve):
+                keep("user_cold", arm, f"k={k}", {m: v[:, j] for m, v in found.items()})
             update(i + 1, {})
     return scores, curve
 
 
-def _scores(learner: MetaLearner, params: Params, source, tasks: Episode, shots: jax.Array):
-    """Metrics (S, len(shots), T) at each number of shots, and (S, T) with shuffled labels."""
+def _scores(learner: MetaLearner, params: Params, source, tasks: Episode, conditions: jax.Array):
+    """Metrics (S, C, T) under C conditions, each (shots, whether to shuffle support labels)."""
     key_predict, key_ties = jax.random.split(jax.random.key(2))
 
-    def rated(params: Params, alter: evaluate.Alteration) -> dict[str, jax.Array]:
+    def under(params: Params, condition: jax.Array) -> dict[str, jax.Array]:
+        shots, shuffle = condition
+        alter = evaluate.first_shots(shots, evaluate.when(shuffle > 0, evaluate.shuffled_labels))
         found = evaluate.predictions(learner, params, source, tasks, key_predict, alter)
         return evaluate.rating_metrics(found, tasks, key_ties)
 
-    def one_seed(params: Params):
-        by_shots = jax.lax.map(lambda k: rated(params, evaluate.first_shots(k)), shots)
-        return by_shots, rated(params, evaluate.shuffled_labels)
-
-    return jax.lax.map(one_seed, params)
+    return jax.lax.map(lambda p: jax.lax.map(lambda c: under(p, c), conditions), params)
 
 
 def run_experiment(
@@ -359,14 +379,26 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
 
     What the user can mend is told in one line on standard error, with exit status 1.
     """
-    settings = tyro.cli(
-        config,
-        description=sys.modules[main.__module__].__doc__,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    cache = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    settings = _parse(config, sys.modules[main.__module__].__doc__)
     try:
         main(settings)
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped by the user; nothing was written")
+
+
+def _parse(config: type, description: str | None) -> Any:
+    """The configuration from the command line; a wrong option is told in one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(config, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
+        told = " ".join(itertools.takewhile(bool, lines))
+        sys.exit(f"error: {told or 'the options are not understood'} (see --help)")

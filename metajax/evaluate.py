@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from metajax import metrics
+from metajax import metrics, tree
 from metajax.data.episodes import Source, fetch
 from metajax.types import Episode, MetaLearner, Params
 
@@ -26,16 +26,26 @@ def unaltered(key: jax.Array, episode: Episode) -> Episode:
     return episode
 
 
-def first_shots(shots: int | jax.Array) -> Alteration:
-    """Keeps the first ``shots`` support rows; 0 is the cold start (control N0)."""
+def first_shots(shots: int | jax.Array, then: Alteration = unaltered) -> Alteration:
+    """Keeps the first ``shots`` support rows, then applies another alteration.
+
+    0 shots are the cold start (control N0).
+    """
 
     def alter(key: jax.Array, episode: Episode) -> Episode:
-        del key
         mask = episode.support.mask
         kept = mask * (jnp.cumsum(mask) <= shots)
-        return episode._replace(support=episode.support._replace(mask=kept))
+        return then(key, episode._replace(support=episode.support._replace(mask=kept)))
 
     return alter
+
+
+def when(condition: jax.Array, alter: Alteration) -> Alteration:
+    """The alteration where the scalar condition holds, the episode as it is where not.
+
+    The condition may be traced: several controls then share one compiled program.
+    """
+    return lambda key, episode: tree.where(condition, alter(key, episode), episode)
 
 
 def shuffled_labels(key: jax.Array, episode: Episode) -> Episode:

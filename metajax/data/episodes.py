@@ -104,15 +104,17 @@ def draw(
     return fetch(Episode(tasks.owner[task], support, query), source)
 
 
-def fixed(tasks: Tasks, num_query: int) -> Episode:
+def fixed(tasks: Tasks, num_query: int, num_support: int | None = None) -> Episode:
     """Stored tasks as one batch of episodes of indices: the last rows of each are its query.
 
-    Supports are padded to the longest. Use `fetch` on one task to get its columns.
+    Supports are padded to ``num_support``, by default the longest. Use `fetch` on one task to get
+    its columns.
 
     Returns:
       Episode with leaves (T, ...): profile (T,), support (T, S), query (T, ``num_query``).
     """
-    num_support = int(tasks.length.max()) - num_query
+    if num_support is None:
+        num_support = int(tasks.length.max()) - num_query
     place = np.arange(num_support)[None, :]
     mask = place < (tasks.length - num_query)[:, None]
     support_row = np.where(mask, tasks.start[:, None] + place, 0)

@@ -114,8 +114,8 @@ def validate(table: Interactions) -> Interactions:
     if bad.any():
         row = int(np.argmax(bad))
         raise UserError(
-            f"{table.name}: the rating {table.label[row]:g} in row {row + 1} lies outside the scale "
-            f"{low:g}..{high:g}; correct the file or give another scale"
+            f"{table.name}: the rating {table.label[row]:g} in row {row + 1} lies outside the "
+            f"scale {low:g}..{high:g}; correct the file or give another scale"
         )
     return table
 

@@ -4,6 +4,7 @@ Inputs and profile are dicts of columns. Parameter paths matter to filters: ``em
 embeddings, ``body/...`` for hidden layers, ``head/...`` for the last layer.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -16,8 +17,8 @@ from metajax.types import Model, PyTree
 
 def _layers(rngs: nnx.Rngs, widths: Sequence[int]) -> tuple[nnx.List, nnx.Linear]:
     """The hidden layers (``body``) and the last layer (``head``) of a perceptron."""
-    sizes = zip(widths[:-2], widths[1:-1], strict=True)
-    body = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in sizes])
+    pairs = itertools.pairwise(widths[:-1])
+    body = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
     return body, nnx.Linear(widths[-2], widths[-1], rngs=rngs)
 
 
@@ -108,9 +109,7 @@ def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
     Items enter through the stored columns ``factor`` (N, D) and ``bias`` (N,), so that a cold item
     with content-predicted factors is served by the same parameters.
     """
-    return from_nnx(
-        lambda rngs, profile, inputs: _FactorMlp(rngs, inputs["factor"], mean, hidden)
-    )
+    return from_nnx(lambda rngs, profile, inputs: _FactorMlp(rngs, inputs["factor"], mean, hidden))
 
 
 class _Melu(nnx.Module):
@@ -130,7 +129,9 @@ class _Melu(nnx.Module):
             {f"user_{k}": table(n) for k, n in user_sizes.items()}
             | {f"item_{k}": table(n) for k, n in item_sizes.items()}
         )
-        self.body, self.head = _layers(rngs, (dim * (len(user_sizes) + len(item_sizes)), *hidden, 1))
+        self.body, self.head = _layers(
+            rngs, (dim * (len(user_sizes) + len(item_sizes)), *hidden, 1)
+        )
         self.mean = mean
         self.user_names, self.item_names = tuple(user_sizes), tuple(item_sizes)
 

@@ -1,0 +1,34 @@
+"""ANIL: MAML in which only the last layer adapts; the layers below it are shared by all users.
+
+Reference: Raghu et al., "Rapid learning or feature reuse? Towards understanding the effectiveness
+of MAML", ICLR 2020.
+Run: python -m experiments.anil --dataset ml-1m
+Published: none under this protocol.
+Deviates: item factors and biases are estimated beforehand from all meta-training ratings.
+"""
+
+import optax
+
+from experiments.maml import Config, model
+from metajax import benchmark, tree
+from metajax.learners.gradient import gradient
+from metajax.types import MetaLearner
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """ANIL and its outer optimizer."""
+    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
+    adapts = tree.under("head")
+    learner = gradient(model(config, problem), inner, config.inner_steps, adapts=adapts)
+    return learner, optax.adam(config.outer_rate)
+
+
+def main(config: Config) -> None:
+    """Runs the experiment."""
+    benchmark.run_experiment("anil", config, model, {"A6 ANIL": build}, "A6 ANIL")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

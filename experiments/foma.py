@@ -1,0 +1,51 @@
+"""First-order meta-learning, FOMAML and Reptile: "fast adaptation on multiple tasks" (FOMA).
+
+Both learn an initialization without second derivatives. FOMAML takes the inner steps for constants
+in MAML's outer gradient; Reptile moves the initialization toward where each task's steps lead. The
+founding texts of this project name the idea "Fast Adaptation on Multiple Tasks" and describe
+adapting a shared start to many tasks by plain gradient steps: these two are the published methods
+that do so, hence the name of this file.
+
+References: Finn et al., ICML 2017, section 5.2 (FOMAML); Nichol, Achiam, Schulman, "On first-order
+meta-learning algorithms", 2018 (Reptile).
+Run: python -m experiments.foma --dataset ml-1m
+Published: none under this protocol.
+Deviates: Reptile's outer step is Adam on its pseudo-gradient; item factors and biases are estimated
+beforehand from all meta-training ratings.
+"""
+
+import optax
+
+from experiments.maml import Config, model
+from metajax import benchmark
+from metajax.learners.gradient import gradient
+from metajax.transforms.reptile import reptile
+from metajax.types import MetaLearner
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """FOMAML and its outer optimizer."""
+    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
+    steps = config.inner_steps
+    learner = gradient(model(config, problem), inner, steps, second_order=False)
+    return learner, optax.adam(config.outer_rate)
+
+
+def build_reptile(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """Reptile and its outer optimizer: the same adaptation, another outer update."""
+    learner, tx = build(config, problem)
+    return reptile(learner), tx
+
+
+def main(config: Config) -> None:
+    """Runs the experiment."""
+    methods = {"A6 FOMAML": build, "A6 Reptile": build_reptile}
+    benchmark.run_experiment("foma", config, model, methods, "A6 FOMAML")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)
