@@ -75,7 +75,7 @@ def environment() -> dict[str, Any]:
         "num_devices": jax.device_count(),
         "num_cpus": os.cpu_count(),
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "x64": bool(jax.config.jax_enable_x64),
+        "x64": bool(jax.config.read("jax_enable_x64")),
         "commit": git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(git("status", "--porcelain")),
         "command": " ".join(["python -m", _module_name(), *sys.argv[1:]]),
@@ -101,7 +101,7 @@ def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     compact = {k: v.astype(np.float32) for k, v in record.scores.items()}
-    digest = _replace(folder / f"{name}.npz", lambda f: np.savez_compressed(f, **compact))
+    digest = _replace(folder / f"{name}.npz", lambda f: np.savez_compressed(f, allow_pickle=False, **compact))
     facts = {**record.facts, "scores_blake2b": digest}
     text = json.dumps(facts, indent=1, sort_keys=True, default=_plain) + "\n"
     _replace(folder / f"{name}.json", lambda f: f.write(text.encode()))
