@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import os
 import pathlib
 import time
@@ -50,11 +51,16 @@ class Method(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The outcome of `meta_train`: parameters, the mean outer loss of each block, seconds spent."""
+    """The outcome of `meta_train`.
+
+    Attributes:
+      params: the parameters after the last step.
+      history: name -> one number per block of steps: the mean outer ``loss``, the validation score
+        ``valid`` if one was watched, and the ``seconds`` of training until then.
+    """
 
     params: Params
-    loss: list[float]
-    seconds: float
+    history: dict[str, list[float]]
 
 
 def sampler(method: Method) -> train.Sampler:
@@ -98,32 +104,34 @@ def meta_train(
 
     example = jax.tree.map(lambda x: x[0], sample(data, jax.random.key(0)))
     state = train.init(method.learner, method.tx, jax.random.key(seed), example)
-    state, loss, seconds = _restore(file, title, state)
+    state, history = _restore(file, title, state)
     watch = watch and jax.jit(watch)
     with progress.bar(title, method.num_steps) as update:
         for done in range(int(state.step), method.num_steps, block):
             began = time.perf_counter()
             state, info = run_block(state, data)
-            loss.append(float(jnp.mean(info["loss"])))
-            seconds += time.perf_counter() - began
-            if not np.isfinite(loss[-1]):
+            loss = float(jnp.mean(info["loss"]))
+            if not np.isfinite(loss):
                 raise UserError(f"{title}: the loss is not finite after {done + block} outer steps")
-            _save(file, title, state, loss, seconds)
-            metrics = {"loss": loss[-1], "query loss": float(jnp.mean(info["query_loss"]))}
+            before = history["seconds"][-1] if done else 0.0
+            metrics = {"loss": loss, "seconds": before + time.perf_counter() - began}
             if watch is not None:
                 metrics["valid"] = float(watch(state.params))
+            for name, value in metrics.items():
+                history.setdefault(name, []).append(value)
+            _save(file, title, state, history)
             update(done + block, metrics)
-    return Trained(state.params, loss, seconds)
+    return Trained(state.params, history)
 
 
 def _save(
-    file: pathlib.Path, title: str, state: train.TrainState, loss: list[float], seconds: float
+    file: pathlib.Path, title: str, state: train.TrainState, history: dict[str, list[float]]
 ) -> None:
     """Writes the state beside its place and moves it there, so that what is read is whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
     leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
     arrays: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    arrays |= {"title": title, "loss": loss, "seconds": seconds}
+    arrays |= {"title": title, "history": json.dumps(history)}
     temporary = file.with_suffix(".part")
     with temporary.open("wb") as stream:
         np.savez(stream, **arrays)
@@ -132,10 +140,10 @@ def _save(
 
 def _restore(
     file: pathlib.Path, title: str, fresh: train.TrainState
-) -> tuple[train.TrainState, list[float], float]:
+) -> tuple[train.TrainState, dict[str, list[float]]]:
     """The saved state, or the fresh one where nothing was saved."""
     if not file.is_file():
-        return fresh, [], 0.0
+        return fresh, {}
     with np.load(file) as saved:
         if str(saved["title"]) != title:
             raise UserError(f"{file} holds the run {saved['title']}; remove it or choose another")
@@ -143,7 +151,7 @@ def _restore(
         leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(jax.tree.leaves(template)))]
         state: Any = jax.tree.unflatten(jax.tree.structure(template), leaves)
         state = state._replace(key=jax.random.wrap_key_data(state.key))
-        return state, saved["loss"].tolist(), float(saved["seconds"])
+        return state, json.loads(str(saved["history"]))
 
 
 def accuracies(
@@ -185,8 +193,8 @@ def facts(
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
         "schedule": schedule,
-        "history": {"loss": trained.loss},
-        "seconds": {"train": trained.seconds},
+        "history": trained.history,
+        "seconds": {"train": trained.history["seconds"][-1]},
     }
 
 
