@@ -13,12 +13,18 @@ import optax
 
 from metajax import losses, optim, tree
 from metajax.data.synthetic import LatentUsers
+from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
+from metajax.learners.context import cavia
 from metajax.learners.gradient import gradient
+from metajax.learners.implicit import implicit
+from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned, pooled
+from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.towers import identity, vector_linear, vector_mlp
+from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
-from metajax.types import Episode, MetaLearner, Model
+from metajax.types import Episode, Examples, MetaLearner, Model
 
 
 class World(Protocol):
@@ -159,3 +165,76 @@ def _rows() -> list[Row]:
 
 ROWS: list[Row] = _rows()
 """Every row of the battery. To add one: ``ROWS.append(Row(...))`` or ``ROWS += [...]``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoKinds:
+    """Points of two kinds around centers of the task's own; the label is the kind, 0 or 1.
+
+    Kind c has its center at ``m_c ~ N(0, spread^2 I)`` and its points at ``N(m_c, I)``. Scores are
+    probabilities of kind 1: under squared error nothing beats the posterior probability.
+    """
+
+    dim: int = 3
+    spread: float = 1.5
+    num_support: int = 12
+    num_query: int = 8
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One task with 0 to ``num_support`` real support rows."""
+        key_center, key_kind, key_point, key_shots = jax.random.split(key, 4)
+        k, n = self.num_support, self.num_support + self.num_query
+        center = self.spread * jax.random.normal(key_center, (2, self.dim))
+        kind = jax.random.bernoulli(key_kind, shape=(n,)).astype(jnp.int32)
+        x = center[kind] + jax.random.normal(key_point, (n, self.dim))
+        shots = jax.random.randint(key_shots, (), 0, k + 1)
+        mask = (jnp.arange(k) < shots).astype(x.dtype)
+        label = kind.astype(x.dtype)
+        query = Examples(x[k:], label[k:], jnp.ones(self.num_query))
+        return Episode((), Examples(x[:k], label[:k], mask), query)
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        """The posterior probability (Q,), each center integrated out by its conjugate prior."""
+        x, label, mask = episode.support
+
+        def log_density(kind: int) -> jax.Array:
+            mine = mask * (label == kind)
+            precision = jnp.sum(mine) + self.spread**-2.0
+            mean = jnp.sum(x * mine[:, None], axis=0) / precision
+            variance = 1.0 + 1.0 / precision
+            square = jnp.sum((episode.query.inputs - mean[None, :]) ** 2, axis=1)
+            return -0.5 * square / variance - 0.5 * self.dim * jnp.log(variance)
+
+        return jax.nn.sigmoid(log_density(1) - log_density(0))
+
+
+def probability(learner: MetaLearner) -> MetaLearner:
+    """A learner of two classes whose scores are the probability of class 1."""
+    predict = lambda state, inputs: jax.nn.softmax(learner.predict(state, inputs), axis=1)[:, 1]
+    return learner._replace(predict=predict)
+
+
+def _few_shot_rows() -> list[Row]:
+    """The learners of the few-shot classics beyond plain gradients."""
+    users = LatentUsers(dim=4, num_support=12, num_query=8, random_shots=True)
+    linear, parts = vector_linear(), embedded(6, 12)
+    process = neural_process(labeled_features((16, 16)), conditioned_mlp((16,)), 16)
+    body = tree.under("model/embed", "model/body")
+    anil = gradient(parts, optax.sgd(0.1), 2, adapts=tree.under("head"))
+    context = tree.under("model/context")
+    kinds = probability(prototypes(vector_features((6,)), 2, 6))
+    return [
+        Row("imaml", implicit(linear, optax.sgd(0.1), 15, strength=0.3), users),
+        Row(
+            "imaml_head",
+            implicit(parts, optax.sgd(0.05), 15, strength=0.3, adapts=tree.under("head")),
+            users,
+        ),
+        Row("cavia", cavia(conditioned_mlp((12,)), 4, optax.sgd(0.5), 2), users, unlearned=context),
+        Row("neural_process", process, users),
+        Row("prototypes", kinds, TwoKinds(), outer=None),
+        Row("mr_maml", noisy(anil, 1e-4, body), users, outer=None),
+    ]
+
+
+ROWS += _few_shot_rows()
