@@ -3,10 +3,23 @@
 A split is data. It holds, per phase and scenario, the tasks with their rows in a fixed order, which
 of them are support and which are query, and it has a checksum that stands in every record made from
 it. `save` writes it as a task file, `load` reads one, so that a published split can be judged on.
+
+`melu` cuts users and items into four quadrants; `user_disjoint`, `first_k` and `tanp` cut users;
+`domain_transfer` hides users in one of two domains; `global_time`, `prequential`, `leave_one_out`
+and `ctr_warmup` cut time. One seed, one split.
 """
 
 from metajax.data.split.files import load, save
-from metajax.data.split.quadrants import SCENARIOS, melu, melu_states
+from metajax.data.split.quadrants import (
+    SCENARIOS,
+    last_released,
+    melu,
+    melu_states,
+    newest_items,
+    newest_users,
+    quadrants,
+    random_share,
+)
 from metajax.data.split.tasks import (
     NUM_QUERY,
     Split,
@@ -16,18 +29,40 @@ from metajax.data.split.tasks import (
     require_tasks,
     tasks_of_users,
 )
+from metajax.data.split.temporal import ctr_warmup, global_time, leave_one_out, prequential
+from metajax.data.split.users import (
+    domain_transfer,
+    first_k,
+    merge_domains,
+    tanp,
+    user_disjoint,
+)
 
 __all__ = [
     "NUM_QUERY",
     "SCENARIOS",
     "Split",
     "Tasks",
+    "ctr_warmup",
+    "domain_transfer",
+    "first_k",
+    "global_time",
     "grouped",
+    "last_released",
+    "leave_one_out",
     "load",
     "melu",
     "melu_states",
+    "merge_domains",
+    "newest_items",
+    "newest_users",
+    "prequential",
+    "quadrants",
     "query_rows",
+    "random_share",
     "require_tasks",
     "save",
+    "tanp",
     "tasks_of_users",
+    "user_disjoint",
 ]

@@ -5,14 +5,60 @@ import numpy as np
 from metajax.data.split.tasks import (
     NUM_QUERY,
     Split,
-    Tasks,
     query_rows,
     require_tasks,
     tasks_of_users,
 )
 from metajax.data.table import Interactions
+from metajax.types import UserError
 
 SCENARIOS = ("warm", "user_cold", "item_cold", "both_cold")
+
+
+def quadrants(table: Interactions, cold_users: np.ndarray, cold_items: np.ndarray) -> np.ndarray:
+    """The code (n,) of every row: 0 warm, 1 user-cold, 2 item-cold, 3 both-cold.
+
+    Args:
+      cold_users: (num_users,) whether a user is unseen in meta-training; cold_items: likewise. From
+        `random_share`, `newest_users`, `newest_items` or `last_released`.
+    """
+    return (cold_users[table.user] + 2 * cold_items[table.item]).astype(np.int8)
+
+
+def random_share(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """A random share of ``count`` users or items, as a mask."""
+    chosen = np.zeros(count, bool)
+    chosen[rng.permutation(count)[: round(share * count)]] = True
+    return chosen
+
+
+def newest_users(table: Interactions, share: float) -> np.ndarray:
+    """The share of users whose first interaction is the latest, as a mask."""
+    return _newest(table, table.user, table.num_users, share)
+
+
+def newest_items(table: Interactions, share: float) -> np.ndarray:
+    """The share of items whose first interaction is the latest, as a mask."""
+    return _newest(table, table.item, table.num_items, share)
+
+
+def _newest(table: Interactions, owner: np.ndarray, count: int, share: float) -> np.ndarray:
+    if table.time is None:
+        raise UserError(f"{table.name}: who is new is told by time, and the log has none")
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, owner, table.time)
+    chosen = np.zeros(count, bool)
+    chosen[np.argsort(-first, kind="stable")[: round(share * count)]] = True
+    return chosen
+
+
+def last_released(table: Interactions, share: float) -> np.ndarray:
+    """The items released last, as a mask: whole years, up to the share nearest to ``share``."""
+    if table.item_year is None:
+        raise UserError(f"{table.name}: the years of release are unknown; choose items otherwise")
+    years = np.unique(table.item_year)
+    shares = np.array([np.mean(table.item_year > y) for y in years])
+    return table.item_year > years[np.argmin(np.abs(shares - share))]
 
 
 def melu_states(
@@ -24,17 +70,10 @@ def melu_states(
     to the share that comes nearest to ``cold_items``; where years are unknown, a random share.
     """
     rng = np.random.default_rng([seed, 0])
-    user_cold = np.zeros(table.num_users, bool)
-    chosen = rng.permutation(table.num_users)[: round(cold_users * table.num_users)]
-    user_cold[chosen] = True
-    item_cold = np.zeros(table.num_items, bool)
+    users = random_share(table.num_users, cold_users, rng)
     if table.item_year is not None:
-        years = np.unique(table.item_year)
-        shares = np.array([np.mean(table.item_year > y) for y in years])
-        item_cold = table.item_year > years[np.argmin(np.abs(shares - cold_items))]
-    else:
-        item_cold[rng.permutation(table.num_items)[: round(cold_items * table.num_items)]] = True
-    return (user_cold[table.user] + 2 * item_cold[table.item]).astype(np.int8)
+        return quadrants(table, users, last_released(table, cold_items))
+    return quadrants(table, users, random_share(table.num_items, cold_items, rng))
 
 
 def melu(
@@ -57,7 +96,7 @@ def melu(
 
     Args:
       redraw: draw the states from the seed even where the table brings the published ones.
-      state: (n,) the code of every row, e.g. from `splits.quadrants`; else published or drawn.
+      state: (n,) the code of every row, e.g. from `quadrants`; else published or drawn.
       valid_users: the share; 0 for none, as published.
       hold_out: False leaves the warm query rows in meta-training, as a widespread port does
         (PROTOCOLS: "test on train"); only to reproduce it.
