@@ -8,8 +8,10 @@ opened once, after the last choice, and the record says when.
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import io
 import itertools
+import json
 import pathlib
 import sys
 import time
@@ -23,7 +25,7 @@ import optax
 import tyro
 
 from metajax import evaluate, plots, progress, report, tables, train
-from metajax.data import episodes, pretrain, sources, split, synthetic
+from metajax.data import episodes, pretrain, sources, split
 from metajax.data.table import Interactions
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
@@ -38,7 +40,7 @@ class Run:
     """What every experiment can be told."""
 
     dataset: str = "ml-1m"
-    """synthetic, ml-100k, ml-1m, or another named data set."""
+    """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
     seeds: int = 3
@@ -61,6 +63,32 @@ class Run:
     """Print the table of the stored record, without running anything."""
 
 
+class Frozen(NamedTuple):
+    """What was fixed before the test tasks were opened: the ticket that `Problem.open_test` wants.
+
+    Attributes:
+      config_hash: of the resolved configuration.
+      settings_hash: of every choice made on meta-validation.
+      frozen: when, in UTC.
+    """
+
+    config_hash: str
+    settings_hash: str
+    frozen: str
+
+
+def freeze(config: Any, settings: Mapping[str, Any]) -> Frozen:
+    """The ticket for the test tasks: nothing may be chosen after it.
+
+    Args:
+      config: the resolved configuration, a dataclass.
+      settings: what was chosen on meta-validation, by arm.
+    """
+    text = json.dumps(settings, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return Frozen(report.config_hash(config), digest, report.now())
+
+
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """A data set that is ready to be learned: represented, split, on the device.
@@ -72,6 +100,7 @@ class Problem:
       train: source of meta-training tasks.
       valid: source and episodes of meta-validation.
       example: one episode, for shapes.
+      opened: the tickets that the test tasks were opened with, at most one.
     """
 
     table: Interactions
@@ -80,9 +109,22 @@ class Problem:
     train: episodes.Source
     valid: tuple[episodes.Source, Episode]
     example: Episode
+    opened: list[Frozen] = dataclasses.field(default_factory=list)
 
-    def open_test(self) -> tuple[episodes.Source, dict[str, Episode]]:
-        """Columns and episodes of each test scenario; call it once, after the last choice."""
+    def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
+        """Columns and episodes of each test scenario, once everything is `freeze`-d.
+
+        Raises:
+          UserError: no ticket, or the tasks were opened before with another choice.
+        """
+        if not isinstance(ticket, Frozen):
+            raise UserError("test tasks are closed: call benchmark.freeze after the last choice")
+        if self.opened and self.opened[0][:2] != ticket[:2]:
+            raise UserError(
+                f"test tasks were opened for configuration {self.opened[0].config_hash} with other "
+                "settings; a new choice needs a new split: give another --split-seed"
+            )
+        self.opened.append(ticket)
         tests = self.split.test
         widest = max(int(tasks.length.max()) for tasks in tests.values()) - self.split.num_query
         ready = {
@@ -121,10 +163,7 @@ def load(run: Run) -> Problem:
     Raises:
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
-    if run.dataset == "synthetic":
-        table = synthetic.rating_log()
-    else:
-        table = sources.load_named(run.dataset, run.data_dir)
+    table = sources.load(run.dataset, run.data_dir)
     parts = split.melu(table, run.split_seed, redraw=run.redraw)
     table, mean = pretrain.represent(table, parts.train_rows)
     source = episodes.source_of_users(parts.train, table)
@@ -256,13 +295,15 @@ def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float
     }
 
 
-def judge(arms: dict[str, Trained], problem: Problem) -> tuple[dict[str, np.ndarray], list]:
+def judge(
+    arms: dict[str, Trained], problem: Problem, ticket: Frozen
+) -> tuple[dict[str, np.ndarray], list]:
     """Per-task test scores of every arm, scenario and condition; opens the test tasks.
 
     Returns:
       The scores as `report.Record` names them, and the shots of the k-shot curve.
     """
-    source, opened = problem.open_test()
+    source, opened = problem.open_test(ticket)
     everything = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
     ends = np.cumsum([tasks.query.label.shape[0] for tasks in opened.values()])
     curve = [k for k in evaluate.SHOTS if k < everything.support.mask.shape[1]]
@@ -321,8 +362,9 @@ def run_experiment(
       method: the arm that the table is about.
     """
     run: Run = config.run
+    short = sources.short_name(run.dataset)
     if run.from_records:
-        record = report.read(report.RESULTS / f"{name}-{run.dataset}.json")
+        record = report.read(report.RESULTS / f"{name}-{short}.json")
         tables.show(record)
         return record
     began = time.perf_counter()
@@ -333,8 +375,10 @@ def run_experiment(
         learner, tx = build(config, problem)
         arms[arm] = trained_arm(arm, learner, tx, problem, run)
     seconds |= {arm: trained.seconds for arm, trained in arms.items()}
+    settings = {arm: trained.settings for arm, trained in arms.items()}
+    ticket = freeze(config, settings)
     opened = time.perf_counter()
-    scores, shots = judge(arms, problem)
+    scores, shots = judge(arms, problem, ticket)
     seconds |= {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
     facts = {
         "experiment": name,
@@ -358,16 +402,17 @@ def run_experiment(
             "meta_train_tasks": problem.split.train.num_tasks,
             "meta_valid_tasks": problem.split.valid["user_cold"].num_tasks,
         },
-        "settings": {arm: trained.settings for arm, trained in arms.items()},
+        "settings": settings,
+        "test": ticket._asdict() | {"times_opened": len(problem.opened)},
         "history": {arm: t.history for arm, t in arms.items() if t.history},
         "shots": shots,
         "seconds": seconds,
     }
     record = report.Record(facts, scores)
-    folder = run.out or pathlib.Path("out") / f"{name}-{run.dataset}"
-    path = report.write(folder, f"{name}-{run.dataset}", record)
+    folder = run.out or pathlib.Path("out") / f"{name}-{short}"
+    path = report.write(folder, f"{name}-{short}", record)
     if run.publish:
-        report.write(report.RESULTS, f"{name}-{run.dataset}", record)
+        report.write(report.RESULTS, f"{name}-{short}", record)
     plots.k_shot(record, "user_cold", folder / "k_shot.png")
     tables.show(record)
     print(f"record {path}\nplot   {folder / 'k_shot.png'}")

@@ -1,10 +1,10 @@
-"""Named data sets: ``load_named("ml-1m", data_dir)`` reads one into `Interactions`."""
+"""Data sets by name or path: ``load("ml-1m", data_dir)`` reads one into `Interactions`."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
-from metajax.data import crossdomain, movielens, published
+from metajax.data import crossdomain, logs, movielens, published, synthetic
 from metajax.data.table import Interactions
 from metajax.types import UserError
 
@@ -50,3 +50,25 @@ def load_named(name: str, data_dir: Path | str | None = None) -> Interactions:
     if name not in READERS:
         raise UserError(f"no data set {name!r}; the known ones are {', '.join(sorted(READERS))}")
     return READERS[name](data_folder(data_dir))
+
+
+def load(dataset: str, data_dir: Path | str | None = None) -> Interactions:
+    """The data set of that name, the synthetic one, or a person's own log by its path.
+
+    Raises:
+      UserError: neither a known name nor a file; a missing or damaged file.
+    """
+    if dataset == "synthetic":
+        return synthetic.rating_log()
+    if dataset in READERS:
+        return load_named(dataset, data_dir)
+    path = Path(dataset)
+    if path.suffix or len(path.parts) > 1:
+        return logs.load(path)
+    known = ", ".join(sorted([*READERS, "synthetic"]))
+    raise UserError(f"no data set {dataset!r}; give the path of a log, or one of {known}")
+
+
+def short_name(dataset: str) -> str:
+    """The name itself, or that of the file without folder and ending: fit for a file's name."""
+    return Path(dataset).stem
