@@ -1,8 +1,8 @@
 """From a method to its table: the same data, arms, controls and statistics for every experiment.
 
 The arms that stand in every table: A0 item mean, A1 bias, A2 fold-in, A3 joint training without
-adaptation, A4 the same fine-tuned. Every choice is made on meta-validation; the test tasks are
-opened once, after the last choice, and the record says when.
+adaptation, A4 the same fine-tuned, A7 closed-form hierarchical Bayes. Every choice is made on
+meta-validation; the test tasks are opened once, after the last choice, and the record says when.
 """
 
 import contextlib
@@ -31,7 +31,8 @@ from metajax.learners import closed_form, pooled
 from metajax.models import towers
 from metajax.types import Episode, MetaLearner, Model, Params, UserError
 
-A0, A1, A2, A3, A4 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint", "A4 fine-tuned"
+A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
+A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
 EVERY_SHOT = 10**6
 
 
@@ -49,7 +50,7 @@ class Run:
     """Seed of the split: meta-validation users, query rows, states where none are published."""
     redraw: bool = False
     """Draw the cold users and items anew even where a published split exists."""
-    num_steps: int = 3000
+    num_steps: int = 2000
     """Outer steps of every trained arm."""
     num_tasks: int = 32
     """Tasks per outer step."""
@@ -269,7 +270,7 @@ def _valid_by_rate(model: Model, problem: Problem, steps: int, params: Params, r
 
 
 def baselines(problem: Problem, model: Model, run: Run, outer_rate: float) -> dict[str, Trained]:
-    """The arms A0 to A4, tuned; A3 and A4 use the model of the method they stand beside."""
+    """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside."""
     offset = towers.stored_mean(problem.mean)
     item_mean = pooled.pooled(offset)
     params = item_mean.init(jax.random.key(0), problem.example)
@@ -279,6 +280,11 @@ def baselines(problem: Problem, model: Model, run: Run, outer_rate: float) -> di
     arms[A1] = closed_form_arm(bias, problem, {"damping": damping})
     fold_in, grid = fold_in_learner(problem)
     arms[A2] = closed_form_arm(fold_in, problem, grid)
+    width = problem.table.item_features.columns["bayes"].shape[1]
+    bayes = closed_form.ridge(
+        towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
+    )
+    arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
     arms[A3] = trained_arm(A3, pooled.pooled(model), optax.adam(outer_rate), problem, run)
     arms[A4] = fine_tuned_arm(model, arms[A3], problem)
     return arms

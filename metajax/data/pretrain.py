@@ -47,7 +47,7 @@ def _weighted_ridge(x: sp.csr_matrix, y: np.ndarray, weight: np.ndarray, penalty
         (x.shape[1], x.shape[1]), lambda v: x.T @ (weight * (x @ v)) + penalty * v, dtype=float
     )
     right = x.T @ (weight[:, None] * y)
-    return np.stack([cg(normal, column, rtol=1e-6, maxiter=500)[0] for column in right.T], axis=1)
+    return np.stack([cg(normal, column, rtol=1e-4, maxiter=300)[0] for column in right.T], axis=1)
 
 
 def content_prediction(
@@ -125,6 +125,80 @@ def als(
     return Factors(p.astype(np.float32), q.astype(np.float32))
 
 
+class Hierarchy(NamedTuple):
+    """A Gaussian factor model ``e_ui = [1, q_i] . w_u + noise`` with ``w_u ~ N(mean, covariance)``.
+
+    Attributes:
+      item: (num_items, D) q_i.
+      mean: (1 + D,), covariance: (1 + D, 1 + D), the prior of a user's weights.
+      noise: the variance of the noise.
+    """
+
+    item: np.ndarray
+    mean: np.ndarray
+    covariance: np.ndarray
+    noise: float
+
+
+def hierarchical_bayes(
+    user: np.ndarray,
+    item: np.ndarray,
+    residual: np.ndarray,
+    shape: tuple[int, int],
+    *,
+    dim: int = 12,
+    num_sweeps: int = 15,
+    seed: int = 0,
+) -> Hierarchy:
+    """The prior over user weights and the item vectors, by expectation maximization.
+
+    The expectation is over the users' weights; item vectors have the prior N(0, I) and are set to
+    their posterior mode. A new user is served by conditioning the prior on the support.
+
+    Args:
+      user, item: (n,) indices; residual: (n,) what the item biases leave unexplained.
+      shape: (num_users, num_items).
+    """
+    values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
+    present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
+    values_t, present_t = sp.csr_matrix(values.T), sp.csr_matrix(present.T)
+    active = np.diff(present.indptr) > 0
+    q = np.random.default_rng(seed).normal(size=(shape[1], dim)) * 0.3
+    mean, covariance, noise = np.zeros(dim + 1), np.eye(dim + 1) * 0.1, float(residual.var())
+    total = float(residual @ residual)
+    for _ in range(num_sweeps):
+        x = np.column_stack([np.ones(len(q)), q])
+        gram = (present @ (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)).reshape(
+            -1, dim + 1, dim + 1
+        )
+        moment = values @ x
+        prior = np.linalg.inv(covariance)
+        spread = np.linalg.inv(prior + gram / noise)
+        w = np.einsum("uij,uj->ui", spread, prior @ mean + moment / noise)
+        second = spread + w[:, :, None] * w[:, None, :]
+        mean = w[active].mean(axis=0)
+        covariance = second[active].mean(axis=0) - np.outer(mean, mean)
+        noise = (total - 2 * np.sum(w * moment) + np.sum(second * gram)) / len(user)
+        normal = (present_t @ second[:, 1:, 1:].reshape(shape[0], -1)).reshape(-1, dim, dim)
+        right = values_t @ w[:, 1:] - present_t @ second[:, 0, 1:]
+        q = np.linalg.solve(normal + noise * np.eye(dim), right[:, :, None])[:, :, 0]
+    return Hierarchy(q, mean, covariance, float(noise))
+
+
+def _content_out_of_fold(
+    x: sp.csr_matrix, y: np.ndarray, weight: np.ndarray, num_folds: int = 5, seed: int = 0
+) -> np.ndarray:
+    """Content predictions (N, D), of each known row by a fit that has not seen it."""
+    prediction, penalty = content_prediction(x, y, weight)
+    fold = np.random.default_rng(seed).integers(num_folds, size=len(y))
+    for k in range(num_folds):
+        held = (fold == k) & (weight > 0)
+        others = np.where(held, 0.0, weight)
+        if held.any() and (others > 0).any():
+            prediction[held] = content_prediction(x, y, others, (penalty,))[0][held]
+    return prediction
+
+
 def represent(
     table: Interactions,
     rows: np.ndarray,
@@ -133,34 +207,60 @@ def represent(
     penalty: float = 10.0,
     damping: float = 5.0,
 ) -> tuple[Interactions, float]:
-    """The table with item columns ``bias`` (N,) and ``factor`` (N, dim), and the mean rating.
+    """The table with item columns estimated from the given rows, and the mean rating.
 
-    The bias is ``(n m + damping c) / (n + damping)`` with m the mean residual of the item's n
-    ratings and c its prediction from content; so too the factors, of which content predicts those
-    of items with few ratings. The factors are scaled so that their mean square is 1 / dim over the
-    items that have ratings, which makes inner rates comparable between data sets.
+    ============== ========= ================================================================
+    count          (N,)      log(1 + number of ratings)
+    bias           (N,)      ``(n m + damping c) / (n + damping)``: m the mean residual of the
+                             item's n ratings, c its prediction from content
+    factor         (N, dim)  ALS factors; of an item without ratings, their prediction from
+                             content. Scaled to mean squared length 1 over the rated items, so
+                             that inner rates are comparable between data sets
+    content_bias   (N,)      predictions from content alone; those of rated items are made out
+    content_factor (N, dim)  of fold, so that they are as good as a cold item's are
+    bayes          (N, 13)   features and offset in which the task weights of a hierarchical
+    bayes_bias     (N,)      Bayes model have the prior N(0, I / noise)
+    ============== ========= ================================================================
 
     Args:
       rows: the meta-training rows.
+      dim: number of ALS factors.
+      penalty: their ridge penalty.
       damping: how many ratings the content prediction of a bias is worth.
     """
     user, item, label = table.user[rows], table.item[rows], table.label[rows].astype(np.float64)
     mean = float(label.mean())
+    shape = (table.num_users, table.num_items)
     count = np.bincount(item, minlength=table.num_items)
     total = np.bincount(item, label - mean, minlength=table.num_items)
     raw = (total / np.maximum(count, 1))[:, None]
     confidence = count / (count + damping)
     x = content_matrix(table.item_features, table.num_items)
-    content_bias, _ = content_prediction(x, raw, confidence)
+    content_bias = _content_out_of_fold(x, raw, confidence)
     bias = (content_bias + confidence[:, None] * (raw - content_bias))[:, 0]
+    residual = label - mean - bias[item]
 
-    shape = (table.num_users, table.num_items)
-    factors = als(user, item, label - mean - bias[item], shape, dim=dim, penalty=penalty)
-    confidence = np.where(count > 0, count / (count + 4 * penalty), 0.0)
-    content_factor, _ = content_prediction(x, factors.item.astype(np.float64), confidence)
-    factor = np.where(count[:, None] > 0, factors.item, content_factor)
-    factor /= np.sqrt(np.mean(np.sum(factor[count > 0] ** 2, axis=1))) + 1e-12
+    factors = als(user, item, residual, shape, dim=dim, penalty=penalty).item.astype(np.float64)
+    known = count > 0
+    factors /= np.sqrt(np.mean(np.sum(factors[known] ** 2, axis=1))) + 1e-12
+    trust = np.where(known, count / (count + 4 * penalty), 0.0)
+    content_factor = _content_out_of_fold(x, factors, trust)
 
-    columns = table.item_features.with_column("bias", bias.astype(np.float32))
-    columns = columns.with_column("factor", factor.astype(np.float32))
+    prior = hierarchical_bayes(user, item, residual, shape)
+    content_item, _ = content_prediction(x, prior.item, trust)
+    q = np.where(known[:, None], prior.item, content_item)
+    features = np.column_stack([np.ones(len(q)), q])
+    whiten = np.linalg.cholesky(prior.covariance / prior.noise)
+    added = {
+        "count": np.log1p(count),
+        "bias": bias,
+        "factor": np.where(known[:, None], factors, content_factor),
+        "content_bias": content_bias[:, 0],
+        "content_factor": content_factor,
+        "bayes": features @ whiten,
+        "bayes_bias": bias + features @ prior.mean,
+    }
+    columns = table.item_features
+    for name, values in added.items():
+        columns = columns.with_column(name, values.astype(np.float32))
     return dataclasses.replace(table, item_features=columns), mean

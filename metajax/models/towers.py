@@ -58,11 +58,11 @@ def identity() -> Model:
     return Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs)
 
 
-def stored_mean(mean: float) -> Model:
-    """The score ``mu + bias`` from the stored column ``bias`` of the inputs; mu is learnable."""
+def stored_mean(mean: float, name: str = "bias") -> Model:
+    """The score ``mu + bias`` from a stored column (N,) of the inputs; mu is learnable."""
     return Model(
         init=lambda key, profile, inputs: {"mu": jnp.asarray(mean)},
-        apply=lambda params, profile, inputs: params["mu"] + inputs["bias"],
+        apply=lambda params, profile, inputs: params["mu"] + inputs[name],
     )
 
 
