@@ -44,13 +44,23 @@ def source_of_users(tasks: Tasks, table: Interactions) -> Source:
       UserError: a user has more rows than the sampler can permute.
     """
     if tasks.num_tasks and tasks.length.max() > _MAX_TASK_LENGTH:
-        raise UserError(f"{table.name}: a user has more than {_MAX_TASK_LENGTH} interactions")
+        raise UserError(f"{table.name}: a task has more than {_MAX_TASK_LENGTH} interactions")
     on_device = lambda columns: {k: jnp.asarray(v) for k, v in columns.items()}
     return Source(
         tasks=jax.tree.map(jnp.asarray, tasks),
         profile=on_device(table.user_features.columns),
         inputs=on_device(table.item_features.columns),
     )
+
+
+def source_of_items(tasks: Tasks, table: Interactions) -> Source:
+    """The source of tasks that are items: its profile are item columns, its inputs user columns.
+
+    Raises:
+      UserError: an item has more rows than the sampler can permute.
+    """
+    swapped = source_of_users(tasks, table)
+    return Source(swapped.tasks, profile=swapped.inputs, inputs=swapped.profile)
 
 
 def fetch(episode: Episode, source: Source) -> Episode:
@@ -105,26 +115,29 @@ def draw(
 
 
 def fixed(tasks: Tasks, num_query: int, num_support: int | None = None) -> Episode:
-    """Stored tasks as one batch of episodes of indices: the last rows of each are its query.
+    """Stored tasks as one batch of episodes of indices: what is support and what query is stored.
 
-    Supports are padded to ``num_support``, by default the longest. Use `fetch` on one task to get
-    its columns.
+    The last ``num_query`` rows of each task are its query; where the tasks have ``shots``, all
+    rows behind them, padded to the longest. Supports are padded to ``num_support``, by default the
+    longest. Use `fetch` on one task to get its columns.
 
     Returns:
-      Episode with leaves (T, ...): profile (T,), support (T, S), query (T, ``num_query``).
+      Episode with leaves (T, ...): profile (T,), support (T, S), query (T, Q).
     """
+    shots = tasks.length - num_query if tasks.shots is None else tasks.shots
+    queries = tasks.length - shots
     if num_support is None:
-        num_support = int(tasks.length.max()) - num_query
-    place = np.arange(num_support)[None, :]
-    mask = place < (tasks.length - num_query)[:, None]
-    support_row = np.where(mask, tasks.start[:, None] + place, 0)
-    ends = (tasks.start + tasks.length)[:, None]
-    query_row = ends - num_query + np.arange(num_query)[None, :]
-    examples = lambda row, mask: Examples(
-        np.where(mask, tasks.other[row], 0),
-        np.where(mask, tasks.label[row], 0).astype(np.float32),
-        mask.astype(np.float32),
-    )
-    return Episode(
-        tasks.owner, examples(support_row, mask), examples(query_row, np.ones_like(query_row))
-    )
+        num_support = int(shots.max())
+
+    def examples(first: np.ndarray, count: np.ndarray, width: int) -> Examples:
+        mask = np.arange(width)[None, :] < count[:, None]
+        row = np.where(mask, first[:, None] + np.arange(width)[None, :], 0)
+        return Examples(
+            np.where(mask, tasks.other[row], 0),
+            np.where(mask, tasks.label[row], 0).astype(np.float32),
+            mask.astype(np.float32),
+        )
+
+    support = examples(tasks.start, shots, num_support)
+    query = examples(tasks.start + shots, queries, int(queries.max()))
+    return Episode(tasks.owner, support, query)
