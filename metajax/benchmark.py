@@ -35,6 +35,8 @@ A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
 A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
 EVERY_SHOT = 10**6
 
+Joint = Callable[[Model], MetaLearner]
+
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -269,7 +271,9 @@ def _valid_by_rate(model: Model, problem: Problem, steps: int, params: Params, r
     return jax.vmap(of_seed)(params)
 
 
-def baselines(problem: Problem, model: Model, run: Run, outer_rate: float) -> dict[str, Trained]:
+def baselines(
+    problem: Problem, model: Model, run: Run, outer_rate: float, joint: Joint
+) -> dict[str, Trained]:
     """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside."""
     offset = towers.stored_mean(problem.mean)
     item_mean = pooled.pooled(offset)
@@ -285,7 +289,7 @@ def baselines(problem: Problem, model: Model, run: Run, outer_rate: float) -> di
         towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
     )
     arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
-    arms[A3] = trained_arm(A3, pooled.pooled(model), optax.adam(outer_rate), problem, run)
+    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, run)
     arms[A4] = fine_tuned_arm(model, arms[A3], problem)
     return arms
 
@@ -357,6 +361,7 @@ def run_experiment(
     model: Callable[[Any, Problem], Model],
     methods: Mapping[str, Callable[[Any, Problem], tuple[MetaLearner, Any]]],
     method: str,
+    joint: Joint = pooled.pooled,
 ) -> report.Record:
     """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
 
@@ -366,6 +371,8 @@ def run_experiment(
       model: (config, problem) -> the model that A3, A4 and the methods share.
       methods: arm name -> build(config, problem) -> (learner, outer optimizer).
       method: the arm that the table is about.
+      joint: model -> the learner of A3, where the methods train on another loss or on altered
+        tasks: A3 and A4 then do so too.
     """
     run: Run = config.run
     short = sources.short_name(run.dataset)
@@ -376,7 +383,7 @@ def run_experiment(
     began = time.perf_counter()
     problem = load(run)
     seconds = {"data": time.perf_counter() - began}
-    arms = baselines(problem, model(config, problem), run, config.outer_rate)
+    arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
     for arm, build in methods.items():
         learner, tx = build(config, problem)
         arms[arm] = trained_arm(arm, learner, tx, problem, run)

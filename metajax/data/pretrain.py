@@ -6,8 +6,11 @@ that a learner will be judged on must not be among the rows given.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, cg
@@ -264,3 +267,13 @@ def represent(
     for name, values in added.items():
         columns = columns.with_column(name, values.astype(np.float32))
     return dataclasses.replace(table, item_features=columns), mean
+
+
+def as_cold(inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """The inputs of an episode as they would be if none of its items had been rated."""
+    return {
+        **inputs,
+        "bias": inputs["content_bias"],
+        "factor": inputs["content_factor"],
+        "count": jnp.zeros_like(inputs["count"]),
+    }

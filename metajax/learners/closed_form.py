@@ -5,6 +5,7 @@ with a learned prior it is the Bayes predictor of a linear Gaussian world. Its s
 differentiable, so features, prior mean and precision can be learned through it.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -36,7 +37,7 @@ def ridge(
     offset: Model,
     num_features: int,
     *,
-    precision: float = 1.0,
+    precision: float | Sequence[float] = 1.0,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
     """A learner whose task weights w solve a ridge regression, ``score = offset(x) + embed(x)' w``.
@@ -49,7 +50,8 @@ def ridge(
       embed: a model whose ``apply`` gives features (N, ``num_features``).
       offset: a model whose ``apply`` gives the scores (N,) of a task with zero weights.
       num_features: D.
-      precision: initial prior precision; the classical ridge penalty.
+      precision: initial prior precision, of every feature or one for each; the classical ridge
+        penalty.
       loss: the outer loss on the query set.
     """
 
@@ -60,7 +62,7 @@ def ridge(
             "embed": embed.init(key_embed, profile, inputs),
             "offset": offset.init(key_offset, profile, inputs),
             "mean": jnp.zeros(num_features),
-            "log_precision": jnp.full(num_features, jnp.log(precision), float),
+            "log_precision": jnp.full(num_features, jnp.log(jnp.asarray(precision)), float),
         }
 
     def start(params: PyTree, profile: PyTree) -> State:

@@ -1,0 +1,106 @@
+"""Networks over the estimated item columns: features for a task's own head, and what all share.
+
+Inputs are the columns that `metajax.data.pretrain.represent` adds. Both networks start as the
+closed-form model they refine: the features as the ALS factors, the offset as the stored mean.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax.models.bridge import from_nnx
+from metajax.types import Model, PyTree
+
+
+def _evidence(inputs: Mapping[str, jax.Array]) -> jax.Array:
+    """What is known of each item (N, 2 D + 4): estimates, what content says, how many ratings."""
+    factor, content = inputs["factor"], inputs["content_factor"]
+    scale = factor.shape[-1] ** 0.5  # factors have mean squared length 1
+    known = (inputs["count"] > 0).astype(factor.dtype)
+    scalars = (inputs["bias"], inputs["content_bias"], inputs["count"] / 5.0 - 1.0, known)
+    return jnp.concatenate([scale * factor, scale * content, jnp.stack(scalars, -1)], axis=-1)
+
+
+class _Features(nnx.Module):
+    def __init__(self, rngs: nnx.Rngs, inputs: Mapping[str, jax.Array], extra: int, hidden: int):
+        dim = inputs["factor"].shape[-1] + extra
+        small = nnx.initializers.normal(0.02)
+        self.body = nnx.Linear(_evidence(inputs).shape[-1], hidden, rngs=rngs)
+        self.head = nnx.Linear(hidden, dim, kernel_init=small, rngs=rngs)
+        self.extra = extra
+
+    def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
+        del profile
+        learned_NxD = self.head(jax.nn.gelu(self.body(_evidence(inputs))))
+        start_NxD = jnp.pad(inputs["factor"], ((0, 0), (0, self.extra)))
+        ones = jnp.ones((learned_NxD.shape[0], 1), learned_NxD.dtype)
+        return jnp.concatenate([ones, start_NxD + learned_NxD], axis=1)
+
+
+def item_features(extra: int = 8, hidden: int = 64) -> Model:
+    """Item features (N, 1 + dim + ``extra``): a constant, then ALS factors plus a learned part."""
+    return from_nnx(lambda rngs, profile, inputs: _Features(rngs, inputs, extra, hidden))
+
+
+class _Offset(nnx.Module):
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        inputs: Mapping[str, jax.Array],
+        user_sizes: Mapping[str, int],
+        mean: float,
+        hidden: int,
+        dim: int,
+    ):
+        table = lambda size: nnx.Embed(size, dim, rngs=rngs)
+        self.embed = nnx.Dict({name: table(size) for name, size in user_sizes.items()})
+        width = _evidence(inputs).shape[-1] + dim * len(user_sizes)
+        self.body = nnx.Linear(width, hidden, rngs=rngs)
+        self.head = nnx.Linear(hidden, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
+        self.names, self.mean = tuple(user_sizes), mean
+
+    def __call__(
+        self, profile: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]
+    ) -> jax.Array:
+        x_NxE = _evidence(inputs)
+        user = [self.embed[name](profile[name]).mean(axis=0) for name in self.names]
+        user_NxF = [jnp.broadcast_to(u, (x_NxE.shape[0], *u.shape)) for u in user]
+        hidden = jax.nn.gelu(self.body(jnp.concatenate([x_NxE, *user_NxF], axis=1)))
+        return self.mean + inputs["bias"] + self.head(hidden)[:, 0]
+
+
+def item_offset(
+    user_sizes: Mapping[str, int], mean: float, hidden: int = 64, dim: int = 8
+) -> Model:
+    """The score (N,) of a user of whom only the profile is known: ``mu + b_i + f(item, profile)``.
+
+    Args:
+      user_sizes: name -> number of indices of the profile's categorical columns to embed.
+      mean: the mean rating.
+    """
+    return from_nnx(
+        lambda rngs, profile, inputs: _Offset(rngs, inputs, user_sizes, mean, hidden, dim)
+    )
+
+
+def linear_head(embed: Model, offset: Model, num_features: int) -> Model:
+    """The model ``offset(x) + embed(x)' w`` whose w, from zero, is a parameter like any other.
+
+    The counterpart, for joint training and fine-tuning, of a head that ridge regression solves.
+    """
+
+    def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
+        key_embed, key_offset = jax.random.split(key)
+        return {
+            "embed": embed.init(key_embed, profile, inputs),
+            "offset": offset.init(key_offset, profile, inputs),
+            "head": jnp.zeros(num_features),
+        }
+
+    def apply(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
+        base = offset.apply(params["offset"], profile, inputs)
+        return base + embed.apply(params["embed"], profile, inputs) @ params["head"]
+
+    return Model(init, apply)
