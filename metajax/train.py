@@ -5,7 +5,11 @@ drawn inside the compiled program, so that nothing crosses between host and devi
 """
 
 import functools
+import hashlib
+import pathlib
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax import checkpoint as checkpoints
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
 Sampler = Callable[[PyTree, jax.Array], Episode]
@@ -37,12 +42,34 @@ class Fitted(NamedTuple):
       history: name -> (S, number of blocks); ``loss`` is the mean outer loss of each block,
         ``valid`` the validation score after it, if there is one.
       state: the state after the last step.
+      seconds: time spent in the loop, that before a resume included.
     """
 
     params: Params
     best_step: np.ndarray
     history: dict[str, np.ndarray]
     state: TrainState
+    seconds: float = 0.0
+
+
+class Progress(NamedTuple):
+    """Where `fit` stands between two blocks: what a checkpoint holds.
+
+    Attributes:
+      state: of the next step; leaves (S, ...).
+      best: the parameters with the lowest validation score so far.
+      best_score: (S,) those scores.
+      best_step: (S,) the outer steps they were reached at.
+      history: name -> (S, blocks done).
+      seconds: spent so far.
+    """
+
+    state: TrainState
+    best: Params
+    best_score: np.ndarray
+    best_step: np.ndarray
+    history: dict[str, np.ndarray]
+    seconds: float
 
 
 def init(
@@ -123,20 +150,29 @@ def fit(
     validate: Callable[[Params], jax.Array] | None = None,
     chunk_size: int | None = None,
     report: Callable[[int, dict[str, float]], Any] | None = None,
+    checkpoint: pathlib.Path | None = None,
+    save_every: float = 10.0,
 ) -> Fitted:
     """Meta-trains for ``num_steps`` outer steps, for all seeds in one program.
 
     The program runs ``block`` steps at a time; between blocks the host looks at the losses and, if
     ``validate`` is given, keeps the parameters with the lowest validation score per seed.
 
+    With ``checkpoint`` the run can be killed at any moment: the same call goes on from the last
+    checkpoint there, and ends with what it would have ended with, bit for bit on the same device.
+    A call with more steps goes on from a run that is done.
+
     Args:
       data: what ``sample`` draws from; it is an argument of the program, not a constant in it.
       keys: (S,) one key per seed.
       validate: params of one seed -> scalar, lower is better; it may look at meta-validation only.
       report: called after each block with the number of steps done and the mean metrics.
+      checkpoint: folder of this run's checkpoints.
+      save_every: seconds between checkpoints, at least; there is always one after the last step.
 
     Raises:
-      UserError: a loss is not finite; the message says at which step.
+      UserError: a loss is not finite; the message says at which step. Or the checkpoints are
+        another run's, damaged, or cannot be written.
     """
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -145,38 +181,101 @@ def fit(
         advance = lambda s: jax.lax.scan(body, s, length=block)
         return jax.vmap(advance)(state)
 
-    start = lambda key: init(learner, tx, key, _first(sample(data, key)))
-    state = jax.jit(jax.vmap(start))(keys)
     judge = None if validate is None else jax.jit(jax.vmap(validate))
-    best = state.params if judge is None else jax.tree.map(jnp.copy, state.params)
-    best_score = np.full(len(keys), np.inf)
-    best_step = np.zeros(len(keys), int)
-    history: dict[str, list[np.ndarray]] = {"loss": []}
+    start = lambda key: init(learner, tx, key, _first(sample(data, key)))
+    at = _fresh(jax.jit(jax.vmap(start))(keys))
     num_blocks = max(1, -(-num_steps // block))
-    for i in range(num_blocks):
-        state, info = run_block(state, data)
-        loss = np.asarray(info["loss"])
-        if not np.isfinite(loss).all():
-            first = i * block + int(np.argmin(np.isfinite(loss).all(axis=0))) + 1
-            raise UserError(
-                f"the loss is not finite at outer step {first}; lower the inner or outer rate"
-            )
-        history["loss"].append(loss.mean(axis=1))
-        metrics = {"loss": float(loss.mean())}
-        if judge is None:
-            best, best_step = state.params, np.full(len(keys), (i + 1) * block)
-        else:
-            score = np.asarray(judge(state.params))
-            better = score < best_score
-            best = jax.tree.map(functools.partial(_choose, jnp.asarray(better)), state.params, best)
-            best_score = np.where(better, score, best_score)
-            best_step = np.where(better, (i + 1) * block, best_step)
-            history.setdefault("valid", []).append(score)
-            metrics["valid"] = float(score.mean())
-        if report is not None:
-            report((i + 1) * block, metrics)
-    stacked = {name: np.stack(values, axis=1) for name, values in history.items()}
-    return Fitted(best, best_step, stacked, state)
+    with ExitStack() as stack:
+        save, saved = lambda at: None, time.perf_counter()
+        if checkpoint is not None:
+            identity = _identity(run_block, judge, at.state, data)
+            store = stack.enter_context(checkpoints.opened(checkpoint, identity))
+            save = functools.partial(_save, store, block)
+            at = _resumed(store, at, num_blocks * block, checkpoint)
+        for i in range(_blocks_done(at), num_blocks):
+            at = _advance(run_block, judge, at, data, block)
+            if time.perf_counter() - saved >= save_every or i + 1 == num_blocks:
+                save(at)
+                saved = time.perf_counter()
+            if report is not None:
+                report((i + 1) * block, {k: float(v[:, -1].mean()) for k, v in at.history.items()})
+    return Fitted(at.best, at.best_step, at.history, at.state, at.seconds)
+
+
+def _fresh(state: TrainState) -> Progress:
+    """Where a run stands before its first block."""
+    num_seeds = len(state.step)
+    best = jax.tree.map(jnp.copy, state.params)
+    return Progress(state, best, np.full(num_seeds, np.inf), np.zeros(num_seeds, int), {}, 0.0)
+
+
+def _blocks_done(at: Progress) -> int:
+    return at.history["loss"].shape[1] if at.history else 0
+
+
+def _advance(run_block: Callable, judge: Callable | None, at: Progress, data: PyTree, block: int):
+    """Where the run stands one block later."""
+    began = time.perf_counter()
+    done = _blocks_done(at) * block
+    state, info = run_block(at.state, data)
+    loss = np.asarray(info["loss"])
+    if not np.isfinite(loss).all():
+        first = done + int(np.argmin(np.isfinite(loss).all(axis=0))) + 1
+        raise UserError(
+            f"the loss is not finite at outer step {first}; lower the inner or outer rate"
+        )
+    now = {"loss": loss.mean(axis=1)}
+    best, best_score, best_step = state.params, at.best_score, np.full(len(loss), done + block)
+    if judge is not None:
+        now["valid"] = score = np.asarray(judge(state.params))
+        better = score < at.best_score
+        choose = functools.partial(_choose, jnp.asarray(better))
+        best = jax.tree.map(choose, state.params, at.best)
+        best_score = np.where(better, score, at.best_score)
+        best_step = np.where(better, done + block, at.best_step)
+    before = at.history or {name: np.zeros((len(loss), 0), v.dtype) for name, v in now.items()}
+    history = {name: np.column_stack([before[name], value]) for name, value in now.items()}
+    seconds = at.seconds + time.perf_counter() - began
+    return Progress(state, best, best_score, best_step, history, seconds)
+
+
+def _save(store: checkpoints.Store, block: int, at: Progress) -> None:
+    """Stores where the run stands; the mean validation score, or else the loss, ranks it."""
+    last = at.history.get("valid", at.history["loss"])[:, -1]
+    history = {name: (str(v.dtype), v.tolist()) for name, v in at.history.items()}
+    notes = {"seconds": at.seconds, "history": history}
+    store.save(_blocks_done(at) * block, _arrays(at), notes, float(last.mean()))
+
+
+def _arrays(at: Progress) -> dict[str, PyTree]:
+    return {name: getattr(at, name) for name in ("state", "best", "best_score", "best_step")}
+
+
+def _resumed(store: checkpoints.Store, at: Progress, num_steps: int, folder: pathlib.Path):
+    """Where the run stood at its last good checkpoint; where it stands, if there is none."""
+    saved = store.latest(_arrays(at))
+    if saved is None:
+        return at
+    if saved.step > num_steps:
+        raise UserError(
+            f"{folder} holds {saved.step} outer steps, more than the {num_steps} asked for; "
+            "ask for more, remove it, or choose another --out"
+        )
+    history = {name: np.asarray(v, kind) for name, (kind, v) in saved.notes["history"].items()}
+    return Progress(**saved.tree, history=history, seconds=saved.notes["seconds"])
+
+
+def _identity(run_block: Callable, judge: Callable | None, state: TrainState, data: PyTree) -> str:
+    """A digest of all that decides how a run goes: its programs, first state and data.
+
+    The programs are compared as the compiler sees them, so that no setting can be forgotten, and
+    another version of JAX, which may round otherwise, is another run.
+    """
+    parts = [jax.__version__, run_block.lower(state, data).as_text()]
+    if judge is not None:
+        parts.append(judge.lower(state.params).as_text())
+    parts += [checkpoints.tree_digest(state), checkpoints.tree_digest(data)]
+    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def _first(episodes: Episode) -> Episode:
@@ -191,5 +290,3 @@ def _choose(better: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 def world_sampler(world: Any, num_tasks: int) -> Sampler:
     """A sampler of batches from a synthetic world; it needs no data."""
     return lambda data, key: jax.vmap(world.sample)(jax.random.split(key, num_tasks))
-
-
