@@ -2,8 +2,6 @@
 
 import dataclasses
 import functools
-import json
-import os
 import pathlib
 import time
 import tomllib
@@ -12,14 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from rich.console import Console
 from rich.table import Table
 
 from metajax import progress, report, train
 from metajax.data import images
-from metajax.types import MetaLearner, Params, UserError
+from metajax.types import MetaLearner, Params
 
 PUBLISHED = pathlib.Path(__file__).resolve().parent.parent / "third_party" / "published.toml"
 
@@ -46,21 +43,8 @@ class Method(NamedTuple):
     ways: int
     shots: int
     queries: int
-    chunk_size: int | None = 4
+    chunk_size: int | None = 1
     notes: str = ""
-
-
-class Trained(NamedTuple):
-    """The outcome of `meta_train`.
-
-    Attributes:
-      params: the parameters after the last step.
-      history: name -> one number per block of steps: the mean outer ``loss``, the validation score
-        ``valid`` if one was watched, and the ``seconds`` of training until then.
-    """
-
-    params: Params
-    history: dict[str, list[float]]
 
 
 def sampler(method: Method) -> train.Sampler:
@@ -76,82 +60,32 @@ def meta_train(
     method: Method,
     data: images.ClassImages,
     seed: int,
-    file: pathlib.Path,
-    *,
-    block: int = 100,
-    watch: Callable[[Params], jax.Array] | None = None,
-) -> Trained:
-    """Meta-trains in blocks; the state after each is in ``file``, and a new call goes on there.
-
-    A run that was killed and goes on gives the same parameters, bit for bit, as one that was not.
+    folder: pathlib.Path,
+    judge: Callable[[Params], jax.Array],
+) -> train.Fitted:
+    """Meta-trains with checkpoints in ``folder``; a new call goes on from the last one.
 
     Args:
-      file: where the state is kept; it carries ``title``, so that another method's is refused.
-      watch: params -> a validation score to show beside the loss after each block.
+      judge: params -> accuracy on meta-validation, by which the parameters are chosen.
 
     Raises:
-      UserError: a loss is not finite, or the file is another run's.
+      UserError: a loss is not finite, or the checkpoints are another run's.
     """
     images.check(data, method.ways, method.shots + method.queries)
-    sample = sampler(method)
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run_block(state: train.TrainState, data: images.ClassImages):
-        body = lambda s, _: train.step(
-            method.learner, method.tx, sample, data, s, method.chunk_size
-        )
-        return jax.lax.scan(body, state, length=block)
-
-    example = jax.tree.map(lambda x: x[0], sample(data, jax.random.key(0)))
-    state = train.init(method.learner, method.tx, jax.random.key(seed), example)
-    state, history = _restore(file, title, state)
-    watch = watch and jax.jit(watch)
     with progress.bar(title, method.num_steps) as update:
-        for done in range(int(state.step), method.num_steps, block):
-            began = time.perf_counter()
-            state, info = run_block(state, data)
-            loss = float(jnp.mean(info["loss"]))
-            if not np.isfinite(loss):
-                raise UserError(f"{title}: the loss is not finite after {done + block} outer steps")
-            before = history["seconds"][-1] if done else 0.0
-            metrics = {"loss": loss, "seconds": before + time.perf_counter() - began}
-            if watch is not None:
-                metrics["valid"] = float(watch(state.params))
-            for name, value in metrics.items():
-                history.setdefault(name, []).append(value)
-            _save(file, title, state, history)
-            update(done + block, metrics)
-    return Trained(state.params, history)
-
-
-def _save(
-    file: pathlib.Path, title: str, state: train.TrainState, history: dict[str, list[float]]
-) -> None:
-    """Writes the state beside its place and moves it there, so that what is read is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    leaves = jax.tree.leaves(state._replace(key=jax.random.key_data(state.key)))
-    arrays: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-    arrays |= {"title": title, "history": json.dumps(history)}
-    temporary = file.with_suffix(".part")
-    with temporary.open("wb") as stream:
-        np.savez(stream, **arrays)
-    os.replace(temporary, file)
-
-
-def _restore(
-    file: pathlib.Path, title: str, fresh: train.TrainState
-) -> tuple[train.TrainState, dict[str, list[float]]]:
-    """The saved state, or the fresh one where nothing was saved."""
-    if not file.is_file():
-        return fresh, {}
-    with np.load(file) as saved:
-        if str(saved["title"]) != title:
-            raise UserError(f"{file} holds the run {saved['title']}; remove it or choose another")
-        template = fresh._replace(key=jax.random.key_data(fresh.key))
-        leaves = [jnp.asarray(saved[f"leaf{i}"]) for i in range(len(jax.tree.leaves(template)))]
-        state: Any = jax.tree.unflatten(jax.tree.structure(template), leaves)
-        state = state._replace(key=jax.random.wrap_key_data(state.key))
-        return state, json.loads(str(saved["history"]))
+        return train.fit(
+            method.learner,
+            method.tx,
+            sampler(method),
+            data,
+            jax.random.split(jax.random.key(seed), 1),
+            method.num_steps,
+            block=min(100, method.num_steps),
+            validate=lambda params: 1.0 - judge(params),
+            chunk_size=method.chunk_size,
+            report=update,
+            checkpoint=folder,
+        )
 
 
 def accuracies(
@@ -181,7 +115,7 @@ def accuracies(
 
 
 def facts(
-    experiment: str, scenario: str, arm: str, config: Any, method: Method, trained: Trained
+    experiment: str, scenario: str, arm: str, config: Any, method: Method, trained: train.Fitted
 ) -> dict[str, Any]:
     """What the record of an arm says beside its scores."""
     schedule = {k: getattr(method, k) for k in Method._fields[3:]}
@@ -194,7 +128,8 @@ def facts(
         "environment": report.environment(),
         "schedule": schedule,
         "history": trained.history,
-        "seconds": {"train": trained.history["seconds"][-1]},
+        "best_step": trained.best_step,
+        "seconds": {"train": trained.seconds, "cpu": time.process_time()},
     }
 
 

@@ -103,17 +103,17 @@ NOT_OFFSETS = tree.negate(tree.matching("offset"))
 
 def maml(config: Config) -> few_shot.Method:
     """MAML, second order."""
-    return _maml_like(config, 12_000, NOT_OFFSETS, second_order=True)
+    return _maml_like(config, 10_000, NOT_OFFSETS, second_order=True)
 
 
 def fomaml(config: Config) -> few_shot.Method:
     """MAML without second derivatives."""
-    return _maml_like(config, 12_000, NOT_OFFSETS, second_order=False)
+    return _maml_like(config, 10_000, NOT_OFFSETS, second_order=False)
 
 
 def anil(config: Config) -> few_shot.Method:
     """Only the head adapts."""
-    return _maml_like(config, 12_000, tree.under("head"), second_order=True)
+    return _maml_like(config, 10_000, tree.under("head"), second_order=True)
 
 
 def reptile_of(config: Config) -> few_shot.Method:
@@ -210,18 +210,17 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     size = {"ways": config.ways, "shots": config.shots, "queries": config.shots}
     judge = functools.partial(few_shot.accuracies, method.tested, **size)
     valid, key_valid = part(data, "valid"), jax.random.key(1)
-    watch = lambda params: judge(params, valid, key_valid, num_tasks=NUM_VALID_TASKS).mean()
-    state = config.out / f"{name}-seed{config.seed}.state.npz"
     trained = few_shot.meta_train(
-        f"{name}-seed{config.seed}-{method.num_steps}",
+        name,
         method,
         part(data, "train"),
         config.seed,
-        state,
-        watch=watch,
+        config.out / f"{name}-seed{config.seed}",
+        lambda params: judge(params, valid, key_valid, num_tasks=NUM_VALID_TASKS).mean(),
     )
+    params = jax.tree.map(lambda x: x[0], trained.params)
     tested = jax.jit(functools.partial(judge, num_tasks=config.test_tasks))
-    scores = tested(trained.params, part(data, "test"), jax.random.key(2))
+    scores = tested(params, part(data, "test"), jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
     shown = label + (", layer norm" if config.layer_norm else "")
     facts = few_shot.facts("omniglot", scenario, shown, config, method, trained)

@@ -1,0 +1,257 @@
+"""Sinusoid regression: nine ways to learn a sine from K points, and what memorizing costs.
+
+Paper: Finn et al., ICML 2017, section 5.1; Nichol et al., 2018; Li et al., 2017 (Meta-SGD);
+Zintgraf et al., ICML 2019 (CAVIA); Garnelo et al., ICML 2018; Yin et al., ICLR 2020, section 6.1.
+Run: python -m experiments.sinusoid            (all arms, K = 5, 10 and 20)
+     python -m experiments.sinusoid --from-records prints the stored tables.
+Published: third_party/published.toml; here: the table, 600 test tasks of 100 query points each.
+Deviates: 15,000 outer steps, not 70,000; Glorot-like weights, not normal ones of scale 0.01; ridge
+and fine-tuning are tuned on 200 validation tasks; three seeds side by side.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import sinusoid_report
+from metajax import benchmark, losses, optim, progress, report, train
+from metajax.data.synthetic import SineTasks
+from metajax.learners.amortized import neural_process
+from metajax.learners.closed_form import ridge
+from metajax.learners.context import cavia
+from metajax.learners.gradient import gradient
+from metajax.learners.pooled import fine_tuned, pooled
+from metajax.models import features, towers
+from metajax.transforms.reptile import reptile
+from metajax.types import Episode, MetaLearner, Params, UserError
+
+MAX_STEPS = 10
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    shots: tuple[int, ...] = (5, 10, 20)
+    """Points of the support, one table each."""
+    num_steps: int = 15_000
+    """Outer steps of every arm."""
+    num_tasks: int = 25
+    """Tasks per outer step, as published."""
+    inner_rate: float = 0.01
+    """Inner rate of MAML and of what is made of it."""
+    outer_rate: float = 1e-3
+    """Adam's rate."""
+    seeds: int = 3
+    """Number of training seeds; they train side by side in one program."""
+    test_tasks: int = 600
+    """Tasks of the test, as published."""
+    out: pathlib.Path = pathlib.Path("out/sinusoid")
+    """Folder for records and plots."""
+    publish: bool = False
+    """Store the records in paper/results too."""
+    from_records: bool = False
+    """Print the tables of the stored records, without running anything."""
+
+
+class Arm(NamedTuple):
+    """A way to learn sines.
+
+    Attributes:
+      learner: what is meta-trained.
+      tx: the outer optimizer.
+      stepped: the learner whose every ``adapt`` is one inner step, for the curve over steps.
+      reveal: what the arm is shown of a task beside its points.
+    """
+
+    learner: MetaLearner
+    tx: optax.GradientTransformation
+    stepped: MetaLearner
+    reveal: Callable[[Episode], Episode] = lambda episode: episode
+
+
+def _by_gradient(config: Config, make: Callable[[int], MetaLearner], steps: int = 1) -> Arm:
+    return Arm(make(steps), optax.adam(config.outer_rate), make(1))
+
+
+def maml(config: Config) -> Arm:
+    """MAML, one inner step."""
+    inner = optax.sgd(config.inner_rate)
+    return _by_gradient(config, lambda n: gradient(towers.vector_mlp(), inner, n))
+
+
+def fomaml(config: Config) -> Arm:
+    """MAML without second derivatives."""
+    inner = optax.sgd(config.inner_rate)
+    make = lambda n: gradient(towers.vector_mlp(), inner, n, second_order=False)
+    return _by_gradient(config, make)
+
+
+def reptile_of(config: Config) -> Arm:
+    """Reptile: ten inner steps on all points of a task, outer rate from 1 to 0."""
+    make = lambda n: gradient(towers.vector_mlp(), optax.sgd(config.inner_rate), n)
+    tx = optax.sgd(optax.linear_schedule(1.0, 0.0, config.num_steps))
+    return Arm(reptile(make(10)), tx, make(1))
+
+
+def meta_sgd(config: Config) -> Arm:
+    """MAML with a learned rate per weight."""
+    inner = optim.learned_rates(config.inner_rate)
+    return _by_gradient(config, lambda n: gradient(towers.vector_mlp(), inner, n))
+
+
+def cavia_of(config: Config) -> Arm:
+    """Five context numbers adapt, at rate 1."""
+    make = lambda n: cavia(features.conditioned_mlp(), 5, optax.sgd(1.0), n)
+    return _by_gradient(config, make)
+
+
+def cnp(config: Config) -> Arm:
+    """A conditional neural process."""
+    encode, decode = features.labeled_features((40, 40)), features.conditioned_mlp((40, 40))
+    return _by_gradient(config, lambda n: neural_process(encode, decode, 40))
+
+
+def ridge_on_features(config: Config) -> Arm:
+    """Ridge regression on learned features, its prior learned too."""
+    embed = features.vector_features((40, 40))
+    return _by_gradient(config, lambda n: ridge(embed, towers.vector_linear(), 40))
+
+
+def pretrained(config: Config, rate: float = 0.01) -> Arm:
+    """Joint training, then fine-tuning at the rate that is best on validation tasks."""
+    make = lambda n: fine_tuned(towers.vector_mlp(), optax.sgd(rate), n)
+    return _by_gradient(config, make)
+
+
+def oracle(config: Config) -> Arm:
+    """A network that is told amplitude and phase, as in the published figure."""
+    learner = pooled(towers.vector_mlp())
+    return Arm(learner, optax.adam(config.outer_rate), learner, told)
+
+
+def told(episode: Episode) -> Episode:
+    """The episode with amplitude and phase as inputs, read off its noiseless points.
+
+    A sin(x - p) = a sin x + b cos x: all points together give a and b by least squares.
+    """
+    x = jnp.concatenate([episode.support.inputs, episode.query.inputs])[:, 0]
+    label = jnp.concatenate([episode.support.label, episode.query.label])
+    basis = jnp.stack([jnp.sin(x), jnp.cos(x)], axis=1)
+    a, b = jnp.linalg.solve(basis.T @ basis, basis.T @ label)
+    answer = jnp.stack([jnp.hypot(a, b), jnp.arctan2(-b, a)])
+
+    def beside(examples):
+        told = jnp.broadcast_to(answer, (len(examples.label), 2))
+        return examples._replace(inputs=jnp.concatenate([examples.inputs, told], axis=1))
+
+    return episode._replace(support=beside(episode.support), query=beside(episode.query))
+
+
+ARMS: dict[str, Callable[[Config], Arm]] = {
+    "MAML": maml,
+    "FOMAML": fomaml,
+    "Reptile": reptile_of,
+    "Meta-SGD": meta_sgd,
+    "CAVIA": cavia_of,
+    "CNP": cnp,
+    "ridge on features": ridge_on_features,
+    "pretrained": pretrained,
+    "oracle": oracle,
+}
+
+
+def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> train.Fitted:
+    """The arm meta-trained on the world, for all seeds."""
+    draw = lambda key: arm.reveal(world.sample(key))
+    sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
+    keys = jax.random.split(jax.random.key(1), config.seeds)
+    block = min(1000, config.num_steps)
+    with progress.bar(title, config.num_steps) as update:
+        return train.fit(
+            arm.learner, arm.tx, sample, (), keys, config.num_steps, block=block, report=update
+        )
+
+
+def curve(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
+    """Query errors (S, num_tasks, MAX_STEPS + 1) of every seed after 0, 1, ... adaptations."""
+
+    def one_task(params: Params, key: jax.Array) -> jax.Array:
+        episode = arm.reveal(world.sample(key))
+        mse = lambda s: losses.squared_error(
+            arm.stepped.predict(s, episode.query.inputs), episode.query.label, episode.query.mask
+        )
+
+        def step(state, key):
+            return arm.stepped.adapt(state, episode.support, key), mse(state)
+
+        cold = arm.stepped.start(params, episode.profile)
+        return jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
+
+    keys = jax.random.split(key, num_tasks)
+    over_tasks = jax.vmap(one_task, (None, 0))
+    return jax.jit(jax.vmap(over_tasks, (0, None)))(params, keys)
+
+
+READ_ONCE = ("CNP", "ridge on features")
+"""Arms that read the support at once: reading it again is no second step."""
+
+
+def tuned(config: Config, params: Params, world: SineTasks) -> tuple[Arm, dict[str, float]]:
+    """The fine-tuned arm at the rate with the least error after ten steps on validation tasks."""
+    score = {}
+    for rate in RATES:
+        errors = curve(pretrained(config, rate), params, world, jax.random.key(2), 200)
+        score[rate] = float(np.nan_to_num(errors[..., MAX_STEPS].mean(), nan=np.inf))
+    best = min(score, key=lambda rate: score[rate])
+    return pretrained(config, best), {"rate": best, "valid": score[best], "trials": len(RATES)}
+
+
+def run_shots(config: Config, shots: int) -> report.Record:
+    """Trains and tests all arms at K shots; writes record and plot."""
+    world = SineTasks(num_support=shots, num_query=10)
+    tested = SineTasks(num_support=shots, num_query=100)
+    fitted, seconds, settings = {}, {}, {}
+    for name, build in ARMS.items():
+        began, arm = time.perf_counter(), build(config)
+        fitted[name] = (arm, fit(f"K={shots} {name}", config, arm, world))
+        if name == "pretrained":
+            tuned_arm, settings[name] = tuned(config, fitted[name][1].params, tested)
+            fitted[name] = (tuned_arm, fitted[name][1])
+        seconds[name] = time.perf_counter() - began
+    scores = {}
+    for name, (arm, found) in fitted.items():
+        errors = np.asarray(curve(arm, found.params, tested, jax.random.key(3), config.test_tasks))
+        if name in READ_ONCE:
+            errors = errors[..., [0] + [1] * MAX_STEPS]
+        for step in range(MAX_STEPS + 1):
+            key = report.score_name(f"K={shots}", name, f"steps={step}", "squared error")
+            scores[key] = errors[..., step]
+    return sinusoid_report.written(
+        f"sinusoid-k{shots}", f"K={shots}", list(ARMS), config, settings, seconds, scores
+    )
+
+
+def main(config: Config) -> None:
+    """Runs all shots, or reads their records, and prints the tables."""
+    if config.from_records:
+        found = sorted(report.RESULTS.glob("sinusoid-*.json"))
+        if not found:
+            raise UserError(f"no records in {report.RESULTS}; run experiments.sinusoid --publish")
+        records = [report.read(path) for path in found]
+    else:
+        records = [run_shots(config, shots) for shots in config.shots]
+    for record in records:
+        sinusoid_report.show(record)
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

@@ -1,0 +1,114 @@
+"""Records, tables and plots of the sinusoid experiments."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from experiments import few_shot
+from metajax import plots, report
+
+METRIC = "squared error"
+
+
+def written(
+    name: str,
+    scenario: str,
+    arms: Sequence[str],
+    config: Any,
+    settings: Mapping[str, Any],
+    seconds: Mapping[str, float],
+    scores: Mapping[str, np.ndarray],
+) -> report.Record:
+    """The record, after writing it and its plot to the folder of the configuration."""
+    facts = {
+        "experiment": "sinusoid",
+        "scenario": scenario,
+        "arms": list(arms),
+        "config": dataclasses.asdict(config),
+        "config_hash": report.config_hash(config),
+        "environment": report.environment(),
+        "settings": dict(settings),
+        "seconds": dict(seconds),
+    }
+    record = report.Record(facts, dict(scores))
+    report.write(config.out, name, record)
+    if config.publish:
+        report.write(report.RESULTS, name, record)
+    plot(record, config.out / f"{name}.png")
+    return record
+
+
+def conditions(record: report.Record) -> list[int]:
+    """The numbers of inner steps that the record was judged at."""
+    found = {int(name.split("|")[2].removeprefix("steps=")) for name in record.scores}
+    return sorted(found)
+
+
+def show(record: report.Record) -> None:
+    """Prints mean squared errors with intervals over tasks at some numbers of steps."""
+    facts, scenario = record.facts, record.facts["scenario"]
+    steps = [s for s in conditions(record) if s in (0, 1, 5, 10, 100)]
+    some = next(iter(record.scores.values()))
+    title = f"Sinusoid, {scenario}: mean squared error [95 %] after n steps, {len(some[0])} tasks"
+    table = Table(title=title, header_style="bold")
+    table.add_column("arm", no_wrap=True)
+    for step in steps:
+        table.add_column(f"n = {step}", justify="right", no_wrap=True)
+    table.add_column("published", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
+    quoted = few_shot.published("sinusoid")
+    for arm in facts["arms"]:
+        cells = []
+        for step in steps:
+            r = report.interval(record.of(scenario, arm, f"steps={step}", METRIC), METRIC)
+            cells.append(f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
+        published = quoted.get(f"{scenario}|{arm}", "")
+        table.add_row(arm, *cells, published, f"{facts['seconds'].get(arm, 0.0):.0f}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 160)
+    console.print(table)
+    console.print(
+        f"{some.shape[0]} seeds, averaged per task; test tasks opened once, "
+        f"on {facts['environment']['date']}."
+    )
+
+
+def plot(record: report.Record, path) -> None:
+    """Saves the curve of the error over inner steps, one line per arm."""
+    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    steps, scenario = conditions(record), record.facts["scenario"]
+    for i, arm in enumerate(record.facts["arms"]):
+        results = [
+            report.interval(record.of(scenario, arm, f"steps={s}", METRIC), METRIC) for s in steps
+        ]
+        color = plots.COLORS[i % len(plots.COLORS)]
+        axes.plot(
+            steps,
+            [r.mean for r in results],
+            plots.STYLES[i % len(plots.STYLES)],
+            marker=plots.MARKERS[i % len(plots.MARKERS)],
+            markersize=4,
+            color=color,
+            label=arm,
+        )
+        axes.fill_between(
+            steps, [r.low for r in results], [r.high for r in results], color=color, alpha=0.1
+        )
+    axes.set_yscale("log")
+    axes.set_xlabel("gradient steps on the new task")
+    axes.set_ylabel("mean squared error")
+    axes.set_title(f"Sinusoid, {scenario}", fontsize=10)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7, ncols=2)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=160)
+    plt.close(figure)
