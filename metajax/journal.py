@@ -1,0 +1,152 @@
+"""What a run leaves behind while it goes: metrics line by line, TensorBoard events, checksums.
+
+``metrics.jsonl`` has one line per arm and block of steps. A run that was killed and goes on repeats
+some steps: its earlier lines of them are dropped, so that each step stands there once.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+
+from metajax.types import UserError
+
+METRICS, CHECKSUMS = "metrics.jsonl", "CHECKSUMS"
+Keep = Callable[[int, Mapping[str, float]], None]
+
+
+def slug(name: str) -> str:
+    """A name as part of a path.
+
+    >>> slug("A4 fine-tuned (all)")
+    'A4-fine-tuned-all'
+    """
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path | None, arm: str) -> Iterator[Keep]:
+    """A function that keeps the metrics of an arm after so many steps; without a folder, nothing.
+
+    Each call adds a line to ``metrics.jsonl`` and, where tensorboardX is installed, an event to
+    ``tensorboard/ARM``.
+    """
+    if folder is None:
+        yield lambda step, metrics: None
+        return
+    path = folder / METRICS
+    began, closers = time.perf_counter(), contextlib.ExitStack()
+    scalars: list[Callable[[int, Mapping[str, float]], None]] = []
+
+    def keep(step: int, metrics: Mapping[str, float]) -> None:
+        if not scalars:
+            _forget(path, arm, step)
+            scalars.append(_tensorboard(folder / "tensorboard" / slug(arm), step, closers))
+        seconds = round(time.perf_counter() - began, 3)
+        line = json.dumps({"arm": arm, "step": step, **metrics, "seconds": seconds})
+        with path.open("a") as file:
+            file.write(line + "\n")
+        scalars[0](step, metrics)
+
+    with closers:
+        yield keep
+
+
+def _tensorboard(folder: pathlib.Path, step: int, closers: contextlib.ExitStack) -> Keep:
+    """A writer of event files that forgets what was written from ``step`` on."""
+    try:
+        import tensorboardX
+    except ImportError:
+        return lambda step, metrics: None
+    writer = tensorboardX.SummaryWriter(str(folder), purge_step=step)
+    closers.callback(writer.close)
+
+    def write(step: int, metrics: Mapping[str, float]) -> None:
+        for name, value in metrics.items():
+            writer.add_scalar(name, value, step)
+
+    return write
+
+
+def _forget(path: pathlib.Path, arm: str, step: int) -> None:
+    """Drops the lines of an arm from ``step`` on, and a last line that a kill has torn."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():
+        return
+    kept = [m for m in metrics(path) if m["arm"] != arm or m["step"] < step]
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(json.dumps(m) + "\n" for m in kept))
+    os.replace(temporary, path)
+
+
+def metrics(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a ``metrics.jsonl``; a torn last line is left out.
+
+    Raises:
+      UserError: another line is damaged.
+    """
+    lines = path.read_text().splitlines()
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise UserError(f"{path}, line {number} is damaged; remove that line") from error
+    return found
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory that this process has held so far, in MB, on the host and on the device."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    host = most / 1e6 if sys.platform == "darwin" else most / 1e3
+    stats = jax.local_devices()[0].memory_stats() or {}
+    device = {"device_mb": stats["peak_bytes_in_use"] / 1e6} if "peak_bytes_in_use" in stats else {}
+    return {"host_mb": round(host, 1), **device}
+
+
+def write_checksums(folder: pathlib.Path) -> pathlib.Path:
+    """Writes the digests of the files of a run folder, as ``b2sum --check`` reads them.
+
+    Checkpoints are left out: they carry their own digests.
+    """
+    path = folder / CHECKSUMS
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    kept = [p for p in files if p.relative_to(folder).parts[0] != "checkpoints"]
+    lines = [f"{_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in kept]
+    temporary = path.with_suffix(".part")
+    temporary.write_text("".join(lines))
+    os.replace(temporary, path)
+    return path
+
+
+def check(folder: pathlib.Path) -> int:
+    """The number of files of a run folder that are as they were written.
+
+    Raises:
+      UserError: one is missing or another, or there are no checksums.
+    """
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        raise UserError(f"{folder} has no {CHECKSUMS}; the run there has not ended")
+    lines = path.read_text().splitlines()
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name} is missing; run the experiment again")
+        if _digest(folder / name) != digest:
+            raise UserError(f"{folder / name} is not what the run wrote; run the experiment again")
+    return len(lines)
+
+
+def _digest(path: pathlib.Path) -> str:
+    return hashlib.blake2b(path.read_bytes()).hexdigest()
