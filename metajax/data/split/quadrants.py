@@ -106,7 +106,8 @@ def melu(
 
     References: Lee et al., KDD 2019, section 4.
     """
-    name = "melu" if table.state is not None and not redraw else "melu-redrawn"
+    codes = set() if table.state is None else set(np.unique(table.state).tolist())
+    name = "melu" if codes == {0, 1, 2, 3} and not redraw else "melu-redrawn"
     if state is not None:
         name = "melu-given"
     else:
