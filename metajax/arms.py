@@ -1,0 +1,169 @@
+"""The arms of a table: tuned baselines that are no meta-learners, and learners meta-trained.
+
+A0 item mean, A1 bias, A2 fold-in, A3 joint training without adaptation, A4 the same fine-tuned, A7
+closed-form hierarchical Bayes stand in every table; A6 are the methods. Every choice is made on
+meta-validation.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import progress, train
+from metajax.data import episodes
+from metajax.learners import closed_form, pooled
+from metajax.models import towers
+from metajax.problem import Problem, Run, valid_mae
+from metajax.types import MetaLearner, Model, Params
+
+A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
+A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
+
+Joint = Callable[[Model], MetaLearner]
+
+
+class Trained(NamedTuple):
+    """An arm that is ready for the test.
+
+    Attributes:
+      learner: the learner, with the settings that were chosen.
+      params: its parameters, leaves (S, ...).
+      settings: what was chosen on meta-validation.
+      history: name -> (S, blocks), empty for an arm that was not trained.
+      seconds: time taken to train and choose.
+    """
+
+    learner: MetaLearner
+    params: Params
+    settings: dict[str, Any]
+    history: dict[str, np.ndarray]
+    seconds: float
+
+
+def closed_form_arm(
+    learner: MetaLearner, problem: Problem, precisions: Mapping[str, list[float]]
+) -> Trained:
+    """A ridge learner with the prior precisions that are best on meta-validation.
+
+    Args:
+      precisions: setting -> candidates; the first setting is the precision of the first feature,
+        the second that of all others. All combinations are tried, in one program.
+    """
+    began = time.perf_counter()
+    params = learner.init(jax.random.key(0), problem.example)
+    grid = np.stack(np.meshgrid(*precisions.values(), indexing="ij"), -1).reshape(
+        -1, len(precisions)
+    )
+    width = params["log_precision"].shape[0]
+    columns = np.minimum(np.arange(width), grid.shape[1] - 1)
+    candidates = jnp.log(jnp.asarray(grid[:, columns], jnp.float32))
+    judge = lambda p: valid_mae(learner, {**params, "log_precision": p}, problem)
+    score = np.asarray(jax.jit(lambda c: jax.lax.map(judge, c))(candidates))
+    best = int(np.argmin(score))
+    chosen = {**params, "log_precision": candidates[best]}
+    settings = dict(zip(precisions, grid[best].tolist(), strict=True))
+    settings |= {"valid_mae": float(score[best]), "trials": len(grid)}
+    stacked = jax.tree.map(lambda x: x[None], chosen)
+    return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
+
+
+def trained_arm(
+    name: str,
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    problem: Problem,
+    run: Run,
+) -> Trained:
+    """A learner meta-trained on the training tasks, its best step chosen on meta-validation."""
+    began = time.perf_counter()
+    draw = functools.partial(
+        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
+    )
+    sample = lambda source, key: jax.vmap(draw, (0, None))(
+        jax.random.split(key, run.num_tasks), source
+    )
+    with progress.bar(name, run.num_steps) as update:
+        fitted = train.fit(
+            learner,
+            tx,
+            sample,
+            problem.train,
+            jax.random.split(jax.random.key(1), run.seeds),
+            run.num_steps,
+            block=min(100, run.num_steps),
+            validate=lambda params: valid_mae(learner, params, problem),
+            report=update,
+        )
+    settings = {
+        "best_step": fitted.best_step.tolist(),
+        "valid_mae": float(fitted.history["valid"].min(axis=1).mean()),
+    }
+    return Trained(learner, fitted.params, settings, fitted.history, time.perf_counter() - began)
+
+
+def fine_tuned_arm(
+    model: Model,
+    joint: Trained,
+    problem: Problem,
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3),
+    steps: tuple[int, ...] = (1, 3, 5, 10, 20),
+) -> Trained:
+    """Joint training, then fine-tuning at the rate and steps best on meta-validation."""
+    began = time.perf_counter()
+    grid: dict[tuple[float, int], float] = {}
+    for n in steps:
+        over_rates = jax.jit(functools.partial(_valid_by_rate, model, problem, n))
+        scores = np.asarray(over_rates(joint.params, jnp.asarray(rates))).mean(axis=0)
+        grid |= {(rate, n): float(score) for rate, score in zip(rates, scores, strict=True)}
+    rate, n = min(grid, key=lambda setting: np.nan_to_num(grid[setting], nan=np.inf))
+    settings = {"rate": rate, "steps": n, "valid_mae": grid[rate, n], "trials": len(grid)}
+    settings["grid"] = {f"{r:g} x {k}": v for (r, k), v in grid.items()}
+    chosen = pooled.fine_tuned(model, optax.sgd(rate), n)
+    return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
+
+
+def _valid_by_rate(model: Model, problem: Problem, steps: int, params: Params, rates: jax.Array):
+    """Validation error (S, R) of fine-tuning by ``steps`` at each of R rates."""
+    fine_tuned = lambda rate: pooled.fine_tuned(model, optax.sgd(rate), steps)
+    of_seed = lambda p: jax.lax.map(lambda rate: valid_mae(fine_tuned(rate), p, problem), rates)
+    return jax.vmap(of_seed)(params)
+
+
+def baselines(
+    problem: Problem, model: Model, run: Run, outer_rate: float, joint: Joint
+) -> dict[str, Trained]:
+    """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside."""
+    offset = towers.stored_mean(problem.mean)
+    item_mean = pooled.pooled(offset)
+    params = item_mean.init(jax.random.key(0), problem.example)
+    arms = {A0: Trained(item_mean, jax.tree.map(lambda x: x[None], params), {}, {}, 0.0)}
+    bias = closed_form.ridge(towers.ones(), offset, 1)
+    damping = [0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]
+    arms[A1] = closed_form_arm(bias, problem, {"damping": damping})
+    fold_in, grid = fold_in_learner(problem)
+    arms[A2] = closed_form_arm(fold_in, problem, grid)
+    width = problem.table.item_features.columns["bayes"].shape[1]
+    bayes = closed_form.ridge(
+        towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
+    )
+    arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
+    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, run)
+    arms[A4] = fine_tuned_arm(model, arms[A3], problem)
+    return arms
+
+
+def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float]]]:
+    """ALS fold-in, ridge on the support over frozen item factors, and the grid it is tuned on."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+    embed = towers.column("factor", constant=True)
+    learner = closed_form.ridge(embed, towers.stored_mean(problem.mean), dim + 1)
+    return learner, {
+        "damping": [1.0, 2.0, 4.0, 8.0],
+        "penalty": [1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0],
+    }

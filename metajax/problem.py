@@ -1,0 +1,142 @@
+"""A data set that is ready to be learned, and the lock on its test tasks."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax import evaluate, report
+from metajax.data import episodes, pretrain, sources, split
+from metajax.data.table import Interactions
+from metajax.types import Episode, MetaLearner, Params, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What every experiment can be told."""
+
+    dataset: str = "ml-1m"
+    """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    seeds: int = 3
+    """Number of training seeds; they train side by side in one program."""
+    split_seed: int = 0
+    """Seed of the split: meta-validation users, query rows, states where none are published."""
+    redraw: bool = False
+    """Draw the cold users and items anew even where a published split exists."""
+    num_steps: int = 2000
+    """Outer steps of every trained arm."""
+    num_tasks: int = 32
+    """Tasks per outer step."""
+    num_support: int = 64
+    """Support ratings of a training task, at most."""
+    out: pathlib.Path | None = None
+    """Folder for record and plots; else out/EXPERIMENT-DATASET."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Print the table of the stored record, without running anything."""
+
+
+class Frozen(NamedTuple):
+    """What was fixed before the test tasks were opened: the ticket that `Problem.open_test` wants.
+
+    Attributes:
+      config_hash: of the resolved configuration.
+      settings_hash: of every choice made on meta-validation.
+      frozen: when, in UTC.
+    """
+
+    config_hash: str
+    settings_hash: str
+    frozen: str
+
+
+def freeze(config: Any, settings: Mapping[str, Any]) -> Frozen:
+    """The ticket for the test tasks: nothing may be chosen after it.
+
+    Args:
+      config: the resolved configuration, a dataclass.
+      settings: what was chosen on meta-validation, by arm.
+    """
+    text = json.dumps(settings, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+    return Frozen(report.config_hash(config), digest, report.now())
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A data set that is ready to be learned: represented, split, on the device.
+
+    Attributes:
+      table: the interactions, with item columns ``bias`` and ``factor``.
+      split: who is seen when.
+      mean: the mean training rating.
+      train: source of meta-training tasks.
+      valid: source and episodes of meta-validation.
+      example: one episode, for shapes.
+      opened: the tickets that the test tasks were opened with, at most one.
+    """
+
+    table: Interactions
+    split: split.Split
+    mean: float
+    train: episodes.Source
+    valid: tuple[episodes.Source, Episode]
+    example: Episode
+    opened: list[Frozen] = dataclasses.field(default_factory=list)
+
+    def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
+        """Columns and episodes of each test scenario, once everything is `freeze`-d.
+
+        Raises:
+          UserError: no ticket, or the tasks were opened before with another choice.
+        """
+        if not isinstance(ticket, Frozen):
+            raise UserError("test tasks are closed: call benchmark.freeze after the last choice")
+        if self.opened and self.opened[0][:2] != ticket[:2]:
+            raise UserError(
+                f"test tasks were opened for configuration {self.opened[0].config_hash} with other "
+                "settings; a new choice needs a new split: give another --split-seed"
+            )
+        self.opened.append(ticket)
+        tests = self.split.test
+        widest = max(int(tasks.length.max()) for tasks in tests.values()) - self.split.num_query
+        ready = {
+            name: jax.tree.map(jnp.asarray, episodes.fixed(tasks, self.split.num_query, widest))
+            for name, tasks in tests.items()
+        }
+        return self.train, ready
+
+
+def _ready(tasks: split.Tasks, problem: Problem) -> tuple[episodes.Source, Episode]:
+    fixed = episodes.fixed(tasks, problem.split.num_query)
+    return episodes.source_of_users(tasks, problem.table), jax.tree.map(jnp.asarray, fixed)
+
+
+def load(run: Run) -> Problem:
+    """Reads, splits and represents the data set of a run.
+
+    Raises:
+      UserError: the data set is missing or damaged, or too small for the protocol.
+    """
+    table = sources.load(run.dataset, run.data_dir)
+    parts = split.melu(table, run.split_seed, redraw=run.redraw)
+    table, mean = pretrain.represent(table, parts.train_rows)
+    source = episodes.source_of_users(parts.train, table)
+    example = episodes.draw(jax.random.key(0), source, run.num_support, parts.num_query)
+    problem = Problem(table, parts, mean, source, (source, example), example)
+    return dataclasses.replace(problem, valid=_ready(parts.valid["user_cold"], problem))
+
+
+def valid_mae(learner: MetaLearner, params: Params, problem: Problem) -> jax.Array:
+    """The mean absolute error on meta-validation: the one score that choices are made by."""
+    source, tasks = problem.valid
+    scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
+    return jnp.mean(jnp.abs(scores - tasks.query.label))
