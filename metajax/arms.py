@@ -139,6 +139,14 @@ def baselines(
     problem: Problem, model: Model, run: Run, outer_rate: float, joint: Joint
 ) -> dict[str, Trained]:
     """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside."""
+    arms = closed_form_arms(problem)
+    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, run)
+    arms[A4] = fine_tuned_arm(model, arms[A3], problem)
+    return arms
+
+
+def closed_form_arms(problem: Problem) -> dict[str, Trained]:
+    """The arms A0, A1, A2 and A7, tuned on meta-validation."""
     offset = towers.stored_mean(problem.mean)
     item_mean = pooled.pooled(offset)
     params = item_mean.init(jax.random.key(0), problem.example)
@@ -153,8 +161,6 @@ def baselines(
         towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
     )
     arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
-    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, run)
-    arms[A4] = fine_tuned_arm(model, arms[A3], problem)
     return arms
 
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import evaluate, losses, plots, progress, report, tables
+from metajax import evaluate, plots, progress, report, tables
 from metajax.arms import A2, A4, Joint, Trained, baselines, fold_in_learner, trained_arm
 from metajax.command import cli
 from metajax.data import sources

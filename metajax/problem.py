@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import evaluate, report
+from metajax import evaluate, losses, report
 from metajax.data import episodes, pretrain, sources, split
 from metajax.data.table import Interactions
 from metajax.types import Episode, MetaLearner, Params, UserError
@@ -107,7 +107,7 @@ class Problem:
             )
         self.opened.append(ticket)
         tests = self.split.test
-        widest = max(int(tasks.length.max()) for tasks in tests.values()) - self.split.num_query
+        widest = max(int((t.length - self.split.query_size(t)).max()) for t in tests.values())
         ready = {
             name: jax.tree.map(jnp.asarray, episodes.fixed(tasks, self.split.num_query, widest))
             for name, tasks in tests.items()
@@ -127,10 +127,14 @@ def load(run: Run) -> Problem:
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
     table = sources.load(run.dataset, run.data_dir)
-    parts = split.melu(table, run.split_seed, redraw=run.redraw)
+    return problem_of(table, split.melu(table, run.split_seed, redraw=run.redraw), run.num_support)
+
+
+def problem_of(table: Interactions, parts: split.Split, num_support: int = 64) -> Problem:
+    """The problem of a table under a split of users with a ``user_cold`` validation."""
     table, mean = pretrain.represent(table, parts.train_rows)
     source = episodes.source_of_users(parts.train, table)
-    example = episodes.draw(jax.random.key(0), source, run.num_support, parts.num_query)
+    example = episodes.draw(jax.random.key(0), source, num_support, parts.num_query)
     problem = Problem(table, parts, mean, source, (source, example), example)
     return dataclasses.replace(problem, valid=_ready(parts.valid["user_cold"], problem))
 
@@ -139,4 +143,4 @@ def valid_mae(learner: MetaLearner, params: Params, problem: Problem) -> jax.Arr
     """The mean absolute error on meta-validation: the one score that choices are made by."""
     source, tasks = problem.valid
     scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
-    return jnp.mean(jnp.abs(scores - tasks.query.label))
+    return losses.masked_mean(jnp.abs(scores - tasks.query.label), tasks.query.mask)
