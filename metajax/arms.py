@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import progress, train
+from metajax import journal, progress, train
 from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
@@ -88,7 +88,8 @@ def trained_arm(
     sample = lambda source, key: jax.vmap(draw, (0, None))(
         jax.random.split(key, run.num_tasks), source
     )
-    with progress.bar(name, run.num_steps) as update:
+    kept = run.out and run.out / "checkpoints" / journal.slug(name)
+    with progress.bar(name, run.num_steps) as update, journal.opened(run.out, name) as keep:
         fitted = train.fit(
             learner,
             tx,
@@ -98,13 +99,27 @@ def trained_arm(
             run.num_steps,
             block=min(100, run.num_steps),
             validate=lambda params: valid_mae(learner, params, problem),
-            report=update,
+            report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
+            checkpoint=kept,
         )
     settings = {
         "best_step": fitted.best_step.tolist(),
         "valid_mae": float(fitted.history["valid"].min(axis=1).mean()),
     }
-    return Trained(learner, fitted.params, settings, fitted.history, time.perf_counter() - began)
+    seconds = max(fitted.seconds, time.perf_counter() - began)
+    return Trained(learner, fitted.params, settings, fitted.history, seconds)
+
+
+def gradients(arms: Mapping[str, Trained], config: Any) -> dict[str, dict[str, int]]:
+    """How many task gradients each arm took: in training, per seed, and to adapt to one user."""
+    run: Run = config.run
+    counts: dict[str, dict[str, int]] = {}
+    for arm, trained in arms.items():
+        inner = 0 if arm == A3 or not trained.history else getattr(config, "inner_steps", 0)
+        outer = run.num_steps * run.num_tasks if trained.history else 0
+        per_user = int(trained.settings.get("steps", inner))
+        counts[arm] = {"training": outer * (1 + inner), "per_user": per_user}
+    return counts
 
 
 def fine_tuned_arm(

@@ -6,6 +6,7 @@ The test tasks are opened once, after the last choice, and the record says when.
 import dataclasses
 import functools
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import evaluate, plots, progress, report, tables
-from metajax.arms import A2, A4, Joint, Trained, baselines, fold_in_learner, trained_arm
+from metajax import evaluate, journal, plots, progress, report, tables
+from metajax.arms import A2, A4, Joint, Trained, baselines, fold_in_learner, gradients, trained_arm
 from metajax.command import cli
 from metajax.data import sources
 from metajax.learners import pooled
@@ -114,6 +115,10 @@ def run_experiment(
         tables.show(record)
         return record
     began = time.perf_counter()
+    folder = run.out or pathlib.Path("out") / f"{name}-{short}"
+    if run.fresh:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    run = dataclasses.replace(run, out=folder)
     problem = load(run)
     seconds = {"data": time.perf_counter() - began}
     arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
@@ -153,13 +158,15 @@ def run_experiment(
         "history": {arm: t.history for arm, t in arms.items() if t.history},
         "shots": shots,
         "seconds": seconds,
+        "peak_memory": journal.peak_memory(),
+        "gradients": gradients(arms, config),
     }
     record = report.Record(facts, scores)
-    folder = run.out or pathlib.Path("out") / f"{name}-{short}"
     path = report.write(folder, f"{name}-{short}", record)
     if run.publish:
         report.write(report.RESULTS, f"{name}-{short}", record)
     plots.k_shot(record, "user_cold", folder / "k_shot.png")
+    journal.write_checksums(folder)
     tables.show(record)
     print(f"record {path}\nplot   {folder / 'k_shot.png'}")
     return record

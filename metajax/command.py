@@ -27,7 +27,7 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
-        sys.exit("stopped by the user; nothing was written")
+        sys.exit("stopped by the user; the same command goes on from the last checkpoint")
 
 
 def _parse(config: type, description: str | None) -> Any:

@@ -38,6 +38,8 @@ class Run:
     """Support ratings of a training task, at most."""
     out: pathlib.Path | None = None
     """Folder for record and plots; else out/EXPERIMENT-DATASET."""
+    fresh: bool = False
+    """Start anew, instead of going on from the checkpoints of the same run in the folder."""
     publish: bool = False
     """Store the record in paper/results too."""
     from_records: bool = False

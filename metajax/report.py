@@ -27,6 +27,8 @@ from metajax.types import UserError
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "paper" / "results"
 PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
+PLACES = ("out", "data_dir", "fresh", "publish", "from_records")
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -94,8 +96,15 @@ def _module_name() -> str:
 
 
 def config_hash(config: Any) -> str:
-    """A digest of a resolved configuration, as 12 hexadecimal digits."""
-    text = json.dumps(dataclasses.asdict(config), sort_keys=True, default=str)
+    """A digest of a resolved configuration, as 12 hexadecimal digits.
+
+    Where the data lie and where results go does not count: it changes no result.
+    """
+    settings = dataclasses.asdict(config)
+    for part in (settings, settings.get("run", {})):
+        for name in PLACES:
+            part.pop(name, None)
+    text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
@@ -106,7 +115,9 @@ def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     compact = {k: v.astype(np.float32) for k, v in record.scores.items()}
-    digest = _replace(folder / f"{name}.npz", lambda f: np.savez_compressed(f, allow_pickle=False, **compact))
+    digest = _replace(
+        folder / f"{name}.npz", lambda f: np.savez_compressed(f, allow_pickle=False, **compact)
+    )
     facts = {**record.facts, "scores_blake2b": digest}
     text = json.dumps(facts, indent=1, sort_keys=True, default=_plain) + "\n"
     _replace(folder / f"{name}.json", lambda f: f.write(text.encode()))
