@@ -10,7 +10,7 @@ Deviates: item factors and biases are estimated beforehand from all meta-trainin
 import optax
 
 from experiments.maml import Config, model
-from metajax import benchmark, tree
+from metajax import benchmark, report, tree
 from metajax.learners.gradient import gradient
 from metajax.types import MetaLearner
 
@@ -25,9 +25,9 @@ def build(
     return learner, optax.adam(config.outer_rate)
 
 
-def main(config: Config) -> None:
-    """Runs the experiment."""
-    benchmark.run_experiment("anil", config, model, {"A6 ANIL": build}, "A6 ANIL")
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("anil", config, model, {"A6 ANIL": build}, "A6 ANIL")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ Deviates: item factors and biases are estimated beforehand from all meta-trainin
 import optax
 
 from experiments.maml import Config, model
-from metajax import benchmark
+from metajax import benchmark, report
 from metajax.learners.pooled import fine_tuned
 from metajax.types import MetaLearner
 
@@ -26,9 +26,9 @@ def build(
     return learner, optax.adam(config.outer_rate)
 
 
-def main(config: Config) -> None:
-    """Runs the experiment: fine-tuning is an arm of every table, and here the table is about it."""
-    benchmark.run_experiment("finetune", config, model, {}, benchmark.A4)
+def main(config: Config) -> report.Record:
+    """The record of the experiment: fine-tuning is an arm of every table; here it is the topic."""
+    return benchmark.run_experiment("finetune", config, model, {}, benchmark.A4)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ Deviates: cold items get factors and biases that a ridge regression predicts fro
 """
 
 from experiments.maml import Config, model
-from metajax import benchmark
+from metajax import benchmark, report
 from metajax.types import MetaLearner
 
 
@@ -21,9 +21,9 @@ def build(config: Config, problem: benchmark.Problem) -> tuple[MetaLearner, None
     return benchmark.fold_in_learner(problem)[0], None
 
 
-def main(config: Config) -> None:
-    """Runs the experiment: fold-in is an arm of every table, and here the table is about it."""
-    benchmark.run_experiment("fold_in", config, model, {}, benchmark.A2)
+def main(config: Config) -> report.Record:
+    """The record of the experiment: fold-in is an arm of every table; here it is the topic."""
+    return benchmark.run_experiment("fold_in", config, model, {}, benchmark.A2)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ beforehand from all meta-training ratings.
 import optax
 
 from experiments.maml import Config, model
-from metajax import benchmark
+from metajax import benchmark, report
 from metajax.learners.gradient import gradient
 from metajax.transforms.reptile import reptile
 from metajax.types import MetaLearner
@@ -41,10 +41,10 @@ def build_reptile(
     return reptile(learner), tx
 
 
-def main(config: Config) -> None:
-    """Runs the experiment."""
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
     methods = {"A6 FOMAML": build, "A6 Reptile": build_reptile}
-    benchmark.run_experiment("foma", config, model, methods, "A6 FOMAML")
+    return benchmark.run_experiment("foma", config, model, methods, "A6 FOMAML")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import dataclasses
 
 import optax
 
-from metajax import benchmark
+from metajax import benchmark, report
 from metajax.learners.gradient import gradient
 from metajax.models.towers import factor_mlp
 from metajax.types import MetaLearner, Model
@@ -49,9 +49,9 @@ def build(
     return learner, optax.adam(config.outer_rate)
 
 
-def main(config: Config) -> None:
-    """Runs the experiment."""
-    benchmark.run_experiment("maml", config, model, {"A6 MAML": build}, "A6 MAML")
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("maml", config, model, {"A6 MAML": build}, "A6 MAML")
 
 
 if __name__ == "__main__":

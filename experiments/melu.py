@@ -17,7 +17,7 @@ import dataclasses
 
 import optax
 
-from metajax import benchmark, tree
+from metajax import benchmark, report, tree
 from metajax.learners.gradient import gradient
 from metajax.models.towers import melu_net
 from metajax.types import MetaLearner, Model
@@ -56,9 +56,9 @@ def build(
     return learner, optax.adam(config.outer_rate)
 
 
-def main(config: Config) -> None:
-    """Runs the experiment."""
-    benchmark.run_experiment("melu", config, model, {"A6 MeLU": build}, "A6 MeLU")
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("melu", config, model, {"A6 MeLU": build}, "A6 MeLU")
 
 
 if __name__ == "__main__":

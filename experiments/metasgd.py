@@ -10,7 +10,7 @@ estimated beforehand from all meta-training ratings.
 import optax
 
 from experiments.maml import Config, model
-from metajax import benchmark, optim
+from metajax import benchmark, optim, report
 from metajax.learners.gradient import gradient
 from metajax.types import MetaLearner
 
@@ -24,9 +24,9 @@ def build(
     return learner, optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
 
 
-def main(config: Config) -> None:
-    """Runs the experiment."""
-    benchmark.run_experiment("metasgd", config, model, {"A6 Meta-SGD": build}, "A6 Meta-SGD")
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("metasgd", config, model, {"A6 Meta-SGD": build}, "A6 Meta-SGD")
 
 
 if __name__ == "__main__":

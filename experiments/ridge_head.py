@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import optax
 
-from metajax import benchmark, losses
+from metajax import benchmark, losses, report
 from metajax.data.pretrain import as_cold
 from metajax.learners import closed_form, pooled
 from metajax.models.items import item_features, item_offset, linear_head
@@ -100,13 +100,13 @@ ABLATIONS = {
 }
 
 
-def main(config: Config) -> None:
-    """Runs the experiment."""
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
     methods = {"A6 ridge head": build} | (ABLATIONS if config.ablations else {})
     joint = lambda network: hide(
         pooled.pooled(network, loss=_loss(config)), config.hidden_share, as_cold
     )
-    benchmark.run_experiment("ridge_head", config, model, methods, "A6 ridge head", joint)
+    return benchmark.run_experiment("ridge_head", config, model, methods, "A6 ridge head", joint)
 
 
 if __name__ == "__main__":

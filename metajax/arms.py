@@ -20,7 +20,7 @@ from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
 from metajax.problem import Problem, Run, valid_mae
-from metajax.types import MetaLearner, Model, Params
+from metajax.types import Episode, MetaLearner, Model, Params
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
 A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
@@ -127,27 +127,46 @@ def fine_tuned_arm(
     joint: Trained,
     problem: Problem,
     rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3),
-    steps: tuple[int, ...] = (1, 3, 5, 10, 20),
+    most_steps: int = 20,
 ) -> Trained:
-    """Joint training, then fine-tuning at the rate and steps best on meta-validation."""
+    """Joint training, then fine-tuning at the rate and the number of steps best on validation.
+
+    Every rate and every number of steps from 1 to ``most_steps`` is tried, in one program.
+    """
     began = time.perf_counter()
-    grid: dict[tuple[float, int], float] = {}
-    for n in steps:
-        over_rates = jax.jit(functools.partial(_valid_by_rate, model, problem, n))
-        scores = np.asarray(over_rates(joint.params, jnp.asarray(rates))).mean(axis=0)
-        grid |= {(rate, n): float(score) for rate, score in zip(rates, scores, strict=True)}
-    rate, n = min(grid, key=lambda setting: np.nan_to_num(grid[setting], nan=np.inf))
-    settings = {"rate": rate, "steps": n, "valid_mae": grid[rate, n], "trials": len(grid)}
-    settings["grid"] = {f"{r:g} x {k}": v for (r, k), v in grid.items()}
-    chosen = pooled.fine_tuned(model, optax.sgd(rate), n)
+    by_step = jax.jit(functools.partial(_valid_by_step, model, problem, most_steps))
+    score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
+    row, column = np.unravel_index(np.nanargmin(score_RxN), score_RxN.shape)
+    rate, steps = rates[row], int(column) + 1
+    settings = {"rate": rate, "steps": steps, "valid_mae": float(score_RxN[row, column])}
+    settings |= {"trials": score_RxN.size, "rates": rates, "grid": score_RxN.round(5).tolist()}
+    chosen = pooled.fine_tuned(model, optax.sgd(rate), steps)
     return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
 
 
-def _valid_by_rate(model: Model, problem: Problem, steps: int, params: Params, rates: jax.Array):
-    """Validation error (S, R) of fine-tuning by ``steps`` at each of R rates."""
-    fine_tuned = lambda rate: pooled.fine_tuned(model, optax.sgd(rate), steps)
-    of_seed = lambda p: jax.lax.map(lambda rate: valid_mae(fine_tuned(rate), p, problem), rates)
-    return jax.vmap(of_seed)(params)
+def _valid_by_step(
+    model: Model, problem: Problem, num_steps: int, params: Params, rates: jax.Array
+) -> jax.Array:
+    """Validation error (S, R, N) of fine-tuning at R rates after each of N steps."""
+    source, tasks = problem.valid
+    num_tasks = tasks.query.label.shape[0]
+
+    def of_rate(params: Params, rate: jax.Array) -> jax.Array:
+        learner = pooled.fine_tuned(model, optax.sgd(rate), 1)
+
+        def of_task(index: Episode) -> jax.Array:
+            episode = episodes.fetch(index, source)
+
+            def step(state, _):
+                state = learner.adapt(state, episode.support, jax.random.key(0))
+                error = jnp.abs(learner.predict(state, episode.query.inputs) - episode.query.label)
+                return state, jnp.mean(error)
+
+            return jax.lax.scan(step, learner.start(params, episode.profile), length=num_steps)[1]
+
+        return jax.lax.map(of_task, tasks, batch_size=min(128, num_tasks)).mean(axis=0)
+
+    return jax.vmap(lambda p: jax.lax.map(functools.partial(of_rate, p), rates))(params)
 
 
 def baselines(

@@ -1,0 +1,98 @@
+"""Writes experiments/README.md: every method with its paper, the published number and ours.
+
+All numbers are computed from the records in paper/results when this runs; nothing is typed in.
+Run: python -m experiments.index
+"""
+
+import ast
+import pathlib
+import re
+
+from metajax import report, tables
+
+HERE = pathlib.Path(__file__).resolve().parent
+FIELDS = ("References", "Reference", "Run", "Published", "Deviates")
+
+HEAD = """# Experiments
+
+One file per method: `Config`, `build(config, problem) -> (learner, outer optimizer)`, `main`.
+Written by `python -m experiments.index` from the records in `paper/results/`; do not edit.
+
+MAE is the mean over users of the test scenario named, with its 95 % bootstrap interval over users
+after averaging each user over the training seeds; differences are paired by user, and a star marks
+an interval that excludes 0. *N1 gap* is how much worse the method gets when the labels of its
+support are shuffled. Minutes are wall time of the whole run, all arms and controls included, on the
+machine the record names.
+"""
+
+
+def described(path: pathlib.Path) -> dict[str, str]:
+    """The title and the labeled fields of a module's docstring, each on one line."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or path.stem
+    parts = re.split(rf"^({'|'.join(FIELDS)}): ", text, flags=re.MULTILINE)
+    flat = [" ".join(part.split()) for part in parts]
+    fields = dict(zip(flat[1::2], flat[2::2], strict=True))
+    return {"title": text.splitlines()[0], **fields}
+
+
+def section(path: pathlib.Path) -> str:
+    """The Markdown section of one experiment; empty for a module that has no record."""
+    records = sorted(report.RESULTS.glob(f"{path.stem}-*.json"))
+    found = [report.read(file) for file in records]
+    shown = [r for r in found if {"method", "split", "arms"} <= set(r.facts)]
+    if not shown:
+        return ""
+    fields = described(path)
+    lines = [f"## `{path.stem}`", "", fields["title"], ""]
+    for name in FIELDS:
+        if name in fields:
+            value = f"`{fields[name]}`" if name == "Run" else fields[name]
+            lines.append(f"- {name}: {value}")
+    heads = ("data", "scenario", "arm", "MAE [95 %]", "minus fold-in", "minus fine-tuned", "N1 gap")
+    lines += ["", f"| {' | '.join(heads)} | minutes |", "|" + " --- |" * (len(heads) + 1)]
+    lines += [row for record in shown for row in rows(record)]
+    return "\n".join([*lines, ""])
+
+
+def rows(record: report.Record) -> list[str]:
+    """The table rows of a record: its method, and further methods, in each scenario."""
+    facts = record.facts
+    methods = [arm for arm in facts["arms"] if not re.match(r"A[0-57] ", arm)]
+    out = []
+    for scenario in facts["split"]["tasks"]:
+        for arm in methods or [facts["method"]]:
+            mine = record.of(scenario, arm, "all", "mae")
+            mean = report.interval(mine, "mae")
+            against = [
+                "" if arm == other else _signed(mine, record.of(scenario, other, "all", "mae"))
+                for other in ("A2 fold-in", "A4 fine-tuned")
+            ]
+            gap = tables.verdict(record, scenario, arm)
+            cells = [
+                facts["data"]["name"],
+                scenario.replace("_", "-"),
+                arm,
+                f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
+                *against,
+                f"{gap.mean:+.4f}{'' if tables.adapts(gap) else ' NO ADAPTATION'}",
+                f"{facts['seconds']['total'] / 60:.1f}",
+            ]
+            out.append(f"| {' | '.join(cells)} |")
+    return out
+
+
+def _signed(a, b) -> str:
+    d = report.difference(a, b)
+    star = "\\*" if d.low > 0 or d.high < 0 else ""
+    return f"{d.mean:+.4f}{star} [{d.low:+.4f}, {d.high:+.4f}]"
+
+
+def build() -> str:
+    """The whole page."""
+    files = sorted(p for p in HERE.glob("*.py") if p.stem != "__init__")
+    return "\n".join([HEAD, *filter(None, map(section, files))])
+
+
+if __name__ == "__main__":
+    (HERE / "README.md").write_text(build())
+    print(f"wrote {HERE / 'README.md'}")

@@ -1,0 +1,117 @@
+"""What a person at the command line sees when something is wrong: one line, and what to do."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import optax
+import pytest
+
+from experiments import fold_in, maml
+from metajax import arms, benchmark, command, problem
+from metajax.data import synthetic
+from metajax.types import UserError
+
+
+def run(monkeypatch, capsys, *options: str, main=maml.main) -> tuple[object, str]:
+    """The exit status and the message of an experiment called with the options."""
+    monkeypatch.setattr(sys, "argv", ["maml", *options])
+    with pytest.raises(SystemExit) as stop:
+        command.cli(main, maml.Config)
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().out
+    return stop.value.code, said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--no-such-option",), "--no-such-option"),
+        (("--num-steps", "many"), "many"),
+        (("--dataset",), "--dataset"),
+        (("--dataset", "no-such-set"), "no-such-set"),
+        (("--dataset", "ml-1m", "--data-dir", "/no/such/folder"), "/no/such/folder"),
+        (("--dataset", "no-such-set", "--from-records"), "no record"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(monkeypatch, capsys, options, told):
+    _, said = run(monkeypatch, capsys, *options)
+    assert said.startswith("error: ") and told in said and "\n" not in said.strip()
+
+
+def test_a_missing_file_names_the_file_and_the_place(monkeypatch, capsys, tmp_path):
+    (tmp_path / "ml-1m").mkdir()
+    _, said = run(monkeypatch, capsys, "--dataset", "ml-1m", "--data-dir", str(tmp_path))
+    assert "ratings" in said and str(tmp_path) in said and "\n" not in said.strip()
+
+
+def _write_ratings(path: Path, last: str) -> None:
+    rows = [f"{u}::{i}::{1 + (u + i) % 5}::{i}" for u in range(1, 30) for i in range(1, 20)]
+    path.mkdir()
+    (path / "ratings.dat").write_text("\n".join([*rows, last]) + "\n")
+    users = "".join(f"{u}::F::25::1::0\n" for u in range(1, 31))
+    (path / "users.dat").write_text(users)
+    movies = "".join(f"{i}::Film {i} (1990)::Drama\n" for i in range(1, 21))
+    (path / "movies.dat").write_text(movies)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("30::1::9::5", "scale"),
+        ("30::1", "cut short"),
+        ("30::1::nan::5", "nan"),
+        ("30::1::x::5", "x"),
+    ],
+)
+def test_a_damaged_ratings_file_is_told_in_one_line(monkeypatch, capsys, tmp_path, last, told):
+    _write_ratings(tmp_path / "ml-1m", last)
+    _, said = run(monkeypatch, capsys, "--dataset", "ml-1m", "--data-dir", str(tmp_path))
+    assert said.startswith("error: ") and told in said.lower() and "\n" not in said.strip()
+
+
+def test_users_with_too_few_interactions_are_told(monkeypatch, capsys, tmp_path):
+    log = tmp_path / "log.csv"
+    rows = "".join(f"{u},{i},{1 + (u + i) % 5}\n" for u in range(20) for i in range(5))
+    log.write_text("user_id,item_id,rating\n" + rows)
+    _, said = run(monkeypatch, capsys, "--dataset", str(log))
+    assert "no user has 13 to 100 interactions" in said and "\n" not in said.strip()
+
+
+def test_a_diverged_run_names_the_step(monkeypatch):
+    config = maml.Config(benchmark.Run(dataset="synthetic", seeds=1, num_steps=4, num_tasks=2))
+    monkeypatch.setattr(problem.sources, "load", lambda *_: synthetic.rating_log(240, 120))
+    loaded = benchmark.load(config.run)
+    learner, _ = maml.build(config, loaded)
+
+    with pytest.raises(UserError, match=r"not finite at outer step [1-4]"):
+        arms.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.run)
+
+
+def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(problem.sources, "load", lambda *_: synthetic.rating_log(240, 120))
+    monkeypatch.setattr(benchmark.report, "RESULTS", tmp_path / "results")
+    run = benchmark.Run(
+        dataset="synthetic", seeds=2, num_steps=4, num_tasks=4, out=tmp_path, publish=True
+    )
+    config = maml.Config(run=run, hidden=(8,))
+    record = fold_in.main(config)
+    printed = capsys.readouterr().out
+    assert "A2 fold-in" in printed and "user-cold" in printed
+    assert (tmp_path / "k_shot.png").stat().st_size > 10_000
+    mean_error = record.of("user_cold", "A0 item mean", "all", "mae").mean()
+    assert f"{mean_error:.4f}" in printed
+
+    stored = benchmark.report.read(tmp_path / "results" / "fold_in-synthetic.json")
+    for name, scores in record.scores.items():
+        np.testing.assert_allclose(stored.scores[name], scores, rtol=1e-6)
+    cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
+    np.testing.assert_allclose(cold, record.of("user_cold", "A0 item mean", "all", "mae"), 1e-5)
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    record = benchmark.report.Record({"experiment": "x"}, {"a|b|c|d": np.ones((1, 3))})
+    path = benchmark.report.write(tmp_path, "x", record)
+    scores = path.with_suffix(".npz")
+    scores.write_bytes(scores.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"x\.npz is not the file"):
+        benchmark.report.read(path)
