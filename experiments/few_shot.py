@@ -62,11 +62,15 @@ def meta_train(
     seed: int,
     folder: pathlib.Path,
     judge: Callable[[Params], jax.Array],
+    block: int = 100,
+    save_every: float = 10.0,
 ) -> train.Fitted:
     """Meta-trains with checkpoints in ``folder``; a new call goes on from the last one.
 
     Args:
       judge: params -> accuracy on meta-validation, by which the parameters are chosen.
+      block: outer steps between two looks at it.
+      save_every: seconds between checkpoints, at least.
 
     Raises:
       UserError: a loss is not finite, or the checkpoints are another run's.
@@ -80,11 +84,12 @@ def meta_train(
             data,
             jax.random.split(jax.random.key(seed), 1),
             method.num_steps,
-            block=min(100, method.num_steps),
+            block=min(block, method.num_steps),
             validate=lambda params: 1.0 - judge(params),
             chunk_size=method.chunk_size,
             report=update,
             checkpoint=folder,
+            save_every=save_every,
         )
 
 
@@ -114,11 +119,8 @@ def accuracies(
     return jax.lax.map(one, jax.random.split(key, num_tasks))
 
 
-def facts(
-    experiment: str, scenario: str, arm: str, config: Any, method: Method, trained: train.Fitted
-) -> dict[str, Any]:
-    """What the record of an arm says beside its scores."""
-    schedule = {k: getattr(method, k) for k in Method._fields[3:]}
+def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float) -> dict[str, Any]:
+    """What the record of an arm says beside its scores; ``schedule`` is to be added."""
     return {
         "experiment": experiment,
         "scenario": scenario,
@@ -126,11 +128,13 @@ def facts(
         "config": dataclasses.asdict(config),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
-        "schedule": schedule,
-        "history": trained.history,
-        "best_step": trained.best_step,
-        "seconds": {"train": trained.seconds, "cpu": time.process_time()},
+        "seconds": {"train": seconds, "cpu": time.process_time()},
     }
+
+
+def schedule(method: Method) -> dict[str, Any]:
+    """The numbers of a method: steps, tasks, ways, shots, queries, chunks, notes."""
+    return {name: getattr(method, name) for name in Method._fields[3:]}
 
 
 def show(title: str, records: Sequence[report.Record]) -> None:

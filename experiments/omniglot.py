@@ -24,7 +24,8 @@ import optax
 
 from experiments import few_shot
 from metajax import benchmark, losses, report, tree
-from metajax.data import images, sources
+from metajax.data import images
+from metajax.data.builders import cache
 from metajax.learners.gradient import gradient
 from metajax.learners.implicit import implicit
 from metajax.learners.metric import prototypes
@@ -179,19 +180,17 @@ ARMS: dict[str, tuple[str, Callable[[Config], few_shot.Method]]] = {
 
 
 def load(data_dir: pathlib.Path | None) -> dict[str, np.ndarray]:
-    """The images (32460, 28, 28) and their class numbers.
+    """The images (32460, 28, 28) and their class numbers, through the prepared data set.
 
     Raises:
-      UserError: the file is missing or damaged.
+      UserError: the files are missing or damaged.
     """
-    path = sources.data_folder(data_dir) / "omniglot" / "omniglot28.npz"
-    if not path.is_file():
-        raise UserError(f"no {path}; put the Omniglot images there or name --data-dir")
-    try:
-        with np.load(path) as arrays:
-            return {"images": arrays["images"], "label": arrays["class_id"].astype(np.int32)}
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); fetch it again") from error
+    examples = cache.source(cache.prepare("omniglot28", data_dir), "image_classes")
+    found = [examples[i] for i in range(len(examples))]
+    found.sort(key=lambda example: example["class_id"])
+    drawings = [len(example["images"]) for example in found]
+    label = np.repeat([example["class_id"] for example in found], drawings)
+    return {"images": np.concatenate([example["images"] for example in found]), "label": label}
 
 
 def part(data: dict[str, np.ndarray], name: str) -> images.ClassImages:
@@ -223,7 +222,9 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     scores = tested(params, part(data, "test"), jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
     shown = label + (", layer norm" if config.layer_norm else "")
-    facts = few_shot.facts("omniglot", scenario, shown, config, method, trained)
+    facts = few_shot.facts("omniglot", scenario, shown, config, trained.seconds)
+    facts |= {"schedule": few_shot.schedule(method), "history": trained.history}
+    facts["best_step"] = trained.best_step
     facts["split"] = {"file": SPLIT.name, "seed": images.read_split(SPLIT)["seed"]}
     key = report.score_name(scenario, shown, "test", "accuracy")
     record = report.Record(facts, {key: np.asarray(scores)[None]})
