@@ -84,13 +84,13 @@ def show(record: report.Record) -> None:
 
 def plot(record: report.Record, path) -> None:
     """Saves the curve of the error over inner steps, one line per arm."""
-    figure, axes = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     steps, scenario = conditions(record), record.facts["scenario"]
     for i, arm in enumerate(record.facts["arms"]):
         results = [
             report.interval(record.of(scenario, arm, f"steps={s}", METRIC), METRIC) for s in steps
         ]
-        color = plots.COLORS[i % len(plots.COLORS)]
+        color = (*plots.COLORS, "#000000")[i % (len(plots.COLORS) + 1)]
         axes.plot(
             steps,
             [r.mean for r in results],
@@ -108,7 +108,7 @@ def plot(record: report.Record, path) -> None:
     axes.set_ylabel("mean squared error")
     axes.set_title(f"Sinusoid, {scenario}", fontsize=10)
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7, ncols=2)
+    figure.legend(loc="outside lower center", fontsize=7, ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
     plt.close(figure)
