@@ -1,0 +1,80 @@
+"""Noise on inner gradients: a learner that meets a slightly different path in every task."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import losses
+from metajax.types import Episode, MetaLearner, PyTree, UserError
+
+
+class Noise(NamedTuple):
+    """The state of `gaussian_noise`.
+
+    Attributes:
+      seed: () uint32, where the noise of this task comes from.
+      step: () int32, the number of updates so far.
+      on: () 1 where there is noise, 0 where gradients pass as they are.
+    """
+
+    seed: jax.Array
+    step: jax.Array
+    on: jax.Array
+
+
+def gaussian_noise(share: float) -> optax.GradientTransformation:
+    """Multiplies every entry of the gradient by ``n ~ N(1, share / (1 - share))`` once switched on.
+
+    Mean and variance are those of inverted dropout with the rate ``share``. Off, as it starts, it
+    is the identity: put it before the inner optimizer with ``optax.chain``.
+    """
+    deviation = (share / (1.0 - share)) ** 0.5
+
+    def init(params: PyTree) -> Noise:
+        del params
+        return Noise(jnp.zeros((), jnp.uint32), jnp.zeros((), jnp.int32), jnp.zeros(()))
+
+    def update(grads: PyTree, state: Noise, params: PyTree | None = None):
+        del params
+        leaves, structure = jax.tree.flatten(grads)
+        key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+        keys = jax.random.split(key, max(len(leaves), 1))
+        factor = lambda g, k: 1.0 + state.on * deviation * jax.random.normal(k, g.shape, g.dtype)
+        noisy = [g * factor(g, k) for g, k in zip(leaves, keys, strict=False)]
+        return jax.tree.unflatten(structure, noisy), state._replace(step=state.step + 1)
+
+    return optax.GradientTransformation(init, update)
+
+
+def dropgrad(learner: MetaLearner, *, loss: losses.Loss = losses.squared_error) -> MetaLearner:
+    """The learner whose inner gradients are noisy while it is meta-trained, and only then.
+
+    Args:
+      learner: one whose inner optimizer has `gaussian_noise` in it.
+      loss: the outer loss on the query set.
+
+    Raises:
+      UserError: there is no `gaussian_noise` in the learner's state.
+
+    References: Tseng et al., "Regularizing meta-learning via gradient dropout", ACCV 2020.
+    """
+    is_noise = lambda x: isinstance(x, Noise)
+
+    def switched_on(state: PyTree, key: jax.Array) -> PyTree:
+        if not any(map(is_noise, jax.tree.leaves(state, is_leaf=is_noise))):
+            raise UserError("dropgrad: put dropgrad.gaussian_noise(share) into the inner optimizer")
+        seed = jax.random.bits(key, (), jnp.uint32)
+        turn = lambda x: x._replace(seed=seed, on=jnp.ones_like(x.on)) if is_noise(x) else x
+        return jax.tree.map(turn, state, is_leaf=is_noise)
+
+    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
+        key_noise, key_adapt = jax.random.split(key)
+        state = switched_on(learner.start(params, episode.profile), key_noise)
+        state = learner.adapt(state, episode.support, key_adapt)
+        scores = learner.predict(state, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        return value, {"query_loss": value}
+
+    return learner._replace(loss=outer_loss)
