@@ -169,7 +169,7 @@ def _latest(
         if told["identity"] != identity or set(arrays) != set(_flat(like)):
             raise UserError(
                 f"checkpoint {path} belongs to another run (other settings, data, code or "
-                f"versions); start anew with --fresh or by removing {folder}, or choose another --out"
+                f"versions); start anew with --fresh, or remove {folder}, or choose another --out"
             )
         return Saved(step, _unflat(like, arrays), told["notes"])
     if steps:

@@ -180,3 +180,9 @@ def interval(scores: np.ndarray, metric: str) -> stats.Interval:
 def difference(a: np.ndarray, b: np.ndarray) -> stats.Interval:
     """The mean over tasks of a - b, each (S, T) averaged over its seeds, paired by task."""
     return stats.paired_bootstrap(stats.mean_of_seeds(a), stats.mean_of_seeds(b))
+
+
+if __name__ == "__main__":
+    from metajax import compare
+
+    compare.cli()
