@@ -15,7 +15,7 @@ from metajax.models.towers import identity
 from metajax.types import Episode
 
 FAST = {"xla_backend_optimization_level": 0}
-NUM_DRAWS = 16_000
+NUM_DRAWS = 8_000
 SHOTS = (1, 3, 5, 10, 20, 50)
 # Query MSE of LatentUsers(dim=8, tau=1, sigma=.5), measured elsewhere with numpy.
 NUM_DRAWS_OF_TABLE = 4000
