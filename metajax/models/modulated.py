@@ -1,0 +1,126 @@
+"""Networks that a task steers from outside, and the features of a user-item pair they read.
+
+The decoders are called with the profile ``(profile, code)`` and features (N, E).
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax.models.bridge import from_nnx
+from metajax.types import Model, PyTree
+
+
+def _linear(rngs: nnx.Rngs, a: int, b: int, *, bias: bool = True) -> nnx.Linear:
+    return nnx.Linear(a, b, use_bias=bias, rngs=rngs)
+
+
+class _Film(nnx.Module):
+    """A perceptron whose hidden layers are scaled and shifted by a network of the context."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, hidden: Sequence[int], num_hyper: int):
+        pairs = itertools.pairwise((width, *hidden))
+        self.body = nnx.List([_linear(rngs, a, b) for a, b in pairs])
+        self.head = _linear(rngs, hidden[-1], 1)
+        self.hyper = _linear(rngs, width, num_hyper, bias=False)
+        self.modulate = nnx.List([_linear(rngs, num_hyper, 2 * b, bias=False) for b in hidden])
+
+    def __call__(self, profile: tuple[PyTree, jax.Array], x_NxE: jax.Array) -> jax.Array:
+        _, context = profile
+        hyper_NxH = jax.nn.relu(self.hyper(x_NxE * context[None, :]))
+        for layer, modulate in zip(self.body, self.modulate, strict=True):
+            scale_NxB, shift_NxB = jnp.split(modulate(hyper_NxH), 2, axis=1)
+            x_NxE = jax.nn.relu((1.0 + scale_NxB) * layer(x_NxE) + shift_NxB)
+        return self.head(x_NxE)[:, 0]
+
+
+def film_mlp(hidden: Sequence[int] = (64, 64), num_hyper: int = 256) -> Model:
+    """Scores (N,) of features (N, E) under a context (E,), by feature-wise linear modulation.
+
+    A network of ``x * context`` gives each hidden layer its scale and shift, row by row. It has no
+    biases: under the context 0 this is the plain perceptron.
+
+    References: Feng et al., "CMML: contextual modulation meta learning for cold-start
+    recommendation", CIKM 2021; Perez et al., "FiLM", AAAI 2018.
+    """
+    return from_nnx(lambda rngs, profile, x: _Film(rngs, x.shape[-1], hidden, num_hyper))
+
+
+class _Adaptive(nnx.Module):
+    """TaNP's decoder: a perceptron on features and latent, steered by the task embedding."""
+
+    def __init__(self, rngs: nnx.Rngs, width: int, num_task: int, hidden: Sequence[int]):
+        pairs = itertools.pairwise((width, *hidden))
+        self.body = nnx.List([_linear(rngs, a, b) for a, b in pairs])
+        self.head = _linear(rngs, hidden[-1], 1)
+        self.scale = nnx.List([_linear(rngs, num_task, b, bias=False) for b in hidden])
+        self.shift = nnx.List([_linear(rngs, num_task, b, bias=False) for b in hidden])
+
+    def __call__(
+        self, profile: tuple[PyTree, tuple[jax.Array, jax.Array]], x_NxE: jax.Array
+    ) -> jax.Array:
+        _, (latent, task) = profile
+        latent_NxZ = jnp.broadcast_to(latent, (x_NxE.shape[0], latent.shape[0]))
+        h_NxB = jnp.concatenate([x_NxE, latent_NxZ], axis=1)
+        for layer, scale, shift in zip(self.body, self.scale, self.shift, strict=True):
+            gamma, beta = jnp.tanh(scale(task)), jnp.tanh(shift(task))
+            h_NxB = jax.nn.relu(gamma[None, :] * layer(h_NxB) + beta[None, :])
+        return self.head(h_NxB)[:, 0]
+
+
+def adaptive_decoder(hidden: Sequence[int] = (32, 32, 16)) -> Model:
+    """Scores (N,) of features (N, E) given the code ``(latent (Z,), task embedding (T,))``.
+
+    Every hidden layer is ``ReLU(h * tanh(Gamma t) + tanh(B t))``, Gamma and B without biases.
+
+    References: Lin et al., "Task-adaptive neural process for user cold-start recommendation", WWW
+    2021.
+    """
+
+    def make(rngs: nnx.Rngs, profile: tuple, x_NxE: jax.Array) -> nnx.Module:
+        latent, task = profile[1]
+        return _Adaptive(rngs, x_NxE.shape[-1] + latent.shape[0], task.shape[0], hidden)
+
+    return from_nnx(make)
+
+
+class _Pair(nnx.Module):
+    """Embeddings of the categories of user and item beside the item's stored columns."""
+
+    def __init__(
+        self, rngs: nnx.Rngs, users: Mapping[str, int], items: Mapping[str, int], dim: int
+    ):
+        table = lambda size: nnx.Embed(size, dim, rngs=rngs)
+        self.user = nnx.Dict({k: table(n) for k, n in users.items()})
+        self.item = nnx.Dict({k: table(n) for k, n in items.items()})
+        self.user_names, self.item_names = tuple(users), tuple(items)
+
+    def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
+        n = inputs["item"].shape[0]
+        user = [_bag(self.user[k], profile[k]) for k in self.user_names]
+        user_NxD = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
+        item_NxD = [_bag(self.item[k], inputs[k]) for k in self.item_names]
+        stored_NxD = [inputs["factor"], inputs["bias"][:, None]]
+        return jnp.concatenate([*user_NxD, *item_NxD, *stored_NxD], axis=1)
+
+
+def _bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
+    """The mean embedding of the indices (..., W) that are not 0."""
+    present = (index > 0)[..., None]
+    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
+    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
+
+
+def pair_features(users: Mapping[str, int], items: Mapping[str, int], dim: int = 16) -> Model:
+    """Features (N, E) of a user with each item: embedded categories, stored factors and bias.
+
+    No identifiers enter, so that unseen users and items are served alike. E is the number of
+    categorical columns times ``dim``, plus the width of the factors, plus 1.
+
+    Args:
+      users, items: name -> number of indices of the categorical columns to embed.
+    """
+    return from_nnx(lambda rngs, profile, inputs: _Pair(rngs, users, items, dim))
