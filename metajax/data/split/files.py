@@ -53,8 +53,8 @@ def load(path: Path | str, table: Interactions) -> Split:
     if not path.is_file():
         raise UserError(f"{path}: no such task file; give the path that split.save wrote")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+            arrays = dict(stored)
         about = json.loads(arrays["about"].tobytes())
         split = _assembled(about, arrays)
         expected, made_from = about["checksum"], about["table_checksum"]

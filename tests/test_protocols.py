@@ -1,0 +1,189 @@
+"""Protocols: what they say of lists that can be judged by hand, and their published quirks."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax import protocols
+from metajax.data import split, synthetic
+from metajax.types import Examples
+
+
+def queries(labels, mask=None) -> Examples:
+    """Query rows (T, Q) of the given labels."""
+    label = jnp.atleast_2d(jnp.asarray(labels, jnp.float32))
+    mask = jnp.ones_like(label) if mask is None else jnp.asarray(mask, jnp.float32)
+    return Examples(jnp.zeros(label.shape, jnp.int32), label, mask)
+
+
+def judged(protocol: protocols.Protocol, scores, query: Examples, seed: int = 0):
+    return jax.jit(protocol.judge)(
+        jnp.atleast_2d(jnp.asarray(scores, jnp.float32)), query, jax.random.key(seed)
+    )
+
+
+STARS = [5, 5, 5, 4, 4, 4, 3, 3, 2, 1]
+
+
+def test_ratings_the_five_highest_are_to_be_found():
+    # Best five by score: rows 0, 1, 2, 6, 7. Of the five highest-rated, 0, 1, 2 and two of 3, 4, 5,
+    # three are found whichever two it is.
+    scores = [10, 9, 8, 1, 2, 3, 7, 6, 5, 4]
+    found = judged(protocols.metarec_rating(), scores, queries(STARS))
+    assert found["precision@5"][0] == pytest.approx(3 / 5)
+    assert found["recall@5"][0] == pytest.approx(3 / 5)
+    assert found["hit@5"][0] == 1 and found["mrr@5"][0] == 1
+    ideal = sum(1 / np.log2(i + 2) for i in range(5))
+    assert found["ndcg@5"][0] == pytest.approx(sum(1 / np.log2(i + 2) for i in range(3)) / ideal)
+
+
+def test_a_constant_scorer_gets_chance_and_the_quirk_makes_it_look_informed():
+    num = 4000
+    rng = np.random.default_rng(0)
+    query = queries(rng.integers(1, 6, (num, 10)))
+    zeros = np.zeros((num, 10))
+    # chance: 5 of 10 drawn, precision 1/2; hit 1 - C(5,5)/C(10,5) = 251/252
+    honest = judged(protocols.metarec_rating(), zeros, query)
+    error = 0.1667 / np.sqrt(num)  # sd of a hypergeometric share, sqrt(5/36)/sqrt(5)
+    assert abs(honest["precision@5"].mean() - 0.5) < 4 * error
+    assert abs(honest["hit@5"].mean() - 251 / 252) < 4 * np.sqrt(1 / 252 / num)
+    legacy = judged(protocols.metarec_rating(legacy=True), zeros, query)
+    # ties by row put rows 0..4 on top of the scores, and of equal labels the first rows
+    expected = np.mean(
+        [
+            np.isin(np.argsort(-row, kind="stable")[:5], range(5)).mean()
+            for row in np.asarray(query.label)
+        ]
+    )
+    assert legacy["precision@5"].mean() == pytest.approx(expected, abs=1e-6)
+    assert expected > 0.5 + 10 * error
+
+
+def test_clicks_are_ratings_above_the_middle_of_the_scale():
+    table = synthetic.rating_log(num_users=60, num_items=100)
+    clicks = protocols.clicks(table)
+    np.testing.assert_array_equal(clicks.label, table.label >= 4)
+    assert clicks.scale == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("first", [1.0, 5.0])
+def test_the_published_polarity_depends_on_the_first_row(first):
+    table = synthetic.rating_log(num_users=60, num_items=100)
+    table.label[0] = first
+    legacy = protocols.clicks_by_first_row(table).label
+    honest = protocols.clicks(table).label
+    np.testing.assert_array_equal(legacy, honest if first == 1.0 else 1 - honest)
+
+
+def test_a_user_without_a_click_has_no_value_and_counts_zero_in_the_published_code():
+    lists = [[1, 0, 0, 0, 0, 0, 0, 0, 0, 0], [0] * 10, [1] * 10]
+    scores = np.tile(np.arange(10, 0, -1), (3, 1))
+    honest = judged(protocols.metarec_click(), scores, queries(lists))
+    np.testing.assert_allclose(honest["precision@5"], [0.2, np.nan, 1.0], rtol=1e-6)
+    legacy = judged(protocols.metarec_click(legacy=True), scores, queries(lists))
+    # the smallest label is subtracted: of a list full of clicks nothing is left
+    np.testing.assert_allclose(legacy["precision@5"], [0.2, 0.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(legacy["hit@5"], [1.0, 0.0, 0.0])
+
+
+def test_melu_metrics_by_hand():
+    found = judged(protocols.melu(), [3.0, 2.0, 1.0], queries([4.0, 5.0, 1.0]))
+    assert found["mae"][0] == pytest.approx((1 + 3 + 0) / 3)
+    assert found["mse"][0] == pytest.approx((1 + 9) / 3, rel=1e-5)
+    assert found["ndcg@1"][0] == pytest.approx(15 / 31)
+    log = np.log2([2, 3, 4])
+    ideal = np.sum(np.array([31, 15, 1]) / log)
+    assert found["ndcg@3"][0] == pytest.approx(
+        np.sum(np.array([15, 31, 1]) / log) / ideal, rel=1e-5
+    )
+
+
+def test_only_the_published_melu_tests_on_training_rows():
+    table = synthetic.rating_log(num_users=300)
+    honest, legacy = (protocols.melu(legacy=flag).split(table, 0) for flag in (False, True))
+    assert honest.valid and not legacy.valid
+
+    def known(made: split.Split) -> float:
+        warm = made.test["warm"]
+        pair = lambda u, i: u.astype(np.int64) * table.num_items + i
+        trained = pair(table.user[made.train_rows], table.item[made.train_rows])
+        mine = pair(np.repeat(warm.owner, warm.length), warm.other)
+        is_query = np.arange(len(mine)) - np.repeat(warm.start, warm.length) >= np.repeat(
+            warm.length - 10, warm.length
+        )
+        return float(np.isin(mine[is_query], trained).mean())
+
+    assert known(honest) == 0.0 and known(legacy) == 1.0
+
+
+def by_counting(score, label, k):
+    """P and AP at k with labels matched by value, by taking labels out of a list one at a time."""
+    ranked = [label[i] for i in np.argsort(-np.asarray(score), kind="stable")[:k]]
+    left, hits, total = sorted(label, reverse=True)[:k], 0, 0.0
+    for position, value in enumerate(ranked, start=1):
+        if value in left:
+            left.remove(value)
+            hits += 1
+            total += hits / position
+    return hits / k, total / k
+
+
+def test_matching_by_value_equals_counting_by_hand():
+    rng = np.random.default_rng(1)
+    for _, k in itertools.product(range(20), (1, 3, 5)):
+        label, score = rng.integers(1, 5, 8).astype(float), rng.random(8)
+        p, ap = protocols.matched_values(jnp.asarray(score), jnp.asarray(label), jnp.ones(8), k)
+        assert (float(p), float(ap)) == pytest.approx(by_counting(score, list(label), k))
+
+
+def test_matching_by_value_is_perfect_where_the_list_has_k_rows():
+    label = jnp.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    worst = jnp.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    found = judged(protocols.tanp(0.5, legacy=True, ks=(5,)), worst, queries(label))
+    assert found["precision@5"][0] == 1.0
+    honest = judged(protocols.tanp(0.5, ks=(5,)), worst, queries(label))
+    assert honest["precision@5"][0] == pytest.approx(0.2)
+    assert honest["map@5"][0] == pytest.approx(0.2)
+
+
+def test_ragged_queries_have_equal_weight_and_padding_is_invisible():
+    label = [[1, 0, 1, 0], [1, 1, 0, 0]]
+    mask = [[1, 1, 1, 1], [1, 1, 1, 0]]
+    scores = [[4, 3, 2, 1], [1, 2, 3, 9]]
+    found = judged(protocols.tanp(0.5, ks=(2,)), scores, queries(label, mask))
+    np.testing.assert_allclose(found["precision@2"], [0.5, 0.5])
+    other = judged(
+        protocols.tanp(0.5, ks=(2,)), scores, queries([[1, 0, 1, 0], [1, 1, 0, 1]], mask)
+    )
+    for metric, values in found.items():
+        np.testing.assert_array_equal(values, other[metric])
+
+
+def test_warm_up_is_judged_over_all_rows():
+    # scores and labels of two items; pairs (click, no click): .9>.8 .9>.1 .4<.8 .4>.1 -> 3 of 4
+    scores, label = [[0.9, 0.8], [0.4, 0.1]], [[1, 0], [1, 0]]
+    found = judged(protocols.ctr_warmup(), scores, queries(label))
+    assert found["auc"].tolist() == [0.75]
+    # yes above 1/2: .9 (right), .8 (wrong): f1 = 2 / (2 + 2)
+    assert found["f1"].tolist() == pytest.approx([0.5])
+    # yes above the mean .55: the same rows here; with one more row of score .05 the mean is .45
+    more = queries([[1, 0, 0], [1, 0, 0]], [[1, 1, 1], [1, 1, 0]])
+    with_row = [[0.9, 0.8, 0.05], [0.48, 0.1, 9.0]]
+    legacy = judged(protocols.ctr_warmup(legacy=True), with_row, more)
+    assert legacy["f1"].tolist() == pytest.approx(
+        [2 * 2 / (3 + 2)]
+    )  # mean .466: .9, .8, .48 are in
+    honest = judged(protocols.ctr_warmup(), with_row, more)
+    assert honest["f1"].tolist() == pytest.approx([2 * 1 / (2 + 2)])
+
+
+def test_names_say_which_is_which():
+    made = [f(legacy) for f in (protocols.metarec_rating, protocols.metarec_click, protocols.melu,
+                                protocols.ctr_warmup) for legacy in (False, True)]  # fmt: skip
+    made += [protocols.tanp(0.5), protocols.tanp(0.5, legacy=True)]
+    names = [p.name for p in made]
+    assert len(set(names)) == 10
+    assert all(p.name.endswith("-legacy") == p.legacy for p in made)
