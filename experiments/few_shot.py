@@ -31,7 +31,8 @@ class Method(NamedTuple):
       num_steps: outer steps.
       num_tasks: tasks per outer step.
       ways, shots, queries: the training tasks.
-      chunk_size: tasks per chunk of the outer gradient.
+      chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
+        elsewhere all tasks are taken at once.
       notes: deviations from the paper.
     """
 
@@ -86,7 +87,7 @@ def meta_train(
             method.num_steps,
             block=min(block, method.num_steps),
             validate=lambda params: 1.0 - judge(params),
-            chunk_size=method.chunk_size,
+            chunk_size=method.chunk_size if jax.default_backend() == "cpu" else None,
             report=update,
             checkpoint=folder,
             save_every=save_every,

@@ -110,17 +110,12 @@ def _image(inputs: PyTree) -> jax.Array:
     return inputs["image"] if isinstance(inputs, Mapping) else inputs
 
 
-def _by_device() -> Convolve:
-    """Patches on a CPU, the compiler's own convolution elsewhere."""
-    return patch_convolution if jax.default_backend() == "cpu" else ordinary_convolution
-
-
 def conv4(
     num_classes: int,
     filters: int = 64,
     *,
     normalize: Normalize = batch_statistics,
-    convolve: Convolve | None = None,
+    convolve: Convolve = patch_convolution,
 ) -> Model:
     """Class scores (N, ``num_classes``): four strided convolutions, the mean over places, a head.
 
@@ -133,7 +128,8 @@ def conv4(
       num_classes: width of the head.
       filters: F of every layer.
       normalize: `batch_statistics` or `layer_statistics`, or any such function.
-      convolve: None takes `patch_convolution` on a CPU, `ordinary_convolution` elsewhere.
+      convolve: `patch_convolution`, or `ordinary_convolution` where that was measured to be faster
+        (on a GPU, or where no task has kernels of its own).
 
     References: Finn et al., ICML 2017, section 5.2; Vinyals et al., NeurIPS 2016.
     """
@@ -147,7 +143,7 @@ def conv4(
         return {"body": _body_init(key_body, _image(inputs).shape[-1], filters), "head": head}
 
     def apply(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
-        maps = _features(params["body"], inputs, normalize, convolve or _by_device())
+        maps = _features(params["body"], inputs, normalize, convolve)
         x_NxF = jnp.mean(maps, axis=(1, 2))
         return x_NxF @ params["head"]["kernel"] + params["head"]["bias"].reshape(1, -1)
 
@@ -158,7 +154,7 @@ def conv4_features(
     filters: int = 64,
     *,
     normalize: Normalize = batch_statistics,
-    convolve: Convolve | None = None,
+    convolve: Convolve = patch_convolution,
 ) -> Model:
     """The maps of `conv4` laid out flat, for learners by comparison: (N, 4 F) at 28 x 28."""
 
@@ -166,7 +162,7 @@ def conv4_features(
         return {"body": _body_init(key, _image(inputs).shape[-1], filters)}
 
     def apply(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
-        maps = _features(params["body"], inputs, normalize, convolve or _by_device())
+        maps = _features(params["body"], inputs, normalize, convolve)
         return maps.reshape(maps.shape[0], -1)
 
     return Model(init, apply)
