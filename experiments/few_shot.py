@@ -33,7 +33,6 @@ class Method(NamedTuple):
       ways, shots, queries: the training tasks.
       chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
         elsewhere all tasks are taken at once.
-      notes: deviations from the paper.
     """
 
     learner: MetaLearner
@@ -45,7 +44,6 @@ class Method(NamedTuple):
     shots: int
     queries: int
     chunk_size: int | None = 1
-    notes: str = ""
 
 
 def sampler(method: Method) -> train.Sampler:
@@ -134,7 +132,7 @@ def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float)
 
 
 def schedule(method: Method) -> dict[str, Any]:
-    """The numbers of a method: steps, tasks, ways, shots, queries, chunks, notes."""
+    """The numbers of a method: steps, tasks, ways, shots, queries, chunks."""
     return {name: getattr(method, name) for name in Method._fields[3:]}
 
 
