@@ -5,7 +5,7 @@ import io
 import itertools
 import pathlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,24 +21,31 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     """
     cache = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
-    settings = _parse(config, sys.modules[main.__module__].__doc__)
     try:
-        main(settings)
+        main(parse(config, None, sys.modules[main.__module__].__doc__))
     except UserError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped by the user; the same command goes on from the last checkpoint")
 
 
-def _parse(config: type, description: str | None) -> Any:
-    """The configuration from the command line; a wrong option is told in one line."""
+def parse(
+    config: type, arguments: Sequence[str] | None = None, description: str | None = None
+) -> Any:
+    """The configuration from options, or from the command line.
+
+    Raises:
+      UserError: an option is not understood.
+    """
     said = io.StringIO()
+    prefixes = (tyro.conf.OmitArgPrefixes,)
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(config, description=description, config=(tyro.conf.OmitArgPrefixes,))
+            return tyro.cli(config, args=arguments, description=description, config=prefixes)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
         lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
         told = " ".join(itertools.takewhile(bool, lines))
-        sys.exit(f"error: {told or 'the options are not understood'} (see --help)")
+        message = f"{told or 'the options are not understood'} (see --help)"
+    raise UserError(message)
