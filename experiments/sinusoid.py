@@ -248,7 +248,8 @@ def run_shots(config: Config, shots: int) -> report.Record:
 def main(config: Config) -> None:
     """Runs all shots, or reads their records, and prints the tables."""
     if config.from_records:
-        found = sorted(report.RESULTS.glob("sinusoid-*.json"))
+        files = report.RESULTS.glob("sinusoid-*.json")
+        found = sorted(files, key=lambda path: (len(path.stem), path.stem))
         if not found:
             raise UserError(f"no records in {report.RESULTS}; run experiments.sinusoid --publish")
         records = [report.read(path) for path in found]
