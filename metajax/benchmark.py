@@ -4,11 +4,11 @@ The test tasks are opened once, after the last choice, and the record says when.
 """
 
 import dataclasses
-import functools
 import pathlib
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from metajax import evaluate, journal, plots, progress, report, tables
 from metajax.arms import A2, A4, Joint, Trained, baselines, fold_in_learner, gradients, trained_arm
 from metajax.command import cli
 from metajax.data import sources
+from metajax.data.episodes import Source
 from metajax.learners import pooled
 from metajax.problem import Frozen, Problem, Run, freeze, load
 from metajax.types import Episode, MetaLearner, Model, Params
@@ -36,57 +37,48 @@ __all__ = [
     "run_experiment",
 ]
 
-EVERY_SHOT = 10**6
-
 
 def judge(
     arms: dict[str, Trained], problem: Problem, ticket: Frozen
 ) -> tuple[dict[str, np.ndarray], list]:
     """Per-task test scores of every arm, scenario and condition; opens the test tasks.
 
+    All conditions are laid out as one list of tasks, so that an arm is one program.
+
     Returns:
       The scores as `report.Record` names them, and the shots of the k-shot curve.
     """
     source, opened = problem.open_test(ticket)
-    everything = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
-    ends = np.cumsum([tasks.query.label.shape[0] for tasks in opened.values()])
-    curve = [k for k in evaluate.SHOTS if k < everything.support.mask.shape[1]]
-    whole = jnp.array([[EVERY_SHOT, 0], [EVERY_SHOT, 1]])
-    by_shots = jnp.array([[k, 0] for k in curve])
+    key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
+    laid_out: dict[tuple[str, str], Episode] = {}
+    for i, (scenario, tasks) in enumerate(opened.items()):
+        keys = jax.random.split(jax.random.fold_in(key_alter, i), tasks.query.label.shape[0])
+        laid_out[scenario, "all"] = tasks
+        laid_out[scenario, "shuffled"] = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
+    cold = opened["user_cold"]
+    curve = [k for k in evaluate.SHOTS if k < cold.support.mask.shape[1]]
+    for k in curve:
+        laid_out["user_cold", f"k={k}"] = jax.vmap(partial(evaluate.first_shots(k), key_ties))(cold)
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *laid_out.values())
+    ends = np.cumsum([tasks.query.label.shape[0] for tasks in laid_out.values()])
+
+    rate = jax.jit(jax.vmap(evaluate.rating_metrics, (0, None, None)))
     scores: dict[str, np.ndarray] = {}
-
-    def keep(scenario: str, arm: str, condition: str, found: dict[str, np.ndarray]) -> None:
-        for metric, values in found.items():
-            scores[report.score_name(scenario, arm, condition, metric)] = values
-
     with progress.bar("test", len(arms)) as update:
         for i, (arm, trained) in enumerate(arms.items()):
-            run = jax.jit(functools.partial(_scores, trained.learner))
-            found = jax.tree.map(np.asarray, run(trained.params, source, everything, whole))
-            for scenario, end in zip(opened, ends, strict=True):
-                rows = slice(end - opened[scenario].query.label.shape[0], end)
-                for j, condition in enumerate(("all", "shuffled")):
-                    keep(scenario, arm, condition, {m: v[:, j, rows] for m, v in found.items()})
-            found = jax.tree.map(
-                np.asarray, run(trained.params, source, opened["user_cold"], by_shots)
-            )
-            for j, k in enumerate(curve):
-                keep("user_cold", arm, f"k={k}", {m: v[:, j] for m, v in found.items()})
+            predict = jax.jit(partial(_predict, trained.learner))
+            found = rate(predict(trained.params, source, together, key_predict), together, key_ties)
+            for metric, values in found.items():
+                parts = np.split(np.asarray(values), ends[:-1], axis=1)
+                for (scenario, condition), part in zip(laid_out, parts, strict=True):
+                    scores[report.score_name(scenario, arm, condition, metric)] = part
             update(i + 1, {})
     return scores, curve
 
 
-def _scores(learner: MetaLearner, params: Params, source, tasks: Episode, conditions: jax.Array):
-    """Metrics (S, C, T) under C conditions, each (shots, whether to shuffle support labels)."""
-    key_predict, key_ties = jax.random.split(jax.random.key(2))
-
-    def under(params: Params, condition: jax.Array) -> dict[str, jax.Array]:
-        shots, shuffle = condition
-        alter = evaluate.first_shots(shots, evaluate.when(shuffle > 0, evaluate.shuffled_labels))
-        found = evaluate.predictions(learner, params, source, tasks, key_predict, alter)
-        return evaluate.rating_metrics(found, tasks, key_ties)
-
-    return jax.lax.map(lambda p: jax.lax.map(lambda c: under(p, c), conditions), params)
+def _predict(learner: MetaLearner, params: Params, source: Source, tasks: Episode, key: jax.Array):
+    """Scores (S, T, Q) of every seed."""
+    return jax.lax.map(lambda p: evaluate.predictions(learner, p, source, tasks, key), params)
 
 
 def run_experiment(
