@@ -1,0 +1,187 @@
+"""Ensembles of learners: their mean, a fixed stack of them, or a gate that each task sets.
+
+The learners are the *bases*. They were meta-trained before; their parameters stand under ``bases``,
+in place of those that ``init`` gives, and get no gradient. Train stack and gate on tasks that the
+bases have not been trained on: on their own tasks a base that overfits looks better than it is.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax import losses
+from metajax.types import Episode, Examples, MetaLearner, PyTree
+
+Evidence = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
+"""(profile, mean error of each base (M,), number of examples ()) -> what a gate sees (Z,)."""
+
+
+class State(NamedTuple):
+    """What a task remembers.
+
+    Attributes:
+      bases: the state of each base.
+      weigher: parameters of stack or gate, the same for all tasks.
+      error: (M,) sum of each base's errors on examples it had not adapted on.
+      weight: () number of those examples.
+      profile: the task's profile.
+    """
+
+    bases: tuple[PyTree, ...]
+    weigher: PyTree
+    error: jax.Array
+    weight: jax.Array
+    profile: PyTree
+
+
+def out_of_fold_errors(
+    learners: Sequence[MetaLearner],
+    states: Sequence[PyTree],
+    examples: Examples,
+    key: jax.Array,
+    num_folds: int = 2,
+) -> jax.Array:
+    """The sum (M,) of each learner's absolute errors on examples it has not adapted on.
+
+    Row i is in fold ``i % num_folds`` and is predicted by the learner adapted on the other folds.
+    One fold means *in*-fold errors: each row is predicted after adapting on all of them, which
+    flatters whoever overfits.
+    """
+    fold = jnp.arange(examples.mask.shape[0]) % num_folds
+
+    def of_fold(learner: MetaLearner, state: PyTree, k: jax.Array) -> jax.Array:
+        held = (fold == k).astype(examples.mask.dtype)
+        others = examples.mask * (1.0 - held) if num_folds > 1 else examples.mask
+        adapted = learner.adapt(state, examples._replace(mask=others), key)
+        error = jnp.abs(learner.predict(adapted, examples.inputs) - examples.label)
+        return jnp.sum(jnp.where(examples.mask * held > 0, error, 0.0))
+
+    over_folds = lambda learner, state: jnp.sum(
+        jax.vmap(lambda k: of_fold(learner, state, k))(jnp.arange(num_folds))
+    )
+    pairs = zip(learners, states, strict=True)
+    return jnp.stack([over_folds(learner, state) for learner, state in pairs])
+
+
+def error_and_support_size(profile: PyTree, error: jax.Array, weight: jax.Array) -> jax.Array:
+    """What a gate sees by default (M + 1,): mean errors of the bases and log(1 + examples)."""
+    del profile
+    return jnp.append(error, jnp.log1p(weight))
+
+
+def averaged(
+    learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
+) -> MetaLearner:
+    """The uniform average of the learners' scores. It has nothing to learn."""
+    share = jnp.full(len(learners), 1.0 / len(learners))
+    return _ensemble(learners, lambda key, profile: (), lambda state: share, 0, loss)
+
+
+def stacked(
+    learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
+) -> MetaLearner:
+    """A linear combination of the learners' scores, the same for all tasks, from the average.
+
+    The outer loss sees query scores only, which no base has adapted on. `stacking_weights` is its
+    solution in closed form.
+
+    References: Wolpert, "Stacked generalization", Neural Networks 1992.
+    """
+    begin = lambda key, profile: {"share": jnp.full(len(learners), 1.0 / len(learners))}
+    return _ensemble(learners, begin, lambda state: state.weigher["share"], 0, loss)
+
+
+def gated(
+    learners: Sequence[MetaLearner],
+    *,
+    evidence: Evidence = error_and_support_size,
+    num_folds: int = 2,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """A mixture of the learners whose shares a task sets: ``g = softmax(W z + b)``, from uniform.
+
+    z is what `evidence` makes of the profile, the number of examples and each base's mean error on
+    examples that it had not adapted on.
+
+    Args:
+      learners: the bases; their ``predict`` gives scores (N,).
+      evidence: see `Evidence`.
+      num_folds: of the errors; 1 gives in-fold errors, the control.
+      loss: the outer loss on the query set.
+
+    References: Sill et al., "Feature-weighted linear stacking", 2009, where shares are linear in z.
+    """
+    num_bases = len(learners)
+    seen = lambda state: evidence(
+        state.profile, state.error / jnp.maximum(state.weight, 1.0), state.weight
+    )
+
+    def begin(key: jax.Array, profile: PyTree) -> PyTree:
+        del key
+        z = evidence(profile, jnp.zeros(num_bases), jnp.zeros(()))
+        return {"kernel": jnp.zeros((z.shape[0], num_bases)), "bias": jnp.zeros(num_bases)}
+
+    def share(state: State) -> jax.Array:
+        return jax.nn.softmax(seen(state) @ state.weigher["kernel"] + state.weigher["bias"])
+
+    return _ensemble(learners, begin, share, num_folds, loss)
+
+
+def _ensemble(
+    learners: Sequence[MetaLearner],
+    begin: Callable[[jax.Array, PyTree], PyTree],
+    share: Callable[[State], jax.Array],
+    num_folds: int,
+    loss: losses.Loss,
+) -> MetaLearner:
+    """The learner that scores by ``share(state) (M,)`` of its bases; 0 folds keep no errors."""
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        key_own, *keys = jax.random.split(key, len(learners) + 1)
+        bases = [x.init(k, episode) for x, k in zip(learners, keys, strict=True)]
+        return {"bases": bases, "weigher": begin(key_own, episode.profile)}
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        frozen = jax.lax.stop_gradient(params["bases"])
+        bases = tuple(x.start(p, profile) for x, p in zip(learners, frozen, strict=True))
+        return State(bases, params["weigher"], jnp.zeros(len(learners)), jnp.zeros(()), profile)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        if num_folds:
+            error = out_of_fold_errors(learners, state.bases, examples, key, num_folds)
+            weight = state.weight + jnp.sum(examples.mask > 0)
+            state = state._replace(error=state.error + error, weight=weight)
+        pairs = zip(learners, state.bases, strict=True)
+        return state._replace(bases=tuple(x.adapt(s, examples, key) for x, s in pairs))
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        pairs = zip(learners, state.bases, strict=True)
+        return share(state) @ jnp.stack([x.predict(s, inputs) for x, s in pairs])
+
+    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
+        state = adapt(start(params, episode.profile), episode.support, key)
+        scores = predict(state, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        shares = {f"share_{i}": s for i, s in enumerate(share(state))}
+        return value, {"query_loss": value, **shares}
+
+    return MetaLearner(init, start, adapt, predict, outer_loss)
+
+
+def stacking_weights(
+    scores_NxM: jax.Array, label: jax.Array, mask: jax.Array, penalty: float = 1.0
+) -> jax.Array:
+    """The weights (M,) of a stack by ridge regression toward the uniform average.
+
+    Args:
+      scores_NxM: out-of-fold scores of the bases.
+      label, mask: (N,) of the rows.
+      penalty: on the squared distance from 1 / M.
+    """
+    num_bases = scores_NxM.shape[1]
+    x_NxM = jnp.where(mask[:, None] > 0, scores_NxM, 0.0)
+    y = jnp.where(mask > 0, label, 0.0)
+    normal = x_NxM.T @ x_NxM + penalty * jnp.eye(num_bases)
+    return jnp.linalg.solve(normal, x_NxM.T @ y + penalty / num_bases * jnp.ones(num_bases))
