@@ -28,6 +28,8 @@ FLOORS = [
         "tables",  # records for the terminal
         "plots",  # records as pictures
         "progress",  # bars
+        "compare",  # records side by side
+        "leaks",  # ways in which an answer can reach a prediction
         "journal",  # metrics of a run, line by line
         "command",  # the command line of an experiment
     },
