@@ -24,6 +24,7 @@ FLOORS = [
         "checkpoint",
         "report",
         "ranking",  # full-catalogue evaluation
+        "leaks",  # tests for leaks, of pipelines, splits and fits
         "protocols",  # split + candidates + metric + aggregation, by name
         "tables",  # records for the terminal
         "plots",  # records as pictures

@@ -1,14 +1,19 @@
 """Protocols: what they say of lists that can be judged by hand, and their published quirks."""
 
+import ast
+import io
 import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
-from metajax import protocols
-from metajax.data import split, synthetic
+from experiments import protocols as reproduced
+from metajax import protocols, report
+from metajax.data import sources, split, synthetic
 from metajax.types import Examples
 
 
@@ -187,3 +192,83 @@ def test_names_say_which_is_which():
     names = [p.name for p in made]
     assert len(set(names)) == 10
     assert all(p.name.endswith("-legacy") == p.legacy for p in made)
+
+
+def record_of(scores: np.ndarray, drawing: np.ndarray | None = None) -> report.Record:
+    found = {"s|a|all|mae": scores, "s|a|all|hit@5": scores, "s|a|all|ndcg@5": scores}
+    if drawing is not None:
+        found[f"s|a|all|{reproduced.DRAW}"] = drawing
+    return report.Record({}, found)
+
+
+def test_the_distance_to_another_program_is_in_standard_errors():
+    # split means .5 and .7: variance .02; errors over 2 of ours and 4 of theirs, and rounding
+    scores = np.array([[0.4, 0.6], [0.6, 0.8]])
+    mean, z = reproduced.compare(record_of(scores), ("s", "a", "ndcg@5"), 0.5, 4)
+    assert mean == pytest.approx(0.6)
+    assert z == pytest.approx(0.1 / np.sqrt(0.02 / 2 + 0.02 / 4 + 1e-6 / 12))
+    # a hit rate without any spread between splits is still a proportion of 2 users
+    hits = np.ones((2, 2))
+    _, z = reproduced.compare(record_of(hits), ("s", "a", "hit@5"), 0.9, 2)
+    assert z == pytest.approx(0.1 / np.sqrt(0.95 * 0.05 / 2 + 1e-6 / 12))
+    # absolute errors: drawing the query rows gives (.3 + .5) / 2 / 2 users = .2
+    drawing = np.array([[0.3, 0.5], [0.3, 0.5]])
+    _, z = reproduced.compare(record_of(scores, drawing), ("s", "a", "mae"), 0.5, 2)
+    assert z == pytest.approx(0.1 / np.sqrt(0.2 + 1e-6 / 12))
+
+
+def test_the_damped_item_mean_by_hand():
+    table = synthetic.rating_log(num_users=60, num_items=100)
+    two = np.flatnonzero(table.item == table.item[0])[:2]
+    other = np.flatnonzero(table.item != table.item[0])[:1]
+    bias, mean = reproduced.damped_item_mean(table, np.r_[two, other], damping=5.0)
+    a, b, c = (float(x) for x in table.label[np.r_[two, other]])
+    assert mean == pytest.approx((a + b + c) / 3)
+    assert bias[table.item[0]] == pytest.approx((a + b - 2 * mean) / 7)
+    assert np.count_nonzero(bias) <= 2
+
+
+def test_the_stored_rows_agree_with_the_independent_program():
+    record = report.read(report.RESULTS / "protocols.json")
+    outside = reproduced.show(record, Console(file=io.StringIO(), width=200))
+    assert outside <= 6  # of 75: 3.4 are expected by chance, more than 6 with probability 5 %
+
+
+def test_real_rows_of_ml_100k(data_dir):
+    table = sources.load("ml-100k", data_dir)
+    record = report.Record({}, reproduced.metarec(table, 8))
+    for scenario in ("ml-100k rating", "ml-100k click"):
+        for arm, expected in reproduced.METAREC[scenario].items():
+            _, z = reproduced.compare(
+                record, (scenario, arm, "precision@5"), expected.values[0], expected.num_splits
+            )
+            assert abs(z) < 3, (scenario, arm)
+
+
+def settings_of(tree: ast.Module) -> list[str]:
+    """The fields of every class of settings (`Config`, `Run`) in a file."""
+    return [
+        field.target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and node.name in ("Config", "Run")
+        for field in node.body
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+    ]
+
+
+def unread(sources_: dict[str, str]) -> list[str]:
+    """The settings that no file reads as an attribute."""
+    trees = [ast.parse(text) for text in sources_.values()]
+    read = {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    return [name for tree in trees for name in settings_of(tree) if name not in read]
+
+
+def test_every_option_is_read_by_something():
+    root = pathlib.Path(protocols.__file__).parent.parent
+    files = [*root.glob("experiments/*.py"), *root.glob("metajax/*.py")]
+    assert unread({str(f): f.read_text() for f in files}) == []
+
+
+def test_an_option_that_nothing_reads_is_found():
+    dead = "class Config:\n    rate: float = 0.1\n    width: int = 3\n\nuse = lambda c: c.width\n"
+    assert unread({"dead": dead}) == ["rate"]
