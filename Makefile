@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo suite-small paper-small paper verify docs test test-slow lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -13,11 +13,28 @@ install: $(STAMP)  ## Create .venv and install metajax with its extras for data 
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,dev,paper,search,tensorboard]'
 	@touch $@
 
 demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
-	$(BIN)/python -m experiments.maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo
+	$(BIN)/python -m experiments.maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo --fresh
+
+suite-small: $(STAMP)  ## Run a small suite on a synthetic world; several shells may share the work
+	$(BIN)/python -m experiments.suite small
+
+paper-small: $(STAMP)  ## Build the small edition of the paper from what suite-small has left
+	$(BIN)/python paper/build.py --edition small --results out/suite-small
+
+paper: $(STAMP)  ## Build the paper from the stored records: PDF, tables, figures, checklist
+	$(BIN)/python paper/build.py --edition full
+
+verify: $(STAMP)  ## Re-hash the records and recompute every table and number of the built paper
+	$(BIN)/python paper/build.py --edition full --verify
+
+docs: $(STAMP)  ## Build the documentation site in site/
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python docs/gallery.py
+	$(BIN)/mkdocs build --strict --quiet
 
 test: $(STAMP)  ## Run the fast tests (compiled programs are cached in .cache/)
 	$(BIN)/python -m pytest

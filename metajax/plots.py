@@ -141,6 +141,7 @@ def forest(
             face = "black" if clear else "white"
             axes.plot([d.low, d.high], [y, y], color="black", linewidth=0.9)
             axes.plot([d.mean], [y], "s", markerfacecolor=face, color="black", markersize=3.8)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.axvline(0.0, color="#666666", linewidth=0.7, linestyle="--")
         axes.set_yticks(places, [name for name, _ in rows])
         axes.set_xlabel(label)
@@ -160,7 +161,7 @@ def pareto(
     with page(path, 2.9) as axes:
         axes.plot(*zip(*(points[n] for n in front), strict=True), color="#888888", linewidth=0.8)
         for i, name in enumerate(names):
-            style = look(i) | {"linestyle": "none"}
+            style = look(i) | {"linestyle": "none", "markersize": 5, "markeredgewidth": 0.8}
             fill = style["color"] if name in front else "white"
             axes.plot(*points[name], label=name, markerfacecolor=fill, **style)
         axes.set_xscale("symlog", linthresh=1.0)

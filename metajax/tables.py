@@ -113,14 +113,19 @@ def latex(grid: Grid, label: str = "") -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def typst(grid: Grid, label: str = "") -> str:
-    """The table in Typst, as a ``figure`` with horizontal rules only."""
+def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
+    """The table in Typst, as a ``figure`` with horizontal rules only.
+
+    Args:
+      across: at the top or the bottom of a page, over all its columns.
+    """
     columns = ", ".join(["left"] * grid.left + ["right"] * (len(grid.headings) - grid.left))
     cell = lambda text, strong=False: (
         f"[*{typst_text(text)}*]" if strong else f"[{typst_text(text)}]"
     )
     lines = [
         "#figure(",
+        *(['  placement: auto, scope: "parent",'] if across else []),
         f"  caption: [{typst_text(' '.join([grid.title + '.', *grid.notes]))}],",
         f"  table(columns: {len(grid.headings)}, align: ({columns},), stroke: none,",
         "    table.hline(),",

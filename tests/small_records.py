@@ -1,5 +1,6 @@
 """Records made by hand, with numbers that pencil and paper can follow."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,19 @@ OFFSETS = dict(zip(ARMS, (0.2, 0.5, 0.1, 0.0), strict=True))
 SHOTS = (0, 5)
 
 
-def record(experiment: str = "maml", num_tasks: int = 50, **facts: Any) -> report.Record:
-    """A record whose arms differ from A6 by OFFSETS in MAE, on every user; two seeds of A6.
+def record(
+    experiment: str = "maml",
+    num_tasks: int = 50,
+    offsets: Mapping[str, float] = OFFSETS,
+    **facts: Any,
+) -> report.Record:
+    """A record whose arms differ by offsets in MAE, on every user; two seeds of A6.
 
     The MAE of user t is 1 + t / 1000; with shuffled labels it is higher by 0.3 for all but A3.
     """
     base = 1.0 + np.arange(num_tasks) / 1000
     scores: dict[str, np.ndarray] = {}
-    for arm, offset in OFFSETS.items():
+    for arm, offset in offsets.items():
         values = np.stack([base + offset - 0.01, base + offset + 0.01])
         for scenario in ("user_cold", "warm"):
             for condition in ("all", "shuffled", *(f"k={k}" for k in SHOTS)):
@@ -33,13 +39,18 @@ def record(experiment: str = "maml", num_tasks: int = 50, **facts: Any) -> repor
         {
             "experiment": experiment,
             "method": "A6 MAML",
-            "arms": list(ARMS),
+            "arms": list(offsets),
             "config": {"inner_steps": 5, "run": {"seeds": 2, "num_steps": 300, "out": "here"}},
             "config_hash": "0" * 12,
             "environment": {
                 "date": "2026-01-02T03:04:05Z",
                 "device": "cpu:cpu",
                 "commit": "c" * 40,
+                "uncommitted_changes": False,
+                "command": "python -m experiments.made",
+                "python": "3.11",
+                "packages": {"jax": "0.10.2"},
+                "num_cpus": 2,
             },
             "data": {
                 "name": "made",
@@ -56,6 +67,8 @@ def record(experiment: str = "maml", num_tasks: int = 50, **facts: Any) -> repor
                 "meta_valid_tasks": 5,
             },
             "settings": {},
+            "peak_memory": {"host_mb": 512.0},
+            "test": {"times_opened": 1},
             "history": {
                 "A3 joint": {
                     "loss": [[3.0, 2.0, 1.0]] * 2,
@@ -67,7 +80,7 @@ def record(experiment: str = "maml", num_tasks: int = 50, **facts: Any) -> repor
                 },
             },
             "gradients": {
-                arm: {"training": 9600, "per_user": 5 if arm[1] in "46" else 0} for arm in ARMS
+                arm: {"training": 9600, "per_user": 5 if arm[1] in "46" else 0} for arm in offsets
             },
             "shots": list(SHOTS),
             "seconds": {"total": 60.0},

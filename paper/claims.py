@@ -1,0 +1,263 @@
+"""Every number and every verdict in the prose, by name: functions of the records.
+
+A sentence that depends on how a comparison came out is written here for each outcome, so that the
+text can only say what the records say.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from records import BASELINES, Against, Results
+
+from metajax import report
+
+CLAIMS: dict[str, Callable[[Results], str]] = {}
+
+
+def claim(f: Callable[[Results], str]) -> Callable[[Results], str]:
+    """Registers a function under its name, with dashes."""
+    CLAIMS[f.__name__.replace("_", "-")] = f
+    return f
+
+
+def listed(words: list[str]) -> str:
+    """Words joined as in a sentence.
+
+    >>> listed(["a"]), listed(["a", "b"]), listed(["a", "b", "c"])
+    ('a', 'a and b', 'a, b and c')
+    """
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def number(value: int) -> str:
+    """A number in words, up to ten."""
+    words = ["none", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+    return words[value] if value < len(words) else str(value)
+
+
+def counted(value: int, noun: str) -> str:
+    """A number in words with its noun."""
+    return f"{'no' if value == 0 else number(value)} {noun}{'' if value == 1 else 's'}"
+
+
+def sinusoid_scores(record: report.Record, condition: str = "steps=10") -> dict[str, np.ndarray]:
+    """Arm -> squared errors (S, T) of the sinusoid's record after so many gradient steps."""
+    found = {}
+    for key, values in record.scores.items():
+        _, arm, had, metric = key.split("|")
+        if (had, metric) == (condition, "squared error"):
+            found[arm] = values
+    return found
+
+
+def _mae(r: Results, arm: str, condition: str = "all", scenario: str = "user_cold") -> float:
+    return report.interval(r.base.of(scenario, arm, condition, "mae"), "mae").mean
+
+
+def _sides(sides: Against, baseline: str) -> str:
+    parts = []
+    outcomes = ("better", "worse", "cannot be told apart from it")
+    for names, outcome in zip(sides, outcomes, strict=True):
+        verb = "" if outcome.startswith("cannot") else "is " if len(names) == 1 else "are "
+        if not names:
+            verb = "" if outcome.startswith("cannot") else "is "
+        shown = f" ({listed(names)})" if names else ""
+        parts.append(f"{number(len(names))} {verb}{outcome}{shown}")
+    total = sum(map(len, sides))
+    return f"Of {counted(total, 'meta-learner')}, compared with {baseline}, {listed(parts)}"
+
+
+def _count(part: str, key: str) -> Callable[[Results], str]:
+    return lambda r: f"{int(r.base.facts[part][key]):,}"
+
+
+for _name, _part, _key in (
+    ("users", "data", "users"),
+    ("items", "data", "items"),
+    ("interactions", "data", "interactions"),
+    ("train-tasks", "split", "meta_train_tasks"),
+    ("valid-tasks", "split", "meta_valid_tasks"),
+):
+    CLAIMS[_name] = _count(_part, _key)
+
+
+@claim
+def data(r: Results) -> str:
+    """The name of the data set."""
+    names = {"ml-1m": "MovieLens 1M", "ml-100k": "MovieLens 100K", "synthetic": "a synthetic world"}
+    return names.get(r.edition.dataset, r.edition.dataset)
+
+
+@claim
+def cold_users(r: Results) -> str:
+    """How many cold users are tested."""
+    return f"{r.base.facts['split']['tasks']['user_cold']:,}"
+
+
+@claim
+def split(r: Results) -> str:
+    """Protocol and checksum of the split."""
+    return f"{r.base.facts['split']['protocol']} ({r.base.facts['split']['checksum']})"
+
+
+@claim
+def seeds(r: Results) -> str:
+    """The number of training seeds, or the range of them."""
+    return _range([record.facts["config"]["run"]["seeds"] for record in r.ratings.values()])
+
+
+@claim
+def steps(r: Results) -> str:
+    """The number of outer steps, or the range of them."""
+    return _range([record.facts["config"]["run"]["num_steps"] for record in r.ratings.values()])
+
+
+def _range(values: list[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+@claim
+def methods(r: Results) -> str:
+    """The meta-learners, listed."""
+    return listed([m.name for m in r.methods()])
+
+
+@claim
+def num_methods(r: Results) -> str:
+    """How many meta-learners there are."""
+    return counted(len(r.methods()), "meta-learner")
+
+
+@claim
+def against_fold_in(r: Results) -> str:
+    """The verdict against fold-in."""
+    return _sides(r.against("A2 fold-in"), "fold-in (A2)")
+
+
+@claim
+def against_bayes(r: Results) -> str:
+    """The verdict against closed-form hierarchical Bayes."""
+    return _sides(r.against("A7 hier. Bayes"), "hierarchical Bayes (A7)")
+
+
+@claim
+def against_fine_tuned(r: Results) -> str:
+    """The verdict against the fine-tuned model of the same shape."""
+    return _sides(r.against("A4 fine-tuned"), "their own fine-tuned network (A4)")
+
+
+@claim
+def headline(r: Results) -> str:
+    """The first finding, in one clause."""
+    sides = r.against("A2 fold-in")
+    better, total = len(sides.better), sum(map(len, sides))
+    be = "are" if better > 1 else "is"
+    return (
+        f"{number(better)} of {counted(total, 'meta-learner')} {be} better than ridge regression "
+        "over frozen item factors"
+    )
+
+
+@claim
+def best(r: Results) -> str:
+    """The arm with the lowest error for new users, with its interval."""
+    baselines = [arm for arm in r.base.facts["arms"] if arm in BASELINES]
+    scores = {arm: r.base.of("user_cold", arm, "all", "mae") for arm in baselines}
+    scores |= {m.arm: r.ratings[m.record].of("user_cold", m.arm, "all", "mae") for m in r.methods()}
+    found = {arm: report.interval(values, "mae") for arm, values in scores.items()}
+    arm = min(found, key=lambda a: found[a].mean)
+    i = found[arm]
+    return f"{arm} (MAE {i.mean:.3f}, 95 % interval {i.low:.3f} to {i.high:.3f})"
+
+
+@claim
+def fold_in_mae(r: Results) -> str:
+    """The error of fold-in for new users."""
+    return f"{_mae(r, 'A2 fold-in'):.3f}"
+
+
+@claim
+def item_mean_mae(r: Results) -> str:
+    """The error of the item mean for new users."""
+    return f"{_mae(r, 'A0 item mean'):.3f}"
+
+
+@claim
+def adapt(r: Results) -> str:
+    """Which methods use the labels of the support, by control N1."""
+    gaps = {m.name: r.adaptation(m) for m in r.methods()}
+    fail = [name for name, gap in gaps.items() if gap.low <= 0]
+    if not fail:
+        low, high = min(g.mean for g in gaps.values()), max(g.mean for g in gaps.values())
+        return (
+            f"All of them adapt: shuffling the support labels costs between {low:.3f} and "
+            f"{high:.3f} MAE, with no interval touching 0"
+        )
+    return (
+        f"For {listed(fail)} the interval of the cost touches 0: there the table must not be "
+        "read as adaptation"
+    )
+
+
+@claim
+def first_rating(r: Results) -> str:
+    """What one rating does to the error of the gradient-based arms."""
+    if "k=1" not in {key.split("|")[2] for key in r.base.scores}:
+        return ""
+    arms = [(r.base, "A4 fine-tuned"), *((r.ratings[m.record], m.arm) for m in r.methods())]
+    hurt = []
+    for record, arm in arms:
+        one, none = (record.of("user_cold", arm, f"k={k}", "mae") for k in (1, 0))
+        if report.difference(one, none).low > 0:
+            hurt.append(arm.partition(" ")[2])
+    if not hurt:
+        return "No arm that adapts by gradient is made worse by a first rating"
+    be = "is" if len(hurt) == 1 else "are"
+    return (
+        f"A first rating can hurt: {listed(hurt)} {be} worse with one support rating than with "
+        "none, by an interval that excludes 0"
+    )
+
+
+@claim
+def closed_form_cold(r: Results) -> str:
+    """The error of hierarchical Bayes and of fold-in with 0 and with 5 ratings."""
+    parts = []
+    for arm in ("A2 fold-in", "A7 hier. Bayes"):
+        none, five, name = _mae(r, arm, "k=0"), _mae(r, arm, "k=5"), arm.partition(" ")[2]
+        parts.append(f"{none:.3f} with no rating and {five:.3f} with five for {name}")
+    return f"The error is {listed(parts)}"
+
+
+@claim
+def minutes(r: Results) -> str:
+    """The time that all rating records took together."""
+    total = sum(record.facts["seconds"]["total"] for record in r.ratings.values()) / 60
+    return f"{total:.0f} minutes" if total >= 1.5 else f"{60 * total:.0f} seconds"
+
+
+@claim
+def devices(r: Results) -> str:
+    """What the records were made on."""
+    found = {
+        (e["device"].partition(":")[0].upper(), e["num_cpus"])
+        for record in r.ratings.values()
+        for e in [record.facts["environment"]]
+    }
+    return listed(sorted(f"{device}, {cores} cores" for device, cores in found))
+
+
+@claim
+def sinusoid(r: Results) -> str:
+    """The order of the learners on the sinusoid; empty where the edition has none."""
+    sentences = []
+    for record in r.sinusoid.values():
+        scores = sinusoid_scores(record)
+        errors = {arm: float(v.mean()) for arm, v in scores.items() if arm != "oracle"}
+        low, high = min(errors, key=lambda a: errors[a]), max(errors, key=lambda a: errors[a])
+        sentences.append(
+            f"from {record.facts['scenario'].replace('K=', '')} points {low} has the lowest mean "
+            f"squared error ({errors[low]:.3f}) and {high} the highest ({errors[high]:.2f})"
+        )
+    return listed(sentences) if sentences else ""

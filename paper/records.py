@@ -1,0 +1,149 @@
+"""The records that an edition of the paper is built from, and what they say."""
+
+import dataclasses
+import pathlib
+import tomllib
+from typing import NamedTuple
+
+import numpy as np
+
+from metajax import report, stats
+from metajax.types import UserError
+
+HERE = pathlib.Path(__file__).resolve().parent
+BASELINES = ("A0 item mean", "A1 bias", "A2 fold-in", "A7 hier. Bayes", "A3 joint", "A4 fine-tuned")
+SCENARIOS = ("user_cold", "item_cold", "both_cold", "warm")
+ALPHA = 0.05
+
+
+@dataclasses.dataclass(frozen=True)
+class Edition:
+    """What an edition of the paper is built from; see editions.toml."""
+
+    dataset: str
+    base: str
+    required: tuple[str, ...]
+    sinusoid: tuple[str, ...]
+
+
+class Method(NamedTuple):
+    """A meta-learner of a record, beside the baselines of the same record."""
+
+    record: str
+    arm: str
+
+    @property
+    def name(self) -> str:
+        """Its name without the number of the arm."""
+        return self.arm.partition(" ")[2]
+
+
+class Against(NamedTuple):
+    """Methods by how they compare with a baseline, at 5 per cent after Holm."""
+
+    better: list[str]
+    worse: list[str]
+    open: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """The records of an edition.
+
+    Attributes:
+      edition: what was asked for.
+      ratings: name -> record, all on one data set and split; the base first.
+      sinusoid: name -> record.
+    """
+
+    edition: Edition
+    ratings: dict[str, report.Record]
+    sinusoid: dict[str, report.Record]
+
+    @property
+    def base(self) -> report.Record:
+        """The record whose baselines stand in the tables."""
+        return next(iter(self.ratings.values()))
+
+    @property
+    def scenarios(self) -> list[str]:
+        """The test scenarios, in the order of the tables."""
+        return [s for s in SCENARIOS if s in self.base.facts["split"]["tasks"]]
+
+    def methods(self) -> list[Method]:
+        """The meta-learners of all records; one that two records share stands once."""
+        found = {
+            arm: Method(name, arm)
+            for name, record in self.ratings.items()
+            for arm in record.facts["arms"]
+            if arm not in BASELINES
+        }
+        return list(found.values())
+
+    def gap(self, method: Method, baseline: str, scenario: str = "user_cold") -> stats.Interval:
+        """MAE of a method minus that of a baseline of the same record, paired by task."""
+        record = self.ratings[method.record]
+        mine = record.of(scenario, method.arm, "all", "mae")
+        return report.difference(mine, record.of(scenario, baseline, "all", "mae"))
+
+    def adaptation(self, method: Method, scenario: str = "user_cold") -> stats.Interval:
+        """MAE with shuffled support labels minus MAE (control N1)."""
+        record = self.ratings[method.record]
+        shuffled = record.of(scenario, method.arm, "shuffled", "mae")
+        return report.difference(shuffled, record.of(scenario, method.arm, "all", "mae"))
+
+    def against(self, baseline: str, scenario: str = "user_cold") -> Against:
+        """The methods better than a baseline, worse, and neither, with p-values after Holm."""
+        methods = self.methods()
+        gaps = [self.gap(m, baseline, scenario) for m in methods]
+        p = stats.holm(np.array([gap.p for gap in gaps]))
+        sides = Against([], [], [])
+        for method, gap, value in zip(methods, gaps, p, strict=True):
+            side = sides.open if value >= ALPHA else sides.worse if gap.mean > 0 else sides.better
+            side.append(method.name)
+        return sides
+
+
+def editions() -> dict[str, Edition]:
+    """The editions that editions.toml declares."""
+    declared = tomllib.loads((HERE / "editions.toml").read_text())
+    return {
+        name: Edition(e["dataset"], e["base"], tuple(e["required"]), tuple(e["sinusoid"]))
+        for name, e in declared.items()
+    }
+
+
+def load(edition: Edition, folder: pathlib.Path) -> Results:
+    """The records of an edition in a folder and in the folders right below it.
+
+    Raises:
+      UserError: a required record is missing, or two are of different data or splits.
+    """
+    files = {p.stem: p for p in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])}
+
+    def one(name: str) -> report.Record:
+        if name not in files:
+            raise UserError(
+                f"the paper needs the record {name}.json and {folder} has none; run its experiment "
+                "with --publish, or remove it from paper/editions.toml"
+            )
+        return report.read(files[name])
+
+    ending = f"-{edition.dataset}"
+    required = [f"{e}{ending}" for e in edition.required]
+    first = f"{edition.base}{ending}"
+    names = [first, *required, *(n for n in files if n.endswith(ending))]
+    found = {name: one(name) for name in dict.fromkeys(names)}
+    ratings = {n: r for n, r in found.items() if n in required or _is_rating(r)}
+    splits = {r.facts["split"]["checksum"] for r in ratings.values()}
+    if len(splits) > 1:
+        told = ", ".join(f"{n}: {r.facts['split']['checksum']}" for n, r in ratings.items())
+        raise UserError(f"the records are of different splits ({told}); run them on one")
+    return Results(edition, ratings, {name: one(name) for name in edition.sinusoid})
+
+
+def _is_rating(record: report.Record) -> bool:
+    """Whether a record is a table of rating arms with the baselines."""
+    facts = record.facts
+    tasks = facts.get("split", {}).get("tasks", {}) if isinstance(facts.get("split"), dict) else {}
+    return "user_cold" in tasks and "A2 fold-in" in facts.get("arms", [])
