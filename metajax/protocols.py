@@ -13,11 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import metrics
+from metajax import evaluate, metrics
+from metajax.data import episodes
 from metajax.data import split as splits
 from metajax.data.split import Split
 from metajax.data.table import Interactions
-from metajax.types import Examples
+from metajax.ranking import as_ranks, matched_values, top_k_list
+from metajax.types import Examples, MetaLearner, Params
 
 Judge = Callable[[jax.Array, Examples, jax.Array], dict[str, jax.Array]]
 
@@ -45,6 +47,37 @@ class Protocol(NamedTuple):
     aggregation: str = "mean over users"
     shots: tuple[int, ...] = ()
     legacy: bool = False
+
+
+def run(
+    protocol: Protocol,
+    learner: MetaLearner,
+    params: Params,
+    table: Interactions,
+    split: Split,
+    key: jax.Array,
+) -> dict[str, dict[str, jax.Array]]:
+    """Scenario -> metric -> values (K, T) of a learner's test tasks, after K numbers of shots.
+
+    K is 1, with all of the support, unless the protocol has phases.
+
+    Args:
+      table: prepared by the protocol, with the columns that the learner reads.
+      split: the protocol's, of that table. Open it once, after the last choice.
+    """
+    source_of = episodes.source_of_users if split.side == "user" else episodes.source_of_items
+    judge = lambda scores, tasks, key: protocol.judge(scores, tasks.query, key)
+    found = {}
+    for scenario, tasks in split.test.items():
+        fixed = jax.tree.map(jnp.asarray, episodes.fixed(tasks, split.num_query))
+        shots = protocol.shots or (fixed.support.mask.shape[1],)
+        of_shots = jax.jit(
+            lambda params, source, tasks, shots=shots: evaluate.k_shot(
+                learner, params, source, tasks, key, shots, judge
+            )
+        )
+        found[scenario] = of_shots(params, source_of(tasks, table), fixed)
+    return found
 
 
 def unprepared(table: Interactions) -> Interactions:
@@ -75,39 +108,6 @@ def clicks_by_first_row(table: Interactions) -> Interactions:
     table = clicks(table)
     label = (table.label != table.label[0]).astype(np.float32)
     return dataclasses.replace(table, label=label)
-
-
-def as_ranks(score: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Distinct scores (N,) in the same order: minus the position, from 0.
-
-    Args:
-      key: breaks ties at random; None leaves them in the order of the rows.
-    """
-    if key is None:
-        place = jnp.lexsort((jnp.arange(score.shape[0]), -score, mask <= 0))
-    else:
-        place = metrics.order(score, mask, key)
-    return jnp.zeros(score.shape).at[place].set(-jnp.arange(score.shape[0], dtype=score.dtype))
-
-
-def top_k_list(
-    score: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array | None, k: int
-) -> dict[str, jax.Array]:
-    """Precision, recall, hit rate, nDCG and MRR at k of one list with binary labels.
-
-    Args:
-      key: breaks ties at random; None leaves them in the order of the rows.
-    """
-    ranks = as_ranks(score, mask, key)
-    any_key = jax.random.key(0)  # the ranks are distinct
-    found = {
-        "precision": metrics.precision,
-        "recall": metrics.recall,
-        "hit": metrics.hit_rate,
-        "ndcg": metrics.ndcg,
-        "mrr": metrics.mrr,
-    }
-    return {f"{name}@{k}": f(ranks, label, mask, any_key, k=k) for name, f in found.items()}
 
 
 def _per_task(one: Callable[..., dict[str, jax.Array]]) -> Judge:
@@ -237,25 +237,6 @@ def tanp(threshold: float, legacy: bool = False, ks: tuple[int, ...] = (5, 7, 10
         _per_task(one),
         legacy=legacy,
     )
-
-
-def matched_values(
-    score: jax.Array, label: jax.Array, mask: jax.Array, k: int
-) -> tuple[jax.Array, jax.Array]:
-    """Precision and average precision at k with labels compared by value: a published quirk.
-
-    Position i of the best k is a hit if its label occurs in the ideal list at least as often as
-    among the first i. Precision is 1 wherever the list has k rows, whatever the order.
-    """
-    order = jnp.argsort(jnp.where(mask > 0, -score, jnp.inf))[:k]
-    best = jnp.where(mask[order] > 0, label[order], jnp.nan)
-    ideal = jnp.sort(jnp.where(mask > 0, label, -jnp.inf), descending=True)[:k]
-    same = best[:, None] == best[None, :]
-    nth = jnp.sum(jnp.tril(same), axis=1)
-    available = jnp.sum(best[:, None] == ideal[None, :], axis=1)
-    hit = (nth <= available) & (nth > 0)
-    at = jnp.cumsum(hit) / jnp.arange(1, hit.shape[0] + 1)
-    return jnp.sum(hit) / k, jnp.sum(at * hit) / k
 
 
 def ctr_warmup(legacy: bool = False, hot: int = 200, per_phase: int = 20) -> Protocol:

@@ -1,4 +1,4 @@
-"""Ranking the full catalogue for cold users and cold items: every item is a candidate."""
+"""Ranked lists: of the full catalogue for cold users and items, and of a task's own query rows."""
 
 import functools
 
@@ -73,3 +73,55 @@ def full(
     num_tasks = episodes.query.label.shape[0]
     keys = jax.random.split(key, num_tasks)
     return jax.lax.map(one, (episodes, keys), batch_size=min(batch_size, num_tasks))
+
+
+def as_ranks(score: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
+    """Distinct scores (N,) in the same order: minus the position, from 0.
+
+    Args:
+      key: breaks ties at random; None leaves them in the order of the rows.
+    """
+    if key is None:
+        place = jnp.lexsort((jnp.arange(score.shape[0]), -score, mask <= 0))
+    else:
+        place = metrics.order(score, mask, key)
+    return jnp.zeros(score.shape).at[place].set(-jnp.arange(score.shape[0], dtype=score.dtype))
+
+
+def top_k_list(
+    score: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array | None, k: int
+) -> dict[str, jax.Array]:
+    """Precision, recall, hit rate, nDCG and MRR at k of one list with binary labels.
+
+    Args:
+      key: breaks ties at random; None leaves them in the order of the rows.
+    """
+    ranks = as_ranks(score, mask, key)
+    any_key = jax.random.key(0)  # the ranks are distinct
+    found = {
+        "precision": metrics.precision,
+        "recall": metrics.recall,
+        "hit": metrics.hit_rate,
+        "ndcg": metrics.ndcg,
+        "mrr": metrics.mrr,
+    }
+    return {f"{name}@{k}": f(ranks, label, mask, any_key, k=k) for name, f in found.items()}
+
+
+def matched_values(
+    score: jax.Array, label: jax.Array, mask: jax.Array, k: int
+) -> tuple[jax.Array, jax.Array]:
+    """Precision and average precision at k with labels compared by value: a published quirk.
+
+    Position i of the best k is a hit if its label occurs in the ideal list at least as often as
+    among the first i. Precision is 1 wherever the list has k rows, whatever the order.
+    """
+    order = jnp.argsort(jnp.where(mask > 0, -score, jnp.inf))[:k]
+    best = jnp.where(mask[order] > 0, label[order], jnp.nan)
+    ideal = jnp.sort(jnp.where(mask > 0, label, -jnp.inf), descending=True)[:k]
+    same = best[:, None] == best[None, :]
+    nth = jnp.sum(jnp.tril(same), axis=1)
+    available = jnp.sum(best[:, None] == ideal[None, :], axis=1)
+    hit = (nth <= available) & (nth > 0)
+    at = jnp.cumsum(hit) / jnp.arange(1, hit.shape[0] + 1)
+    return jnp.sum(hit) / k, jnp.sum(at * hit) / k

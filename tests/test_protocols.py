@@ -1,6 +1,7 @@
 """Protocols: what they say of lists that can be judged by hand, and their published quirks."""
 
 import ast
+import dataclasses
 import io
 import itertools
 import pathlib
@@ -14,7 +15,7 @@ from rich.console import Console
 from experiments import protocols as reproduced
 from metajax import protocols, report
 from metajax.data import sources, split, synthetic
-from metajax.types import Examples
+from metajax.types import Examples, MetaLearner
 
 
 def queries(labels, mask=None) -> Examples:
@@ -272,3 +273,54 @@ def test_every_option_is_read_by_something():
 def test_an_option_that_nothing_reads_is_found():
     dead = "class Config:\n    rate: float = 0.1\n    width: int = 3\n\nuse = lambda c: c.width\n"
     assert unread({"dead": dead}) == ["rate"]
+
+
+def mean_of_support() -> MetaLearner:
+    """A learner that scores the mean support label, 0.25 before any."""
+    add = lambda x, m: jnp.stack([jnp.sum(x * m), jnp.sum(m)])
+    mean = lambda s: jnp.where(s[1] > 0, s[0] / jnp.maximum(s[1], 1), 0.25)
+    return MetaLearner(
+        init=lambda key, episode: {},
+        start=lambda params, profile: jnp.zeros(2),
+        adapt=lambda state, examples, key: state + add(examples.label, examples.mask),
+        predict=lambda state, inputs: jnp.full(inputs["item"].shape, mean(state)),
+        loss=lambda params, episode, key: (jnp.zeros(()), {}),
+    )
+
+
+def test_a_learner_is_run_through_the_phases_of_warm_up():
+    # Items 1 and 2 are cold with phases of one row each; the mean click rate tells them apart.
+    clicks = [[5, 5, 5, 5, 5], [1, 1, 1, 5, 1]]
+    item = np.repeat([0, 1, 2], [9, 5, 5]).astype(np.int32)
+    label = np.r_[np.ones(9), *clicks].astype(np.float32)
+    order = np.arange(19)
+    table = dataclasses.replace(
+        synthetic.rating_log(num_users=60, num_items=100),
+        user=order.astype(np.int32),
+        item=item,
+        label=label,
+        time=order.astype(np.int64),
+    )
+    protocol = protocols.ctr_warmup(legacy=True, hot=8, per_phase=1)
+    table = protocol.prepare(table)
+    made = protocol.split(table, 0)
+    found = protocols.run(protocol, mean_of_support(), {}, table, made, jax.random.key(0))
+    # test rows: item 1 clicks 1, 1; item 2 clicks 1, 0. Cold, all scores are equal: AUC 1/2. From
+    # one shot on, item 1 scores 1 and item 2 scores 0: pairs 1>0, 1>0 and the tie: 2.5 of 3.
+    np.testing.assert_allclose(
+        found["item_cold"]["auc"][:, 0], [0.5, 2.5 / 3, 2.5 / 3, 2.5 / 3], rtol=1e-6
+    )
+
+
+def test_a_learner_is_run_through_the_four_quadrants():
+    table = synthetic.rating_log(num_users=300)
+    protocol = protocols.melu()
+    made = protocol.split(table, 0)
+    found = protocols.run(protocol, mean_of_support(), {}, table, made, jax.random.key(0))
+    assert found.keys() == set(split.SCENARIOS)
+    for scenario, tasks in made.test.items():
+        t = tasks.num_tasks - 1
+        rows = tasks.label[tasks.start[t] : tasks.start[t] + tasks.length[t]]
+        expected = np.abs(rows[-10:] - rows[:-10].mean()).mean()
+        assert found[scenario]["mae"].shape == (1, tasks.num_tasks)
+        assert float(found[scenario]["mae"][0, t]) == pytest.approx(expected, rel=1e-5)
