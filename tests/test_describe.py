@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
-from metajax.data import describe, logs, split, synthetic
+from metajax import problem
+from metajax.data import describe, logs, sources, split, synthetic
 from metajax.data.__main__ import main
+from metajax.types import UserError
 
 ROWS = [
     # user, item, rating, timestamp: 2 users, 3 items, one pair twice, 1970-01-01 to 1970-01-02
@@ -86,3 +88,21 @@ def test_the_command_exits_with_a_line_and_no_traceback(tmp_path):
 def test_an_own_log_is_described(path, capsys):
     main(["describe", str(path)])
     assert "data set                mine, checksum " in capsys.readouterr().out
+
+
+def test_an_experiment_takes_the_path_of_an_own_log(tmp_path):
+    table = synthetic.rating_log(num_users=200, num_items=100)
+    rows = zip(table.user, table.item, table.label, strict=True)
+    lines = ["user,item,rating", *(f"u{u},i{i},{r:g}" for u, i, r in rows)]
+    file = tmp_path / "shop.csv"
+    file.write_text("\n".join(lines) + "\n")
+    ready = problem.load(problem.Run(dataset=str(file), num_support=8))
+    assert ready.table.name == "shop" and ready.split.protocol == "melu-redrawn"
+    assert ready.table.num_users == 200 and len(ready.table) == len(table)
+    assert sources.short_name(str(file)) == "shop"
+
+
+def test_an_own_log_too_small_for_an_experiment_is_told_in_one_line(path):
+    with pytest.raises(UserError, match="give a larger log") as told:
+        problem.load(problem.Run(dataset=str(path)))
+    assert "\n" not in str(told.value)
