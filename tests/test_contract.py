@@ -1,4 +1,4 @@
-"""The contract battery: each property is tried on each row of `learner_rows.ROWS`.
+"""The contract battery: each property is tried on each row of `learner_rows` and `field_rows`.
 
 A property is a plain function of a `Trial`, so that planted bugs can be handed to it too: one that
 a bug of its name passes is worth nothing.
@@ -15,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from learner_rows import BATCH, ROWS, Row, World
+from field_rows import FIELD_ROWS
+from learner_rows import BATCH, Row, World
+from learner_rows import ROWS as CORE_ROWS
 
 from metajax import losses, train, tree
 from metajax.learners.gradient import gradient
@@ -23,6 +25,7 @@ from metajax.learners.pooled import all_examples
 from metajax.models.towers import vector_linear
 from metajax.types import Episode, Examples, PyTree
 
+ROWS = [*CORE_ROWS, *FIELD_ROWS]
 NUM_TASKS = 2000
 FAST_TO_COMPILE = {
     "xla_backend_optimization_level": 0,

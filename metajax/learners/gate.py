@@ -75,7 +75,7 @@ def averaged(
     learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
 ) -> MetaLearner:
     """The uniform average of the learners' scores. It has nothing to learn."""
-    share = jnp.full(len(learners), 1.0 / len(learners))
+    share = jnp.full(len(learners), 1.0 / len(learners), float)
     return _ensemble(learners, lambda key, profile: (), lambda state: share, 0, loss)
 
 
@@ -89,7 +89,7 @@ def stacked(
 
     References: Wolpert, "Stacked generalization", Neural Networks 1992.
     """
-    begin = lambda key, profile: {"share": jnp.full(len(learners), 1.0 / len(learners))}
+    begin = lambda key, profile: {"share": jnp.full(len(learners), 1.0 / len(learners), float)}
     return _ensemble(learners, begin, lambda state: state.weigher["share"], 0, loss)
 
 

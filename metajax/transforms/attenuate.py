@@ -61,8 +61,8 @@ def attenuate(
         params = learner.init(key_learner, episode)
         width = len(jax.tree.leaves(learner.start(params, episode.profile).fast))
         normal = lambda k: jax.random.normal(k, (width, width)) * (2.0 / width) ** 0.5
-        layers = [{"kernel": normal(k), "bias": jnp.full(width, 0.1)} for k in keys]
-        layers[-1]["bias"] = jnp.full(width, jnp.log(kept / (1.0 - kept)))
+        layers = [{"kernel": normal(k), "bias": jnp.full(width, 0.1, float)} for k in keys]
+        layers[-1]["bias"] = jnp.full(width, jnp.log(kept / (1.0 - kept)), float)
         return {"learner": params, "attenuator": layers}
 
     def start(params: PyTree, profile: PyTree) -> State:

@@ -1,0 +1,194 @@
+"""The rows of the battery that are the field's: cold-start learners, warm-up, ensembles."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import optax
+from learner_rows import Row, TwoKinds, zero
+
+from metajax import losses, optim, tree
+from metajax.data.synthetic import LatentUsers
+from metajax.learners.closed_form import ridge
+from metajax.learners.cvar import cvar
+from metajax.learners.dropout_net import dropout_net
+from metajax.learners.film import modulated
+from metajax.learners.gate import gated, stacked
+from metajax.learners.gradient import gradient
+from metajax.learners.linear import lwa, nlba
+from metajax.learners.memory import mamo, memory_optimizer
+from metajax.learners.mwuf import scale_and_shift
+from metajax.learners.pooled import pooled
+from metajax.learners.tanp import tanp
+from metajax.learners.warmup import meta_embedding
+from metajax.models.features import labeled_features
+from metajax.models.modulated import adaptive_decoder, film_mlp
+from metajax.models.towers import identity, vector_linear, vector_mlp
+from metajax.transforms.attenuate import attenuate
+from metajax.transforms.dropgrad import dropgrad, gaussian_noise
+from metajax.transforms.multistep import multistep
+from metajax.types import Episode, MetaLearner, Model
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfiledUsers:
+    """`LatentUsers` whose profile is their weights seen through noise: ``p ~ N(w_u, blur^2 I)``."""
+
+    users: LatentUsers
+    blur: float = 0.7
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One user."""
+        key_user, key_blur = jax.random.split(key)
+        episode = self.users.sample(key_user)
+        noise = self.blur * jax.random.normal(key_blur, (self.users.dim,))
+        return episode._replace(profile=episode.profile + noise)
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        """The posterior mean, the profile being one more noisy observation of the weights."""
+        x, label, mask = episode.support
+        users, x = self.users, x * mask[:, None]
+        prior, told = users.tau**-2.0, self.blur**-2.0
+        mean = (prior * users.mean_weights + told * episode.profile) / (prior + told)
+        normal = x.T @ x / users.sigma**2 + (prior + told) * jnp.eye(users.dim)
+        moment = x.T @ ((label - x @ mean) * mask) / users.sigma**2
+        return episode.query.inputs @ (mean + jnp.linalg.solve(normal, moment))
+
+
+def bilinear(dim: int) -> Model:
+    """The frozen base of a warm-up: ``x' A e`` of inputs x and the task's embedding e."""
+    init = lambda key, profile, inputs: {"A": jnp.eye(dim)}
+    return Model(init, lambda params, profile, x: x @ params["A"] @ profile[1])
+
+
+def with_content(dim: int) -> Model:
+    """``x' (A e + B profile)``: a base that hears content and embedding."""
+    init = lambda key, profile, inputs: {"A": jnp.zeros((dim, dim)), "B": 0.1 * jnp.eye(dim)}
+    mixed = lambda params, profile: params["A"] @ profile[1] + params["B"] @ profile[0]
+    return Model(init, lambda params, profile, x: x @ mixed(params, profile))
+
+
+def affine(width: int, bias: float = 0.0) -> Model:
+    """``K' z + b`` of the profile joined with a vector, if there is one."""
+
+    def joined(profile: jax.Array, inputs: jax.Array | tuple) -> jax.Array:
+        return profile if isinstance(inputs, tuple) else jnp.concatenate([profile, inputs])
+
+    def init(key: jax.Array, profile, inputs):
+        shape = (joined(profile, inputs).shape[0], width)
+        return {"K": 0.1 * jax.random.normal(key, shape), "b": jnp.full(width, bias, float)}
+
+    return Model(init, lambda params, p, x: joined(p, x) @ params["K"] + params["b"])
+
+
+def scaled_by_profile(dim: int) -> Model:
+    """Features ``x * (W' profile + b)``, whose parameters are personal."""
+
+    def init(key: jax.Array, profile, inputs):
+        return {"W": 0.3 * jax.random.normal(key, (dim, dim)), "b": jnp.ones(dim)}
+
+    return Model(init, lambda params, p, x: x * (p @ params["W"] + params["b"])[None, :])
+
+
+def content_score() -> Model:
+    """The score ``x' profile``, without parameters: what content alone says."""
+    return Model(lambda key, p, x: {}, lambda params, p, x: x @ p)
+
+
+def click_probability(learner: MetaLearner) -> MetaLearner:
+    """A learner of logits whose scores are probabilities."""
+    predict = lambda state, inputs: jax.nn.sigmoid(learner.predict(state, inputs))
+    return learner._replace(predict=predict)
+
+
+def _transforms(users: LatentUsers) -> list[Row]:
+    linear, rates = vector_linear(), optim.learned_step_rates(0.4, 3)
+    noisy = optax.chain(gaussian_noise(0.1), optax.sgd(0.4))
+    forgetting = gradient(vector_mlp((12,)), optax.sgd(0.1), 3)
+    along = multistep(gradient(linear, rates, 1), (0.2, 0.3, 0.5))
+    return [
+        Row("losses_along_the_way", along, users, outer=None),
+        Row("dropgrad", dropgrad(gradient(linear, noisy, 3)), users, outer=None),
+        Row("l2f", attenuate(forgetting, kept=0.99), users, num_steps=300),
+    ]
+
+
+def _amortized(users: LatentUsers) -> list[Row]:
+    cmml = modulated(identity(), labeled_features((16, 4)), film_mlp((16,), 16), zero(), 4)
+    process = tanp(
+        identity(),
+        labeled_features((16, 8)),
+        labeled_features((16, 8)),
+        adaptive_decoder((16,)),
+        zero(),
+        num_latent=4,
+        num_codes=(8, 8),
+        num_clusters=4,
+        divergence_weight=0.01,
+        cluster_weight=0.01,
+    )
+    weights, biases = lwa(identity(), zero(), 3), nlba(identity(), zero(), 3, (12,))
+    return [
+        Row("cmml", cmml, users),
+        Row("tanp", process, users, outer=None),
+        Row("lwa", click_probability(weights), TwoKinds(), outer=None),
+        Row("nlba", click_probability(biases), TwoKinds(), outer=None),
+    ]
+
+
+def _profiled(world: ProfiledUsers) -> list[Row]:
+    dim, descent, mse = world.users.dim, optax.sgd(0.4), losses.squared_error
+    memories = mamo(
+        scaled_by_profile(dim),
+        vector_mlp(()),
+        zero(),
+        affine(dim),
+        optax.chain(optax.clip(1.0), optax.sgd(0.05)),
+        3,
+        num_features=dim,
+        num_description=dim,
+    )
+    base, frozen = bilinear(dim), tree.under("base")
+    embedding = meta_embedding(base, affine(dim), dim, descent, 3, loss=mse)
+    carried = scale_and_shift(
+        base, identity(), affine(dim, 1.0), affine(dim), dim, dim, descent, 3, loss=mse
+    )
+    generated = cvar(
+        base,
+        affine(2 * dim),
+        affine(2 * dim),
+        affine(dim),
+        dim,
+        descent,
+        3,
+        num_teacher_steps=3,
+        noise=0.1,
+        wasserstein_weight=0.01,
+        loss=mse,
+    )
+    pair = [ridge(identity(), zero(), dim, precision=0.3), pooled(content_score())]
+    bases = tree.under("bases")
+    return [
+        Row("mamo", memories, world, outer=None, tx=memory_optimizer(optax.adam(0.02))),
+        Row("meta_embedding", embedding, world, outer=None, unlearned=frozen),
+        Row("mwuf", carried, world, outer=None, unlearned=frozen),
+        Row(
+            "dropout_net",
+            dropout_net(with_content(dim), identity(), dim, loss=mse),
+            world,
+            outer=None,
+        ),
+        Row("cvar", generated, world, outer=None, unlearned=frozen),
+        Row("stack", stacked(pair), world, unlearned=bases),
+        Row("gate", gated(pair), world, unlearned=bases, order_free=False),
+    ]
+
+
+def _field_rows() -> list[Row]:
+    users = LatentUsers(dim=4, num_support=12, num_query=8, random_shots=True)
+    profiled = ProfiledUsers(dataclasses.replace(users, reveals=True))
+    return _transforms(users) + _amortized(users) + _profiled(profiled)
+
+
+FIELD_ROWS: list[Row] = _field_rows()
+"""The field's rows, which stand beside those of `learner_rows.ROWS`."""
