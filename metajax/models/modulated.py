@@ -124,3 +124,65 @@ def pair_features(users: Mapping[str, int], items: Mapping[str, int], dim: int =
       users, items: name -> number of indices of the categorical columns to embed.
     """
     return from_nnx(lambda rngs, profile, inputs: _Pair(rngs, users, items, dim))
+
+
+def over_features(embed: Model, net: Model, offset: Model) -> Model:
+    """``offset(x) + net(embed(x), code)``, called with the profile ``(profile, code)``.
+
+    Parameter paths are ``embed``, ``net`` and ``offset``.
+    """
+
+    def init(key: jax.Array, profile: tuple[PyTree, PyTree], inputs: PyTree) -> PyTree:
+        key_embed, key_net, key_offset = jax.random.split(key, 3)
+        own = embed.init(key_embed, profile[0], inputs)
+        x_NxE = embed.apply(own, profile[0], inputs)
+        return {
+            "embed": own,
+            "net": net.init(key_net, profile, x_NxE),
+            "offset": offset.init(key_offset, profile[0], inputs),
+        }
+
+    def apply(params: PyTree, profile: tuple[PyTree, PyTree], inputs: PyTree) -> jax.Array:
+        x_NxE = embed.apply(params["embed"], profile[0], inputs)
+        base = offset.apply(params["offset"], profile[0], inputs)
+        return base + net.apply(params["net"], profile, x_NxE)
+
+    return Model(init, apply)
+
+
+def at_rest(model: Model, code: PyTree) -> Model:
+    """The model, called with a plain profile, under one code that never changes.
+
+    The counterpart, for joint training and fine-tuning, of a network that a task steers.
+    """
+    return Model(
+        init=lambda key, profile, inputs: model.init(key, (profile, code), inputs),
+        apply=lambda params, profile, inputs: model.apply(params, (profile, code), inputs),
+    )
+
+
+def centered(encode: Model, mean: float) -> Model:
+    """An encoder of ``(features, label)`` that sees labels minus their mean."""
+    around = lambda inputs: (inputs[0], inputs[1] - mean)
+    return Model(
+        init=lambda key, profile, inputs: encode.init(key, profile, around(inputs)),
+        apply=lambda params, profile, inputs: encode.apply(params, profile, around(inputs)),
+    )
+
+
+class _User(nnx.Module):
+    """Embeddings of the categories of a profile."""
+
+    def __init__(self, rngs: nnx.Rngs, users: Mapping[str, int], dim: int):
+        self.embed = nnx.Dict({k: nnx.Embed(n, dim, rngs=rngs) for k, n in users.items()})
+        self.names, self.dim = tuple(users), dim
+
+    def __call__(self, profile: Mapping, inputs: PyTree) -> jax.Array:
+        del inputs
+        known = [_bag(self.embed[k], profile[k]) for k in self.names]
+        return jnp.concatenate(known) if known else jnp.zeros(self.dim)
+
+
+def user_features(users: Mapping[str, int], dim: int = 16) -> Model:
+    """What a profile says of its owner: embedded categories side by side, or zeros without any."""
+    return from_nnx(lambda rngs, profile, inputs: _User(rngs, users, dim))

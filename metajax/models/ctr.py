@@ -1,0 +1,153 @@
+"""Click models with an item's embedding as an argument, and networks of an item's content.
+
+The task is an item: ``profile`` has its content columns, ``inputs`` the columns of users, whose
+index is the input ``item``, as `metajax.data.episodes.fetch` names the other side.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from metajax.models.bridge import from_nnx
+from metajax.types import Model, PyTree
+
+
+def _bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
+    """The mean embedding of the indices (..., W) that are not 0."""
+    present = (index > 0)[..., None]
+    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
+    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
+
+
+def _layers(rngs: nnx.Rngs, widths: Sequence[int]) -> nnx.List:
+    return nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
+
+
+def _run(layers: nnx.List, x: jax.Array) -> jax.Array:
+    for i, layer in enumerate(layers):
+        x = layer(jax.nn.relu(x) if i else x)
+    return x
+
+
+class _DeepFm(nnx.Module):
+    """A factorization machine over fields of one width, plus a perceptron over the same fields."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        num_users: int,
+        users: Mapping[str, int],
+        items: Mapping[str, int],
+        dim: int,
+        hidden: Sequence[int],
+    ):
+        small = nnx.initializers.normal(0.05)
+        table = lambda size: nnx.Embed(size, dim, embedding_init=small, rngs=rngs)
+        self.owner = table(num_users)
+        self.user = nnx.Dict({k: table(n) for k, n in users.items()})
+        self.item = nnx.Dict({k: table(n) for k, n in items.items()})
+        num_fields = 2 + len(users) + len(items)
+        self.deep = _layers(rngs, (num_fields * dim, *hidden, 1))
+        self.users, self.items = tuple(users), tuple(items)
+
+    def __call__(self, profile: tuple[Mapping, jax.Array], inputs: Mapping) -> jax.Array:
+        content, embedding = profile
+        n = inputs["item"].shape[0]
+        own = [embedding, *(_bag(self.item[k], content[k]) for k in self.items)]
+        met = [self.owner(inputs["item"]), *(_bag(self.user[k], inputs[k]) for k in self.users)]
+        fields = [*(jnp.broadcast_to(f, (n, f.shape[0])) for f in own), *met]
+        field_NxFxD = jnp.stack(fields, axis=1)
+        pairs_NxD = field_NxFxD.sum(axis=1) ** 2 - (field_NxFxD**2).sum(axis=1)
+        return 0.5 * pairs_NxD.sum(axis=1) + _run(self.deep, field_NxFxD.reshape(n, -1))[:, 0]
+
+
+def deep_fm(
+    num_users: int,
+    users: Mapping[str, int],
+    items: Mapping[str, int],
+    dim: int = 16,
+    hidden: Sequence[int] = (64, 64),
+) -> Model:
+    """Click logits (N,) of an item with each user, called with ``(profile, embedding (dim,))``.
+
+    The table of user embeddings is the parameter ``owner/embedding`` (num_users, dim).
+
+    Args:
+      users, items: name -> number of indices of the categorical columns to embed.
+
+    References: Guo et al., "DeepFM: a factorization-machine based neural network for CTR
+    prediction", IJCAI 2017; without the terms of first order.
+    """
+    return from_nnx(lambda rngs, profile, x: _DeepFm(rngs, num_users, users, items, dim, hidden))
+
+
+def with_table(base: Model, num_items: int, dim: int, scale: float = 0.05) -> Model:
+    """The base trained with a table of item embeddings, ``table`` (num_items, dim), beside it.
+
+    The row is chosen by the column ``index`` of the profile; the base's parameters are ``base``.
+    """
+
+    def init(key: jax.Array, profile: Mapping, inputs: PyTree) -> PyTree:
+        key_base, key_table = jax.random.split(key)
+        table = scale * jax.random.normal(key_table, (num_items, dim))
+        return {"base": base.init(key_base, (profile, table[0]), inputs), "table": table}
+
+    def apply(params: PyTree, profile: Mapping, inputs: PyTree) -> jax.Array:
+        return base.apply(params["base"], (profile, params["table"][profile["index"]]), inputs)
+
+    return Model(init, apply)
+
+
+class _Content(nnx.Module):
+    """A perceptron on embedded categories, joined with a vector if there is one."""
+
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        inputs: jax.Array | tuple,
+        sizes: Mapping[str, int],
+        dim: int,
+        hidden: Sequence[int],
+        width: int,
+        center: float,
+    ):
+        self.embed = nnx.Dict({k: nnx.Embed(n, dim, rngs=rngs) for k, n in sizes.items()})
+        joined = dim * len(sizes) + (0 if isinstance(inputs, tuple) else inputs.shape[0])
+        self.body = _layers(rngs, (max(joined, 1), *hidden))
+        self.head = nnx.Linear(
+            hidden[-1], width, kernel_init=nnx.initializers.normal(0.05), rngs=rngs
+        )
+        self.names, self.center = tuple(sizes), center
+
+    def __call__(self, profile: Mapping, inputs: jax.Array | tuple) -> jax.Array:
+        known = [_bag(self.embed[k], profile[k]) for k in self.names]
+        told = [] if isinstance(inputs, tuple) else [inputs]
+        x = jnp.concatenate([*known, *told]) if known or told else jnp.ones(1)
+        return self.center + self.head(jax.nn.relu(_run(self.body, x)))
+
+
+def content_net(
+    sizes: Mapping[str, int],
+    width: int,
+    *,
+    dim: int = 16,
+    hidden: Sequence[int] = (32,),
+    center: float = 0.0,
+) -> Model:
+    """A vector (width,) made of an item's content and, if it is called with one, of a vector.
+
+    Args:
+      sizes: name -> number of indices of the profile's categorical columns to embed.
+      center: a constant added, about which the network starts.
+    """
+    return from_nnx(
+        lambda rngs, profile, inputs: _Content(rngs, inputs, sizes, dim, hidden, width, center)
+    )
+
+
+def table_rows(rows: jax.Array) -> Model:
+    """The stored rows (N, D) of the users met, without parameters."""
+    return Model(lambda key, profile, inputs: {}, lambda params, p, inputs: rows[inputs["item"]])
