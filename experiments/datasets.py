@@ -3,8 +3,8 @@
 What can be had without meta-training, where users and items are new. Four quadrants (warm,
 user-cold, item-cold, both-cold) after MeLU, its published states where a table has them; logs too
 thin for 10 query rows get 5 or 2, and those without enough tasks in each quadrant are cut by user
-alone. Ratings are judged by MAE, and every log by ranking: of the query rows, and of the full
-catalogue (of cold items in item-cold tasks).
+alone. Judged by MAE, and by ranking the query rows and, for at most 500 tasks, the full catalogue
+(of cold items in item-cold tasks).
 
 Run: python -m experiments.datasets
 Published: none under this protocol.
@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax import benchmark, evaluate, protocols, ranking, report
+from metajax import benchmark, evaluate, protocols, ranking, report, stats
 from metajax.arms import A0, A1, A2, closed_form_arm
 from metajax.data import sources, split
 from metajax.data.table import Interactions
@@ -32,6 +32,8 @@ from metajax.types import Episode, MetaLearner, UserError
 
 CUTS = ((10, 13), (5, 8), (2, 4))  # query rows, fewest rows of a task
 FEWEST_TASKS = 30
+MOST_RANKED = 500  # tasks of a scenario whose full catalogue is ranked, drawn at random
+DRAWS = 2000  # of the bootstrap of a cell
 ARMS = (A0, A1, A2)
 FIXED = 1e6  # a prior precision that no support can move
 
@@ -52,20 +54,6 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the tables of the stored record, without running anything."""
-
-
-class Cut(NamedTuple):
-    """A split and how thin its tasks are.
-
-    Attributes:
-      parts: the split.
-      num_query: query rows of a test task.
-      min_rows: fewest rows of a task.
-    """
-
-    parts: split.Split
-    num_query: int
-    min_rows: int
 
 
 def with_negatives(table: Interactions, seed: int = 0) -> Interactions:
@@ -89,8 +77,10 @@ def with_negatives(table: Interactions, seed: int = 0) -> Interactions:
     )
 
 
-def cut(table: Interactions, seed: int) -> Cut:
-    """The richest split with at least 30 tasks in every part: quadrants, else users alone.
+def cut(table: Interactions, seed: int) -> tuple[split.Split, int]:
+    """The richest split with at least 30 tasks in every part, and the fewest rows of a task.
+
+    Quadrants where there are enough tasks, else users alone.
 
     Raises:
       UserError: the log is too small for any.
@@ -103,7 +93,7 @@ def cut(table: Interactions, seed: int) -> Cut:
                 continue
             tasks = [*parts.valid.values(), *parts.test.values()]
             if min(t.num_tasks for t in tasks) >= FEWEST_TASKS:
-                return Cut(parts, num_query, min_rows)
+                return parts, min_rows
     raise UserError(f"{table.name}: no split has {FEWEST_TASKS} tasks; give a larger log")
 
 
@@ -127,12 +117,12 @@ def closed_form(problem: Problem) -> tuple[MetaLearner, dict[str, Any], dict[str
 
 def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
     """Per-task scores of one data set, and the facts about it."""
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     table = sources.load(name, config.data_dir)
     implicit = bool(np.ptp(table.label) == 0)
     checksum = table.checksum()
     table = with_negatives(table) if implicit else table
-    parts, num_query, min_rows = cut(table, config.split_seed)
+    parts, min_rows = cut(table, config.split_seed)
     problem = problem_of(table, parts)
     learner, params, settings = closed_form(problem)
     ticket = freeze(config, settings)
@@ -143,7 +133,8 @@ def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
     catalogue = {k: v for k, v in catalogue.items() if k in opened}
     threshold = protocols.middle(table)
     for scenario, candidates in catalogue.items():
-        found = ranked(learner, params, source, opened[scenario], candidates, threshold)
+        some = drawn(opened[scenario], config.split_seed)
+        found = ranked(learner, params, source, some, candidates, threshold)
         for arm, metric in itertools.product(range(len(ARMS)), found):
             name_of = report.score_name(scenario, ARMS[arm], "full", metric)
             scores[name_of] = np.asarray(found[metric][arm])[None]
@@ -154,15 +145,22 @@ def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
         "interactions": len(table),
         "protocol": parts.protocol,
         "split": parts.checksum(),
-        "num_query": num_query,
+        "num_query": parts.num_query,
         "min_rows": min_rows,
         "tasks": {k: t.num_tasks for k, t in parts.test.items()},
         "candidates": {k: len(v) for k, v in catalogue.items()},
         "settings": settings,
         "test": ticket._asdict(),
         "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
     }
     return scores, facts
+
+
+def drawn(tasks: Episode, seed: int) -> Episode:
+    """At most `MOST_RANKED` of the tasks, at random."""
+    order = np.random.default_rng([seed, 8]).permutation(len(tasks.query.label))
+    return jax.tree.map(lambda x: x[np.sort(order[:MOST_RANKED])], tasks)
 
 
 def judged(
@@ -237,10 +235,10 @@ def show(record: report.Record, console: Console | None = None) -> None:
             table.add_section()
             _rows(table, record, name, about, condition, metrics[0])
         console.print(table)
-    total = sum(about["seconds"] for about in sets.values())
+    total, cpu = (sum(about[k] for about in sets.values()) for k in ("seconds", "cpu_seconds"))
     console.print(
         "Mean over users with its 95 % interval. 'query' is the number of query rows per task; "
-        f"implicit logs have sampled negatives. {total:.0f} s in all."
+        f"implicit logs have sampled negatives. {total:.0f} s in all, {cpu:.0f} s of them on a core."
     )
 
 
@@ -253,13 +251,16 @@ def _rows(table: Table, record: report.Record, name: str, about: dict, condition
         of = lambda arm, c=condition, s=scenario: record.of(f"{name} {s}", arm, c, metric)
         cells = []
         for arm in ARMS:
-            found = report.interval(of(arm), metric)
+            found = stats.mean_interval(stats.mean_of_seeds(of(arm)), draws=DRAWS)
             cells.append(f"{found.mean:.4f} [{found.low:.3f}, {found.high:.3f}]")
         if condition == "all" and metric == "mae":
-            gap = report.difference(of(A2, "shuffled"), of(A2))
+            by_user = [stats.mean_of_seeds(x) for x in (of(A2, "shuffled"), of(A2))]
+            gap = stats.paired_bootstrap(*by_user, draws=DRAWS)
             star = "*" if gap.low > 0 or gap.high < 0 else " "
             cells.append(f"{gap.mean:+.4f}{star}[{gap.low:+.3f}, {gap.high:+.3f}]")
-        size = count if condition == "all" else f"{count} x {about['candidates'][scenario]}"
+        size = str(count)
+        if condition == "full":
+            size = f"{min(count, MOST_RANKED)} x {about['candidates'][scenario]}"
         kind = f"{name}{' (implicit)' if about['implicit'] else ''}, query {about['num_query']}"
         table.add_row(kind, f"{scenario.replace('_', '-')} ({size})", *cells)
 
