@@ -1,0 +1,282 @@
+"""Search over settings, on meta-validation only: by trials (TPE) and by hypergradients.
+
+`tune` is Bayesian optimization with pruning over any objective; it can be stopped and goes on, and
+several processes may share one study. `implicit`, `unrolled` and `descend` follow the gradient of a
+validation loss with respect to continuous settings, many starts in one program.
+
+References: Akiba et al., "Optuna", KDD 2019; Dodge et al., "Show your work", EMNLP 2019; Franceschi
+et al., ICML 2018; Lorraine, Vicol, Duvenaud, AISTATS 2020.
+"""
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.scipy.sparse.linalg import cg
+
+from metajax.types import PyTree, UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Real:
+    """A real setting between ``low`` and ``high``, searched on a log scale if ``log``."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A whole-number setting from ``low`` to ``high``, both included."""
+
+    low: int
+    high: int
+    log: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several values."""
+
+    values: tuple[Any, ...]
+
+
+Space = Mapping[str, Real | Whole | Choice]
+Watch = Callable[[int, Mapping[str, float]], None]
+
+
+class Trial(NamedTuple):
+    """One trial: its settings, its validation score (NaN if it has none) and how it ended."""
+
+    settings: dict[str, Any]
+    score: float
+    state: str
+
+
+class Found(NamedTuple):
+    """The outcome of `tune`.
+
+    Attributes:
+      best: the settings with the lowest validation score.
+      score: that score.
+      trials: all trials of the study, those of earlier calls included.
+      importance: setting -> its share of the variance of the scores; empty below 4 scores.
+    """
+
+    best: dict[str, Any]
+    score: float
+    trials: list[Trial]
+    importance: dict[str, float]
+
+
+def tune(
+    objective: Callable[[dict[str, Any], Watch], float],
+    space: Space,
+    num_trials: int,
+    *,
+    folder: pathlib.Path | None = None,
+    name: str = "search",
+    seed: int = 0,
+) -> Found:
+    """The settings with the lowest score after ``num_trials`` trials, by TPE with pruning.
+
+    Args:
+      objective: (settings, watch) -> the validation score. Calling ``watch(step, metrics)`` as it
+        goes, with ``valid`` in the metrics, lets a trial that is worse than the median of the
+        earlier ones at that step be stopped. A `UserError` (a diverged run) counts as no score.
+      folder: where the study is kept: a later call, or another process, goes on from there.
+      seed: of the sampler.
+
+    Raises:
+      UserError: optuna is missing, or no trial has a score.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("the search needs optuna; pip install 'metajax[search]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    study = optuna.create_study(
+        study_name=name, storage=_storage(folder), load_if_exists=True, direction="minimize"
+    )
+    count = lambda: len(study.get_trials(states=(*ended, optuna.trial.TrialState.FAIL)))
+    study.sampler = optuna.samplers.TPESampler(seed=seed + count(), n_startup_trials=8)
+    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
+
+    def one(trial: Any) -> float:
+        def watch(step: int, metrics: Mapping[str, float]) -> None:
+            if "valid" in metrics:
+                trial.report(metrics["valid"], step)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        score = objective({k: _suggest(trial, k, s) for k, s in space.items()}, watch)
+        return score if math.isfinite(score) else math.nan
+
+    stop = lambda study, trial: study.stop() if count() >= num_trials else None
+    if count() < num_trials:
+        study.optimize(one, n_trials=num_trials - count(), callbacks=[stop], catch=(UserError,))
+    return _found(study)
+
+
+def _storage(folder: pathlib.Path | None) -> Any:
+    if folder is None:
+        return None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+
+
+def _suggest(trial: Any, name: str, setting: Real | Whole | Choice) -> Any:
+    if isinstance(setting, Choice):
+        return trial.suggest_categorical(name, setting.values)
+    suggest = trial.suggest_int if isinstance(setting, Whole) else trial.suggest_float
+    return suggest(name, setting.low, setting.high, log=setting.log)
+
+
+def _found(study: Any) -> Found:
+    import optuna
+
+    last = lambda t: t.value if t.value is not None else math.nan
+    trials = [Trial(dict(t.params), last(t), t.state.name.lower()) for t in study.get_trials()]
+    whole = [t for t in trials if t.state == "complete"]
+    if not whole:
+        raise UserError("no trial has a score: every run diverged; narrow the ranges")
+    best = min(whole, key=lambda t: t.score)
+    importance: dict[str, float] = {}
+    if len(whole) >= 4 and len({t.score for t in whole}) > 1:
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        importance = dict(optuna.importance.get_param_importances(study, evaluator=evaluator))
+    return Found(best.settings, best.score, trials, importance)
+
+
+def expected_best(scores: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The expected lowest score (N,) of 1 to N trials drawn with replacement from N scores.
+
+    The budget curve: what a search of fewer trials would have found on average.
+
+    References: Dodge, Gururangan, Card, Schwartz, Smith, EMNLP 2019, equation 3.
+    """
+    ascending = np.sort(np.asarray(scores, np.float64))
+    n = ascending.size
+    at_least = (n - np.arange(n + 1)) / n  # the chance that a draw is the i-th lowest or higher
+    chances = at_least[None] ** np.arange(1, n + 1)[:, None]
+    return (chances[:, :-1] - chances[:, 1:]) @ ascending
+
+
+def unrolled(
+    inner: Callable[[PyTree, PyTree], jax.Array],
+    outer: Callable[[PyTree, PyTree], jax.Array],
+    start: PyTree,
+    num_steps: int,
+    rate: Callable[[PyTree], jax.Array],
+) -> Callable[[PyTree], jax.Array]:
+    """settings -> outer loss after gradient steps on the inner loss, differentiable throughout.
+
+    Args:
+      inner: (weights, settings) -> training loss.
+      outer: (weights, settings) -> validation loss.
+      start: the weights before the first step.
+      num_steps: gradient steps.
+      rate: settings -> size of a step; it may be one of the settings.
+    """
+
+    def loss(settings: PyTree) -> jax.Array:
+        size = rate(settings)
+
+        def step(weights: PyTree, _: None) -> tuple[PyTree, None]:
+            slope = jax.grad(inner)(weights, settings)
+            return jax.tree.map(lambda w, g: w - size * g, weights, slope), None
+
+        weights, _ = jax.lax.scan(step, start, length=num_steps)
+        return outer(weights, settings)
+
+    return loss
+
+
+def implicit(
+    inner: Callable[[PyTree, PyTree], jax.Array],
+    outer: Callable[[PyTree, PyTree], jax.Array],
+    solve: Callable[[PyTree], PyTree],
+    num_solver_steps: int = 50,
+) -> Callable[[PyTree], jax.Array]:
+    """settings -> outer loss at the inner minimum; its gradient by the implicit function theorem.
+
+    The gradient is dV/dl - (d2L/dl dw) [d2L/dw2]^-1 dV/dw, the inverse applied by conjugate
+    gradients; how ``solve`` found the minimum does not matter, and is not differentiated.
+
+    Args:
+      inner: (weights, settings) -> training loss, convex in the weights near the minimum.
+      outer: (weights, settings) -> validation loss.
+      solve: settings -> the weights that minimize the inner loss.
+      num_solver_steps: conjugate-gradient steps.
+
+    References: Lorraine, Vicol, Duvenaud, AISTATS 2020.
+    """
+
+    def loss(settings: PyTree) -> jax.Array:
+        still = jax.lax.stop_gradient(settings)
+        found = jax.lax.stop_gradient(solve(still))
+        slope = jax.grad(inner)
+        curve = lambda v: jax.jvp(lambda w: slope(w, still), (found,), (v,))[1]
+        # A Newton step from the minimum moves nothing; its derivative is that of the minimum.
+        step, _ = cg(curve, slope(found, settings), maxiter=num_solver_steps)
+        weights = jax.tree.map(jnp.subtract, found, step)
+        return outer(weights, settings)
+
+    return loss
+
+
+class Descent(NamedTuple):
+    """The outcome of `descend`: the best settings met, their loss, and all losses (P, steps)."""
+
+    settings: PyTree
+    loss: float
+    losses: np.ndarray
+
+
+def descend(
+    loss: Callable[[PyTree], jax.Array], starts: PyTree, num_steps: int, rate: float = 0.05
+) -> Descent:
+    """Follows the gradient of a validation loss from several starts at once, in one program.
+
+    Positive settings are best given by their logarithm. A start that diverges is left behind.
+
+    Args:
+      loss: settings -> validation loss, differentiable.
+      starts: settings, leaves (P, ...): P starts, by `jax.vmap`.
+      num_steps: steps of Adam.
+      rate: of Adam.
+
+    Raises:
+      UserError: no start has a finite loss.
+    """
+    tx = optax.adam(rate)
+
+    def follow(start: PyTree) -> tuple[PyTree, jax.Array]:
+        def step(carry: tuple[PyTree, Any], _: None):
+            settings, state = carry
+            value, slope = jax.value_and_grad(loss)(settings)
+            updates, state = tx.update(slope, state, settings)
+            return (optax.apply_updates(settings, updates), state), (settings, value)
+
+        _, path = jax.lax.scan(step, (start, tx.init(start)), length=num_steps)
+        return path
+
+    path, losses = jax.jit(jax.vmap(follow))(starts)
+    losses = np.asarray(losses)
+    if not np.isfinite(losses).any():
+        raise UserError("the validation loss is not finite from any start; start elsewhere")
+    best = np.unravel_index(
+        np.nanargmin(np.where(np.isfinite(losses), losses, np.inf)), losses.shape
+    )
+    return Descent(jax.tree.map(lambda x: x[best], path), float(losses[best]), losses)
