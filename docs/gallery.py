@@ -1,0 +1,55 @@
+"""Writes docs/gallery.md and its figures from the stored records; run by `make docs`."""
+
+import pathlib
+import sys
+
+from metajax import plots, report
+from metajax.types import UserError
+
+HERE = pathlib.Path(__file__).resolve().parent
+HEAD = """# Gallery
+
+Drawn from the records in `paper/results/` by `docs/gallery.py`; as wide as a column of a paper, and
+told apart in grey by line and marker.
+"""
+
+
+def section(path: pathlib.Path) -> str:
+    """The Markdown of one record's figures; empty for a record that has no table of arms."""
+    record = report.read(path)
+    facts = record.facts
+    if not facts.get("shots") or "method" not in facts:
+        return ""
+    folder = HERE / "gallery"
+    plots.k_shot(record, "user_cold", folder / f"{path.stem}-k-shot.png")
+    plots.learning(record, folder / f"{path.stem}-learning.png")
+    base = record.of("user_cold", facts["method"], "all", "mae")
+    rows = [
+        (arm, report.difference(record.of("user_cold", arm, "all", "mae"), base))
+        for arm in facts["arms"]
+        if arm != facts["method"]
+    ]
+    label = f"MAE of new users minus that of {facts['method']}"
+    plots.forest(rows, folder / f"{path.stem}-forest.png", label)
+    kinds = {
+        "k-shot": "error of new users by the number of their ratings",
+        "forest": "paired differences to the method",
+        "learning": "meta-validation error while training",
+    }
+    shown = "\n".join(
+        f"![{k}: {v}](gallery/{path.stem}-{k}.png){{ width=420 }}" for k, v in kinds.items()
+    )
+    return f"\n## {facts['experiment']} on {facts['data']['name']}\n\n{shown}\n"
+
+
+def main(results: pathlib.Path = report.RESULTS) -> None:
+    """Writes the page and its figures."""
+    sections = [section(path) for path in sorted(results.glob("*.json"))]
+    (HERE / "gallery.md").write_text(HEAD + "".join(sections))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

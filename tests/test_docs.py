@@ -1,0 +1,83 @@
+"""The documentation: its tutorial runs, its pages name what exists, its site builds."""
+
+import ast
+import importlib
+import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+TUTORIAL = "\n".join(
+    re.findall(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(), re.DOTALL)
+)
+
+
+def test_the_tutorial_imports_only_what_exists():
+    for node in ast.walk(ast.parse(TUTORIAL)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs_as_it_stands(tmp_path):
+    (tmp_path / "tutorial.py").write_text(TUTORIAL)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, "tutorial.py"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "A6 level" in done.stdout and "NO ADAPTATION" in done.stdout
+    assert (tmp_path / "out" / "level" / "CHECKSUMS").is_file()
+
+
+def test_the_reference_names_modules_that_exist():
+    names = [
+        name
+        for page in (DOCS / "reference").glob("*.md")
+        for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)
+    ]
+    assert len(names) > 25 and len(set(names)) == len(names)
+    for name in names:
+        assert importlib.util.find_spec(name), name
+
+
+def test_commands_named_in_the_pages_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in DOCS.glob("*.md"):
+        text = page.read_text()
+        for targets in re.findall(r"\bmake ([a-z -]+?)(?:  |`|\n)", text):
+            for target in targets.split():
+                assert re.search(rf"^{target}:", makefile, re.MULTILINE), (page.name, target)
+        for module in re.findall(r"python -m ((?:metajax|experiments)[\w.]*)", text):
+            if module != "experiments.level":
+                assert importlib.util.find_spec(module), (page.name, module)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    subprocess.run([sys.executable, str(DOCS / "gallery.py")], check=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "site" / "reference" / "core" / "index.html").read_text()
+    assert "Five pure functions on one task" in page
