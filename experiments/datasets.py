@@ -238,7 +238,7 @@ def show(record: report.Record, console: Console | None = None) -> None:
     total, cpu = (sum(about[k] for about in sets.values()) for k in ("seconds", "cpu_seconds"))
     console.print(
         "Mean over users with its 95 % interval. 'query' is the number of query rows per task; "
-        f"implicit logs have sampled negatives. {total:.0f} s in all, {cpu:.0f} s of them on a core."
+        f"implicit logs have sampled negatives. {total:.0f} s in all, {cpu:.0f} s on a core."
     )
 
 
