@@ -1,0 +1,33 @@
+"""L2F: MAML that first forgets, layer by layer, as much of the shared start as a user asks for.
+
+Reference: Baik, Hong, Lee, "Learning to forget for meta-learning", CVPR 2020.
+Run: python -m experiments.l2f --dataset ml-1m
+Published: none under this protocol.
+Deviates: item factors and biases are estimated beforehand from all meta-training ratings.
+"""
+
+import optax
+
+from experiments.maml import Config, model
+from metajax import benchmark, report
+from metajax.learners.gradient import gradient
+from metajax.transforms.attenuate import attenuate
+from metajax.types import MetaLearner
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """L2F and its outer optimizer."""
+    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
+    learner = gradient(model(config, problem), inner, config.inner_steps)
+    return attenuate(learner), optax.adam(config.outer_rate)
+
+
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("l2f", config, model, {"A6 L2F": build}, "A6 L2F")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

@@ -1,0 +1,34 @@
+"""Reptile: the shared start moves toward where each user's adaptation ended.
+
+Reference: Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018.
+Run: python -m experiments.reptile --dataset ml-1m
+Published: none under this protocol.
+Deviates: the outer step is Adam on the direction theta - phi; item factors and biases are estimated
+beforehand from all meta-training ratings.
+"""
+
+import optax
+
+from experiments.maml import Config, model
+from metajax import benchmark, report
+from metajax.learners.gradient import gradient
+from metajax.transforms.reptile import reptile
+from metajax.types import MetaLearner
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """Reptile and its outer optimizer."""
+    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
+    learner = gradient(model(config, problem), inner, config.inner_steps, second_order=False)
+    return reptile(learner), optax.adam(config.outer_rate)
+
+
+def main(config: Config) -> report.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("reptile", config, model, {"A6 Reptile": build}, "A6 Reptile")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)
