@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt
 from metajax import report
 from metajax.types import UserError
 
-MARKERS = "osD^vPX*"
+MARKERS = "osD^vPX*<>hpd8"
 STYLES: tuple[Any, ...] = (
     "-",
     "--",
@@ -74,6 +74,17 @@ def _legend(axes: Any, count: int) -> None:
     axes.figure.legend(loc="outside upper center", ncols=columns, frameon=False, handlelength=3.2)
 
 
+def _keep_readable(axes: Any, values: Sequence[float]) -> None:
+    """Cuts the axis off above what has diverged, and says so, so that the rest stays readable."""
+    limit = 2.5 * float(np.median(values))
+    inside = [v for v in values if v <= limit]
+    if len(inside) < len(values):
+        margin = 0.1 * (max(inside) - min(inside)) + 1e-9
+        axes.set_ylim(min(inside) - margin, max(inside) + 2 * margin)
+        told = f"off the scale: up to {max(values):.2g}"
+        axes.text(0.98, 0.97, told, transform=axes.transAxes, ha="right", va="top", fontsize=6)
+
+
 def k_shot(
     record: report.Record,
     scenario: str,
@@ -85,16 +96,19 @@ def k_shot(
     conditions = [(str(k), f"k={k}") for k in record.facts["shots"]] + [("all", "all")]
     places = np.arange(len(conditions))
     shown = list(arms or record.facts["arms"])
+    means: list[float] = []
     with page(path, 2.9) as axes:
         for i, arm in enumerate(shown):
             results = [
                 report.interval(record.of(scenario, arm, name, metric), metric)
                 for _, name in conditions
             ]
+            means += [r.mean for r in results]
             width = 1.8 if arm == record.facts["method"] else 1.0
             axes.plot(places, [r.mean for r in results], label=arm, linewidth=width, **look(i))
             low, high = [r.low for r in results], [r.high for r in results]
             axes.fill_between(places, low, high, color=look(i)["color"], alpha=0.10, linewidth=0)
+        _keep_readable(axes, means)
         axes.set_xticks(places, [label for label, _ in conditions])
         axes.set_xlabel(f"support ratings of the new user ({record.facts['data']['name']})")
         axes.set_ylabel("RMSE" if metric == "mse" else metric.upper())

@@ -36,9 +36,19 @@ def test_the_k_shot_curve_is_a_column_wide_and_holds_the_means(tmp_path, drawn):
     assert lines["A2 fold-in"] == pytest.approx([1.2245] * 3)
 
 
+def test_an_arm_that_diverges_does_not_hide_the_others(tmp_path, drawn):
+    made = record()
+    made.scores["user_cold|A4 fine-tuned|k=5|mae"] += 1e9
+    plots.k_shot(made, "user_cold", tmp_path / "k.png")
+    axes = drawn[0][0].axes
+    assert axes.get_ylim()[1] < 2.0
+    assert [text.get_text() for text in axes.texts] == ["off the scale: up to 1e+09"]
+
+
 def test_no_two_arms_look_alike_in_grey():
-    looks = {(str(plots.look(i)["linestyle"]), plots.look(i)["marker"]) for i in range(8)}
-    assert len(looks) == 8 and len({style for style, _ in looks}) == 8
+    looks = {(str(plots.look(i)["linestyle"]), plots.look(i)["marker"]) for i in range(14)}
+    assert len(looks) == 14 and len({marker for _, marker in looks}) == 14
+    assert len({style for style, _ in looks}) == 8
 
 
 def test_learning_curves_show_the_mean_of_the_seeds_over_the_steps(tmp_path, drawn):
