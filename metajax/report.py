@@ -98,15 +98,13 @@ def _module_name() -> str:
 def config_hash(config: Any) -> str:
     """A digest of a resolved configuration, as 12 hexadecimal digits.
 
-    The experiment counts, however it was started; where the data lie and where results go does
-    not: it changes no result.
+    Where the data lie and where results go does not count: it changes no result. Two experiments
+    of equal settings have equal digests.
     """
     settings = dataclasses.asdict(config)
     for part in (settings, settings.get("run", {})):
         for name in PLACES:
             part.pop(name, None)
-    module = type(config).__module__
-    settings["experiment"] = _module_name() if module == "__main__" else module
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
