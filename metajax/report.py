@@ -167,20 +167,33 @@ def read(path: pathlib.Path) -> Record:
         raise UserError(f"{path} is damaged ({error}); run the experiment again") from error
 
 
+def _diverged(*values: np.ndarray) -> stats.Interval | None:
+    """An interval that says so, where an arm has diverged for some task; else None."""
+    if not any(np.isinf(v).any() for v in values):
+        return None
+    return stats.Interval(np.inf, np.nan, np.nan, np.nan, len(values[0]), 0)
+
+
 def interval(scores: np.ndarray, metric: str) -> stats.Interval:
     """The mean over tasks of scores (S, T) averaged over seeds, with its bootstrap interval.
 
-    ``mse`` is reported as its root.
+    ``mse`` is reported as its root. An arm that diverged has an infinite mean and no interval: in
+    a table that is a result, and not a reason to stop.
     """
-    result = stats.mean_interval(stats.mean_of_seeds(scores))
+    values = stats.mean_of_seeds(scores)
+    result = _diverged(values) or stats.mean_interval(values)
     if metric != "mse":
         return result
     return result._replace(mean=result.mean**0.5, low=result.low**0.5, high=result.high**0.5)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> stats.Interval:
-    """The mean over tasks of a - b, each (S, T) averaged over its seeds, paired by task."""
-    return stats.paired_bootstrap(stats.mean_of_seeds(a), stats.mean_of_seeds(b))
+    """The mean over tasks of a - b, each (S, T) averaged over its seeds, paired by task.
+
+    Without an interval where either has diverged.
+    """
+    a, b = stats.mean_of_seeds(a), stats.mean_of_seeds(b)
+    return _diverged(a, b) or stats.paired_bootstrap(a, b)
 
 
 if __name__ == "__main__":

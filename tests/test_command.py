@@ -115,3 +115,11 @@ def test_a_damaged_record_is_refused(tmp_path):
     scores.write_bytes(scores.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"x\.npz is not the file"):
         benchmark.report.read(path)
+
+
+def test_an_arm_that_diverged_is_shown_and_stops_nothing():
+    fine, gone = np.ones((2, 3)), np.array([[1.0, np.inf, 2.0]])
+    assert benchmark.report.interval(fine, "mae").mean == 1.0
+    found = benchmark.report.interval(gone, "mse")
+    assert found.mean == np.inf and np.isnan(found.low) and found.num_units == 3
+    assert np.isnan(benchmark.report.difference(fine, gone).low)
