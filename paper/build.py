@@ -195,7 +195,7 @@ def contents(r: Results) -> dict[str, str]:
         grids["sinusoid"] = sinusoids(r)
     files = {"numbers.json": json.dumps(numbers, indent=1, sort_keys=True) + "\n"}
     for name, grid in grids.items():
-        across = name in ("quality", "records")
+        across = name in ("quality", "sinusoid", "records")
         files[f"tables/{name}.typ"] = tables.typst(grid, f"tab-{name}", across=across)
         files[f"tables/{name}.tex"] = tables.latex(grid, f"tab:{name}")
         files[f"tables/{name}.csv"] = tables.csv_text(grid)
