@@ -249,7 +249,7 @@ def _rows(table: Table, record: report.Record, name: str, about: dict, condition
         ):
             continue
         of = lambda arm, c=condition, s=scenario: record.of(f"{name} {s}", arm, c, metric)
-        if metric == "ndcg@5" and min(of(arm).min() for arm in ARMS) < 0:
+        if metric == "ndcg@5" and min(np.nanmin(of(arm)) for arm in ARMS) < 0:
             continue  # the gain 2^label - 1 needs labels of at least 0
         cells = []
         for arm in ARMS:
