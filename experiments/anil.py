@@ -2,17 +2,28 @@
 
 Reference: Raghu et al., "Rapid learning or feature reuse? Towards understanding the effectiveness
 of MAML", ICLR 2020.
-Run: python -m experiments.anil --dataset ml-1m
+Run: python -m experiments.anil --dataset ml-1m --num-steps 1500
 Published: none under this protocol.
 Deviates: item factors and biases are estimated beforehand from all meta-training ratings.
 """
 
+import dataclasses
+
 import optax
 
-from experiments.maml import Config, model
+from experiments import maml
+from experiments.maml import model
 from metajax import benchmark, report, tree
 from metajax.learners.gradient import gradient
 from metajax.types import MetaLearner
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(maml.Config):
+    """Settings of the experiment: those of MAML, with more steps in a task."""
+
+    inner_steps: int = 20
+    """Gradient steps in a task."""
 
 
 def build(

@@ -1,18 +1,29 @@
 """Meta-SGD: MAML whose inner rate is learned, one per parameter.
 
 Reference: Li, Zhou, Chen, Li, "Meta-SGD: learning to learn quickly for few-shot learning", 2017.
-Run: python -m experiments.metasgd --dataset ml-1m
+Run: python -m experiments.metasgd --dataset ml-1m --num-steps 1200
 Published: none under this protocol.
 Deviates: rates are kept as logarithms, so that they stay positive; item factors and biases are
 estimated beforehand from all meta-training ratings.
 """
 
+import dataclasses
+
 import optax
 
-from experiments.maml import Config, model
+from experiments import maml
+from experiments.maml import model
 from metajax import benchmark, optim, report
 from metajax.learners.gradient import gradient
 from metajax.types import MetaLearner
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(maml.Config):
+    """Settings of the experiment: those of MAML, with more steps in a task."""
+
+    inner_steps: int = 10
+    """Gradient steps in a task."""
 
 
 def build(
