@@ -167,11 +167,11 @@ def read(path: pathlib.Path) -> Record:
         raise UserError(f"{path} is damaged ({error}); run the experiment again") from error
 
 
-def _diverged(*values: np.ndarray) -> stats.Interval | None:
-    """An interval that says so, where an arm has diverged for some task; else None."""
-    if not any(np.isinf(v).any() for v in values):
+def _diverged(values: np.ndarray) -> stats.Interval | None:
+    """Where an arm has diverged for some task, an infinite mean without an interval; else None."""
+    if not np.isinf(values).any():
         return None
-    return stats.Interval(np.inf, np.nan, np.nan, np.nan, len(values[0]), 0)
+    return stats.Interval(float(values.mean()), np.nan, np.nan, np.nan, len(values), 0)
 
 
 def interval(scores: np.ndarray, metric: str) -> stats.Interval:
@@ -193,7 +193,9 @@ def difference(a: np.ndarray, b: np.ndarray) -> stats.Interval:
     Without an interval where either has diverged.
     """
     a, b = stats.mean_of_seeds(a), stats.mean_of_seeds(b)
-    return _diverged(a, b) or stats.paired_bootstrap(a, b)
+    with np.errstate(invalid="ignore"):  # both diverged: neither is ahead
+        gap = _diverged(a - b)
+    return gap or stats.paired_bootstrap(a, b)
 
 
 if __name__ == "__main__":

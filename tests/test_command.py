@@ -122,4 +122,6 @@ def test_an_arm_that_diverged_is_shown_and_stops_nothing():
     assert benchmark.report.interval(fine, "mae").mean == 1.0
     found = benchmark.report.interval(gone, "mse")
     assert found.mean == np.inf and np.isnan(found.low) and found.num_units == 3
+    assert benchmark.report.difference(fine, gone).mean == -np.inf
+    assert benchmark.report.difference(gone, fine).mean == np.inf
     assert np.isnan(benchmark.report.difference(fine, gone).low)

@@ -30,9 +30,7 @@ FLOORS = [
         "plots",  # records as pictures
         "progress",  # bars
         "compare",  # records side by side
-        "leaks",  # ways in which an answer can reach a prediction
         "journal",  # metrics of a run, line by line
-        "command",  # the command line of an experiment
     },
     {"search", "explain", "federated", "serve"},
     {
