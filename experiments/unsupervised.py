@@ -162,10 +162,14 @@ def from_scratch(config: Config, valid: images.ClassImages) -> Arm:
     example = images.draw(valid, jax.random.key(0), **size, rotates=True)
     params = make(0.1, 1).init(jax.random.key(config.seed), example)
     score = {}
-    for rate in RATES:
-        for n in STEPS:
-            judge = functools.partial(few_shot.accuracies, make(rate, n), **size, num_tasks=100)
-            score[rate, n] = float(jax.jit(judge)(params, valid, jax.random.key(1)).mean())
+    for n in STEPS:
+
+        def judge(rate, params, valid, n=n):
+            key, tried = jax.random.key(1), make(rate, n)
+            return few_shot.accuracies(tried, params, valid, key, **size, num_tasks=100).mean()
+
+        compiled = jax.jit(judge)
+        score |= {(rate, n): float(compiled(rate, params, valid)) for rate in RATES}
     rate, n = max(score, key=lambda setting: score[setting])
     settings = {"rate": rate, "steps": n, "valid": score[rate, n], "trials": len(score)}
     return Arm(make(rate, n), params, settings, 0, time.perf_counter() - began)
