@@ -7,7 +7,7 @@ that a learner will be judged on must not be among the rows given.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, cg
 
 from metajax.data.table import Features, Interactions
+
+Sparse = Any  # scipy.sparse comes without types
 
 
 class Factors(NamedTuple):
@@ -30,7 +32,7 @@ class Factors(NamedTuple):
     item: np.ndarray
 
 
-def content_matrix(features: Features, num_rows: int) -> sp.csr_matrix:
+def content_matrix(features: Features, num_rows: int) -> Sparse:
     """The categorical columns as one sparse indicator matrix (num_rows, C), for linear models."""
     blocks = []
     for name, size in features.sizes.items():
@@ -44,17 +46,16 @@ def content_matrix(features: Features, num_rows: int) -> sp.csr_matrix:
     return sp.csr_matrix(sp.hstack(blocks))
 
 
-def _weighted_ridge(x: sp.csr_matrix, y: np.ndarray, weight: np.ndarray, penalty: float):
+def _weighted_ridge(x: Sparse, y: np.ndarray, weight: np.ndarray, penalty: float):
     """Coefficients (C, D) of a ridge regression of y (N, D) on x (N, C), by conjugate gradients."""
-    normal = LinearOperator(
-        (x.shape[1], x.shape[1]), lambda v: x.T @ (weight * (x @ v)) + penalty * v, dtype=float
-    )
+    apply = lambda v: x.T @ (weight * (x @ v)) + penalty * v
+    normal: Any = LinearOperator((x.shape[1], x.shape[1]), apply)  # pyright: ignore[reportCallIssue]
     right = x.T @ (weight[:, None] * y)
     return np.stack([cg(normal, column, rtol=1e-4, maxiter=300)[0] for column in right.T], axis=1)
 
 
 def content_prediction(
-    x: sp.csr_matrix,
+    x: Sparse,
     y: np.ndarray,
     weight: np.ndarray,
     penalties: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0),
@@ -88,7 +89,7 @@ def content_prediction(
     return mean + x @ _weighted_ridge(x, target, weight, penalty), penalty
 
 
-def _solve_side(rows: sp.csr_matrix, present: sp.csr_matrix, other: np.ndarray, penalty: float):
+def _solve_side(rows: Sparse, present: Sparse, other: np.ndarray, penalty: float):
     """Ridge solutions (N, D) of every row against the other side's vectors, all at once."""
     dim = other.shape[1]
     outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), dim * dim)
@@ -189,7 +190,7 @@ def hierarchical_bayes(
 
 
 def _content_out_of_fold(
-    x: sp.csr_matrix, y: np.ndarray, weight: np.ndarray, num_folds: int = 5, seed: int = 0
+    x: Sparse, y: np.ndarray, weight: np.ndarray, num_folds: int = 5, seed: int = 0
 ) -> np.ndarray:
     """Content predictions (N, D), of each known row by a fit that has not seen it."""
     prediction, penalty = content_prediction(x, y, weight)
