@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from metajax import losses
+from metajax import losses, train
+from metajax.data.synthetic import LatentUsers
 from metajax.learners.cvar import cvar, wasserstein
 from metajax.learners.dropout_net import dropout_net
 from metajax.learners.mwuf import scale_and_shift
@@ -197,3 +198,39 @@ def test_cvar_without_noise_is_a_sum_of_three_terms():
     assert float(info["reconstruction"]) == pytest.approx(error, rel=1e-3)
     assert float(info["wasserstein"]) == pytest.approx(gap, rel=1e-3)
     assert float(value) == pytest.approx(fit + 2 * error + 0.25 * gap, rel=1e-4)
+
+
+class Ads:
+    """Items whose content is their embedding, or (the control) that of another item."""
+
+    def __init__(self, permuted: bool):
+        self.world = LatentUsers(dim=2, num_support=4, num_query=8, reveals=True)
+        self.permuted = permuted
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One item."""
+        key_item, key_other = jax.random.split(key)
+        episode = self.world.sample(key_item)
+        other = self.world.sample(key_other).profile
+        return episode._replace(profile=other if self.permuted else episode.profile)
+
+
+def test_a_generator_fed_with_other_items_content_is_no_better_than_the_mean_embedding():
+    """Control: the cold error is the noise .25, and with a useless content E (w.v)^2 = 1 more."""
+
+    def cold_loss(permuted: bool) -> float:
+        learner = meta_embedding(
+            bilinear(), linear(2), 2, optax.sgd(0.1), loss=losses.squared_error
+        )
+        world = Ads(permuted)
+        sample, keys = train.world_sampler(world, 16), jax.random.split(KEY, 1)
+        fitted = train.fit(learner, optax.adam(0.05), sample, (), keys, 200, block=200)
+        params = jax.tree.map(lambda x: x[0], fitted.params)
+        tasks = jax.vmap(world.sample)(jax.random.split(jax.random.key(5), 1000))
+        cold = lambda e: losses.squared_error(
+            learner.predict(learner.start(params, e.profile), e.query.inputs), *e.query[1:]
+        )
+        return float(jnp.mean(jax.jit(jax.vmap(cold))(tasks)))
+
+    assert cold_loss(permuted=False) < 0.35
+    assert cold_loss(permuted=True) > 1.0
