@@ -156,17 +156,26 @@ def fit(title: str, data: images.ClassImages, config: Config) -> tuple[Params, f
 def from_scratch(config: Config, valid: images.ClassImages) -> Arm:
     """A random network trained on the support alone, rate and steps best on validation tasks."""
     began = time.perf_counter()
-    size = {"ways": config.ways, "shots": config.shots, "queries": config.shots}
     model = conv.conv4(config.ways)
     make = lambda rate, n: fine_tuned(model, optax.sgd(rate), n, loss=losses.class_cross_entropy)
-    example = images.draw(valid, jax.random.key(0), **size, rotates=True)
+    example = images.draw(valid, jax.random.key(0), ways=config.ways, shots=1, queries=1)
     params = make(0.1, 1).init(jax.random.key(config.seed), example)
     score = {}
     for n in STEPS:
 
         def judge(rate, params, valid, n=n):
             key, tried = jax.random.key(1), make(rate, n)
-            return few_shot.accuracies(tried, params, valid, key, **size, num_tasks=100).mean()
+            found = few_shot.accuracies(
+                tried,
+                params,
+                valid,
+                key,
+                ways=config.ways,
+                shots=config.shots,
+                queries=config.shots,
+                num_tasks=100,
+            )
+            return found.mean()
 
         compiled = jax.jit(judge)
         score |= {(rate, n): float(compiled(rate, params, valid)) for rate in RATES}
