@@ -35,7 +35,7 @@ from metajax.types import UserError
 
 SPLIT = pathlib.Path(__file__).with_name("omniglot_split.json")
 CROSS_ENTROPY = losses.class_cross_entropy
-NUM_VALID_TASKS = 100
+NUM_VALID_TASKS = 400
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,17 +104,17 @@ NOT_OFFSETS = tree.negate(tree.matching("offset"))
 
 def maml(config: Config) -> few_shot.Method:
     """MAML, second order."""
-    return _maml_like(config, 10_000, NOT_OFFSETS, second_order=True)
+    return _maml_like(config, 16_000, NOT_OFFSETS, second_order=True)
 
 
 def fomaml(config: Config) -> few_shot.Method:
     """MAML without second derivatives."""
-    return _maml_like(config, 10_000, NOT_OFFSETS, second_order=False)
+    return _maml_like(config, 16_000, NOT_OFFSETS, second_order=False)
 
 
 def anil(config: Config) -> few_shot.Method:
     """Only the head adapts."""
-    return _maml_like(config, 10_000, tree.under("head"), second_order=True)
+    return _maml_like(config, 16_000, tree.under("head"), second_order=True)
 
 
 def reptile_of(config: Config) -> few_shot.Method:
