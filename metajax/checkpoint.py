@@ -106,9 +106,23 @@ def opened(folder: pathlib.Path, identity: str) -> Iterator[Store]:
 
 @functools.cache
 def _quiet() -> None:
-    """Keeps Orbax from logging a traceback for what is told here in one line."""
+    """Keeps Orbax from printing tracebacks for what is told here in one line.
+
+    It logs them, and where several leaves of a file are damaged, it takes up the first error alone:
+    the others reach an event loop that is closed by then, or nobody.
+    """
     of_orbax = f"{os.sep}orbax{os.sep}"
     logging.getLogger("absl").addFilter(lambda record: of_orbax not in record.pathname)
+    logging.getLogger("asyncio").addFilter(
+        lambda record: "exception was never retrieved" not in record.getMessage()
+    )
+    earlier = sys.unraisablehook
+
+    def told(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            earlier(unraisable)
+
+    sys.unraisablehook = told
 
 
 def _check_room(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> None:
