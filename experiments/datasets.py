@@ -25,6 +25,7 @@ from rich.table import Table
 
 from metajax import benchmark, evaluate, protocols, ranking, report, stats
 from metajax.arms import A0, A1, A2, closed_form_arm
+from metajax.command import Preset
 from metajax.data import sources, split
 from metajax.data.table import Interactions
 from metajax.problem import Problem, freeze, problem_of
@@ -42,6 +43,8 @@ FIXED = 1e6  # a prior precision that no support can move
 class Config:
     """Settings of the experiment."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: tuple[str, ...] = tuple(sources.READERS)
     """The data sets, by name or path."""
     data_dir: pathlib.Path | None = None
@@ -54,6 +57,9 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the tables of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {"quick": {"dataset": ("ml-100k",)}, "paper": {}, "gpu": {}}
 
 
 def with_negatives(table: Interactions, seed: int = 0) -> Interactions:

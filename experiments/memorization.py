@@ -11,6 +11,7 @@ Deviates: 25 tasks per outer step, not one; the scale of the noise starts from 1
 import dataclasses
 import pathlib
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ import optax
 
 from experiments import sinusoid_report
 from metajax import benchmark, losses, progress, report, train, tree
+from metajax.command import Preset
 from metajax.learners.gradient import gradient
 from metajax.models import features, towers
 from metajax.transforms.regularize import noisy
@@ -31,6 +33,8 @@ TEST_STEPS = (0, 1, 5, 10, 20, 50, 100)
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     shots: tuple[int, ...] = (5, 10)
     """Points of a test task, one table each; training tasks have ten."""
     beta: float = 1e-4
@@ -51,6 +55,13 @@ class Config:
     """Folder for records and plots."""
     publish: bool = False
     """Store the records in paper/results too."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100},
+    "paper": {},
+    "gpu": {"num_steps": 70_000, "seeds": 10},
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax import evaluate, losses, progress, protocols, report, train
-from metajax.command import cli
+from metajax.command import Preset, cli
 from metajax.data import episodes, sources
 from metajax.data.split import Split
 from metajax.data.table import Interactions
@@ -47,6 +47,8 @@ OTHERS = "others_"
 class Config:
     """Settings of the experiment."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: str = "ml-100k"
     """A named data set with times, or synthetic."""
     data_dir: pathlib.Path | None = None
@@ -73,6 +75,13 @@ class Config:
     """Folder of the record; else out/metaemb-DATASET."""
     publish: bool = False
     """Store the record in paper/results too."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "synthetic", "seeds": 1, "base_steps": 200, "num_steps": 100},
+    "paper": {},
+    "gpu": {"seeds": 5, "base_steps": 20_000, "num_steps": 10_000, "num_tasks": 128},
+}
 
 
 class Data(NamedTuple):

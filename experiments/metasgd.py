@@ -22,6 +22,7 @@ from metajax.types import MetaLearner
 class Config(maml.Config):
     """Settings of the experiment: those of MAML, with more steps in a task."""
 
+    run: benchmark.Run = dataclasses.field(default_factory=lambda: benchmark.Run(num_steps=1_200))
     inner_steps: int = 10
     """Gradient steps in a task."""
 

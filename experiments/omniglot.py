@@ -17,6 +17,7 @@ import functools
 import json
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ import optax
 
 from experiments import few_shot
 from metajax import benchmark, losses, report, tree
+from metajax.command import Preset
 from metajax.data import images
 from metajax.data.builders import cache
 from metajax.learners.gradient import gradient
@@ -42,6 +44,8 @@ NUM_VALID_TASKS = 400
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     arms: tuple[str, ...] = ("maml",)
     """Methods to run, one after the other: maml, fomaml, anil, reptile, protonets, imaml."""
     ways: int = 5
@@ -64,6 +68,13 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the table of the stored records, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"steps": 100, "test_tasks": 100},
+    "paper": {},
+    "gpu": {"steps": 60_000},
+}
 
 
 def _norm(config: Config) -> conv.Normalize:

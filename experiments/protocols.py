@@ -15,7 +15,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax import benchmark, protocols, report
+from metajax.command import Preset
 from metajax.data import episodes, pretrain, sources, split
 from metajax.data.table import Features, Interactions
 
@@ -84,6 +85,8 @@ MELU = {
 class Config:
     """Settings of the experiment."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     num_splits: int = 20
     """Random user splits of MetaRec's protocol."""
     num_draws: int = 12
@@ -96,6 +99,13 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the tables of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"num_splits": 2, "num_draws": 2},
+    "paper": {},
+    "gpu": {},
+}
 
 
 def damped_item_mean(table: Interactions, rows: np.ndarray, damping: float = 5.0):

@@ -24,6 +24,7 @@ from scipy import ndimage
 
 from experiments import few_shot, omniglot
 from metajax import benchmark, losses, progress, report, train
+from metajax.command import Preset
 from metajax.data import images
 from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned
@@ -48,6 +49,8 @@ RATES, STEPS = (0.01, 0.03, 0.1, 0.3), (5, 20, 50)
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     ways: int = 5
     """Classes of a test task."""
     shots: int = 1
@@ -70,6 +73,13 @@ class Config:
     """Folder for the record."""
     publish: bool = False
     """Store the record in paper/results too."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"num_partitions": 2, "steps": 100, "test_tasks": 100},
+    "paper": {},
+    "gpu": {"num_partitions": 100, "steps": 30_000},
+}
 
 
 def projection(image: np.ndarray, num_components: int) -> np.ndarray:

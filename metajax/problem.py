@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import evaluate, losses, report
+from metajax.command import Preset
 from metajax.data import episodes, pretrain, sources, split
 from metajax.data.table import Interactions
 from metajax.types import Episode, MetaLearner, Params, UserError
@@ -20,6 +21,8 @@ from metajax.types import Episode, MetaLearner, Params, UserError
 class Run:
     """What every experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run: quick is minutes on a synthetic world; other options override it."""
     dataset: str = "ml-1m"
     """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
     data_dir: pathlib.Path | None = None
@@ -44,6 +47,13 @@ class Run:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "synthetic", "seeds": 2, "num_steps": 200, "num_tasks": 16},
+    "paper": {},
+    "gpu": {"seeds": 5, "num_steps": 10_000, "num_tasks": 256},
+}
 
 
 class Frozen(NamedTuple):

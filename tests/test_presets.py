@@ -1,0 +1,97 @@
+"""Presets: every experiment has them, options override them, `paper` is what records used."""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import types
+
+import pytest
+
+from experiments import anil, evidence, maml
+from experiments import search as tuning
+from metajax import command, problem, report
+from metajax.types import UserError
+
+EXPERIMENTS = pathlib.Path(maml.__file__).parent
+
+
+def taking_a_run() -> list[str]:
+    """The experiments that are told what a rating experiment is told, and the other programs."""
+    own = ["omniglot", "unsupervised", "sinusoid", "memorization", "metaemb", "datasets"]
+    shared = [
+        path.stem
+        for path in sorted(EXPERIMENTS.glob("*.py"))
+        if "run_experiment(" in path.read_text() or "benchmark.Run" in path.read_text()
+    ]
+    return [*shared, *own, "protocols"]
+
+
+def module(name: str) -> types.ModuleType:
+    return importlib.import_module(f"experiments.{name}")
+
+
+@pytest.mark.parametrize("name", taking_a_run())
+def test_help_names_the_presets_and_the_folder(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.parse(module(name).Config, ["--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--preset {quick,paper,gpu}" in said and "--out" in said
+
+
+def test_an_option_overrides_the_preset_in_either_order():
+    for options in (["--preset", "quick", "--seeds", "7"], ["--seeds", "7", "--preset=quick"]):
+        config = command.parse(maml.Config, options)
+        assert (config.run.preset, config.run.dataset) == ("quick", "synthetic")
+        assert (config.run.seeds, config.run.num_steps) == (7, 200)
+        assert config.inner_steps == maml.Config().inner_steps
+    assert command.parse(maml.Config, []) == maml.Config()
+    assert command.parse(maml.Config, ["--preset", "gpu"]).run.num_tasks == 256
+
+
+def test_a_preset_reaches_what_is_inherited_and_what_has_no_default():
+    assert command.parse(evidence.Config, ["--preset", "quick"]).run.num_steps == 200
+    assert command.parse(anil.Config, []).run.num_steps == 1500
+    options = ["maml", "--space", "inner_rate=log:.01:1", "--preset", "quick", "--trials", "3"]
+    config = command.parse(tuning.Config, options)
+    assert (config.experiment, config.run.num_tasks, config.trials) == ("maml", 16, 3)
+    with pytest.raises(UserError, match="space"):
+        command.parse(tuning.Config, ["maml", "--preset", "quick"])
+
+
+def test_a_wrong_preset_is_one_line():
+    with pytest.raises(UserError, match="huge") as error:
+        command.parse(maml.Config, ["--preset", "huge"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_name_of_the_preset_is_stored_and_not_hashed():
+    quick = command.with_preset(maml.Config(), "quick")
+    spelled = dataclasses.replace(quick, run=dataclasses.replace(quick.run, preset="paper"))
+    assert report.config_hash(quick) == report.config_hash(spelled)
+    assert report.config_hash(quick) != report.config_hash(maml.Config())
+    assert dataclasses.asdict(quick)["run"]["preset"] == "quick"
+
+
+def test_every_preset_names_settings_that_exist():
+    for name in taking_a_run():
+        config = module(name).Config
+        table = getattr(module(name), "PRESETS", problem.PRESETS)
+        owner = config if table is not problem.PRESETS else problem.Run
+        known = {field.name for field in dataclasses.fields(owner)}
+        assert set(table) == {"quick", "paper", "gpu"} and not table["paper"], name
+        assert all(set(settings) <= known for settings in table.values()), name
+
+
+@pytest.mark.parametrize("path", sorted(report.RESULTS.glob("*-ml-1m.json")), ids=lambda p: p.stem)
+def test_paper_is_what_the_stored_record_used(path):
+    facts = json.loads(path.read_text())
+    if "run" not in facts["config"] or not (EXPERIMENTS / f"{facts['experiment']}.py").is_file():
+        pytest.skip("a record of another kind")
+    config = module(facts["experiment"]).Config()
+    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    for part, told in ((now, facts["config"]), (now["run"], facts["config"]["run"])):
+        for name, value in told.items():
+            if name not in (*report.PLACES, "run"):
+                assert part[name] == value, name
