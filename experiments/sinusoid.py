@@ -1,9 +1,12 @@
-"""Sinusoid regression: nine ways to learn a sine from K points, and what memorizing costs.
+"""Sinusoid regression: nine ways to learn a sine from K points, a bound, and memorizing's price.
 
 Paper: Finn et al., ICML 2017, section 5.1; Nichol et al., 2018; Li et al., 2017 (Meta-SGD);
 Zintgraf et al., ICML 2019 (CAVIA); Garnelo et al., ICML 2018; Yin et al., ICLR 2020, section 6.1.
 Run: python -m experiments.sinusoid            (all arms, K = 5, 10 and 20)
-     python -m experiments.sinusoid --from-records prints the stored tables.
+     python -m experiments.sinusoid --from-records prints the stored tables and draws their curves.
+The oracle knows that tasks are sines, and solves for the two numbers that it lacks: the points are
+without noise, so no learner can do better. The published oracle is a network that is told amplitude
+and phase; what it still errs is how well a network of this size and schedule draws a sine.
 Published: third_party/published.toml; here: the table, 600 test tasks of 100 query points each.
 Deviates: 15,000 outer steps, not 70,000; LeCun-normal weights, not normal ones of scale 0.01; the
 rate of fine-tuning is tuned on 200 validation tasks; Reptile clips its inner gradients at norm 10,
@@ -14,7 +17,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +26,7 @@ import optax
 
 from experiments import sinusoid_report
 from metajax import benchmark, losses, optim, progress, report, train
+from metajax.command import Preset
 from metajax.data.synthetic import SineTasks
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
@@ -31,7 +35,7 @@ from metajax.learners.gradient import gradient
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import features, towers
 from metajax.transforms.reptile import reptile
-from metajax.types import Episode, MetaLearner, Params, UserError
+from metajax.types import Episode, MetaLearner, Model, Params, UserError
 
 MAX_STEPS = 10
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
@@ -41,6 +45,8 @@ RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     shots: tuple[int, ...] = (5, 10, 20)
     """Points of the support, one table each."""
     num_steps: int = 15_000
@@ -53,6 +59,8 @@ class Config:
     """Adam's rate."""
     seeds: int = 3
     """Number of training seeds; they train side by side in one program."""
+    arms: tuple[str, ...] = ()
+    """Arms to run, else all; some arms take their places in the stored record of the others."""
     test_tasks: int = 600
     """Tasks of the test, as published."""
     out: pathlib.Path = pathlib.Path("out/sinusoid")
@@ -63,6 +71,13 @@ class Config:
     """Print the tables of the stored records, without running anything."""
 
 
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100},
+    "paper": {},
+    "gpu": {"num_steps": 70_000, "seeds": 10},
+}
+
+
 class Arm(NamedTuple):
     """A way to learn sines.
 
@@ -71,12 +86,14 @@ class Arm(NamedTuple):
       tx: the outer optimizer.
       stepped: the learner whose every ``adapt`` is one inner step, for the curve over steps.
       reveal: what the arm is shown of a task beside its points.
+      trains: whether there is anything to train.
     """
 
     learner: MetaLearner
     tx: optax.GradientTransformation
     stepped: MetaLearner
     reveal: Callable[[Episode], Episode] = lambda episode: episode
+    trains: bool = True
 
 
 def _by_gradient(config: Config, make: Callable[[int], MetaLearner], steps: int = 1) -> Arm:
@@ -134,10 +151,20 @@ def pretrained(config: Config, rate: float = 0.01) -> Arm:
     return _by_gradient(config, make)
 
 
-def oracle(config: Config) -> Arm:
+def oracle_network(config: Config) -> Arm:
     """A network that is told amplitude and phase, as in the published figure."""
     learner = pooled(towers.vector_mlp())
     return Arm(learner, optax.adam(config.outer_rate), learner, told)
+
+
+def oracle(config: Config) -> Arm:
+    """Least squares of the K points on sin x and cos x: A sin(x - p) = a sin x + b cos x."""
+    del config
+    none = lambda *_: ()
+    waves = Model(none, lambda params, profile, x: jnp.concatenate([jnp.sin(x), jnp.cos(x)], 1))
+    nothing = Model(none, lambda params, profile, x: jnp.zeros(len(x)))
+    learner = ridge(waves, nothing, 2, precision=1e-6)
+    return Arm(learner, optax.identity(), learner, trains=False)
 
 
 def told(episode: Episode) -> Episode:
@@ -167,8 +194,16 @@ ARMS: dict[str, Callable[[Config], Arm]] = {
     "CNP": cnp,
     "ridge on features": ridge_on_features,
     "pretrained": pretrained,
+    "oracle network": oracle_network,
     "oracle": oracle,
 }
+
+
+def untrained(config: Config, arm: Arm, world: SineTasks) -> Params:
+    """The arm's first parameters, for all seeds."""
+    episode = world.sample(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), config.seeds)
+    return jax.vmap(lambda key: arm.learner.init(key, arm.reveal(episode)))(keys)
 
 
 def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> train.Fitted:
@@ -206,7 +241,7 @@ def curve(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks:
     return jax.jit(jax.vmap(over_tasks, (0, None)))(params, keys)
 
 
-READ_ONCE = ("CNP", "ridge on features")
+READ_ONCE = ("CNP", "ridge on features", "oracle")
 """Arms that read the support at once: reading it again is no second step."""
 
 
@@ -221,25 +256,30 @@ def tuned(config: Config, params: Params, world: SineTasks) -> tuple[Arm, dict[s
 
 
 def run_shots(config: Config, shots: int) -> report.Record:
-    """Trains and tests all arms at K shots; writes record and plot."""
+    """Trains and tests the arms at K shots; writes record and plot."""
     world = SineTasks(num_support=shots, num_query=10)
     tested = SineTasks(num_support=shots, num_query=100)
-    fitted, seconds, settings = {}, {}, {}
-    for name, build in ARMS.items():
-        began, arm = time.perf_counter(), build(config)
-        fitted[name] = (arm, fit(f"K={shots} {name}", config, arm, world))
+    params: dict[str, Params] = {}
+    found, seconds, settings, scores = {}, {}, {}, {}
+    for name in config.arms or ARMS:
+        began, arm = time.perf_counter(), ARMS[name](config)
+        title = f"K={shots} {name}"
+        found[name] = arm
+        params[name] = (
+            fit(title, config, arm, world).params if arm.trains else untrained(config, arm, world)
+        )
         if name == "pretrained":
-            tuned_arm, settings[name] = tuned(config, fitted[name][1].params, tested)
-            fitted[name] = (tuned_arm, fitted[name][1])
+            found[name], settings[name] = tuned(config, params[name], tested)
         seconds[name] = time.perf_counter() - began
-    scores = {}
-    for name, (arm, found) in fitted.items():
-        errors = np.asarray(curve(arm, found.params, tested, jax.random.key(3), config.test_tasks))
+    for name, arm in found.items():
+        key = jax.random.key(3)
+        errors = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))
         if name in READ_ONCE:
             errors = errors[..., [0] + [1] * MAX_STEPS]
         for step in range(MAX_STEPS + 1):
-            key = report.score_name(f"K={shots}", name, f"steps={step}", "squared error")
-            scores[key] = errors[..., step]
+            condition = f"steps={step}"
+            full = report.score_name(f"K={shots}", name, condition, sinusoid_report.METRIC)
+            scores[full] = errors[..., step]
     return sinusoid_report.written(
         f"sinusoid-k{shots}", f"K={shots}", list(ARMS), config, settings, seconds, scores
     )
@@ -247,16 +287,21 @@ def run_shots(config: Config, shots: int) -> report.Record:
 
 def main(config: Config) -> None:
     """Runs all shots, or reads their records, and prints the tables."""
+    unknown = sorted(set(config.arms) - set(ARMS))
+    if unknown:
+        raise UserError(f"no arm {unknown[0]!r}; the known ones are {', '.join(ARMS)}")
     if config.from_records:
         files = report.RESULTS.glob("sinusoid-*.json")
-        found = sorted(files, key=lambda path: (len(path.stem), path.stem))
-        if not found:
+        paths = sorted(files, key=lambda path: (len(path.stem), path.stem))
+        if not paths:
             raise UserError(f"no records in {report.RESULTS}; run experiments.sinusoid --publish")
-        records = [report.read(path) for path in found]
+        for path in paths:
+            record = report.read(path)
+            sinusoid_report.show(record)
+            sinusoid_report.plot(record, config.out / f"{path.stem}.png")
     else:
-        records = [run_shots(config, shots) for shots in config.shots]
-    for record in records:
-        sinusoid_report.show(record)
+        for shots in config.shots:
+            sinusoid_report.show(run_shots(config, shots))
 
 
 if __name__ == "__main__":

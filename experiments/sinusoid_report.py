@@ -1,6 +1,7 @@
 """Records, tables and plots of the sinusoid experiments."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from rich.table import Table
 
 from experiments import few_shot
 from metajax import plots, report
+from metajax.types import UserError
 
 METRIC = "squared error"
 
@@ -27,7 +29,14 @@ def written(
     seconds: Mapping[str, float],
     scores: Mapping[str, np.ndarray],
 ) -> report.Record:
-    """The record, after writing it and its plot to the folder of the configuration."""
+    """The record, after writing it and its plot to the folder of the configuration.
+
+    Where only some arms were run, the record has the others' scores as they are stored, and says
+    under ``later`` where the new ones are from.
+
+    Raises:
+      UserError: some arms were run and there is no record of the others under the same settings.
+    """
     facts = {
         "experiment": "sinusoid",
         "scenario": scenario,
@@ -39,11 +48,38 @@ def written(
         "seconds": dict(seconds),
     }
     record = report.Record(facts, dict(scores))
+    if getattr(config, "arms", ()):
+        record = joined(report.read(report.RESULTS / f"{name}.json"), record)
     report.write(config.out, name, record)
     if config.publish:
         report.write(report.RESULTS, name, record)
     plot(record, config.out / f"{name}.png")
     return record
+
+
+def joined(stored: report.Record, new: report.Record) -> report.Record:
+    """The stored record with the arms of the new one, in the order of the new one's list.
+
+    Raises:
+      UserError: the two were not made with the same settings.
+    """
+    old = stored.facts["config"]
+    for setting, value in new.facts["config"].items():
+        told = json.loads(json.dumps(value, default=str))
+        if setting not in (*report.PLACES, "arms", "shots") and old.get(setting) != told:
+            raise UserError(
+                f"the stored record has {setting} {old.get(setting)}, this run {told}; run all arms"
+            )
+    scores = stored.scores | new.scores
+    known = {name.split("|")[1] for name in scores}
+    facts = stored.facts | {
+        "arms": [arm for arm in new.facts["arms"] if arm in known],
+        "settings": stored.facts["settings"] | new.facts["settings"],
+        "seconds": stored.facts["seconds"] | new.facts["seconds"],
+        "later": stored.facts.get("later", {})
+        | {arm: new.facts["environment"] for arm in new.facts["config"]["arms"]},
+    }
+    return report.Record(facts, scores)
 
 
 def conditions(record: report.Record) -> list[int]:
@@ -94,7 +130,7 @@ def plot(record: report.Record, path) -> None:
         axes.plot(
             steps,
             [r.mean for r in results],
-            plots.STYLES[i % len(plots.STYLES)],
+            linestyle=plots.STYLES[i % len(plots.STYLES)],
             marker=plots.MARKERS[i % len(plots.MARKERS)],
             markersize=4,
             color=color,
@@ -104,6 +140,7 @@ def plot(record: report.Record, path) -> None:
             steps, [r.low for r in results], [r.high for r in results], color=color, alpha=0.1
         )
     axes.set_yscale("log")
+    axes.set_ylim(bottom=max(axes.get_ylim()[0], 1e-4))  # the oracle's rounding errors lie below
     axes.set_xlabel("gradient steps on the new task")
     axes.set_ylabel("mean squared error")
     axes.set_title(f"Sinusoid, {scenario}", fontsize=10)

@@ -254,7 +254,7 @@ def sinusoid(r: Results) -> str:
     sentences = []
     for record in r.sinusoid.values():
         scores = sinusoid_scores(record)
-        errors = {arm: float(v.mean()) for arm, v in scores.items() if arm != "oracle"}
+        errors = {arm: float(v.mean()) for arm, v in scores.items() if "oracle" not in arm}
         low, high = min(errors, key=lambda a: errors[a]), max(errors, key=lambda a: errors[a])
         sentences.append(
             f"from {record.facts['scenario'].replace('K=', '')} points {low} has the lowest mean "

@@ -28,6 +28,38 @@ def test_what_the_oracle_is_told_explains_the_labels():
     np.testing.assert_allclose(amplitude * np.sin(x - phase), episodes.query.label, atol=1e-3)
 
 
+def test_the_oracle_is_exact_from_five_points():
+    """Two numbers are missing and five points without noise give them."""
+    arm, world = sinusoid.oracle(TINY), SineTasks(5, 50)
+    params = sinusoid.untrained(TINY, arm, world)
+    errors = np.asarray(sinusoid.curve(arm, params, world, jax.random.key(3), 200))
+    assert np.median(errors[..., 1]) < 1e-9 and errors[..., 1].mean() < 1e-4
+    assert errors[..., 0].mean() > 2.5, "before its points it knows nothing: E A^2 / 2 is 4.2"
+
+
+def run_of(arm: str, value: float, **settings) -> report.Record:
+    """A record of one arm at one number of steps, on three tasks."""
+    config = dataclasses.asdict(dataclasses.replace(TINY, **settings))
+    name = report.score_name("K=5", arm, "steps=1", sinusoid_report.METRIC)
+    facts = {"arms": list(sinusoid.ARMS), "settings": {}, "seconds": {arm: value}}
+    facts |= {"config": config, "environment": {"date": f"day {value}"}}
+    return report.Record(facts, {name: np.full((1, 3), value)})
+
+
+def test_one_arm_joins_a_stored_record_of_the_same_settings_only(tmp_path):
+    report.write(tmp_path, "stored", run_of("oracle", 1.0))
+    stored = report.read(tmp_path / "stored.json")
+    both = sinusoid_report.joined(stored, run_of("CNP", 2.0, arms=("CNP",), shots=(5,)))
+    assert both.facts["arms"] == ["CNP", "oracle"]
+    assert both.facts["later"] == {"CNP": {"date": "day 2.0"}}
+    assert both.facts["environment"] == {"date": "day 1.0"}
+    assert {k.split("|")[1]: v[0, 0] for k, v in both.scores.items()} == {"oracle": 1, "CNP": 2}
+    with pytest.raises(UserError, match="num_tasks 2, this run 3; run all arms"):
+        sinusoid_report.joined(stored, run_of("CNP", 2.0, arms=("CNP",), num_tasks=3))
+    with pytest.raises(UserError, match="no arm 'CNO'; the known ones are MAML"):
+        sinusoid.main(dataclasses.replace(TINY, arms=("CNO",)))
+
+
 def test_the_curve_is_gradient_descent_step_by_step():
     """Ten adaptations of one step are ten steps of plain descent on the support, by hand."""
     arm, world = sinusoid.maml(TINY), SineTasks(5, 20)
@@ -110,6 +142,17 @@ def test_a_diverging_arm_is_named():
     arm = sinusoid.maml(config)._replace(tx=optax.sgd(1e12))
     with pytest.raises(UserError, match="K=5 MAML: the loss is not finite at outer step"):
         sinusoid.fit("K=5 MAML", config, arm, SineTasks(5, 5))
+
+
+@pytest.mark.parametrize("shots", [5, 10, 20])
+def test_no_stored_arm_is_below_the_oracle(shots: int):
+    path = report.RESULTS / f"sinusoid-k{shots}.json"
+    if not path.is_file():
+        pytest.skip("no record is stored yet")
+    record = report.read(path)
+    last = lambda arm: record.of(f"K={shots}", arm, "steps=10", sinusoid_report.METRIC)
+    others = [last(arm).mean() for arm in record.facts["arms"] if arm != "oracle"]
+    assert last("oracle").mean() < min(others) / 10 and len(others) == len(sinusoid.ARMS) - 1
 
 
 def test_stored_records_hold_what_the_issue_asks():
