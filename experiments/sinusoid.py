@@ -199,15 +199,15 @@ ARMS: dict[str, Callable[[Config], Arm]] = {
 }
 
 
-def untrained(config: Config, arm: Arm, world: SineTasks) -> Params:
+def untrained(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
     """The arm's first parameters, for all seeds."""
     episode = world.sample(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), config.seeds)
     return jax.vmap(lambda key: arm.learner.init(key, arm.reveal(episode)))(keys)
 
 
-def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> train.Fitted:
-    """The arm meta-trained on the world, for all seeds."""
+def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
+    """The arm's parameters after meta-training on the world, for all seeds."""
     draw = lambda key: arm.reveal(world.sample(key))
     sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
     keys = jax.random.split(jax.random.key(1), config.seeds)
@@ -216,7 +216,7 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> train.Fitted:
         with progress.bar(title, config.num_steps) as update:
             return train.fit(
                 arm.learner, arm.tx, sample, (), keys, config.num_steps, block=block, report=update
-            )
+            ).params
     except UserError as error:
         raise UserError(f"{title}: {error}") from error
 
@@ -263,11 +263,9 @@ def run_shots(config: Config, shots: int) -> report.Record:
     found, seconds, settings, scores = {}, {}, {}, {}
     for name in config.arms or ARMS:
         began, arm = time.perf_counter(), ARMS[name](config)
-        title = f"K={shots} {name}"
+        first = fit if arm.trains else untrained
+        params[name] = first(f"K={shots} {name}", config, arm, world)
         found[name] = arm
-        params[name] = (
-            fit(title, config, arm, world).params if arm.trains else untrained(config, arm, world)
-        )
         if name == "pretrained":
             found[name], settings[name] = tuned(config, params[name], tested)
         seconds[name] = time.perf_counter() - began
@@ -291,14 +289,7 @@ def main(config: Config) -> None:
     if unknown:
         raise UserError(f"no arm {unknown[0]!r}; the known ones are {', '.join(ARMS)}")
     if config.from_records:
-        files = report.RESULTS.glob("sinusoid-*.json")
-        paths = sorted(files, key=lambda path: (len(path.stem), path.stem))
-        if not paths:
-            raise UserError(f"no records in {report.RESULTS}; run experiments.sinusoid --publish")
-        for path in paths:
-            record = report.read(path)
-            sinusoid_report.show(record)
-            sinusoid_report.plot(record, config.out / f"{path.stem}.png")
+        sinusoid_report.show_stored(config.out)
     else:
         for shots in config.shots:
             sinusoid_report.show(run_shots(config, shots))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -118,7 +119,23 @@ def show(record: report.Record) -> None:
     )
 
 
-def plot(record: report.Record, path) -> None:
+def show_stored(out: pathlib.Path) -> None:
+    """Prints the tables of all stored records and draws their curves in the folder ``out``.
+
+    Raises:
+      UserError: there are none.
+    """
+    files = report.RESULTS.glob("sinusoid-*.json")
+    paths = sorted(files, key=lambda path: (len(path.stem), path.stem))
+    if not paths:
+        raise UserError(f"no records in {report.RESULTS}; run experiments.sinusoid --publish")
+    for path in paths:
+        record = report.read(path)
+        show(record)
+        plot(record, out / f"{path.stem}.png")
+
+
+def plot(record: report.Record, path: pathlib.Path) -> None:
     """Saves the curve of the error over inner steps, one line per arm."""
     figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
     steps, scenario = conditions(record), record.facts["scenario"]
