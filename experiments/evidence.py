@@ -39,7 +39,7 @@ def scores(config: Config, problem: benchmark.Problem) -> np.ndarray:
     decision = tree.negate(tree.under("embed"))
     norms = gradient_norms(melu.model(config, problem), params, decision)
     tasks = episodes.fixed(problem.split.train, 0)
-    of_task = lambda index: norms(episodes.fetch(index, problem.train))
+    of_task = lambda index: norms(episodes.fetch(index, problem.valid[0]))
     found = jax.jit(lambda t: jax.lax.map(of_task, t))(tasks)
     support = tasks.support
     return np.asarray(evidence_scores(found, support.inputs, support.mask, problem.table.num_items))

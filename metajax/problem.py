@@ -90,8 +90,8 @@ class Problem:
       table: the interactions, with item columns ``bias`` and ``factor``.
       split: who is seen when.
       mean: the mean training rating.
-      train: source of meta-training tasks.
-      valid: source and episodes of meta-validation.
+      train: source of meta-training tasks, whose item columns do not know the task's ratings.
+      valid: source and episodes of meta-validation; its columns are those of the test, too.
       example: one episode, for shapes.
       opened: the tickets that the test tasks were opened with, at most one.
     """
@@ -124,12 +124,7 @@ class Problem:
             name: jax.tree.map(jnp.asarray, episodes.fixed(tasks, self.split.num_query, widest))
             for name, tasks in tests.items()
         }
-        return self.train, ready
-
-
-def _ready(tasks: split.Tasks, problem: Problem) -> tuple[episodes.Source, Episode]:
-    fixed = episodes.fixed(tasks, problem.split.num_query)
-    return episodes.source_of_users(tasks, problem.table), jax.tree.map(jnp.asarray, fixed)
+        return self.valid[0], ready
 
 
 def load(run: Run) -> Problem:
@@ -144,11 +139,13 @@ def load(run: Run) -> Problem:
 
 def problem_of(table: Interactions, parts: split.Split, num_support: int = 64) -> Problem:
     """The problem of a table under a split of users with a ``user_cold`` validation."""
-    table, mean = pretrain.represent(table, parts.train_rows)
-    source = episodes.source_of_users(parts.train, table)
+    known = pretrain.represent(table, parts.train_rows)
+    source = episodes.source_of_folds(parts.train, known.table, known.fold, known.held_out)
     example = episodes.draw(jax.random.key(0), source, num_support, parts.num_query)
-    problem = Problem(table, parts, mean, source, (source, example), example)
-    return dataclasses.replace(problem, valid=_ready(parts.valid["user_cold"], problem))
+    valid = parts.valid["user_cold"]
+    fixed = jax.tree.map(jnp.asarray, episodes.fixed(valid, parts.num_query))
+    ready = (episodes.source_of_users(valid, known.table), fixed)
+    return Problem(known.table, parts, known.mean, source, ready, example)
 
 
 def valid_mae(learner: MetaLearner, params: Params, problem: Problem) -> jax.Array:

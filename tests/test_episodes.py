@@ -10,7 +10,7 @@ import pytest
 import scipy.sparse as sp
 from scipy import stats
 
-from metajax.data import episodes, movielens, pretrain, split, synthetic
+from metajax.data import episodes, factors, movielens, pretrain, split, synthetic
 from metajax.data.split import Split, Tasks
 from metajax.data.table import Features
 from metajax.types import UserError
@@ -224,7 +224,7 @@ def test_one_side_of_als_is_numpys_ridge():
     present = ratings.copy()
     present.data[:] = 1.0
     other = rng.normal(size=(7, 3))
-    solved = pretrain._solve_side(ratings, present, other, 0.7)
+    solved = factors.solve_side(ratings, present, other, 0.7)
     for row in range(5):
         rated = np.flatnonzero(present[row].toarray()[0])
         x, y = other[rated], ratings[row].toarray()[0][rated]
@@ -238,8 +238,8 @@ def test_als_recovers_a_matrix_of_low_rank():
     user, item = (index.ravel() for index in np.mgrid[:60, :50])
     full = (rng.normal(size=(60, 2)) @ rng.normal(size=(2, 50)) + rng.normal(size=(60, 1))).ravel()
     seen = rng.random(3000) < 0.5
-    factors = pretrain.als(user[seen], item[seen], full[seen], (60, 50), dim=2, penalty=0.1)
-    fitted = factors.user[user, 0] + np.sum(factors.user[user, 1:] * factors.item[item], axis=1)
+    found = factors.als(user[seen], item[seen], full[seen], (60, 50), dim=2, penalty=0.1)
+    fitted = found.user[user, 0] + np.sum(found.user[user, 1:] * found.item[item], axis=1)
     assert np.mean((fitted - full)[~seen] ** 2) < 0.02 * np.mean(full[~seen] ** 2)
 
 
@@ -255,8 +255,8 @@ def test_als_lowers_the_error_that_biases_leave_on_held_out_rows():
         residual = residual - (total / (count + 5))[index]
     shape = (log.num_users, log.num_items)
     rows = (log.user[~held], log.item[~held], residual[~held])
-    factors = pretrain.als(*rows, shape, dim=6, penalty=10.0)
-    user, item = factors.user[log.user[held]], factors.item[log.item[held]]
+    found = factors.als(*rows, shape, dim=6, penalty=10.0)
+    user, item = found.user[log.user[held]], found.item[log.item[held]]
     error = residual[held] - user[:, 0] - np.sum(user[:, 1:] * item, axis=1)
     assert np.mean(error**2) < 0.95 * np.mean(residual[held] ** 2)
 
@@ -292,8 +292,8 @@ def test_item_columns_come_from_the_given_rows_alone():
     rows = split.melu(log, min_rows=11).train_rows
     spoiled = log.label.copy()
     spoiled[np.setdiff1d(np.arange(len(log)), rows)] = 5.0
-    first, mean = pretrain.represent(log, rows, dim=3)
-    second, same_mean = pretrain.represent(dataclasses.replace(log, label=spoiled), rows, dim=3)
+    first, mean, *_ = pretrain.represent(log, rows, dim=3)
+    second, same_mean, *_ = pretrain.represent(dataclasses.replace(log, label=spoiled), rows, dim=3)
     assert mean == same_mean
     np.testing.assert_allclose(mean, log.label[rows].mean(), rtol=1e-6)
     for name in ("bias", "factor"):
@@ -305,3 +305,43 @@ def test_item_columns_come_from_the_given_rows_alone():
         values = columns[0][unrated]
         for g in set(genre):
             assert np.ptp(values[genre == g], axis=0).max() < 1e-5
+
+
+def test_a_training_task_sees_columns_that_do_not_know_its_ratings():
+    """Count and bias by hand; with every rating of its fold spoiled, a task sees the same."""
+    log = synthetic.rating_log()
+    rows = np.arange(len(log))
+    known = pretrain.represent(log, rows, dim=3, num_folds=4)
+    theirs = known.fold[log.user] == 2
+    n = np.bincount(log.item[~theirs], minlength=log.num_items)
+    np.testing.assert_allclose(known.held_out["count"][2], np.log1p(n), rtol=1e-6)
+    total = np.bincount(log.item[~theirs], log.label[~theirs] - known.mean, minlength=log.num_items)
+    content = known.table.item_features.columns["content_bias"]
+    np.testing.assert_allclose(
+        known.held_out["bias"][2], (total + 5 * content) / (n + 5), rtol=1e-4, atol=1e-5
+    )
+
+    split_ = split.melu(log)
+    known = pretrain.represent(log, split_.train_rows)
+    source = episodes.source_of_folds(split_.train, known.table, known.fold, known.held_out)
+    episode = episodes.draw(jax.random.key(0), source, 20, 10)
+    index = np.asarray(episode.query.inputs["item"])
+    owner = [u for u in split_.train.owner if set(index) <= set(log.item[log.user == u])]
+    fold = known.fold[owner[0]]
+    for name in ("count", "bias", "factor"):
+        np.testing.assert_array_equal(episode.query.inputs[name], known.held_out[name][fold][index])
+    every = known.table.item_features.columns
+    np.testing.assert_array_equal(
+        episode.query.inputs["content_bias"], every["content_bias"][index]
+    )
+
+
+def test_held_out_factors_are_a_ridge_on_the_other_users_and_keep_their_coordinates():
+    """They correlate with the full ones feature by feature: no rotation between folds."""
+    log = synthetic.rating_log()
+    known = pretrain.represent(log, np.arange(len(log)), dim=2)
+    full = known.table.item_features.columns["factor"]
+    many = known.table.item_features.columns["count"] > np.log(20)
+    for held in known.held_out["factor"]:
+        for d in range(2):
+            assert np.corrcoef(held[many, d], full[many, d])[0, 1] > 0.9

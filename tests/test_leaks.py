@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metajax import benchmark, leaks, problem
-from metajax.data import pretrain, split, synthetic
+from metajax.data import factors, pretrain, split, synthetic
 from metajax.types import Episode, Examples, UserError
 
 
@@ -106,7 +106,7 @@ def test_a_cold_side_in_training_is_found(table, made, state, message):
 
 
 def test_the_items_columns_read_training_rows_alone(table, made):
-    columns = lambda t, rows: pretrain.represent(t, rows)[0].item_features.columns
+    columns = lambda t, rows: pretrain.represent(t, rows).table.item_features.columns
     leaks.reads_only(columns, table, made.train_rows)
 
 
@@ -118,7 +118,7 @@ def popularity(table, rows):
 def factors_of_everyone(table, rows):
     """Factors of all users, the test users among them."""
     shape = (table.num_users, table.num_items)
-    return pretrain.als(table.user, table.item, table.label - 3, shape, dim=2, num_sweeps=1)
+    return factors.als(table.user, table.item, table.label - 3, shape, dim=2, num_sweeps=1)
 
 
 def mean_of_everyone(table, rows):

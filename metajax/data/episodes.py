@@ -53,6 +53,32 @@ def source_of_users(tasks: Tasks, table: Interactions) -> Source:
     )
 
 
+def source_of_folds(
+    tasks: Tasks, table: Interactions, fold: np.ndarray, held_out: dict[str, np.ndarray]
+) -> Source:
+    """The source of training tasks, each of which sees item columns that do not know its labels.
+
+    Args:
+      fold: (num_users,) of every user.
+      held_out: name -> (F, num_items, ...): columns estimated without the users of each fold. The
+        other columns are the table's.
+    """
+    plain = source_of_users(tasks, table)
+    others = np.arange(table.num_items, dtype=np.int32)
+    columns = {**table.item_features.columns, "item": others}
+    num_folds = len(next(iter(held_out.values())))
+    each = {
+        k: held_out.get(k, np.broadcast_to(v, (num_folds, *v.shape))) for k, v in columns.items()
+    }
+    block = fold[np.repeat(tasks.owner, tasks.length)].astype(np.int32)
+    shifted = tasks._replace(other=(tasks.other + table.num_items * block).astype(np.int32))
+    return Source(
+        tasks=jax.tree.map(jnp.asarray, shifted),
+        profile=plain.profile,
+        inputs={k: jnp.asarray(v.reshape(-1, *v.shape[2:])) for k, v in each.items()},
+    )
+
+
 def source_of_items(tasks: Tasks, table: Interactions) -> Source:
     """The source of tasks that are items: its profile are item columns, its inputs user columns.
 
@@ -67,9 +93,9 @@ def fetch(episode: Episode, source: Source) -> Episode:
     """The episode with its indices replaced by the columns they point to.
 
     ``profile`` is an owner's index, ``inputs`` are indices of the other side; both become dicts of
-    columns. The index of the other side stays, as the input ``item``.
+    columns. The index of the other side stays, as the input ``item``, unless that is a column.
     """
-    look_up = lambda index: {k: v[index] for k, v in source.inputs.items()} | {"item": index}
+    look_up = lambda index: {"item": index} | {k: v[index] for k, v in source.inputs.items()}
     with_columns = lambda e: e._replace(inputs=look_up(e.inputs))
     return Episode(
         profile={k: v[episode.profile] for k, v in source.profile.items()},

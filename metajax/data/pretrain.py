@@ -15,21 +15,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, cg
 
+from metajax.data.factors import Hierarchy, Sparse, als, hierarchical_bayes, solve_side
 from metajax.data.table import Features, Interactions
-
-Sparse = Any  # scipy.sparse comes without types
-
-
-class Factors(NamedTuple):
-    """Matrix factors of a residual ``e_ui ~ c_u + p_u . q_i``.
-
-    Attributes:
-      user: (num_users, 1 + D) the constant c_u, then p_u.
-      item: (num_items, D) q_i.
-    """
-
-    user: np.ndarray
-    item: np.ndarray
 
 
 def content_matrix(features: Features, num_rows: int) -> Sparse:
@@ -89,106 +76,6 @@ def content_prediction(
     return mean + x @ _weighted_ridge(x, target, weight, penalty), penalty
 
 
-def _solve_side(rows: Sparse, present: Sparse, other: np.ndarray, penalty: float):
-    """Ridge solutions (N, D) of every row against the other side's vectors, all at once."""
-    dim = other.shape[1]
-    outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), dim * dim)
-    normal = (present @ outer).reshape(-1, dim, dim) + penalty * np.eye(dim)
-    return np.linalg.solve(normal, (rows @ other)[:, :, None])[:, :, 0]
-
-
-def als(
-    user: np.ndarray,
-    item: np.ndarray,
-    residual: np.ndarray,
-    shape: tuple[int, int],
-    *,
-    dim: int = 16,
-    penalty: float = 10.0,
-    num_sweeps: int = 12,
-    seed: int = 0,
-) -> Factors:
-    """Alternating least squares for ``residual ~ c_u + p_u . q_i`` with a ridge on every vector.
-
-    Args:
-      user, item: (n,) indices; residual: (n,) what the biases leave unexplained.
-      shape: (num_users, num_items).
-      dim: D, the number of factors.
-      penalty: the ridge penalty on user and item vectors.
-
-    References: Zhou et al., "Large-scale parallel collaborative filtering", 2008.
-    """
-    values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
-    present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
-    q = 0.1 * np.random.default_rng(seed).normal(size=(shape[1], dim))
-    p = np.zeros((shape[0], dim + 1))
-    for _ in range(num_sweeps):
-        p = _solve_side(values, present, np.column_stack([np.ones(len(q)), q]), penalty)
-        centered = values - sp.diags(p[:, 0]) @ present
-        q = _solve_side(sp.csr_matrix(centered.T), sp.csr_matrix(present.T), p[:, 1:], penalty)
-    return Factors(p.astype(np.float32), q.astype(np.float32))
-
-
-class Hierarchy(NamedTuple):
-    """A Gaussian factor model ``e_ui = [1, q_i] . w_u + noise`` with ``w_u ~ N(mean, covariance)``.
-
-    Attributes:
-      item: (num_items, D) q_i.
-      mean: (1 + D,), covariance: (1 + D, 1 + D), the prior of a user's weights.
-      noise: the variance of the noise.
-    """
-
-    item: np.ndarray
-    mean: np.ndarray
-    covariance: np.ndarray
-    noise: float
-
-
-def hierarchical_bayes(
-    user: np.ndarray,
-    item: np.ndarray,
-    residual: np.ndarray,
-    shape: tuple[int, int],
-    *,
-    dim: int = 12,
-    num_sweeps: int = 15,
-    seed: int = 0,
-) -> Hierarchy:
-    """The prior over user weights and the item vectors, by expectation maximization.
-
-    The expectation is over the users' weights; item vectors have the prior N(0, I) and are set to
-    their posterior mode. A new user is served by conditioning the prior on the support.
-
-    Args:
-      user, item: (n,) indices; residual: (n,) what the item biases leave unexplained.
-      shape: (num_users, num_items).
-    """
-    values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
-    present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
-    values_t, present_t = sp.csr_matrix(values.T), sp.csr_matrix(present.T)
-    active = np.diff(present.indptr) > 0
-    q = np.random.default_rng(seed).normal(size=(shape[1], dim)) * 0.3
-    mean, covariance, noise = np.zeros(dim + 1), np.eye(dim + 1) * 0.1, float(residual.var())
-    total = float(residual @ residual)
-    for _ in range(num_sweeps):
-        x = np.column_stack([np.ones(len(q)), q])
-        gram = (present @ (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)).reshape(
-            -1, dim + 1, dim + 1
-        )
-        moment = values @ x
-        prior = np.linalg.inv(covariance)
-        spread = np.linalg.inv(prior + gram / noise)
-        w = np.einsum("uij,uj->ui", spread, prior @ mean + moment / noise)
-        second = spread + w[:, :, None] * w[:, None, :]
-        mean = w[active].mean(axis=0)
-        covariance = second[active].mean(axis=0) - np.outer(mean, mean)
-        noise = (total - 2 * np.sum(w * moment) + np.sum(second * gram)) / len(user)
-        normal = (present_t @ second[:, 1:, 1:].reshape(shape[0], -1)).reshape(-1, dim, dim)
-        right = values_t @ w[:, 1:] - present_t @ second[:, 0, 1:]
-        q = np.linalg.solve(normal + noise * np.eye(dim), right[:, :, None])[:, :, 0]
-    return Hierarchy(q, mean, covariance, float(noise))
-
-
 def _content_out_of_fold(
     x: Sparse, y: np.ndarray, weight: np.ndarray, num_folds: int = 5, seed: int = 0
 ) -> np.ndarray:
@@ -203,6 +90,23 @@ def _content_out_of_fold(
     return prediction
 
 
+class Represented(NamedTuple):
+    """What `represent` estimates.
+
+    Attributes:
+      table: the table with the item columns.
+      mean: the mean rating.
+      fold: (num_users,) the fold of every user, from 0.
+      held_out: the columns ``count``, ``bias`` and ``factor`` (F, num_items, ...) as they are
+        without the ratings of the users of a fold: what a training task of that fold must see.
+    """
+
+    table: Interactions
+    mean: float
+    fold: np.ndarray
+    held_out: dict[str, np.ndarray]
+
+
 def represent(
     table: Interactions,
     rows: np.ndarray,
@@ -210,8 +114,9 @@ def represent(
     dim: int = 16,
     penalty: float = 10.0,
     damping: float = 5.0,
-) -> tuple[Interactions, float]:
-    """The table with item columns estimated from the given rows, and the mean rating.
+    num_folds: int = 8,
+) -> Represented:
+    """The table with item columns estimated from the given rows.
 
     ============== ========= ================================================================
     count          (N,)      log(1 + number of ratings)
@@ -226,48 +131,78 @@ def represent(
     bayes_bias     (N,)      Bayes model have the prior N(0, I / noise)
     ============== ========= ================================================================
 
+    A user to come is not among the ratings that the columns were estimated from; a training user
+    is. A learner trained on columns that know the answers trusts them too much. So the first three
+    columns are also estimated without each fold of users, in the same coordinates: item vectors
+    are solved anew against the other users' vectors.
+
     Args:
       rows: the meta-training rows.
       dim: number of ALS factors.
       penalty: their ridge penalty.
       damping: how many ratings the content prediction of a bias is worth.
+      num_folds: F, folds of users.
     """
     user, item, label = table.user[rows], table.item[rows], table.label[rows].astype(np.float64)
     mean = float(label.mean())
     shape = (table.num_users, table.num_items)
-    count = np.bincount(item, minlength=table.num_items)
-    total = np.bincount(item, label - mean, minlength=table.num_items)
-    raw = (total / np.maximum(count, 1))[:, None]
-    confidence = count / (count + damping)
     x = content_matrix(table.item_features, table.num_items)
-    content_bias = _content_out_of_fold(x, raw, confidence)
-    bias = (content_bias + confidence[:, None] * (raw - content_bias))[:, 0]
+    count, raw = _item_means(item, label - mean, table.num_items)
+    confidence = count / (count + damping)
+    content_bias = _content_out_of_fold(x, raw[:, None], confidence)[:, 0]
+    bias = content_bias + confidence * (raw - content_bias)
     residual = label - mean - bias[item]
 
-    factors = als(user, item, residual, shape, dim=dim, penalty=penalty).item.astype(np.float64)
+    fitted = als(user, item, residual, shape, dim=dim, penalty=penalty)
     known = count > 0
-    factors /= np.sqrt(np.mean(np.sum(factors[known] ** 2, axis=1))) + 1e-12
+    length = np.sqrt(np.mean(np.sum(fitted.item[known].astype(np.float64) ** 2, axis=1))) + 1e-12
+    factor = fitted.item / length
     trust = np.where(known, count / (count + 4 * penalty), 0.0)
-    content_factor = _content_out_of_fold(x, factors, trust)
+    content_factor = _content_out_of_fold(x, factor, trust)
 
-    prior = hierarchical_bayes(user, item, residual, shape)
-    content_item, _ = content_prediction(x, prior.item, trust)
-    q = np.where(known[:, None], prior.item, content_item)
-    features = np.column_stack([np.ones(len(q)), q])
-    whiten = np.linalg.cholesky(prior.covariance / prior.noise)
+    def without(keep: np.ndarray) -> dict[str, np.ndarray]:
+        count, raw = _item_means(item[keep], label[keep] - mean, table.num_items)
+        bias = content_bias + count / (count + damping) * (raw - content_bias)
+        left = label[keep] - mean - bias[item[keep]] - fitted.user[user[keep], 0]
+        where = (item[keep], user[keep])
+        values = sp.csr_matrix((left, where), shape=shape[::-1])
+        present = sp.csr_matrix((np.ones(len(left)), where), shape=shape[::-1])
+        solved = solve_side(values, present, fitted.user[:, 1:].astype(np.float64), penalty)
+        factor = np.where(count[:, None] > 0, solved / length, content_factor)
+        return {"count": np.log1p(count), "bias": bias, "factor": factor}
+
     added = {
         "count": np.log1p(count),
         "bias": bias,
-        "factor": np.where(known[:, None], factors, content_factor),
-        "content_bias": content_bias[:, 0],
+        "factor": np.where(known[:, None], factor, content_factor),
+        "content_bias": content_bias,
         "content_factor": content_factor,
-        "bayes": features @ whiten,
-        "bayes_bias": bias + features @ prior.mean,
+        **_bayes_columns(hierarchical_bayes(user, item, residual, shape), x, trust, bias),
     }
     columns = table.item_features
     for name, values in added.items():
         columns = columns.with_column(name, values.astype(np.float32))
-    return dataclasses.replace(table, item_features=columns), mean
+    fold = np.random.default_rng(0).integers(num_folds, size=table.num_users)
+    folds = [without(fold[user] != f) for f in range(num_folds)]
+    held_out = {k: np.stack([f[k] for f in folds]).astype(np.float32) for k in folds[0]}
+    return Represented(dataclasses.replace(table, item_features=columns), mean, fold, held_out)
+
+
+def _item_means(item: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """How many values (size,) each item has, and their mean (size,), 0 where there are none."""
+    count = np.bincount(item, minlength=size)
+    return count, np.bincount(item, values, minlength=size) / np.maximum(count, 1)
+
+
+def _bayes_columns(
+    prior: Hierarchy, x: Sparse, trust: np.ndarray, bias: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The columns in which a user's weights have the prior N(0, I / noise)."""
+    content_item, _ = content_prediction(x, prior.item, trust)
+    q = np.where(trust[:, None] > 0, prior.item, content_item)
+    features = np.column_stack([np.ones(len(q)), q])
+    whiten = np.linalg.cholesky(prior.covariance / prior.noise)
+    return {"bayes": features @ whiten, "bayes_bias": bias + features @ prior.mean}
 
 
 def as_cold(inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
