@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import io
 import itertools
 import pathlib
@@ -17,6 +18,7 @@ from metajax.types import UserError
 
 Preset = Literal["quick", "paper", "gpu"]
 """Sizes of a run: minutes on two cores; as the stored records; large batches, full schedules."""
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 SAID = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
@@ -41,6 +43,13 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             main(parse(config, None, sys.modules[main.__module__].__doc__))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        sys.exit(
+            f"error: cannot write {error.filename or 'a file of the run'} ({error.strerror}); make "
+            "room or choose another --out, then run the same command: it goes on where it stood"
+        )
     except Stopped as stop:
         print(
             f"{SAID[stop.number]}: what was saved last is whole; the same command goes on from it",

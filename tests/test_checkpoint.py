@@ -1,5 +1,6 @@
 """Checkpoints: resume bit for bit, kills at random moments, damage, strangers, full disks."""
 
+import dataclasses
 import os
 import pathlib
 import random
@@ -15,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tyro.conf import Positional
 
-from metajax import checkpoint, train
+from metajax import checkpoint, command, train
 from metajax.data.synthetic import LatentUsers
 from metajax.learners.gradient import gradient
 from metajax.models import towers
@@ -260,8 +262,43 @@ def test_a_write_that_fails_halfway_leaves_the_last_good_state(tmp_path, unkille
     assert result_bytes(tiny_fit(tmp_path, 60)) == unkilled
 
 
+def test_a_signal_ends_the_run_in_one_line_and_the_same_command_goes_on(tmp_path):
+    """SIGTERM, then the same run again and Ctrl-C, then to the end: as if never stopped."""
+    for number, said in ((signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")):
+        process = child(tmp_path, "100000", "--as-a-command")
+        first = int(process.stdout.readline())
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+        assert process.returncode == 128 + number, err
+        assert err.startswith(f"stopped by {said}") and err.count("\n") == 1
+        assert "the same command goes on" in err
+        reached = [first, *map(int, out.split())]
+        assert abs(steps_in(tmp_path)[-1] - reached[-1]) <= 5, "the last block or a neighbor"
+    assert first > 5, "the second process went on from the first"
+    assert "damaged" not in "".join(p.name for p in tmp_path.iterdir())
+    resumed = tiny_fit(tmp_path, max(steps_in(tmp_path)[-1], 60))
+    straight = tiny_fit(None, resumed.history["loss"].shape[1] * 5)
+    assert result_bytes(resumed) == result_bytes(straight)
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """The command line of the child process that is stopped by signals."""
+
+    folder: Positional[pathlib.Path]
+    num_steps: Positional[int]
+    as_a_command: bool = False
+
+
+def as_a_command(told: Told) -> None:
+    """The run as an experiment's ``main`` has it."""
+    tiny_fit(told.folder, told.num_steps, report=lambda done, _: print(done, flush=True))
+
+
 def main(folder: str, num_steps: str, *options: str) -> None:
     """The run of the child process."""
+    if "--as-a-command" in options:
+        return command.cli(as_a_command, Told)
     if "--no-large-files" in options:
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
     told = lambda done, metrics: print(done, flush=True)
