@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [
     {"types"},
-    {"tree", "losses", "metrics", "stats", "optim"},
+    {"tree", "losses", "metrics", "stats", "optim", "curvature"},
     {"models", "data"},
     {"learners", "adapters"},
     {"transforms"},

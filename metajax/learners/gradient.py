@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
+from metajax.curvature import inner_gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 UNROLL_UP_TO = 5
@@ -84,16 +85,19 @@ def gradient(
         del key
         tx = inner.make(state.rates)
 
-        def support_loss(fast: PyTree) -> jax.Array:
-            theta = tree.merge(fast, state.shared)
-            scores = model.apply(theta, state.profile, examples.inputs)
+        given = (state.shared, state.profile, examples)
+
+        def support_loss(fast: PyTree, given: tuple) -> jax.Array:
+            shared, profile, examples = given
+            scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
             return loss(scores, examples.label, examples.mask)
 
         def step(carry, _):
             fast, moments = carry
-            grads = jax.grad(support_loss)(fast)
-            if not second_order:
-                grads = jax.lax.stop_gradient(grads)
+            if second_order:
+                grads = inner_gradient(support_loss, fast, given)
+            else:
+                grads = jax.lax.stop_gradient(jax.grad(support_loss)(fast, given))
             updates, moments = tx.update(grads, moments, fast)
             return (optax.apply_updates(fast, updates), moments), None
 
