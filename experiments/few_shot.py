@@ -16,7 +16,7 @@ from rich.table import Table
 
 from metajax import progress, report, train
 from metajax.data import images
-from metajax.types import MetaLearner, Params
+from metajax.types import Examples, MetaLearner, Params, PyTree
 
 PUBLISHED = pathlib.Path(__file__).resolve().parent.parent / "third_party" / "published.toml"
 
@@ -31,6 +31,7 @@ class Method(NamedTuple):
       num_steps: outer steps.
       num_tasks: tasks per outer step.
       ways, shots, queries: the training tasks.
+      trains_wide: whether training tasks have other classes to tell apart than those of the test.
       chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
         elsewhere all tasks are taken at once.
     """
@@ -43,6 +44,7 @@ class Method(NamedTuple):
     ways: int
     shots: int
     queries: int
+    trains_wide: bool = False
     chunk_size: int | None = 1
 
 
@@ -92,6 +94,20 @@ def meta_train(
         )
 
 
+def judge(method: Method, valid: images.ClassImages, shots: int) -> Callable[[Params], jax.Array]:
+    """params -> accuracy on about 2,000 query images of validation classes, the same each time.
+
+    A method that trains on more classes than it is tested on is judged as it trains, so that one
+    training serves tests of any number of classes.
+    """
+    images.check(valid, method.ways, 2 * shots)
+    learner = method.learner if method.trains_wide else method.tested
+    num_tasks = max(1, 2000 // (method.ways * shots))
+    size = {"ways": method.ways, "shots": shots, "queries": shots, "num_tasks": num_tasks}
+    key = jax.random.key(1)
+    return lambda params: accuracies(learner, params, valid, key, **size).mean()
+
+
 def accuracies(
     learner: MetaLearner,
     params: Params,
@@ -116,6 +132,23 @@ def accuracies(
         return jnp.mean(jnp.argmax(scores, axis=1) == episode.query.label)
 
     return jax.lax.map(one, jax.random.split(key, num_tasks))
+
+
+def in_batches(learner: MetaLearner, size: int) -> MetaLearner:
+    """The learner that adapts on batches of ``size`` examples, one after the other, in any order.
+
+    What is left over when ``size`` does not divide their number is not seen this time.
+    """
+
+    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        num_batches = max(1, len(examples.label) // size)
+        key_order, key_adapt = jax.random.split(key)
+        order = jax.random.permutation(key_order, len(examples.label))[: num_batches * size]
+        batches = jax.tree.map(lambda x: x[order].reshape(num_batches, -1, *x.shape[1:]), examples)
+        step = lambda state, at: (learner.adapt(state, *at), None)
+        return jax.lax.scan(step, state, (batches, jax.random.split(key_adapt, num_batches)))[0]
+
+    return learner._replace(adapt=adapt)
 
 
 def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from experiments import few_shot, omniglot, unsupervised
 from metajax import report, train
 from metajax.data import images
-from metajax.types import UserError
+from metajax.types import Examples, UserError
 
 
 def numbered(classes: int = 12, each: int = 6, size: int = 4) -> images.ClassImages:
@@ -140,6 +140,40 @@ def test_prototypes_learn_easy_images(tmp_path):
     ).mean()
     found = few_shot.meta_train("easy", method, strokes(), 0, tmp_path / "run", judge)
     assert float(judge(jax.tree.map(lambda x: x[0], found.params))) > 0.6
+
+
+def test_batches_of_a_support_are_adapted_on_one_after_the_other():
+    """A learner that writes down what it sees: ten examples by fours are two batches."""
+
+    def adapt(state, examples, key):
+        return jnp.concatenate([state[4:], examples.label])
+
+    base = omniglot.prototypes(omniglot.conv.conv4_features(4), 5, 16)
+    learner = few_shot.in_batches(base._replace(adapt=adapt), 4)
+    examples = Examples(jnp.zeros((10, 1)), jnp.arange(10), jnp.ones(10))
+    keys = jax.random.split(jax.random.key(0), 50)
+    adapt_all = jax.vmap(lambda key: learner.adapt(jnp.full(8, -1), examples, key))
+    seen = jax.jit(adapt_all)(keys)
+    assert all(len(set(row)) == 8 and min(row) >= 0 for row in seen.tolist())
+    assert set(np.asarray(seen).ravel().tolist()) == set(range(10))
+    assert len({tuple(row) for row in seen.tolist()}) == 50
+
+
+def test_one_training_of_prototypes_serves_all_ways():
+    """The trained program and what chooses its parameters do not depend on the ways of the test."""
+    methods = [omniglot.protonets(omniglot.Config(ways=ways, steps=20)) for ways in (5, 20)]
+    data, programs = strokes(classes=60, each=6), set()
+    for method in methods:
+        batch = few_shot.sampler(method)(data, jax.random.key(0))
+        params = method.learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch))
+        chosen = jax.make_jaxpr(few_shot.judge(method, data, 1))(params)
+        trained = jax.make_jaxpr(
+            lambda p, m=method, b=batch: train.batch_gradient(m.learner, p, b, jax.random.key(0))
+        )(params)
+        programs.add((str(chosen), str(trained)))
+    assert len(programs) == 1 and methods[0].ways == 60
+    five, twenty = (jax.eval_shape(m.tested.start, params, ()).weight.shape for m in methods)
+    assert (five, twenty) == ((5,), (20,))
 
 
 KILLED = """
