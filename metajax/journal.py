@@ -6,11 +6,14 @@ some steps: its earlier lines of them are dropped, so that each step stands ther
 
 import contextlib
 import hashlib
+import importlib
 import json
 import os
 import pathlib
 import re
 import resource
+import socket
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -44,36 +47,53 @@ def opened(folder: pathlib.Path | None, arm: str) -> Iterator[Keep]:
         yield lambda step, metrics: None
         return
     path = folder / METRICS
-    began, closers = time.perf_counter(), contextlib.ExitStack()
-    scalars: list[Callable[[int, Mapping[str, float]], None]] = []
+    began = time.perf_counter()
+    scalars: list[Keep] = []
 
     def keep(step: int, metrics: Mapping[str, float]) -> None:
         if not scalars:
             _forget(path, arm, step)
-            scalars.append(_tensorboard(folder / "tensorboard" / slug(arm), step, closers))
+            scalars.append(_tensorboard(folder / "tensorboard" / slug(arm), step))
         seconds = round(time.perf_counter() - began, 3)
         line = json.dumps({"arm": arm, "step": step, **metrics, "seconds": seconds})
         with path.open("a") as file:
             file.write(line + "\n")
         scalars[0](step, metrics)
 
-    with closers:
-        yield keep
+    yield keep
 
 
-def _tensorboard(folder: pathlib.Path, step: int, closers: contextlib.ExitStack) -> Keep:
-    """A writer of event files that forgets what was written from ``step`` on."""
+def _tensorboard(folder: pathlib.Path, step: int) -> Keep:
+    """A writer of event files that forgets what was written from ``step`` on.
+
+    Each event is on the disk when the call returns: the writer of tensorboardX hands events to a
+    thread, whose failure on a full disk nobody could tell in one line.
+    """
     try:
-        import tensorboardX
+        from tensorboardX.record_writer import masked_crc32c
+
+        event_pb2: Any = importlib.import_module("tensorboardX.proto.event_pb2")
+        summary_pb2: Any = importlib.import_module("tensorboardX.proto.summary_pb2")
     except ImportError:
         return lambda step, metrics: None
-    writer = tensorboardX.SummaryWriter(str(folder), purge_step=step)
-    closers.callback(writer.close)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"events.out.tfevents.{time.time():.3f}.{socket.gethostname()}.{os.getpid()}"
+
+    def put(**event: Any) -> None:
+        data = event_pb2.Event(wall_time=time.time(), **event).SerializeToString()
+        size = struct.pack("<Q", len(data))
+        checks = [struct.pack("<I", masked_crc32c(part)) for part in (size, data)]
+        with path.open("ab") as file:
+            file.write(b"".join([size, checks[0], data, checks[1]]))
 
     def write(step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            writer.add_scalar(name, value, step)
+        value = summary_pb2.Summary.Value
+        values = [value(tag=name, simple_value=number) for name, number in metrics.items()]
+        put(step=step, summary=summary_pb2.Summary(value=values))
 
+    start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+    put(file_version="brain.Event:2")
+    put(step=step, session_log=start)
     return write
 
 

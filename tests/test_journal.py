@@ -46,12 +46,19 @@ def test_events_are_readable_and_stand_once(tmp_path):
         keep(10, {"loss": 0.5, "valid": 0.75})
         keep(20, {"loss": 0.25, "valid": 0.5})
     (file,) = (tmp_path / "tensorboard" / "A3-joint").iterdir()
-    content, values, place = file.read_bytes(), [], 0
+    content, values, framed, place = file.read_bytes(), [], [], 0
     while place < len(content):
         length = int.from_bytes(content[place : place + 8], "little")
         event = event_pb2.Event.FromString(content[place + 12 : place + 12 + length])
         values += [(event.step, v.tag, v.simple_value) for v in event.summary.value]
         place += 16 + length
+        framed += [content[place - 4 - length : place - 4]]
+    record_writer = pytest.importorskip("tensorboardX.record_writer")
+    theirs = record_writer.RecordWriter(str(tmp_path / "theirs"))
+    for data in framed:
+        theirs.write(data)
+    theirs.close()
+    assert content == (tmp_path / "theirs").read_bytes(), "lengths and check sums as theirs"
     assert values == [
         (10, "loss", 0.5),
         (10, "valid", 0.75),
