@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [
     {"types"},
-    {"tree", "losses", "metrics", "stats", "optim", "curvature"},
+    {"tree", "losses", "metrics", "stats", "optim", "curvature", "hoist"},
     {"models", "data"},
     {"learners", "adapters"},
     {"transforms"},
@@ -24,12 +24,14 @@ FLOORS = [
         "checkpoint",
         "report",
         "ranking",  # full-catalogue evaluation
+        "next_item",  # the place of one held-out item
         "leaks",  # tests for leaks, of pipelines, splits and fits
         "protocols",  # split + candidates + metric + aggregation, by name
         "tables",  # records for the terminal
         "plots",  # records as pictures
         "progress",  # bars
         "compare",  # records side by side
+        "summary",  # reliability and cost of what is compared
         "journal",  # metrics of a run, line by line
     },
     {"search", "explain", "federated", "serve"},

@@ -1,0 +1,177 @@
+"""A sequence recommender: a causal Transformer over the items a person met (the SASRec class).
+
+A history is a row of item indices, oldest first, with its padding on the right. It is read behind a
+start token, so that an empty history has an answer too: the cold start. Items are scored by the
+inner product of the last hidden vector with their embeddings (tied). An item's embedding is a free
+row plus, where content vectors are given, a learned projection of them; rows are hidden at random
+in training, so that an item without a row is read and found by its content.
+
+References: Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018; Klenitskiy and
+Vasilev, RecSys 2023 (the loss decides); Bengio and Senecal, 2008 (sampled softmax with correction).
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.losses import masked_mean
+from metajax.models import transformer
+from metajax.types import Model, Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """A sequence recommender.
+
+    Attributes:
+      num_items: V; items are 0..V-1.
+      shape: the stack.
+      dropout: share dropped of the embeddings and of what each block writes.
+      hidden_rows: share of items whose free row is hidden in a training step; needs content.
+      num_negatives: items drawn for the sampled softmax of a training step; 0 is the full softmax.
+    """
+
+    num_items: int
+    shape: transformer.Shape
+    dropout: float = 0.2
+    hidden_rows: float = 0.0
+    num_negatives: int = 0
+
+
+def small(width: int = 64, num_layers: int = 2, num_heads: int = 2) -> transformer.Shape:
+    """The shape of SASRec's published size, with a gated MLP of twice its width."""
+    return transformer.Shape(num_layers, width, num_heads, num_heads, hidden=2 * width)
+
+
+def init(key: jax.Array, settings: Settings, content: np.ndarray | None = None) -> Params:
+    """Parameters: ``items`` (V, D), ``start`` (D,), the stack, and the content with its kernel.
+
+    Args:
+      content: (V, F) vectors of the items. They are stored among the parameters and never learned:
+        no gradient reaches them, and weight decay must leave ``content`` out.
+    """
+    key_items, key_start, key_stack, key_content = jax.random.split(key, 4)
+    width = settings.shape.width
+    params = {
+        "items": 0.02 * jax.random.normal(key_items, (settings.num_items, width)),
+        "start": 0.02 * jax.random.normal(key_start, (width,)),
+        **transformer.init(key_stack, settings.shape),
+    }
+    if content is not None:
+        kernel = jax.random.normal(key_content, (content.shape[1], width))
+        params["content"] = jnp.asarray(content, jnp.float32)
+        params["content_kernel"] = 0.02 * kernel
+    return params
+
+
+def vectors(params: Params, shown: jax.Array | None = None) -> jax.Array:
+    """The items' embeddings (V, D): free row plus projected content.
+
+    Args:
+      shown: (V,) 1 where the free row counts; None shows all.
+    """
+    rows = params["items"] if shown is None else params["items"] * shown[:, None]
+    if "content" not in params:
+        return rows
+    return rows + jax.lax.stop_gradient(params["content"]) @ params["content_kernel"]
+
+
+def states(
+    settings: Settings,
+    params: Params,
+    catalogue_VxD: jax.Array,
+    history: jax.Array,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Hidden vectors (L + 1, D): of nothing, and after each item of a history (L,)."""
+    x = jnp.concatenate([params["start"][None], catalogue_VxD[history]])
+    x = x * settings.shape.width**0.5
+    rate = settings.dropout
+    if key is None or rate == 0.0:
+        return transformer.forward(settings.shape, params, x)
+    key_embed, key_stack = jax.random.split(key)
+    x = jnp.where(jax.random.bernoulli(key_embed, 1 - rate, x.shape), x / (1 - rate), 0.0)
+    return transformer.forward(settings.shape, params, x, key_stack, rate)
+
+
+def next_loss(
+    settings: Settings,
+    params: Params,
+    items_BxL: jax.Array,
+    mask_BxL: jax.Array,
+    key: jax.Array | None,
+) -> jax.Array:
+    """The mean cross-entropy of each real item of the rows given those before it in its row.
+
+    Over the full catalogue, or over ``num_negatives`` uniform draws with their correction. Rows
+    share hidden items and draws, and their logits are one matrix product.
+
+    Args:
+      key: for dropout, hidden rows and negatives; None is evaluation, always over all items.
+    """
+    num_rows = items_BxL.shape[0]
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    target, mask = flat(items_BxL), flat(mask_BxL)
+    read = functools.partial(states, settings, params)
+    if key is None:
+        catalogue = vectors(params)
+        hidden = flat(jax.vmap(lambda row: read(catalogue, row)[:-1])(items_BxL))
+        return masked_mean(full_cross_entropy(hidden, catalogue, target), mask)
+    key_rows, key_drop, key_negative = jax.random.split(key, 3)
+    shown = None
+    if settings.hidden_rows > 0.0:
+        shape = (settings.num_items,)
+        shown = jax.random.bernoulli(key_rows, 1.0 - settings.hidden_rows, shape) * 1.0
+    catalogue = vectors(params, shown)
+    keys = jax.random.split(key_drop, num_rows)
+    hidden = flat(jax.vmap(lambda row, key: read(catalogue, row, key)[:-1])(items_BxL, keys))
+    if settings.num_negatives == 0:
+        return masked_mean(full_cross_entropy(hidden, catalogue, target), mask)
+    drawn = jax.random.randint(key_negative, (settings.num_negatives,), 0, settings.num_items)
+    return masked_mean(sampled_cross_entropy(hidden, catalogue, target, drawn), mask)
+
+
+def full_cross_entropy(hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array) -> jax.Array:
+    """-log softmax (L,) of each target over all items."""
+    logits_LxV = hidden_LxD @ items_VxD.T
+    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)  # no scatter into (L, V) behind it
+    return jax.nn.logsumexp(logits_LxV, axis=1) - chosen
+
+
+def sampled_cross_entropy(
+    hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array, drawn: jax.Array
+) -> jax.Array:
+    """-log softmax (L,) with the other items estimated from uniform draws (n,).
+
+    ``Z = exp(s_target) + (V - 1) / m * sum exp(s)`` over the m draws that are not the target: an
+    unbiased estimate of the full sum, so that the loss goes to the full one as n grows.
+    """
+    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)
+    logits_Lxn = hidden_LxD @ items_VxD[drawn].T
+    other_Lxn = drawn[None, :] != target[:, None]
+    count = jnp.maximum(jnp.sum(other_Lxn, axis=1), 1)
+    correction = jnp.log((items_VxD.shape[0] - 1) / count)
+    logits_Lxn = jnp.where(other_Lxn, logits_Lxn + correction[:, None], -1e30)
+    together = jnp.concatenate([chosen[:, None], logits_Lxn], axis=1)
+    return jax.nn.logsumexp(together, axis=1) - chosen
+
+
+def next_item(settings: Settings, content: np.ndarray | None = None) -> Model:
+    """The model whose rows are histories and whose scores are all items: logits (N, V).
+
+    ``inputs`` is the pair of ``items`` (N, L), padded on the right, and their number (N,). What an
+    adapter learns of a person changes the reading of every history.
+    """
+
+    def apply(params: Params, profile: PyTree, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        del profile
+        items_NxL, length = inputs
+        catalogue = vectors(params)
+        read = lambda row, n: states(settings, params, catalogue, row)[n]
+        hidden_NxD = jax.vmap(read)(items_NxL, length)
+        return hidden_NxD @ catalogue.T
+
+    return Model(lambda key, profile, inputs: init(key, settings, content), apply)

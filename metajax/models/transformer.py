@@ -1,0 +1,245 @@
+"""A causal Transformer as pure functions on one sequence: pre-norm, rotary, grouped queries, gated.
+
+The same blocks carry a language model (`models.decoder`) and a sequence recommender
+(`models.sequence`). Parameters are a plain nested dict whose leaves under ``blocks`` have a leading
+axis of layers, scanned: compile time does not grow with depth. A kernel is anything that can be
+multiplied from the left: an array, or what an adapter or a compressor has put in its place. Two
+more keys are understood where an adapter has added them: ``prompt`` (P, D), vectors read before the
+sequence, and ``film``, scales and shifts (layers, D) of what every gated MLP reads.
+
+Padding stands on the right, where causality keeps it invisible.
+
+References: Vaswani et al., NeurIPS 2017; Touvron et al., "LLaMA", 2023; Su et al., "RoFormer",
+2021; Ainslie et al., "GQA", EMNLP 2023.
+"""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.types import Params, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The architecture of a stack of blocks.
+
+    Attributes:
+      num_layers, width, num_heads: of the stack; ``head_dim`` defaults to width / heads.
+      num_kv_heads: heads of keys and values, which groups of query heads share.
+      hidden: width of the gated MLP.
+      theta: base of the rotary wave lengths.
+      scaling: how `frequencies` stretches them, as Llama 3.1 does; None leaves them.
+      norm_eps: added to the mean square in each norm.
+      qkv_bias: queries, keys and values have a bias (Qwen 2).
+      qk_norm: each head's queries and keys are normed (Qwen 3).
+      remat: compute each layer anew in the backward pass: a third more time, memory of one layer.
+    """
+
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    hidden: int
+    head_dim: int = 0
+    theta: float = 10_000.0
+    scaling: "Scaling | None" = None
+    norm_eps: float = 1e-6
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    remat: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Numbers per head."""
+        return self.head_dim or self.width // self.num_heads
+
+
+class Scaling(NamedTuple):
+    """Llama 3.1's stretch of long rotary waves: by ``factor`` beyond the original context."""
+
+    factor: float
+    low: float
+    high: float
+    original: int
+
+
+class Cache(NamedTuple):
+    """Keys and values of what was read: leaves (layers, capacity, kv heads, head dim); how much."""
+
+    keys: jax.Array
+    values: jax.Array
+    length: jax.Array
+
+
+def init(key: jax.Array, shape: Shape, scale: float = 0.02) -> Params:
+    """Parameters of ``{"blocks", "norm"}``: normal kernels, the two that write scaled by depth."""
+    d, dim, n = shape.width, shape.dim, shape.num_layers
+    heads, kv = shape.num_heads * dim, shape.num_kv_heads * dim
+    keys = iter(jax.random.split(key, 7))
+
+    def dense(rows: int, columns: int, bias: bool = False, std: float = scale) -> dict[str, Any]:
+        kernel = {"kernel": std * jax.random.normal(next(keys), (n, rows, columns))}
+        return kernel | ({"bias": jnp.zeros((n, columns))} if bias else {})
+
+    ones = lambda width: {"scale": jnp.ones((n, width))}
+    attention = {
+        "norm": ones(d),
+        "query": dense(d, heads, shape.qkv_bias),
+        "key": dense(d, kv, shape.qkv_bias),
+        "value": dense(d, kv, shape.qkv_bias),
+        "output": dense(heads, d, std=scale / math.sqrt(2 * n)),
+    }
+    if shape.qk_norm:
+        attention |= {"query_norm": ones(dim), "key_norm": ones(dim)}
+    mlp = {
+        "norm": ones(d),
+        "gate": dense(d, shape.hidden),
+        "up": dense(d, shape.hidden),
+        "down": dense(shape.hidden, d, std=scale / math.sqrt(2 * n)),
+    }
+    return {"blocks": {"attention": attention, "mlp": mlp}, "norm": {"scale": jnp.ones(d)}}
+
+
+def dense(params: Params, x: jax.Array) -> jax.Array:
+    """``x @ kernel + bias`` of x (S, rows); the kernel may be a stand-in for a matrix."""
+    y = x @ params["kernel"]
+    return y + params["bias"][None, :] if "bias" in params else y
+
+
+def rms_norm(params: Params, x: jax.Array, eps: float) -> jax.Array:
+    """x (..., D) over its root mean square, in float32, times the scale."""
+    x32 = x.astype(jnp.float32)
+    normed = x32 * jax.lax.rsqrt(jnp.mean(x32**2, axis=-1, keepdims=True) + eps)
+    scale = params["scale"].reshape((1,) * (x.ndim - 1) + (-1,))
+    return normed.astype(x.dtype) * scale
+
+
+def frequencies(shape: Shape) -> jax.Array:
+    """The rotary frequencies (head dim / 2,) in radians per position."""
+    base = shape.theta ** (-jnp.arange(0, shape.dim, 2, dtype=jnp.float32) / shape.dim)
+    if shape.scaling is None:
+        return base
+    factor, low, high, original = shape.scaling
+    turns = original * base / (2 * math.pi)
+    smooth = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1.0 - smooth) * base / factor + smooth * base
+
+
+def rotate(x_SxHxE: jax.Array, positions: jax.Array, shape: Shape) -> jax.Array:
+    """Each head's halves turned by the angle of its position (S,)."""
+    angle_SxF = positions.astype(jnp.float32)[:, None] * frequencies(shape)[None, :]
+    cos, sin = jnp.cos(angle_SxF)[:, None, :], jnp.sin(angle_SxF)[:, None, :]
+    first, second = jnp.split(x_SxHxE.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x_SxHxE.dtype)
+
+
+def _attend(
+    shape: Shape, params: Params, x: jax.Array, positions: jax.Array, cached: PyTree
+) -> tuple[jax.Array, PyTree]:
+    """What each position (S, D) reads from those up to it, and the cache with them written."""
+    s, dim, kv = x.shape[0], shape.dim, shape.num_kv_heads
+    q = dense(params["query"], x).reshape(s, shape.num_heads, dim)
+    k = dense(params["key"], x).reshape(s, kv, dim)
+    v = dense(params["value"], x).reshape(s, kv, dim)
+    if shape.qk_norm:
+        q = rms_norm(params["query_norm"], q, shape.norm_eps)
+        k = rms_norm(params["key_norm"], k, shape.norm_eps)
+    q, k = rotate(q, positions, shape), rotate(k, positions, shape)
+    if cached is not None:
+        start = (positions[0], 0, 0)
+        k = jax.lax.dynamic_update_slice(cached[0], k.astype(cached[0].dtype), start)
+        v = jax.lax.dynamic_update_slice(cached[1], v.astype(cached[1].dtype), start)
+    places = positions if cached is None else jnp.arange(k.shape[0])
+    visible_SxM = positions[:, None] >= places[None, :]
+    q = q.reshape(s, kv, shape.num_heads // kv, dim)
+    logits = jnp.einsum("skgd,mkd->kgsm", q, k).astype(jnp.float32) / math.sqrt(dim)
+    weights = jax.nn.softmax(jnp.where(visible_SxM[None, None], logits, -1e30), axis=-1)
+    read = jnp.einsum("kgsm,mkd->skgd", weights.astype(x.dtype), v).reshape(s, -1)
+    return dense(params["output"], read), None if cached is None else (k, v)
+
+
+def _dropped(key: jax.Array | None, rate: float, x: jax.Array) -> jax.Array:
+    if key is None or rate == 0.0:
+        return x
+    return jnp.where(jax.random.bernoulli(key, 1.0 - rate, x.shape), x / (1.0 - rate), 0.0)
+
+
+def _block(shape: Shape, x, positions, params, film, cached, key, rate):
+    """One layer: x (S, D) plus what attention and the gated MLP write, and the cache."""
+    keys = (None, None) if key is None else jax.random.split(key)
+    attention, mlp = params["attention"], params["mlp"]
+    normed = rms_norm(attention["norm"], x, shape.norm_eps)
+    read, cached = _attend(shape, attention, normed, positions, cached)
+    x = x + _dropped(keys[0], rate, read)
+    normed = rms_norm(mlp["norm"], x, shape.norm_eps)
+    if film is not None:
+        normed = normed * (1.0 + film["scale"][None, :]) + film["shift"][None, :]
+    gated = jax.nn.silu(dense(mlp["gate"], normed)) * dense(mlp["up"], normed)
+    return x + _dropped(keys[1], rate, dense(mlp["down"], gated)), cached
+
+
+def _stack(shape: Shape, params: Params, x, positions, cache: PyTree, key, rate):
+    """All layers, scanned."""
+    keys = None if key is None else jax.random.split(key, shape.num_layers)
+    layers = (params["blocks"], params.get("film"), cache, keys)
+
+    def layer(x, leaves):
+        block, film, cached, key = leaves
+        return _block(shape, x, positions, block, film, cached, key, rate)
+
+    return jax.lax.scan(jax.checkpoint(layer) if shape.remat else layer, x, layers)
+
+
+def forward(
+    shape: Shape,
+    params: Params,
+    x_SxD: jax.Array,
+    key: jax.Array | None = None,
+    rate: float = 0.0,
+) -> jax.Array:
+    """The normed last hidden vectors (S, D) of a sequence of embeddings.
+
+    Args:
+      x_SxD: embeddings; real rows first.
+      key: draws the dropout; None leaves it out.
+      rate: the share of what attention and MLP write that is dropped.
+    """
+    prompt = params.get("prompt")
+    length = 0 if prompt is None else prompt.shape[0]
+    if prompt is not None:
+        x_SxD = jnp.concatenate([prompt.astype(x_SxD.dtype), x_SxD])
+    positions = jnp.arange(x_SxD.shape[0])
+    out, _ = _stack(shape, params, x_SxD, positions, None, key, rate)
+    return rms_norm(params["norm"], out[length:], shape.norm_eps)
+
+
+def empty_cache(shape: Shape, capacity: int, dtype=jnp.float32) -> Cache:
+    """A cache that has read nothing and holds up to ``capacity`` positions, a prompt included."""
+    leaf = jnp.zeros((shape.num_layers, capacity, shape.num_kv_heads, shape.dim), dtype)
+    return Cache(leaf, leaf, jnp.zeros((), jnp.int32))
+
+
+def extend(
+    shape: Shape,
+    params: Params,
+    x_SxD: jax.Array,
+    cache: Cache,
+    num_real: jax.Array | int | None = None,
+) -> tuple[jax.Array, Cache]:
+    """The normed hidden vectors (S, D) of what follows the cache, and the cache with it.
+
+    A prompt is not read here: extend an empty cache by it first.
+
+    Args:
+      x_SxD: embeddings; rows from ``num_real`` on are padding, which the next call overwrites.
+    """
+    positions = cache.length + jnp.arange(x_SxD.shape[0])
+    kept = (cache.keys, cache.values)
+    out, (keys, values) = _stack(shape, params, x_SxD, positions, kept, None, 0.0)
+    length = cache.length + (x_SxD.shape[0] if num_real is None else num_real)
+    return rms_norm(params["norm"], out, shape.norm_eps), Cache(keys, values, length)
