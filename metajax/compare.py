@@ -8,13 +8,14 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from metajax import journal, report, stats, tables
+from metajax import journal, report, stats, summary, tables
+from metajax.summary import Entry, lower_is_better, pairs, shown
 from metajax.types import UserError
 
 Format = Literal["terminal", "markdown", "latex", "csv", "typst"]
@@ -38,16 +39,6 @@ class Compare:
     """How to print the table."""
     plots: pathlib.Path | None = None
     """Folder to save the figures in: forest, k-shot and learning curves, cost against quality."""
-
-
-class Entry(NamedTuple):
-    """The per-task scores (S, T) of one arm of one run in one scenario."""
-
-    run: str
-    arm: str
-    scenario: str
-    scores: np.ndarray
-    tasks: str
 
 
 def find(paths: Sequence[pathlib.Path]) -> dict[str, report.Record]:
@@ -113,7 +104,7 @@ def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:
         "scenario",
         "run",
         "arm",
-        f"{_shown(metric)} [95 %]",
+        f"{shown(metric)} [95 %]",
         "- reference",
         "p (Holm)",
         "P(better)",
@@ -124,7 +115,7 @@ def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:
     for scenario in dict.fromkeys(e.scenario for e in found):
         group = [e for e in found if e.scenario == scenario]
         base = next((e for e in group if e.arm == reference), None)
-        paired = [base is not None and e is not base and _pairs(e, base) for e in group]
+        paired = [base is not None and e is not base and pairs(e, base) for e in group]
         gaps = [
             report.difference(e.scores, base.scores) if ok and base else None
             for e, ok in zip(group, paired, strict=True)
@@ -146,7 +137,7 @@ def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:
         "P(better): share of tasks on which the arm is better than the reference, ties one half.",
     ]
     return tables.Grid(
-        f"{_shown(metric)} of {len({e.run for e in found})} runs",
+        f"{shown(metric)} of {len({e.run for e in found})} runs",
         headings,
         rows,
         3,
@@ -154,19 +145,6 @@ def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:
         sections,
         bold,
     )
-
-
-def _shown(metric: str) -> str:
-    return "RMSE" if metric == "mse" else metric.upper() if metric in ("mae", "rmse") else metric
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is the better one."""
-    return metric in ("mae", "mse", "rmse", "loss", "nll", "brier", "ece")
-
-
-def _pairs(e: Entry, base: Entry) -> bool:
-    return e.tasks == base.tasks and e.scores.shape[1] == base.scores.shape[1]
 
 
 def _better(e: Entry, base: Entry | None, metric: str) -> float:
@@ -223,7 +201,15 @@ def main(config: Compare) -> None:
     if reference not in {e.arm for e in found}:
         arms = ", ".join(sorted({e.arm for e in found}))
         raise UserError(f"no arm is called {reference!r}; there are {arms}")
-    for grid in (compare(found, reference, config.metric), differing(records)):
+    grids = [
+        compare(found, reference, config.metric),
+        summary.reliability(found, reference, config.metric),
+    ]
+    if config.metric in ("mae", "mse", "ndcg@5") and config.scenario in (None, "user_cold"):
+        grids.append(
+            summary.cost_table(summary.costs(records, metric=config.metric), config.metric)
+        )
+    for grid in (*grids, differing(records)):
         if not grid.rows:
             continue
         if config.format == "terminal":

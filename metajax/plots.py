@@ -15,7 +15,7 @@ import numpy as np
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from metajax import report
+from metajax import report, summary
 from metajax.types import UserError
 
 MARKERS = "osD^vPX*<>hpd8"
@@ -186,6 +186,27 @@ def pareto(
         _legend(axes, len(names))
 
 
+def profile(curves: Mapping[str, np.ndarray], path: pathlib.Path, label: str) -> None:
+    """Saves performance profiles: the share of seeds x tasks above each threshold, a line per arm.
+
+    Args:
+      curves: arm -> scores, more is better, or their negatives where less is.
+      label: of the axis of thresholds.
+    """
+    together = np.concatenate([v.ravel() for v in curves.values()])
+    low, high = np.quantile(together, [0.01, 0.99])
+    thresholds = np.linspace(low, high, 101)
+    sign = -1.0 if together.max() <= 0 else 1.0
+    with page(path, 2.9) as axes:
+        for i, (arm, scores) in enumerate(curves.items()):
+            shares = report.stats.performance_profile(scores, thresholds)
+            axes.plot(sign * thresholds, shares, label=arm, markevery=(3 * i, 25), **look(i))
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of seeds and tasks")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        _legend(axes, len(curves))
+
+
 def of_comparison(
     records: Mapping[str, report.Record],
     found: Sequence[Any],
@@ -206,11 +227,29 @@ def of_comparison(
                 report.difference(e.scores, base.scores),
             )
             for e in group
-            if e is not base and e.tasks == base.tasks and e.scores.shape[1] == base.scores.shape[1]
+            if e is not base and summary.pairs(e, base)
         ]
         if rows:
             saved.append(folder / f"forest-{scenario}.png")
             forest(rows, saved[-1], f"{metric.upper()} - {reference}, {scenario.replace('_', '-')}")
+        kept = [e for e in group if e is base or summary.pairs(e, base)]
+        kept = [e for e in kept if not np.isinf(e.scores).any()]
+        curves = {
+            f"{e.run}: {e.arm}" if len(records) > 1 else e.arm: summary.oriented(scores, metric)
+            for e, scores in zip(kept, summary.common(kept), strict=True)
+        }
+        if base in kept:
+            saved.append(folder / f"profile-{scenario}.png")
+            better = "below" if summary.lower_is_better(metric) else "above"
+            profile(curves, saved[-1], f"{summary.shown(metric)}, share {better}")
+    for cost, field in summary.COSTS.items():
+        found_costs = summary.costs(records, metric=metric)
+        points = {f"{c.run}: {c.arm}" if len(records) > 1 else c.arm: c for c in found_costs}
+        known = {n: (getattr(c, field), c.quality) for n, c in points.items()}
+        known = {n: p for n, p in known.items() if np.isfinite(p).all()}
+        if known and summary.lower_is_better(metric):
+            saved.append(folder / f"pareto-{field.replace('_', '-')}.png")
+            pareto(known, saved[-1], cost, f"{summary.shown(metric)} of new users")
     for name, record in records.items():
         if record.facts.get("shots"):
             saved.append(folder / f"k-shot-{name}.png".replace("/", "-"))

@@ -76,9 +76,10 @@ def command(*args) -> subprocess.CompletedProcess:
 def test_the_command_prints_every_format_and_saves_figures(folders, tmp_path):
     done = command("compare", *folders, "--format", "latex", "--plots", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(r"\begin{tabular}") == 2 and "-0.2000" not in done.stdout
+    assert done.stdout.count(r"\begin{tabular}") == 4 and "-0.2000" not in done.stdout
     names = {p.name for p in (tmp_path / "plots").iterdir()}
     assert {"forest-user_cold.png", "k-shot-maml-made.png", "learning-melu-made.png"} <= names
+    assert {"profile-warm.png", "pareto-training.png", "pareto-per-user.png"} <= names
 
 
 @pytest.mark.parametrize(
