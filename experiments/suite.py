@@ -10,6 +10,7 @@ Run: python -m experiments.suite small
      python -m experiments.suite ml-1m --dry-run
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import importlib
@@ -22,8 +23,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from tyro.conf import Positional
 
@@ -31,6 +31,7 @@ from metajax import command, journal, report, tables
 from metajax.types import UserError
 
 SUITES = pathlib.Path(__file__).resolve().parent / "suites"
+PATIENCE = 60.0  # seconds that a member is given to end by itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _member(settings: dict[str, Any]) -> Member:
     return Member(name, module, tuple(options), report.config_hash(config), steps)
 
 
-@contextmanager
+@contextlib.contextmanager
 def locked(folder: pathlib.Path) -> Iterator[int | None]:
     """The descriptor of the lock on a member's folder, or None if another process holds it.
 
@@ -162,9 +163,7 @@ def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
     began = time.time()
     arguments = [sys.executable, "-m", member.module, *member.options, "--out", str(folder)]
     with (folder / "log.txt").open("a") as log:
-        code = subprocess.run(
-            arguments, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=[lock]
-        ).returncode
+        code = _ended(arguments, log, lock)
     facts: dict[str, Any] = {"config_hash": member.config_hash, "seconds": time.time() - began}
     (folder / "failed.json").unlink(missing_ok=True)
     if code == 0:
@@ -177,6 +176,21 @@ def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
             folder / "failed.json", facts | {"status": code, "reason": reason, "at": time.time()}
         )
     return code == 0
+
+
+def _ended(arguments: Sequence[str], log: IO[str], lock: int) -> int:
+    """The exit status of a member; where the suite is stopped, the member is stopped first."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(arguments, stdout=log, stderr=log, stdin=quiet, pass_fds=[lock])
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=PATIENCE)
+        process.kill()
+        process.wait()
+        raise
 
 
 def _write(path: pathlib.Path, facts: dict[str, Any]) -> None:

@@ -162,6 +162,20 @@ def test_the_lock_of_a_killed_process_is_held_until_its_member_ends(place):
     assert suite.work(suite.read(place / "s.toml"), place / "out", True) == ["member-1-3.0"]
 
 
+def test_a_stopped_suite_stops_its_member_and_goes_on_later(place):
+    declare(place, "value = 1\ntakes = 30.0")
+    worker = command(place)
+    deadline = time.time() + 60
+    while not starts(place) and time.time() < deadline:
+        time.sleep(0.05)
+    worker.send_signal(signal.SIGTERM)
+    began = time.time()
+    _, err = worker.communicate(timeout=20)
+    assert worker.returncode == 128 + signal.SIGTERM and time.time() - began < 15
+    assert err.startswith("stopped by SIGTERM") and err.count("\n") == 1
+    assert states(place) == {"member-1-30.0": "to do"}, "stopped is not failed"
+
+
 def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
     """300 steps x 2 seeds took 60 s; 600 x 4 should take 240 s; another data set counts less."""
     facts = record().facts["config"]
