@@ -1,0 +1,187 @@
+"""The few-shot classics in one page: what the stored records say, beside what was published.
+
+Run: python -m experiments.classics          (writes docs/classics.md and the README's block)
+     python -m experiments.classics --from-records prints the README's block, in a second.
+Every number is computed from the per-task scores of a record, or quoted from
+third_party/published.toml; the GPU's are a projection with its arithmetic.
+"""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from experiments import few_shot, omniglot, projection, sinusoid_report
+from metajax import benchmark, report
+from metajax.command import Preset
+from metajax.data import images
+from metajax.types import UserError
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SETTINGS = tuple(f"{ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
+PUBLISHED_STEPS = 60_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the page can be told."""
+
+    preset: Preset = "paper"
+    """Nothing is run that has a size."""
+    out: pathlib.Path = ROOT / "docs" / "classics.md"
+    """The page."""
+    from_records: bool = False
+    """Print the README's block, and write nothing."""
+
+
+def omniglot_table() -> str:
+    """A row per method, a column per setting: ours with its interval, then what was published."""
+    records = [report.read(p) for p in sorted(report.RESULTS.glob("omniglot-*w*s-*.json"))]
+    found = {(r.facts["scenario"], r.facts["arm"]): r for r in records}
+    names = [label for label, _ in omniglot.ARMS.values()]
+    ranked = sorted({arm for scenario, arm in found if scenario in SETTINGS}, key=_rank(names))
+    quoted = few_shot.published("omniglot")
+    lines = ["| method | " + " | ".join(SETTINGS) + " |", "| --- " * (len(SETTINGS) + 1) + "|"]
+    for arm in ranked:
+        cells = [_cell(found.get((s, arm)), quoted.get(f"{s}|{arm}", "")) for s in SETTINGS]
+        lines.append("| " + " | ".join([arm, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _rank(names: list[str]):
+    """Methods as they are listed, each followed by its variants."""
+    return lambda arm: (names.index(arm.split(",")[0]), arm)
+
+
+def _cell(record: report.Record | None, published: str) -> str:
+    theirs = f" ({published})" if published else ""
+    if record is None:
+        return f"—{theirs}" if published else ""
+    scores = next(iter(record.scores.values()))
+    r = report.interval(scores, "accuracy")
+    return f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]{theirs}"
+
+
+def sinusoid_table() -> str:
+    """A row per learner, a column per number of points: mean squared error after ten steps."""
+    records = [report.read(report.RESULTS / f"sinusoid-k{k}.json") for k in (5, 10, 20)]
+    scenarios = [r.facts["scenario"] for r in records]
+    lines = ["| learner | " + " | ".join(scenarios) + " |", "| --- " * (len(records) + 1) + "|"]
+    for arm in records[0].facts["arms"]:
+        cells = []
+        for record, scenario in zip(records, scenarios, strict=True):
+            scores = record.of(scenario, arm, "steps=10", sinusoid_report.METRIC)
+            r = report.interval(scores, sinusoid_report.METRIC)
+            cells.append(f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
+        lines.append("| " + " | ".join([arm, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def readme_block() -> str:
+    """What the README says of the classics."""
+    return (
+        "Omniglot, accuracy in per cent on 600 test tasks [95 % interval], in parentheses as "
+        "published:\n\n" + omniglot_table()
+    )
+
+
+def spent() -> str:
+    """Steps and minutes of each Omniglot record, and the rate of its training where known."""
+    lines = ["| setting | method | outer steps | tasks a step | minutes |", "| --- " * 5 + "|"]
+    for path in sorted(report.RESULTS.glob("omniglot-*w*s-*.json")):
+        f = report.read(path).facts
+        if f["scenario"] in SETTINGS:
+            s = f["schedule"]
+            row = [f["scenario"], f["arm"], f"{s['num_steps']:,}", str(s["num_tasks"])]
+            lines.append("| " + " | ".join([*row, f"{f['seconds']['train'] / 60:.1f}"]) + " |")
+    return "\n".join(lines)
+
+
+def published_method(ways: int, shots: int) -> few_shot.Method:
+    """MAML as published: 32 tasks of 5 classes or 16 of 20, as many queries as shots."""
+    config = omniglot.Config(ways=ways, shots=shots, steps=PUBLISHED_STEPS)
+    return omniglot.maml(config)._replace(num_tasks=32 if ways <= 5 else 16, queries=shots)
+
+
+def blank() -> images.ClassImages:
+    """Images of the right shape, for programs that are counted and not run."""
+    return images.of_labels(np.zeros((1000, 28, 28), np.uint8), np.repeat(np.arange(50), 20))
+
+
+def projected() -> str:
+    """The published schedule of MAML on a GPU, by arithmetic."""
+    device, lines = projection.H100, []
+    for ways, shots in ((5, 1), (20, 1)):
+        found = projection.cost(published_method(ways, shots), blank())
+        said = projection.sentence(found, PUBLISHED_STEPS)
+        lines.append(f"- {ways}-way {shots}-shot: {said}.")
+    return (
+        f"No GPU was at hand. This is arithmetic, supposing one {device.name}, "
+        f"{100 * device.share:.0f} % of it reached by batched products of this size, and "
+        f"{1e6 * device.launch:.0f} microseconds a kernel, nothing overlapping. Kernels are "
+        "counted in the program compiled for a CPU, all tasks of a step at once.\n\n"
+        + "\n".join(lines)
+    )
+
+
+PAGE = """# Few-shot classics
+
+Written by `python -m experiments.classics` from the records in `paper/results/`.
+
+## Omniglot
+
+Accuracy in per cent on 600 test tasks with its 95 % interval over tasks, in parentheses what the
+paper reports; all with the statistics of the query batch (transductive), as published, except the
+variant with layer norm, which judges each image alone. `python -m experiments.omniglot --help`.
+
+{omniglot}
+
+What they took, on one core of a shared two-core machine:
+
+{spent}
+
+## Sines
+
+Mean squared error after ten gradient steps, or in closed form; three seeds, 600 test tasks.
+`python -m experiments.sinusoid --from-records` has every number of steps, and draws the curves.
+
+{sinusoid}
+
+## On a GPU
+
+{projected}
+"""
+
+
+START, END = "<!-- classics: written by experiments.classics -->", "<!-- end of classics -->"
+
+
+def put_block(text: str) -> str:
+    """The README's text with the block between its two marks.
+
+    Raises:
+      UserError: the marks are missing.
+    """
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise UserError(f"the README has no lines {START} and {END}; put them where the table goes")
+    return f"{before}{START}\n{readme_block()}\n{END}{after}"
+
+
+def main(config: Config) -> None:
+    """Writes page and block, or prints the block."""
+    if not list(report.RESULTS.glob("omniglot-*w*s-*.json")):
+        raise UserError(f"no records in {report.RESULTS}; run experiments.omniglot --publish")
+    if config.from_records:
+        print(readme_block())
+        return
+    tables = {"omniglot": omniglot_table(), "spent": spent(), "sinusoid": sinusoid_table()}
+    config.out.write_text(PAGE.format(projected=projected(), **tables))
+    readme = ROOT / "README.md"
+    readme.write_text(put_block(readme.read_text()))
+    print(f"wrote {config.out} and the block of {readme}")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)
