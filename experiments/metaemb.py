@@ -28,7 +28,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from metajax import evaluate, losses, progress, protocols, report, train
+from metajax import evaluate, losses, progress, protocols, report, search, train
 from metajax.command import Preset, cli
 from metajax.data import episodes, sources
 from metajax.data.split import Split
@@ -71,6 +71,10 @@ class Config:
     """Gradient steps of a phase."""
     embedding: int = 16
     """Width of all embeddings."""
+    trials: int = 0
+    """Inner and outer rates tried for every arm on meta-validation; else those above."""
+    trial_steps: int = 200
+    """Outer steps of a trial."""
     out: pathlib.Path | None = None
     """Folder of the record; else out/metaemb-DATASET."""
     publish: bool = False
@@ -96,7 +100,7 @@ class Data(NamedTuple):
 def load(config: Config, protocol: protocols.Protocol) -> Data:
     """The data set under the protocol, with each item's index and another item's content."""
     table = protocol.prepare(sources.load(config.dataset, config.data_dir))
-    if config.dataset == "synthetic":  # its rows have no times: any order will do
+    if table.time is None:  # the public copy of ml-1m has no times: any order must do
         table = dataclasses.replace(table, time=np.random.default_rng(0).permutation(len(table)))
     items = table.item_features.with_column("index", np.arange(table.num_items, dtype=np.int32))
     order = np.random.default_rng(1).permutation(table.num_items)
@@ -111,7 +115,7 @@ def load(config: Config, protocol: protocols.Protocol) -> Data:
 
 def fitted(
     name: str, learner: MetaLearner, data: Data, config: Config, num_steps: int, seeds: int
-) -> Params:
+) -> train.Fitted:
     """The learner's parameters (S, ...), best on meta-validation after the first phase."""
     valid = jax.tree.map(jnp.asarray, episodes.fixed(data.split.valid[SCENARIO], 0))
     draw = functools.partial(episodes.draw, num_support=60, num_query=40)
@@ -136,7 +140,31 @@ def fitted(
             block=min(100, num_steps),
             validate=validate,
             report=update,
-        ).params
+        )
+
+
+def tuned(arm: str, data: Data, config: Config, trained: Params) -> tuple[Config, dict]:
+    """The configuration with the arm's best rates, and what the record says of the search."""
+    if config.trials == 0:
+        return config, {}
+    untrained = arm.endswith(" embedding")
+
+    def objective(chosen: dict[str, float], watch: search.Watch) -> float:
+        learner = build(dataclasses.replace(config, **chosen), data, trained)[arm]
+        steps = 1 if untrained else config.trial_steps
+        short = dataclasses.replace(config, outer_rate=0.0 if untrained else chosen["outer_rate"])
+        found = fitted(arm, learner, data, short, steps, 1)
+        return float(found.history["valid"].min())
+
+    space = {
+        "inner_rate": search.Real(0.1, 10.0, log=True),
+        "outer_rate": search.Real(3e-4, 3e-3, log=True),
+    }
+    first = {name: getattr(config, name) for name in space}
+    folder = config.out and config.out / "trials" / arm.lower().replace(" ", "-")
+    found = search.tune(objective, space, config.trials, folder=folder, name=arm, first=first)
+    told = found.best | {"trials": len(found.trials), "valid": found.score}
+    return dataclasses.replace(config, **found.best), told
 
 
 def build(config: Config, data: Data, trained: Params) -> dict[str, MetaLearner]:
@@ -199,21 +227,25 @@ def main(config: Config) -> report.Record:
     table = ctr.with_table(data.base, data.table.num_items, config.embedding)
     joint = pooled.pooled(table, loss=losses.log_loss)
     base = fitted("click model", joint, data, config, config.base_steps, 1)
-    trained = jax.tree.map(lambda x: x[0], base["model"])
+    trained = jax.tree.map(lambda x: x[0], base.params["model"])
     tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
-    arms = build(config, data, trained)
-    scores, seconds = {}, {}
-    for arm, learner in arms.items():
+    arms = list(build(config, data, trained))
+    scores, seconds, settings = {}, {}, {}
+    for arm in arms:
         start = time.perf_counter()
-        fixed = arm.endswith(" embedding")
-        steps = 1 if fixed else config.num_steps
-        params = (_untrained if fixed else fitted)(arm, learner, data, config, steps, config.seeds)
+        best, settings[arm] = tuned(arm, data, config, trained)
+        learner = build(best, data, trained)[arm]
+        if arm.endswith(" embedding"):
+            params = _untrained(learner, data, config.seeds)
+        else:
+            params = fitted(arm, learner, data, best, config.num_steps, config.seeds).params
         for name, values in judge(learner, params, data, tests, protocol).items():
             scores[f"{SCENARIO}|{arm}|{name}"] = values
         seconds[arm] = time.perf_counter() - start
     facts = {
         "experiment": "metaemb",
-        "arms": list(arms),
+        "arms": arms,
+        "settings": settings,
         "config": dataclasses.asdict(config),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
@@ -232,9 +264,8 @@ def main(config: Config) -> report.Record:
     return record
 
 
-def _untrained(name, learner: MetaLearner, data: Data, config: Config, steps: int, seeds: int):
+def _untrained(learner: MetaLearner, data: Data, seeds: int) -> Params:
     """Parameters (S, ...) as they start: an embedding that nothing learns."""
-    del name, config, steps
     one = episodes.draw(jax.random.key(0), data.source, 60, 40)
     return jax.vmap(lambda key: learner.init(key, one))(jax.random.split(jax.random.key(1), seeds))
 

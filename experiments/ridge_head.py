@@ -25,6 +25,7 @@ from metajax.learners import closed_form, pooled
 from metajax.models.items import item_features, item_offset, linear_head
 from metajax.models.towers import column, stored_mean
 from metajax.transforms.augment import hide
+from metajax.transforms.regularize import also_unadapted
 from metajax.types import MetaLearner, Model
 
 
@@ -43,6 +44,10 @@ class Config:
     """Features beside the refined ALS factors."""
     hidden_share: float = 0.3
     """Share of training tasks whose items are hidden behind their content."""
+    penalty: float = 12.0
+    """Prior precision of every feature but the constant, where it starts."""
+    start_weight: float = 0.3
+    """Weight of the loss before any adaptation, on all rows of a task."""
     absolute: bool = True
     """Train on the absolute error; else on the squared error."""
     profile: bool = True
@@ -78,13 +83,22 @@ def build(
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """The ridge head and its outer optimizer."""
     embed, offset, num_features = _parts(config, problem)
-    precision = [2.0] + [12.0] * (num_features - 1)
+    precision = [2.0] + [config.penalty] * (num_features - 1)
     learner = closed_form.ridge(
         embed, offset, num_features, precision=precision, loss=_loss(config)
     )
+    if config.start_weight > 0:
+        learner = also_unadapted(learner, config.start_weight, _loss(config))
     rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
     return hide(learner, config.hidden_share, as_cold), tx
+
+
+def joint(config: Config) -> Callable[[Model], MetaLearner]:
+    """Network -> the learner of A3: the same loss on the same hidden tasks, without adaptation."""
+    return lambda network: hide(
+        pooled.pooled(network, loss=_loss(config)), config.hidden_share, as_cold
+    )
 
 
 def without(**changes) -> Callable:
@@ -94,6 +108,7 @@ def without(**changes) -> Callable:
 
 ABLATIONS = {
     "- hidden tasks": without(hidden_share=0.0),
+    "- start loss": without(start_weight=0.0),
     "- absolute loss": without(absolute=False),
     "- profile": without(profile=False),
     "- learned feat.": without(learned_features=False),
@@ -103,10 +118,9 @@ ABLATIONS = {
 def main(config: Config) -> report.Record:
     """The record of the experiment."""
     methods = {"A6 ridge head": build} | (ABLATIONS if config.ablations else {})
-    joint = lambda network: hide(
-        pooled.pooled(network, loss=_loss(config)), config.hidden_share, as_cold
+    return benchmark.run_experiment(
+        "ridge_head", config, model, methods, "A6 ridge head", joint(config)
     )
-    return benchmark.run_experiment("ridge_head", config, model, methods, "A6 ridge head", joint)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from tyro.conf import Positional
 
 from metajax import benchmark, command, journal, plots, progress, report, search, tables, train
 from metajax.data import episodes
-from metajax.problem import Problem, valid_mae
+from metajax.problem import Problem, valid_error
 from metajax.search import Choice, Found, Real, Whole
 from metajax.types import UserError
 
@@ -108,7 +108,7 @@ def score(module: types.ModuleType, config: Any, problem: Problem, watch: search
         jax.random.split(jax.random.key(1), run.seeds),
         run.num_steps,
         block=max(1, min(100, run.num_steps // 4)),
-        validate=lambda params: valid_mae(learner, params, problem),
+        validate=lambda params: valid_error(learner, params, problem),
         report=watch,
     )
     return float(fitted.history["valid"].min(axis=1).mean())

@@ -19,7 +19,7 @@ from metajax import journal, progress, train
 from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
-from metajax.problem import Problem, Run, valid_mae
+from metajax.problem import Problem, Run, valid_error
 from metajax.types import Episode, MetaLearner, Model, Params
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
@@ -63,12 +63,12 @@ def closed_form_arm(
     width = params["log_precision"].shape[0]
     columns = np.minimum(np.arange(width), grid.shape[1] - 1)
     candidates = jnp.log(jnp.asarray(grid[:, columns], jnp.float32))
-    judge = lambda p: valid_mae(learner, {**params, "log_precision": p}, problem)
+    judge = lambda p: valid_error(learner, {**params, "log_precision": p}, problem)
     score = np.asarray(jax.jit(lambda c: jax.lax.map(judge, c))(candidates))
     best = int(np.argmin(score))
     chosen = {**params, "log_precision": candidates[best]}
     settings = dict(zip(precisions, grid[best].tolist(), strict=True))
-    settings |= {"valid_mae": float(score[best]), "trials": len(grid)}
+    settings |= {"valid": float(score[best]), "trials": len(grid)}
     stacked = jax.tree.map(lambda x: x[None], chosen)
     return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
 
@@ -98,13 +98,13 @@ def trained_arm(
             jax.random.split(jax.random.key(1), run.seeds),
             run.num_steps,
             block=min(100, run.num_steps),
-            validate=lambda params: valid_mae(learner, params, problem),
+            validate=lambda params: valid_error(learner, params, problem),
             report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
             checkpoint=kept,
         )
     settings = {
         "best_step": fitted.best_step.tolist(),
-        "valid_mae": float(fitted.history["valid"].min(axis=1).mean()),
+        "valid": float(fitted.history["valid"].min(axis=1).mean()),
     }
     seconds = max(fitted.seconds, time.perf_counter() - began)
     return Trained(learner, fitted.params, settings, fitted.history, seconds)
@@ -138,7 +138,7 @@ def fine_tuned_arm(
     score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
     row, column = np.unravel_index(np.nanargmin(score_RxN), score_RxN.shape)
     rate, steps = rates[row], int(column) + 1
-    settings = {"rate": rate, "steps": steps, "valid_mae": float(score_RxN[row, column])}
+    settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
     settings |= {"trials": score_RxN.size, "rates": rates, "grid": score_RxN.round(5).tolist()}
     chosen = pooled.fine_tuned(model, optax.sgd(rate), steps)
     return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
@@ -159,8 +159,8 @@ def _valid_by_step(
 
             def step(state, _):
                 state = learner.adapt(state, episode.support, jax.random.key(0))
-                error = jnp.abs(learner.predict(state, episode.query.inputs) - episode.query.label)
-                return state, jnp.mean(error)
+                scores = learner.predict(state, episode.query.inputs)
+                return state, problem.error(scores, episode.query.label, episode.query.mask)
 
             return jax.lax.scan(step, learner.start(params, episode.profile), length=num_steps)[1]
 

@@ -37,13 +37,21 @@ __all__ = [
     "run_experiment",
 ]
 
+Metrics = Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]]
+
 
 def judge(
-    arms: dict[str, Trained], problem: Problem, ticket: Frozen
+    arms: dict[str, Trained],
+    problem: Problem,
+    ticket: Frozen,
+    metrics: Metrics = evaluate.rating_metrics,
 ) -> tuple[dict[str, np.ndarray], list]:
     """Per-task test scores of every arm, scenario and condition; opens the test tasks.
 
     All conditions are laid out as one list of tasks, so that an arm is one program.
+
+    Args:
+      metrics: (scores (T, Q), episodes, key) -> metrics (T,) per task.
 
     Returns:
       The scores as `report.Record` names them, and the shots of the k-shot curve.
@@ -62,7 +70,7 @@ def judge(
     together = jax.tree.map(lambda *x: jnp.concatenate(x), *laid_out.values())
     ends = np.cumsum([tasks.query.label.shape[0] for tasks in laid_out.values()])
 
-    rate = jax.jit(jax.vmap(evaluate.rating_metrics, (0, None, None)))
+    rate = jax.jit(jax.vmap(metrics, (0, None, None)))
     scores: dict[str, np.ndarray] = {}
     with progress.bar("test", len(arms)) as update:
         for i, (arm, trained) in enumerate(arms.items()):

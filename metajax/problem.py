@@ -93,6 +93,8 @@ class Problem:
       train: source of meta-training tasks, whose item columns do not know the task's ratings.
       valid: source and episodes of meta-validation; its columns are those of the test, too.
       example: one episode, for shapes.
+      error: what choices minimize: the absolute error; for clicks, whose mean is to be found, the
+        squared one.
       opened: the tickets that the test tasks were opened with, at most one.
     """
 
@@ -102,6 +104,7 @@ class Problem:
     train: episodes.Source
     valid: tuple[episodes.Source, Episode]
     example: Episode
+    error: losses.Loss = losses.absolute_error
     opened: list[Frozen] = dataclasses.field(default_factory=list)
 
     def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
@@ -137,7 +140,12 @@ def load(run: Run) -> Problem:
     return problem_of(table, split.melu(table, run.split_seed, redraw=run.redraw), run.num_support)
 
 
-def problem_of(table: Interactions, parts: split.Split, num_support: int = 64) -> Problem:
+def problem_of(
+    table: Interactions,
+    parts: split.Split,
+    num_support: int = 64,
+    error: losses.Loss = losses.absolute_error,
+) -> Problem:
     """The problem of a table under a split of users with a ``user_cold`` validation."""
     known = pretrain.represent(table, parts.train_rows)
     source = episodes.source_of_folds(parts.train, known.table, known.fold, known.held_out)
@@ -145,11 +153,11 @@ def problem_of(table: Interactions, parts: split.Split, num_support: int = 64) -
     valid = parts.valid["user_cold"]
     fixed = jax.tree.map(jnp.asarray, episodes.fixed(valid, parts.num_query))
     ready = (episodes.source_of_users(valid, known.table), fixed)
-    return Problem(known.table, parts, known.mean, source, ready, example)
+    return Problem(known.table, parts, known.mean, source, ready, example, error)
 
 
-def valid_mae(learner: MetaLearner, params: Params, problem: Problem) -> jax.Array:
-    """The mean absolute error on meta-validation: the one score that choices are made by."""
+def valid_error(learner: MetaLearner, params: Params, problem: Problem) -> jax.Array:
+    """The problem's error on meta-validation: the one score that choices are made by."""
     source, tasks = problem.valid
     scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
-    return losses.masked_mean(jnp.abs(scores - tasks.query.label), tasks.query.mask)
+    return problem.error(scores, tasks.query.label, tasks.query.mask)

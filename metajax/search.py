@@ -84,6 +84,7 @@ def tune(
     folder: pathlib.Path | None = None,
     name: str = "search",
     seed: int = 0,
+    first: Mapping[str, Any] | None = None,
 ) -> Found:
     """The settings with the lowest score after ``num_trials`` trials, by TPE with pruning.
 
@@ -93,6 +94,7 @@ def tune(
         earlier ones at that step be stopped. A `UserError` (a diverged run) counts as no score.
       folder: where the study is kept: a later call, or another process, goes on from there.
       seed: of the sampler.
+      first: settings to try first, such as those that were used before.
 
     Raises:
       UserError: optuna is missing, or no trial has a score.
@@ -106,6 +108,8 @@ def tune(
     study = optuna.create_study(
         study_name=name, storage=_storage(folder), load_if_exists=True, direction="minimize"
     )
+    if first is not None:
+        study.enqueue_trial(dict(first), skip_if_exists=True)
     count = lambda: len(study.get_trials(states=(*ended, optuna.trial.TrialState.FAIL)))
     study.sampler = optuna.samplers.TPESampler(seed=seed + count(), n_startup_trials=8)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5)

@@ -1,0 +1,214 @@
+"""Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
+
+A trial of a trained arm is a short training with one seed; of a closed form, or of fine-tuning, it
+is judged in full. The first trial is always the setting that the experiment itself has.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from experiments import anil, cmml, cnp, lwa, maml, metasgd, ridge_head, tanp
+from metajax import arms, search, train
+from metajax.arms import A0, A1, A2, A3, A4, A7, Trained
+from metajax.data import episodes
+from metajax.problem import Problem, Run, valid_error
+from metajax.search import Choice, Real, Space
+from metajax.types import MetaLearner
+
+
+class Budget(NamedTuple):
+    """What every arm may spend.
+
+    Attributes:
+      trials: settings tried.
+      trial_steps: outer steps of a trial.
+      folder: where the trials and the trained arms are kept: a later call goes on from there.
+    """
+
+    trials: int
+    trial_steps: int
+    folder: pathlib.Path
+
+
+class Contender(NamedTuple):
+    """A meta-learner with what is tuned: settings of its experiment's `Config`.
+
+    Attributes:
+      module: the experiment, with ``Config`` and ``build``.
+      space: the settings to search.
+      clicks: settings that differ where labels are clicks.
+    """
+
+    module: types.ModuleType
+    space: Space
+    clicks: Mapping[str, Any] = {}
+
+
+OUTER = Real(3e-4, 3e-3, log=True)
+INNER = Real(0.02, 0.3, log=True)
+CONTENDERS: dict[str, Contender] = {
+    "A6 ridge head": Contender(
+        ridge_head,
+        {
+            "outer_rate": OUTER,
+            "hidden_share": Real(0.1, 0.5),
+            "penalty": Real(6.0, 24.0, log=True),
+            "start_weight": Real(0.0, 1.0),
+        },
+        {"absolute": False},
+    ),
+    "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 ANIL": Contender(anil, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 Meta-SGD": Contender(metasgd, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 CNP": Contender(cnp, {"outer_rate": OUTER, "code": Choice((32, 64))}),
+    "A6 TaNP": Contender(tanp, {"outer_rate": OUTER, "divergence": Real(1e-3, 0.1, log=True)}),
+    "A6 CMML": Contender(cmml, {"outer_rate": OUTER, "hyper": Choice((128, 256))}),
+    "A6 LWA": Contender(lwa, {"outer_rate": Real(3e-4, 1e-2, log=True)}),
+}
+
+
+def _tuned(
+    arm: str,
+    objective: Callable[[dict[str, Any], search.Watch], float],
+    space: Space,
+    budget: Budget,
+    first: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The best settings, and what the record says of the search."""
+    slug = arm.lower().replace(" ", "-").replace(".", "")
+    found = search.tune(
+        objective,
+        space,
+        budget.trials,
+        folder=budget.folder / "trials" / slug,
+        name=slug,
+        first={k: first[k] for k in space},
+    )
+    told = {"trials": len(found.trials), "valid_of_trials": round(found.score, 5)}
+    return found.best, found.best | told
+
+
+def trial_of(learner: MetaLearner, tx, problem: Problem, run: Run, watch: search.Watch) -> float:
+    """The validation error of a short training with one seed, at its best step."""
+    draw = functools.partial(
+        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
+    )
+    sample = lambda source, key: jax.vmap(draw, (0, None))(
+        jax.random.split(key, run.num_tasks), source
+    )
+    fitted = train.fit(
+        learner,
+        tx,
+        sample,
+        problem.train,
+        jax.random.split(jax.random.key(1), 1),
+        run.num_steps,
+        block=max(1, run.num_steps // 3),
+        validate=lambda params: valid_error(learner, params, problem),
+        report=watch,
+    )
+    return float(fitted.history["valid"].min())
+
+
+def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
+    """The arms A0, A1, A2 and A7."""
+    ready = arms.closed_form_arms(problem)
+    spaces: dict[str, dict[str, search.Real]] = {
+        A1: {"damping": Real(0.3, 20.0, log=True)},
+        A2: {"damping": Real(0.5, 10.0, log=True), "penalty": Real(1.0, 40.0, log=True)},
+        A7: {"noise": Real(0.3, 3.0, log=True)},
+    }
+    firsts = {"damping": 2.0, "penalty": 12.0, "noise": 1.0}
+    for arm, space in spaces.items():
+        began = time.perf_counter()
+        learner, params = ready[arm].learner, ready[arm].params
+        start = jax.tree.map(lambda x: x[0], params)
+        width = start["log_precision"].shape[0]
+
+        def at(settings: Mapping[str, float], start=start, width=width) -> dict[str, Any]:
+            ends = list(settings.values())
+            each = jnp.log(jnp.asarray([ends[0]] + [ends[-1]] * (width - 1), jnp.float32))
+            return {**start, "log_precision": each}
+
+        judge = jax.jit(lambda p, learner=learner: valid_error(learner, p, problem))
+        objective = lambda settings, watch, at=at, judge=judge: float(judge(at(settings)))
+        best, told = _tuned(arm, objective, space, budget, firsts)
+        chosen = jax.tree.map(lambda x: x[None], at({k: best[k] for k in space}))
+        ready[arm] = Trained(learner, chosen, told, {}, time.perf_counter() - began)
+    return ready
+
+
+def joint(problem: Problem, run: Run, budget: Budget, clicks: bool) -> dict[str, Trained]:
+    """The arms A3 and A4: of two networks the one that is better on meta-validation."""
+    other = CONTENDERS["A6 ridge head"].clicks if clicks else {}
+    config = dataclasses.replace(ridge_head.Config(run=run), **other)
+    networks = {
+        "item and profile": ridge_head.model(config, problem),
+        "perceptron": maml.model(maml.Config(), problem),
+    }
+
+    def build(chosen: Mapping[str, Any], steps: int):
+        learner = ridge_head.joint(config)(networks[chosen["network"]])
+        rate = optax.cosine_decay_schedule(chosen["outer_rate"], steps)
+        return learner, optax.adamw(rate, weight_decay=1e-4)
+
+    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
+        short = dataclasses.replace(run, num_steps=budget.trial_steps)
+        return trial_of(*build(chosen, short.num_steps), problem, short, watch)
+
+    space: Space = {"network": Choice(tuple(networks)), "outer_rate": OUTER}
+    first = {"network": "item and profile", "outer_rate": 1e-3}
+    best, told = _tuned(A3, objective, space, budget, first)
+    found = {A3: arms.trained_arm(A3, *build(best, run.num_steps), problem, run)}
+    found[A3] = found[A3]._replace(settings=told | found[A3].settings)
+    network = networks[best["network"]]
+
+    def of_rate(settings: Mapping[str, float], watch: search.Watch | None = None) -> float:
+        return arms.fine_tuned_arm(network, found[A3], problem, (settings["rate"],)).settings[
+            "valid"
+        ]
+
+    rates: Space = {"rate": Real(0.003, 0.1, log=True)}
+    best, told = _tuned(A4, of_rate, rates, budget, {"rate": 0.03})
+    found[A4] = arms.fine_tuned_arm(network, found[A3], problem, (best["rate"],))
+    settings = {k: v for k, v in found[A4].settings.items() if k not in ("rates", "grid")}
+    found[A4] = found[A4]._replace(settings=settings | told)
+    return found
+
+
+def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, clicks: bool) -> Trained:
+    """One of the `CONTENDERS`, tuned and trained."""
+    module, space, other = CONTENDERS[arm]
+    config = dataclasses.replace(module.Config(run=run), **(other if clicks else {}))
+    short = dataclasses.replace(run, num_steps=budget.trial_steps)
+
+    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
+        learner, tx = module.build(dataclasses.replace(config, run=short, **chosen), problem)
+        return trial_of(learner, tx, problem, short, watch)
+
+    first = {k: getattr(config, k) for k in space}
+    best, told = _tuned(arm, objective, space, budget, first)
+    learner, tx = module.build(dataclasses.replace(config, **best), problem)
+    trained = arms.trained_arm(arm, learner, tx, problem, run)
+    return trained._replace(settings=told | trained.settings)
+
+
+def all_arms(
+    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, clicks: bool
+) -> dict[str, Trained]:
+    """The arms that every table carries, then the named meta-learners."""
+    ready = closed_forms(problem, budget)
+    ready |= joint(problem, run, budget, clicks)
+    ready = {arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)}
+    for arm in names:
+        ready[arm] = meta_trained(arm, problem, run, budget, clicks)
+    return ready

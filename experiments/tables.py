@@ -1,0 +1,218 @@
+"""The field's tables T1 to T5: every arm tuned by equal trials, five seeds, paired intervals, Holm.
+
+T1 MetaRec ratings and clicks; T2 MeLU's four scenarios; T3 k-shot curves of cold users; T4 items
+warming up, click by click; T5 one learner with one setting on other data sets.
+
+Run: python -m experiments.tables T2
+     python -m experiments.tables T2 --from-records prints from the stored records, in seconds.
+A stopped run goes on: trials, checkpoints and finished parts are kept in --out.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Literal, NamedTuple
+
+import jax
+from tyro.conf import Positional
+
+from experiments import contenders, metaemb, tables_report
+from metajax import arms, benchmark, evaluate, journal, losses, problem, protocols, report
+from metajax.command import cli
+from metajax.data import sources, split
+from metajax.problem import Run
+from metajax.types import Episode, UserError
+
+RIDGE = "A6 ridge head"
+GRADIENT = ("A6 MAML", "A6 ANIL", "A6 Meta-SGD")
+
+
+class Part(NamedTuple):
+    """One record of a table.
+
+    Attributes:
+      dataset: the data.
+      kind: the protocol: rating, click, melu, ctr, or users, which is rating with users of any
+        activity above 12.
+      methods: the meta-learners in it, the first of which the others are compared with.
+    """
+
+    dataset: str
+    kind: str
+    methods: tuple[str, ...] = (RIDGE,)
+
+
+NEURAL = ("A6 CNP", "A6 TaNP", "A6 CMML")
+CROSS_SETS = ("movietweetings-100k", "ciaodvd", "amazon-musical-instruments", "jester5k")
+TABLES: dict[str, tuple[Part, ...]] = {
+    "T1": tuple(
+        Part(dataset, kind, (RIDGE, "A6 MAML", "A6 TaNP", "A6 LWA"))
+        for dataset in ("ml-100k", "ml-1m")
+        for kind in ("rating", "click")
+    ),
+    "T2": (Part("ml-1m", "melu", (RIDGE, *GRADIENT, *NEURAL)),),
+    "T3": (Part("ml-1m", "melu", (RIDGE, *GRADIENT, *NEURAL)),),
+    "T4": (Part("ml-100k", "ctr"), Part("ml-1m", "ctr")),
+    "T5": tuple(Part(dataset, "users", (RIDGE, "A6 MAML")) for dataset in CROSS_SETS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the tables."""
+
+    table: Positional[Literal["T1", "T2", "T3", "T4", "T5"]]
+    """Which table. T3 is the k-shot curve of T2's record."""
+    run: Run = dataclasses.field(default_factory=lambda: Run(seeds=5, num_steps=1000, num_tasks=32))
+    """Training of every arm; the data set is the part's."""
+    trials: int = 8
+    """Settings tried for every arm, on meta-validation."""
+    trial_steps: int = 200
+    """Outer steps of a trial."""
+    parts: tuple[str, ...] = ()
+    """Only the records whose name has one of these words, such as click or ml-100k."""
+
+
+def name_of(table: str, part: Part) -> str:
+    """The name of a part's record; T3 reads T2's."""
+    return f"tables-{'T2' if table == 'T3' else table}-{part.dataset}-{part.kind}"
+
+
+def protocol_of(part: Part) -> protocols.Protocol:
+    """The protocol of a part."""
+    made = {"melu": protocols.melu, "click": protocols.metarec_click}
+    return made.get(part.kind, protocols.metarec_rating)()
+
+
+def metrics_of(part: Part) -> benchmark.Metrics:
+    """The errors of ratings, and what the protocol judges by."""
+    judge = protocol_of(part).judge
+
+    def metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
+        return evaluate.rating_metrics(scores, episodes, key) | judge(scores, episodes.query, key)
+
+    return metrics
+
+
+def prepared(part: Part, run: Run) -> problem.Problem:
+    """The data of a part, split and represented."""
+    protocol = protocol_of(part)
+    table = protocol.prepare(sources.load(part.dataset, run.data_dir))
+    if part.kind == "melu":
+        return problem.problem_of(table, split.melu(table, run.split_seed), run.num_support)
+    error = losses.squared_error if part.kind == "click" else losses.absolute_error
+    if part.kind == "users":
+        parts = split.user_disjoint(table, run.split_seed, max_rows=None)
+    else:
+        parts = protocol.split(table, run.split_seed)
+    return problem.problem_of(table, parts, run.num_support, error)
+
+
+def run_part(config: Config, table: str, part: Part) -> report.Record:
+    """Tunes and trains every arm of a part, opens its test once, and writes its record."""
+    began = time.perf_counter()
+    name = name_of(table, part)
+    folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    run = dataclasses.replace(config.run, dataset=part.dataset, out=folder)
+    ready = prepared(part, run)
+    budget = contenders.Budget(config.trials, config.trial_steps, folder)
+    made = contenders.all_arms(part.methods, ready, run, budget, part.kind == "click")
+    settings = {arm: trained.settings for arm, trained in made.items()}
+    ticket = problem.freeze(config, settings)
+    scores, shots = benchmark.judge(made, ready, ticket, metrics_of(part))
+    parts = ready.split
+    facts = {
+        "experiment": "tables",
+        "table": table,
+        "method": part.methods[0],
+        "arms": list(made),
+        "protocol": protocol_of(part).name,
+        "config": dataclasses.asdict(dataclasses.replace(config, run=run)),
+        "config_hash": report.config_hash(config),
+        "environment": report.environment(),
+        "data": {
+            "name": ready.table.name,
+            "checksum": ready.table.checksum(),
+            "users": ready.table.num_users,
+            "items": ready.table.num_items,
+            "interactions": len(ready.table),
+        },
+        "split": {
+            "protocol": parts.protocol,
+            "seed": parts.seed,
+            "checksum": parts.checksum(),
+            "tasks": {k: t.num_tasks for k, t in parts.test.items()},
+            "meta_train_tasks": parts.train.num_tasks,
+            "meta_valid_tasks": parts.valid["user_cold"].num_tasks,
+        },
+        "settings": settings,
+        "test": ticket._asdict() | {"times_opened": len(ready.opened)},
+        "history": {arm: t.history for arm, t in made.items() if t.history},
+        "shots": shots,
+        "seconds": {arm: t.seconds for arm, t in made.items()}
+        | {"total": time.perf_counter() - began},
+        "peak_memory": journal.peak_memory(),
+        "gradients": arms.gradients(made, config),
+    }
+    record = report.Record(facts, scores)
+    report.write(folder, name, record)
+    tables_report.save_figures(name, record, folder)
+    journal.write_checksums(folder)
+    if run.publish:
+        report.write(report.RESULTS, name, record)
+    return record
+
+
+def run_clicks(config: Config, part: Part) -> report.Record:
+    """T4: the warm-up experiment with the table's seeds."""
+    name = name_of("T4", part)
+    folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    settings = metaemb.Config(
+        dataset=part.dataset,
+        data_dir=config.run.data_dir,
+        seeds=config.run.seeds,
+        hot=100 if part.dataset == "ml-100k" else 200,
+        trials=config.trials,
+        trial_steps=config.trial_steps,
+        out=folder,
+    )
+    record = metaemb.main(settings)
+    report.write(folder, name, record)
+    if config.run.publish:
+        report.write(report.RESULTS, name, record)
+    return record
+
+
+def main(config: Config) -> list[report.Record]:
+    """The records of a table, made or read, and the table printed."""
+    wanted = [
+        part
+        for part in TABLES[config.table]
+        if not config.parts or any(word in name_of(config.table, part) for word in config.parts)
+    ]
+    if not wanted:
+        names = ", ".join(name_of(config.table, part) for part in TABLES[config.table])
+        raise UserError(f"no record of {config.table} has such a name; there are {names}")
+    records = [_one(config, part) for part in wanted]
+    found = {name_of(config.table, p): r for p, r in zip(wanted, records, strict=True) if r}
+    if not found:
+        raise UserError(
+            f"no record of {config.table} in {report.RESULTS}; run experiments.tables "
+            f"{config.table} --run.publish first"
+        )
+    tables_report.show(config.table, found)
+    return list(found.values())
+
+
+def _one(config: Config, part: Part) -> report.Record | None:
+    name = name_of(config.table, part)
+    if config.run.from_records:
+        stored = report.RESULTS / f"{name}.json"
+        return report.read(stored) if stored.is_file() else None
+    make = functools.partial(run_part, table=config.table)
+    return run_clicks(config, part) if part.kind == "ctr" else make(config, part=part)
+
+
+if __name__ == "__main__":
+    cli(main, Config)
