@@ -71,8 +71,9 @@ class Config:
     """Print the tables of the stored records, without running anything."""
 
 
+SOME = ("MAML", "ridge on features", "pretrained", "oracle")
 PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100},
+    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100, "arms": SOME},
     "paper": {},
     "gpu": {"num_steps": 70_000, "seeds": 10},
 }
