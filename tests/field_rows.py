@@ -8,12 +8,14 @@ import optax
 from learner_rows import Row, TwoKinds, zero
 
 from metajax import losses, optim, tree
+from metajax.adapters.conditions import last_layer
+from metajax.adapters.lora import lora
 from metajax.data.synthetic import LatentUsers
 from metajax.learners.closed_form import ridge
 from metajax.learners.cvar import cvar
 from metajax.learners.dropout_net import dropout_net
 from metajax.learners.film import modulated
-from metajax.learners.gate import gated, stacked
+from metajax.learners.gate import blended, gated, stacked
 from metajax.learners.gradient import gradient
 from metajax.learners.linear import lwa, nlba
 from metajax.learners.memory import mamo, memory_optimizer
@@ -21,7 +23,7 @@ from metajax.learners.mwuf import scale_and_shift
 from metajax.learners.pooled import pooled
 from metajax.learners.tanp import tanp
 from metajax.learners.warmup import meta_embedding
-from metajax.models.features import labeled_features
+from metajax.models.features import labeled_features, vector_features
 from metajax.models.modulated import adaptive_decoder, film_mlp
 from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.transforms.attenuate import attenuate
@@ -167,6 +169,7 @@ def _profiled(world: ProfiledUsers) -> list[Row]:
         loss=mse,
     )
     pair = [ridge(identity(), zero(), dim, precision=0.3), pooled(content_score())]
+    learned = ridge(identity(), zero(), dim, precision=0.3)
     bases = tree.under("bases")
     return [
         Row("mamo", memories, world, outer=None, tx=memory_optimizer(optax.adam(0.02))),
@@ -181,13 +184,25 @@ def _profiled(world: ProfiledUsers) -> list[Row]:
         Row("cvar", generated, world, outer=None, unlearned=frozen),
         Row("stack", stacked(pair), world, unlearned=bases),
         Row("gate", gated(pair), world, unlearned=bases, order_free=False),
+        Row("blend", blended([learned, pooled(content_score(), loss=mse)]), world, outer=None),
+    ]
+
+
+def _adapters(users: LatentUsers) -> list[Row]:
+    rank_one = lora(vector_mlp((12,)), 1, frozen=False, formed=True)
+    head = last_layer(vector_features((12,)), frozen=False)
+    adapter = tree.under("adapter")
+    descent = optax.chain(optax.clip(1.0), optax.sgd(0.05))
+    return [
+        Row("lora", gradient(rank_one, descent, 3, adapts=adapter), users, num_steps=300),
+        Row("last_layer", gradient(head, descent, 3, adapts=adapter), users, num_steps=300),
     ]
 
 
 def _field_rows() -> list[Row]:
     users = LatentUsers(dim=4, num_support=12, num_query=8, random_shots=True)
     profiled = ProfiledUsers(dataclasses.replace(users, reveals=True))
-    return _transforms(users) + _amortized(users) + _profiled(profiled)
+    return _transforms(users) + _adapters(users) + _amortized(users) + _profiled(profiled)
 
 
 FIELD_ROWS: list[Row] = _field_rows()

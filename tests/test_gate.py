@@ -12,6 +12,7 @@ from metajax.data.synthetic import LatentUsers
 from metajax.learners.closed_form import ridge
 from metajax.learners.gate import (
     averaged,
+    blended,
     error_and_support_size,
     gated,
     out_of_fold_errors,
@@ -172,3 +173,23 @@ def test_stacking_weights_are_those_of_scikit_learn():
     assert float(stacking_weights(jnp.asarray(x), jnp.asarray(y), 0 * jnp.asarray(mask))[0]) == (
         pytest.approx(1 / 3)
     )
+
+
+def test_a_blend_follows_the_number_of_examples_and_teaches_its_bases_by_their_own_losses():
+    """Shares and loss by hand, at 0 and at 3 examples, of two learners that say constants."""
+    learner = blended([constant(1.0), constant(3.0)])
+    x, mask = jnp.zeros((3, 4)), jnp.ones(3)
+    support = Examples(x, jnp.full(3, 2.0), mask)
+    task = Episode((), support, Examples(x[:1], jnp.ones(1), mask[:1]))
+    params = learner.init(KEY, task)
+    params["weigher"] = {"level": jnp.array([0.5, 0.0]), "slope": jnp.array([-1.0, 1.0])}
+    state = learner.start(params, ())
+    first = 1 / (1 + np.exp(-0.5))
+    assert float(learner.predict(state, x)[0]) == pytest.approx(3 - 2 * first, rel=1e-5)
+    state = learner.adapt(state, support, KEY)
+    share = 1 / (1 + np.exp(-0.5 + 2 * np.log(4.0)))
+    blend = 3 - 2 * share
+    assert float(learner.predict(state, x)[0]) == pytest.approx(blend, rel=1e-5)
+    own = [(3 * 1.0 + 0.0) / 4, (3 * 1.0 + 4.0) / 4]  # joint training: support and query together
+    expected = ((blend - 1) ** 2 + sum(own)) / 3
+    assert float(learner.loss(params, task, KEY)[0]) == pytest.approx(expected, rel=1e-5)

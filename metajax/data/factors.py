@@ -67,12 +67,29 @@ class Hierarchy(NamedTuple):
       item: (num_items, D) q_i.
       mean: (1 + D,), covariance: (1 + D, 1 + D), the prior of a user's weights.
       noise: the variance of the noise.
+      user: (num_users, 1 + D) posterior means, second: (num_users, 1 + D, 1 + D) posterior second
+        moments of the users' weights.
     """
 
     item: np.ndarray
     mean: np.ndarray
     covariance: np.ndarray
     noise: float
+    user: np.ndarray
+    second: np.ndarray
+
+
+def solve_items(values: Sparse, present: Sparse, w: np.ndarray, second: np.ndarray, noise: float):
+    """Item vectors (num_items, D), prior N(0, I), given the moments of the users' weights.
+
+    Args:
+      values, present: (num_users, num_items) residuals, and where they are.
+    """
+    dim = w.shape[1] - 1
+    values_t, present_t = sp.csr_matrix(values.T), sp.csr_matrix(present.T)
+    normal = (present_t @ second[:, 1:, 1:].reshape(len(w), -1)).reshape(-1, dim, dim)
+    right = values_t @ w[:, 1:] - present_t @ second[:, 0, 1:]
+    return np.linalg.solve(normal + noise * np.eye(dim), right[:, :, None])[:, :, 0]
 
 
 def hierarchical_bayes(
@@ -96,11 +113,11 @@ def hierarchical_bayes(
     """
     values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
     present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
-    values_t, present_t = sp.csr_matrix(values.T), sp.csr_matrix(present.T)
     active = np.diff(present.indptr) > 0
     q = np.random.default_rng(seed).normal(size=(shape[1], dim)) * 0.3
     mean, covariance, noise = np.zeros(dim + 1), np.eye(dim + 1) * 0.1, float(residual.var())
     total = float(residual @ residual)
+    w, second = np.zeros((shape[0], dim + 1)), np.zeros((shape[0], dim + 1, dim + 1))
     for _ in range(num_sweeps):
         x = np.column_stack([np.ones(len(q)), q])
         gram = (present @ (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)).reshape(
@@ -114,7 +131,5 @@ def hierarchical_bayes(
         mean = w[active].mean(axis=0)
         covariance = second[active].mean(axis=0) - np.outer(mean, mean)
         noise = (total - 2 * np.sum(w * moment) + np.sum(second * gram)) / len(user)
-        normal = (present_t @ second[:, 1:, 1:].reshape(shape[0], -1)).reshape(-1, dim, dim)
-        right = values_t @ w[:, 1:] - present_t @ second[:, 0, 1:]
-        q = np.linalg.solve(normal + noise * np.eye(dim), right[:, :, None])[:, :, 0]
-    return Hierarchy(q, mean, covariance, float(noise))
+        q = solve_items(values, present, w, second, noise)
+    return Hierarchy(q, mean, covariance, float(noise), w, second)

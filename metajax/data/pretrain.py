@@ -15,7 +15,14 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, cg
 
-from metajax.data.factors import Hierarchy, Sparse, als, hierarchical_bayes, solve_side
+from metajax.data.factors import (
+    Hierarchy,
+    Sparse,
+    als,
+    hierarchical_bayes,
+    solve_items,
+    solve_side,
+)
 from metajax.data.table import Features, Interactions
 
 
@@ -97,7 +104,7 @@ class Represented(NamedTuple):
       table: the table with the item columns.
       mean: the mean rating.
       fold: (num_users,) the fold of every user, from 0.
-      held_out: the columns ``count``, ``bias`` and ``factor`` (F, num_items, ...) as they are
+      held_out: the columns that ratings are in (F, num_items, ...) as they are
         without the ratings of the users of a fold: what a training task of that fold must see.
     """
 
@@ -129,11 +136,12 @@ def represent(
     content_factor (N, dim)  of fold, so that they are as good as a cold item's are
     bayes          (N, 13)   features and offset in which the task weights of a hierarchical
     bayes_bias     (N,)      Bayes model have the prior N(0, I / noise)
+    content_bayes, content_bayes_bias: the same of an item without ratings
     ============== ========= ================================================================
 
     A user to come is not among the ratings that the columns were estimated from; a training user
-    is. A learner trained on columns that know the answers trusts them too much. So the first three
-    columns are also estimated without each fold of users, in the same coordinates: item vectors
+    is. A learner trained on columns that know the answers trusts them too much. So what is not from
+    content is also estimated without each fold of users, in the same coordinates: item vectors
     are solved anew against the other users' vectors.
 
     Args:
@@ -160,6 +168,10 @@ def represent(
     trust = np.where(known, count / (count + 4 * penalty), 0.0)
     content_factor = _content_out_of_fold(x, factor, trust)
 
+    prior = hierarchical_bayes(user, item, residual, shape)
+    content_item = _content_out_of_fold(x, prior.item, trust)
+    q = np.where(known[:, None], prior.item, content_item)
+
     def without(keep: np.ndarray) -> dict[str, np.ndarray]:
         count, raw = _item_means(item[keep], label[keep] - mean, table.num_items)
         bias = content_bias + count / (count + damping) * (raw - content_bias)
@@ -169,7 +181,10 @@ def represent(
         present = sp.csr_matrix((np.ones(len(left)), where), shape=shape[::-1])
         solved = solve_side(values, present, fitted.user[:, 1:].astype(np.float64), penalty)
         factor = np.where(count[:, None] > 0, solved / length, content_factor)
-        return {"count": np.log1p(count), "bias": bias, "factor": factor}
+        left = sp.csr_matrix((label[keep] - mean - bias[item[keep]], where[::-1]), shape=shape)
+        q = solve_items(left, sp.csr_matrix(present.T), prior.user, prior.second, prior.noise)
+        known = {"count": np.log1p(count), "bias": bias, "factor": factor}
+        return known | _bayes_columns(prior, np.where(count[:, None] > 0, q, content_item), bias)
 
     added = {
         "count": np.log1p(count),
@@ -177,7 +192,8 @@ def represent(
         "factor": np.where(known[:, None], factor, content_factor),
         "content_bias": content_bias,
         "content_factor": content_factor,
-        **_bayes_columns(hierarchical_bayes(user, item, residual, shape), x, trust, bias),
+        **_bayes_columns(prior, q, bias),
+        **{f"content_{k}": v for k, v in _bayes_columns(prior, content_item, content_bias).items()},
     }
     columns = table.item_features
     for name, values in added.items():
@@ -194,12 +210,8 @@ def _item_means(item: np.ndarray, values: np.ndarray, size: int) -> tuple[np.nda
     return count, np.bincount(item, values, minlength=size) / np.maximum(count, 1)
 
 
-def _bayes_columns(
-    prior: Hierarchy, x: Sparse, trust: np.ndarray, bias: np.ndarray
-) -> dict[str, np.ndarray]:
+def _bayes_columns(prior: Hierarchy, q: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """The columns in which a user's weights have the prior N(0, I / noise)."""
-    content_item, _ = content_prediction(x, prior.item, trust)
-    q = np.where(trust[:, None] > 0, prior.item, content_item)
     features = np.column_stack([np.ones(len(q)), q])
     whiten = np.linalg.cholesky(prior.covariance / prior.noise)
     return {"bayes": features @ whiten, "bayes_bias": bias + features @ prior.mean}
@@ -211,5 +223,7 @@ def as_cold(inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         **inputs,
         "bias": inputs["content_bias"],
         "factor": inputs["content_factor"],
+        "bayes": inputs["content_bayes"],
+        "bayes_bias": inputs["content_bayes_bias"],
         "count": jnp.zeros_like(inputs["count"]),
     }

@@ -1,8 +1,9 @@
 """Ensembles of learners: their mean, a fixed stack of them, or a gate that each task sets.
 
-The learners are the *bases*. They were meta-trained before; their parameters stand under ``bases``,
-in place of those that ``init`` gives, and get no gradient. Train stack and gate on tasks that the
-bases have not been trained on: on their own tasks a base that overfits looks better than it is.
+The learners are the *bases*. But for `blended`, they were meta-trained before; their parameters
+stand under ``bases``, in place of those that ``init`` gives, and get no gradient. Train stack and
+gate on tasks that the bases have not been trained on: on their own tasks a base that overfits looks
+better than it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -129,14 +130,54 @@ def gated(
     return _ensemble(learners, begin, share, num_folds, loss)
 
 
+def blended(
+    learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
+) -> MetaLearner:
+    """A mixture whose shares follow the number of examples, trained together with its bases.
+
+    ``g = softmax(a + b log(1 + n))``, from uniform. What serves a user of whom nothing is known,
+    and what serves one after many ratings, need not be the same model; each base is also trained by
+    its own loss, so that none leaves its part to the others.
+
+    Args:
+      learners: the bases, whose parameters are trained from what ``init`` gives.
+      loss: of the mixture on the query set; the outer loss is its mean with the bases' own.
+    """
+    num_bases = len(learners)
+
+    def begin(key: jax.Array, profile: PyTree) -> PyTree:
+        del key, profile
+        return {"level": jnp.zeros(num_bases), "slope": jnp.zeros(num_bases)}
+
+    def share(state: State) -> jax.Array:
+        size = jnp.log1p(state.weight)
+        return jax.nn.softmax(state.weigher["level"] + state.weigher["slope"] * size)
+
+    mixture = _ensemble(learners, begin, share, 0, loss, trained=True)
+
+    def together(params: PyTree, episode: Episode, key: jax.Array):
+        value, info = mixture.loss(params, episode, key)
+        pairs = zip(learners, params["bases"], strict=True)
+        own = [learner.loss(p, episode, key)[0] for learner, p in pairs]
+        return (value + sum(own)) / (1 + num_bases), info
+
+    return mixture._replace(loss=together)
+
+
 def _ensemble(
     learners: Sequence[MetaLearner],
     begin: Callable[[jax.Array, PyTree], PyTree],
     share: Callable[[State], jax.Array],
     num_folds: int,
     loss: losses.Loss,
+    trained: bool = False,
 ) -> MetaLearner:
-    """The learner that scores by ``share(state) (M,)`` of its bases; 0 folds keep no errors."""
+    """The learner that scores by ``share(state) (M,)`` of its bases.
+
+    Args:
+      num_folds: of the bases' errors; 0 keeps none.
+      trained: whether the bases get a gradient.
+    """
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_own, *keys = jax.random.split(key, len(learners) + 1)
@@ -144,15 +185,15 @@ def _ensemble(
         return {"bases": bases, "weigher": begin(key_own, episode.profile)}
 
     def start(params: PyTree, profile: PyTree) -> State:
-        frozen = jax.lax.stop_gradient(params["bases"])
-        bases = tuple(x.start(p, profile) for x, p in zip(learners, frozen, strict=True))
+        own = params["bases"] if trained else jax.lax.stop_gradient(params["bases"])
+        bases = tuple(x.start(p, profile) for x, p in zip(learners, own, strict=True))
         return State(bases, params["weigher"], jnp.zeros(len(learners)), jnp.zeros(()), profile)
 
     def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        state = state._replace(weight=state.weight + jnp.sum(examples.mask > 0))
         if num_folds:
             error = out_of_fold_errors(learners, state.bases, examples, key, num_folds)
-            weight = state.weight + jnp.sum(examples.mask > 0)
-            state = state._replace(error=state.error + error, weight=weight)
+            state = state._replace(error=state.error + error)
         pairs = zip(learners, state.bases, strict=True)
         return state._replace(bases=tuple(x.adapt(s, examples, key) for x, s in pairs))
 
