@@ -8,7 +8,7 @@ import functools
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from metajax import checkpoint as checkpoints
+from metajax.outer import Prepare, batch_gradient
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
 Sampler = Callable[[PyTree, jax.Array], Episode]
@@ -81,46 +82,6 @@ def init(
     return TrainState(params, tx.init(params), key_train, jnp.zeros((), jnp.int32))
 
 
-def batch_gradient(
-    learner: MetaLearner,
-    params: Params,
-    episodes: Episode,
-    key: jax.Array,
-    chunk_size: int | None = None,
-) -> tuple[PyTree, dict[str, jax.Array]]:
-    """The gradient of the mean outer loss over a batch of tasks, and the mean of its info.
-
-    Args:
-      episodes: leaves (T, ...).
-      chunk_size: take this many tasks at a time and accumulate, so that memory does not grow with
-        T and intermediate results stay in cache; it must divide T. None takes all at once.
-    """
-    num_tasks = jax.tree.leaves(episodes)[0].shape[0]
-    keys = jax.random.split(key, num_tasks)
-
-    def mean_loss(params, episodes, keys):
-        losses, info = jax.vmap(learner.loss, (None, 0, 0))(params, episodes, keys)
-        return jnp.mean(losses), jax.tree.map(jnp.mean, {"loss": losses, **info})
-
-    gradient = jax.grad(mean_loss, has_aux=True)
-    if chunk_size is None or chunk_size >= num_tasks:
-        return gradient(params, episodes, keys)
-    num_chunks = num_tasks // chunk_size
-    if num_chunks * chunk_size != num_tasks:
-        raise UserError(f"chunks of {chunk_size} tasks do not divide a batch of {num_tasks}")
-    chunks = jax.tree.map(
-        lambda x: x.reshape(num_chunks, chunk_size, *x.shape[1:]), (episodes, keys)
-    )
-    one_chunk = lambda chunk: gradient(params, *chunk)
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, s.dtype),
-        jax.eval_shape(one_chunk, jax.tree.map(lambda x: x[0], chunks)),
-    )
-    add = lambda total, chunk: (jax.tree.map(jnp.add, total, one_chunk(chunk)), None)
-    total, _ = jax.lax.scan(add, zeros, chunks)
-    return jax.tree.map(lambda x: x / num_chunks, total)
-
-
 def step(
     learner: MetaLearner,
     tx: optax.GradientTransformation,
@@ -128,11 +89,18 @@ def step(
     data: PyTree,
     state: TrainState,
     chunk_size: int | None = None,
+    lengths: Sequence[int] = (),
+    prepare: Prepare | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One outer step: draw a batch of tasks, take the outer gradient, update the parameters."""
+    """One outer step: draw a batch of tasks, take the outer gradient, update the parameters.
+
+    For ``chunk_size``, ``lengths`` and ``prepare`` see `outer.batch_gradient`.
+    """
     key, key_sample, key_loss = jax.random.split(state.key, 3)
     episodes = sample(data, key_sample)
-    grads, info = batch_gradient(learner, state.params, episodes, key_loss, chunk_size)
+    grads, info = batch_gradient(
+        learner, state.params, episodes, key_loss, chunk_size, lengths, prepare
+    )
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, key, state.step + 1), info
@@ -149,6 +117,8 @@ def fit(
     block: int = 100,
     validate: Callable[[Params], jax.Array] | None = None,
     chunk_size: int | None = None,
+    lengths: Sequence[int] = (),
+    prepare: Prepare | None = None,
     report: Callable[[int, dict[str, float]], Any] | None = None,
     checkpoint: pathlib.Path | None = None,
     save_every: float = 10.0,
@@ -163,6 +133,7 @@ def fit(
     A call with more steps goes on from a run that is done.
 
     Args:
+      chunk_size, lengths, prepare: how the outer gradient is computed; see `outer.batch_gradient`.
       data: what ``sample`` draws from; it is an argument of the program, not a constant in it.
       keys: (S,) one key per seed.
       validate: params of one seed -> scalar, lower is better; it may look at meta-validation only.
@@ -177,9 +148,9 @@ def fit(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run_block(state: TrainState, data: PyTree):
-        body = lambda s, _: step(learner, tx, sample, data, s, chunk_size)
+        body = lambda s, _: step(learner, tx, sample, data, s, chunk_size, lengths, prepare)
         advance = lambda s: jax.lax.scan(body, s, length=block)
-        return jax.vmap(advance)(state)
+        return jax.lax.map(advance, state) if lengths else jax.vmap(advance)(state)
 
     judge = None if validate is None else jax.jit(jax.vmap(validate))
     start = lambda key: init(learner, tx, key, _first(sample(data, key)))

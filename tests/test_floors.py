@@ -20,6 +20,7 @@ FLOORS = [
     {"transforms"},
     {
         "train",
+        "outer",  # the outer gradient of a batch
         "evaluate",
         "checkpoint",
         "report",

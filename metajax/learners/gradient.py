@@ -20,6 +20,7 @@ import optax
 
 from metajax import losses, optim, tree
 from metajax.curvature import inner_gradient
+from metajax.hoist import hoist
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 UNROLL_UP_TO = 5
@@ -85,12 +86,10 @@ def gradient(
         del key
         tx = inner.make(state.rates)
 
-        given = (state.shared, state.profile, examples)
-
-        def support_loss(fast: PyTree, given: tuple) -> jax.Array:
-            shared, profile, examples = given
-            scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
-            return loss(scores, examples.label, examples.mask)
+        apply = lambda fast, given: model.apply(tree.merge(fast, given[0]), *given[1:])
+        rest, values = hoist(apply, state.fast, (state.shared, state.profile, examples.inputs))
+        given = (values, examples.label, examples.mask)
+        support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
 
         def step(carry, _):
             fast, moments = carry
