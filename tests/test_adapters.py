@@ -88,7 +88,7 @@ def test_a_filter_says_which_kernels_get_an_adapter():
     assert tree.size(adapter) == 2 * 2 * (8 * 2 + 2 * 8)
 
 
-RATES = {"lora": 0.02, "prompt": 1e-4, "film": 0.1, "context": 0.1}
+RATES = {"lora": 0.02, "prompt": 0.02, "film": 0.1, "context": 0.1}
 
 
 @pytest.mark.parametrize("name", WRAPPED)

@@ -12,13 +12,17 @@ from metajax.models.transformer import Shape
 from metajax.types import Model, Params, PyTree
 
 
-def soft_prompt(model: Model, shape: Shape, length: int, *, frozen: bool = True) -> Model:
+def soft_prompt(
+    model: Model, shape: Shape, length: int, *, scale: float = 0.5, frozen: bool = True
+) -> Model:
     """The model that reads ``length`` learned vectors before each sequence.
 
     A task's state is ``length * width`` numbers. Unlike the others, a prompt changes the model
     from the start: even a vector of zeros takes its share of the attention.
 
     Args:
+      scale: standard deviation of its numbers at the start. Blocks norm what they read, so that it
+        sets how far a step turns the vectors: short ones (.02) diverge at any usual rate.
       frozen: no gradient reaches the base.
 
     References: Lester et al., "The power of scale for parameter-efficient prompt tuning", 2021.
@@ -26,7 +30,7 @@ def soft_prompt(model: Model, shape: Shape, length: int, *, frozen: bool = True)
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
         key_base, key_prompt = jax.random.split(key)
-        prompt = 0.02 * jax.random.normal(key_prompt, (length, shape.width))
+        prompt = scale * jax.random.normal(key_prompt, (length, shape.width))
         base = model.init(key_base, profile, inputs)
         return {"base": base, "adapter": {"prompt": prompt}}
 
