@@ -64,11 +64,11 @@ def look(i: int) -> dict[str, Any]:
     return {
         "linestyle": STYLES[i % len(STYLES)],
         "marker": MARKERS[i % len(MARKERS)],
-        "color": COLORS[i % len(COLORS)],
+        "color": COLORS[(i + 3 * (i // len(COLORS))) % len(COLORS)],
     }
 
 
-def _legend(axes: Any, count: int) -> None:
+def legend(axes: Any, count: int) -> None:
     """The legend above the axes, where it hides no line."""
     columns = 2 if count > 2 else 1
     axes.figure.legend(loc="outside upper center", ncols=columns, frameon=False, handlelength=3.2)
@@ -113,7 +113,7 @@ def k_shot(
         axes.set_xlabel(f"support ratings of the new user ({record.facts['data']['name']})")
         axes.set_ylabel("RMSE" if metric == "mse" else metric.upper())
         axes.grid(alpha=0.25, linewidth=0.4)
-        _legend(axes, len(shown))
+        legend(axes, len(shown))
 
 
 def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> None:
@@ -136,7 +136,7 @@ def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> 
         axes.set_xlabel("outer step" if "num_steps" in run else "block of outer steps")
         axes.set_ylabel("meta-validation MAE" if name == "valid" else "outer loss")
         axes.grid(alpha=0.25, linewidth=0.4)
-        _legend(axes, len(histories))
+        legend(axes, len(histories))
 
 
 def forest(
@@ -183,7 +183,7 @@ def pareto(
         axes.set_xlabel(cost)
         axes.set_ylabel(quality)
         axes.grid(alpha=0.25, linewidth=0.4)
-        _legend(axes, len(names))
+        legend(axes, len(names))
 
 
 def profile(curves: Mapping[str, np.ndarray], path: pathlib.Path, label: str) -> None:
@@ -204,7 +204,7 @@ def profile(curves: Mapping[str, np.ndarray], path: pathlib.Path, label: str) ->
         axes.set_xlabel(label)
         axes.set_ylabel("share of seeds and tasks")
         axes.grid(alpha=0.25, linewidth=0.4)
-        _legend(axes, len(curves))
+        legend(axes, len(curves))
 
 
 def of_comparison(

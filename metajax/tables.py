@@ -114,10 +114,10 @@ def latex(grid: Grid, label: str = "") -> str:
 
 
 def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
-    """The table in Typst, as a ``figure`` with horizontal rules only.
+    """The table in Typst, as a floating ``figure`` with horizontal rules only.
 
     Args:
-      across: at the top or the bottom of a page, over all its columns.
+      across: over all columns of the page.
     """
     columns = ", ".join(["left"] * grid.left + ["right"] * (len(grid.headings) - grid.left))
     cell = lambda text, strong=False: (
@@ -125,7 +125,7 @@ def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
     )
     lines = [
         "#figure(",
-        *(['  placement: auto, scope: "parent",'] if across else []),
+        '  placement: auto, scope: "parent",' if across else "  placement: auto,",
         f"  caption: [{typst_text(' '.join([grid.title + '.', *grid.notes]))}],",
         f"  table(columns: {len(grid.headings)}, align: ({columns},), stroke: none,",
         "    table.hline(),",

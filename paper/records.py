@@ -1,6 +1,7 @@
 """The records that an edition of the paper is built from, and what they say."""
 
 import dataclasses
+import fnmatch
 import pathlib
 import tomllib
 from typing import NamedTuple
@@ -24,6 +25,7 @@ class Edition:
     base: str
     required: tuple[str, ...]
     sinusoid: tuple[str, ...]
+    optional: tuple[str, ...]
 
 
 class Method(NamedTuple):
@@ -54,16 +56,26 @@ class Results:
       edition: what was asked for.
       ratings: name -> record, all on one data set and split; the base first.
       sinusoid: name -> record.
+      omniglot: name -> record, trained with labels.
+      unlabeled: name -> record of Omniglot, trained without.
+      tables: name -> record of the field's tables.
     """
 
     edition: Edition
     ratings: dict[str, report.Record]
     sinusoid: dict[str, report.Record]
+    omniglot: dict[str, report.Record] = dataclasses.field(default_factory=dict)
+    unlabeled: dict[str, report.Record] = dataclasses.field(default_factory=dict)
+    tables: dict[str, report.Record] = dataclasses.field(default_factory=dict)
 
     @property
     def base(self) -> report.Record:
         """The record whose baselines stand in the tables."""
         return next(iter(self.ratings.values()))
+
+    def everything(self) -> dict[str, report.Record]:
+        """All records, by name."""
+        return self.ratings | self.sinusoid | self.omniglot | self.unlabeled | self.tables
 
     @property
     def scenarios(self) -> list[str]:
@@ -76,7 +88,7 @@ class Results:
             arm: Method(name, arm)
             for name, record in self.ratings.items()
             for arm in record.facts["arms"]
-            if arm not in BASELINES
+            if arm.startswith("A6 ")
         }
         return list(found.values())
 
@@ -108,7 +120,9 @@ def editions() -> dict[str, Edition]:
     """The editions that editions.toml declares."""
     declared = tomllib.loads((HERE / "editions.toml").read_text())
     return {
-        name: Edition(e["dataset"], e["base"], tuple(e["required"]), tuple(e["sinusoid"]))
+        name: Edition(
+            e["dataset"], e["base"], *(tuple(e[k]) for k in ("required", "sinusoid", "optional"))
+        )
         for name, e in declared.items()
     }
 
@@ -139,7 +153,17 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     if len(splits) > 1:
         told = ", ".join(f"{n}: {r.facts['split']['checksum']}" for n, r in ratings.items())
         raise UserError(f"the records are of different splits ({told}); run them on one")
-    return Results(edition, ratings, {name: one(name) for name in edition.sinusoid})
+    wanted = [n for n in files if any(fnmatch.fnmatch(n, pattern) for pattern in edition.optional)]
+    extra = {name: one(name) for name in wanted}
+    labeled = lambda name: "unsupervised" not in name
+    return Results(
+        edition,
+        ratings,
+        {name: one(name) for name in edition.sinusoid},
+        {n: r for n, r in extra.items() if n.startswith("omniglot-") and labeled(n)},
+        {n: r for n, r in extra.items() if n.startswith("omniglot-") and not labeled(n)},
+        {n: r for n, r in extra.items() if n.startswith("tables-")},
+    )
 
 
 def _is_rating(record: report.Record) -> bool:

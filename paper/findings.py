@@ -1,0 +1,146 @@
+"""Claims about the classics, the field's tables, and what did not work."""
+
+import itertools
+
+import numpy as np
+from claims import claim, counted, listed, number, sinusoid_scores
+from field import accuracy, published, verdicts
+from records import Results
+
+from metajax import report, stats
+
+
+@claim
+def omniglot(r: Results) -> str:
+    """How far the accuracies are from the published ones; empty without records."""
+    quoted, near, far = published(), [], []
+    for record in r.omniglot.values():
+        f, here = record.facts, accuracy(record)
+        told = quoted.get(f"{f['scenario']}|{f['arm']}")
+        if told is None:
+            continue
+        value = float(told.split()[0])
+        said = f"{f['arm']}, {f['scenario']} ({here.mean:.1f} against {value:.1f})"
+        (near if here.high >= value else far).append(said)
+    parts = []
+    if near:
+        parts.append(f"the interval reaches the published accuracy for {listed(near)}")
+    if far:
+        parts.append(f"the accuracy stays below the published one for {listed(far)}")
+    return "; ".join(parts)
+
+
+@claim
+def unlabeled(r: Results) -> str:
+    """What training without labels is worth; empty without records."""
+    found = {rec.facts["arm"]: accuracy(rec) for rec in r.unlabeled.values()}
+    if "CACTUs-ProtoNets" not in found:
+        return ""
+    mine = found["CACTUs-ProtoNets"]
+    ranked = sorted(found.items(), key=lambda item: item[1].mean)
+    below = [name for name, i in ranked if i.high < mine.low]
+    above = [name for name, i in ranked if i.low > mine.high]
+    return (
+        f"prototypes trained on clusters of images reach {mine.mean:.1f} per cent, above "
+        f"{listed(below) or 'none'} and below {listed(above) or 'none'}"
+    )
+
+
+@claim
+def field(r: Results) -> str:
+    """Where the methods of the tables are ahead; empty without records."""
+    found = list(verdicts(r))
+    return "; ".join(found)[:1].upper() + "; ".join(found)[1:]
+
+
+@claim
+def not_better(r: Results) -> str:
+    """Methods that lose to a closed form, scenario by scenario."""
+    said = {"user_cold": "for new users", "item_cold": "for new items", "both_cold": "for both"}
+    parts = []
+    for scenario in r.scenarios:
+        worse = listed(r.against("A2 fold-in", scenario).worse) or "none"
+        parts.append(f"{worse} {said.get(scenario, 'where both are known')}")
+    total = counted(len(r.methods()), "meta-learner")
+    return f"Of {total}, worse than fold-in after Holm are: {'; '.join(parts)}"
+
+
+@claim
+def no_meta_gain(r: Results) -> str:
+    """Methods that meta-training does not put ahead of fine-tuning their own network."""
+    sides = r.against("A4 fine-tuned")
+    behind = [*sides.worse, *sides.open]
+    total = sum(map(len, sides))
+    if not behind:
+        return "Every meta-learner is ahead of fine-tuning its own network"
+    return (
+        f"Meta-training buys nothing that can be told from fine-tuning the same network for "
+        f"{listed(behind)}, {number(len(behind))} of {number(total)}"
+    )
+
+
+@claim
+def overfits(r: Results) -> str:
+    """Arms whose validation error was lowest well before the last step."""
+    early = []
+    for name, record in r.ratings.items():
+        steps = record.facts["config"]["run"]["num_steps"]
+        for arm in record.facts["arms"]:
+            best = record.facts["settings"].get(arm, {}).get("best_step")
+            if arm.startswith("A6 ") and best and np.mean(best) <= steps / 2:
+                early.append(arm.partition(" ")[2])
+        del name
+    if not early:
+        return "No meta-learner had its lowest validation error in the first half of its training"
+    be = "had its" if len(early) == 1 else "had their"
+    return (
+        f"More training does not help everybody: {listed(early)} {be} lowest validation error in "
+        "the first half of the outer steps"
+    )
+
+
+@claim
+def more_points_hurt(r: Results) -> str:
+    """Arms of the sinusoid whose error grows with more points; empty below two records."""
+    order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.facts["scenario"][2:]))
+    hurt = []
+    for few, many in itertools.pairwise(order):
+        a, b = sinusoid_scores(few), sinusoid_scores(many)
+        for arm in a.keys() & b.keys():
+            low, high = (stats.mean_interval(stats.mean_of_seeds(x[arm])) for x in (a, b))
+            if high.low > low.high:
+                seeds = b[arm].mean(axis=1)
+                hurt.append(
+                    f"{arm} from {few.facts['scenario'][2:]} to {many.facts['scenario'][2:]} "
+                    f"points ({low.mean:.2f} to {high.mean:.2f}; its seeds lie between "
+                    f"{seeds.min():.2f} and {seeds.max():.2f})"
+                )
+    if len(order) < 2:
+        return ""
+    if not hurt:
+        return "On the sinusoid no learner gets worse with more points"
+    return (
+        "On the sinusoid more points can hurt, by intervals that do not touch: "
+        f"{listed(sorted(hurt))}"
+    )
+
+
+@claim
+def seed_noise(r: Results) -> str:
+    """How much the seeds of one arm differ, beside the interval over users."""
+    widest = (0.0, "", 0.0)
+    for name, record in r.ratings.items():
+        for m in (m for m in r.methods() if m.record == name):
+            scores = record.of("user_cold", m.arm, "all", "mae")
+            if len(scores) < 2:
+                continue
+            spread = float(np.ptp(np.nanmean(scores, axis=1)))
+            i = report.interval(scores, "mae")
+            widest = max(widest, (spread, m.name, i.high - i.low))
+    spread, name, width = widest
+    if not name:
+        return "Each record has one seed"
+    return (
+        f"Between its seeds the error of {name} differs by up to {spread:.3f}, more than any other "
+        f"method's; its interval over users is {width:.3f} wide"
+    )
