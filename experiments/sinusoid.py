@@ -60,7 +60,7 @@ class Config:
     seeds: int = 3
     """Number of training seeds; they train side by side in one program."""
     arms: tuple[str, ...] = ()
-    """Arms to run, else all; some arms take their places in the stored record of the others."""
+    """Arms to run, else all; with --publish they take their places in the stored record."""
     test_tasks: int = 600
     """Tasks of the test, as published."""
     out: pathlib.Path = pathlib.Path("out/sinusoid")

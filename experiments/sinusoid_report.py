@@ -49,8 +49,10 @@ def written(
         "seconds": dict(seconds),
     }
     record = report.Record(facts, dict(scores))
-    if getattr(config, "arms", ()):
+    if getattr(config, "arms", ()) and config.publish:
         record = joined(report.read(report.RESULTS / f"{name}.json"), record)
+    known = {full.split("|")[1] for full in record.scores}
+    record.facts["arms"] = [arm for arm in record.facts["arms"] if arm in known]
     report.write(config.out, name, record)
     if config.publish:
         report.write(report.RESULTS, name, record)
