@@ -171,7 +171,7 @@ def test_one_training_of_prototypes_serves_all_ways():
             lambda p, m=method, b=batch: train.batch_gradient(m.learner, p, b, jax.random.key(0))
         )(params)
         programs.add((str(chosen), str(trained)))
-    assert len(programs) == 1 and methods[0].ways == 60
+    assert len(programs) == 1 and methods[0].ways == 30
     five, twenty = (jax.eval_shape(m.tested.start, params, ()).weight.shape for m in methods)
     assert (five, twenty) == ((5,), (20,))
 
