@@ -60,9 +60,7 @@ CONTENDERS: dict[str, Contender] = {
         ridge_head,
         {
             "outer_rate": OUTER,
-            "hidden_share": Real(0.1, 0.5),
-            "penalty": Real(6.0, 24.0, log=True),
-            "start_weight": Real(0.0, 1.0),
+            "penalty": Real(8.0, 60.0, log=True),
         },
         {"absolute": False},
     ),

@@ -2,8 +2,10 @@
 
 A user's weights are the ridge solution on the support over learned item features; the outer
 gradient runs through that solution into the features, the shared offset (which sees the profile),
-the prior mean and the prior precision of every feature. A share of the training tasks is met with
-all its items hidden behind what their content predicts, as an item-cold user meets them.
+the prior mean and the prior precision of every feature. The features start as ALS factors beside
+those of hierarchical Bayes. A network without a head, trained jointly, is blended in by shares that
+follow the number of ratings. A share of the training tasks is met with all its items hidden behind
+what their content predicts, as an item-cold user meets them.
 
 References: Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form
 solvers", ICLR 2019; Harrison, Sharma, Pavone, "Meta-learning priors for efficient online Bayesian
@@ -21,11 +23,10 @@ import optax
 
 from metajax import benchmark, losses, report
 from metajax.data.pretrain import as_cold
-from metajax.learners import closed_form, pooled
+from metajax.learners import closed_form, gate, pooled
 from metajax.models.items import item_features, item_offset, linear_head
 from metajax.models.towers import column, stored_mean
 from metajax.transforms.augment import hide
-from metajax.transforms.regularize import also_unadapted
 from metajax.types import MetaLearner, Model
 
 
@@ -34,20 +35,22 @@ class Config:
     """Settings of the experiment."""
 
     run: benchmark.Run = dataclasses.field(
-        default_factory=lambda: benchmark.Run(num_steps=3000, num_tasks=64)
+        default_factory=lambda: benchmark.Run(num_steps=600, num_tasks=64)
     )
     outer_rate: float = 1e-3
     """Rate of AdamW across tasks, decayed to 0 along a cosine."""
-    hidden: int = 64
-    """Width of the hidden layers."""
-    extra: int = 8
-    """Features beside the refined ALS factors."""
+    hidden: int = 32
+    """Width of the features' hidden layer; the offset's has twice as many."""
+    extra: int = 4
+    """Features beside the refined stored ones."""
     hidden_share: float = 0.3
     """Share of training tasks whose items are hidden behind their content."""
-    penalty: float = 12.0
-    """Prior precision of every feature but the constant, where it starts."""
-    start_weight: float = 0.3
-    """Weight of the loss before any adaptation, on all rows of a task."""
+    penalty: float = 24.0
+    """Prior precision of the ALS features, where it starts; that of the Bayes features is 2."""
+    bayes: bool = True
+    """Start from the features of hierarchical Bayes, too."""
+    blend: bool = True
+    """Blend in a network without a head."""
     absolute: bool = True
     """Train on the absolute error; else on the squared error."""
     profile: bool = True
@@ -62,33 +65,38 @@ def _loss(config: Config) -> losses.Loss:
     return losses.absolute_error if config.absolute else losses.squared_error
 
 
-def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, int]:
-    """Features, offset and number of features."""
-    dim = problem.table.item_features.columns["factor"].shape[1]
+def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, list[float]]:
+    """Features, offset, and the prior precision of every feature, where it starts."""
+    columns = problem.table.item_features.columns
+    precision = [4.0] + [config.penalty] * columns["factor"].shape[1]
     if not config.learned_features:
-        return column("factor", constant=True), stored_mean(problem.mean), dim + 1
+        return column("factor", constant=True), stored_mean(problem.mean), precision
+    start = ("factor",)
+    if config.bayes:
+        start = ("factor", "bayes")
+        precision += [2.0] * columns["bayes"].shape[1]
     sizes = problem.table.user_features.sizes if config.profile else {}
     users = {name: size for name, size in sizes.items() if name != "zip"}
-    offset = item_offset(users, problem.mean, config.hidden)
-    return item_features(config.extra, config.hidden), offset, dim + config.extra + 1
+    offset = item_offset(users, problem.mean, 2 * config.hidden)
+    features = item_features(start, config.extra, config.hidden)
+    return features, offset, precision + [config.penalty / 2] * config.extra
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network of A3 and A4: the same features and offset, the head a plain parameter."""
-    return linear_head(*_parts(config, problem))
+    features, offset, precision = _parts(config, problem)
+    return linear_head(features, offset, len(precision))
 
 
 def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """The ridge head and its outer optimizer."""
-    embed, offset, num_features = _parts(config, problem)
-    precision = [2.0] + [config.penalty] * (num_features - 1)
-    learner = closed_form.ridge(
-        embed, offset, num_features, precision=precision, loss=_loss(config)
-    )
-    if config.start_weight > 0:
-        learner = also_unadapted(learner, config.start_weight, _loss(config))
+    embed, offset, precision = _parts(config, problem)
+    loss = _loss(config)
+    learner = closed_form.ridge(embed, offset, len(precision), precision=precision, loss=loss)
+    if config.blend:
+        learner = gate.blended([pooled.pooled(offset, loss=loss), learner], loss=loss)
     rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
     return hide(learner, config.hidden_share, as_cold), tx
@@ -108,7 +116,8 @@ def without(**changes) -> Callable:
 
 ABLATIONS = {
     "- hidden tasks": without(hidden_share=0.0),
-    "- start loss": without(start_weight=0.0),
+    "- blend": without(blend=False),
+    "- Bayes features": without(bayes=False),
     "- absolute loss": without(absolute=False),
     "- profile": without(profile=False),
     "- learned feat.": without(learned_features=False),

@@ -64,11 +64,11 @@ class Config:
 
     table: Positional[Literal["T1", "T2", "T3", "T4", "T5"]]
     """Which table. T3 is the k-shot curve of T2's record."""
-    run: Run = dataclasses.field(default_factory=lambda: Run(seeds=5, num_steps=1000, num_tasks=32))
+    run: Run = dataclasses.field(default_factory=lambda: Run(seeds=5, num_steps=600, num_tasks=32))
     """Training of every arm; the data set is the part's."""
-    trials: int = 8
+    trials: int = 5
     """Settings tried for every arm, on meta-validation."""
-    trial_steps: int = 200
+    trial_steps: int = 150
     """Outer steps of a trial."""
     parts: tuple[str, ...] = ()
     """Only the records whose name has one of these words, such as click or ml-100k."""

@@ -182,7 +182,7 @@ def test_a_blend_follows_the_number_of_examples_and_teaches_its_bases_by_their_o
     support = Examples(x, jnp.full(3, 2.0), mask)
     task = Episode((), support, Examples(x[:1], jnp.ones(1), mask[:1]))
     params = learner.init(KEY, task)
-    params["weigher"] = {"level": jnp.array([0.5, 0.0]), "slope": jnp.array([-1.0, 1.0])}
+    params["weigher"] = {"level": jnp.array([0.05, 0.0]), "slope": jnp.array([-0.1, 0.1])}
     state = learner.start(params, ())
     first = 1 / (1 + np.exp(-0.5))
     assert float(learner.predict(state, x)[0]) == pytest.approx(3 - 2 * first, rel=1e-5)

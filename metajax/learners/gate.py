@@ -18,6 +18,9 @@ from metajax.types import Episode, Examples, MetaLearner, PyTree
 Evidence = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
 """(profile, mean error of each base (M,), number of examples ()) -> what a gate sees (Z,)."""
 
+GAIN = 10.0
+"""An outer rate that suits weights moves the shares of a blend too slowly without it."""
+
 
 class State(NamedTuple):
     """What a task remembers.
@@ -135,7 +138,7 @@ def blended(
 ) -> MetaLearner:
     """A mixture whose shares follow the number of examples, trained together with its bases.
 
-    ``g = softmax(a + b log(1 + n))``, from uniform. What serves a user of whom nothing is known,
+    ``g = softmax(10 (a + b log(1 + n)))``, from uniform. What serves a user of whom nothing is known,
     and what serves one after many ratings, need not be the same model; each base is also trained by
     its own loss, so that none leaves its part to the others.
 
@@ -150,8 +153,8 @@ def blended(
         return {"level": jnp.zeros(num_bases), "slope": jnp.zeros(num_bases)}
 
     def share(state: State) -> jax.Array:
-        size = jnp.log1p(state.weight)
-        return jax.nn.softmax(state.weigher["level"] + state.weigher["slope"] * size)
+        level, slope = state.weigher["level"], state.weigher["slope"]
+        return jax.nn.softmax(GAIN * (level + slope * jnp.log1p(state.weight)))
 
     mixture = _ensemble(learners, begin, share, 0, loss, trained=True)
 

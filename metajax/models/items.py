@@ -1,10 +1,11 @@
 """Networks over the estimated item columns: features for a task's own head, and what all share.
 
 Inputs are the columns that `metajax.data.pretrain.represent` adds. Both networks start as the
-closed-form model they refine: the features as the ALS factors, the offset as the stored mean.
+closed-form models they refine: the features as ALS factors beside those of hierarchical Bayes, the
+offset as the stored mean.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,33 +16,51 @@ from metajax.types import Model, PyTree
 
 
 def _evidence(inputs: Mapping[str, jax.Array]) -> jax.Array:
-    """What is known of each item (N, 2 D + 4): estimates, what content says, how many ratings."""
+    """What is known of each item (N, E): estimates, what content says, how many ratings."""
     factor, content = inputs["factor"], inputs["content_factor"]
     scale = factor.shape[-1] ** 0.5  # factors have mean squared length 1
     known = (inputs["count"] > 0).astype(factor.dtype)
     scalars = (inputs["bias"], inputs["content_bias"], inputs["count"] / 5.0 - 1.0, known)
-    return jnp.concatenate([scale * factor, scale * content, jnp.stack(scalars, -1)], axis=-1)
+    vectors = (scale * factor, scale * content, inputs["bayes"], inputs["content_bayes"])
+    return jnp.concatenate([*vectors, jnp.stack(scalars, -1)], axis=-1)
+
+
+def _start(inputs: Mapping[str, jax.Array], start: Sequence[str]) -> jax.Array:
+    return jnp.concatenate([inputs[name] for name in start], axis=-1)
 
 
 class _Features(nnx.Module):
-    def __init__(self, rngs: nnx.Rngs, inputs: Mapping[str, jax.Array], extra: int, hidden: int):
-        dim = inputs["factor"].shape[-1] + extra
+    def __init__(
+        self,
+        rngs: nnx.Rngs,
+        inputs: Mapping[str, jax.Array],
+        start: Sequence[str],
+        extra: int,
+        hidden: int,
+    ):
+        dim = _start(inputs, start).shape[-1] + extra
         small = nnx.initializers.normal(0.02)
         self.body = nnx.Linear(_evidence(inputs).shape[-1], hidden, rngs=rngs)
         self.head = nnx.Linear(hidden, dim, kernel_init=small, rngs=rngs)
-        self.extra = extra
+        self.start, self.extra = tuple(start), extra
 
     def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
         del profile
         learned_NxD = self.head(jax.nn.gelu(self.body(_evidence(inputs))))
-        start_NxD = jnp.pad(inputs["factor"], ((0, 0), (0, self.extra)))
+        start_NxD = jnp.pad(_start(inputs, self.start), ((0, 0), (0, self.extra)))
         ones = jnp.ones((learned_NxD.shape[0], 1), learned_NxD.dtype)
         return jnp.concatenate([ones, start_NxD + learned_NxD], axis=1)
 
 
-def item_features(extra: int = 8, hidden: int = 64) -> Model:
-    """Item features (N, 1 + dim + ``extra``): a constant, then ALS factors plus a learned part."""
-    return from_nnx(lambda rngs, profile, inputs: _Features(rngs, inputs, extra, hidden))
+def item_features(
+    start: Sequence[str] = ("factor", "bayes"), extra: int = 4, hidden: int = 32
+) -> Model:
+    """Item features (N, 1 + D + ``extra``): a constant, then stored columns plus a learned part.
+
+    Args:
+      start: the columns, D wide together.
+    """
+    return from_nnx(lambda rngs, profile, inputs: _Features(rngs, inputs, start, extra, hidden))
 
 
 class _Offset(nnx.Module):

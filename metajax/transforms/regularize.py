@@ -1,10 +1,9 @@
-"""Terms added to the outer loss: a price on what is shared, and a task met before adapting."""
+"""Meta-regularization: what the shared parameters may know about a task is paid for."""
 
 import jax
 import jax.numpy as jnp
 
-from metajax import losses, tree
-from metajax.learners.pooled import all_examples
+from metajax import tree
 from metajax.types import Episode, MetaLearner, PyTree
 
 
@@ -62,25 +61,3 @@ def noisy(
         return value + strength * divergence, {**info, "divergence": divergence}
 
     return learner._replace(init=init, start=start, loss=loss)
-
-
-def also_unadapted(learner: MetaLearner, weight: float, loss: losses.Loss) -> MetaLearner:
-    """The learner, whose outer loss also counts the error before any adaptation, on all rows.
-
-    A learner that meets mostly long supports leaves the first shots to chance. Its support rows
-    are labels too: predicted from the start of the task, they teach what all tasks share, many
-    times as many of them as there are query rows.
-
-    Args:
-      weight: of the error before adaptation; the query's has weight 1.
-      loss: of the scores before adaptation.
-    """
-
-    def both(params: PyTree, episode: Episode, key: jax.Array):
-        value, info = learner.loss(params, episode, key)
-        every = all_examples(episode)
-        scores = learner.predict(learner.start(params, episode.profile), every.inputs)
-        unadapted = loss(scores, every.label, every.mask)
-        return value + weight * unadapted, {**info, "unadapted_loss": unadapted}
-
-    return learner._replace(loss=both)
