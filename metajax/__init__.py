@@ -1,0 +1,103 @@
+"""Meta-learning for recommender systems: learners, what they are made of, and how they are judged.
+
+The names that a user composes most; each is imported from its file when it is first asked for, so
+that ``import metajax`` costs nothing.
+
+>>> import metajax
+>>> metajax.ridge.__module__
+'metajax.learners.closed_form'
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metajax.data.sources import load
+    from metajax.evaluate import controls, k_shot, predictions, shuffled_labels
+    from metajax.learners.amortized import neural_process
+    from metajax.learners.closed_form import ridge
+    from metajax.learners.context import cavia
+    from metajax.learners.gate import averaged, blended, gated, stacked
+    from metajax.learners.gradient import gradient
+    from metajax.learners.implicit import implicit
+    from metajax.learners.metric import prototypes
+    from metajax.learners.pooled import fine_tuned, pooled
+    from metajax.models.bridge import from_nnx
+    from metajax.report import Record, difference, interval
+    from metajax.train import batch_gradient, fit
+    from metajax.transforms.augment import hide
+    from metajax.transforms.multistep import multistep
+    from metajax.transforms.pretrained import starting_from
+    from metajax.transforms.regularize import noisy
+    from metajax.transforms.reptile import reptile
+    from metajax.types import Episode, Examples, MetaLearner, Model, UserError
+
+PLACES = {
+    "data.sources": ("load",),
+    "evaluate": ("controls", "k_shot", "predictions", "shuffled_labels"),
+    "learners.amortized": ("neural_process",),
+    "learners.closed_form": ("ridge",),
+    "learners.context": ("cavia",),
+    "learners.gate": ("averaged", "blended", "gated", "stacked"),
+    "learners.gradient": ("gradient",),
+    "learners.implicit": ("implicit",),
+    "learners.metric": ("prototypes",),
+    "learners.pooled": ("fine_tuned", "pooled"),
+    "models.bridge": ("from_nnx",),
+    "report": ("Record", "difference", "interval"),
+    "train": ("batch_gradient", "fit"),
+    "transforms.augment": ("hide",),
+    "transforms.multistep": ("multistep",),
+    "transforms.pretrained": ("starting_from",),
+    "transforms.regularize": ("noisy",),
+    "transforms.reptile": ("reptile",),
+    "types": ("Episode", "Examples", "MetaLearner", "Model", "UserError"),
+}
+"""File -> the public names that are in it."""
+
+__all__ = [
+    "Episode",
+    "Examples",
+    "MetaLearner",
+    "Model",
+    "Record",
+    "UserError",
+    "averaged",
+    "batch_gradient",
+    "blended",
+    "cavia",
+    "controls",
+    "difference",
+    "fine_tuned",
+    "fit",
+    "from_nnx",
+    "gated",
+    "gradient",
+    "hide",
+    "implicit",
+    "interval",
+    "k_shot",
+    "load",
+    "multistep",
+    "neural_process",
+    "noisy",
+    "pooled",
+    "predictions",
+    "prototypes",
+    "reptile",
+    "ridge",
+    "shuffled_labels",
+    "stacked",
+    "starting_from",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"metajax.{place}"), name)
+    raise AttributeError(f"module 'metajax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
