@@ -34,6 +34,7 @@ verify: $(STAMP)  ## Re-hash the records and recompute every table and number of
 docs: $(STAMP)  ## Build the documentation site in site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python docs/gallery.py
+	$(BIN)/python docs/reference.py
 	$(BIN)/mkdocs build --strict --quiet
 
 test: $(STAMP)  ## Run the fast tests (compiled programs are cached in .cache/)

@@ -3,7 +3,9 @@
 import pathlib
 import sys
 
-from metajax import plots, report
+import numpy as np
+
+from metajax import plots, report, summary
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -29,12 +31,21 @@ def section(path: pathlib.Path) -> str:
         for arm in facts["arms"]
         if arm != facts["method"]
     ]
+    curves = {arm: -record.of("user_cold", arm, "all", "mae") for arm in facts["arms"]}
+    finite = {arm: v for arm, v in curves.items() if np.isfinite(v).all()}
+    plots.profile(finite, folder / f"{path.stem}-profile.png", "MAE, share below")
+    costs = {c.arm: (c.training, c.quality) for c in summary.costs({path.stem: record})}
+    if costs:
+        what = "task gradients of training"
+        plots.pareto(costs, folder / f"{path.stem}-pareto.png", what, "MAE of new users")
     label = f"MAE of new users minus that of {facts['method']}"
     plots.forest(rows, folder / f"{path.stem}-forest.png", label)
     kinds = {
         "k-shot": "error of new users by the number of their ratings",
         "forest": "paired differences to the method",
         "learning": "meta-validation error while training",
+        "profile": "share of seeds and users below each error",
+        **({"pareto": "cost of training against error"} if costs else {}),
     }
     shown = "\n".join(
         f"![{k}: {v}](gallery/{path.stem}-{k}.png){{ width=420 }}" for k, v in kinds.items()
