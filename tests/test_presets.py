@@ -3,7 +3,11 @@
 import dataclasses
 import importlib
 import json
+import os
 import pathlib
+import re
+import subprocess
+import sys
 import types
 
 import pytest
@@ -16,13 +20,16 @@ from metajax.types import UserError
 EXPERIMENTS = pathlib.Path(maml.__file__).parent
 
 
+ROOT = EXPERIMENTS.parent
+
+
 def taking_a_run() -> list[str]:
     """The experiments that are told what a rating experiment is told, and the other programs."""
     own = ["omniglot", "unsupervised", "sinusoid", "memorization", "metaemb", "datasets"]
     shared = [
         path.stem
         for path in sorted(EXPERIMENTS.glob("*.py"))
-        if "run_experiment(" in path.read_text() or "benchmark.Run" in path.read_text()
+        if re.search(r"run_experiment\(|run: (benchmark\.)?Run\b", path.read_text())
     ]
     return [*shared, *own, "protocols"]
 
@@ -95,3 +102,26 @@ def test_paper_is_what_the_stored_record_used(path):
         for name, value in told.items():
             if name not in (*report.PLACES, "run"):
                 assert part[name] == value, name
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sinusoid", ("--arms", "oracle", "ridge on features", "--num-steps", "20")),
+        pytest.param("sinusoid", (), marks=pytest.mark.slow),
+        pytest.param("maml", (), marks=pytest.mark.slow),
+    ],
+)
+def test_quick_runs_where_there_is_no_data(name, options, tmp_path):
+    command_line = [sys.executable, "-m", f"experiments.{name}", "--preset", "quick", *options]
+    done = subprocess.run(
+        [*command_line, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=dict(os.environ, METAJAX_DATA=str(tmp_path / "nowhere")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (p for p in (tmp_path / "out").glob("*.json"))
+    config = json.loads(path.read_text())["config"]
+    assert config.get("run", config)["preset"] == "quick"
