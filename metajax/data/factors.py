@@ -79,17 +79,21 @@ class Hierarchy(NamedTuple):
     second: np.ndarray
 
 
-def solve_items(values: Sparse, present: Sparse, w: np.ndarray, second: np.ndarray, noise: float):
-    """Item vectors (num_items, D), prior N(0, I), given the moments of the users' weights.
+def solve_items(
+    values: Sparse, present: Sparse, w: np.ndarray, second: np.ndarray, noise: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Posterior means (num_items, D) and covariances of item vectors with the prior N(0, I).
 
     Args:
       values, present: (num_users, num_items) residuals, and where they are.
+      w, second: moments of the users' weights.
     """
     dim = w.shape[1] - 1
     values_t, present_t = sp.csr_matrix(values.T), sp.csr_matrix(present.T)
     normal = (present_t @ second[:, 1:, 1:].reshape(len(w), -1)).reshape(-1, dim, dim)
     right = values_t @ w[:, 1:] - present_t @ second[:, 0, 1:]
-    return np.linalg.solve(normal + noise * np.eye(dim), right[:, :, None])[:, :, 0]
+    spread = np.linalg.inv(normal / noise + np.eye(dim))
+    return np.einsum("nij,nj->ni", spread, right / noise), spread
 
 
 def hierarchical_bayes(
@@ -102,27 +106,32 @@ def hierarchical_bayes(
     num_sweeps: int = 15,
     seed: int = 0,
 ) -> Hierarchy:
-    """The prior over user weights and the item vectors, by expectation maximization.
+    """The prior over user weights and the item vectors, by variational expectation maximization.
 
-    The expectation is over the users' weights; item vectors have the prior N(0, I) and are set to
-    their posterior mode. A new user is served by conditioning the prior on the support.
+    The expectation is over the users' weights and over item vectors with the prior N(0, I), as if
+    the two were independent given the ratings. Item vectors at their posterior mode instead would
+    let a log with few ratings per item explain its noise. A new user is served by conditioning the
+    prior on the support.
 
     Args:
       user, item: (n,) indices; residual: (n,) what the item biases leave unexplained.
       shape: (num_users, num_items).
+
+    References: Lim, Teh, "Variational Bayesian approach to movie rating prediction", 2007.
     """
     values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
     present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
     active = np.diff(present.indptr) > 0
     q = np.random.default_rng(seed).normal(size=(shape[1], dim)) * 0.3
+    doubt = np.zeros((shape[1], dim, dim))
     mean, covariance, noise = np.zeros(dim + 1), np.eye(dim + 1) * 0.1, float(residual.var())
     total = float(residual @ residual)
     w, second = np.zeros((shape[0], dim + 1)), np.zeros((shape[0], dim + 1, dim + 1))
     for _ in range(num_sweeps):
         x = np.column_stack([np.ones(len(q)), q])
-        gram = (present @ (x[:, :, None] * x[:, None, :]).reshape(len(x), -1)).reshape(
-            -1, dim + 1, dim + 1
-        )
+        square = x[:, :, None] * x[:, None, :]
+        square[:, 1:, 1:] += doubt
+        gram = (present @ square.reshape(len(x), -1)).reshape(-1, dim + 1, dim + 1)
         moment = values @ x
         prior = np.linalg.inv(covariance)
         spread = np.linalg.inv(prior + gram / noise)
@@ -131,5 +140,5 @@ def hierarchical_bayes(
         mean = w[active].mean(axis=0)
         covariance = second[active].mean(axis=0) - np.outer(mean, mean)
         noise = (total - 2 * np.sum(w * moment) + np.sum(second * gram)) / len(user)
-        q = solve_items(values, present, w, second, noise)
+        q, doubt = solve_items(values, present, w, second, noise)
     return Hierarchy(q, mean, covariance, float(noise), w, second)

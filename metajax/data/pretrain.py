@@ -182,7 +182,7 @@ def represent(
         solved = solve_side(values, present, fitted.user[:, 1:].astype(np.float64), penalty)
         factor = np.where(count[:, None] > 0, solved / length, content_factor)
         left = sp.csr_matrix((label[keep] - mean - bias[item[keep]], where[::-1]), shape=shape)
-        q = solve_items(left, sp.csr_matrix(present.T), prior.user, prior.second, prior.noise)
+        q, _ = solve_items(left, sp.csr_matrix(present.T), prior.user, prior.second, prior.noise)
         known = {"count": np.log1p(count), "bias": bias, "factor": factor}
         return known | _bayes_columns(prior, np.where(count[:, None] > 0, q, content_item), bias)
 
