@@ -139,7 +139,8 @@ NOT_OFFSETS = tree.negate(tree.matching("offset"))
 def maml(config: Config) -> few_shot.Method:
     """MAML, second order; its longest run is that of the setting that everyone reports."""
     longest = (config.ways, config.shots, config.layer_norm) == (5, 1, False)
-    return _maml_like(config, 18_000 if longest else 4_000, NOT_OFFSETS, second_order=True)
+    others = 3_000 if config.shots == 1 else 2_000
+    return _maml_like(config, 18_000 if longest else others, NOT_OFFSETS, second_order=True)
 
 
 def fomaml(config: Config) -> few_shot.Method:
@@ -149,14 +150,14 @@ def fomaml(config: Config) -> few_shot.Method:
 
 def anil(config: Config) -> few_shot.Method:
     """Only the head adapts."""
-    return _maml_like(config, 4_000, tree.under("head"), second_order=True)
+    return _maml_like(config, 3_000, tree.under("head"), second_order=True)
 
 
 def reptile_of(config: Config) -> few_shot.Method:
     """Reptile: an Adam step on each fifth of ten images a class; the outer rate from 1 to 0."""
     inner = optax.adam(1e-3, b1=0.0)
     learner = lambda steps: gradient(network(config), inner, steps, loss=CROSS_ENTROPY)
-    num_steps = config.steps or 3_000
+    num_steps = config.steps or 2_000
     return few_shot.Method(
         reptile(few_shot.in_batches(learner(1), 2 * config.ways), loss=CROSS_ENTROPY),
         learner(50),
@@ -172,7 +173,7 @@ def reptile_of(config: Config) -> few_shot.Method:
 def protonets(config: Config) -> few_shot.Method:
     """Prototypes, trained on 30 ways and 5 queries for tests of any number of ways."""
     learner = lambda ways: prototypes(conv.conv4_features(normalize=_norm(config)), ways, 256)
-    num_steps = config.steps or 3_000
+    num_steps = config.steps or 2_500
     return few_shot.Method(
         learner(30),
         learner(config.ways),
@@ -197,7 +198,7 @@ def imaml(config: Config) -> few_shot.Method:
         adapts=NOT_OFFSETS,
         loss=CROSS_ENTROPY,
     )
-    base = _maml_like(config, 1_500, NOT_OFFSETS, second_order=True)
+    base = _maml_like(config, 1_000, NOT_OFFSETS, second_order=True)
     return base._replace(learner=learner, tested=learner, num_tasks=4)
 
 
