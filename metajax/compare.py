@@ -78,7 +78,7 @@ def entries(
     found: list[Entry] = []
     seen: dict[tuple[str, str, bytes], str] = {}
     for name, record in records.items():
-        tasks = str(record.facts.get("split", {}).get("checksum", name))
+        tasks = _tasks(name, record)
         for key, scores in record.scores.items():
             place, arm, had, what = key.split("|")
             if (what, had) != (metric, condition) or scenario not in (None, place):
@@ -92,6 +92,19 @@ def entries(
         shown = ", ".join("|".join(k) for k in known[:6])
         raise UserError(f"no scores of {metric} under {condition}; there are {shown}, ...")
     return found
+
+
+def _tasks(name: str, record: report.Record) -> str:
+    """What two records share only if their test tasks are the same.
+
+    The checksum of the split; else, where tasks are drawn by a fixed key, experiment and scenario;
+    else the record's own name, so that nothing is paired by accident.
+    """
+    facts = record.facts
+    split = facts.get("split", {})
+    if isinstance(split, Mapping) and "checksum" in split:
+        return str(split["checksum"])
+    return f"{facts['experiment']}: {facts['scenario']}" if "scenario" in facts else name
 
 
 def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:

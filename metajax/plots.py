@@ -6,6 +6,7 @@ format: png, svg, pdf.
 
 import contextlib
 import pathlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -216,6 +217,7 @@ def of_comparison(
 ) -> list[pathlib.Path]:
     """Saves the figures that the records allow, and returns their paths."""
     saved: list[pathlib.Path] = []
+    named = lambda text: re.sub(r"[^\w.]+", "-", text)
     for scenario in dict.fromkeys(e.scenario for e in found):
         group = [e for e in found if e.scenario == scenario]
         base = next((e for e in group if e.arm == reference), None)
@@ -230,7 +232,7 @@ def of_comparison(
             if e is not base and summary.pairs(e, base)
         ]
         if rows:
-            saved.append(folder / f"forest-{scenario}.png")
+            saved.append(folder / f"forest-{named(scenario)}.png")
             forest(rows, saved[-1], f"{metric.upper()} - {reference}, {scenario.replace('_', '-')}")
         kept = [e for e in group if e is base or summary.pairs(e, base)]
         kept = [e for e in kept if not np.isinf(e.scores).any()]
@@ -239,7 +241,7 @@ def of_comparison(
             for e, scores in zip(kept, summary.common(kept), strict=True)
         }
         if base in kept:
-            saved.append(folder / f"profile-{scenario}.png")
+            saved.append(folder / f"profile-{named(scenario)}.png")
             better = "below" if summary.lower_is_better(metric) else "above"
             profile(curves, saved[-1], f"{summary.shown(metric)}, share {better}")
     for cost, field in summary.COSTS.items():
@@ -252,11 +254,11 @@ def of_comparison(
             pareto(known, saved[-1], cost, f"{summary.shown(metric)} of new users")
     for name, record in records.items():
         if record.facts.get("shots"):
-            saved.append(folder / f"k-shot-{name}.png".replace("/", "-"))
+            saved.append(folder / f"k-shot-{named(name)}.png")
             k_shot(record, "user_cold", saved[-1])
         if any(
             "valid" in h for h in record.facts.get("history", {}).values() if isinstance(h, dict)
         ):
-            saved.append(folder / f"learning-{name}.png".replace("/", "-"))
+            saved.append(folder / f"learning-{named(name)}.png")
             learning(record, saved[-1])
     return saved

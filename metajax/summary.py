@@ -61,7 +61,9 @@ def shown(metric: str) -> str:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a smaller value of the metric is the better one."""
-    return metric in ("mae", "mse", "rmse", "loss", "nll", "brier", "ece")
+    return metric in ("mae", "mse", "rmse", "loss", "log_loss", "nll", "brier", "ece") or (
+        metric.endswith(" error")
+    )
 
 
 def pairs(e: Entry, base: Entry) -> bool:

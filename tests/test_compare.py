@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_records import record
 
-from metajax import compare, journal, report
+from metajax import compare, journal, report, summary
 
 
 @pytest.fixture
@@ -53,6 +53,23 @@ def test_another_split_is_not_paired(tmp_path):
     changed = [e._replace(run="x", tasks="another", scores=e.scores + 0.1) for e in found[:1]]
     rows = compare.compare([*found, *changed], "A6 MAML", "ndcg@5").rows
     assert next(row for row in rows if row[1] == "x")[4] == "not paired"
+
+
+def test_tasks_that_are_drawn_by_a_key_are_paired_by_experiment_and_scenario(tmp_path):
+    def drawn(experiment: str, scenario: str, arm: str) -> report.Record:
+        facts = {"experiment": experiment, "scenario": scenario, "arm": arm}
+        return report.Record(facts, {f"{scenario}|{arm}|test|accuracy": np.ones((1, 4))})
+
+    records = {"a": drawn("o", "5-way", "A"), "b": drawn("o", "5-way", "B")}
+    one, two = compare.entries(records, "accuracy", "test")
+    assert summary.pairs(one, two)
+    records["c"] = drawn("another", "5-way", "C")
+    assert not summary.pairs(one, compare.entries(records, "accuracy", "test")[2])
+
+
+def test_errors_are_better_when_lower():
+    assert summary.lower_is_better("squared error") and summary.lower_is_better("log_loss")
+    assert not summary.lower_is_better("accuracy") and not summary.lower_is_better("auc")
 
 
 def test_what_differs_names_the_setting_and_leaves_out_places(folders):
