@@ -125,7 +125,8 @@ def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
             count, search.expected_best(scores), label="expected best of as many", **plots.look(0)
         )
         axes.plot(count, np.minimum.accumulate(scores), label="best so far", **plots.look(1))
-        axes.set_xlabel("trials")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("whole trials")
         axes.set_ylabel("meta-validation MAE")
         axes.legend(frameon=False)
     with plots.page(paths[1], 0.8 + 0.25 * max(1, len(found.importance))) as axes:
@@ -139,16 +140,31 @@ def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
     with plots.page(paths[2]) as axes:
         for row, far in sorted(zip(columns.tolist(), shade, strict=True), key=lambda x: -x[1]):
             axes.plot(row, color=plt.get_cmap("Greys")(0.95 - 0.75 * far), linewidth=1.6 - far)
+        for i, name in enumerate(names):
+            ends = [f([t.settings[name] for t in whole], key=_order) for f in (min, max)]
+            for place, end in zip((-0.06, 1.06), ends, strict=True):
+                axes.text(i, place, _shown(end), ha="center", va="center", fontsize=6)
+            axes.axvline(i, color="#bbbbbb", linewidth=0.6, zorder=0)
+        axes.set_ylim(-0.12, 1.12)
+        axes.set_xlim(-0.25, len(names) - 0.75)
         axes.set_xticks(range(len(names)), names)
-        axes.set_yticks([0, 1], ["lowest", "highest"])
+        axes.set_yticks([])
         axes.set_title("darker: lower error")
     return paths
 
 
 def _place(value: Any, among: list[Any]) -> float:
     """Where a value stands among others, from 0 to 1, by rank."""
-    known = sorted(set(among), key=lambda v: (str(type(v)), v))
+    known = sorted(set(among), key=_order)
     return known.index(value) / max(1, len(known) - 1)
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    return str(type(value)), value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def main(config: Config) -> None:
@@ -205,8 +221,7 @@ def _any_of(setting: Real | Whole | Choice) -> Any:
 def _show(found: Found, name: str) -> None:
     names = list(found.best)
     ranked = sorted((t for t in found.trials if t.state == "complete"), key=lambda t: t.score)
-    shown = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)
-    rows = [[f"{t.score:.4f}", *(shown(t.settings[n]) for n in names)] for t in ranked[:10]]
+    rows = [[f"{t.score:.4f}", *(_shown(t.settings[n]) for n in names)] for t in ranked[:10]]
     pruned = sum(t.state == "pruned" for t in found.trials)
     note = (
         f"{len(ranked)} whole trials, {pruned} pruned, "
