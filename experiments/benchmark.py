@@ -1,0 +1,124 @@
+"""Speed: whole outer steps, Adam included, of this library, of plain JAX and of PyTorch.
+
+Run: python -m experiments.benchmark --workload W1 --steps 5 --peers --quick
+     python -m experiments.benchmark --from-records writes docs/speed.md from the stored records.
+Each way runs in a process of its own, all of them in turns on one core with one thread; figures are
+medians of processor time. All ways compute the same loss, or the run fails. ``plain`` is what one
+writes first in JAX: jit of the gradient of the mean of a mapped task.
+Workloads: W1 sines; W2 characters (W2q15 with 15 queries a class); W3 users with features; W4 a
+Transformer of which low-rank updates adapt (W4h: its head).
+"""
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from experiments.speed import measure, page, problems
+from metajax import command, report
+from metajax.types import UserError
+
+PEERS = ("torch.func", "torch.func compiled", "torch loop")
+TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W4", 5), ("W4", 1), ("W4h", 5), ("W4h", 1)}
+"""Where compiling `torch.func` takes longer than a whole comparison."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the benchmark can be told."""
+
+    workload: tuple[str, ...] = ("W1", "W2", "W3")
+    """Workloads: W1, W2, W2q15, W3, W4, W4h."""
+    steps: tuple[int, ...] = (1, 5)
+    """Inner steps."""
+    first_order: bool = False
+    """Leave second derivatives out."""
+    peers: bool = False
+    """Measure PyTorch beside."""
+    quick: bool = False
+    """Fewer rounds."""
+    patience: float = 900.0
+    """Seconds to wait for a way to compile before it is skipped."""
+    out: pathlib.Path = pathlib.Path("out/speed")
+    """Folder for records."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Write docs/speed.md from the stored records, without running anything."""
+
+
+def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict[str, str]]:
+    """The ways to measure, and those to leave out with the reason."""
+    found, left_out = ["metajax", "plain"], {}
+    if name == "W2" and not config.quick:
+        found.append("plain, lax.conv")
+    for peer in PEERS if config.peers else ():
+        try:
+            import torch  # noqa: F401
+        except ImportError:
+            left_out[peer] = "PyTorch is not installed: pip install metajax[peers]"
+            continue
+        if peer.endswith("compiled") and (name, num_steps) in TOO_LONG:
+            left_out[peer] = "compiling takes many minutes"
+        else:
+            found.append(peer)
+    return found, left_out
+
+
+def run_one(config: Config, name: str, num_steps: int) -> report.Record:
+    """Measures one workload at one number of inner steps, and stores the record."""
+    found, left_out = variants(config, name, num_steps)
+    workers = measure.compare(
+        found,
+        name,
+        num_steps,
+        second_order=not config.first_order,
+        seconds=1.0 if config.quick else 6.0,
+        rounds=3 if config.quick else 9,
+        patience=config.patience,
+    )
+    problem = problems.PROBLEMS[name]()
+    rows = [measure.row(w, len(problem.support.label)) for w in workers]
+    rows += [{"variant": peer, "skipped": reason} for peer, reason in left_out.items()]
+    scenario = f"{name}, {num_steps} inner steps" + ", first order" * config.first_order
+    facts: dict[str, Any] = {
+        "experiment": "speed",
+        "scenario": scenario,
+        "title": problem.title,
+        "num_steps": num_steps,
+        "rows": rows,
+        "config": dataclasses.asdict(config),
+        "config_hash": report.config_hash(config),
+        "environment": report.environment(),
+    }
+    scores = {
+        report.score_name(scenario, w.variant, "step", "cpu_seconds"): np.asarray(w.cpu)[None]
+        for w in workers
+        if w.cpu
+    }
+    record = report.Record(facts, scores)
+    stem = f"speed-{name}-{num_steps}".lower() + "-first" * config.first_order
+    for folder in (config.out, *[report.RESULTS] * config.publish):
+        report.write(folder, stem, record)
+    return record
+
+
+def main(config: Config) -> None:
+    """Measures and prints, or writes the page of the stored records."""
+    unknown = [name for name in config.workload if name not in problems.PROBLEMS]
+    if unknown:
+        known = ", ".join(problems.PROBLEMS)
+        raise UserError(f"no workload {unknown[0]!r}; the known ones are {known}")
+    if min(config.steps) < 1:
+        raise UserError("inner steps must be 1 or more; give --steps 1 5")
+    if config.from_records:
+        print(f"wrote {page.write()}")
+        return
+    for name in config.workload:
+        for num_steps in config.steps:
+            page.show(run_one(config, name, num_steps))
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)

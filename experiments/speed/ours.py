@@ -1,0 +1,229 @@
+"""The workloads in JAX: this library's way, and what a competent user of JAX writes first."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.speed import problems
+from metajax import losses, train, tree
+from metajax.learners.gradient import gradient
+from metajax.models import conv
+from metajax.outer import Prepare
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+OUTER = optax.adam(1e-3)
+
+
+class How(NamedTuple):
+    """The measured choices of a workload: tasks a chunk, support sizes, outer steps a program."""
+
+    chunk_size: int | None = None
+    lengths: tuple[int, ...] = ()
+    num_outer: int = 1
+
+
+HOW = {
+    "W1": How(num_outer=50),
+    "W2": How(chunk_size=1),
+    "W2q15": How(chunk_size=1),
+    "W3": How(chunk_size=4, lengths=(6, 12, 24, 48)),
+    "W4": How(chunk_size=2),
+    "W4h": How(chunk_size=2),
+}
+
+
+def perceptron(params: PyTree, profile: PyTree, x: jax.Array) -> jax.Array:
+    """The scores (N,) of vectors (N, D)."""
+    for layer in params["body"].values():
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"].reshape(1, -1))
+    return (x @ params["head"]["kernel"] + params["head"]["bias"].reshape(1, -1))[:, 0]
+
+
+def look_up(tables: PyTree, index: jax.Array) -> jax.Array:
+    """The features (..., 256) of feature values (..., 8)."""
+    return jnp.concatenate([tables[k][index[..., i]] for i, k in enumerate(problems.TABLES)], -1)
+
+
+def users(params: PyTree, profile: PyTree, index: jax.Array) -> jax.Array:
+    """The ratings (N,) of pairs of user and item features (N, 8)."""
+    return perceptron(params, profile, look_up(params["tables"], index))
+
+
+def _normal(norm: PyTree, x_NxLxD: jax.Array) -> jax.Array:
+    centered = x_NxLxD - jnp.mean(x_NxLxD, axis=-1, keepdims=True)
+    scale = jax.lax.rsqrt(jnp.mean(centered**2, axis=-1, keepdims=True) + 1e-5)
+    return centered * scale * norm["scale"].reshape(1, 1, -1) + norm["shift"].reshape(1, 1, -1)
+
+
+def _attention(layer: PyTree, x_NxLxD: jax.Array) -> jax.Array:
+    n, length, width = x_NxLxD.shape
+    low = lambda name: x_NxLxD @ layer["lora"][name]["a"] @ layer["lora"][name]["b"]
+    full = lambda name: x_NxLxD @ layer[name]
+    heads = lambda y: y.reshape(n, length, problems.HEADS, -1)
+    query, key, value = full("query") + low("query"), full("key"), full("value") + low("value")
+    scores = jnp.einsum("nqhd,nkhd->nhqk", heads(query), heads(key))
+    scores = scores * (width // problems.HEADS) ** -0.5
+    causal = jnp.tril(jnp.ones((length, length), bool)).reshape(1, 1, length, length)
+    weight = jax.nn.softmax(jnp.where(causal, scores, -1e9), axis=-1)
+    mixed = jnp.einsum("nhqk,nkhd->nqhd", weight, heads(value)).reshape(n, length, width)
+    return mixed @ layer["out"]
+
+
+def transformer(params: PyTree, profile: PyTree, items: jax.Array) -> jax.Array:
+    """The logits (N, 10000) of the item after each sequence of items (N, 50)."""
+    x_NxLxD = params["items"][items] + params["places"].reshape(1, *params["places"].shape)
+    for layer in params["layers"].values():
+        x_NxLxD = x_NxLxD + _attention(layer, _normal(layer["before"], x_NxLxD))
+        hidden = jax.nn.relu(_normal(layer["between"], x_NxLxD) @ layer["up"])
+        x_NxLxD = x_NxLxD + hidden @ layer["down"]
+    last_NxD = _normal(params["after"], x_NxLxD)[:, -1]
+    last_NxD = last_NxD @ params["head"]["kernel"] + params["head"]["bias"].reshape(1, -1)
+    return last_NxD @ params["items"].T
+
+
+APPLY: dict[str, Callable] = {
+    "W1": perceptron,
+    "W2": conv.conv4(5).apply,
+    "W2q15": conv.conv4(5).apply,
+    "W3": users,
+    "W4": transformer,
+    "W4h": transformer,
+}
+
+
+def loss_of(name: str) -> losses.Loss:
+    """Squared error for W1 and W3, cross-entropy for the others."""
+    return losses.squared_error if name in ("W1", "W3") else losses.class_cross_entropy
+
+
+def episodes_of(problem: problems.Problem) -> Episode:
+    """The batch of tasks on the device."""
+    part = lambda p: Examples(*jax.tree.map(jnp.asarray, tuple(p)))
+    return Episode((), part(problem.support), part(problem.query))
+
+
+def branch_shares(name: str) -> dict[int, float] | None:
+    """How often each support size of `HOW` is taken by the chunks of the workload's batch."""
+    how, problem = HOW[name], problems.PROBLEMS[name]()
+    if not how.lengths:
+        return None
+    sizes = np.sort(problem.support.mask.sum(axis=1)).reshape(-1, how.chunk_size or 1)
+    taken = np.searchsorted(how.lengths, sizes.max(axis=1))
+    return {i: float(np.mean(taken == i)) for i in range(len(how.lengths) + 1)}
+
+
+class Program(NamedTuple):
+    """Something to be timed.
+
+    Attributes:
+      run: (state, data) -> (state, losses); it makes ``num_outer`` outer steps and is jitted.
+      state: the first state; it is donated.
+      data: what stays.
+    """
+
+    run: Any
+    state: PyTree
+    data: PyTree
+    num_outer: int
+
+
+def _split(problem: problems.Problem) -> tuple[PyTree, PyTree]:
+    """The weights that the outer loop learns, and those that stay."""
+    return tree.partition(jax.tree.map(jnp.asarray, problem.weights), problem.learned)
+
+
+def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: int, second: bool):
+    """The learner of the outer-learned weights, with the frozen ones beside them."""
+    looks_up = name == "W3"
+    apply = perceptron if looks_up else APPLY[name]
+    model = Model(
+        init=lambda key, profile, inputs: {},
+        apply=lambda params, profile, x: apply(tree.merge(params, frozen), profile, x),
+    )
+    learner = gradient(
+        model,
+        optax.sgd(problem.rate),
+        num_steps,
+        adapts=problem.adapts,
+        second_order=second,
+        loss=loss_of(name),
+    )
+    if not looks_up:
+        return learner, None
+
+    def apply_tables(params: PyTree, episodes: Episode) -> Episode:
+        rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
+        return Episode((), rows(episodes.support), rows(episodes.query))
+
+    return learner, Prepare(tree.under("tables"), apply_tables)
+
+
+def library(name: str, num_steps: int, second_order: bool, how: How | None = None) -> Program:
+    """This library's way to train on a workload."""
+    how, problem = how or HOW[name], problems.PROBLEMS[name]()
+    learned, frozen = _split(problem)
+
+    def nested(learner: MetaLearner) -> MetaLearner:
+        loss = lambda params, episode, key: learner.loss(
+            {"model": params, "rates": ()}, episode, key
+        )
+        return learner._replace(loss=loss)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(state: train.TrainState, data: PyTree):
+        episodes, frozen = data
+        learner, prepare = _learner(name, problem, frozen, num_steps, second_order)
+        sample = lambda data, key: data
+        body = lambda s, _: train.step(
+            nested(learner),
+            OUTER,
+            sample,
+            episodes,
+            s,
+            how.chunk_size,
+            how.lengths,
+            prepare,
+        )
+        state, info = jax.lax.scan(body, state, length=how.num_outer)
+        return state, info["loss"]
+
+    start = train.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
+    return Program(run, start, (episodes_of(problem), frozen), how.num_outer)
+
+
+def plain(name: str, num_steps: int, second_order: bool, own_convolution: bool = False) -> Program:
+    """What one writes first: ``jit(grad(mean(vmap(task))))`` around a loop, and Adam.
+
+    Args:
+      own_convolution: W2 with the compiler's own convolution, as a network library calls it.
+    """
+    problem = problems.PROBLEMS[name]()
+    apply, loss = APPLY[name], loss_of(name)
+    if own_convolution:
+        apply = conv.conv4(5, convolve=conv.ordinary_convolution).apply
+    learned, frozen = _split(problem)
+
+    def task(learned: PyTree, frozen: PyTree, episode: Episode) -> jax.Array:
+        fast, rest = tree.partition(tree.merge(learned, frozen), problem.adapts)
+        score = lambda fast, e: loss(apply(tree.merge(fast, rest), (), e.inputs), e.label, e.mask)
+        for _ in range(num_steps):
+            grads = jax.grad(score)(fast, episode.support)
+            if not second_order:
+                grads = jax.lax.stop_gradient(grads)
+            fast = jax.tree.map(lambda p, g: p - problem.rate * g, fast, grads)
+        return score(fast, episode.query)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run(state: tuple, data: PyTree):
+        (learned, moments), (episodes, frozen) = state, data
+        mean = lambda p: jnp.mean(jax.vmap(task, (None, None, 0))(p, frozen, episodes))
+        value, grads = jax.value_and_grad(mean)(learned)
+        updates, moments = OUTER.update(grads, moments, learned)
+        return (optax.apply_updates(learned, updates), moments), value[None]
+
+    return Program(run, (learned, OUTER.init(learned)), (episodes_of(problem), frozen), 1)

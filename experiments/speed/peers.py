@@ -1,0 +1,200 @@
+"""The workloads in PyTorch: `torch.func` eager and compiled, and a loop over tasks.
+
+The loop does what learn2learn's MAML does (a differentiable copy, inner steps by `autograd.grad`,
+one backward pass a task), without that package's modules. In W3 all of them look features up once a
+task. Batch statistics are written by hand: mapped over `F.batch_norm`, `torch.func` gives a wrong
+second-order gradient.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from experiments.speed import problems
+
+Flat = dict[str, Tensor]
+"""Path -> weight."""
+
+
+def flatten(weights: problems.Weights, before: str = "") -> Flat:
+    """The weights by path, the keys joined by slashes."""
+    found: Flat = {}
+    for name, value in weights.items():
+        path = f"{before}{name}"
+        nested = isinstance(value, dict)
+        found |= flatten(value, path + "/") if nested else {path: torch.from_numpy(value.copy())}
+    return found
+
+
+def perceptron(p: Flat, x: Tensor) -> Tensor:
+    for i in range(sum(path.startswith("body/") for path in p) // 2):
+        x = torch.relu(x @ p[f"body/{i}/kernel"] + p[f"body/{i}/bias"])
+    return (x @ p["head/kernel"] + p["head/bias"])[:, 0]
+
+
+def look_up(p: Flat, index: Tensor) -> Tensor:
+    rows = [p[f"tables/{name}"][index[..., i]] for i, name in enumerate(problems.TABLES)]
+    return torch.cat(rows, -1)
+
+
+def conv4(p: Flat, x: Tensor) -> Tensor:
+    x = x.permute(0, 3, 1, 2)
+    for i in range(4):
+        before = x.shape[-1] % 2
+        x = F.pad(x, (before, 1, before, 1))
+        x = F.conv2d(x, p[f"body/{i}/kernel"].permute(3, 2, 0, 1), stride=2)
+        mean = x.mean((0, 2, 3), keepdim=True)
+        variance = ((x - mean) ** 2).mean((0, 2, 3), keepdim=True)
+        x = (x - mean) * torch.rsqrt(variance + 1e-3)
+        x = torch.relu(x + p[f"body/{i}/offset"][:, None, None])
+    return x.mean((2, 3)) @ p["head/kernel"] + p["head/bias"]
+
+
+def _normal(p: Flat, path: str, x: Tensor) -> Tensor:
+    centered = x - x.mean(-1, keepdim=True)
+    scale = torch.rsqrt((centered**2).mean(-1, keepdim=True) + 1e-5)
+    return centered * scale * p[f"{path}/scale"] + p[f"{path}/shift"]
+
+
+def _attention(p: Flat, path: str, x: Tensor, causal: Tensor) -> Tensor:
+    n, length, width = x.shape
+    low = lambda name: x @ p[f"{path}/lora/{name}/a"] @ p[f"{path}/lora/{name}/b"]
+    heads = lambda y: y.reshape(n, length, problems.HEADS, -1).transpose(1, 2)
+    query = x @ p[f"{path}/query"] + low("query")
+    value = x @ p[f"{path}/value"] + low("value")
+    scores = heads(query) @ heads(x @ p[f"{path}/key"]).transpose(-1, -2)
+    scores = scores * (width // problems.HEADS) ** -0.5
+    weight = torch.softmax(torch.where(causal, scores, -1e9), -1)
+    return (weight @ heads(value)).transpose(1, 2).reshape(n, length, width) @ p[f"{path}/out"]
+
+
+def transformer(p: Flat, items: Tensor) -> Tensor:
+    x = p["items"][items] + p["places"]
+    causal = torch.tril(torch.ones(problems.LENGTH, problems.LENGTH, dtype=torch.bool))
+    for i in range(problems.LAYERS):
+        path = f"layers/{i}"
+        x = x + _attention(p, path, _normal(p, f"{path}/before", x), causal)
+        hidden = torch.relu(_normal(p, f"{path}/between", x) @ p[f"{path}/up"])
+        x = x + hidden @ p[f"{path}/down"]
+    last = _normal(p, "after", x)[:, -1]
+    return (last @ p["head/kernel"] + p["head/bias"]) @ p["items"].T
+
+
+APPLY: dict[str, Callable[[Flat, Tensor], Tensor]] = {
+    "W1": perceptron,
+    "W2": conv4,
+    "W2q15": conv4,
+    "W3": perceptron,
+    "W4": transformer,
+    "W4h": transformer,
+}
+
+
+def _squared(score: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    return (((score - label) ** 2) * mask).sum() / mask.sum()
+
+
+def _entropy(score: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+    chosen = torch.log_softmax(score, -1).gather(-1, label[:, None])[:, 0]
+    return -(chosen * mask).sum() / mask.sum()
+
+
+def _task(
+    name: str, adapts: Callable, rate: float, num_steps: int, second: bool, inner: Callable
+) -> Callable[[Flat, tuple, tuple], Tensor]:
+    """(weights, support, query) -> the outer loss of one task."""
+    apply, loss = APPLY[name], _squared if name in ("W1", "W3") else _entropy
+
+    def features(p: Flat, part: tuple) -> tuple:
+        return (look_up(p, part[0]), *part[1:]) if name == "W3" else part
+
+    def task(p: Flat, support: tuple, query: tuple) -> Tensor:
+        fast = {path: value for path, value in p.items() if adapts(path)}
+        support, query = features(p, support), features(p, query)
+        score = lambda fast, part: loss(apply({**p, **fast}, part[0]), part[1], part[2])
+        for _ in range(num_steps):
+            grads = inner(lambda fast, part=support: score(fast, part), fast, second)
+            fast = {path: fast[path] - rate * grads[path] for path in fast}
+        return score(fast, query)
+
+    return task
+
+
+def _functional(score: Callable, fast: Flat, second: bool) -> Flat:
+    grads = torch.func.grad(score)(fast)
+    return grads if second else {path: g.detach() for path, g in grads.items()}
+
+
+def _by_tape(score: Callable, fast: Flat, second: bool) -> Flat:
+    grads = torch.autograd.grad(score(fast), list(fast.values()), create_graph=second)
+    return dict(zip(fast, grads, strict=True))
+
+
+class Peer:
+    """A training in PyTorch: ``step()`` makes an outer step and returns its loss."""
+
+    def __init__(self, name: str, num_steps: int, second_order: bool):
+        problem = problems.PROBLEMS[name]()
+        self.weights = flatten(problem.weights)
+        self.learned = [path for path in self.weights if problem.learned(path)]
+        for path in self.learned:
+            self.weights[path].requires_grad_()
+        self.adam = torch.optim.Adam([self.weights[p] for p in self.learned], lr=1e-3)
+        to = lambda x: torch.from_numpy(np.ascontiguousarray(x))
+        longs = lambda x: x.long() if x.dtype in (torch.int32, torch.int64) else x
+        self.data = [tuple(longs(to(x)) for x in p) for p in (problem.support, problem.query)]
+        self.how = (name, problem.adapts, problem.rate, num_steps, second_order)
+
+    def gradients(self) -> tuple[list[Tensor], Tensor]:
+        raise NotImplementedError
+
+    def step(self) -> float:
+        grads, loss = self.gradients()
+        for path, grad in zip(self.learned, grads, strict=True):
+            self.weights[path].grad = grad
+        self.adam.step()
+        return float(loss)
+
+
+class Mapped(Peer):
+    """`torch.func`: the gradient of the mean of a mapped task, eager or compiled."""
+
+    def __init__(self, *how: Any, compiled: bool = False):
+        super().__init__(*how)
+        task = _task(*self.how, inner=_functional)
+
+        def mean(learned: Flat, frozen: Flat, support: tuple, query: tuple) -> Tensor:
+            one = lambda support, query: task({**frozen, **learned}, support, query)
+            return torch.func.vmap(one)(support, query).mean()
+
+        pull = torch.func.grad_and_value(mean)
+        self.pull = torch.compile(pull) if compiled else pull
+
+    def gradients(self) -> tuple[list[Tensor], Tensor]:
+        learned = {path: self.weights[path].detach() for path in self.learned}
+        frozen = {path: w for path, w in self.weights.items() if path not in learned}
+        grads, loss = self.pull(learned, frozen, *self.data)
+        return [grads[path] for path in self.learned], loss
+
+
+class Loop(Peer):
+    """One task after the other, each with its own backward pass."""
+
+    def gradients(self) -> tuple[list[Tensor], Tensor]:
+        task = _task(*self.how, inner=_by_tape)
+        support, query = self.data
+        leaves, num_tasks = [self.weights[p] for p in self.learned], len(support[1])
+        for leaf in leaves:
+            leaf.grad = None
+        total = torch.zeros(())
+        for t in range(num_tasks):
+            pick = lambda part, t=t: tuple(x[t] for x in part)
+            loss = task(self.weights, pick(support), pick(query)) / num_tasks
+            loss.backward()
+            total = total + loss.detach()
+        zero = lambda leaf: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        return [zero(leaf) for leaf in leaves], total
