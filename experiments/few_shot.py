@@ -14,7 +14,7 @@ import optax
 from rich.console import Console
 from rich.table import Table
 
-from metajax import progress, report, train
+from metajax import journal, progress, report, train
 from metajax.data import images
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
@@ -68,6 +68,8 @@ def meta_train(
 ) -> train.Fitted:
     """Meta-trains with checkpoints in ``folder``; a new call goes on from the last one.
 
+    Metrics are kept beside the folder, line by line.
+
     Args:
       judge: params -> accuracy on meta-validation, by which the parameters are chosen.
       block: outer steps between two looks at it.
@@ -77,7 +79,8 @@ def meta_train(
       UserError: a loss is not finite, or the checkpoints are another run's.
     """
     images.check(data, method.ways, method.shots + method.queries)
-    with progress.bar(title, method.num_steps) as update:
+    bar, kept = progress.bar(title, method.num_steps), journal.opened(folder.parent, title)
+    with bar as update, kept as keep:
         return train.fit(
             method.learner,
             method.tx,
@@ -88,7 +91,7 @@ def meta_train(
             block=min(block, method.num_steps),
             validate=lambda params: 1.0 - judge(params),
             chunk_size=method.chunk_size if jax.default_backend() == "cpu" else None,
-            report=update,
+            report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
             checkpoint=folder,
             save_every=save_every,
         )
@@ -161,6 +164,7 @@ def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float)
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
         "seconds": {"train": seconds, "cpu": time.process_time()},
+        "peak_memory": journal.peak_memory(),
     }
 
 

@@ -27,7 +27,7 @@ import numpy as np
 import optax
 
 from experiments import few_shot
-from metajax import benchmark, losses, report, tree
+from metajax import benchmark, checkpoint, journal, losses, report, tree
 from metajax.command import Preset
 from metajax.data import images
 from metajax.data.builders import cache
@@ -259,10 +259,12 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     facts = few_shot.facts("omniglot", scenario, shown, config, trained.seconds)
     facts |= {"schedule": few_shot.schedule(method), "history": trained.history}
     facts["best_step"] = trained.best_step
+    facts["data"] = {"name": "omniglot28", "checksum": checkpoint.digest(data["images"])}
     facts["split"] = {"file": SPLIT.name, "seed": images.read_split(SPLIT)["seed"]}
     key = report.score_name(scenario, shown, "test", "accuracy")
     record = report.Record(facts, {key: np.asarray(scores)[None]})
     report.write(config.out, name, record)
+    journal.write_checksums(config.out)
     if config.publish:
         report.write(report.RESULTS, name, record)
     return record

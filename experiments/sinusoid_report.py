@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments import few_shot
-from metajax import plots, report
+from metajax import journal, plots, report
 from metajax.types import UserError
 
 METRIC = "squared error"
@@ -47,6 +47,7 @@ def written(
         "environment": report.environment(),
         "settings": dict(settings),
         "seconds": dict(seconds),
+        "peak_memory": journal.peak_memory(),
     }
     record = report.Record(facts, dict(scores))
     if getattr(config, "arms", ()) and config.publish:
@@ -57,6 +58,7 @@ def written(
     if config.publish:
         report.write(report.RESULTS, name, record)
     plot(record, config.out / f"{name}.png")
+    journal.write_checksums(config.out)
     return record
 
 

@@ -137,11 +137,16 @@ def peak_memory() -> dict[str, float]:
 def write_checksums(folder: pathlib.Path) -> pathlib.Path:
     """Writes the digests of the files of a run folder, as ``b2sum --check`` reads them.
 
-    Checkpoints are left out: they carry their own digests.
+    Checkpoints are left out: they carry their own digests, and later runs replace them.
     """
     path = folder / CHECKSUMS
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
-    kept = [p for p in files if p.relative_to(folder).parts[0] != "checkpoints"]
+    saved = {mark.parent for mark in folder.rglob("_CHECKPOINT_METADATA")}
+    kept = [
+        p
+        for p in files
+        if p.relative_to(folder).parts[0] != "checkpoints" and saved.isdisjoint(p.parents)
+    ]
     lines = [f"{_digest(p)}  {p.relative_to(folder).as_posix()}\n" for p in kept]
     temporary = path.with_suffix(".part")
     temporary.write_text("".join(lines))

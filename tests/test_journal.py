@@ -73,6 +73,9 @@ def test_checksums_are_those_of_b2sum_and_find_a_changed_file(tmp_path):
     (tmp_path / "b.npz").write_bytes(b"12345")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "big").write_bytes(b"0")
+    (tmp_path / "maml-seed0" / "100" / "state").mkdir(parents=True)
+    (tmp_path / "maml-seed0" / "100" / "_CHECKPOINT_METADATA").write_text("{}")
+    (tmp_path / "maml-seed0" / "100" / "state" / "d").write_bytes(b"1")
     journal.write_checksums(tmp_path)
     assert journal.check(tmp_path) == 2
     if shutil.which("b2sum"):
