@@ -234,3 +234,16 @@ def test_a_generator_fed_with_other_items_content_is_no_better_than_the_mean_emb
 
     assert cold_loss(permuted=False) < 0.35
     assert cold_loss(permuted=True) > 1.0
+
+
+def test_the_weighted_auc_is_scikit_learns():
+    from sklearn.metrics import roc_auc_score
+
+    from experiments.metaemb import weighted_auc
+
+    rng = np.random.default_rng(0)
+    score = rng.integers(8, size=60) / 8.0  # with ties
+    label = (rng.random(60) < 0.4).astype(float)
+    weight = rng.integers(4, size=(3, 60)).astype(float)
+    expected = [roc_auc_score(label, score, sample_weight=w) for w in weight]
+    np.testing.assert_allclose(weighted_auc(score, label, weight), expected, rtol=1e-12)
