@@ -255,5 +255,7 @@ def cli() -> None:
     try:
         chosen = tyro.extras.subcommand_cli_from_dict({"compare": Compare, "check": Check})
         check(chosen) if isinstance(chosen, Check) else main(chosen)
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped by Ctrl-C")

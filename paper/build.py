@@ -161,5 +161,7 @@ def main(config: Config) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Config))
-    except UserError as error:
+    except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped by Ctrl-C; what was built before is partly replaced: build again")
