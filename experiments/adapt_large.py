@@ -1,0 +1,342 @@
+"""The k-shot question: which way of adapting a shared model to a new person pays, and when?
+
+Ratings of people never seen in training, from K = 0 to 50 ratings, over frozen text features of a
+language model and slow shared weights. Rows: no adaptation, item means, hierarchical Bayes, the
+history read in context, full fine-tuning, LoRA fine-tuning, a closed-form head on the frozen trunk,
+and the same trunk trained through its adaptation: ridge head, last layer, LoRA.
+
+References: Bertinetto et al., ICLR 2019; Hu et al., ICLR 2022; Raghu et al., ICLR 2020; Garnelo et
+al., ICML 2018; Buffelli et al., 2023 (is meta-learning the right approach?).
+Run: python -m experiments.adapt_large          (needs the extra `text`)
+     python -m experiments.adapt_large --from-records prints the stored table.
+Published: none under this protocol; the bars are the closed-form rows.
+Deviates: title vectors are cut to their first principal components; people with fewer than 70
+ratings are left out, as 20 are judged and 50 adapted on.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import large_report
+from metajax import arms, benchmark, evaluate, losses, optim, report, tree
+from metajax.adapters.lora import lora
+from metajax.arms import Trained
+from metajax.data import sources, split
+from metajax.data.table import Interactions
+from metajax.learners import closed_form, pooled
+from metajax.learners.film import modulated
+from metajax.learners.gradient import gradient
+from metajax.models import bert, items, towers
+from metajax.models import modulated as nets
+from metajax.models.features import conditioned_mlp, labeled_features
+from metajax.problem import Problem, problem_of
+from metajax.types import Model, Params, PyTree, UserError
+
+SHOTS = (0, 1, 3, 5, 10, 20, 50)
+NUM_QUERY = 20
+NO_ADAPTATION, FULL, LORA = "no adaptation", "full fine-tuning", "LoRA fine-tuning"
+FROZEN_HEAD = "ridge head, frozen trunk"
+RIDGE, LAST, META_LORA = "through ridge head", "through last layer", "through LoRA"
+CONTEXT = "in context"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    run: benchmark.Run = dataclasses.field(
+        default_factory=lambda: benchmark.Run(seeds=5, num_steps=800, num_tasks=32, num_support=50)
+    )
+    text_model: pathlib.Path | None = None
+    """Folder of a BERT-class encoder; else the packaged MiniLM."""
+    text_dim: int = 64
+    """Principal components kept of the title vectors."""
+    hidden: int = 64
+    """Width of the hidden layers."""
+    extra: int = 8
+    """Features beside the refined ALS factors."""
+    rank: int = 2
+    """Rank of the LoRA adapters."""
+    inner_rate: float = 0.05
+    """Inner rate at the start, learned per parameter."""
+    inner_steps: int = 5
+    """Inner steps of the arms trained through gradient steps."""
+    outer_rate: float = 2e-3
+    """AdamW's rate across tasks, decayed to 0 along a cosine."""
+
+    @property
+    def out(self) -> pathlib.Path | None:
+        """Folder of the run."""
+        return self.run.out
+
+    @property
+    def publish(self) -> bool:
+        """Whether the record is stored in paper/results too."""
+        return self.run.publish
+
+
+def with_text(table: Interactions, config: Config, folder: pathlib.Path) -> Interactions:
+    """The table with an item column ``text``: components of the title vectors, mean square 1/D."""
+    if table.item_titles is None:
+        raise UserError(f"{table.name} has no item titles; try ml-1m or ml-100k")
+    titles = [str(title) for title in table.item_titles]
+    vectors = bert.cached(titles, config.text_model, folder / "titles.npz")
+    centered = vectors - vectors.mean(axis=0)
+    u, s, _ = np.linalg.svd(centered, full_matrices=False)
+    text = (u * s)[:, : config.text_dim]
+    text = text / np.sqrt(np.mean(np.sum(text**2, axis=1)))
+    columns = table.item_features.with_column("text", text.astype(np.float32))
+    return dataclasses.replace(table, item_features=columns)
+
+
+def shortened(tasks: split.Tasks, most: int) -> split.Tasks:
+    """The tasks with their first ``most`` rows, which are in random order."""
+    return tasks._replace(length=np.minimum(tasks.length, most).astype(np.int32))
+
+
+def load(config: Config, folder: pathlib.Path) -> Problem:
+    """People in three groups, without overlap, and item columns estimated on the first."""
+    table = with_text(sources.load(config.run.dataset, config.run.data_dir), config, folder)
+    most = SHOTS[-1] + NUM_QUERY
+    parts = split.user_disjoint(
+        table, config.run.split_seed, shares=(0.1, 0.15), min_rows=most, max_rows=None,
+        num_query=NUM_QUERY,
+    )  # fmt: skip
+    cut = lambda tasks: {name: shortened(t, most) for name, t in tasks.items()}
+    parts = dataclasses.replace(parts, valid=cut(parts.valid), test=cut(parts.test))
+    return problem_of(table, parts, config.run.num_support, losses.squared_error)
+
+
+def evidence(inputs: PyTree) -> jax.Array:
+    """What is known of each item (N, E): estimates, what content says, its text."""
+    factor, content = inputs["factor"], inputs["content_factor"]
+    scale = factor.shape[-1] ** 0.5
+    scalars = jnp.stack([inputs["bias"], inputs["content_bias"], inputs["count"] / 5.0 - 1.0], -1)
+    text = inputs["text"] * inputs["text"].shape[-1] ** 0.5
+    return jnp.concatenate([scale * factor, scale * content, scalars, text], axis=1)
+
+
+def perceptron(hidden: int, finish: Callable[[jax.Array, PyTree], jax.Array], width: int) -> Model:
+    """``finish(two layers of the evidence, inputs)``; its kernels multiply from the right alone."""
+
+    def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
+        rows = evidence(inputs).shape[1]
+        kernel = jax.random.normal(key, (rows, hidden)) / rows**0.5
+        small = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), (hidden, width))
+        return {
+            "body": {"kernel": kernel, "bias": jnp.zeros(hidden)},
+            "head": {"kernel": small, "bias": jnp.zeros(width)},
+        }
+
+    def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
+        body, head = params["body"], params["head"]
+        x = jax.nn.gelu(evidence(inputs) @ body["kernel"] + body["bias"][None, :])
+        return finish(x @ head["kernel"] + head["bias"][None, :], inputs)
+
+    return Model(init, apply)
+
+
+def parts(config: Config, problem: Problem) -> tuple[Model, Model, int]:
+    """The trunk's features, its score without a person, and the number of features."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+
+    def features(learned: jax.Array, inputs: PyTree) -> jax.Array:
+        start = jnp.pad(inputs["factor"], ((0, 0), (0, config.extra)))
+        ones = jnp.ones((learned.shape[0], 1), learned.dtype)
+        return jnp.concatenate([ones, start + learned], axis=1)
+
+    embed = perceptron(config.hidden, features, dim + config.extra)
+    score = lambda learned, inputs: problem.mean + inputs["bias"] + learned[:, 0]
+    return embed, perceptron(config.hidden, score, 1), dim + config.extra + 1
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The outer optimizer of every trained row."""
+    rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
+
+
+def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
+    """The rows whose shared weights are trained through their adaptation, and in context."""
+    embed, offset, width = parts(config, problem)
+    network = items.linear_head(embed, offset, width)
+    rates = clipped(optim.learned_rates(config.inner_rate))
+    steps = config.inner_steps
+    low = lora(network, config.rank, frozen=False)
+    codes = centered_codes(config, problem)
+    learners = {
+        RIDGE: closed_form.ridge(embed, offset, width, precision=[2.0] + [12.0] * (width - 1)),
+        LAST: gradient(network, rates, steps, adapts=tree.under("head")),
+        META_LORA: gradient(low, rates, steps, adapts=tree.under("adapter")),
+        CONTEXT: codes,
+    }
+    return {
+        name: arms.trained_arm(name, learner, optimizer(config), problem, config.run)
+        for name, learner in learners.items()
+    }
+
+
+def clipped(inner: optim.Inner) -> optim.Inner:
+    """The inner optimizer on gradients cut to [-1, 1]: one odd task must not end the run."""
+    return inner._replace(make=lambda rates: optax.chain(optax.clip(1.0), inner.make(rates)))
+
+
+def centered_codes(config: Config, problem: Problem):
+    """A conditional neural process over the same evidence."""
+    plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
+    encode = nets.centered(labeled_features((config.hidden, 32)), problem.mean)
+    decode = conditioned_mlp((config.hidden, config.hidden))
+    return modulated(plain, encode, decode, towers.stored_mean(problem.mean), 32)
+
+
+def jointly_trained(config: Config, problem: Problem) -> dict[str, Trained]:
+    """The rows that start from the trunk trained on everyone's ratings without adaptation."""
+    embed, offset, width = parts(config, problem)
+    network = items.linear_head(embed, offset, width)
+    joint = arms.trained_arm(
+        NO_ADAPTATION, pooled.pooled(network), optimizer(config), problem, config.run
+    )
+    low = lora(network, config.rank)
+    adapters = jax.vmap(lambda key: low.init(key, *_first(problem)))(
+        jax.random.split(jax.random.key(9), config.run.seeds)
+    )["adapter"]
+    wrapped = {**joint.params, "model": {"base": joint.params["model"], "adapter": adapters}}
+    rates = (0.01, 0.03, 0.1, 0.3)
+    head = closed_form.ridge(embed, offset, width)
+    return {
+        NO_ADAPTATION: joint,
+        FULL: arms.fine_tuned_arm(network, joint, problem, rates),
+        LORA: arms.fine_tuned_arm(low, joint._replace(params=wrapped), problem, rates),
+        FROZEN_HEAD: frozen_head(head, joint, problem, width),
+    }
+
+
+def _first(problem: Problem) -> tuple[PyTree, PyTree]:
+    return problem.example.profile, problem.example.support.inputs
+
+
+def frozen_head(learner, joint: Trained, problem: Problem, width: int) -> Trained:
+    """Ridge regression over the features of the jointly trained trunk, its prior chosen."""
+    began = time.perf_counter()
+    base = joint.params["model"]
+    grid = [(damping, penalty) for damping in (1.0, 2.0, 4.0) for penalty in (3.0, 6.0, 12.0, 25.0)]
+
+    def params_of(precision: tuple[float, float]) -> Params:
+        each = jnp.log(jnp.asarray([precision[0]] + [precision[1]] * (width - 1)))
+        seeds = base["head"].shape[0]
+        stack = lambda x: jnp.broadcast_to(x, (seeds, *x.shape))
+        prior = {"mean": base["head"], "log_precision": stack(each)}
+        return {"embed": base["embed"], "offset": base["offset"], **prior}
+
+    error = jax.jit(jax.vmap(lambda p: _valid(learner, p, problem)))
+    found = {precision: float(error(params_of(precision)).mean()) for precision in grid}
+    best = min(found, key=lambda precision: found[precision])
+    settings = {"precision": best, "valid": found[best], "trials": len(grid)}
+    return Trained(learner, params_of(best), settings, {}, time.perf_counter() - began)
+
+
+def _valid(learner, params: Params, problem: Problem) -> jax.Array:
+    source, tasks = problem.valid
+    scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
+    return problem.error(scores, tasks.query.label, tasks.query.mask)
+
+
+def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[str, np.ndarray]:
+    """Per-person test scores (S, T) of every row and K."""
+    source, opened = problem.open_test(ticket)
+    tasks = opened["user_cold"]
+    scores = {}
+    for name, arm in trained.items():
+        curve = jax.jit(
+            lambda params, learner=arm.learner: jax.lax.map(
+                lambda p: evaluate.k_shot(learner, p, source, tasks, jax.random.key(3), SHOTS),
+                params,
+            )
+        )
+        for metric, values in curve(arm.params).items():
+            for i, k in enumerate(SHOTS):
+                key = report.score_name("new people", name, f"k={k}", metric)
+                scores[key] = np.asarray(values)[:, i]
+    return scores
+
+
+def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int], dict[str, float]]:
+    """Bytes that must be kept of a person, and milliseconds to adapt to their 50 ratings."""
+    size, milliseconds = {}, {}
+    example = problem.example
+    for name, arm in trained.items():
+        params = jax.tree.map(lambda x: x[0], arm.params)
+        start = jax.jit(arm.learner.start)(params, example.profile)
+        adapt = jax.jit(arm.learner.adapt)
+        own = _own(start)
+        own = own["adapter"] if isinstance(own, dict) and "adapter" in own else own
+        size[name] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(own))
+        took = []
+        for _ in range(30):
+            began = time.perf_counter()
+            jax.block_until_ready(adapt(start, example.support, jax.random.key(0)))
+            took.append(time.perf_counter() - began)
+        milliseconds[name] = 1e3 * float(np.median(took))
+    return size | {NO_ADAPTATION: 0, arms.A0: 0}, milliseconds
+
+
+def _own(state) -> PyTree:
+    """What a state holds beside shared parameters and profile."""
+    for field in ("fast", "moment", "total"):
+        if hasattr(state, field):
+            found = getattr(state, field)
+            return (state.precision, found) if field == "moment" else found
+    return ()
+
+
+def run(config: Config) -> report.Record:
+    """Trains and tests every row; writes the record."""
+    name = f"adapt_large-{sources.short_name(config.run.dataset)}"
+    out = large_report.folder(config.run.out, name)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
+    began = time.perf_counter()
+    problem = load(config, out)
+    trained = arms.closed_form_arms(problem)
+    trained |= jointly_trained(config, problem) | meta_trained(config, problem)
+    settings = {name: arm.settings for name, arm in trained.items()}
+    scores = judged(trained, problem, benchmark.freeze(config, settings))
+    size, milliseconds = cost(trained, problem)
+    facts = {
+        "name": problem.table.name,
+        "checksum": problem.table.checksum(),
+        "split": problem.split.checksum(),
+        "test people": problem.split.test["user_cold"].num_tasks,
+    }
+    seconds = {name: arm.seconds for name, arm in trained.items()}
+    seconds["total"] = time.perf_counter() - began
+    return large_report.written(
+        name, "adapt_large", "new people", list(trained), config, scores, seconds,
+        data=facts, settings=settings, bytes=size, milliseconds=milliseconds,
+    )  # fmt: skip
+
+
+def main(config: Config) -> report.Record:
+    """The record of the experiment, run or read, and its tables."""
+    name = f"adapt_large-{sources.short_name(config.run.dataset)}"
+    record = large_report.stored(name) if config.run.from_records else run(config)
+    for metric in ("ndcg@5", "mse"):
+        columns = [(f"k={k}", metric) for k in SHOTS]
+        large_report.show(record, columns, f"New people, {name[12:]}: {metric} after K ratings")
+    get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
+    for arm in record.facts["arms"]:
+        gap = report.difference(get(arm=RIDGE), get(arm=arm))
+        print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    print("milliseconds to adapt:", record.facts["milliseconds"])
+    return record
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)
