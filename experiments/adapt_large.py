@@ -53,7 +53,7 @@ class Config:
     """What the experiment can be told."""
 
     run: benchmark.Run = dataclasses.field(
-        default_factory=lambda: benchmark.Run(seeds=5, num_steps=800, num_tasks=32, num_support=50)
+        default_factory=lambda: benchmark.Run(seeds=5, num_steps=400, num_tasks=16, num_support=50)
     )
     text_model: pathlib.Path | None = None
     """Folder of a BERT-class encoder; else the packaged MiniLM."""

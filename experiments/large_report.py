@@ -82,7 +82,7 @@ def show(
         table.add_row(arm, *cells)
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 200)
+        console.width = max(console.width, 60 + 26 * len(columns))
     console.print(table)
     for row, text in quoted.items():
         console.print(f"published: {row}: {text}")
