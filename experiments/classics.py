@@ -8,6 +8,7 @@ third_party/published.toml; the GPU's are a projection with its arithmetic.
 
 import dataclasses
 import pathlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def omniglot_table() -> str:
     return "\n".join(lines)
 
 
-def _rank(names: list[str]):
+def _rank(names: list[str]) -> Callable[[str], tuple[int, str]]:
     """Methods as they are listed, each followed by its variants."""
     return lambda arm: (names.index(arm.split(",")[0]), arm)
 
@@ -62,19 +63,51 @@ def _cell(record: report.Record | None, published: str) -> str:
     return f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]{theirs}"
 
 
-def sinusoid_table() -> str:
-    """A row per learner, a column per number of points: mean squared error after ten steps."""
-    records = [report.read(report.RESULTS / f"sinusoid-k{k}.json") for k in (5, 10, 20)]
+def unlabeled_table() -> str:
+    """Tasks made without labels: accuracy of each arm, then what was published."""
+    scenario = f"{SETTINGS[0]}, no labels"
+    quoted = few_shot.published("omniglot")
+    lines = [f"| arm | {scenario} |", "| --- | --- |"]
+    for path in sorted(report.RESULTS.glob("omniglot-unsupervised-*.json")):
+        record = report.read(path)
+        arm = record.facts["arm"]
+        lines.append(f"| {arm} | {_cell(record, quoted.get(f'{scenario}|{arm}', ''))} |")
+    return "\n".join(lines)
+
+
+def sinusoid_table(stems: Sequence[str], steps: int) -> str:
+    """A row per learner, a column per record: mean squared error after so many steps."""
+    paths = [report.RESULTS / f"sinusoid-{stem}.json" for stem in stems]
+    records = [report.read(path) for path in paths if path.is_file()]
+    if not records:
+        return "No record is stored yet."
     scenarios = [r.facts["scenario"] for r in records]
+    quoted = few_shot.published("sinusoid")
     lines = ["| learner | " + " | ".join(scenarios) + " |", "| --- " * (len(records) + 1) + "|"]
     for arm in records[0].facts["arms"]:
         cells = []
         for record, scenario in zip(records, scenarios, strict=True):
-            scores = record.of(scenario, arm, "steps=10", sinusoid_report.METRIC)
+            scores = record.of(scenario, arm, f"steps={steps}", sinusoid_report.METRIC)
             r = report.interval(scores, sinusoid_report.METRIC)
-            cells.append(f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
+            published = quoted.get(f"{scenario}|{arm}", "")
+            theirs = f" ({published})" if published else ""
+            cells.append(f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]{theirs}")
         lines.append("| " + " | ".join([arm, *cells]) + " |")
     return "\n".join(lines)
+
+
+def tables() -> dict[str, str]:
+    """The tables of the page, by their place in it."""
+    points = ("k5", "k10", "k20")
+    given = ("memorization-k5", "memorization-k10")
+    return {
+        "omniglot": omniglot_table(),
+        "spent": spent(),
+        "unlabeled": unlabeled_table(),
+        "one": sinusoid_table(points, 1),
+        "ten": sinusoid_table(points, 10),
+        "given": sinusoid_table(given, 100),
+    }
 
 
 def readme_block() -> str:
@@ -140,12 +173,26 @@ What they took, on one core of a shared two-core machine:
 
 {spent}
 
+Tasks from clusters of images whose labels nobody looked at (`python -m experiments.unsupervised`),
+beside the same learner with labels, tasks from random clusters, and no meta-training at all:
+
+{unlabeled}
+
 ## Sines
 
-Mean squared error after ten gradient steps, or in closed form; three seeds, 600 test tasks.
+Mean squared error after one gradient step, or in closed form; three seeds, 600 test tasks.
 `python -m experiments.sinusoid --from-records` has every number of steps, and draws the curves.
 
-{sinusoid}
+{one}
+
+After ten steps:
+
+{ten}
+
+Tasks whose amplitude is given away in training, so that they can be memorized, and is not to be
+trusted at test (`python -m experiments.memorization`); after 100 steps:
+
+{given}
 
 ## On a GPU
 
@@ -176,8 +223,7 @@ def main(config: Config) -> None:
     if config.from_records:
         print(readme_block())
         return
-    tables = {"omniglot": omniglot_table(), "spent": spent(), "sinusoid": sinusoid_table()}
-    config.out.write_text(PAGE.format(projected=projected(), **tables))
+    config.out.write_text(PAGE.format(projected=projected(), **tables()))
     readme = ROOT / "README.md"
     readme.write_text(put_block(readme.read_text()))
     print(f"wrote {config.out} and the block of {readme}")
