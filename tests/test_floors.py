@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [
     {"types"},
-    {"tree", "losses", "metrics", "stats", "optim", "curvature", "hoist", "flops"},
+    {"tree", "losses", "metrics", "stats", "optim", "curvature", "hoist", "flops", "sparse"},
     {"models", "data"},
     {"learners", "adapters"},
     {"transforms"},

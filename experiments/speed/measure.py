@@ -38,14 +38,14 @@ class Worker:
 def _start(variant: str, name: str, num_steps: int, order: str, core: int) -> Worker:
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
     environment = {**os.environ, **dict.fromkeys(THREADS, "1"), "XLA_FLAGS": flags.strip()}
+    told = (str(num_steps), order, str(core))
     process = subprocess.Popen(
-        [sys.executable, "-m", "experiments.speed.worker", variant, name, str(num_steps), order],
+        [sys.executable, "-m", "experiments.speed.worker", variant, name, *told],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
-        preexec_fn=lambda: os.sched_setaffinity(0, {core}),
     )
     return Worker(variant, process)
 

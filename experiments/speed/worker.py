@@ -5,6 +5,7 @@ it reads: ``run N`` times N calls, ``peak`` measures the library's matrix produc
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -79,8 +80,9 @@ def _timed(call: Callable[[], object], count: int) -> dict[str, list[float]]:
     return {"cpu": cpu, "wall": wall}
 
 
-def main(variant: str, name: str, num_steps: str, order: str) -> None:
+def main(variant: str, name: str, num_steps: str, order: str, core: str) -> None:
     """Gets ready, then does what it is told until its input ends."""
+    os.sched_setaffinity(0, {int(core)})  # before the libraries count the cores
     make = _torch if variant.startswith("torch") else _jax
     before = _megabytes()
     began = time.process_time()

@@ -1,0 +1,185 @@
+"""One outer step on tables of 10,000 and 1,000,000 items: touched rows, dense, and PyTorch.
+
+Run: python -m experiments.speed.tables
+32 tasks of 10 + 10 items; the table does not adapt in a task, a perceptron 64-64-1 does, once,
+second order. Figures are medians of processor seconds; touched rows and PyTorch take turns.
+"""
+
+import dataclasses
+import functools
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import command, report, sparse
+from metajax.learners.gradient import gradient
+from metajax.models.towers import vector_mlp
+from metajax.types import Episode, Examples
+
+WIDTH, TASKS, SHOTS = 64, 32, 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the comparison can be told."""
+
+    items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    """Rows of the table."""
+    rounds: int = 15
+    """Steps of each way."""
+    dense_up_to: int = 1_000_000
+    """Largest table for the dense ways."""
+    publish: bool = False
+    """Store the record in paper/results."""
+
+
+def outer_loss(rows, params, place, label):
+    """MAML's mean outer loss over tasks on looked-up rows."""
+    learner = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
+    part = lambda x, y: Examples(x, y, jnp.ones(y.shape))
+
+    def one(x, y):
+        task = Episode((), part(x[:SHOTS], y[:SHOTS]), part(x[SHOTS:], y[SHOTS:]))
+        return learner.loss(params, task, jax.random.key(0))[0]
+
+    return jnp.mean(jax.vmap(one)(rows[place], label))
+
+
+def _params() -> dict:
+    part = Examples(jnp.zeros((2, WIDTH)), jnp.zeros(2), jnp.ones(2))
+    learner = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
+    return learner.init(jax.random.key(0), Episode((), part, part))
+
+
+def touched(num_items: int) -> Callable[[np.ndarray, np.ndarray], None]:
+    """A step by touched rows, with a donated table."""
+    tx = optax.adam(1e-3)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
+    def step(table, params, moments, index, label):
+        loss = lambda rows, params, place: outer_loss(rows, params, place, label)
+        found = sparse.value_and_gradient(loss, table.value, params, index)
+        _, to_params, unique, to_rows = found
+        updates, moments = tx.update(to_params, moments, params)
+        table = sparse.lazy_adam(table, unique.rows, to_rows, 1e-3)
+        return table, optax.apply_updates(params, updates), moments
+
+    params = _params()
+    state = [sparse.Rows.of(jnp.zeros((num_items, WIDTH)) + 0.01), params, tx.init(params)]
+
+    def run(index: np.ndarray, label: np.ndarray) -> None:
+        state[:] = jax.block_until_ready(step(*state, index, label))
+
+    return run
+
+
+def dense(num_items: int) -> Callable[[np.ndarray, np.ndarray], None]:
+    """A step with the gradient of the whole table and the usual Adam."""
+    tx = optax.adam(1e-3)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(both, moments, index, label):
+        loss = lambda both: outer_loss(both[0], both[1], index, label)
+        updates, moments = tx.update(jax.grad(loss)(both), moments, both)
+        return optax.apply_updates(both, updates), moments
+
+    both = (jnp.zeros((num_items, WIDTH)) + 0.01, _params())
+    state = [both, tx.init(both)]
+
+    def run(index: np.ndarray, label: np.ndarray) -> None:
+        state[:] = jax.block_until_ready(step(*state, index, label))
+
+    return run
+
+
+def torch_sparse(num_items: int) -> Callable[[np.ndarray, np.ndarray], None]:
+    """The same step with PyTorch's sparse embedding and its SparseAdam."""
+    import torch
+
+    torch.set_num_threads(1)
+    table = torch.nn.Embedding(num_items, WIDTH, sparse=True)
+    net = [torch.randn(WIDTH, 64) / 8, torch.zeros(64), torch.randn(64, 1) / 8, torch.zeros(1)]
+    for weight in net:
+        weight.requires_grad_()
+    rows, rest = torch.optim.SparseAdam(table.parameters(), 1e-3), torch.optim.Adam(net, 1e-3)
+
+    def score(p: list, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return (((torch.relu(x @ p[0] + p[1]) @ p[2] + p[3])[:, 0] - y) ** 2).mean()
+
+    def task(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        grads = torch.func.grad(score)(net, x[:SHOTS], y[:SHOTS])
+        fast = [p - 0.01 * g for p, g in zip(net, grads, strict=True)]
+        return score(fast, x[SHOTS:], y[SHOTS:])
+
+    def run(index: np.ndarray, label: np.ndarray) -> None:
+        rows.zero_grad()
+        rest.zero_grad()
+        looked_up = table(torch.from_numpy(index).long())
+        torch.func.vmap(task)(looked_up, torch.from_numpy(label)).mean().backward()
+        rows.step()
+        rest.step()
+
+    return run
+
+
+WAYS = {"touched rows": touched, "dense": dense, "torch SparseAdam": torch_sparse}
+
+
+def measured(config: Config, num_items: int) -> dict[str, list[float]]:
+    """Processor seconds of each way's steps; the dense way, which empties the cache, comes last."""
+    seconds = _in_turns(config, num_items, ("touched rows", "torch SparseAdam"))
+    if num_items <= config.dense_up_to:
+        seconds |= _in_turns(config, num_items, ("dense",))
+    return seconds
+
+
+def _in_turns(config: Config, num_items: int, ways: tuple[str, ...]) -> dict[str, list[float]]:
+    rng = np.random.default_rng(0)
+    runs = {name: WAYS[name](num_items) for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for i in range(config.rounds + 2):
+        index = rng.integers(0, num_items, (TASKS, 2 * SHOTS)).astype(np.int32)
+        label = rng.normal(size=(TASKS, 2 * SHOTS)).astype(np.float32)
+        for name, run in runs.items():
+            began = time.process_time()
+            run(index, label)
+            if i >= 2:
+                seconds[name].append(time.process_time() - began)
+    return seconds
+
+
+def main(config: Config) -> None:
+    """Prints milliseconds by size, and the ratio of the largest table to the smallest."""
+    scores, middle = {}, {}
+    for num_items in config.items:
+        for name, values in measured(config, num_items).items():
+            scenario = f"{num_items} items"
+            scores[report.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
+            middle[name, num_items] = 1e3 * statistics.median(values)
+            print(f"{num_items:>10,} x {WIDTH}  {name:<18} {middle[name, num_items]:9.2f} ms")
+    first, last = config.items[0], config.items[-1]
+    growth = middle["touched rows", last] / middle["touched rows", first]
+    ahead = middle["torch SparseAdam", last] / middle["touched rows", last]
+    print(f"touched rows: {last:,} items take {growth:.2f}x the time of {first:,}")
+    print(f"touched rows: {ahead:.2f}x torch SparseAdam at {last:,} items")
+    if config.publish:
+        facts = {
+            "experiment": "speed",
+            "scenario": "large tables",
+            "milliseconds": {f"{name}, {n}": v for (name, n), v in middle.items()},
+            "growth": growth,
+            "ahead_of_torch": ahead,
+            "config": dataclasses.asdict(config),
+            "config_hash": report.config_hash(config),
+            "environment": report.environment(),
+        }
+        report.write(report.RESULTS, "speed-tables", report.Record(facts, scores))
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)
