@@ -65,6 +65,7 @@ def meta_train(
     judge: Callable[[Params], jax.Array],
     block: int = 100,
     save_every: float = 10.0,
+    seeds: int = 1,
 ) -> train.Fitted:
     """Meta-trains with checkpoints in ``folder``; a new call goes on from the last one.
 
@@ -74,6 +75,7 @@ def meta_train(
       judge: params -> accuracy on meta-validation, by which the parameters are chosen.
       block: outer steps between two looks at it.
       save_every: seconds between checkpoints, at least.
+      seeds: trainings side by side; the first is that of ``seed`` alone.
 
     Raises:
       UserError: a loss is not finite, or the checkpoints are another run's.
@@ -86,7 +88,7 @@ def meta_train(
             method.tx,
             sampler(method),
             data,
-            jax.random.split(jax.random.key(seed), 1),
+            jax.random.split(jax.random.key(seed), seeds),
             method.num_steps,
             block=min(block, method.num_steps),
             validate=lambda params: 1.0 - judge(params),
