@@ -98,6 +98,7 @@ def contents(r: Results) -> dict[str, str]:
         "omniglot": bool(r.omniglot),
         "unlabeled": bool(r.unlabeled),
         "field": list(field_tables(r)),
+        "curves": "T3" in field_tables(r),
     }
     return files | {"parts.json": json.dumps(parts) + "\n"}
 

@@ -33,12 +33,11 @@ def figures(r: Results, folder: pathlib.Path) -> None:
         sinusoid(list(r.sinusoid.values())[len(r.sinusoid) // 2], folder / "sinusoid.svg")
     for name, record in r.tables.items():
         if name.startswith("tables-T2"):
-            most = [a for a in record.facts["arms"] if a[:2] in ("A1", "A2", "A4", "A7")]
+            facts = record.facts
+            most = [a for a in facts["arms"] if a[:2] in ("A1", "A2", "A4", "A7")]
+            most += [a for a in ("A6 MAML", facts["method"]) if a in facts["arms"]]
             plots.k_shot(
-                record,
-                "user_cold",
-                folder / "T3.svg",
-                arms=[*most, record.facts["method"], "A6 MAML"],
+                record, "user_cold", folder / "field-curves.svg", arms=list(dict.fromkeys(most))
             )
 
 
