@@ -96,6 +96,7 @@ def run_experiment(
     methods: Mapping[str, Callable[[Any, Problem], tuple[MetaLearner, Any]]],
     method: str,
     joint: Joint = pooled.pooled,
+    prepare: Callable[[Any, Problem], Problem] = lambda config, problem: problem,
 ) -> report.Record:
     """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
 
@@ -107,6 +108,7 @@ def run_experiment(
       method: the arm that the table is about.
       joint: model -> the learner of A3, where the methods train on another loss or on altered
         tasks: A3 and A4 then do so too.
+      prepare: (config, problem) -> the problem with columns that the methods need.
     """
     run: Run = config.run
     short = sources.short_name(run.dataset)
@@ -119,7 +121,7 @@ def run_experiment(
     if run.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     run = dataclasses.replace(run, out=folder)
-    problem = load(run)
+    problem = prepare(config, load(run))
     seconds = {"data": time.perf_counter() - began}
     arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
     for arm, build in methods.items():

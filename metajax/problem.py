@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -154,6 +154,14 @@ def problem_of(
     fixed = jax.tree.map(jnp.asarray, episodes.fixed(valid, parts.num_query))
     ready = (episodes.source_of_users(valid, known.table), fixed)
     return Problem(known.table, parts, known.mean, source, ready, example, error)
+
+
+def with_columns(problem: Problem, change: Callable[[episodes.Source], episodes.Source]) -> Problem:
+    """The problem with the columns changed of what it trains on and of what it is judged on."""
+    train, (others, tasks) = change(problem.train), problem.valid
+    num_support = problem.example.support.mask.shape[0]
+    example = episodes.draw(jax.random.key(0), train, num_support, problem.split.num_query)
+    return dataclasses.replace(problem, train=train, valid=(change(others), tasks), example=example)
 
 
 def valid_error(learner: MetaLearner, params: Params, problem: Problem) -> jax.Array:
