@@ -20,7 +20,6 @@ from metajax.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SETTINGS = tuple(f"{ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
-PUBLISHED_STEPS = 60_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,9 +130,8 @@ def spent() -> str:
 
 
 def published_method(ways: int, shots: int) -> few_shot.Method:
-    """MAML as published: 32 tasks of 5 classes or 16 of 20, as many queries as shots."""
-    config = omniglot.Config(ways=ways, shots=shots, steps=PUBLISHED_STEPS)
-    return omniglot.maml(config)._replace(num_tasks=32 if ways <= 5 else 16, queries=shots)
+    """MAML with the published schedule."""
+    return omniglot.maml(omniglot.Config(ways=ways, shots=shots, published=True))
 
 
 def blank() -> images.ClassImages:
@@ -145,8 +143,9 @@ def projected() -> str:
     """The published schedule of MAML on a GPU, by arithmetic."""
     device, lines = projection.H100, []
     for ways, shots in ((5, 1), (20, 1)):
-        found = projection.cost(published_method(ways, shots), blank())
-        said = projection.sentence(found, PUBLISHED_STEPS)
+        method = published_method(ways, shots)
+        found = projection.cost(method, blank())
+        said = projection.sentence(found, method.num_steps)
         lines.append(f"- {ways}-way {shots}-shot: {said}.")
     return (
         f"No GPU was at hand. This is arithmetic, supposing one {device.name}, "

@@ -15,7 +15,7 @@ from scipy import ndimage
 from sklearn.decomposition import PCA
 
 from experiments import few_shot, omniglot, unsupervised
-from metajax import report, train
+from metajax import command, report, train
 from metajax.data import images
 from metajax.types import Examples, UserError
 
@@ -174,6 +174,36 @@ def test_one_training_of_prototypes_serves_all_ways():
     assert len(programs) == 1 and methods[0].ways == 30
     five, twenty = (jax.eval_shape(m.tested.start, params, ()).weight.shape for m in methods)
     assert (five, twenty) == ((5,), (20,))
+
+
+@pytest.mark.parametrize("ways, num_tasks", [(5, 32), (20, 16)])
+def test_the_published_schedule_is_the_published_one(ways: int, num_tasks: int):
+    config = command.parse(omniglot.Config, ["--preset", "gpu", "--ways", str(ways)])
+    method = omniglot.maml(config)
+    assert few_shot.schedule(method) | {"chunk_size": None} == {
+        "num_steps": 60_000,
+        "num_tasks": num_tasks,
+        "ways": ways,
+        "shots": 1,
+        "queries": 1,
+        "trains_wide": False,
+        "chunk_size": None,
+    }
+
+
+def test_published_training_has_a_constant_rate_and_a_head_at_full_scale():
+    """Adam's first step is its rate; here it starts from 0, and the head from a hundredth."""
+    head, rate = {}, {}
+    for told in (True, False):
+        config = omniglot.Config(steps=100, published=told)
+        tx = omniglot.maml(config).tx
+        updates, _ = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+        rate[told] = -float(np.asarray(updates)[0])
+        params = omniglot.network(config).init(jax.random.key(0), (), jnp.zeros((1, 28, 28, 1)))
+        head[told] = np.asarray(params["head"]["kernel"])
+    assert rate[True] == pytest.approx(1e-3, rel=1e-4) and rate[False] == 0.0
+    assert 0.8 < head[True].std() < 1.2
+    np.testing.assert_allclose(head[False], 0.01 * head[True], rtol=1e-6)
 
 
 KILLED = """
