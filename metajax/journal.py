@@ -24,6 +24,8 @@ import jax
 from metajax.types import UserError
 
 METRICS, CHECKSUMS = "metrics.jsonl", "CHECKSUMS"
+OF_THE_SUITE = ("log.txt", "lock", "done.json", "failed.json")
+"""Files of a folder that change after its run: what a suite writes about it."""
 Keep = Callable[[int, Mapping[str, float]], None]
 
 
@@ -137,10 +139,11 @@ def peak_memory() -> dict[str, float]:
 def write_checksums(folder: pathlib.Path) -> pathlib.Path:
     """Writes the digests of the files of a run folder, as ``b2sum --check`` reads them.
 
-    Checkpoints are left out: they carry their own digests, and later runs replace them.
+    Checkpoints are left out: they carry their own digests, and later runs replace them. So is what
+    a suite writes into the folder.
     """
-    path = folder / CHECKSUMS
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != CHECKSUMS)
+    path, left_out = folder / CHECKSUMS, (CHECKSUMS, *OF_THE_SUITE)
+    files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out)
     saved = {mark.parent for mark in folder.rglob("_CHECKPOINT_METADATA")}
     kept = [
         p

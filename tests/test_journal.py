@@ -76,6 +76,7 @@ def test_checksums_are_those_of_b2sum_and_find_a_changed_file(tmp_path):
     (tmp_path / "maml-seed0" / "100" / "state").mkdir(parents=True)
     (tmp_path / "maml-seed0" / "100" / "_CHECKPOINT_METADATA").write_text("{}")
     (tmp_path / "maml-seed0" / "100" / "state" / "d").write_bytes(b"1")
+    (tmp_path / "log.txt").write_text("the suite goes on writing here")
     journal.write_checksums(tmp_path)
     assert journal.check(tmp_path) == 2
     if shutil.which("b2sum"):
