@@ -1,5 +1,7 @@
 """What a person at the command line sees when something is wrong: one line, and what to do."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 
@@ -36,6 +38,23 @@ def run(monkeypatch, capsys, *options: str, main=maml.main) -> tuple[object, str
 def test_what_is_wrong_is_told_in_one_line(monkeypatch, capsys, options, told):
     _, said = run(monkeypatch, capsys, *options)
     assert said.startswith("error: ") and told in said and "\n" not in said.strip()
+
+
+def full(config: maml.Config) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/metrics.jsonl")
+
+
+def odd(config: maml.Config) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_full_disk_is_told_in_one_line_and_other_failures_are_not_hidden(monkeypatch, capsys):
+    _, said = run(monkeypatch, capsys, main=full)
+    assert said.startswith("error: cannot write out/metrics.jsonl (No space left")
+    assert "the same command" in said and "\n" not in said
+    monkeypatch.setattr(sys, "argv", ["maml"])
+    with pytest.raises(OSError, match="Input/output error"):
+        command.cli(odd, maml.Config)
 
 
 def test_a_missing_file_names_the_file_and_the_place(monkeypatch, capsys, tmp_path):
