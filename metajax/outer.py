@@ -40,6 +40,7 @@ def batch_gradient(
 
     Args:
       episodes: leaves (T, ...).
+      key: one key, or the keys (T,) of the tasks.
       chunk_size: take this many tasks at a time and accumulate, so that memory does not grow with
         T and intermediate results stay in cache; it must divide T. None takes all at once.
       lengths: sizes of the support, from small to large. Tasks are sorted by the size of theirs,
@@ -51,7 +52,7 @@ def batch_gradient(
       UserError: chunks do not divide the batch.
     """
     num_tasks = jax.tree.leaves(episodes)[0].shape[0]
-    keys = jax.random.split(key, num_tasks)
+    keys = jax.random.split(key, num_tasks) if key.ndim == 0 else key
     if lengths:
         order = jnp.argsort(support_sizes(episodes))
         episodes, keys = jax.tree.map(lambda x: x[order], (episodes, keys))

@@ -16,8 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from metajax import checkpoint as checkpoints
+from metajax import shard
 from metajax.outer import Prepare, batch_gradient
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
@@ -91,16 +93,19 @@ def step(
     chunk_size: int | None = None,
     lengths: Sequence[int] = (),
     prepare: Prepare | None = None,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One outer step: draw a batch of tasks, take the outer gradient, update the parameters.
 
-    For ``chunk_size``, ``lengths`` and ``prepare`` see `outer.batch_gradient`.
+    For ``chunk_size``, ``lengths`` and ``prepare`` see `outer.batch_gradient`. With a ``mesh`` of
+    `shard.mesh` the tasks are dealt over its devices.
     """
     key, key_sample, key_loss = jax.random.split(state.key, 3)
     episodes = sample(data, key_sample)
-    grads, info = batch_gradient(
-        learner, state.params, episodes, key_loss, chunk_size, lengths, prepare
-    )
+    gradient = batch_gradient
+    if mesh is not None:
+        gradient = functools.partial(shard.batch_gradient, mesh)
+    grads, info = gradient(learner, state.params, episodes, key_loss, chunk_size, lengths, prepare)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, key, state.step + 1), info

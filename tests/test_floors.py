@@ -21,6 +21,7 @@ FLOORS = [
     {
         "train",
         "outer",  # the outer gradient of a batch
+        "shard",  # and over many devices
         "evaluate",
         "checkpoint",
         "report",

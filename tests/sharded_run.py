@@ -1,0 +1,87 @@
+"""A short meta-training on all devices there are; a program that `test_shard` starts.
+
+It prints the parameters after the last step as JSON, and saves the state after the first half.
+Arguments: number of steps, folder of checkpoints or ``-``, then, for one process of several, the
+address, the number of processes and the own number.
+"""
+
+import json
+import pathlib
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import checkpoint, shard, sparse, train
+from metajax.learners.gradient import gradient
+from metajax.models.towers import vector_mlp
+from metajax.types import Episode, Examples
+
+NUM_TASKS, NUM_ITEMS = 16, 64
+LEARNER = gradient(vector_mlp((8,)), optax.sgd(0.1), 2)
+TX = optax.adam(0.01)
+
+
+def draw(data, key: jax.Array) -> Episode:
+    """Sixteen tasks of 4 + 4 rows."""
+    del data
+    x = jax.random.normal(key, (NUM_TASKS, 8, 3))
+    y = jnp.sin(x.sum(axis=-1))
+    part = lambda a, b: Examples(x[:, a:b], y[:, a:b], jnp.ones((NUM_TASKS, b - a)))
+    return Episode((), part(0, 4), part(4, 8))
+
+
+def first_state() -> train.TrainState:
+    one = jax.tree.map(lambda x: x[0], draw((), jax.random.key(0)))
+    return train.init(LEARNER, TX, jax.random.key(1), one)
+
+
+def table_step(mesh, table: sparse.Rows) -> sparse.Rows:
+    """One step on a table whose rows are dealt over the mesh."""
+    index = jnp.asarray([[3, 40, 63, 3], [0, 17, 40, 9]])
+    loss = lambda rows, params, place: jnp.sum(jnp.sin(rows[place]) ** 2)
+
+    @jax.jit
+    def step(table):
+        _, _, touched, to_rows = sparse.value_and_gradient(loss, table.value, (), index)
+        return sparse.lazy_adam(table, touched.rows, to_rows, 0.1)
+
+    return step(shard.place(mesh, table, shard.ROWS))
+
+
+def numbers(tree) -> list:
+    return [np.asarray(x, float).ravel().tolist() for x in jax.tree.leaves(shard.fetch(tree))]
+
+
+def main(num_steps: str, folder: str, *place: str) -> None:
+    if place:
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize(place[0], int(place[1]), int(place[2]))
+    mesh = shard.mesh(num_rows=2 if jax.device_count() > 1 else 1)
+    one = lambda s: train.step(LEARNER, TX, draw, (), s, 2, mesh=mesh)
+    run = jax.jit(chex.assert_max_traces(one, n=1))
+    state, done = first_state(), 0
+    if folder != "-":
+        with checkpoint.opened(pathlib.Path(folder), "sharded") as store:
+            saved = store.latest(jax.device_get(state._replace(key=jax.random.key_data(state.key))))
+            if saved is not None:
+                key = jax.random.wrap_key_data(jnp.asarray(saved.tree.key))
+                state, done = saved.tree._replace(key=key), saved.step
+    state = shard.place(mesh, jax.tree.map(jnp.asarray, state))
+    for _ in range(done, int(num_steps)):
+        state, _ = run(state)
+    if folder != "-" and jax.process_index() == 0:
+        with checkpoint.opened(pathlib.Path(folder), "sharded") as store:
+            plain = state._replace(key=jax.random.key_data(state.key))
+            store.save(int(num_steps), jax.device_get(plain), {}, 0.0)
+    rows = jax.random.normal(jax.random.key(5), (NUM_ITEMS, 4))
+    table = table_step(mesh, sparse.Rows.of(rows))
+    told = {"params": numbers(state.params), "table": numbers(table.value)}
+    print(json.dumps(told | {"devices": jax.device_count(), "steps": int(num_steps) - done}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
