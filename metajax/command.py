@@ -5,6 +5,7 @@ import dataclasses
 import errno
 import io
 import itertools
+import os
 import pathlib
 import signal
 import sys
@@ -19,6 +20,10 @@ from metajax.types import UserError
 Preset = Literal["quick", "paper", "gpu"]
 """Sizes of a run: minutes on two cores; as the stored records; large batches, full schedules."""
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+"""Operations of a program one after the other, each on all cores. Side by side, a program that
+solves linear systems beside a network waited forever on two cores (jaxlib 0.10.2). Read by XLA when
+the first device is asked for."""
 SAID = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 
@@ -36,6 +41,9 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     What the user can mend is told in one line on standard error, with exit status 1; Ctrl-C and
     SIGTERM too, with 128 and the number of the signal, as the shell has it.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if IN_ORDER.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
     cache = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:

@@ -144,3 +144,15 @@ def test_an_arm_that_diverged_is_shown_and_stops_nothing():
     assert benchmark.report.difference(fine, gone).mean == -np.inf
     assert benchmark.report.difference(gone, fine).mean == np.inf
     assert np.isnan(benchmark.report.difference(fine, gone).low)
+
+
+def test_operations_run_in_order_unless_the_user_says_otherwise(monkeypatch, capsys):
+    name, _, _ = command.IN_ORDER.partition("=")
+    for given, expected in (
+        ("", command.IN_ORDER),
+        ("--xla_dump_to=x", f"{command.IN_ORDER} --xla_dump_to=x"),
+        (f"{name}=true", f"{name}=true"),
+    ):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        run(monkeypatch, capsys, "--no-such-option")
+        assert os.environ["XLA_FLAGS"] == expected
