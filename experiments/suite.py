@@ -111,8 +111,8 @@ def _member(settings: dict[str, Any]) -> Member:
         config = command.parse(config_type, options)
     except UserError as error:
         raise UserError(f"{experiment}: {error}") from error
-    run = getattr(config, "run", None)
-    steps = run.num_steps * run.seeds if run else 0
+    run = getattr(config, "run", config)
+    steps = getattr(run, "num_steps", 0) * getattr(run, "seeds", 0)
     shown = [str(v) for k, v in settings.items() if k != "publish"]
     name = journal.slug("-".join([experiment.rpartition(".")[2], *shown]))
     return Member(name, module, tuple(options), report.config_hash(config), steps)
@@ -228,12 +228,14 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
     found: list[tuple[bool, float]] = []
     for path in itertools.chain.from_iterable(sorted(p.glob("*.json")) for p in places):
         facts = _told(path.parent, path.name)
-        if facts.get("experiment") != experiment or "total" not in facts.get("seconds", {}):
+        seconds = facts.get("seconds", {})
+        if facts.get("experiment") != experiment or not seconds:
             continue
-        past = facts["config"].get("run", {})
+        past = facts["config"].get("run", facts["config"])
+        total = seconds.get("total", seconds.get("train", sum(seconds.values())))
         steps = past.get("num_steps", 0) * past.get("seeds", 0)
         scale = member.steps / steps if member.steps and steps else 1.0
-        found.append((past.get("dataset") == dataset, facts["seconds"]["total"] * scale))
+        found.append((past.get("dataset") == dataset, total * scale))
     return max(found)[1] if found else None
 
 

@@ -185,6 +185,10 @@ def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
         report.write(tmp_path / "out" / dataset, "made", made)
     member = suite.Member("m", "experiments.imagined", ("--dataset", "ml-1m"), "x", 600 * 4)
     assert suite.estimate(member, tmp_path / "out" / "suite") == pytest.approx(240.0)
+    made = record("few", config={"num_steps": 100, "seeds": 1}, seconds={"A": 20.0, "B": 10.0})
+    report.write(tmp_path / "out" / "few", "few", made)
+    classic = member._replace(module="experiments.few", options=(), steps=200)
+    assert suite.estimate(classic, tmp_path / "out" / "suite") == pytest.approx(60.0)
     unknown = member._replace(module="experiments.unheard")
     assert suite.estimate(unknown, tmp_path / "out" / "suite") is None
 
