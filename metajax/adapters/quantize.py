@@ -1,0 +1,88 @@
+"""Weights as small integers, one scale per column, and stand-ins for matrices that multiply.
+
+``q = round(w / s)`` with ``s = max |w| / (2^(bits - 1) - 1)`` per column: symmetric, weights only.
+
+References: Jacob et al., CVPR 2018; the same rounding as qwix's post-training quantization.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from metajax import tree
+from metajax.types import Params
+
+
+@jax.tree_util.register_pytree_node_class
+class Integers:
+    """A stand-in for the matrix ``codes * scale``: it can be multiplied from the left.
+
+    Attributes:
+      codes: (..., rows, columns) int8.
+      scale: (..., 1, columns).
+    """
+
+    def __init__(self, codes: Any, scale: Any):
+        self.codes, self.scale = codes, scale
+
+    def __rmatmul__(self, x: jax.Array) -> jax.Array:
+        return (x @ self.codes.astype(x.dtype)) * self.scale.reshape(1, -1)
+
+    def dense(self) -> jax.Array:
+        """The matrix itself."""
+        return self.codes.astype(self.scale.dtype) * self.scale
+
+    def tree_flatten(self):
+        """Codes and scales."""
+        return (self.codes, self.scale), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, leaves: tuple) -> "Integers":
+        """The inverse."""
+        del aux
+        return cls(*leaves)
+
+
+def to_integers(weights: jax.Array, bits: int = 8) -> Integers:
+    """The integers nearest to a matrix (..., rows, columns); a column of zeros stays zero.
+
+    Args:
+      bits: 2 to 8, the sign included.
+    """
+    most = 2 ** (bits - 1) - 1
+    peak = jnp.max(jnp.abs(weights), axis=-2, keepdims=True)
+    scale = jnp.where(peak > 0, peak / most, 1.0)
+    return Integers(jnp.round(weights / scale).astype(jnp.int8), scale)
+
+
+def quantized(
+    params: Params, keep: tree.Filter, bits: int = 8, stand_in: tree.Filter = tree.nothing
+) -> Params:
+    """The parameters with each chosen matrix rounded to integers.
+
+    Args:
+      keep: which leaves of two or more axes.
+      stand_in: which of those become `Integers`; the others are put back as floating-point numbers,
+        for models that look rows up or transpose.
+    """
+
+    def replace(path: tuple, leaf: jax.Array) -> Any:
+        name = tree.path_name(path)
+        if not keep(name) or leaf.ndim < 2:
+            return leaf
+        found = to_integers(leaf, bits)
+        return found if stand_in(name) else found.dense()
+
+    return jax.tree_util.tree_map_with_path(replace, params)
+
+
+def integer_bytes(params: Params, keep: tree.Filter, bits: int = 8) -> int:
+    """Bytes of the parameters with the chosen matrices in ``bits`` and float32 scales."""
+    total = 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if keep(tree.path_name(path)) and leaf.ndim >= 2:
+            total += -(-leaf.size * bits // 8) + 4 * (leaf.size // leaf.shape[-2])
+        else:
+            total += 4 * leaf.size
+    return total
