@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from experiments import metaemb_report
 from metajax import plots, report, stats, tables
 from metajax.compare import lower_is_better
 
@@ -111,11 +112,9 @@ def verdicts(record: report.Record, scenario: str, condition: str, metric: str) 
 
 def show(table: str, found: Mapping[str, report.Record]) -> None:
     """Prints a table with its verdicts, and saves its k-shot curves or forest plots."""
-    from experiments import metaemb
-
     for name, record in found.items():
         if table == "T4":
-            metaemb.show(record)
+            metaemb_report.show(record)
             continue
         if table == "T3":
             for metric in ("mae", "ndcg@5"):

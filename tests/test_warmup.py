@@ -239,7 +239,7 @@ def test_a_generator_fed_with_other_items_content_is_no_better_than_the_mean_emb
 def test_the_weighted_auc_is_scikit_learns():
     from sklearn.metrics import roc_auc_score
 
-    from experiments.metaemb import weighted_auc
+    from experiments.metaemb_report import weighted_auc
 
     rng = np.random.default_rng(0)
     score = rng.integers(8, size=60) / 8.0  # with ties
