@@ -11,6 +11,7 @@ import optax
 
 from experiments.speed import problems
 from metajax import losses, train, tree
+from metajax.learners.dual import dual
 from metajax.learners.gradient import gradient
 from metajax.models import conv
 from metajax.outer import Prepare
@@ -145,16 +146,17 @@ def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: in
         init=lambda key, profile, inputs: {},
         apply=lambda params, profile, x: apply(tree.merge(params, frozen), profile, x),
     )
-    learner = gradient(
-        model,
-        optax.sgd(problem.rate),
-        num_steps,
-        adapts=problem.adapts,
-        second_order=second,
-        loss=loss_of(name),
-    )
     if not looks_up:
+        learner = gradient(
+            model,
+            optax.sgd(problem.rate),
+            num_steps,
+            adapts=problem.adapts,
+            second_order=second,
+            loss=loss_of(name),
+        )
         return learner, None
+    learner = dual(model, problem.rate, num_steps, second_order=second)
 
     def apply_tables(params: PyTree, episodes: Episode) -> Episode:
         rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))

@@ -1,0 +1,47 @@
+"""The dual form is MAML of the same perceptron, to rounding."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax.learners.dual import dual
+from metajax.learners.gradient import gradient
+from metajax.models.towers import vector_mlp
+from metajax.types import Episode, Examples
+
+KEY = jax.random.key(0)
+
+
+def episode() -> Episode:
+    """Five support rows of width 7, two of them padding, and four query rows."""
+    rng = np.random.default_rng(2)
+    part = lambda n, mask: Examples(
+        jnp.asarray(rng.normal(size=(n, 7))), jnp.asarray(rng.normal(size=n)), jnp.asarray(mask)
+    )
+    return Episode((), part(5, [1.0, 1, 1, 0, 0]), part(4, np.ones(4)))
+
+
+@pytest.mark.parametrize("num_steps, second", [(1, True), (3, True), (7, True), (3, False)])
+def test_the_dual_form_has_the_loss_and_the_gradient_of_the_plain_one(num_steps, second):
+    with jax.enable_x64(True):
+        model, task = vector_mlp((6, 5)), episode()
+        plain = gradient(model, optax.sgd(0.3), num_steps, second_order=second)
+        ours = dual(model, 0.3, num_steps, second_order=second)
+        params = jax.tree.map(lambda x: x.astype(float), plain.init(KEY, task))
+        quick = {"xla_backend_optimization_level": 0}
+        pull = lambda learner: jax.jit(
+            jax.value_and_grad(lambda p: learner.loss(p, task, KEY)[0]), compiler_options=quick
+        )(params)
+        (value, grads), (expected, to_params) = pull(ours), pull(plain)
+        np.testing.assert_allclose(value, expected, rtol=1e-12)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), grads, to_params
+        )
+        twice = lambda learner: learner.adapt(
+            learner.adapt(learner.start(params, ()), task.support, KEY), task.query, KEY
+        )
+        if num_steps == 1:
+            close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)
+            jax.tree.map(close, twice(ours).fast, twice(plain).fast)
