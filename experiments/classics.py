@@ -115,7 +115,7 @@ def readme_block() -> str:
     """What the README says of the classics."""
     return (
         "Omniglot, accuracy in per cent on 600 test tasks [95 % interval], in parentheses as "
-        "published:\n\n" + omniglot_table()
+        "published, a dash where nothing was run here:\n\n" + omniglot_table()
     )
 
 
