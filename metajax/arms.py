@@ -88,26 +88,42 @@ def trained_arm(
     sample = lambda source, key: jax.vmap(draw, (0, None))(
         jax.random.split(key, run.num_tasks), source
     )
-    kept = run.out and run.out / "checkpoints" / journal.slug(name)
-    with progress.bar(name, run.num_steps) as update, journal.opened(run.out, name) as keep:
-        fitted = train.fit(
-            learner,
-            tx,
-            sample,
-            problem.train,
-            jax.random.split(jax.random.key(1), run.seeds),
-            run.num_steps,
-            block=min(100, run.num_steps),
-            validate=lambda params: valid_error(learner, params, problem),
-            report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
-            checkpoint=kept,
-        )
+    keys = jax.random.split(jax.random.key(1), run.seeds)
+    at_once = run.seeds_at_once or run.seeds
+    groups = [keys[i : i + at_once] for i in range(0, run.seeds, at_once)]
+    parts = []
+    for i, group in enumerate(groups):
+        title = name if len(groups) == 1 else f"{name} group {i + 1}"
+        with progress.bar(title, run.num_steps) as update, journal.opened(run.out, title) as keep:
+            fitted = train.fit(
+                learner,
+                tx,
+                sample,
+                problem.train,
+                group,
+                run.num_steps,
+                block=min(100, run.num_steps),
+                validate=lambda params: valid_error(learner, params, problem),
+                report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
+                checkpoint=run.out and run.out / "checkpoints" / journal.slug(title),
+            )
+        parts.append(fitted)
+    fitted = _together(parts)
     settings = {
         "best_step": fitted.best_step.tolist(),
         "valid": float(fitted.history["valid"].min(axis=1).mean()),
     }
     seconds = max(fitted.seconds, time.perf_counter() - began)
     return Trained(learner, fitted.params, settings, fitted.history, seconds)
+
+
+def _together(parts: list[train.Fitted]) -> train.Fitted:
+    """The outcomes of groups of seeds as that of all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
+    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:-1]]
+    return train.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 
 def gradients(arms: Mapping[str, Trained], config: Any) -> dict[str, dict[str, int]]:

@@ -29,6 +29,8 @@ class Run:
     """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
     seeds: int = 3
     """Number of training seeds; they train side by side in one program."""
+    seeds_at_once: int = 0
+    """How many of them do, where memory is short; 0 is all."""
     split_seed: int = 0
     """Seed of the split: meta-validation users, query rows, states where none are published."""
     redraw: bool = False

@@ -27,7 +27,7 @@ from metajax.types import UserError
 RESULTS = pathlib.Path(__file__).resolve().parent.parent / "paper" / "results"
 PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
-PLACES = ("preset", "out", "data_dir", "fresh", "publish", "from_records")
+PLACES = ("preset", "seeds_at_once", "out", "data_dir", "fresh", "publish", "from_records")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +98,9 @@ def _module_name() -> str:
 def config_hash(config: Any) -> str:
     """A digest of a resolved configuration, as 12 hexadecimal digits.
 
-    Where the data lie, where results go and the name of the preset do not count: they change no
-    result. Two experiments of equal settings have equal digests.
+    Where the data lie, where results go, the name of the preset and how many seeds go side by side
+    do not count: they change no result but for its last bits. Two experiments of equal settings
+    have equal digests.
     """
     settings = dataclasses.asdict(config)
     for part in (settings, settings.get("run", {})):

@@ -1,16 +1,20 @@
 """What a person at the command line sees when something is wrong: one line, and what to do."""
 
+import dataclasses
 import errno
 import os
 import sys
+import types
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from experiments import fold_in, maml
-from metajax import arms, benchmark, command, problem
+from metajax import arms, benchmark, command, problem, train
 from metajax.data import synthetic
 from metajax.types import UserError
 
@@ -156,3 +160,29 @@ def test_operations_run_in_order_unless_the_user_says_otherwise(monkeypatch, cap
         monkeypatch.setenv("XLA_FLAGS", given)
         run(monkeypatch, capsys, "--no-such-option")
         assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_path):
+    """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
+    calls = []
+
+    def fit(learner, tx, sample, data, keys, num_steps, *, checkpoint, **rest):
+        calls.append((keys, checkpoint))
+        value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
+        return train.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
+
+    monkeypatch.setattr(arms.train, "fit", fit)
+    split = types.SimpleNamespace(num_query=1)
+    ready = types.SimpleNamespace(split=split, train=None)
+    run = benchmark.Run(seeds=5, seeds_at_once=2, num_steps=4, out=tmp_path)
+    found = arms.trained_arm("A6", None, None, ready, run)
+    assert [len(keys) for keys, _ in calls] == [2, 2, 1]
+    assert [path.name for _, path in calls] == ["A6-group-1", "A6-group-2", "A6-group-3"]
+    data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(1), 5)))[:, 0]
+    assert found.settings["best_step"] == data.tolist(), "the keys of all seeds, in their order"
+    np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
+    assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
+    calls.clear()
+    whole = dataclasses.replace(run, seeds_at_once=0)
+    arms.trained_arm("A6", None, None, ready, whole)
+    assert [path.name for _, path in calls] == ["A6"]
