@@ -35,7 +35,7 @@ docs: $(STAMP)  ## Build the documentation site in site/
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python docs/gallery.py
 	$(BIN)/python docs/reference.py
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 test: $(STAMP)  ## Run the fast tests (compiled programs are cached in .cache/)
 	$(BIN)/python -m pytest
