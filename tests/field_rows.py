@@ -19,11 +19,13 @@ from metajax.learners.gate import blended, gated, stacked
 from metajax.learners.gradient import gradient
 from metajax.learners.linear import lwa, nlba
 from metajax.learners.memory import mamo, memory_optimizer
+from metajax.learners.metahin import metahin
 from metajax.learners.mwuf import scale_and_shift
+from metajax.learners.paml import paml
 from metajax.learners.pooled import pooled
 from metajax.learners.tanp import tanp
 from metajax.learners.warmup import meta_embedding
-from metajax.models.features import labeled_features, vector_features
+from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.modulated import adaptive_decoder, film_mlp
 from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.transforms.attenuate import attenuate
@@ -55,6 +57,110 @@ class ProfiledUsers:
         normal = x.T @ x / users.sigma**2 + (prior + told) * jnp.eye(users.dim)
         moment = x.T @ ((label - x @ mean) * mask) / users.sigma**2
         return episode.query.inputs @ (mean + jnp.linalg.solve(normal, moment))
+
+
+@dataclasses.dataclass(frozen=True)
+class FriendlyUsers:
+    """`LatentUsers` whose profile tells of friends, if known: ``f_j ~ N(w_u, blur^2 I)``."""
+
+    users: LatentUsers
+    num_friends: int = 3
+    blur: float = 0.7
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One user."""
+        key_user, key_blur, key_known = jax.random.split(key, 3)
+        episode = self.users.sample(key_user)
+        shape = (self.num_friends, self.users.dim)
+        friend = episode.profile[None, :] + self.blur * jax.random.normal(key_blur, shape)
+        known = jax.random.bernoulli(key_known, 0.7, shape[:1]).astype(friend.dtype)
+        return episode._replace(profile={"friend": friend * known[:, None], "known": known})
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        """The posterior mean, each friend being one more noisy observation of the weights."""
+        friend, known = episode.profile["friend"], episode.profile["known"]
+        told = jnp.sum(friend, axis=0), jnp.sum(known)
+        return _posterior(self.users, episode, *told, self.blur)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinkedUsers:
+    """`LatentUsers` with two paths from every item: to ``N(w_u, blur^2 I)``, and to noise.
+
+    The neighbor of a support item tells of the user. That of a query item would too, but may not.
+    """
+
+    users: LatentUsers
+    blur: float = 2.0
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One user, whose inputs are ``x`` (N, D) and ``reach`` (N, 2, D + 1)."""
+        key_user, key_support, key_query = jax.random.split(key, 3)
+        episode = self.users.sample(key_user)
+        w = jnp.stack([episode.profile, jnp.zeros(self.users.dim)])
+
+        def linked(key, examples):
+            shape = (len(examples.label), *w.shape)
+            near = w[None] + self.blur * jax.random.normal(key, shape)
+            one = jnp.ones((*shape[:2], 1))
+            reach = jnp.concatenate([near, one], axis=2)
+            return examples._replace(inputs={"x": examples.inputs, "reach": reach})
+
+        support, query = linked(key_support, episode.support), linked(key_query, episode.query)
+        return Episode((), support, query)
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        """The posterior mean, the first neighbor of each support item being an observation."""
+        (inputs, _, mask), plain = episode.support, lambda e: e._replace(inputs=e.inputs["x"])
+        near = jnp.sum(inputs["reach"][:, 0, :-1] * mask[:, None], axis=0)
+        flat = Episode((), plain(episode.support), plain(episode.query))
+        return _posterior(self.users, flat, near, jnp.sum(mask), self.blur)
+
+
+def _posterior(
+    users: LatentUsers, episode: Episode, total: jax.Array, number: jax.Array, blur: float
+) -> jax.Array:
+    """Query scores under the posterior mean, given the sum of some ``N(w_u, blur^2 I)`` besides."""
+    x, label, mask = episode.support
+    x = x * mask[:, None]
+    prior = users.tau**-2.0
+    normal = x.T @ x / users.sigma**2 + (prior + number * blur**-2.0) * jnp.eye(users.dim)
+    moment = x.T @ (label * mask) / users.sigma**2
+    moment = moment + prior * users.mean_weights + total * blur**-2.0
+    return episode.query.inputs @ jnp.linalg.solve(normal, moment)
+
+
+def named(name: str) -> Model:
+    """One column of the inputs, without parameters."""
+    return Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs[name])
+
+
+def friendly() -> MetaLearner:
+    """PAML over the friends of `FriendlyUsers`."""
+    return paml(
+        vector_mlp((16,)),
+        lambda params, profile, inputs: inputs,
+        labeled_features((16, 8)),
+        lambda profile: (profile["friend"], profile["known"]),
+        optax.chain(optax.clip(1.0), optax.sgd(0.05)),
+        3,
+        num_code=8,
+    )
+
+
+def pathwise() -> MetaLearner:
+    """MetaHIN over the paths of `LinkedUsers`."""
+    return metahin(
+        named("x"),
+        named("reach"),
+        conditioned_mlp((16,)),
+        Model(lambda key, p, x: {}, lambda params, p, x: jnp.zeros(len(x["x"]))),
+        num_paths=2,
+        num_code=8,
+        path_rate=0.05,
+        task_rate=0.05,
+        clip=1.0,
+    )
 
 
 def bilinear(dim: int) -> Model:
@@ -199,10 +305,18 @@ def _adapters(users: LatentUsers) -> list[Row]:
     ]
 
 
+def _linked(users: LatentUsers) -> list[Row]:
+    return [
+        Row("paml", friendly(), FriendlyUsers(users), num_steps=300),
+        Row("metahin", pathwise(), LinkedUsers(users), num_steps=300),
+    ]
+
+
 def _field_rows() -> list[Row]:
     users = LatentUsers(dim=4, num_support=12, num_query=8, random_shots=True)
     profiled = ProfiledUsers(dataclasses.replace(users, reveals=True))
-    return _transforms(users) + _adapters(users) + _amortized(users) + _profiled(profiled)
+    linked = _linked(profiled.users)
+    return _transforms(users) + _adapters(users) + _amortized(users) + _profiled(profiled) + linked
 
 
 FIELD_ROWS: list[Row] = _field_rows()
