@@ -52,10 +52,11 @@ def places(
     """
     num_people = held.target.shape[0]
     batches = -(-num_people // batch_size)
-    pad = lambda x: jnp.pad(
-        jnp.asarray(x), [(0, batches * batch_size - num_people)] + [(0, 0)] * (x.ndim - 1)
-    )
-    fold = lambda x: pad(x).reshape(batches, batch_size, *x.shape[1:])
+    missing = batches * batch_size - num_people
+
+    def fold(x: np.ndarray) -> jax.Array:
+        padded = np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))  # on the host: it is data
+        return jnp.asarray(padded.reshape(batches, batch_size, *x.shape[1:]))
 
     def one(score: jax.Array, target: jax.Array, seen: jax.Array, key: jax.Array):
         key_full, key_all, key_draw, key_drawn = jax.random.split(key, 4)

@@ -56,7 +56,7 @@ def sequence_learner(
     def adapt(state: State, examples: Examples, key: jax.Array) -> State:
         del key
         old = jnp.arange(window) < state.length
-        items, mask = _joined(state.items, old, examples.inputs, examples.mask)
+        items, mask = joined(state.items, old, examples.inputs, examples.mask)
         count = jnp.sum(mask, dtype=jnp.int32)
         length = jnp.minimum(count, window)
         newest = jax.lax.dynamic_slice(items, (count - length,), (window,))
@@ -70,7 +70,7 @@ def sequence_learner(
 
     def outer_loss(params: Params, episode: Episode, key: jax.Array):
         support, query = episode.support, episode.query
-        items, mask = _joined(support.inputs, support.mask, query.inputs, query.mask)
+        items, mask = joined(support.inputs, support.mask, query.inputs, query.mask)
         value = sequence.next_loss(settings, params, items[None], mask[None], key)
         return value, {"query_loss": value}
 
@@ -87,14 +87,14 @@ def in_batches(learner: MetaLearner, settings: sequence.Settings) -> MetaLearner
     def outer_loss(params: Params, episodes: Episode, key: jax.Array):
         support, query = episodes.support, episodes.query
         rows = (support.inputs, support.mask, query.inputs, query.mask)
-        items, mask = jax.vmap(_joined)(*rows)
+        items, mask = jax.vmap(joined)(*rows)
         value = sequence.next_loss(settings, params, items, mask, key)
         return value, {"query_loss": value}
 
     return learner._replace(loss=outer_loss)
 
 
-def _joined(first: jax.Array, first_mask: jax.Array, second: jax.Array, second_mask: jax.Array):
+def joined(first: jax.Array, first_mask: jax.Array, second: jax.Array, second_mask: jax.Array):
     """Two padded rows as one, real items first and in their order; and the mask."""
     items = jnp.concatenate([first, second])
     mask = jnp.concatenate([first_mask, second_mask]) > 0

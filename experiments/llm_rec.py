@@ -1,0 +1,232 @@
+"""A language model that recommends: items are semantic codes, and only real items can come out.
+
+A person is a text: profile tokens, then the codes of the last items; the next item is decoded by a
+beam over the tree of all items. Codes are residual k-means of title vectors. A small decoder is
+trained here on most people; for the others it reads the newest items, and is adapted, or not, to
+those that no longer fit the window: LoRA fine-tuned, LoRA or a soft prompt meta-learned.
+
+References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022.
+Run: python -m experiments.llm_rec              (needs the extra `text`)
+     python -m experiments.llm_rec --checkpoint FOLDER scores titles with a model from a folder.
+     python -m experiments.llm_rec --from-records prints the stored table.
+Published: none under this protocol. No pretrained language model was at hand where this was run.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import large_report, llm_rec_parts
+from metajax import benchmark, next_item, report
+from metajax.data import codes, sources
+from metajax.data import sequences as histories
+from metajax.data.sequences import Sequences
+from metajax.data.table import Interactions
+from metajax.models import bert, constrained, decoder
+from metajax.types import UserError
+
+PROFILE = ("gender", "age", "occupation")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    dataset: str = "ml-100k"
+    """A data set with times, titles and profiles."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    text_model: pathlib.Path | None = None
+    """Folder of a BERT-class encoder for the codes; else the packaged MiniLM."""
+    checkpoint: pathlib.Path | None = None
+    """Folder of a language model; titles are scored with it, and nothing is trained."""
+    window: int = 8
+    """Items of a row: of the prompt, and of each example of the support."""
+    rows: int = 4
+    """Rows of older items that a person is adapted on."""
+    num_codes: int = 16
+    """Codes per level, of three."""
+    width: int = 64
+    """Width of the decoder."""
+    num_layers: int = 2
+    """Its blocks."""
+    num_steps: int = 800
+    """Steps of its training, of 16 people each."""
+    meta_steps: int = 100
+    """Outer steps of each meta-learned adapter, of 8 people each."""
+    inner_steps: int = 3
+    """Gradient steps on a person's older items."""
+    beam: int = 50
+    """Items that the constrained beam keeps."""
+    people: int = 1000
+    """Test people judged, at most."""
+    seeds: int = 1
+    """Training seeds."""
+    out: pathlib.Path | None = None
+    """Folder of the record; else out/llm_rec-DATASET."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Print the table of the stored record, without running anything."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Language:
+    """How people and items are written.
+
+    Attributes:
+      start: (U, P) the first tokens of each person's text.
+      items: the token row of each item.
+      vocab_size: number of tokens.
+    """
+
+    start: np.ndarray
+    items: np.ndarray
+    vocab_size: int
+
+
+def language(config: Config, table: Interactions, data: Sequences, vectors: np.ndarray) -> Language:
+    """Profile tokens, and semantic codes with a token range of their own for each level."""
+    vector_of = {int(i): v for i, v in zip(table.item_ids, vectors, strict=True)}
+    known = np.stack([vector_of[int(i)] for i in data.item_ids])
+    found = codes.residual_codes(known, config.num_codes)
+    place = np.searchsorted(table.user_ids, data.owners)
+    start, offset = [np.zeros(len(place), int)], 1
+    for name in PROFILE:
+        if name in table.user_features.columns:
+            start.append(offset + table.user_features.columns[name][place, 0])
+            offset += table.user_features.sizes[name]
+    items = np.zeros_like(found)
+    for level in range(found.shape[1]):
+        items[:, level] = offset + found[:, level]
+        offset += int(found[:, level].max()) + 1
+    return Language(np.stack(start, axis=1).astype(np.int32), items.astype(np.int32), offset)
+
+
+def groups(num_people: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """People to train on, to choose on, and to test on: 75, 10 and 15 per cent."""
+    order = np.random.default_rng(11).permutation(num_people)
+    first, second = int(0.75 * num_people), int(0.85 * num_people)
+    return order[:first], order[first:second], order[second:]
+
+
+def ranks(found: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The place (U,) of each target among the items found (U, W) that were not seen before.
+
+    One that the beam has not found stands behind all of them.
+    """
+    out = np.zeros(len(target), int)
+    for i, row in enumerate(found):
+        new = [item for item in row if item >= 0 and item not in set(seen[i].tolist())]
+        out[i] = new.index(target[i]) if target[i] in new else max(len(new), 1000)
+    return out
+
+
+def popularity(data: Sequences, train: np.ndarray, beam: int) -> np.ndarray:
+    """The items that most training people met, best first."""
+    person = np.repeat(np.arange(len(data.length)), data.length)
+    rows = np.isin(person, train)
+    count = np.bincount(data.items[rows], minlength=data.num_items)
+    return np.argsort(-count, kind="stable")[: beam * 10]
+
+
+def trained_here(config: Config, table: Interactions, data: Sequences, out: pathlib.Path):
+    """Places (S, U) of each arm with the decoder that is trained here, seconds and settings."""
+    titles = [str(title) for title in np.asarray(table.item_titles)]
+    vectors = bert.cached(titles, config.text_model, out / "titles.npz")
+    words = language(config, table, data, vectors)
+    train, valid, test = groups(len(data.length))
+    test = test[: config.people]
+    lab = llm_rec_parts.Lab(config, data, words, train, valid)
+    held = histories.held_out(data, config.window, 1)
+    found: dict[str, list[np.ndarray]] = {}
+    seconds: dict[str, float] = {}
+    settings: dict[str, Any] = {"vocabulary": words.vocab_size}
+    for seed in range(config.seeds):
+        for arm, (search, took, chosen) in lab.arms(seed).items():
+            began = time.perf_counter()
+            items = search(test)
+            found.setdefault(arm, []).append(ranks(items, held.target[test], held.seen[test]))
+            seconds[arm] = took + time.perf_counter() - began
+            settings[f"{arm}, seed {seed}"] = chosen
+    places = {arm: np.stack(rows) for arm, rows in found.items()}
+    best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
+    places = {"popularity": ranks(best, held.target[test], held.seen[test])[None], **places}
+    return places, seconds, settings, lab.bytes
+
+
+def from_folder(config: Config, table: Interactions, data: Sequences):
+    """Places (1, U) with a language model from a folder, which reads and writes titles."""
+    assert config.checkpoint is not None
+    made, params = decoder.load(config.checkpoint)
+    tokens_of = bert.tokenizer(config.checkpoint)
+    known = np.asarray(table.item_titles).tolist()
+    title_of = dict(zip(table.item_ids.tolist(), known, strict=True))
+    titles = [title_of[i] for i in data.item_ids.tolist()]
+    names = [f" {t}\n" if titles.count(t) == 1 else f" {t} #{i}\n" for i, t in enumerate(titles)]
+    encode = lambda text: tokens_of.encode(text, add_special_tokens=False).ids
+    tree = constrained.tree_of([encode(name) for name in names])
+    _, _, test = groups(len(data.length))
+    test = test[: config.people]
+    held = histories.held_out(data, config.window, 1)
+    texts = []
+    for u in test:
+        read = held.history[u, : held.length[u]]
+        texts.append(encode("Films watched, in order:\n" + "".join(names[i] for i in read)))
+    width = -(-max(map(len, texts)) // 32) * 32
+    search = jax.jit(
+        lambda row, n: constrained.best_items(made, params, row, n, tree, config.beam)[0]
+    )
+    found = [
+        np.asarray(search(jnp.asarray(row + [0] * (width - len(row))), len(row))) for row in texts
+    ]
+    train, _, _ = groups(len(data.length))
+    best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
+    target, seen = held.target[test], held.seen[test]
+    places = {"popularity": best, "no adaptation": np.stack(found)}
+    return {arm: ranks(items, target, seen)[None] for arm, items in places.items()}, {}, {}, {}
+
+
+def run(config: Config) -> report.Record:
+    """Trains, adapts and tests; writes the record."""
+    name = f"llm_rec-{sources.short_name(config.dataset)}"
+    out = large_report.folder(config.out, name)
+    config = dataclasses.replace(config, out=out)
+    table = sources.load(config.dataset, config.data_dir)
+    if table.item_titles is None:
+        raise UserError(f"{table.name} has no item titles; try ml-100k or ml-1m")
+    data = histories.of_table(table)
+    made = (
+        from_folder(config, table, data)
+        if config.checkpoint
+        else trained_here(config, table, data, out)
+    )
+    places, seconds, settings, size = made
+    scores = {
+        report.score_name("people not trained on", arm, "constrained beam", metric): values
+        for arm, rows in places.items()
+        for metric, values in next_item.from_place(rows).items()
+    }
+    facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
+    return large_report.written(
+        name, "llm_rec", "people not trained on", list(places), config, scores, seconds,
+        data=facts, settings=settings, bytes=size,
+    )  # fmt: skip
+
+
+def main(config: Config) -> report.Record:
+    """The record of the experiment, run or read, and its table."""
+    name = f"llm_rec-{sources.short_name(config.dataset)}"
+    record = large_report.stored(name) if config.from_records else run(config)
+    columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
+    large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
+    return record
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)
