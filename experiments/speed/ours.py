@@ -32,7 +32,7 @@ HOW = {
     "W1": How(num_outer=50),
     "W2": How(chunk_size=1),
     "W2q15": How(chunk_size=1),
-    "W3": How(chunk_size=4, lengths=(6, 12, 24, 48)),
+    "W3": How(chunk_size=4, lengths=(12, 36)),
     "W4": How(chunk_size=2),
     "W4h": How(chunk_size=2),
 }

@@ -1,0 +1,158 @@
+"""What an outer step costs as it grows: inner steps, tasks of a batch, support length.
+
+Run: python -m experiments.speed.curves
+     python -m experiments.speed.curves --from-records draws docs/gallery/speed-curves.svg.
+Sines with a perceptron 1-40-40-1, second order, outer Adam left out; medians of processor time on
+one core, temporary memory as the compiler plans it. The number of items is in
+`experiments.speed.tables`.
+"""
+
+import dataclasses
+import pathlib
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import command, losses, outer, report
+from metajax.learners.gradient import gradient
+from metajax.models.towers import vector_mlp
+from metajax.types import Episode, Examples, MetaLearner, UserError
+
+NAME = "speed-curves"
+PICTURE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "gallery" / "speed-curves.svg"
+CHUNK = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the curves can be told."""
+
+    inner_steps: tuple[int, ...] = (1, 5, 10, 20, 50)
+    """Inner steps, at 25 tasks."""
+    tasks: tuple[int, ...] = (1, 8, 64, 512, 8192)
+    """Tasks of a batch, at one inner step, in chunks of 256."""
+    shots: tuple[int, ...] = (1, 10, 100, 1000)
+    """Rows of a support, at one inner step and 25 tasks."""
+    publish: bool = False
+    """Store the record in paper/results."""
+    from_records: bool = False
+    """Draw the figure from the stored record, without running anything."""
+
+
+def batch(num_tasks: int, shots: int) -> Episode:
+    """Sine tasks with 10 queries."""
+    rng = np.random.default_rng(0)
+
+    def part(n: int) -> Examples:
+        x = rng.uniform(-5, 5, (num_tasks, n, 1)).astype(np.float32)
+        return Examples(*map(jnp.asarray, (x, np.sin(x[..., 0]), np.ones_like(x[..., 0]))))
+
+    return Episode((), part(shots), part(10))
+
+
+def kept(num_steps: int) -> MetaLearner:
+    """MAML whose inner loop remembers all of its intermediate results."""
+    base = gradient(vector_mlp(), optax.sgd(0.01), 1)
+
+    def loss(params: Any, episode: Episode, key: jax.Array):
+        score = lambda p, e: losses.squared_error(
+            vector_mlp().apply(p, (), e.inputs), e.label, e.mask
+        )
+
+        def step(p: Any, _: None):
+            grads = jax.grad(score)(p, episode.support)
+            return jax.tree.map(lambda a, g: a - 0.01 * g, p, grads), None
+
+        fast, _ = jax.lax.scan(step, params["model"], length=num_steps)
+        return score(fast, episode.query), {}
+
+    return base._replace(loss=loss)
+
+
+def measured(learner: MetaLearner, episodes: Episode, chunk: int | None = None) -> dict[str, float]:
+    """Milliseconds of an outer gradient, and megabytes of temporary memory."""
+    params = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], episodes))
+    run = lambda p, e: outer.batch_gradient(learner, p, e, jax.random.key(1), chunk)[0]
+    compiled = jax.jit(run).lower(params, episodes).compile()
+    jax.block_until_ready(compiled(params, episodes))
+    seconds = []
+    for _ in range(7):
+        began = time.process_time()
+        jax.block_until_ready(compiled(params, episodes))
+        seconds.append(time.process_time() - began)
+    planned = compiled.memory_analysis()
+    memory = 0.0 if planned is None else planned.temp_size_in_bytes / 1e6
+    return {"milliseconds": 1e3 * statistics.median(seconds), "megabytes": memory}
+
+
+def curve(label: str, axis: str, points: tuple[int, ...], at: Callable[[int], dict]) -> dict:
+    """One line of the figure."""
+    found = [at(n) for n in points]
+    for n, values in zip(points, found, strict=True):
+        told = ", ".join(f"{v:.2f} {name}" for name, v in values.items())
+        print(f"{axis} {n:>6}, {label}: {told}", flush=True)
+    columns = {name: [values[name] for values in found] for name in found[0]}
+    return {"label": label, "axis": axis, "points": list(points), **columns}
+
+
+def curves(config: Config) -> list[dict]:
+    """All lines of the figure."""
+    maml = lambda k: gradient(vector_mlp(), optax.sgd(0.01), k)
+    few = batch(25, 5)
+    chunk = lambda n: None if n <= CHUNK else CHUNK
+    return [
+        curve("kept", "inner steps", config.inner_steps, lambda k: measured(kept(k), few)),
+        curve("computed anew", "inner steps", config.inner_steps, lambda k: measured(maml(k), few)),
+        curve("", "tasks", config.tasks, lambda n: measured(maml(1), batch(n, 5), chunk(n))),
+        curve("", "support rows", config.shots, lambda n: measured(maml(1), batch(25, n))),
+    ]
+
+
+def draw(lines: list[dict]) -> None:
+    """Writes the figure: time above, memory below, a column for each axis."""
+    import matplotlib.pyplot as plt
+
+    axes = list(dict.fromkeys(line["axis"] for line in lines))
+    figure, panels = plt.subplots(2, len(axes), figsize=(9, 4.6), sharex="col", squeeze=False)
+    for line in lines:
+        column = axes.index(line["axis"])
+        for panel, name in zip(panels[:, column], ("milliseconds", "megabytes"), strict=True):
+            panel.loglog(line["points"], line[name], marker="o", label=line["label"] or None)
+            panel.set_ylabel(name if column == 0 else "")
+        panels[1, column].set_xlabel(line["axis"])
+    panels[0, 0].legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    figure.savefig(PICTURE, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main(config: Config) -> None:
+    """Measures and stores the curves, or draws the stored ones."""
+    if config.from_records:
+        path = report.RESULTS / f"{NAME}.json"
+        if not path.is_file():
+            raise UserError(f"no record {path}; run experiments.speed.curves --publish")
+        draw(report.read(path).facts["curves"])
+        print(f"wrote {PICTURE}")
+        return
+    lines = curves(config)
+    if config.publish:
+        facts = {
+            "experiment": "speed",
+            "scenario": "cost curves",
+            "curves": lines,
+            "config": dataclasses.asdict(config),
+            "config_hash": report.config_hash(config),
+            "environment": report.environment(),
+        }
+        report.write(report.RESULTS, NAME, report.Record(facts, {}))
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)

@@ -1,0 +1,79 @@
+"""The benchmark: what it prints follows from what was measured, and unlike losses stop it."""
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from experiments import benchmark
+from experiments.speed import curves, measure, ours, page, problems
+from metajax import losses, outer, report, tree
+from metajax.learners.gradient import gradient
+from metajax.models import conv
+from metajax.types import UserError
+
+
+def worker(variant: str, seconds: float, gflops: float, **facts) -> measure.Worker:
+    told = {"compile_seconds": 1.5, "peak_mb": 300.0, "loss": 2.0, **facts}
+    return measure.Worker(variant, None, told, [seconds, seconds, 9.0], [2 * seconds] * 3, [gflops])
+
+
+def test_figures_and_ratios_by_hand():
+    """20 tasks in 10 ms are 2,000 a second; 1e8 operations in it are 10 GFLOP/s, of 100."""
+    ours_, theirs = worker("metajax", 0.01, 100.0, flops=1e8), worker("torch loop", 0.05, 50.0)
+    rows = [measure.row(w, 20) for w in (ours_, theirs)]
+    assert rows[0]["tasks_per_second"] == pytest.approx(2000)
+    assert rows[0]["share_of_peak"] == pytest.approx(0.1)
+    assert rows[0]["wall_over_cpu"] == pytest.approx(2.0) and rows[1]["share_of_peak"] is None
+    rows.append(measure.row(measure.Worker("torch.func compiled", skipped="too long"), 20))
+    record = report.Record({"scenario": "W9", "title": "a", "rows": rows}, {})
+    assert list(page.ratios(record)) == ["5.00x torch loop (matrix products alone: 2.00x)"]
+    text = page.markdown(record)
+    assert "| metajax | 2,000 | 10.00 | 1.5 | 300 | 10 % | 100 |" in text
+    assert "skipped: too long" in text
+
+
+def test_ways_that_compute_another_loss_stop_the_run():
+    ways = [worker("metajax", 1, 1), worker("plain", 1, 1, loss=2.0001)]
+    measure._agree(ways)
+    ways.append(worker("torch.func", 1, 1, loss=2.01))
+    with pytest.raises(UserError, match=r"torch.func has the loss 2.01, metajax 2.0"):
+        measure._agree(ways)
+
+
+def test_what_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no workload 'W7'; the known ones are W1, W2"):
+        benchmark.main(benchmark.Config(workload=("W7",)))
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match="no records"):
+        benchmark.main(benchmark.Config(from_records=True))
+    with pytest.raises(UserError, match="no record"):
+        curves.main(curves.Config(from_records=True))
+
+
+def test_the_users_of_w3_fall_into_the_sizes_that_are_counted():
+    """Every chunk is counted once, and none is larger than its size."""
+    shares = ours.branch_shares("W3")
+    assert shares is not None and sum(shares.values()) == pytest.approx(1.0)
+    sizes = np.sort(problems.users().support.mask.sum(axis=1)).reshape(-1, 4).max(axis=1)
+    first = ours.HOW["W3"].lengths[0]
+    assert shares[0] == np.mean(sizes <= first)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_tasks", [8, 32])
+def test_twenty_inner_steps_of_w2_fit_into_twenty_megabytes(num_tasks):
+    """Whatever the number of tasks: the whole batch is an argument, no temporary."""
+    problem = problems.characters()
+    learner = gradient(
+        conv.conv4(5),
+        optax.sgd(0.1),
+        20,
+        adapts=tree.negate(tree.matching("offset")),
+        loss=losses.class_cross_entropy,
+    )
+    episodes = jax.tree.map(lambda x: x[:num_tasks], ours.episodes_of(problem))
+    params = {"model": problem.weights, "rates": ()}
+    run = lambda p, e: outer.batch_gradient(learner, p, e, jax.random.key(0), 1)
+    memory = jax.jit(run).lower(params, episodes).compile().memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < 20e6
