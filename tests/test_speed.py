@@ -60,6 +60,26 @@ def test_the_users_of_w3_fall_into_the_sizes_that_are_counted():
     assert shares[0] == np.mean(sizes <= first)
 
 
+@pytest.mark.parametrize("name", ["W2", "W3", "W4"])
+def test_the_networks_of_both_libraries_are_the_same(name):
+    """The scores of one support; the adapted weights are moved off their special values first."""
+    torch = pytest.importorskip("torch", reason="PyTorch: pip install metajax[peers]")
+    from experiments.speed import peers
+
+    problem = problems.PROBLEMS[name]()
+    rng = np.random.default_rng(1)
+    moved = lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32)
+    weights = jax.tree.map(moved, problem.weights)
+    inputs = problem.support.inputs[0]
+    mine = jax.jit(ours.APPLY[name])(weights, (), inputs)
+    theirs = peers.flatten(weights)
+    seen = torch.from_numpy(inputs)
+    if name == "W3":
+        seen = peers.look_up(theirs, seen.long())
+    scores = peers.APPLY[name](theirs, seen.long() if name == "W4" else seen)
+    np.testing.assert_allclose(mine, scores.numpy(), rtol=2e-4, atol=2e-4)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("num_tasks", [8, 32])
 def test_twenty_inner_steps_of_w2_fit_into_twenty_megabytes(num_tasks):
