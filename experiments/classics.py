@@ -170,9 +170,9 @@ variant with layer norm, which judges each image alone. `python -m experiments.o
 
 {omniglot}
 
-What they took, on one core of a shared two-core machine. Only MAML's 5-way 1-shot run is a long one;
-the others were trained for minutes, were still learning when their schedule ended, and are below
-what longer runs give:
+What they took, on one core of a shared two-core machine. Only MAML's 5-way 1-shot run is a long
+one; the others were trained for minutes, were still learning when their schedule ended, and are
+below what longer runs give:
 
 {spent}
 
