@@ -1,0 +1,65 @@
+"""The experiments with large models print their stored records, and refuse what is not there."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments import adapt_large, distill, large_report, latency, llm_rec, sasrec, text_cold
+from metajax import next_item, report
+from metajax.types import UserError
+
+EXPERIMENTS = {
+    "sasrec": sasrec,
+    "text_cold": text_cold,
+    "llm_rec": llm_rec,
+    "distill": distill,
+    "latency": latency,
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_missing_record_gets_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
+        EXPERIMENTS[name].main(EXPERIMENTS[name].Config(from_records=True))
+
+
+def test_the_k_shot_question_has_no_record_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    config = adapt_large.Config()
+    run = dataclasses.replace(config.run, from_records=True)
+    with pytest.raises(UserError, match="no record"):
+        adapt_large.main(dataclasses.replace(config, run=run))
+
+
+def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
+    config = sasrec.Config(out=tmp_path)
+    places = np.array([[0, 3, 10, 99]])
+    scores = {
+        report.score_name("leave-one-out", "popularity", next_item.FULL, metric): values
+        for metric, values in next_item.from_place(places).items()
+    }
+    record = large_report.written(
+        "sasrec-x", "sasrec", "leave-one-out", ["popularity"], config, scores, {"popularity": 1.0}
+    )
+    again = report.read(tmp_path / "sasrec-x.json")
+    np.testing.assert_array_equal(
+        again.of("leave-one-out", "popularity", next_item.FULL, "hit@10"), [[1, 1, 0, 0]]
+    )
+    columns = [(next_item.FULL, "hit@10"), (next_item.SAMPLED, "hit@10")]
+    large_report.show(record, columns, "Next item")
+    shown = capsys.readouterr().out
+    assert "0.5000 [" in shown and "published: " in shown
+
+
+def test_places_of_a_beam_count_new_items_alone():
+    found = np.array([[4, 7, 2, -1], [1, 0, 5, 6]])
+    ranks = llm_rec.ranks(found, np.array([2, 9]), np.array([[4, 9], [8, 8]]))
+    assert ranks.tolist() == [1, 1000]  # 7 stands above 2, 4 was seen; 9 was not found
+
+
+def test_people_are_in_one_group_each():
+    parts = llm_rec.groups(101)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(101))
+    assert [len(p) for p in parts] == [75, 10, 16]
