@@ -17,7 +17,6 @@ ratings are left out, as 20 are judged and 50 adapted on.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -26,19 +25,26 @@ import numpy as np
 import optax
 
 from experiments import large_report
+from experiments.adapt_large_parts import (
+    clipped,
+    evidence,
+    own_part,
+    perceptron,
+    shortened,
+    with_text,
+)
 from metajax import arms, benchmark, evaluate, losses, optim, report, tree
 from metajax.adapters.lora import lora
 from metajax.arms import Trained
 from metajax.data import sources, split
-from metajax.data.table import Interactions
 from metajax.learners import closed_form, pooled
 from metajax.learners.film import modulated
 from metajax.learners.gradient import gradient
-from metajax.models import bert, items, towers
+from metajax.models import items, towers
 from metajax.models import modulated as nets
 from metajax.models.features import conditioned_mlp, labeled_features
 from metajax.problem import Problem, problem_of
-from metajax.types import Model, Params, PyTree, UserError
+from metajax.types import Model, Params, PyTree
 
 SHOTS = (0, 1, 3, 5, 10, 20, 50)
 NUM_QUERY = 20
@@ -83,28 +89,10 @@ class Config:
         return self.run.publish
 
 
-def with_text(table: Interactions, config: Config, folder: pathlib.Path) -> Interactions:
-    """The table with an item column ``text``: components of the title vectors, mean square 1/D."""
-    if table.item_titles is None:
-        raise UserError(f"{table.name} has no item titles; try ml-1m or ml-100k")
-    titles = [str(title) for title in table.item_titles]
-    vectors = bert.cached(titles, config.text_model, folder / "titles.npz")
-    centered = vectors - vectors.mean(axis=0)
-    u, s, _ = np.linalg.svd(centered, full_matrices=False)
-    text = (u * s)[:, : config.text_dim]
-    text = text / np.sqrt(np.mean(np.sum(text**2, axis=1)))
-    columns = table.item_features.with_column("text", text.astype(np.float32))
-    return dataclasses.replace(table, item_features=columns)
-
-
-def shortened(tasks: split.Tasks, most: int) -> split.Tasks:
-    """The tasks with their first ``most`` rows, which are in random order."""
-    return tasks._replace(length=np.minimum(tasks.length, most).astype(np.int32))
-
-
 def load(config: Config, folder: pathlib.Path) -> Problem:
     """People in three groups, without overlap, and item columns estimated on the first."""
-    table = with_text(sources.load(config.run.dataset, config.run.data_dir), config, folder)
+    table = sources.load(config.run.dataset, config.run.data_dir)
+    table = with_text(table, config.text_model, config.text_dim, folder)
     most = SHOTS[-1] + NUM_QUERY
     parts = split.user_disjoint(
         table, config.run.split_seed, shares=(0.1, 0.15), min_rows=most, max_rows=None,
@@ -113,35 +101,6 @@ def load(config: Config, folder: pathlib.Path) -> Problem:
     cut = lambda tasks: {name: shortened(t, most) for name, t in tasks.items()}
     parts = dataclasses.replace(parts, valid=cut(parts.valid), test=cut(parts.test))
     return problem_of(table, parts, config.run.num_support, losses.squared_error)
-
-
-def evidence(inputs: PyTree) -> jax.Array:
-    """What is known of each item (N, E): estimates, what content says, its text."""
-    factor, content = inputs["factor"], inputs["content_factor"]
-    scale = factor.shape[-1] ** 0.5
-    scalars = jnp.stack([inputs["bias"], inputs["content_bias"], inputs["count"] / 5.0 - 1.0], -1)
-    text = inputs["text"] * inputs["text"].shape[-1] ** 0.5
-    return jnp.concatenate([scale * factor, scale * content, scalars, text], axis=1)
-
-
-def perceptron(hidden: int, finish: Callable[[jax.Array, PyTree], jax.Array], width: int) -> Model:
-    """``finish(two layers of the evidence, inputs)``; its kernels multiply from the right alone."""
-
-    def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
-        rows = evidence(inputs).shape[1]
-        kernel = jax.random.normal(key, (rows, hidden)) / rows**0.5
-        small = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), (hidden, width))
-        return {
-            "body": {"kernel": kernel, "bias": jnp.zeros(hidden)},
-            "head": {"kernel": small, "bias": jnp.zeros(width)},
-        }
-
-    def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
-        body, head = params["body"], params["head"]
-        x = jax.nn.gelu(evidence(inputs) @ body["kernel"] + body["bias"][None, :])
-        return finish(x @ head["kernel"] + head["bias"][None, :], inputs)
-
-    return Model(init, apply)
 
 
 def parts(config: Config, problem: Problem) -> tuple[Model, Model, int]:
@@ -182,11 +141,6 @@ def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
         name: arms.trained_arm(name, learner, optimizer(config), problem, config.run)
         for name, learner in learners.items()
     }
-
-
-def clipped(inner: optim.Inner) -> optim.Inner:
-    """The inner optimizer on gradients cut to [-1, 1]: one odd task must not end the run."""
-    return inner._replace(make=lambda rates: optax.chain(optax.clip(1.0), inner.make(rates)))
 
 
 def centered_codes(config: Config, problem: Problem):
@@ -276,7 +230,7 @@ def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int],
         params = jax.tree.map(lambda x: x[0], arm.params)
         start = jax.jit(arm.learner.start)(params, example.profile)
         adapt = jax.jit(arm.learner.adapt)
-        own = _own(start)
+        own = own_part(start)
         own = own["adapter"] if isinstance(own, dict) and "adapter" in own else own
         size[name] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(own))
         took = []
@@ -286,15 +240,6 @@ def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int],
             took.append(time.perf_counter() - began)
         milliseconds[name] = 1e3 * float(np.median(took))
     return size | {NO_ADAPTATION: 0, arms.A0: 0}, milliseconds
-
-
-def _own(state) -> PyTree:
-    """What a state holds beside shared parameters and profile."""
-    for field in ("fast", "moment", "total"):
-        if hasattr(state, field):
-            found = getattr(state, field)
-            return (state.precision, found) if field == "moment" else found
-    return ()
 
 
 def run(config: Config) -> report.Record:

@@ -9,8 +9,7 @@ References: Hinton et al., 2015; Tang, Wang, KDD 2018; Zhu, Gupta, 2017; Jacob e
 Run: python -m experiments.distill
      python -m experiments.distill --from-records prints the stored table.
 Published: none under this protocol.
-Deviates: weights are rounded, activations are not; a pruned weight is counted as a bit, a kept one
-as a bit and four bytes.
+Deviates: activations are not rounded; a kept weight counts a bit and four bytes.
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ class Config:
     dataset: str = "ml-100k"
     """A data set with times, or ml-1m in the order of SASRec's authors."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    """Folder of the data sets."""
     window: int = 32
     """Items that a person's state holds."""
     widths: tuple[int, int] = (64, 16)
@@ -69,7 +68,7 @@ class Config:
     seeds: int = 1
     """Training seeds."""
     out: pathlib.Path | None = None
-    """Folder of the record; else out/distill-DATASET."""
+    """Folder; else out/distill-DATASET."""
     publish: bool = False
     """Store the record in paper/results too."""
     from_records: bool = False
@@ -109,10 +108,10 @@ def taught(
         support, query = episodes.support, episodes.query
         parts = (support.inputs, support.mask, query.inputs, query.mask)
         rows, mask = jax.vmap(in_context.joined)(*parts)
-        temperature = config.temperature
-        log_p = jax.nn.log_softmax(logits(teacher, told, rows) / temperature, axis=-1)
-        log_q = jax.nn.log_softmax(logits(student, params, rows, key) / temperature, axis=-1)
-        each = temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+        t = config.temperature
+        log_p = jax.nn.log_softmax(logits(teacher, told, rows) / t, axis=-1)
+        log_q = jax.nn.log_softmax(logits(student, params, rows, key) / t, axis=-1)
+        each = t**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
         pull = losses.masked_mean(each, mask)
         return (1 - config.weight) * value + config.weight * pull, info
 
@@ -129,8 +128,7 @@ def fit(
     start: Params | None = None,
 ) -> tuple[Params, float]:
     """Parameters after training, from ``start`` if it is given, and seconds."""
-    began = time.perf_counter()
-    windows = histories.windows(data, config.window)
+    began, windows = time.perf_counter(), histories.windows(data, config.window)
 
     def sample(windows: histories.Windows, key: jax.Array) -> Episode:
         draw = functools.partial(histories.draw, windows, width=config.window)
@@ -158,16 +156,17 @@ def recommenders(config: Config, data: Sequences, seed: int) -> dict[str, Made]:
     params, took = fit(config, data, alone(big), adam(steps), steps, seed)
     made = {TEACHER: Made(big, params, size(params), took)}
     fresh = sequence.init(jax.random.key(seed + 99), big)
-    for name, learner in {
+    students = {
         STUDENT: alone(little),
         "student + teacher": taught(config, little, big, params),
         "student + untrained teacher": taught(config, little, big, fresh),
-    }.items():
+    }
+    for name, learner in students.items():
         found, took = fit(config, data, learner, adam(steps), steps, seed)
         made[name] = Made(little, found, size(found), took)
-    ramp, further = int(0.8 * config.prune_steps), config.prune_steps
+    further = config.prune_steps
     for share in config.shares:
-        schedule = prune.cubic(share, 0, ramp)
+        schedule = prune.cubic(share, 0, int(0.8 * further))
         for name, importance in {
             f"pruned {share:.0%}": prune.magnitude,
             f"pruned {share:.0%} at random": prune.at_random(jax.random.key(seed)),
@@ -176,10 +175,8 @@ def recommenders(config: Config, data: Sequences, seed: int) -> dict[str, Made]:
             found, took = fit(config, data, alone(big), tx, further, seed, params)
             made[name] = Made(big, found, prune.nonzero_bytes(found), took)
     for bits in (8, 2):
-        rounded = quantize.quantized(params, MATRICES, bits)
-        made[f"{bits} bits"] = Made(
-            big, rounded, quantize.integer_bytes(params, MATRICES, bits), 0.0
-        )
+        stored = quantize.integer_bytes(params, MATRICES, bits)
+        made[f"{bits} bits"] = Made(big, quantize.quantized(params, MATRICES, bits), stored, 0.0)
     return made
 
 
@@ -190,8 +187,7 @@ def own_rows(data: Sequences, people: np.ndarray, back: int, window: int, rows: 
     inputs = (jnp.asarray(stack("history")), jnp.asarray(stack("length")))
     label = jnp.asarray(stack("target"), jnp.float32)
     support = Examples(inputs, label, jnp.ones(label.shape))
-    empty = jax.tree.map(lambda x: x[:, :1], support)
-    return Episode((), support, empty)
+    return Episode((), support, jax.tree.map(lambda x: x[:, :1], support))
 
 
 def adapter(settings: sequence.Settings, rate: jax.Array) -> MetaLearner:
@@ -205,8 +201,8 @@ class Judge:
     """Compiled judgements of the recommenders of one architecture; parameters are arguments."""
 
     def __init__(self, config: Config, data: Sequences, settings: sequence.Settings):
-        self.some = np.flatnonzero(data.length >= 12)
-        self.some = np.random.default_rng(1).permutation(self.some)[: config.people]
+        long = np.flatnonzero(data.length >= 12)
+        self.some = np.random.default_rng(1).permutation(long)[: config.people]
         self.held = histories.held_out(data, config.window, 1)
         model = sequence.next_item(settings)
         self.score = jax.jit(lambda params, rows: model.apply(params, (), rows))
@@ -236,9 +232,8 @@ class Judge:
                 state = learner.adapt(learner.start(start, ()), mine, jax.random.key(0))
                 return learner.predict(state, (history[None], length[None]))[0]
 
-            found = next_item.places(
-                jax.vmap(one), held, data.num_items, jax.random.key(6), batch_size=16
-            )
+            key = jax.random.key(6)
+            found = next_item.places(jax.vmap(one), held, data.num_items, key, batch_size=16)
             return found[next_item.FULL]
 
         return jax.jit(places)
@@ -283,9 +278,8 @@ def run(config: Config) -> report.Record:
         for metric, values in next_item.from_place(np.stack(rows)).items()
     }
     facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
-    arms = list(dict.fromkeys(arm for arm, _ in ranks))
     return large_report.written(
-        name, "distill", "leave-one-out", arms, config, scores, seconds,
+        name, "distill", "leave-one-out", list(size), config, scores, seconds,
         data=facts, settings=settings, stored=size, milliseconds=milliseconds,
     )  # fmt: skip
 
