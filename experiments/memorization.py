@@ -165,6 +165,7 @@ def main(config: Config) -> None:
         for name, learner in arms(config).items():
             params, key = fitted[name].params, jax.random.key(3)
             found = np.asarray(errors(learner, params, world, key, config.test_tasks))
+            found = np.nan_to_num(found, nan=np.inf, posinf=np.inf)  # a task that diverged counts
             for i, step in enumerate(TEST_STEPS):
                 condition = f"steps={step}"
                 full = report.score_name(scenario, name, condition, sinusoid_report.METRIC)
