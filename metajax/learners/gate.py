@@ -138,9 +138,9 @@ def blended(
 ) -> MetaLearner:
     """A mixture whose shares follow the number of examples, trained together with its bases.
 
-    ``g = softmax(10 (a + b log(1 + n)))``, from uniform. What serves a user of whom nothing is known,
-    and what serves one after many ratings, need not be the same model; each base is also trained by
-    its own loss, so that none leaves its part to the others.
+    ``g = softmax(10 (a + b log(1 + n)))``, from uniform. What serves a user of whom nothing is
+    known, and what serves one after many ratings, need not be the same model; each base is also
+    trained by its own loss, so that none leaves its part to the others.
 
     Args:
       learners: the bases, whose parameters are trained from what ``init`` gives.
