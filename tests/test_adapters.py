@@ -152,6 +152,7 @@ def memory_of(shape: Shape, num_items: int, num_tasks: int, chunk: int) -> int:
     return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_of_an_outer_step_does_not_grow_with_tasks_times_backbone():
     shape = Shape(2, 64, 2, 2, 128)
     few = memory_of(shape, 200, 16, 4)

@@ -69,6 +69,7 @@ def adapted():
     return made, params, inputs
 
 
+@pytest.mark.slow
 def test_lora_on_a_language_model_starts_as_it_and_moves_with_b(adapted):
     made, base, inputs = adapted
     model = decoder.next_token(made)

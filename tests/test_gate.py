@@ -131,6 +131,7 @@ def query_losses(learner, params, episodes) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(lambda e: learner.loss(one, e, KEY)[0]))(episodes))
 
 
+@pytest.mark.slow
 def test_the_gate_moves_to_the_personal_model_as_shots_grow_and_beats_both():
     """At 0 shots ridge from 0 knows nothing; at 16 it knows the user."""
     learner = gated(bases())

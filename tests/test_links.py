@@ -250,6 +250,7 @@ def gap(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     return float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["friend", "reach"])
 def test_links_help_and_shuffled_ones_do_not(path: str):
     """Control: once trained without information in the links, it is all the same which they are."""

@@ -131,6 +131,7 @@ def test_every_method_learns_on_easy_images(arm: str):
     assert max(jax.tree.leaves(moved)) > 0
 
 
+@pytest.mark.slow
 def test_prototypes_learn_easy_images(tmp_path):
     """Real training through the experiment's own path beats chance (0.2) by far."""
     learner = omniglot.prototypes(omniglot.conv.conv4_features(8), 5, 32)

@@ -165,6 +165,7 @@ def test_first_order_is_told_apart(case: str):
     assert relative(ours["model"], theirs) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case, x64", [("mlp", False), ("conv", True)])
 def test_a_hundred_steps_of_training_stay_together(case: str, x64: bool):
     """The same tasks and the same outer Adam: losses and weights within 1e-3 after 100 steps.

@@ -261,6 +261,7 @@ def unread(sources_: dict[str, str]) -> list[str]:
     """The settings that no file reads as an attribute."""
     trees = [ast.parse(text) for text in sources_.values()]
     read = {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    read.add("preset")  # the command line reads it by name
     return [name for tree in trees for name in settings_of(tree) if name not in read]
 
 
