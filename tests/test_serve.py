@@ -19,6 +19,8 @@ from metajax.models.features import vector_features
 from metajax.models.towers import identity, vector_linear
 from metajax.types import Episode, Examples, UserError
 
+pytest.importorskip("flatbuffers", reason="exported programs: pip install metajax[serve]")
+
 D = 3
 
 
