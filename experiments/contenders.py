@@ -5,7 +5,6 @@ is judged in full. The first trial is always the setting that the experiment its
 """
 
 import dataclasses
-import functools
 import pathlib
 import time
 import types
@@ -17,12 +16,10 @@ import jax.numpy as jnp
 import optax
 
 from experiments import anil, cmml, cnp, lwa, maml, metasgd, ridge_head, tanp
-from metajax import arms, search, train
+from metajax import arms, search
 from metajax.arms import A0, A1, A2, A3, A4, A7, Trained
-from metajax.data import episodes
 from metajax.problem import Problem, Run, valid_error
 from metajax.search import Choice, Real, Space
-from metajax.types import MetaLearner
 
 
 class Budget(NamedTuple):
@@ -95,28 +92,6 @@ def _tuned(
     return found.best, found.best | told
 
 
-def trial_of(learner: MetaLearner, tx, problem: Problem, run: Run, watch: search.Watch) -> float:
-    """The validation error of a short training with one seed, at its best step."""
-    draw = functools.partial(
-        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
-    )
-    sample = lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, run.num_tasks), source
-    )
-    fitted = train.fit(
-        learner,
-        tx,
-        sample,
-        problem.train,
-        jax.random.split(jax.random.key(1), 1),
-        run.num_steps,
-        block=max(1, run.num_steps // 3),
-        validate=lambda params: valid_error(learner, params, problem),
-        report=watch,
-    )
-    return float(fitted.history["valid"].min())
-
-
 def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
     """The arms A0, A1, A2 and A7."""
     ready = arms.closed_form_arms(problem)
@@ -160,8 +135,8 @@ def joint(problem: Problem, run: Run, budget: Budget, clicks: bool) -> dict[str,
         return learner, optax.adamw(rate, weight_decay=1e-4)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
-        short = dataclasses.replace(run, num_steps=budget.trial_steps)
-        return trial_of(*build(chosen, short.num_steps), problem, short, watch)
+        short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
+        return arms.trial(*build(chosen, short.num_steps), problem, short, watch)
 
     space: Space = {"network": Choice(tuple(networks)), "outer_rate": OUTER}
     first = {"network": "item and profile", "outer_rate": 1e-3}
@@ -187,11 +162,11 @@ def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, clicks: b
     """One of the `CONTENDERS`, tuned and trained."""
     module, space, other = CONTENDERS[arm]
     config = dataclasses.replace(module.Config(run=run), **(other if clicks else {}))
-    short = dataclasses.replace(run, num_steps=budget.trial_steps)
+    short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
         learner, tx = module.build(dataclasses.replace(config, run=short, **chosen), problem)
-        return trial_of(learner, tx, problem, short, watch)
+        return arms.trial(learner, tx, problem, short, watch)
 
     first = {k: getattr(config, k) for k in space}
     best, told = _tuned(arm, objective, space, budget, first)

@@ -9,21 +9,28 @@ Run: python -m experiments.search maml --dataset synthetic --trials 20
 """
 
 import dataclasses
-import functools
 import importlib
 import pathlib
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import matplotlib.pyplot as plt
 import numpy as np
 from tyro.conf import Positional
 
-from metajax import benchmark, command, journal, plots, progress, report, search, tables, train
-from metajax.data import episodes
-from metajax.problem import Problem, valid_error
+from metajax import (
+    arms,
+    benchmark,
+    command,
+    journal,
+    plots,
+    progress,
+    report,
+    search,
+    tables,
+)
+from metajax.problem import Problem
 from metajax.search import Choice, Found, Real, Whole
 from metajax.types import UserError
 
@@ -92,26 +99,8 @@ def _typed(config: Any, settings: Mapping[str, Any]) -> Any:
 
 def score(module: types.ModuleType, config: Any, problem: Problem, watch: search.Watch) -> float:
     """The meta-validation error of an experiment's method: mean over seeds of the best step."""
-    run = config.run
     learner, tx = module.build(config, problem)
-    draw = functools.partial(
-        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
-    )
-    sample = lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, run.num_tasks), source
-    )
-    fitted = train.fit(
-        learner,
-        tx,
-        sample,
-        problem.train,
-        jax.random.split(jax.random.key(1), run.seeds),
-        run.num_steps,
-        block=max(1, min(100, run.num_steps // 4)),
-        validate=lambda params: valid_error(learner, params, problem),
-        report=watch,
-    )
-    return float(fitted.history["valid"].min(axis=1).mean())
+    return arms.trial(learner, tx, problem, config.run, watch)
 
 
 def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -121,7 +121,6 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
     settings = {arm: trained.settings for arm, trained in made.items()}
     ticket = problem.freeze(config, settings)
     scores, shots = benchmark.judge(made, ready, ticket, metrics_of(part))
-    parts = ready.split
     facts = {
         "experiment": "tables",
         "table": table,
@@ -131,21 +130,7 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
         "config": dataclasses.asdict(dataclasses.replace(config, run=run)),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
-        "data": {
-            "name": ready.table.name,
-            "checksum": ready.table.checksum(),
-            "users": ready.table.num_users,
-            "items": ready.table.num_items,
-            "interactions": len(ready.table),
-        },
-        "split": {
-            "protocol": parts.protocol,
-            "seed": parts.seed,
-            "checksum": parts.checksum(),
-            "tasks": {k: t.num_tasks for k, t in parts.test.items()},
-            "meta_train_tasks": parts.train.num_tasks,
-            "meta_valid_tasks": parts.valid["user_cold"].num_tasks,
-        },
+        **benchmark.described(ready),
         "settings": settings,
         "test": ticket._asdict() | {"times_opened": len(ready.opened)},
         "history": {arm: t.history for arm, t in made.items() if t.history},

@@ -73,6 +73,42 @@ def closed_form_arm(
     return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
 
 
+def sampler(problem: Problem, run: Run) -> train.Sampler:
+    """Batches of a problem's training tasks, as large and as long as the run has them."""
+    draw = functools.partial(
+        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
+    )
+    return lambda source, key: jax.vmap(draw, (0, None))(
+        jax.random.split(key, run.num_tasks), source
+    )
+
+
+def trial(
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    problem: Problem,
+    run: Run,
+    watch: Callable[[int, Mapping[str, float]], None],
+) -> float:
+    """The error on meta-validation of a training that is not kept: mean over seeds of the best.
+
+    Args:
+      watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
+    """
+    fitted = train.fit(
+        learner,
+        tx,
+        sampler(problem, run),
+        problem.train,
+        jax.random.split(jax.random.key(1), run.seeds),
+        run.num_steps,
+        block=max(1, min(100, run.num_steps // 3)),
+        validate=lambda params: valid_error(learner, params, problem),
+        report=watch,
+    )
+    return float(fitted.history["valid"].min(axis=1).mean())
+
+
 def trained_arm(
     name: str,
     learner: MetaLearner,
@@ -82,12 +118,7 @@ def trained_arm(
 ) -> Trained:
     """A learner meta-trained on the training tasks, its best step chosen on meta-validation."""
     began = time.perf_counter()
-    draw = functools.partial(
-        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
-    )
-    sample = lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, run.num_tasks), source
-    )
+    sample = sampler(problem, run)
     keys = jax.random.split(jax.random.key(1), run.seeds)
     at_once = run.seeds_at_once or run.seeds
     groups = [keys[i : i + at_once] for i in range(0, run.seeds, at_once)]

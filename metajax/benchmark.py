@@ -89,6 +89,27 @@ def _predict(learner: MetaLearner, params: Params, source: Source, tasks: Episod
     return jax.lax.map(lambda p: evaluate.predictions(learner, p, source, tasks, key), params)
 
 
+def described(problem: Problem) -> dict[str, Any]:
+    """What a record says of its data and of its split."""
+    return {
+        "data": {
+            "name": problem.table.name,
+            "checksum": problem.table.checksum(),
+            "users": problem.table.num_users,
+            "items": problem.table.num_items,
+            "interactions": len(problem.table),
+        },
+        "split": {
+            "protocol": problem.split.protocol,
+            "seed": problem.split.seed,
+            "checksum": problem.split.checksum(),
+            "tasks": {k: t.num_tasks for k, t in problem.split.test.items()},
+            "meta_train_tasks": problem.split.train.num_tasks,
+            "meta_valid_tasks": problem.split.valid["user_cold"].num_tasks,
+        },
+    }
+
+
 def run_experiment(
     name: str,
     config: Any,
@@ -140,21 +161,7 @@ def run_experiment(
         "config": dataclasses.asdict(config),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
-        "data": {
-            "name": problem.table.name,
-            "checksum": problem.table.checksum(),
-            "users": problem.table.num_users,
-            "items": problem.table.num_items,
-            "interactions": len(problem.table),
-        },
-        "split": {
-            "protocol": problem.split.protocol,
-            "seed": problem.split.seed,
-            "checksum": problem.split.checksum(),
-            "tasks": {k: t.num_tasks for k, t in problem.split.test.items()},
-            "meta_train_tasks": problem.split.train.num_tasks,
-            "meta_valid_tasks": problem.split.valid["user_cold"].num_tasks,
-        },
+        **described(problem),
         "settings": settings,
         "test": ticket._asdict() | {"times_opened": len(problem.opened)},
         "history": {arm: t.history for arm, t in arms.items() if t.history},

@@ -6,6 +6,7 @@ task. Batch statistics are written by hand: mapped over `F.batch_norm`, `torch.f
 second-order gradient.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -134,7 +135,7 @@ def _by_tape(score: Callable, fast: Flat, second: bool) -> Flat:
     return dict(zip(fast, grads, strict=True))
 
 
-class Peer:
+class Peer(abc.ABC):
     """A training in PyTorch: ``step()`` makes an outer step and returns its loss."""
 
     def __init__(self, name: str, num_steps: int, second_order: bool):
@@ -149,8 +150,9 @@ class Peer:
         self.data = [tuple(longs(to(x)) for x in p) for p in (problem.support, problem.query)]
         self.how = (name, problem.adapts, problem.rate, num_steps, second_order)
 
+    @abc.abstractmethod
     def gradients(self) -> tuple[list[Tensor], Tensor]:
-        raise NotImplementedError
+        """The gradients of the learned weights, in their order, and the loss."""
 
     def step(self) -> float:
         grads, loss = self.gradients()
