@@ -42,12 +42,12 @@ class Contender(NamedTuple):
     Attributes:
       module: the experiment, with ``Config`` and ``build``.
       space: the settings to search.
-      clicks: settings that differ where labels are clicks.
+      ranked: settings that differ where lists are judged, by their order alone.
     """
 
     module: types.ModuleType
     space: Space
-    clicks: Mapping[str, Any] = {}
+    ranked: Mapping[str, Any] = {}
 
 
 OUTER = Real(3e-4, 3e-3, log=True)
@@ -57,9 +57,9 @@ CONTENDERS: dict[str, Contender] = {
         ridge_head,
         {
             "outer_rate": OUTER,
-            "penalty": Real(8.0, 60.0, log=True),
+            "noise": Real(1.0, 6.0, log=True),
         },
-        {"absolute": False},
+        {"loss": "ranking", "hidden_share": 0.0, "factors": False, "hidden": 8, "noise": 3.0},
     ),
     "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),
     "A6 ANIL": Contender(anil, {"inner_rate": INNER, "outer_rate": OUTER}),
@@ -98,7 +98,7 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
     spaces: dict[str, dict[str, search.Real]] = {
         A1: {"damping": Real(0.3, 20.0, log=True)},
         A2: {"damping": Real(0.5, 10.0, log=True), "penalty": Real(1.0, 40.0, log=True)},
-        A7: {"noise": Real(0.3, 3.0, log=True)},
+        A7: {"noise": Real(0.3, 8.0, log=True)},
     }
     firsts = {"damping": 2.0, "penalty": 12.0, "noise": 1.0}
     for arm, space in spaces.items():
@@ -120,9 +120,9 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
     return ready
 
 
-def joint(problem: Problem, run: Run, budget: Budget, clicks: bool) -> dict[str, Trained]:
+def joint(problem: Problem, run: Run, budget: Budget, ranked: bool) -> dict[str, Trained]:
     """The arms A3 and A4: of two networks the one that is better on meta-validation."""
-    other = CONTENDERS["A6 ridge head"].clicks if clicks else {}
+    other = CONTENDERS["A6 ridge head"].ranked if ranked else {}
     config = dataclasses.replace(ridge_head.Config(run=run), **other)
     networks = {
         "item and profile": ridge_head.model(config, problem),
@@ -158,10 +158,10 @@ def joint(problem: Problem, run: Run, budget: Budget, clicks: bool) -> dict[str,
     return found
 
 
-def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, clicks: bool) -> Trained:
+def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, ranked: bool) -> Trained:
     """One of the `CONTENDERS`, tuned and trained."""
     module, space, other = CONTENDERS[arm]
-    config = dataclasses.replace(module.Config(run=run), **(other if clicks else {}))
+    config = dataclasses.replace(module.Config(run=run), **(other if ranked else {}))
     short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
@@ -176,12 +176,12 @@ def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, clicks: b
 
 
 def all_arms(
-    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, clicks: bool
+    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, ranked: bool
 ) -> dict[str, Trained]:
     """The arms that every table carries, then the named meta-learners."""
     ready = closed_forms(problem, budget)
-    ready |= joint(problem, run, budget, clicks)
+    ready |= joint(problem, run, budget, ranked)
     ready = {arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)}
     for arm in names:
-        ready[arm] = meta_trained(arm, problem, run, budget, clicks)
+        ready[arm] = meta_trained(arm, problem, run, budget, ranked)
     return ready

@@ -18,7 +18,9 @@ train the same network on the same loss and the same hidden tasks.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Literal
 
+import jax
 import optax
 
 from metajax import benchmark, losses, report
@@ -40,19 +42,25 @@ class Config:
     outer_rate: float = 1e-3
     """Rate of AdamW across tasks, decayed to 0 along a cosine."""
     hidden: int = 32
-    """Width of the features' hidden layer; the offset's has twice as many."""
+    """Width of the features' hidden layer."""
+    offset_hidden: int = 64
+    """Width of the offset's hidden layer."""
     extra: int = 4
     """Features beside the refined stored ones."""
     hidden_share: float = 0.3
     """Share of training tasks whose items are hidden behind their content."""
     penalty: float = 24.0
-    """Prior precision of the ALS features, where it starts; that of the Bayes features is 2."""
+    """Prior precision of the ALS features, where it starts."""
+    noise: float = 2.0
+    """Prior precision of the Bayes features, where it starts."""
+    factors: bool = True
+    """Start from the ALS factors and the damped bias."""
     bayes: bool = True
-    """Start from the features of hierarchical Bayes, too."""
+    """Start from the features of hierarchical Bayes, too; if alone, from its bias as well."""
     blend: bool = True
     """Blend in a network without a head."""
-    absolute: bool = True
-    """Train on the absolute error; else on the squared error."""
+    loss: Literal["absolute", "squared", "ranking"] = "absolute"
+    """What is trained on; ranking is the squared error with the loss of misordered pairs."""
     profile: bool = True
     """Let the shared offset see the user's profile."""
     learned_features: bool = True
@@ -61,23 +69,32 @@ class Config:
     """Add an arm for each part left out."""
 
 
-def _loss(config: Config) -> losses.Loss:
-    return losses.absolute_error if config.absolute else losses.squared_error
+def _ranking(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    return losses.squared_error(score, label, mask) + losses.bpr(score, label, mask)
+
+
+LOSSES: dict[str, losses.Loss] = {
+    "absolute": losses.absolute_error,
+    "squared": losses.squared_error,
+    "ranking": _ranking,
+}
 
 
 def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, list[float]]:
     """Features, offset, and the prior precision of every feature, where it starts."""
     columns = problem.table.item_features.columns
-    precision = [4.0] + [config.penalty] * columns["factor"].shape[1]
     if not config.learned_features:
+        precision = [4.0] + [config.penalty] * columns["factor"].shape[1]
         return column("factor", constant=True), stored_mean(problem.mean), precision
-    start = ("factor",)
-    if config.bayes:
-        start = ("factor", "bayes")
-        precision += [2.0] * columns["bayes"].shape[1]
+    start, precision = [], [4.0]
+    for name, value in {"factor": config.penalty, "bayes": config.noise}.items():
+        if config.factors if name == "factor" else config.bayes:
+            start.append(name)
+            precision += [value] * columns[name].shape[1]
     sizes = problem.table.user_features.sizes if config.profile else {}
     users = {name: size for name, size in sizes.items() if name != "zip"}
-    offset = item_offset(users, problem.mean, 2 * config.hidden)
+    bias = "bias" if config.factors else "bayes_bias"
+    offset = item_offset(users, problem.mean, config.offset_hidden, bias=bias)
     features = item_features(start, config.extra, config.hidden)
     return features, offset, precision + [config.penalty / 2] * config.extra
 
@@ -93,7 +110,7 @@ def build(
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """The ridge head and its outer optimizer."""
     embed, offset, precision = _parts(config, problem)
-    loss = _loss(config)
+    loss = LOSSES[config.loss]
     learner = closed_form.ridge(embed, offset, len(precision), precision=precision, loss=loss)
     if config.blend:
         learner = gate.blended([pooled.pooled(offset, loss=loss), learner], loss=loss)
@@ -105,7 +122,7 @@ def build(
 def joint(config: Config) -> Callable[[Model], MetaLearner]:
     """Network -> the learner of A3: the same loss on the same hidden tasks, without adaptation."""
     return lambda network: hide(
-        pooled.pooled(network, loss=_loss(config)), config.hidden_share, as_cold
+        pooled.pooled(network, loss=LOSSES[config.loss]), config.hidden_share, as_cold
     )
 
 
@@ -118,7 +135,7 @@ ABLATIONS = {
     "- hidden tasks": without(hidden_share=0.0),
     "- blend": without(blend=False),
     "- Bayes features": without(bayes=False),
-    "- absolute loss": without(absolute=False),
+    "- absolute loss": without(loss="squared"),
     "- profile": without(profile=False),
     "- learned feat.": without(learned_features=False),
 }

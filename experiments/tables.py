@@ -101,12 +101,11 @@ def prepared(part: Part, run: Run) -> problem.Problem:
     table = protocol.prepare(sources.load(part.dataset, run.data_dir))
     if part.kind == "melu":
         return problem.problem_of(table, split.melu(table, run.split_seed), run.num_support)
-    error = losses.squared_error if part.kind == "click" else losses.absolute_error
     if part.kind == "users":
         parts = split.user_disjoint(table, run.split_seed, max_rows=None)
-    else:
-        parts = protocol.split(table, run.split_seed)
-    return problem.problem_of(table, parts, run.num_support, error)
+        return problem.problem_of(table, parts, run.num_support)
+    parts = protocol.split(table, run.split_seed)
+    return problem.problem_of(table, parts, run.num_support, losses.misordered)
 
 
 def run_part(config: Config, table: str, part: Part) -> report.Record:
@@ -117,7 +116,7 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
     run = dataclasses.replace(config.run, dataset=part.dataset, out=folder)
     ready = prepared(part, run)
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
-    made = contenders.all_arms(part.methods, ready, run, budget, part.kind == "click")
+    made = contenders.all_arms(part.methods, ready, run, budget, part.kind in ("rating", "click"))
     settings = {arm: trained.settings for arm, trained in made.items()}
     ticket = problem.freeze(config, settings)
     scores, shots = benchmark.judge(made, ready, ticket, metrics_of(part))

@@ -68,6 +68,18 @@ def hinge(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     return masked_mean(jax.nn.relu(1.0 - margin_NxN), preferred_NxN)
 
 
+def misordered(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """The share of pairs with unlike labels that stand in the wrong order; a tie counts one half.
+
+    It has no gradient: rankings are chosen by it, whatever the scale of their scores. Leading axes
+    (..., N) are tasks, whose pairs are counted together.
+    """
+    margin = score[..., :, None] - score[..., None, :]
+    preferred = (label[..., :, None] > label[..., None, :]) * 1.0
+    preferred = preferred * mask[..., :, None] * mask[..., None, :]
+    return masked_mean(0.5 - 0.5 * jnp.sign(margin), preferred)
+
+
 def softmax(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Listwise cross-entropy of the softmax over scores against the labels scaled to sum to 1.
 

@@ -95,8 +95,8 @@ class Problem:
       train: source of meta-training tasks, whose item columns do not know the task's ratings.
       valid: source and episodes of meta-validation; its columns are those of the test, too.
       example: one episode, for shapes.
-      error: what choices minimize: the absolute error; for clicks, whose mean is to be found, the
-        squared one.
+      error: what choices minimize: the absolute error; where lists are judged by their order, the
+        share of misordered pairs.
       opened: the tickets that the test tasks were opened with, at most one.
     """
 

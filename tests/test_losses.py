@@ -155,3 +155,14 @@ def test_class_cross_entropy_has_the_derivatives_of_finite_differences():
             order=2,
             rtol=1e-5,
         )
+
+
+def test_misordered_pairs_by_hand():
+    score = jnp.array([[3.0, 1.0, 2.0, 9.0], [1.0, 1.0, 5.0, 0.0]])
+    label = jnp.array([[1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 1.0, 9.0]])
+    mask = jnp.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
+    # first task: 2 over 1 wrong, 3 over 1 wrong, 3 over 2 right; second: a tie, and one wrong
+    np.testing.assert_allclose(losses.misordered(score[0], label[0], mask[0]), 2 / 3)
+    np.testing.assert_allclose(losses.misordered(score[1], label[1], mask[1]), 1.5 / 2)
+    np.testing.assert_allclose(losses.misordered(score, label, mask), 3.5 / 5)
+    assert losses.misordered(score[0], label[0], 0 * mask[0]) == 0

@@ -72,13 +72,14 @@ class _Offset(nnx.Module):
         mean: float,
         hidden: int,
         dim: int,
+        bias: str,
     ):
         table = lambda size: nnx.Embed(size, dim, rngs=rngs)
         self.embed = nnx.Dict({name: table(size) for name, size in user_sizes.items()})
         width = _evidence(inputs).shape[-1] + dim * len(user_sizes)
         self.body = nnx.Linear(width, hidden, rngs=rngs)
         self.head = nnx.Linear(hidden, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
-        self.names, self.mean = tuple(user_sizes), mean
+        self.names, self.mean, self.bias = tuple(user_sizes), mean, bias
 
     def __call__(
         self, profile: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]
@@ -87,20 +88,25 @@ class _Offset(nnx.Module):
         user = [self.embed[name](profile[name]).mean(axis=0) for name in self.names]
         user_NxF = [jnp.broadcast_to(u, (x_NxE.shape[0], *u.shape)) for u in user]
         hidden = jax.nn.gelu(self.body(jnp.concatenate([x_NxE, *user_NxF], axis=1)))
-        return self.mean + inputs["bias"] + self.head(hidden)[:, 0]
+        return self.mean + inputs[self.bias] + self.head(hidden)[:, 0]
 
 
 def item_offset(
-    user_sizes: Mapping[str, int], mean: float, hidden: int = 64, dim: int = 8
+    user_sizes: Mapping[str, int],
+    mean: float,
+    hidden: int = 64,
+    dim: int = 8,
+    bias: str = "bias",
 ) -> Model:
     """The score (N,) of a user of whom only the profile is known: ``mu + b_i + f(item, profile)``.
 
     Args:
       user_sizes: name -> number of indices of the profile's categorical columns to embed.
       mean: the mean rating.
+      bias: the column that is b_i at the start.
     """
     return from_nnx(
-        lambda rngs, profile, inputs: _Offset(rngs, inputs, user_sizes, mean, hidden, dim)
+        lambda rngs, profile, inputs: _Offset(rngs, inputs, user_sizes, mean, hidden, dim, bias)
     )
 
 
