@@ -10,17 +10,19 @@ Transformer of which low-rank updates adapt (W4h: its head).
 """
 
 import dataclasses
+import importlib.metadata
+import importlib.util
 import pathlib
 from typing import Any
 
 import numpy as np
 
-from experiments.speed import measure, page, problems
+from experiments.speed import measure, page, problems, worker
 from metajax import command, report
 from metajax.types import UserError
 
-PEERS = ("torch.func", "torch.func compiled", "torch loop")
-TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W4", 5), ("W4", 1), ("W4h", 5), ("W4h", 1)}
+PEERS = ("torch.func", "torch.func compiled", "torch loop", "learn2learn", "torchopt")
+TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h", 5)}
 """Where compiling `torch.func` takes longer than a whole comparison."""
 
 
@@ -36,6 +38,8 @@ class Config:
     """Leave second derivatives out."""
     peers: bool = False
     """Measure PyTorch beside."""
+    two_cores: bool = False
+    """Measure the library on two cores beside, tasks dealt over them."""
     quick: bool = False
     """Fewer rounds."""
     patience: float = 900.0
@@ -53,17 +57,28 @@ def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict
     found, left_out = ["metajax", "plain"], {}
     if name == "W2" and not config.quick:
         found.append("plain, lax.conv")
+    if config.two_cores:
+        found.append(worker.TWO_CORES)
     for peer in PEERS if config.peers else ():
-        try:
-            import torch  # noqa: F401
-        except ImportError:
-            left_out[peer] = "PyTorch is not installed: pip install metajax[peers]"
-            continue
+        reason = _missing(peer)
         if peer.endswith("compiled") and (name, num_steps) in TOO_LONG:
-            left_out[peer] = "compiling takes many minutes"
+            reason = reason or "compiling takes many minutes"
+        if peer == "torchopt" and config.first_order:
+            reason = reason or "it has no first order"
+        if reason:
+            left_out[peer] = reason
         else:
             found.append(peer)
     return found, left_out
+
+
+def _missing(peer: str) -> str:
+    """Why a peer cannot run here; empty if it can."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed: pip install metajax[peers]"
+    if peer in worker.PACKAGES and importlib.util.find_spec(peer) is None:
+        return f"{peer} is not installed: pip install {peer}"
+    return ""
 
 
 def run_one(config: Config, name: str, num_steps: int) -> report.Record:
@@ -91,6 +106,7 @@ def run_one(config: Config, name: str, num_steps: int) -> report.Record:
         "config": dataclasses.asdict(config),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
+        "peers": _versions(workers),
     }
     scores = {
         report.score_name(scenario, w.variant, "step", "cpu_seconds"): np.asarray(w.cpu)[None]
@@ -102,6 +118,12 @@ def run_one(config: Config, name: str, num_steps: int) -> report.Record:
     for folder in (config.out, *[report.RESULTS] * config.publish):
         report.write(folder, stem, record)
     return record
+
+
+def _versions(workers: list[measure.Worker]) -> dict[str, str]:
+    """The versions of the peers' packages that ran."""
+    names = {"torch", *worker.PACKAGES} if any("torch" in w.variant for w in workers) else set()
+    return {n: importlib.metadata.version(n) for n in sorted(names) if importlib.util.find_spec(n)}
 
 
 def main(config: Config) -> None:

@@ -23,7 +23,7 @@ def matrix_flops(program: str, branches: Mapping[int, float] | None = None) -> f
       branches: how often each branch of a choice is taken, as shares of 1; without it all of them
         count alike. Convolutions are not counted.
     """
-    bodies, entry = _computations(program)
+    bodies, entry = computations(program)
     done: dict[str, float] = {}
 
     def total(name: str) -> float:
@@ -38,7 +38,7 @@ def matrix_flops(program: str, branches: Mapping[int, float] | None = None) -> f
     return total(entry)
 
 
-def _computations(program: str) -> tuple[dict[str, list[str]], str]:
+def computations(program: str) -> tuple[dict[str, list[str]], str]:
     """The lines of each computation, and the name of the one that the program starts with."""
     bodies: dict[str, list[str]] = {}
     entry, current = "", None

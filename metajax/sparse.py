@@ -23,24 +23,39 @@ from metajax.types import PyTree
 
 
 class Rows(NamedTuple):
-    """A table and Adam's moments of its rows.
+    """A table and what Adam remembers of its rows.
+
+    The moments and the count of a row lie side by side: to touch rows of a table of hundreds of
+    megabytes costs a walk to each place in memory, not the numbers read there.
 
     Attributes:
       value: (I, D) the rows.
-      mean, square: (I, D) moments of the gradient.
-      count: (I,) how often each row has been updated.
+      memory: (I, 2 D + 1) the moments of the gradient, mean and then square, and how often the row
+        has been updated.
     """
 
     value: jax.Array
-    mean: jax.Array
-    square: jax.Array
-    count: jax.Array
+    memory: jax.Array
 
     @classmethod
     def of(cls, value: jax.Array) -> "Rows":
         """The table as it is before the first step."""
-        zeros = lambda: jnp.zeros(value.shape, value.dtype)
-        return cls(value, zeros(), zeros(), jnp.zeros(value.shape[0], jnp.int32))
+        return cls(value, jnp.zeros((value.shape[0], 2 * value.shape[1] + 1), value.dtype))
+
+    @property
+    def mean(self) -> jax.Array:
+        """(I, D) first moments."""
+        return self.memory[:, : self.value.shape[1]]
+
+    @property
+    def square(self) -> jax.Array:
+        """(I, D) second moments."""
+        return self.memory[:, self.value.shape[1] : -1]
+
+    @property
+    def updates(self) -> jax.Array:
+        """(I,) how often each row has been updated."""
+        return self.memory[:, -1].astype(jnp.int32)
 
 
 class Distinct(NamedTuple):
@@ -63,14 +78,12 @@ def distinct(index: jax.Array, capacity: int, num_rows: int) -> Distinct:
       capacity: U, at least as many as can occur: the number of indices is always enough. With less,
         the rows beyond it would be lost.
     """
-    flat = index.reshape(-1)
-    order = jnp.argsort(flat)
-    ordered = flat[order]
+    flat = index.reshape(-1).astype(jnp.int32)
+    ordered = jnp.sort(flat)
     is_new = jnp.concatenate([jnp.ones(1, bool), ordered[1:] != ordered[:-1]])
-    number = jnp.cumsum(is_new) - 1
-    rows = jnp.full(capacity, num_rows, jnp.int32)
-    rows = rows.at[number].set(ordered.astype(jnp.int32), mode="drop")
-    place = jnp.zeros(flat.shape, jnp.int32).at[order].set(number.astype(jnp.int32))
+    rows = jnp.sort(jnp.where(is_new, ordered, num_rows))  # sorts: scatters are slow on a CPU
+    rows = jnp.pad(rows, (0, max(capacity - flat.size, 0)), constant_values=num_rows)[:capacity]
+    place = jnp.searchsorted(rows, flat).astype(jnp.int32)
     return Distinct(rows, place.reshape(index.shape))
 
 
@@ -99,18 +112,15 @@ def lazy_adam(
       rows: (U,) distinct; a number that is no row is left out.
       gradient: (U, D) of those rows.
     """
-    count = gather(table.count, rows) + 1
-    mean = b1 * gather(table.mean, rows) + (1 - b1) * gradient
-    square = b2 * gather(table.square, rows) + (1 - b2) * gradient**2
-    corrected = lambda moment, b: moment / (1 - b ** count.astype(moment.dtype))[:, None]
+    before = Rows(gather(table.value, rows), gather(table.memory, rows))
+    count = before.memory[:, -1:] + 1
+    mean = b1 * before.mean + (1 - b1) * gradient
+    square = b2 * before.square + (1 - b2) * gradient**2
+    corrected = lambda moment, b: moment / (1 - b**count)
     change = -rate * corrected(mean, b1) / (jnp.sqrt(corrected(square, b2)) + eps)
-    put = dict(mode="drop", unique_indices=False, indices_are_sorted=True)
-    return Rows(
-        table.value.at[rows].add(change, **put),
-        table.mean.at[rows].set(mean, **put),
-        table.square.at[rows].set(square, **put),
-        table.count.at[rows].set(count, **put),
-    )
+    put = lambda whole, part: whole.at[rows].set(part, mode="drop", indices_are_sorted=True)
+    memory = jnp.concatenate([mean, square, count], axis=1)
+    return Rows(put(table.value, before.value + change), put(table.memory, memory))
 
 
 def value_and_gradient(

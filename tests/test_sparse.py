@@ -77,7 +77,7 @@ def test_the_first_step_is_adams_and_the_other_rows_rest():
     )
     untouched = np.setdiff1d(np.arange(NUM_ROWS), index)
     np.testing.assert_array_equal(after.value[untouched], table[untouched])
-    np.testing.assert_array_equal(after.count, np.isin(np.arange(NUM_ROWS), index).astype(int))
+    np.testing.assert_array_equal(after.updates, np.isin(np.arange(NUM_ROWS), index).astype(int))
 
 
 def test_rows_touched_in_each_step_move_as_with_adam_and_others_lag():
@@ -94,5 +94,5 @@ def test_rows_touched_in_each_step_move_as_with_adam_and_others_lag():
         plain = jnp.asarray(optax.apply_updates(plain, updates))
     np.testing.assert_allclose(state.value[1], plain[1], rtol=1e-7)
     assert abs(float(state.value[2, 0] - plain[2, 0])) > 1e-3
-    np.testing.assert_array_equal(state.count, [0, 3, 2, 0])
+    np.testing.assert_array_equal(state.updates, [0, 3, 2, 0])
     np.testing.assert_array_equal(state.value[jnp.asarray([0, 3])], 0)

@@ -3,8 +3,8 @@
 Run: python -m experiments.speed.curves
      python -m experiments.speed.curves --from-records draws docs/gallery/speed-curves.svg.
 Sines with a perceptron 1-40-40-1, second order, outer Adam left out; medians of processor time on
-one core, temporary memory as the compiler plans it. The number of items is in
-`experiments.speed.tables`.
+one core, temporary memory as the compiler plans it. The number of items is the step of
+`experiments.speed.tables` by touched rows, on rows of 16, outer Adam included.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.speed import tables
 from metajax import command, losses, outer, report
 from metajax.learners.gradient import gradient
 from metajax.models.towers import vector_mlp
@@ -39,6 +40,8 @@ class Config:
     """Tasks of a batch, at one inner step, in chunks of 256."""
     shots: tuple[int, ...] = (1, 10, 100, 1000)
     """Rows of a support, at one inner step and 25 tasks."""
+    items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    """Rows of a table of which a batch touches 640."""
     publish: bool = False
     """Store the record in paper/results."""
     from_records: bool = False
@@ -111,7 +114,20 @@ def curves(config: Config) -> list[dict]:
         curve("computed anew", "inner steps", config.inner_steps, lambda k: measured(maml(k), few)),
         curve("", "tasks", config.tasks, lambda n: measured(maml(1), batch(n, 5), chunk(n))),
         curve("", "support rows", config.shots, lambda n: measured(maml(1), batch(25, n))),
+        curve("", "items", config.items, on_table),
     ]
+
+
+def on_table(num_items: int) -> dict[str, float]:
+    """Milliseconds and megabytes, beside the table itself, of a step on touched rows."""
+    step = tables.Touched(num_items, 16)
+    rng, seconds = np.random.default_rng(0), []
+    for _ in range(12):
+        drawn = tables.draw(rng, num_items)
+        began = time.process_time()
+        step(*drawn)
+        seconds.append(time.process_time() - began)
+    return {"milliseconds": 1e3 * statistics.median(seconds[2:]), "megabytes": step.megabytes}
 
 
 def draw(lines: list[dict]) -> None:

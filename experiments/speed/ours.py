@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from experiments.speed import problems
 from metajax import losses, train, tree
@@ -165,8 +166,14 @@ def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: in
     return learner, Prepare(tree.under("tables"), apply_tables)
 
 
-def library(name: str, num_steps: int, second_order: bool, how: How | None = None) -> Program:
-    """This library's way to train on a workload."""
+def library(
+    name: str,
+    num_steps: int,
+    second_order: bool,
+    how: How | None = None,
+    mesh: Mesh | None = None,
+) -> Program:
+    """This library's way to train on a workload; with a mesh the tasks are dealt over it."""
     how, problem = how or HOW[name], problems.PROBLEMS[name]()
     learned, frozen = _split(problem)
 
@@ -190,6 +197,7 @@ def library(name: str, num_steps: int, second_order: bool, how: How | None = Non
             how.chunk_size,
             how.lengths,
             prepare,
+            mesh,
         )
         state, info = jax.lax.scan(body, state, length=how.num_outer)
         return state, info["loss"]

@@ -1,12 +1,13 @@
 """The records of the benchmark for the terminal and for the documentation."""
 
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as Printed
 
+from experiments.speed.worker import TWO_CORES
 from metajax import report
 from metajax.types import UserError
 
@@ -49,6 +50,10 @@ def ratios(record: report.Record) -> Iterator[str]:
     for row in rows:
         if row is ours:
             continue
+        if row["variant"] == TWO_CORES:
+            ratio = ours["fastest_wall_ms"] / row["fastest_wall_ms"]
+            yield f"{ratio:.2f}x by a second core (fastest steps, wall time)"
+            continue
         ratio = row["milliseconds"] / ours["milliseconds"]
         blas = ours["matmul_gflops"] / row["matmul_gflops"]
         yield f"{ratio:.2f}x {row['variant']} (matrix products alone: {blas:.2f}x)"
@@ -57,16 +62,16 @@ def ratios(record: report.Record) -> Iterator[str]:
 def show(record: report.Record) -> None:
     """Prints the table and the ratios of one record."""
     facts = record.facts
-    table = Table(title=f"{facts['scenario']}: {facts['title']}", header_style="bold")
-    table.add_column("way", no_wrap=True)
+    printed = Printed(title=f"{facts['scenario']}: {facts['title']}", header_style="bold")
+    printed.add_column("way", no_wrap=True)
     for heading in HEADINGS:
-        table.add_column(heading, justify="right")
+        printed.add_column(heading, justify="right")
     for row in facts["rows"]:
-        table.add_row(row["variant"], *cells(row))
+        printed.add_row(row["variant"], *cells(row))
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 120)
-    console.print(table)
+    console.print(printed)
     for line in ratios(record):
         console.print(f"{facts['scenario']}: {line}", highlight=False)
 
@@ -75,10 +80,54 @@ def markdown(record: report.Record) -> str:
     """The section of one record."""
     facts = record.facts
     lines = [f"## {facts['scenario']}", "", facts["title"].capitalize() + ".", ""]
-    lines += [f"| way | {' | '.join(HEADINGS)} |", "|" + " --- |" + " ---: |" * len(HEADINGS)]
-    lines += [f"| {row['variant']} | {' | '.join(cells(row))} |" for row in facts["rows"]]
+    lines += table(("way", *HEADINGS), ([row["variant"], *cells(row)] for row in facts["rows"]))
     lines += ["", *(f"- {line}" for line in ratios(record)), ""]
     return "\n".join(lines)
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table whose first column is text and the others numbers."""
+    lines = [f"| {' | '.join(heads)} |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    return [*lines, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def profile(record: report.Record) -> str:
+    """The section of a profile: milliseconds by kind of operation, before and after."""
+    facts = record.facts
+    before, after = facts["rows"]
+    kinds = list(dict.fromkeys([*before["kinds"], *after["kinds"]]))
+    cell = lambda row, kind: f"{row['kinds'].get(kind, 0.0):,.2f}"
+    rows = [[kind, cell(before, kind), cell(after, kind)] for kind in kinds]
+    rows.append(["all", f"{before['milliseconds']:,.2f}", f"{after['milliseconds']:,.2f}"])
+    lines = [f"### {facts['scenario']}", "", "Milliseconds of an outer step.", ""]
+    return "\n".join([*lines, *table(("kind", before["variant"], after["variant"]), rows), ""])
+
+
+def tables(record: report.Record) -> str:
+    """The section of the step on large tables."""
+    facts = record.facts
+    sizes, ways = [], []
+    for label in facts["milliseconds"]:
+        way, size = label.rsplit(", ", 1)
+        ways, sizes = [*ways, way], [*sizes, size]
+    ways, sizes = list(dict.fromkeys(ways)), list(dict.fromkeys(sizes))
+    value = lambda way, size: facts["milliseconds"].get(f"{way}, {size}")
+    cell = lambda ms: "" if ms is None else f"{ms:,.2f}"
+    rows = [[f"{int(size):,}", *(cell(value(way, size)) for way in ways)] for size in sizes]
+    lines = ["## Large tables", "", "Milliseconds of an outer step on a table of 64 columns.", ""]
+    lines += [*table(("rows", *ways), rows), ""]
+    lines += [f"- {facts['growth']:.2f}x the time of the smallest table at the largest"]
+    lines += [f"- {facts['ahead_of_torch']:.2f}x torch SparseAdam at the largest", ""]
+    return "\n".join(lines)
+
+
+CURVES = """## Cost curves
+
+![Time and memory of an outer step](gallery/speed-curves.svg)
+
+Time (above) and the compiler's planned temporary memory (below) of an outer step, one core: inner
+steps with all intermediate results kept and computed anew (`python -m experiments.speed.curves`).
+"""
 
 
 def write() -> pathlib.Path:
@@ -87,8 +136,14 @@ def write() -> pathlib.Path:
     Raises:
       UserError: there are none.
     """
-    found = [report.read(p) for p in sorted(report.RESULTS.glob("speed-w*.json"))]
+    stored = lambda pattern: [report.read(p) for p in sorted(report.RESULTS.glob(pattern))]
+    found = stored("speed-w*.json")
     if not found:
         raise UserError(f"no records in {report.RESULTS}; run experiments.benchmark --publish")
-    PAGE.write_text("\n".join([HEAD, *map(markdown, found)]))
+    parts = [HEAD, *map(markdown, found)]
+    profiles = stored("speed-profile-*.json")
+    parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
+    parts += map(tables, stored("speed-tables.json"))
+    parts += [CURVES] * bool(stored("speed-curves.json"))
+    PAGE.write_text("\n".join(parts))
     return PAGE

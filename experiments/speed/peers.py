@@ -104,18 +104,25 @@ def _entropy(score: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     return -(chosen * mask).sum() / mask.sum()
 
 
+def loss_of(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Squared error for W1 and W3, cross-entropy for the others."""
+    return _squared if name in ("W1", "W3") else _entropy
+
+
+def features(name: str, p: Flat, part: tuple) -> tuple:
+    """A support or query with its features looked up, where the workload has any."""
+    return (look_up(p, part[0]), *part[1:]) if name == "W3" else part
+
+
 def _task(
     name: str, adapts: Callable, rate: float, num_steps: int, second: bool, inner: Callable
 ) -> Callable[[Flat, tuple, tuple], Tensor]:
     """(weights, support, query) -> the outer loss of one task."""
-    apply, loss = APPLY[name], _squared if name in ("W1", "W3") else _entropy
-
-    def features(p: Flat, part: tuple) -> tuple:
-        return (look_up(p, part[0]), *part[1:]) if name == "W3" else part
+    apply, loss = APPLY[name], loss_of(name)
 
     def task(p: Flat, support: tuple, query: tuple) -> Tensor:
         fast = {path: value for path, value in p.items() if adapts(path)}
-        support, query = features(p, support), features(p, query)
+        support, query = features(name, p, support), features(name, p, query)
         score = lambda fast, part: loss(apply({**p, **fast}, part[0]), part[1], part[2])
         for _ in range(num_steps):
             grads = inner(lambda fast, part=support: score(fast, part), fast, second)

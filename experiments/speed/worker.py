@@ -1,7 +1,8 @@
 """One way to do a workload, in a process of its own that is told when to run.
 
 It is started by `measure`. It prints one line of JSON when it is ready, and then one for each line
-it reads: ``run N`` times N calls, ``peak`` measures the library's matrix product.
+it reads: ``run N`` times N calls, ``peak`` measures the library's matrix product. A program of JAX
+that is compiled again after its first call stops the process.
 """
 
 import json
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 
 SIDE = 1024
+TWO_CORES = "metajax, 2 cores"
+PACKAGES = {"learn2learn": "Learn2Learn", "torchopt": "TorchOpt"}
 
 
 def _say(**facts: object) -> None:
@@ -31,18 +34,24 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
     import jax.numpy as jnp
 
     from experiments.speed import ours
-    from metajax import flops
+    from metajax import flops, shard
 
-    if variant == "metajax":
-        program = ours.library(name, num_steps, second)
+    if variant.startswith("metajax"):
+        mesh = shard.mesh() if variant == TWO_CORES else None
+        program = ours.library(name, num_steps, second, mesh=mesh)
     else:
         program = ours.plain(name, num_steps, second, variant == "plain, lax.conv")
-    holder = [program.state]
+    count = _compilations()
+    holder, after_first = [program.state], []
     compiled = program.run.lower(program.state, program.data).compile()
 
     def step() -> float:
-        holder[0], losses = compiled(holder[0], program.data)
-        return float(losses[0])
+        holder[0], losses = program.run(holder[0], program.data)
+        loss = float(np.asarray(losses)[0])
+        after_first.append(count())
+        if after_first[-1] > after_first[0]:
+            raise RuntimeError("the program was compiled again after its first step")
+        return loss
 
     square = jnp.ones((SIDE, SIDE))
     product = jax.jit(lambda x: x @ x)
@@ -56,13 +65,25 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
     return step, lambda: product(square).block_until_ready(), facts
 
 
+def _compilations() -> Callable[[], int]:
+    """A function that tells how many programs JAX has compiled from now on."""
+    import jax
+
+    seen: list[str] = []
+    hear = lambda event, duration_secs, **_: seen.append(event)
+    jax.monitoring.register_event_duration_secs_listener(hear)
+    return lambda: sum(event.endswith("backend_compile_duration") for event in seen)
+
+
 def _torch(variant: str, name: str, num_steps: int, second: bool):
     import torch
 
-    from experiments.speed import peers
+    from experiments.speed import packages, peers
 
     torch.set_num_threads(1)
-    if variant == "torch loop":
+    if variant in PACKAGES:
+        peer = getattr(packages, PACKAGES[variant])(name, num_steps, second)
+    elif variant == "torch loop":
         peer = peers.Loop(name, num_steps, second)
     else:
         peer = peers.Mapped(name, num_steps, second, compiled=variant == "torch.func compiled")
@@ -80,10 +101,11 @@ def _timed(call: Callable[[], object], count: int) -> dict[str, list[float]]:
     return {"cpu": cpu, "wall": wall}
 
 
-def main(variant: str, name: str, num_steps: str, order: str, core: str) -> None:
+def main(variant: str, name: str, num_steps: str, order: str, cores: str) -> None:
     """Gets ready, then does what it is told until its input ends."""
-    os.sched_setaffinity(0, {int(core)})  # before the libraries count the cores
-    make = _torch if variant.startswith("torch") else _jax
+    os.sched_setaffinity(0, set(map(int, cores.split(","))))  # before libraries count the cores
+    is_torch = variant.startswith("torch") or variant in PACKAGES
+    make = _torch if is_torch else _jax
     before = _megabytes()
     began = time.process_time()
     step, product, facts = make(variant, name, int(num_steps), order == "second")

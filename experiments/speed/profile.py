@@ -1,0 +1,151 @@
+"""Where the time of an outer step goes: each kind of operation, before and after.
+
+Run: python -m experiments.speed.profile --workload W2 W3
+Before is plain JAX (``jit(grad(mean(vmap(task))))``), after is this library. Times are those that
+XLA's own instructions report to the profiler on one core; an operation's time is its own, without
+what it calls. Kinds are read from the compiled program.
+"""
+
+import collections
+import dataclasses
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from experiments.speed import ours, problems
+from metajax import command, report
+from metajax.flops import computations
+from metajax.types import UserError
+
+KINDS = (
+    ("matrix products", r"\b(dot|convolution|custom-call)\("),
+    ("gather and scatter", r"\b(gather|scatter|dynamic-slice|dynamic-update-slice|sort)\("),
+    ("reductions", r"\b(reduce|reduce-window)\("),
+    ("elementwise", r"\b(add|subtract|multiply|divide|maximum|select|exponential|rsqrt|compare)\("),
+    ("moving data", r"\b(copy|transpose|concatenate|pad|slice|broadcast|bitcast|reshape)\("),
+)
+"""Kinds of operations; a fusion is of the first kind of which it holds one."""
+
+_NAMED = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
+_CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the profile can be told."""
+
+    workload: tuple[str, ...] = ("W2", "W3")
+    """Workloads."""
+    steps: int = 1
+    """Inner steps."""
+    calls: int = 5
+    """Programs traced."""
+    publish: bool = False
+    """Store the record in paper/results."""
+
+
+def kinds_of(program: str) -> dict[str, str]:
+    """The kind of each instruction of a compiled program, by name."""
+    bodies, _ = computations(program)
+    found: dict[str, str] = {}
+    for lines in bodies.values():
+        for line in lines:
+            named = _NAMED.match(line)
+            if not named:
+                continue
+            called = _CALLS.search(line) if named[2] in ("fusion", "call") else None
+            text = "\n".join(bodies.get(called[1], [line])) if called else line
+            kinds = (kind for kind, pattern in KINDS if re.search(pattern, text))
+            found[named[1]] = next(kinds, "other")
+    return found
+
+
+def own_seconds(events: list[tuple[str, float, float]]) -> dict[str, float]:
+    """Seconds by name of nested spans (name, begin, end) of one thread, without those inside."""
+    total: dict[str, float] = collections.defaultdict(float)
+    open_: list[tuple[str, float]] = []
+    for name, begin, end in sorted(events, key=lambda e: (e[1], -e[2])):
+        while open_ and open_[-1][1] <= begin:
+            open_.pop()
+        total[name] += end - begin
+        if open_:
+            total[open_[-1][0]] -= end - begin
+        open_.append((name, end))
+    return dict(total)
+
+
+def _spans(folder: pathlib.Path) -> Iterator[list[tuple[str, float, float]]]:
+    """The spans of each thread in a stored trace."""
+    for path in folder.rglob("*.xplane.pb"):
+        for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
+            for line in plane.lines:
+                yield [(e.name, 1e-9 * e.start_ns, 1e-9 * e.end_ns) for e in line.events]
+
+
+def traced(step: Callable[[], Any], program: str, calls: int) -> dict[str, float]:
+    """Seconds of one call by kind of operation."""
+    kinds, total = kinds_of(program), collections.defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(calls):
+                step()
+        for spans in _spans(pathlib.Path(folder)):
+            mine = [span for span in spans if span[0] in kinds]
+            for name, seconds in own_seconds(mine).items():
+                total[kinds[name]] += seconds / calls
+    return dict(total)
+
+
+def profile(variant: str, name: str, config: Config) -> dict[str, Any]:
+    """The milliseconds of an outer step of one way, whole and by kind of operation."""
+    make = ours.library if variant == "metajax" else ours.plain
+    program = make(name, config.steps, True)
+    compiled = program.run.lower(program.state, program.data).compile()
+    state = [program.state]
+
+    def step() -> None:
+        state[0], losses = compiled(state[0], program.data)
+        jax.block_until_ready(losses)
+
+    step()
+    kinds = traced(step, compiled.as_text(), config.calls)
+    scale = 1e3 / program.num_outer
+    by_kind = {kind: scale * seconds for kind, seconds in sorted(kinds.items(), key=_by_time)}
+    return {"variant": variant, "milliseconds": sum(by_kind.values()), "kinds": by_kind}
+
+
+def _by_time(item: tuple[str, float]) -> float:
+    return -item[1]
+
+
+def main(config: Config) -> None:
+    """Prints where the time goes, and stores it."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    for name in config.workload:
+        if name not in problems.PROBLEMS:
+            raise UserError(f"no workload {name!r}; the known ones are {', '.join(ours.HOW)}")
+        rows = [profile(variant, name, config) for variant in ("plain", "metajax")]
+        for row in rows:
+            told = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["kinds"].items())
+            print(f"{name} {row['variant']}: {row['milliseconds']:.2f} ms: {told}", flush=True)
+        facts = {
+            "experiment": "speed",
+            "scenario": f"{name}, {config.steps} inner steps: where the time goes",
+            "title": problems.PROBLEMS[name]().title,
+            "rows": rows,
+            "config": dataclasses.asdict(config),
+            "config_hash": report.config_hash(config),
+            "environment": report.environment(),
+        }
+        if config.publish:
+            stem = f"speed-profile-{name.lower()}-{config.steps}"
+            report.write(report.RESULTS, stem, report.Record(facts, {}))
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)
