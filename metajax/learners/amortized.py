@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.learners.pieces import query_loss, real_sum
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
@@ -13,7 +14,7 @@ class State(NamedTuple):
     """What a task remembers: the sum and number of its encoded examples.
 
     Attributes:
-      shared: parameters of encoder and decoder, the same for all tasks.
+      shared: the meta-parameters, the same for all tasks.
       total: (D,) sum of codes.
       weight: () number of examples.
       profile: the task's profile.
@@ -65,20 +66,11 @@ def neural_process(
         del key
         pairs = (examples.inputs, examples.label)
         code_NxD = encode.apply(state.shared["encode"], state.profile, pairs)
-        code_NxD = jnp.where(examples.mask[:, None] > 0, code_NxD, 0.0)
-        return state._replace(
-            total=state.total + jnp.sum(code_NxD, axis=0),
-            weight=state.weight + jnp.sum(examples.mask > 0),
-        )
+        total, number = real_sum(code_NxD, examples.mask)
+        return state._replace(total=state.total + total, weight=state.weight + number)
 
     def predict(state: State, inputs: PyTree) -> jax.Array:
         code = state.total / jnp.maximum(state.weight, 1.0)
         return decode.apply(state.shared["decode"], (state.profile, code), inputs)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

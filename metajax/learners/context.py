@@ -25,6 +25,29 @@ def contextual(model: Model, num_context: int) -> Model:
     return Model(init, apply)
 
 
+def context_learner(
+    model: Model,
+    num_context: int,
+    inner: optim.Inner | optax.GradientTransformation,
+    num_steps: int,
+    *,
+    second_order: bool = True,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """The `gradient` learner of `contextual` in which the context alone adapts, as `cavia` has it.
+
+    Each task starts from the context among the parameters.
+    """
+    return gradient(
+        contextual(model, num_context),
+        inner,
+        num_steps,
+        adapts=tree.under("context"),
+        second_order=second_order,
+        loss=loss,
+    )
+
+
 def cavia(
     model: Model,
     num_context: int,
@@ -50,13 +73,8 @@ def cavia(
 
     References: Zintgraf et al., "Fast context adaptation via meta-learning", ICML 2019.
     """
-    base = gradient(
-        contextual(model, num_context),
-        inner,
-        num_steps,
-        adapts=tree.under("context"),
-        second_order=second_order,
-        loss=loss,
+    base = context_learner(
+        model, num_context, inner, num_steps, second_order=second_order, loss=loss
     )
 
     def from_zero(params: PyTree) -> PyTree:

@@ -1,29 +1,13 @@
 """Warm-up of new items by the users they met, content standing in while there are none."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from metajax import losses, tree
+from metajax.learners.amortized import State
+from metajax.learners.pieces import real_sum
 from metajax.learners.warmup import init_base
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
-
-
-class Met(NamedTuple):
-    """What an item remembers under `dropout_net`: the users that it met.
-
-    Attributes:
-      shared: the meta-parameters, the same for all items.
-      total: (D,) sum of label times user vector.
-      weight: () number of users.
-      profile: the item's content.
-    """
-
-    shared: PyTree
-    total: jax.Array
-    weight: jax.Array
-    profile: PyTree
 
 
 def dropout_net(
@@ -38,7 +22,7 @@ def dropout_net(
 
     The embedding is the mean of the users' vectors, each times its label; an item without users has
     0. While training it is dropped from a share of the items, so that the base learns to do with
-    content. Nothing adapts by gradient.
+    content. Nothing adapts by gradient: the state is a sum of labeled user vectors.
 
     Args:
       base: the model, trained here.
@@ -58,18 +42,17 @@ def dropout_net(
             "user": user.init(key_user, episode.profile, episode.support.inputs),
         }
 
-    def start(params: PyTree, profile: PyTree) -> Met:
-        return Met(params, jnp.zeros(num_embedding), jnp.zeros(()), profile)
+    def start(params: PyTree, profile: PyTree) -> State:
+        return State(params, jnp.zeros(num_embedding), jnp.zeros(()), profile)
 
-    def adapt(state: Met, examples: Examples, key: jax.Array) -> Met:
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
         del key
         frozen = jax.lax.stop_gradient(state.shared["user"])
         user_NxD = user.apply(frozen, state.profile, examples.inputs)
-        told_NxD = jnp.where(examples.mask[:, None] > 0, examples.label[:, None] * user_NxD, 0.0)
-        total, weight = state.total + told_NxD.sum(axis=0), state.weight + (examples.mask > 0).sum()
-        return state._replace(total=total, weight=weight)
+        total, number = real_sum(examples.label[:, None] * user_NxD, examples.mask)
+        return state._replace(total=state.total + total, weight=state.weight + number)
 
-    def predict(state: Met, inputs: PyTree) -> jax.Array:
+    def predict(state: State, inputs: PyTree) -> jax.Array:
         embedding = state.total / jnp.maximum(state.weight, 1.0)
         return base.apply(state.shared["base"], (state.profile, embedding), inputs)
 

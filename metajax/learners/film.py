@@ -1,28 +1,12 @@
 """Adaptation by modulation: a context read off the support steers every layer of a network."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.learners.amortized import State
+from metajax.learners.pieces import query_loss, real_sum
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
-
-
-class State(NamedTuple):
-    """What a task remembers: the sum and number of its encoded examples.
-
-    Attributes:
-      shared: the meta-parameters, the same for all tasks.
-      total: (C,) sum of codes.
-      weight: () number of examples.
-      profile: the task's profile.
-    """
-
-    shared: PyTree
-    total: jax.Array
-    weight: jax.Array
-    profile: PyTree
 
 
 def modulated(
@@ -74,11 +58,8 @@ def modulated(
         shared, profile = state.shared, state.profile
         x_NxE = jax.lax.stop_gradient(embed.apply(shared["embed"], profile, examples.inputs))
         code_NxC = encode.apply(shared["encode"], profile, (x_NxE, examples.label))
-        code_NxC = jnp.where(examples.mask[:, None] > 0, code_NxC, 0.0)
-        return state._replace(
-            total=state.total + jnp.sum(code_NxC, axis=0),
-            weight=state.weight + jnp.sum(examples.mask > 0),
-        )
+        total, number = real_sum(code_NxC, examples.mask)
+        return state._replace(total=state.total + total, weight=state.weight + number)
 
     def predict(state: State, inputs: PyTree) -> jax.Array:
         shared, profile = state.shared, state.profile
@@ -87,10 +68,4 @@ def modulated(
         base = offset.apply(shared["offset"], profile, inputs)
         return base + decode.apply(shared["decode"], (profile, context), x_NxE)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

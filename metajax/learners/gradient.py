@@ -12,7 +12,8 @@ Meta-SGD   ``inner=optim.learned_rates(rate)`` (Li et al., 2017)
 =========  ===============================================================================
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ import optax
 from metajax import losses, optim, tree
 from metajax.curvature import inner_gradient
 from metajax.hoist import hoist
+from metajax.learners.pieces import constant_gradient, query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 UNROLL_UP_TO = 5
@@ -43,6 +45,14 @@ class State(NamedTuple):
     rates: PyTree
     moments: PyTree
     profile: PyTree
+
+
+def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
+    """The carry after ``num_steps`` of ``step(carry, None)``, as `jax.lax.scan` has it."""
+    short = num_steps <= UNROLL_UP_TO
+    step = step if short else jax.checkpoint(step)
+    unroll = max(num_steps, 1) if short else 1
+    return jax.lax.scan(step, carry, length=num_steps, unroll=unroll)[0]
 
 
 def gradient(
@@ -71,6 +81,7 @@ def gradient(
     """
     if not isinstance(inner, optim.Inner):
         inner = optim.fixed(inner)
+    slope = inner_gradient if second_order else constant_gradient
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         theta = model.init(key, episode.profile, episode.support.inputs)
@@ -85,7 +96,6 @@ def gradient(
     def adapt(state: State, examples: Examples, key: jax.Array) -> State:
         del key
         tx = inner.make(state.rates)
-
         apply = lambda fast, given: model.apply(tree.merge(fast, given[0]), *given[1:])
         rest, values = hoist(apply, state.fast, (state.shared, state.profile, examples.inputs))
         given = (values, examples.label, examples.mask)
@@ -93,31 +103,15 @@ def gradient(
 
         def step(carry, _):
             fast, moments = carry
-            if second_order:
-                grads = inner_gradient(support_loss, fast, given)
-            else:
-                grads = jax.lax.stop_gradient(jax.grad(support_loss)(fast, given))
-            updates, moments = tx.update(grads, moments, fast)
+            updates, moments = tx.update(slope(support_loss, fast, given), moments, fast)
             return (optax.apply_updates(fast, updates), moments), None
 
-        short = num_steps <= UNROLL_UP_TO
         before = (state.fast, state.moments)
-        after, _ = jax.lax.scan(
-            step if short else jax.checkpoint(step),
-            before,
-            length=num_steps,
-            unroll=max(num_steps, 1) if short else 1,
-        )
+        after = repeated(step, before, num_steps)
         fast, moments = tree.where(jnp.any(examples.mask > 0), after, before)
         return state._replace(fast=fast, moments=moments)
 
     def predict(state: State, inputs: PyTree) -> jax.Array:
         return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

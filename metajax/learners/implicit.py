@@ -1,5 +1,6 @@
 """Adaptation to a minimum, differentiated without the way there: implicit MAML."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import jax.scipy as jsp
 import optax
 
 from metajax import losses, tree
+from metajax.learners.pieces import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
@@ -23,6 +25,50 @@ class State(NamedTuple):
     shared: PyTree
     fast: PyTree
     profile: PyTree
+
+
+def minimizer(
+    slope: Callable[[PyTree, PyTree, PyTree, tuple], PyTree],
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    num_solver_steps: int,
+) -> Callable[[PyTree, PyTree, tuple], PyTree]:
+    """A function (anchor, shared, task) -> fast: where descent from the anchor along a slope ends.
+
+    Its derivative in anchor and shared is that of a point at which the slope is zero, whatever the
+    way there; ``task`` gets none.
+
+    Args:
+      slope: (fast, anchor, shared, task) -> the gradient of what is minimized, in ``fast``.
+      inner: the optimizer that descends, ``num_steps`` times.
+      num_solver_steps: of conjugate gradients, in the derivative.
+    """
+
+    @jax.custom_vjp
+    def minimum(anchor: PyTree, shared: PyTree, task: tuple) -> PyTree:
+        def step(carry, _):
+            fast, moments = carry
+            updates, moments = inner.update(slope(fast, anchor, shared, task), moments, fast)
+            return (optax.apply_updates(fast, updates), moments), None
+
+        (fast, _), _ = jax.lax.scan(step, (anchor, inner.init(anchor)), length=num_steps)
+        return fast
+
+    def forward(anchor: PyTree, shared: PyTree, task: tuple):
+        fast = minimum(anchor, shared, task)
+        return fast, (fast, anchor, shared, task)
+
+    def backward(residual: tuple, cotangent: PyTree):
+        fast, anchor, shared, task = residual
+        along = lambda x: slope(x, anchor, shared, task)
+        curvature = lambda v: jax.jvp(along, (fast,), (v,))[1]
+        solution, _ = jsp.sparse.linalg.cg(curvature, cotangent, maxiter=num_solver_steps)
+        rest = lambda anchor, shared: slope(fast, anchor, shared, task)
+        _, transpose = jax.vjp(rest, anchor, shared)
+        return *transpose(jax.tree.map(jnp.negative, solution)), None
+
+    minimum.defvjp(forward, backward)
+    return minimum
 
 
 def implicit(
@@ -42,9 +88,8 @@ def implicit(
     was reached: with F(phi) the gradient of that sum, ``d phi = -(dF/dphi)^-1 dF``, and the linear
     system ``H + strength`` is solved by conjugate gradients. Memory and gradient do not depend on
     the number or kind of inner steps, which may be any optimizer at all.
-
-    The system must be positive definite: choose ``strength`` above the most negative curvature of
-    the support loss.
+    Choose ``strength`` above the most negative curvature of the support loss, else there is no
+    minimum.
 
     Args:
       model: the model; its parameters are ``{"model": ...}``.
@@ -58,8 +103,8 @@ def implicit(
     References: Rajeswaran et al., "Meta-learning with implicit gradients", NeurIPS 2019.
     """
 
-    def inner_gradient(fast: PyTree, anchor: PyTree, given: tuple) -> PyTree:
-        shared, profile, examples = given
+    def slope(fast: PyTree, anchor: PyTree, shared: PyTree, task: tuple) -> PyTree:
+        profile, examples = task
 
         def support_loss(fast: PyTree) -> jax.Array:
             scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
@@ -68,31 +113,7 @@ def implicit(
         pull = lambda g, x, a: g + strength * (x - a)
         return jax.tree.map(pull, jax.grad(support_loss)(fast), fast, anchor)
 
-    @jax.custom_vjp
-    def minimum(anchor: PyTree, given: tuple) -> PyTree:
-        def step(carry, _):
-            fast, moments = carry
-            updates, moments = inner.update(inner_gradient(fast, anchor, given), moments, fast)
-            return (optax.apply_updates(fast, updates), moments), None
-
-        (fast, _), _ = jax.lax.scan(step, (anchor, inner.init(anchor)), length=num_steps)
-        return fast
-
-    def forward(anchor: PyTree, given: tuple):
-        fast = minimum(anchor, given)
-        return fast, (fast, anchor, given)
-
-    def backward(residual: tuple, cotangent: PyTree):
-        fast, anchor, (shared, profile, examples) = residual
-        given = residual[2]
-        curvature = lambda v: jax.jvp(lambda x: inner_gradient(x, anchor, given), (fast,), (v,))[1]
-        solution, _ = jsp.sparse.linalg.cg(curvature, cotangent, maxiter=num_solver_steps)
-        rest = lambda anchor, shared: inner_gradient(fast, anchor, (shared, profile, examples))
-        _, transpose = jax.vjp(rest, anchor, shared)
-        to_anchor, to_shared = transpose(jax.tree.map(jnp.negative, solution))
-        return to_anchor, (to_shared, None, None)
-
-    minimum.defvjp(forward, backward)
+    minimum = minimizer(slope, inner, num_steps, num_solver_steps)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         return {"model": model.init(key, episode.profile, episode.support.inputs)}
@@ -103,16 +124,10 @@ def implicit(
 
     def adapt(state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        after = minimum(state.fast, (state.shared, state.profile, examples))
+        after = minimum(state.fast, state.shared, (state.profile, examples))
         return state._replace(fast=tree.where(jnp.any(examples.mask > 0), after, state.fast))
 
     def predict(state: State, inputs: PyTree) -> jax.Array:
         return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

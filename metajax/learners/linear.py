@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.learners.pieces import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 Pool = Callable[[jax.Array, jax.Array], jax.Array]
@@ -158,10 +159,4 @@ def _by_classes(
         base = offset.apply(state.shared["offset"], state.profile, inputs)
         return base + score(state.shared, x_NxD, pool(state.total, state.weight))
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -3,7 +3,21 @@
 Memories are meta-parameters. They are read behind a ``stop_gradient`` and written by surrogate
 losses ``0.5 ||M - stop_gradient(value)||^2``, whose gradient step of rate a is the published write
 ``M <- (1 - a) M + a value``; `memory_optimizer` routes them to rates of their own.
+
+With a the attention of the task's description p over the profile memory P, a task starts from
+``theta - shift * a' U`` in its personal parameters and from the matrix ``a' C`` between body and
+head. Personal parameters, matrix and head adapt by gradient. Then P is written a (x) p, U the
+gradient of the support loss at the start, C the adapted matrix.
+
+Deviates from the published code, which is at fault: the attention's linear map is learned, not
+drawn anew at every read; every tensor is restored between tasks, biases and shared embeddings too;
+examples and labels stay together; one softmax, not two.
+
+References: Dong et al., "MAMO: memory-augmented meta-optimization for cold-start recommendation",
+KDD 2020, equations 3 to 13.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +25,7 @@ import optax
 
 from metajax import losses, optim, tree
 from metajax.learners.gradient import State, gradient
-from metajax.types import Episode, MetaLearner, Model, PyTree
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
 def _layered(body: Model, head: Model, offset: Model, num_features: int) -> Model:
@@ -78,15 +92,6 @@ def mamo(
 ) -> MetaLearner:
     """MAMO: three memories, read by attention over what is known of the task before any example.
 
-    With a the attention of the task's description p over the profile memory P, a task starts from
-    ``theta - shift * a' U`` in its personal parameters and from the matrix ``a' C`` between body
-    and head. Personal parameters, matrix and head adapt by gradient. Then P is written a (x) p, U
-    the gradient of the support loss at the start, C the adapted matrix, each by a surrogate loss.
-
-    Deviates from the published code, which is at fault: the attention's linear map is learned, not
-    drawn anew at every read; every tensor is restored between tasks, biases and shared embeddings
-    too; examples and labels stay together; one softmax, not two.
-
     Args:
       body: a model whose ``apply`` gives features (N, ``num_features``).
       head: a model of features (N, ``num_features``).
@@ -99,29 +104,70 @@ def mamo(
       shift: tau, how far the remembered gradient moves the start.
       second_order: whether the outer gradient sees the derivative of the inner gradient.
       loss: (scores, label, mask) -> scalar.
-
-    References: Dong et al., "MAMO: memory-augmented meta-optimization for cold-start
-    recommendation", KDD 2020, equations 3 to 13.
     """
+
+    model, adapts = _layered(body, head, offset, num_features), _adapting(personal)
+    base = gradient(model, inner, num_steps, adapts=adapts, second_order=second_order, loss=loss)
+    sizes = {"profile": num_description, "task": num_features}
+    init = _initializer(base, describe, personal, num_memories, sizes)
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        _, weight = _attended(describe, params, profile)
+        theta = _recalled(params, weight, personal, shift)
+        return base.start({"model": theta, "rates": params["rates"]}, profile)
+
+    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
+        description, weight = _attended(describe, params, episode.profile)
+        before = start(params, episode.profile)
+        after = base.adapt(before, episode.support, key)
+        scores = base.predict(after, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        new = {
+            "profile": description,
+            "gradient": _support_gradient(base, before, episode.support, loss),
+            "task": after.fast["mix"],
+        }
+        write = sum(written(weight, new[k], memory) for k, memory in params["memory"].items())
+        write = jnp.where(jnp.any(episode.support.mask > 0), write, 0.0)
+        return value + write, {"query_loss": value, "write": write}
+
+    return base._replace(init=init, start=start, loss=outer_loss)
+
+
+def _adapting(personal: tree.Filter) -> tree.Filter:
+    """A filter for the matrix, the head and the personal parameters of the body."""
 
     def adapts(path: str) -> bool:
         top, _, rest = path.partition("/")
         return top in ("mix", "head") or (top == "body" and personal(rest))
 
-    model = _layered(body, head, offset, num_features)
-    base = gradient(model, inner, num_steps, adapts=adapts, second_order=second_order, loss=loss)
+    return adapts
+
+
+def _initializer(
+    base: MetaLearner,
+    describe: Model,
+    personal: tree.Filter,
+    num_memories: int,
+    sizes: dict[str, int],
+) -> Callable[[jax.Array, Episode], PyTree]:
+    """`MetaLearner.init` of MAMO: random profiles, no gradients, matrices about the identity.
+
+    Args:
+      sizes: lengths of a profile and of a side of a task's matrix.
+    """
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_base, key_describe, key_profile, key_task, key_attention = jax.random.split(key, 5)
         params = base.init(key_base, episode)
         theta = {k: v for k, v in params["model"].items() if k != "mix"}
         own, _ = tree.partition(theta["body"], personal)
-        noise = jax.random.normal(key_task, (num_memories, num_features, num_features))
-        size = (num_memories, num_description)
+        side = sizes["task"]
+        noise = jax.random.normal(key_task, (num_memories, side, side))
         memory = {
-            "profile": jax.random.normal(key_profile, size),
+            "profile": jax.random.normal(key_profile, (num_memories, sizes["profile"])),
             "gradient": jax.tree.map(lambda x: jnp.zeros((num_memories, *x.shape)), own),
-            "task": jnp.eye(num_features)[None] + 0.1 * noise,
+            "task": jnp.eye(side)[None] + 0.1 * noise,
         }
         return {
             "model": theta,
@@ -131,52 +177,35 @@ def mamo(
             "memory": memory,
         }
 
-    def attended(params: PyTree, profile: PyTree) -> tuple[jax.Array, jax.Array]:
-        """The description (P,) of a task and its weights (M,) of the memories."""
-        description = describe.apply(params["describe"], profile, ())
-        keys = jax.lax.stop_gradient(params["memory"]["profile"])
-        return description, attention(description, keys, params["attention"])
+    return init
 
-    def begin(params: PyTree, profile: PyTree, weight: jax.Array) -> State:
-        memory = jax.lax.stop_gradient(params["memory"])
-        theta = params["model"]
-        own, rest = tree.partition(theta["body"], personal)
-        remembered = read(weight, memory["gradient"])
-        own = jax.tree.map(lambda x, g: x - shift * g, own, remembered)
-        mix = read(weight, memory["task"])
-        theta = {**theta, "body": tree.merge(own, rest), "mix": mix}
-        return base.start({"model": theta, "rates": params["rates"]}, profile)
 
-    def start(params: PyTree, profile: PyTree) -> State:
-        return begin(params, profile, attended(params, profile)[1])
+def _attended(describe: Model, params: PyTree, profile: PyTree) -> tuple[jax.Array, jax.Array]:
+    """The description (P,) of a task and its weights (M,) of the memories."""
+    description = describe.apply(params["describe"], profile, ())
+    keys = jax.lax.stop_gradient(params["memory"]["profile"])
+    return description, attention(description, keys, params["attention"])
 
-    def support_gradient(state: State, episode: Episode) -> PyTree:
-        """The gradient of the support loss in the personal parameters."""
-        support = episode.support
 
-        def support_loss(own: PyTree) -> jax.Array:
-            fast = {**state.fast, "body": own}
-            scores = base.predict(state._replace(fast=fast), support.inputs)
-            return loss(scores, support.label, support.mask)
+def _recalled(params: PyTree, weight: jax.Array, personal: tree.Filter, shift: float) -> PyTree:
+    """The model's parameters of a task that weighs the memories by (M,)."""
+    memory, theta = jax.lax.stop_gradient(params["memory"]), params["model"]
+    own, rest = tree.partition(theta["body"], personal)
+    own = jax.tree.map(lambda x, g: x - shift * g, own, read(weight, memory["gradient"]))
+    return {**theta, "body": tree.merge(own, rest), "mix": read(weight, memory["task"])}
 
-        return jax.grad(support_loss)(state.fast["body"])
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        description, weight = attended(params, episode.profile)
-        before = begin(params, episode.profile, weight)
-        after = base.adapt(before, episode.support, key)
-        scores = base.predict(after, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        new = {
-            "profile": description,
-            "gradient": support_gradient(before, episode),
-            "task": after.fast["mix"],
-        }
-        write = sum(written(weight, new[k], memory) for k, memory in params["memory"].items())
-        write = jnp.where(jnp.any(episode.support.mask > 0), write, 0.0)
-        return value + write, {"query_loss": value, "write": write}
+def _support_gradient(
+    base: MetaLearner, state: State, support: Examples, loss: losses.Loss
+) -> PyTree:
+    """The gradient of the support loss in the personal parameters."""
 
-    return base._replace(init=init, start=start, loss=outer_loss)
+    def support_loss(own: PyTree) -> jax.Array:
+        fast = {**state.fast, "body": own}
+        scores = base.predict(state._replace(fast=fast), support.inputs)
+        return loss(scores, support.label, support.mask)
+
+    return jax.grad(support_loss)(state.fast["body"])
 
 
 def memory_optimizer(

@@ -1,14 +1,47 @@
-"""Adaptation along meta-paths: what a user's items are linked to, path by path (MetaHIN)."""
+"""Adaptation along meta-paths: what a user's items are linked to, path by path (MetaHIN).
 
+Along path p the support's items lead to neighbors of mean m_p, and the user is
+``x_p = leaky_relu(W m_p + b)``. First (W, b) takes a gradient step on the support loss under the
+decision weights omega; then ``omega_p = omega * sigmoid(K x_p + k)`` takes one. The user and the
+weights that predict are ``sum_p a_p x_p`` and ``sum_p a_p omega_p``, where a is the softmax of the
+negative support losses after both steps, 1/P for a user without examples.
+
+Published faults left out: a was made of the *query* loss, at test time too; neighbors of query
+items entered the user. Here neither labels nor items of the query reach the state.
+
+References: Lu, Fang, Shi, "Meta-learning on heterogeneous information networks for cold-start
+recommendation", KDD 2020, equations 4 to 12.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from metajax import losses, tree
 from metajax.curvature import inner_gradient
-from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+from metajax.learners.pieces import (
+    constant_gradient,
+    gated_weights,
+    linear,
+    linear_layer,
+    query_loss,
+    real_sum,
+)
+from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
+
+Step = Callable[[Callable[[PyTree, PyTree], jax.Array], PyTree, PyTree], PyTree]
+"""(value, fast, given) -> fast, moved against the gradient of ``value(fast, given)``."""
+
+
+class Networks(NamedTuple):
+    """The models that `metahin` is called with."""
+
+    embed: Model
+    reach: Model
+    decide: Model
+    offset: Model
 
 
 class State(NamedTuple):
@@ -49,15 +82,6 @@ def metahin(
 ) -> MetaLearner:
     """MetaHIN: per path, a step on the aggregator, then one on gated decision weights; then fused.
 
-    Along path p the support's items lead to neighbors of mean m_p, and the user is
-    ``x_p = leaky_relu(W m_p + b)``. First (W, b) takes a gradient step on the support loss under
-    the decision weights omega; then ``omega_p = omega * sigmoid(K x_p + k)`` takes one. The user
-    and the weights that predict are ``sum_p a_p x_p`` and ``sum_p a_p omega_p``, where a is the
-    softmax of the negative support losses after both steps, 1/P for a user without examples.
-
-    Published faults left out: a was made of the *query* loss, at test time too; neighbors of query
-    items entered the user. Here neither labels nor items of the query reach the state.
-
     Args:
       embed: a model whose ``apply`` gives features (N, E).
       reach: a model whose ``apply`` gives, per item and path, the sum of its neighbors' vectors and
@@ -66,36 +90,20 @@ def metahin(
         `models.features.conditioned_mlp`.
       offset: a model of scores (N,) that does not adapt.
       num_paths: P.
-      num_code: length of x.
+      num_code: H, length of x.
       path_rate, task_rate: of the two gradient steps.
       clip: bound on each entry of their gradients.
       second_order: whether the outer gradient sees the derivative of the inner gradients.
       loss: (scores, label, mask) -> scalar.
-
-    References: Lu, Fang, Shi, "Meta-learning on heterogeneous information networks for cold-start
-    recommendation", KDD 2020, equations 4 to 12.
     """
+    nets = Networks(embed, reach, decide, offset)
+    slope = inner_gradient if second_order else constant_gradient
 
-    def init(key: jax.Array, episode: Episode) -> PyTree:
-        key_embed, key_reach, key_decide, key_offset, key_a, key_g = jax.random.split(key, 6)
-        profile, inputs = episode.profile, episode.support.inputs
-        embedding = embed.init(key_embed, profile, inputs)
-        way = reach.init(key_reach, profile, inputs)
-        x_NxE = embed.apply(embedding, profile, inputs)
-        decision = decide.init(key_decide, (profile, jnp.zeros(num_code)), x_NxE)
-        dim = reach.apply(way, profile, inputs).shape[2] - 1
-        size = tree.size(decision)
-        normal = lambda key, a, b: jax.random.normal(key, (a, b)) / a**0.5
-        return {
-            "embed": embedding,
-            "reach": way,
-            "decide": decision,
-            "offset": offset.init(key_offset, profile, inputs),
-            "aggregate": {"kernel": normal(key_a, dim, num_code), "bias": jnp.zeros(num_code)},
-            "gate": {"kernel": normal(key_g, num_code, size), "bias": jnp.zeros(size)},
-        }
+    def step_of(rate: float) -> Step:
+        down = lambda w, g: w - rate * jnp.clip(g, -clip, clip)
+        return lambda value, fast, given: jax.tree.map(down, fast, slope(value, fast, given))
 
-    def start(params: PyTree, profile: PyTree) -> State:
+    def start(params: Params, profile: PyTree) -> State:
         spread = lambda x: jnp.broadcast_to(x, (num_paths, *x.shape))
         moved = jax.tree.map(lambda x: jnp.zeros((num_paths, *x.shape)), params["decide"])
         dim = params["aggregate"]["kernel"].shape[0]
@@ -103,50 +111,62 @@ def metahin(
         aggregate = jax.tree.map(spread, params["aggregate"])
         return State(params, total, aggregate, moved, none, jnp.zeros(()), profile)
 
-    def code(aggregate: PyTree, mean: jax.Array) -> jax.Array:
-        """The user (H,) as seen by an aggregator along a path."""
-        return jax.nn.leaky_relu(mean @ aggregate["kernel"] + aggregate["bias"])
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        user, decision = fused(state)
+        x_NxE, base = _features(nets, state, inputs)
+        return base + decide.apply(decision, (state.profile, user), x_NxE)
 
-    def gated(params: PyTree, x: jax.Array) -> PyTree:
-        """The decision weights under the gates of a user (H,)."""
-        weights, unravel = ravel_pytree(params["decide"])
-        gate = params["gate"]
-        return unravel(weights * jax.nn.sigmoid(x @ gate["kernel"] + gate["bias"]))
+    init = _initializer(nets, num_code)
+    adapt = _adaptation(nets, loss, step_of(path_rate), step_of(task_rate))
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
 
-    def descended(value, fast: PyTree, given: PyTree, rate: float) -> PyTree:
-        """One clipped gradient step of ``value(fast, given)``."""
-        if second_order:
-            grads = inner_gradient(value, fast, given)
-        else:
-            grads = jax.lax.stop_gradient(jax.grad(value)(fast, given))
-        return jax.tree.map(lambda w, g: w - rate * jnp.clip(g, -clip, clip), fast, grads)
 
-    def means(state: State) -> jax.Array:
-        return state.total[:, :-1] / jnp.maximum(state.total[:, -1:], 1.0)
+def _initializer(nets: Networks, num_code: int) -> Callable[[jax.Array, Episode], Params]:
+    """`MetaLearner.init` of MetaHIN."""
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        key_embed, key_reach, key_decide, key_offset, key_a, key_g = jax.random.split(key, 6)
+        profile, inputs = episode.profile, episode.support.inputs
+        embedding = nets.embed.init(key_embed, profile, inputs)
+        way = nets.reach.init(key_reach, profile, inputs)
+        x_NxE = nets.embed.apply(embedding, profile, inputs)
+        decision = nets.decide.init(key_decide, (profile, jnp.zeros(num_code)), x_NxE)
+        dim = nets.reach.apply(way, profile, inputs).shape[2] - 1
+        return {
+            "embed": embedding,
+            "reach": way,
+            "decide": decision,
+            "offset": nets.offset.init(key_offset, profile, inputs),
+            "aggregate": linear_layer(key_a, dim, num_code),
+            "gate": linear_layer(key_g, num_code, tree.size(decision)),
+        }
+
+    return init
+
+
+def _adaptation(
+    nets: Networks, loss: losses.Loss, path_step: Step, task_step: Step
+) -> Callable[[State, Examples, jax.Array], State]:
+    """`MetaLearner.adapt` of MetaHIN, given the steps on aggregator and decision weights."""
+
+    def fit(decision: PyTree, user: jax.Array, rows: tuple) -> jax.Array:
+        profile, x_NxE, base, label, mask = rows
+        return loss(base + nets.decide.apply(decision, (profile, user), x_NxE), label, mask)
 
     def adapt(state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        shared, profile = state.shared, state.profile
-        inputs, label, mask = examples
-        near_NxPxD = reach.apply(shared["reach"], profile, inputs)
-        near_NxPxD = jnp.where(mask[:, None, None] > 0, near_NxPxD, 0.0)
-        state = state._replace(total=state.total + jnp.sum(near_NxPxD, axis=0))
-        x_NxE = embed.apply(shared["embed"], profile, inputs)
-        base = offset.apply(shared["offset"], profile, inputs)
-        rows = (profile, x_NxE, base, label, mask)
-
-        def fit(decision: PyTree, user: jax.Array, rows: tuple) -> jax.Array:
-            profile, x_NxE, base, label, mask = rows
-            return loss(base + decide.apply(decision, (profile, user), x_NxE), label, mask)
+        shared, (inputs, label, mask) = state.shared, examples
+        total, _ = real_sum(nets.reach.apply(shared["reach"], state.profile, inputs), mask)
+        state = state._replace(total=state.total + total)
+        rows = (state.profile, *_features(nets, state, inputs), label, mask)
 
         def along(aggregate: PyTree, moved: PyTree, mean: jax.Array):
             of_path = lambda a, given: fit(given[0], code(a, given[1]), given[2])
-            given = (shared["decide"], mean, rows)
-            aggregate = descended(of_path, aggregate, given, path_rate)
+            aggregate = path_step(of_path, aggregate, (shared["decide"], mean, rows))
             user = code(aggregate, mean)
-            before = gated(shared, user)
+            before = gated_weights(shared["decide"], shared["gate"], user)
             decision = jax.tree.map(jnp.add, before, moved)
-            after = descended(lambda w, given: fit(w, *given), decision, (user, rows), task_rate)
+            after = task_step(lambda w, given: fit(w, *given), decision, (user, rows))
             return aggregate, jax.tree.map(jnp.subtract, after, before), fit(after, user, rows)
 
         aggregate, moved, value = jax.vmap(along)(state.aggregate, state.moved, means(state))
@@ -158,25 +178,29 @@ def metahin(
             weight=state.weight + number,
         )
 
-    def fused(state: State) -> tuple[jax.Array, PyTree]:
-        """The user (H,) and the decision weights over all paths."""
-        attention = jax.nn.softmax(-state.loss / jnp.maximum(state.weight, 1.0))
-        x_PxH = jax.vmap(code)(state.aggregate, means(state))
-        weights = jax.vmap(gated, (None, 0))(state.shared, x_PxH)
-        weights = jax.tree.map(jnp.add, weights, state.moved)
-        return attention @ x_PxH, jax.tree.map(lambda w: jnp.tensordot(attention, w, 1), weights)
+    return adapt
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        shared, profile = state.shared, state.profile
-        user, decision = fused(state)
-        x_NxE = embed.apply(shared["embed"], profile, inputs)
-        base = offset.apply(shared["offset"], profile, inputs)
-        return base + decide.apply(decision, (profile, user), x_NxE)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
+def _features(nets: Networks, state: State, inputs: PyTree) -> tuple[jax.Array, jax.Array]:
+    """The features (N, E) and the offset (N,) of inputs."""
+    x_NxE = nets.embed.apply(state.shared["embed"], state.profile, inputs)
+    return x_NxE, nets.offset.apply(state.shared["offset"], state.profile, inputs)
 
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+
+def means(state: State) -> jax.Array:
+    """The mean neighbor (P, D) along each path, 0 where there is none."""
+    return state.total[:, :-1] / jnp.maximum(state.total[:, -1:], 1.0)
+
+
+def code(aggregate: PyTree, mean: jax.Array) -> jax.Array:
+    """The user (H,) as seen by an aggregator along a path."""
+    return jax.nn.leaky_relu(linear(aggregate, mean))
+
+
+def fused(state: State) -> tuple[jax.Array, PyTree]:
+    """The user (H,) and the decision weights over all paths."""
+    attention = jax.nn.softmax(-state.loss / jnp.maximum(state.weight, 1.0))
+    x_PxH = jax.vmap(code)(state.aggregate, means(state))
+    of_path = lambda x: gated_weights(state.shared["decide"], state.shared["gate"], x)
+    weights = jax.tree.map(jnp.add, jax.vmap(of_path)(x_PxH), state.moved)
+    return attention @ x_PxH, jax.tree.map(lambda w: jnp.tensordot(attention, w, 1), weights)

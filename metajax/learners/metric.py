@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.learners.pieces import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
@@ -70,10 +71,4 @@ def prototypes(
         x_NxD = embed.apply(state.shared, state.profile, inputs)
         return -jnp.sum((x_NxD[:, None, :] - center_CxD[None, :, :]) ** 2, axis=-1)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -1,4 +1,13 @@
-"""Warm-up of new items by two networks that scale and shift their embedding (MWUF)."""
+"""Warm-up of new items by two networks that scale and shift their embedding (MWUF).
+
+``e_warm = scale(content) e + shift(mean user vector)``. The embedding e starts from the mean of the
+known items (the parameter ``mean``) and is trained by the cold loss, that of e itself; the networks
+are trained by the warm loss, that of e_warm, behind which e is a constant. The shift reads users of
+the support alone: the published code lets it see those of the query.
+
+References: Zhu et al., "Learning to warm up cold item embeddings for cold-start recommendation with
+meta scaling and shifting networks", SIGIR 2021, equations 4 to 8.
+"""
 
 from typing import NamedTuple
 
@@ -6,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import losses, tree
-from metajax.learners.context import contextual
-from metajax.learners.gradient import State, gradient
+from metajax import losses
+from metajax.learners.context import context_learner
+from metajax.learners.gradient import State
+from metajax.learners.pieces import real_sum
 from metajax.learners.warmup import begin, embedding_of, init_base
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
@@ -43,25 +53,14 @@ def scale_and_shift(
 ) -> MetaLearner:
     """MWUF: two networks carry a cold embedding into the space of warm ones.
 
-    ``e_warm = scale(content) e + shift(mean user vector)``. The embedding e starts from the mean of
-    the known items (the parameter ``mean``) and is trained by the cold loss, that of e itself; the
-    networks are trained by the warm loss, that of e_warm, behind which e is a constant. The shift
-    reads users of the support alone: the published code lets it see those of the query.
-
     Args:
       base: the frozen model.
       user: a model whose ``apply`` gives user vectors (N, ``num_user``); frozen like the base.
       scale: a model whose ``apply(params, profile, ())`` is (``num_embedding``,).
       shift: a model whose ``apply(params, profile, mean user vector)`` is (``num_embedding``,).
       inner, num_steps, loss: as in `meta_embedding`.
-
-    References: Zhu et al., "Learning to warm up cold item embeddings for cold-start recommendation
-    with meta scaling and shifting networks", SIGIR 2021, equations 4 to 8.
     """
-    model = contextual(base, num_embedding)
-    learner = gradient(
-        model, inner, num_steps, adapts=tree.under("context"), second_order=False, loss=loss
-    )
+    learner = context_learner(base, num_embedding, inner, num_steps, second_order=False, loss=loss)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_base, key_user, key_scale, key_shift, key_mean = jax.random.split(key, 5)
@@ -82,23 +81,12 @@ def scale_and_shift(
 
     def adapt(state: Shifted, examples: Examples, key: jax.Array) -> Shifted:
         user_NxU = user.apply(state.nets["user"], state.item.profile, examples.inputs)
-        user_NxU = jnp.where(examples.mask[:, None] > 0, user_NxU, 0.0)
-        return state._replace(
-            item=learner.adapt(state.item, examples, key),
-            total=state.total + jnp.sum(user_NxU, axis=0),
-            weight=state.weight + jnp.sum(examples.mask > 0),
-        )
-
-    def warmed(state: Shifted) -> State:
-        """The state of the item with its embedding carried over."""
-        profile, nets = state.item.profile, state.nets
-        mean_user = state.total / jnp.maximum(state.weight, 1.0)
-        factor = scale.apply(nets["scale"], profile, ())
-        warm = factor * embedding_of(state.item) + shift.apply(nets["shift"], profile, mean_user)
-        return state.item._replace(fast={**state.item.fast, "context": warm})
+        total, number = real_sum(user_NxU, examples.mask)
+        item = learner.adapt(state.item, examples, key)
+        return state._replace(item=item, total=state.total + total, weight=state.weight + number)
 
     def predict(state: Shifted, inputs: PyTree) -> jax.Array:
-        return learner.predict(warmed(state), inputs)
+        return learner.predict(_warmed(scale, shift, state), inputs)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         query = episode.query
@@ -110,3 +98,12 @@ def scale_and_shift(
         return warm + cold, {"query_loss": warm, "cold_loss": cold}
 
     return MetaLearner(init, start, adapt, predict, outer_loss)
+
+
+def _warmed(scale: Model, shift: Model, state: Shifted) -> State:
+    """The state of the item with its embedding carried over."""
+    profile, nets = state.item.profile, state.nets
+    mean_user = state.total / jnp.maximum(state.weight, 1.0)
+    factor = scale.apply(nets["scale"], profile, ())
+    warm = factor * embedding_of(state.item) + shift.apply(nets["shift"], profile, mean_user)
+    return state.item._replace(fast={**state.item.fast, "context": warm})

@@ -1,13 +1,27 @@
-"""Adaptation by a neural process with clustered task embeddings: TaNP."""
+"""Adaptation by a neural process with clustered task embeddings: TaNP.
 
+With t the mean task code of the support and A the cluster centers, the decoder hears
+``t' = t + C A``, C = `assignment`, and a latent z. While training, z is drawn from q(z | support
+and query); the outer loss is the loss on support and query plus KL(q(z | both) || q(z | support))
+plus `cluster_loss`. ``predict`` uses the mean of q(z | support), without randomness. No identifiers
+of users enter.
+
+Deviates from the published code: the target of the cluster loss is sharpened within the task, for
+the frequencies of the clusters over a batch are not a matter of one task.
+
+References: Lin et al., "Task-adaptive neural process for user cold-start recommendation", WWW 2021.
+"""
+
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.learners.pieces import linear, linear_layer, real_sum
 from metajax.learners.pooled import all_examples
-from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 
 class State(NamedTuple):
@@ -57,8 +71,14 @@ def cluster_loss(share: jax.Array) -> jax.Array:
     return jnp.sum(target * (jnp.log(target) - jnp.log(share)))
 
 
-def _linear(key: jax.Array, a: int, b: int) -> PyTree:
-    return {"kernel": jax.random.normal(key, (a, b)) / a**0.5, "bias": jnp.zeros(b)}
+class Networks(NamedTuple):
+    """The models that `tanp` is called with."""
+
+    embed: Model
+    encode_latent: Model
+    encode_task: Model
+    decode: Model
+    offset: Model
 
 
 def tanp(
@@ -77,14 +97,6 @@ def tanp(
 ) -> MetaLearner:
     """TaNP: a latent variable and a clustered task embedding, both read off the support.
 
-    ``t' = t + C A`` with t the mean task code, A the cluster centers and C = `assignment`. While
-    training, z is drawn from q(z | support and query) and t is read off the support; the outer loss
-    is the loss on support and query plus KL(q(z | both) || q(z | support)) plus `cluster_loss`.
-    ``predict`` uses the mean of q(z | support), without randomness. No identifiers of users enter.
-
-    Deviates from the published code: the target of the cluster loss is sharpened within the task,
-    for the frequencies of the clusters over a batch are not a matter of one task.
-
     Args:
       embed: a model whose ``apply`` gives features (N, E).
       encode_latent, encode_task: models of the inputs ``(features, label)`` whose codes are
@@ -97,64 +109,19 @@ def tanp(
       num_clusters: rows of A.
       divergence_weight, cluster_weight: of the two divergences in the outer loss.
       loss: (scores, label, mask) -> scalar.
-
-    References: Lin et al., "Task-adaptive neural process for user cold-start recommendation", WWW
-    2021.
     """
+    nets = Networks(embed, encode_latent, encode_task, decode, offset)
     num_code, num_task = num_codes
-
-    def init(key: jax.Array, episode: Episode) -> PyTree:
-        keys = jax.random.split(key, 8)
-        profile, (inputs, label, _) = episode.profile, episode.support
-        embedding = embed.init(keys[0], profile, inputs)
-        x_NxE = embed.apply(embedding, profile, inputs)
-        code = (jnp.zeros(num_latent), jnp.zeros(num_task))
-        return {
-            "embed": embedding,
-            "encode_latent": encode_latent.init(keys[1], profile, (x_NxE, label)),
-            "encode_task": encode_task.init(keys[2], profile, (x_NxE, label)),
-            "decode": decode.init(keys[3], (profile, code), x_NxE),
-            "offset": offset.init(keys[4], profile, inputs),
-            "mean": _linear(keys[5], num_code, num_latent),
-            "deviation": _linear(keys[6], num_code, num_latent),
-            "memory": jax.random.normal(keys[7], (num_clusters, num_task)),
-        }
 
     def start(params: PyTree, profile: PyTree) -> State:
         return State(params, jnp.zeros(num_code), jnp.zeros(num_task), jnp.zeros(()), profile)
 
     def adapt(state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        shared, profile = state.shared, state.profile
-        pairs = (embed.apply(shared["embed"], profile, examples.inputs), examples.label)
-        real_Nx1 = examples.mask[:, None] > 0
-        total = lambda code_NxD: jnp.sum(jnp.where(real_Nx1, code_NxD, 0.0), axis=0)
-        latent = total(encode_latent.apply(shared["encode_latent"], profile, pairs))
-        task = total(encode_task.apply(shared["encode_task"], profile, pairs))
-        return state._replace(
-            latent=state.latent + latent,
-            task=state.task + task,
-            weight=state.weight + jnp.sum(examples.mask > 0),
-        )
-
-    def latent_of(state: State) -> Gaussian:
-        code = state.latent / jnp.maximum(state.weight, 1.0)
-        read = lambda layer: code @ layer["kernel"] + layer["bias"]
-        share = jax.nn.sigmoid(read(state.shared["deviation"]))
-        return Gaussian(read(state.shared["mean"]), 0.1 + 0.9 * share)
-
-    def decoded(state: State, latent: jax.Array, inputs: PyTree) -> tuple[jax.Array, jax.Array]:
-        """Scores (N,) under a latent (Z,), and the cluster shares (K,)."""
-        shared, profile = state.shared, state.profile
-        task = state.task / jnp.maximum(state.weight, 1.0)
-        share = assignment(task, shared["memory"])
-        code = (latent, task + share @ shared["memory"])
-        x_NxE = embed.apply(shared["embed"], profile, inputs)
-        base = offset.apply(shared["offset"], profile, inputs)
-        return base + decode.apply(shared["decode"], (profile, code), x_NxE), share
+        return _encoded(nets, state, examples)
 
     def predict(state: State, inputs: PyTree) -> jax.Array:
-        return decoded(state, latent_of(state).mean, inputs)[0]
+        return _decoded(nets, state, latent_of(state).mean, inputs)[0]
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         context = adapt(start(params, episode.profile), episode.support, key)
@@ -162,10 +129,70 @@ def tanp(
         noise = jax.random.normal(key, (num_latent,))
         target = all_examples(episode)
         drawn = posterior.mean + posterior.deviation * noise
-        scores, share = decoded(context, drawn, target.inputs)
+        scores, share = _decoded(nets, context, drawn, target.inputs)
         fit = loss(scores, target.label, target.mask)
         gap, clusters = divergence(posterior, latent_of(context)), cluster_loss(share)
         value = fit + divergence_weight * gap + cluster_weight * clusters
         return value, {"query_loss": fit, "divergence": gap, "clusters": clusters}
 
+    init = _initializer(nets, num_latent, num_codes, num_clusters)
     return MetaLearner(init, start, adapt, predict, outer_loss)
+
+
+def _initializer(
+    nets: Networks, num_latent: int, num_codes: tuple[int, int], num_clusters: int
+) -> Callable[[jax.Array, Episode], Params]:
+    """`MetaLearner.init` of TaNP."""
+    num_code, num_task = num_codes
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        keys = jax.random.split(key, 8)
+        profile, (inputs, label, _) = episode.profile, episode.support
+        embedding = nets.embed.init(keys[0], profile, inputs)
+        x_NxE = nets.embed.apply(embedding, profile, inputs)
+        code = (jnp.zeros(num_latent), jnp.zeros(num_task))
+        return {
+            "embed": embedding,
+            "encode_latent": nets.encode_latent.init(keys[1], profile, (x_NxE, label)),
+            "encode_task": nets.encode_task.init(keys[2], profile, (x_NxE, label)),
+            "decode": nets.decode.init(keys[3], (profile, code), x_NxE),
+            "offset": nets.offset.init(keys[4], profile, inputs),
+            "mean": linear_layer(keys[5], num_code, num_latent),
+            "deviation": linear_layer(keys[6], num_code, num_latent),
+            "memory": jax.random.normal(keys[7], (num_clusters, num_task)),
+        }
+
+    return init
+
+
+def _encoded(nets: Networks, state: State, examples: Examples) -> State:
+    """The state with the codes of the examples added."""
+    shared, profile = state.shared, state.profile
+    pairs = (nets.embed.apply(shared["embed"], profile, examples.inputs), examples.label)
+    latent_NxH = nets.encode_latent.apply(shared["encode_latent"], profile, pairs)
+    task_NxT = nets.encode_task.apply(shared["encode_task"], profile, pairs)
+    latent, number = real_sum(latent_NxH, examples.mask)
+    task, _ = real_sum(task_NxT, examples.mask)
+    return state._replace(
+        latent=state.latent + latent, task=state.task + task, weight=state.weight + number
+    )
+
+
+def latent_of(state: State) -> Gaussian:
+    """q(z | what the state has met)."""
+    code = state.latent / jnp.maximum(state.weight, 1.0)
+    share = jax.nn.sigmoid(linear(state.shared["deviation"], code))
+    return Gaussian(linear(state.shared["mean"], code), 0.1 + 0.9 * share)
+
+
+def _decoded(
+    nets: Networks, state: State, latent: jax.Array, inputs: PyTree
+) -> tuple[jax.Array, jax.Array]:
+    """Scores (N,) under a latent (Z,), and the cluster shares (K,)."""
+    shared, profile = state.shared, state.profile
+    task = state.task / jnp.maximum(state.weight, 1.0)
+    share = assignment(task, shared["memory"])
+    code = (latent, task + share @ shared["memory"])
+    x_NxE = nets.embed.apply(shared["embed"], profile, inputs)
+    base = nets.offset.apply(shared["offset"], profile, inputs)
+    return base + nets.decode.apply(shared["decode"], (profile, code), x_NxE), share

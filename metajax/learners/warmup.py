@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import losses, tree
-from metajax.learners.context import contextual
-from metajax.learners.gradient import State, gradient
+from metajax import losses
+from metajax.learners.context import context_learner
+from metajax.learners.gradient import State
 from metajax.types import Episode, MetaLearner, Model, PyTree
 
 
@@ -23,7 +23,7 @@ def embedding_of(state: State) -> jax.Array:
 
 
 def begin(learner: MetaLearner, base: PyTree, embedding: jax.Array, profile: PyTree) -> State:
-    """The state of an item that starts from an embedding; the base gets no gradient."""
+    """The state of a `context_learner` that starts from an embedding; the base gets no gradient."""
     frozen = jax.lax.stop_gradient(base)
     return learner.start({"model": {"net": frozen, "context": embedding}, "rates": ()}, profile)
 
@@ -62,8 +62,7 @@ def meta_embedding(
     References: Pan et al., "Warm up cold-start advertisements: improving CTR predictions via
     learning to learn ID embeddings", SIGIR 2019, equations 7 to 13.
     """
-    model = contextual(base, num_embedding)
-    learner = gradient(model, inner, num_steps, adapts=tree.under("context"), loss=loss)
+    learner = context_learner(base, num_embedding, inner, num_steps, loss=loss)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_base, key_generate = jax.random.split(key)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses, tree
+from metajax.learners.pieces import query_loss
 from metajax.types import Episode, Examples, MetaLearner, PyTree
 
 
@@ -85,10 +86,4 @@ def attenuate(
     def predict(state: State, inputs: PyTree) -> jax.Array:
         return learner.predict(state.inner, inputs)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
