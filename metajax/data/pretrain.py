@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import LinearOperator, cg
 
 from metajax.data.factors import (
+    Factors,
     Hierarchy,
     Sparse,
     als,
@@ -151,57 +152,122 @@ def represent(
       damping: how many ratings the content prediction of a bias is worth.
       num_folds: F, folds of users.
     """
-    user, item, label = table.user[rows], table.item[rows], table.label[rows].astype(np.float64)
-    mean = float(label.mean())
-    shape = (table.num_users, table.num_items)
-    x = content_matrix(table.item_features, table.num_items)
-    count, raw = _item_means(item, label - mean, table.num_items)
-    confidence = count / (count + damping)
-    content_bias = _content_out_of_fold(x, raw[:, None], confidence)[:, 0]
-    bias = content_bias + confidence * (raw - content_bias)
-    residual = label - mean - bias[item]
+    label = table.label[rows].astype(np.float64)
+    mean, shape = float(label.mean()), (table.num_users, table.num_items)
+    ratings = _Ratings(table.user[rows], table.item[rows], label - mean, shape)
+    content = content_matrix(table.item_features, table.num_items)
+    whole = _estimate(ratings, content, dim, penalty, damping)
+    columns = table.item_features
+    for name, values in _columns(whole).items():
+        columns = columns.with_column(name, values.astype(np.float32))
+    fold = np.random.default_rng(0).integers(num_folds, size=table.num_users)
+    others = [fold[ratings.user] != f for f in range(num_folds)]
+    folds = [_of_some(whole, ratings.where(keep), penalty, damping) for keep in others]
+    held_out = {k: np.stack([f[k] for f in folds]).astype(np.float32) for k in folds[0]}
+    return Represented(dataclasses.replace(table, item_features=columns), mean, fold, held_out)
 
+
+class _Ratings(NamedTuple):
+    """Some rows of a table of ``shape`` (U, I): user, item, and label minus the overall mean."""
+
+    user: np.ndarray
+    item: np.ndarray
+    label: np.ndarray
+    shape: tuple[int, int]
+
+    def where(self, keep: np.ndarray) -> "_Ratings":
+        """The rows that are kept."""
+        return _Ratings(self.user[keep], self.item[keep], self.label[keep], self.shape)
+
+
+class _Estimates(NamedTuple):
+    """What all rows tell of each item, and the fits it comes from.
+
+    Attributes:
+      count: (I,) number of ratings.
+      bias: (I,) damped; content_bias: (I,) from content alone.
+      fitted: the factorization.
+      length: what its item factors are divided by.
+      content_factor: (I, D) from content alone, already divided.
+      prior: the hierarchical Bayes model.
+      content_item: (I, Q) its item vectors, from content alone.
+    """
+
+    count: np.ndarray
+    bias: np.ndarray
+    content_bias: np.ndarray
+    fitted: Factors
+    length: float
+    content_factor: np.ndarray
+    prior: Hierarchy
+    content_item: np.ndarray
+
+
+def _estimate(
+    ratings: _Ratings, content: Sparse, dim: int, penalty: float, damping: float
+) -> _Estimates:
+    """The estimates from all rows given; those from content are made out of fold."""
+    user, item, label, shape = ratings
+    count, raw = _item_means(item, label, shape[1])
+    confidence = count / (count + damping)
+    content_bias = _content_out_of_fold(content, raw[:, None], confidence)[:, 0]
+    bias = _damped(count, raw, content_bias, damping)
+    residual = label - bias[item]
     fitted = als(user, item, residual, shape, dim=dim, penalty=penalty)
     known = count > 0
     length = np.sqrt(np.mean(np.sum(fitted.item[known].astype(np.float64) ** 2, axis=1))) + 1e-12
-    factor = fitted.item / length
     trust = np.where(known, count / (count + 4 * penalty), 0.0)
-    content_factor = _content_out_of_fold(x, factor, trust)
-
+    content_factor = _content_out_of_fold(content, fitted.item / length, trust)
     prior = hierarchical_bayes(user, item, residual, shape)
-    content_item = _content_out_of_fold(x, prior.item, trust)
-    q = np.where(known[:, None], prior.item, content_item)
+    content_item = _content_out_of_fold(content, prior.item, trust)
+    return _Estimates(
+        count, bias, content_bias, fitted, length, content_factor, prior, content_item
+    )
 
-    def without(keep: np.ndarray) -> dict[str, np.ndarray]:
-        count, raw = _item_means(item[keep], label[keep] - mean, table.num_items)
-        bias = content_bias + count / (count + damping) * (raw - content_bias)
-        left = label[keep] - mean - bias[item[keep]] - fitted.user[user[keep], 0]
-        where = (item[keep], user[keep])
-        values = sp.csr_matrix((left, where), shape=shape[::-1])
-        present = sp.csr_matrix((np.ones(len(left)), where), shape=shape[::-1])
-        solved = solve_side(values, present, fitted.user[:, 1:].astype(np.float64), penalty)
-        factor = np.where(count[:, None] > 0, solved / length, content_factor)
-        left = sp.csr_matrix((label[keep] - mean - bias[item[keep]], where[::-1]), shape=shape)
-        q, _ = solve_items(left, sp.csr_matrix(present.T), prior.user, prior.second, prior.noise)
-        known = {"count": np.log1p(count), "bias": bias, "factor": factor}
-        return known | _bayes_columns(prior, np.where(count[:, None] > 0, q, content_item), bias)
 
-    added = {
+def _columns(whole: _Estimates) -> dict[str, np.ndarray]:
+    """The columns that `represent` adds."""
+    known, prior = whole.count[:, None] > 0, whole.prior
+    q = np.where(known, prior.item, whole.content_item)
+    cold = _bayes_columns(prior, whole.content_item, whole.content_bias)
+    return {
+        "count": np.log1p(whole.count),
+        "bias": whole.bias,
+        "factor": np.where(known, whole.fitted.item / whole.length, whole.content_factor),
+        "content_bias": whole.content_bias,
+        "content_factor": whole.content_factor,
+        **_bayes_columns(prior, q, whole.bias),
+        **{f"content_{k}": v for k, v in cold.items()},
+    }
+
+
+def _of_some(
+    whole: _Estimates, ratings: _Ratings, penalty: float, damping: float
+) -> dict[str, np.ndarray]:
+    """The columns that ratings are in, from some of the rows, in the coordinates of the whole."""
+    user, item, label, shape = ratings
+    fitted, prior = whole.fitted, whole.prior
+    count, raw = _item_means(item, label, shape[1])
+    bias = _damped(count, raw, whole.content_bias, damping)
+    residual, known = label - bias[item], count[:, None] > 0
+    left = sp.csr_matrix((residual - fitted.user[user, 0], (item, user)), shape=shape[::-1])
+    present = sp.csr_matrix((np.ones(len(item)), (item, user)), shape=shape[::-1])
+    solved = solve_side(left, present, fitted.user[:, 1:].astype(np.float64), penalty)
+    by_user = sp.csr_matrix((residual, (user, item)), shape=shape)
+    q, _ = solve_items(by_user, sp.csr_matrix(present.T), prior.user, prior.second, prior.noise)
+    return {
         "count": np.log1p(count),
         "bias": bias,
-        "factor": np.where(known[:, None], factor, content_factor),
-        "content_bias": content_bias,
-        "content_factor": content_factor,
-        **_bayes_columns(prior, q, bias),
-        **{f"content_{k}": v for k, v in _bayes_columns(prior, content_item, content_bias).items()},
+        "factor": np.where(known, solved / whole.length, whole.content_factor),
+        **_bayes_columns(prior, np.where(known, q, whole.content_item), bias),
     }
-    columns = table.item_features
-    for name, values in added.items():
-        columns = columns.with_column(name, values.astype(np.float32))
-    fold = np.random.default_rng(0).integers(num_folds, size=table.num_users)
-    folds = [without(fold[user] != f) for f in range(num_folds)]
-    held_out = {k: np.stack([f[k] for f in folds]).astype(np.float32) for k in folds[0]}
-    return Represented(dataclasses.replace(table, item_features=columns), mean, fold, held_out)
+
+
+def _damped(
+    count: np.ndarray, mean: np.ndarray, prediction: np.ndarray, damping: float
+) -> np.ndarray:
+    """The means (I,) of so many values, pulled to their predictions as by ``damping`` values."""
+    return prediction + count / (count + damping) * (mean - prediction)
 
 
 def _item_means(item: np.ndarray, values: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

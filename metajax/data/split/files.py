@@ -72,11 +72,14 @@ def load(path: Path | str, table: Interactions) -> Split:
 
 
 def _parts(split: Split) -> dict[str, Tasks]:
+    """Place in the file -> tasks."""
     valid = {f"valid/{k}": tasks for k, tasks in split.valid.items()}
     return {"train": split.train} | valid | {f"test/{k}": t for k, t in split.test.items()}
 
 
 def _assembled(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Split:
+    """The split that the arrays of a task file make."""
+
     def tasks(place: str) -> Tasks:
         fields = {field: arrays.get(f"{place}/{field}") for field in Tasks._fields}
         missing = [k for k, v in fields.items() if v is None and k != "shots"]

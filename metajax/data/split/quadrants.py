@@ -43,6 +43,7 @@ def newest_items(table: Interactions, share: float) -> np.ndarray:
 
 
 def _newest(table: Interactions, owner: np.ndarray, count: int, share: float) -> np.ndarray:
+    """The share of owners whose first row is the latest, as a mask."""
     if table.time is None:
         raise UserError(f"{table.name}: who is new is told by time, and the log has none")
     first = np.full(count, np.iinfo(np.int64).max)

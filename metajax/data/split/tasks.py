@@ -38,6 +38,10 @@ class Tasks(NamedTuple):
         """T."""
         return len(self.owner)
 
+    def with_shots(self, num_support: int) -> "Tasks":
+        """The tasks with the first ``num_support`` rows of each as its support."""
+        return self._replace(shots=np.full(self.num_tasks, num_support, np.int32))
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

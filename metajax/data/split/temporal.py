@@ -112,6 +112,7 @@ def prequential(
 
 
 def _require_windows(table: Interactions, windows: dict[str, dict[str, Tasks]]) -> None:
+    """Refuses windows without any task."""
     for name, found in windows.items():
         if not found:
             raise UserError(
@@ -175,21 +176,20 @@ def ctr_warmup(
     is_valid = np.zeros(table.num_items, bool)
     chosen = rng.permutation(np.flatnonzero(is_hot))
     is_valid[chosen[: round(valid_items * len(chosen))]] = True
-    shots = lambda t: t._replace(shots=np.full(t.num_tasks, 3 * per_phase, np.int32))
     by_item = lambda rows, least: grouped(table, rows, least, side="item")
 
     train_rows = rows[(is_hot & ~is_valid)[table.item[rows]]]
     test, _ = by_item(rows[~is_hot[table.item[rows]]], 3 * per_phase + 1)
     _, kept = by_item(rows[is_valid[table.item[rows]]], 1)
     kept = kept[place_in_group(table.item[kept]) < num_valid_rows]
-    valid = {"item_cold": shots(by_item(kept, 3 * per_phase + 1)[0])} if valid_items else {}
+    valid, _ = by_item(kept, 3 * per_phase + 1)
     split = Split(
         "ctr-warmup",
         seed,
         np.sort(train_rows),
         by_item(train_rows, 1)[0],
-        valid,
-        {"item_cold": shots(test)},
+        {"item_cold": valid.with_shots(3 * per_phase)} if valid_items else {},
+        {"item_cold": test.with_shots(3 * per_phase)},
         per_phase,
         side="item",
     )

@@ -114,9 +114,9 @@ def first_k(
     parts = user_parts(eligible_users(table, min_rows, max_rows), shares, rng)
     rows = [in_time(table, rows_of(table, users)) for users in parts]
     train, valid, test = (grouped(table, r, num_support + 1)[0] for r in rows)
-    shots = lambda t: {"user_cold": t._replace(shots=np.full(t.num_tasks, num_support, np.int32))}
+    judged = lambda tasks: {"user_cold": tasks.with_shots(num_support)}
     name = f"first-{num_support}"
-    split = Split(name, seed, np.sort(rows[0]), train, shots(valid), shots(test))
+    split = Split(name, seed, np.sort(rows[0]), train, judged(valid), judged(test))
     return require_tasks(table, split)
 
 
@@ -147,7 +147,7 @@ def tanp(
 
     def judged(rows: np.ndarray) -> dict[str, Tasks]:
         tasks, _ = grouped(table, rows[known[table.item[rows]]], num_support + 1)
-        return {"user_cold": tasks._replace(shots=np.full(tasks.num_tasks, num_support, np.int32))}
+        return {"user_cold": tasks.with_shots(num_support)}
 
     train, _ = grouped(table, rows[0], 1)
     split = Split("tanp", seed, np.sort(rows[0]), train, judged(rows[1]), judged(rows[2]))
