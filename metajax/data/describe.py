@@ -59,12 +59,14 @@ def summary(table: Interactions) -> list[tuple[str, str]]:
 
 
 def _quantiles(counts: np.ndarray) -> str:
+    """The counts that a share of the owners does not exceed."""
     found = np.percentile(counts, QUANTILES, method="lower")
     named = [f"{v:,} ({q} %)" for q, v in zip(QUANTILES, found, strict=True)]
     return ", ".join(named)
 
 
 def _period(time: np.ndarray | None) -> str:
+    """First and last day, and how many distinct times."""
     if time is None:
         return "unknown"
     first, last = (datetime.fromtimestamp(int(t), UTC).date() for t in (time.min(), time.max()))
@@ -72,6 +74,7 @@ def _period(time: np.ndarray | None) -> str:
 
 
 def _features(features: Features) -> str:
+    """The columns, each with its number of values."""
     kinds = {k: f"{features.sizes[k] - 1:,} values" for k in features.sizes}
     named = [f"{k} ({kinds.get(k, 'number')})" for k in features.columns]
     return ", ".join(named) or "none"
@@ -83,6 +86,7 @@ def tasks(table: Interactions) -> list[tuple[str, str]]:
 
 
 def _tasks_of(table: Interactions, rule: Callable[[Interactions], Split]) -> str:
+    """The tasks of each part of a split, or why there are none."""
     try:
         made = rule(table)
     except UserError as error:

@@ -127,12 +127,14 @@ def numbers(
 
 
 def _check_end(path: Path, text: str) -> None:
+    """Refuses a text whose last line is shorter than the one before, with no end of its own."""
     last = [re.split(r"\D", line)[-1] for line in text[-400:].splitlines()[-2:]]
     if len(last) == 2 and len(last[1]) < len(last[0]):
         raise UserError(f"{path}: the last line is cut short; get a complete copy of the file")
 
 
 def _wrong_width(path: Path, number: int, found: int, width: int) -> str:
+    """The message for a line of another number of fields."""
     return (
         f"{path}: line {number} has {found} field(s) instead of {width}; the file may be cut "
         "short: get a complete copy"

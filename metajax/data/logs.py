@@ -155,6 +155,7 @@ def check_file(path: Path) -> None:
 
 
 def _check_parquet(path: Path) -> None:
+    """Refuses a file without the marks at both ends of a Parquet file."""
     with path.open("rb") as file:
         head = file.read(4)
         file.seek(-min(4, path.stat().st_size), 2)
@@ -178,6 +179,7 @@ def require_polars() -> Any:
 
 
 def _one_line(error: BaseException) -> str:
+    """The message of an error, short and on one line."""
     return " ".join(str(error).split())[:200]
 
 
@@ -187,17 +189,20 @@ def separator(path: Path, first_line: str) -> str:
 
 
 def _first_line(path: Path) -> str:
+    """The first line of a text file, as far as a sound one goes."""
     with path.open(encoding="utf-8-sig", newline="") as file:
         return file.readline(LONGEST_LINE)
 
 
 def _header(polars: Any, path: Path) -> list[str]:
+    """The names of the columns."""
     if path.suffix in PARQUET:
         return polars.scan_parquet(path, glob=False).collect_schema().names()
     return list(_read_text(polars, path, None, 0).columns)
 
 
 def _read_text(polars: Any, path: Path, names: list[str] | None, rows: int | None) -> Any:
+    """Columns of a text file as they are written; all of them without names."""
     return polars.read_csv(
         path,
         separator=separator(path, _first_line(path)),
@@ -210,6 +215,7 @@ def _read_text(polars: Any, path: Path, names: list[str] | None, rows: int | Non
 
 
 def _read(polars: Any, path: Path, names: list[str]) -> Any:
+    """The named columns of a log."""
     if path.suffix in PARQUET:
         return polars.read_parquet(path, columns=names, glob=False)
     return _read_text(polars, path, names, None)

@@ -104,6 +104,7 @@ def ml_1m(folder: Path | str) -> Interactions:
 
 
 def _id(text: str, path: Path) -> int:
+    """An id as a number."""
     if not text.isdecimal():
         raise UserError(f"{path}: the id {text[:40]!r} is not a whole number; correct the file")
     return int(text)

@@ -107,6 +107,7 @@ def _features(
 
 
 def _image(inputs: PyTree) -> jax.Array:
+    """The images of the inputs."""
     return inputs["image"] if isinstance(inputs, Mapping) else inputs
 
 

@@ -12,21 +12,17 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax.models.bridge import from_nnx
+from metajax.models.towers import bag
 from metajax.types import Model, PyTree
 
 
-def _bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
-    """The mean embedding of the indices (..., W) that are not 0."""
-    present = (index > 0)[..., None]
-    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
-    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
-
-
 def _layers(rngs: nnx.Rngs, widths: Sequence[int]) -> nnx.List:
+    """Linear layers of these widths, input first."""
     return nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
 
 def _run(layers: nnx.List, x: jax.Array) -> jax.Array:
+    """What the layers make of x, with ReLU between them."""
     for i, layer in enumerate(layers):
         x = layer(jax.nn.relu(x) if i else x)
     return x
@@ -56,8 +52,8 @@ class _DeepFm(nnx.Module):
     def __call__(self, profile: tuple[Mapping, jax.Array], inputs: Mapping) -> jax.Array:
         content, embedding = profile
         n = inputs["item"].shape[0]
-        own = [embedding, *(_bag(self.item[k], content[k]) for k in self.items)]
-        met = [self.owner(inputs["item"]), *(_bag(self.user[k], inputs[k]) for k in self.users)]
+        own = [embedding, *(bag(self.item[k], content[k]) for k in self.items)]
+        met = [self.owner(inputs["item"]), *(bag(self.user[k], inputs[k]) for k in self.users)]
         fields = [*(jnp.broadcast_to(f, (n, f.shape[0])) for f in own), *met]
         field_NxFxD = jnp.stack(fields, axis=1)
         pairs_NxD = field_NxFxD.sum(axis=1) ** 2 - (field_NxFxD**2).sum(axis=1)
@@ -123,7 +119,7 @@ class _Content(nnx.Module):
         self.names, self.center = tuple(sizes), center
 
     def __call__(self, profile: Mapping, inputs: jax.Array | tuple) -> jax.Array:
-        known = [_bag(self.embed[k], profile[k]) for k in self.names]
+        known = [bag(self.embed[k], profile[k]) for k in self.names]
         told = [] if isinstance(inputs, tuple) else [inputs]
         x = jnp.concatenate([*known, *told]) if known or told else jnp.ones(1)
         return self.center + self.head(jax.nn.relu(_run(self.body, x)))

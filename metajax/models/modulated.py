@@ -11,10 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax.models.bridge import from_nnx
+from metajax.models.towers import bag
 from metajax.types import Model, PyTree
 
 
 def _linear(rngs: nnx.Rngs, a: int, b: int, *, bias: bool = True) -> nnx.Linear:
+    """A linear layer."""
     return nnx.Linear(a, b, use_bias=bias, rngs=rngs)
 
 
@@ -100,18 +102,11 @@ class _Pair(nnx.Module):
 
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
         n = inputs["item"].shape[0]
-        user = [_bag(self.user[k], profile[k]) for k in self.user_names]
+        user = [bag(self.user[k], profile[k]) for k in self.user_names]
         user_NxD = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
-        item_NxD = [_bag(self.item[k], inputs[k]) for k in self.item_names]
+        item_NxD = [bag(self.item[k], inputs[k]) for k in self.item_names]
         stored_NxD = [inputs["factor"], inputs["bias"][:, None]]
         return jnp.concatenate([*user_NxD, *item_NxD, *stored_NxD], axis=1)
-
-
-def _bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
-    """The mean embedding of the indices (..., W) that are not 0."""
-    present = (index > 0)[..., None]
-    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
-    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
 
 
 def pair_features(users: Mapping[str, int], items: Mapping[str, int], dim: int = 16) -> Model:
@@ -179,7 +174,7 @@ class _User(nnx.Module):
 
     def __call__(self, profile: Mapping, inputs: PyTree) -> jax.Array:
         del inputs
-        known = [_bag(self.embed[k], profile[k]) for k in self.names]
+        known = [bag(self.embed[k], profile[k]) for k in self.names]
         return jnp.concatenate(known) if known else jnp.zeros(self.dim)
 
 

@@ -112,6 +112,13 @@ def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
     return from_nnx(lambda rngs, profile, inputs: _FactorMlp(rngs, inputs["factor"], mean, hidden))
 
 
+def bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
+    """The mean embedding (..., D) of the indices (..., W) that are not 0."""
+    present = (index > 0)[..., None]
+    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
+    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
+
+
 class _Melu(nnx.Module):
     """Embeddings of user and item features, then decision layers (MeLU's network)."""
 
@@ -135,17 +142,11 @@ class _Melu(nnx.Module):
         self.mean = mean
         self.user_names, self.item_names = tuple(user_sizes), tuple(item_sizes)
 
-    def _bag(self, name: str, index: jax.Array) -> jax.Array:
-        """The mean embedding of the indices (..., W) that are not 0."""
-        present = (index > 0)[..., None]
-        total = jnp.sum(jnp.where(present, self.embed[name](index), 0.0), axis=-2)
-        return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
-
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
         n = inputs["item"].shape[0]
-        user = [self._bag(f"user_{k}", profile[k]) for k in self.user_names]
+        user = [bag(self.embed[f"user_{k}"], profile[k]) for k in self.user_names]
         user_NxE = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
-        item_NxE = [self._bag(f"item_{k}", inputs[k]) for k in self.item_names]
+        item_NxE = [bag(self.embed[f"item_{k}"], inputs[k]) for k in self.item_names]
         x_NxD = jnp.concatenate([*user_NxE, *item_NxE], axis=1)
         return self.mean + _perceptron(self.body, self.head, x_NxD)
 

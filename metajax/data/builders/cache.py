@@ -82,6 +82,7 @@ def _root(data_dir: Path | str | None, download: bool) -> Path | None:
 
 
 def _entry(name: str) -> manifest.Entry:
+    """The manifest's entry of a data set."""
     from metajax.data.builders import tasks  # loads tensorflow_datasets
 
     entries = {config.name: config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}
@@ -127,6 +128,7 @@ def source(folder: Path, kind: str) -> Sequence[dict[str, Any]]:
 
 
 def _builder(folder: Path, kind: str) -> Any:
+    """The TFDS builder of one kind in a prepared folder."""
     import tensorflow_datasets as tfds
 
     places = sorted(folder.glob(f"{kind}/*/*/dataset_info.json"))
@@ -190,10 +192,12 @@ def _all(examples: Any) -> dict[str, list[Any]]:
 
 
 def _ids(values: list[bytes], kind: str) -> np.ndarray:
+    """Texts as stored, in the type that the ids had."""
     return np.array([value.decode() for value in values]).astype(kind)
 
 
 def _features(columns: dict[str, list[Any]], side: str, sizes: dict[str, int]) -> Features:
+    """The categorical columns of one side."""
     features = Features()
     for name, size in sizes.items():
         features = features.with_column(name, np.stack(columns[f"{side}_{name}"]), size)

@@ -50,6 +50,7 @@ def _config(
     user: tuple[str, ...] = (),
     item: tuple[str, ...] = (),
 ) -> Config:
+    """A data set with the version of all."""
     return Config(
         name=name,
         version=VERSION,
@@ -122,6 +123,7 @@ def unpack(entry: manifest.Entry, archive: Path, folder: Path) -> Path:
 
 
 def _vector(kind: type) -> Any:
+    """A column of varying length."""
     return tfds.features.Tensor(shape=(None,), dtype=kind)
 
 
