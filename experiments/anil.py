@@ -12,7 +12,7 @@ import dataclasses
 import optax
 
 from experiments import maml
-from experiments.maml import model
+from experiments.maml import inner, model
 from metajax import benchmark, report, tree
 from metajax.learners.gradient import gradient
 from metajax.types import MetaLearner
@@ -31,9 +31,8 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """ANIL and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
-    adapts = tree.under("head")
-    learner = gradient(model(config, problem), inner, config.inner_steps, adapts=adapts)
+    head = tree.under("head")
+    learner = gradient(model(config, problem), inner(config), config.inner_steps, adapts=head)
     return learner, optax.adam(config.outer_rate)
 
 

@@ -10,7 +10,7 @@ Deviates: item factors and biases are estimated beforehand from all meta-trainin
 
 import optax
 
-from experiments.maml import Config, model
+from experiments.maml import Config, inner, model
 from metajax import benchmark, report, tree
 from metajax.learners.gradient import gradient
 from metajax.types import MetaLearner
@@ -20,9 +20,8 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """BOIL and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
     body = tree.negate(tree.under("head"))
-    learner = gradient(model(config, problem), inner, config.inner_steps, adapts=body)
+    learner = gradient(model(config, problem), inner(config), config.inner_steps, adapts=body)
     return learner, optax.adam(config.outer_rate)
 
 

@@ -11,23 +11,19 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
+from experiments.cnp import Base, features
 from metajax import benchmark, report
 from metajax.learners.context import cavia
 from metajax.models.features import conditioned_mlp
-from metajax.models.modulated import at_rest, over_features, pair_features
+from metajax.models.modulated import at_rest, over_features
 from metajax.models.towers import stored_mean
 from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Base):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
-    outer_rate: float = 1e-3
-    """Rate of Adam across tasks."""
-    embedding: int = 16
-    """Width of each category's embedding."""
     inner_rate: float = 1.0
     """Rate of the gradient steps of the context."""
     inner_steps: int = 5
@@ -40,10 +36,8 @@ class Config:
 
 def steered(config: Config, problem: benchmark.Problem) -> Model:
     """The network that a context steers."""
-    table = problem.table
-    users, items = table.user_features.sizes, table.item_features.sizes
-    embed = pair_features(users, items, config.embedding)
-    return over_features(embed, conditioned_mlp(config.hidden), stored_mean(problem.mean))
+    net = conditioned_mlp(config.hidden)
+    return over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:

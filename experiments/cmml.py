@@ -14,52 +14,48 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
+from experiments.cnp import Base, features
 from metajax import benchmark, report
 from metajax.learners.film import modulated
 from metajax.models.features import labeled_features
-from metajax.models.modulated import at_rest, centered, film_mlp, over_features, pair_features
+from metajax.models.modulated import at_rest, centered, film_mlp, over_features
 from metajax.models.towers import stored_mean
 from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Base):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     outer_rate: float = 3e-4
     """Rate of AdamW across tasks."""
-    embedding: int = 16
-    """Width of each category's embedding."""
     hyper: int = 256
     """Width of the network that makes scales and shifts."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the modulated layers."""
 
 
-def features(config: Config, problem: benchmark.Problem) -> tuple[Model, int]:
-    """The features of a user with each item, and their number."""
-    table = problem.table
-    users, items = table.user_features.sizes, table.item_features.sizes
-    stored = table.item_features.columns["factor"].shape[1] + 1
-    width = config.embedding * (len(users) + len(items)) + stored
-    return pair_features(users, items, config.embedding), width
+def num_features(config: Config, problem: benchmark.Problem) -> int:
+    """The number of `features`, which is also the length of a context."""
+    users, items = problem.table.user_features, problem.table.item_features
+    stored = items.columns["factor"].shape[1] + 1
+    return config.embedding * (len(users.sizes) + len(items.sizes)) + stored
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network without a context, for A3 and A4."""
-    embed, width = features(config, problem)
-    net = over_features(embed, film_mlp(config.hidden, config.hyper), stored_mean(problem.mean))
-    return at_rest(net, jnp.zeros(width))
+    net = film_mlp(config.hidden, config.hyper)
+    whole = over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
+    return at_rest(whole, jnp.zeros(num_features(config, problem)))
 
 
 def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """CMML and its outer optimizer."""
-    embed, width = features(config, problem)
+    width = num_features(config, problem)
     learner = modulated(
-        embed,
+        features(problem, config.embedding),
         centered(labeled_features((64, width)), problem.mean),
         film_mlp(config.hidden, config.hyper),
         stored_mean(problem.mean),

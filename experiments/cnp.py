@@ -21,30 +21,38 @@ from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Settings of the experiment."""
+class Base:
+    """Settings of the experiments whose networks read the features of a user-item pair."""
 
     run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
     embedding: int = 16
     """Width of each category's embedding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Base):
+    """Settings of the experiment."""
+
     code: int = 64
     """Width of a user's code."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of the decoder."""
 
 
-def features(config: Config, problem: benchmark.Problem) -> Model:
-    """The features of a user with each item."""
+def features(problem: benchmark.Problem, embedding: int) -> Model:
+    """The features of a user with each item, their categories embedded in so many dimensions."""
     table = problem.table
-    return pair_features(table.user_features.sizes, table.item_features.sizes, config.embedding)
+    return pair_features(table.user_features.sizes, table.item_features.sizes, embedding)
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder of a user who has not rated anything, for A3 and A4."""
     net = over_features(
-        features(config, problem), conditioned_mlp(config.hidden), stored_mean(problem.mean)
+        features(problem, config.embedding),
+        conditioned_mlp(config.hidden),
+        stored_mean(problem.mean),
     )
     return at_rest(net, jnp.zeros(config.code))
 
@@ -54,7 +62,7 @@ def build(
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """CNP and its outer optimizer."""
     learner = modulated(
-        features(config, problem),
+        features(problem, config.embedding),
         centered(labeled_features((64, config.code)), problem.mean),
         conditioned_mlp(config.hidden),
         stored_mean(problem.mean),

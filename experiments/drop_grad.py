@@ -12,7 +12,7 @@ import dataclasses
 import optax
 
 from experiments import maml
-from experiments.maml import model
+from experiments.maml import inner, model
 from metajax import benchmark, report
 from metajax.learners.gradient import gradient
 from metajax.transforms.dropgrad import dropgrad, gaussian_noise
@@ -31,10 +31,8 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """DropGrad and its outer optimizer."""
-    inner = optax.chain(
-        gaussian_noise(config.share), optax.clip(10.0), optax.sgd(config.inner_rate)
-    )
-    learner = gradient(model(config, problem), inner, config.inner_steps)
+    noisy = optax.chain(gaussian_noise(config.share), inner(config))
+    learner = gradient(model(config, problem), noisy, config.inner_steps)
     return dropgrad(learner), optax.adam(config.outer_rate)
 
 

@@ -16,10 +16,10 @@ beforehand from all meta-training ratings.
 
 import optax
 
-from experiments.maml import Config, model
+from experiments import reptile
+from experiments.maml import Config, inner, model
 from metajax import benchmark, report
 from metajax.learners.gradient import gradient
-from metajax.transforms.reptile import reptile
 from metajax.types import MetaLearner
 
 
@@ -27,23 +27,14 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """FOMAML and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
     steps = config.inner_steps
-    learner = gradient(model(config, problem), inner, steps, second_order=False)
+    learner = gradient(model(config, problem), inner(config), steps, second_order=False)
     return learner, optax.adam(config.outer_rate)
-
-
-def build_reptile(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
-    """Reptile and its outer optimizer: the same adaptation, another outer update."""
-    learner, tx = build(config, problem)
-    return reptile(learner), tx
 
 
 def main(config: Config) -> report.Record:
     """The record of the experiment."""
-    methods = {"A6 FOMAML": build, "A6 Reptile": build_reptile}
+    methods = {"A6 FOMAML": build, "A6 Reptile": reptile.build}
     return benchmark.run_experiment("foma", config, model, methods, "A6 FOMAML")
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import optax
 
 from experiments import maml
-from experiments.maml import model
+from experiments.maml import inner, model
 from metajax import benchmark, report
 from metajax.learners.implicit import implicit
 from metajax.types import MetaLearner
@@ -33,10 +33,9 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """iMAML and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
     learner = implicit(
         model(config, problem),
-        inner,
+        inner(config),
         config.inner_steps,
         strength=config.strength,
         num_solver_steps=config.solver_steps,

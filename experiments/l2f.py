@@ -8,9 +8,9 @@ Deviates: item factors and biases are estimated beforehand from all meta-trainin
 
 import optax
 
+from experiments import maml
 from experiments.maml import Config, model
 from metajax import benchmark, report
-from metajax.learners.gradient import gradient
 from metajax.transforms.attenuate import attenuate
 from metajax.types import MetaLearner
 
@@ -19,9 +19,8 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """L2F and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
-    learner = gradient(model(config, problem), inner, config.inner_steps)
-    return attenuate(learner), optax.adam(config.outer_rate)
+    learner, tx = maml.build(config, problem)
+    return attenuate(learner), tx
 
 
 def main(config: Config) -> report.Record:

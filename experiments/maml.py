@@ -40,12 +40,16 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return factor_mlp(problem.mean, config.hidden)
 
 
+def inner(config: Config) -> optax.GradientTransformation:
+    """The optimizer in a task: gradient descent, every entry of the gradient clipped."""
+    return optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
+
+
 def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """MAML and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
-    learner = gradient(model(config, problem), inner, config.inner_steps)
+    learner = gradient(model(config, problem), inner(config), config.inner_steps)
     return learner, optax.adam(config.outer_rate)
 
 

@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from experiments.cnp import features
 from metajax import benchmark, report
 from metajax.learners.memory import mamo, memory_optimizer
-from metajax.models.modulated import pair_features, user_features
+from metajax.models.modulated import user_features
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.types import MetaLearner, Model, PyTree
 
@@ -45,9 +46,7 @@ class Config:
 
 def body(config: Config, problem: benchmark.Problem) -> Model:
     """A layer over the features of a user with each item; ``layer`` is personal."""
-    table = problem.table
-    users, items = table.user_features.sizes, table.item_features.sizes
-    embed = pair_features(users, items, config.embedding)
+    embed = features(problem, config.embedding)
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
         key_embed, key_layer = jax.random.split(key)

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 import scipy.sparse as sp
 
+from experiments.cnp import features
 from metajax import benchmark, problem, report
 from metajax.data import links
 from metajax.data.episodes import Source
@@ -29,7 +30,7 @@ from metajax.data.factors import Sparse
 from metajax.data.table import Interactions
 from metajax.learners.metahin import metahin
 from metajax.models.features import conditioned_mlp
-from metajax.models.modulated import at_rest, over_features, pair_features
+from metajax.models.modulated import at_rest, over_features
 from metajax.models.towers import stored_mean
 from metajax.types import MetaLearner, Model, UserError
 
@@ -76,11 +77,10 @@ def columns_of(config: Config, table: Interactions) -> tuple[str, ...]:
 
 def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
     """The problem with where each path leads, and where dealt paths lead, beside the items."""
-    features, num_items = given.table.item_features, given.table.num_items
+    items, num_items = given.table.item_features, given.table.num_items
     own: Sparse = sp.csr_matrix(sp.identity(num_items))
     linked = [
-        links.sharing(features.columns[k], features.sizes[k])
-        for k in columns_of(config, given.table)
+        links.sharing(items.columns[k], items.sizes[k]) for k in columns_of(config, given.table)
     ]
     order = np.random.default_rng([0, 12]).permutation(num_items)
     dealt = [path[order] for path in linked]
@@ -99,8 +99,7 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
 
 def network(config: Config, given: benchmark.Problem) -> tuple[Model, Model, Model]:
     """The features of a user with each item, the decision layers and the mean rating."""
-    sizes = given.table.user_features.sizes, given.table.item_features.sizes
-    embed = pair_features(*sizes, config.embedding)
+    embed = features(given, config.embedding)
     return embed, conditioned_mlp(config.hidden), stored_mean(given.mean)
 
 

@@ -11,7 +11,7 @@ import dataclasses
 import optax
 
 from experiments import maml
-from experiments.maml import model
+from experiments.maml import inner, model
 from metajax import benchmark, report, tree
 from metajax.learners.gradient import gradient
 from metajax.transforms.regularize import noisy
@@ -30,9 +30,8 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """MR-MAML and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
     head = tree.under("head")
-    learner = gradient(model(config, problem), inner, config.inner_steps, adapts=head)
+    learner = gradient(model(config, problem), inner(config), config.inner_steps, adapts=head)
     learner = noisy(learner, config.strength, tree.under("model/body"))
     return learner, optax.adam(config.outer_rate)
 

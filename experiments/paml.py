@@ -21,13 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.cnp import features
 from metajax import benchmark, problem, report, tree
 from metajax.data import links, published, sources
 from metajax.data.episodes import Source
 from metajax.data.table import Interactions
 from metajax.learners.paml import paml
 from metajax.models.features import labeled_features
-from metajax.models.modulated import at_rest, centered, over_features, pair_features
+from metajax.models.modulated import at_rest, centered, over_features
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.types import MetaLearner, Model, PyTree, UserError
 
@@ -91,23 +92,17 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
     return problem.with_columns(given, with_friends)
 
 
-def features(config: Config, given: benchmark.Problem) -> Model:
-    """The features of a user with each item."""
-    table = given.table
-    return pair_features(table.user_features.sizes, table.item_features.sizes, config.embedding)
-
-
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network without gates, for A3 and A4; ``net`` holds the decision weights."""
-    net = over_features(features(config, given), vector_mlp(config.hidden), stored_mean(given.mean))
-    return at_rest(net, ())
+    embed, net = features(given, config.embedding), vector_mlp(config.hidden)
+    return at_rest(over_features(embed, net, stored_mean(given.mean)), ())
 
 
 def build(
     config: Config, given: benchmark.Problem, name: str = "friend"
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """PAML over the friends of that name in the profile, and its outer optimizer."""
-    below = features(config, given)
+    below = features(given, config.embedding)
 
     def embed(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
         return below.apply(params["embed"], profile, inputs)

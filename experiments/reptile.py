@@ -9,7 +9,7 @@ beforehand from all meta-training ratings.
 
 import optax
 
-from experiments.maml import Config, model
+from experiments.maml import Config, inner, model
 from metajax import benchmark, report
 from metajax.learners.gradient import gradient
 from metajax.transforms.reptile import reptile
@@ -20,8 +20,8 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """Reptile and its outer optimizer."""
-    inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
-    learner = gradient(model(config, problem), inner, config.inner_steps, second_order=False)
+    steps = config.inner_steps
+    learner = gradient(model(config, problem), inner(config), steps, second_order=False)
     return reptile(learner), optax.adam(config.outer_rate)
 
 

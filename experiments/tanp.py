@@ -14,29 +14,19 @@ import dataclasses
 import jax.numpy as jnp
 import optax
 
+from experiments.cnp import Base, features
 from metajax import benchmark, report
 from metajax.learners.tanp import tanp
 from metajax.models.features import labeled_features
-from metajax.models.modulated import (
-    adaptive_decoder,
-    at_rest,
-    centered,
-    over_features,
-    pair_features,
-)
+from metajax.models.modulated import adaptive_decoder, at_rest, centered, over_features
 from metajax.models.towers import stored_mean
 from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(Base):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
-    outer_rate: float = 1e-3
-    """Rate of Adam across tasks."""
-    embedding: int = 16
-    """Width of each category's embedding."""
     latent: int = 32
     """Width of the latent variable."""
     task: int = 16
@@ -51,16 +41,12 @@ class Config:
     """Widths of the decoder's layers."""
 
 
-def features(config: Config, problem: benchmark.Problem) -> Model:
-    """The features of a user with each item."""
-    table = problem.table
-    return pair_features(table.user_features.sizes, table.item_features.sizes, config.embedding)
-
-
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder under a task embedding of ones, for A3 and A4."""
     net = over_features(
-        features(config, problem), adaptive_decoder(config.hidden), stored_mean(problem.mean)
+        features(problem, config.embedding),
+        adaptive_decoder(config.hidden),
+        stored_mean(problem.mean),
     )
     return at_rest(net, (jnp.zeros(config.latent), jnp.ones(config.task)))
 
@@ -71,7 +57,7 @@ def build(
     """TaNP and its outer optimizer."""
     encoder = lambda width: centered(labeled_features((32, 16, width)), problem.mean)
     learner = tanp(
-        features(config, problem),
+        features(problem, config.embedding),
         encoder(config.latent),
         encoder(config.task),
         adaptive_decoder(config.hidden),
