@@ -6,8 +6,6 @@ a bug of its name passes is worth nothing.
 
 import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import chex
 import jax
@@ -15,159 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from contract_trial import KEY, SHOTS, Trial, at, masked, play, tasks_of, traced_once
 from field_rows import FIELD_ROWS
-from learner_rows import BATCH, Row, World
 from learner_rows import ROWS as CORE_ROWS
+from learner_rows import Row, World
 
-from metajax import losses, train, tree
+from metajax import losses, tree
 from metajax.learners.gradient import gradient
 from metajax.learners.pooled import all_examples
 from metajax.models.towers import vector_linear
 from metajax.types import Episode, Examples, PyTree
 
 ROWS = [*CORE_ROWS, *FIELD_ROWS]
-NUM_TASKS = 2000
-FAST_TO_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-KEY = jax.random.key(1)
-SHOTS = 7  # real support rows of the episode that the single-task properties use
-
-
-@functools.cache
-def _draw(world: World) -> Callable:
-    """The compiled program that draws tasks of a world, with the squared error of Bayes on each."""
-
-    def sample(key: jax.Array):
-        episode = world.sample(key)
-        label, mask = episode.query.label, episode.query.mask
-        return episode, losses.squared_error(world.bayes(episode), label, mask)
-
-    return jax.jit(jax.vmap(sample), compiler_options=FAST_TO_COMPILE)
-
-
-@functools.cache
-def tasks_of(world: World, seed: int) -> tuple[Episode, jax.Array]:
-    """`NUM_TASKS` tasks of a world and the squared error of Bayes on each."""
-    return _draw(world)(jax.random.split(jax.random.key(seed), NUM_TASKS))
-
-
-def _from_pool(pool: Episode, key: jax.Array) -> Episode:
-    """A batch of tasks out of a pool: cheaper to compile than a world."""
-    chosen = jax.random.randint(key, (BATCH,), 0, NUM_TASKS)
-    return jax.tree.map(lambda x: x[chosen], pool)
-
-
-def _at(episodes: Episode, index: int | slice) -> Episode:
-    """Some of a batch of episodes."""
-    return jax.tree.map(lambda x: x[index], episodes)
-
-
-def traced_once(function: Callable) -> Callable:
-    """The function compiled, with an assertion that it is traced a single time.
-
-    `chex.assert_max_traces` tells functions apart by their source text, so that the closures of two
-    learners made by one factory would share a counter.
-    """
-    traces = []
-
-    def counted(*arguments):
-        traces.append(1)
-        assert len(traces) == 1, f"{function} is traced a second time"
-        return function(*arguments)
-
-    return jax.jit(counted, compiler_options=FAST_TO_COMPILE)
-
-
-class Trial:
-    """A row with its compiled programs, each traced once, and its trained parameters."""
-
-    def __init__(self, row: Row):
-        self.row = row
-        self.one = traced_once(functools.partial(_play, row))
-        self.many = traced_once(jax.vmap(functools.partial(_judge, row), (None, 0, None)))
-        self.gradient = traced_once(
-            lambda params, episodes: train.batch_gradient(
-                row.learner, params, episodes, jax.random.key(5)
-            )
-        )
-
-    @functools.cached_property
-    def episode(self) -> Episode:
-        """One task with `SHOTS` support rows, the rest of the support being zeros, masked."""
-        episode = _at(tasks_of(self.row.world, 13)[0], 0)
-        return episode._replace(support=_masked(episode.support, SHOTS, 0.0))
-
-    @functools.cached_property
-    def params(self) -> PyTree:
-        """Untrained meta-parameters."""
-        return self.row.learner.init(jax.random.key(0), self.episode)
-
-    @functools.cached_property
-    def fitted(self) -> PyTree:
-        """Meta-parameters after the trial's outer steps."""
-        row, (pool, _) = self.row, tasks_of(self.row.world, 7)
-
-        def run(params: PyTree, pool: Episode) -> PyTree:
-            zero = jnp.zeros((), jnp.int32)
-            state = train.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
-            body = lambda s, _: train.step(row.learner, row.tx, _from_pool, pool, s)
-            return jax.lax.scan(body, state, length=row.num_steps)[0].params
-
-        return traced_once(run)(self.params, pool)
-
-    @functools.cached_property
-    def scores(self) -> dict[str, np.ndarray]:
-        """Losses (`NUM_TASKS`,) over the same tasks: untrained, cold, warm and of Bayes."""
-        episodes, bayes = tasks_of(self.row.world, 13)
-        fitted = self.many(self.fitted, episodes, KEY)
-        untrained = self.many(self.params, episodes, KEY)["warm"]
-        scores = {**fitted, "untrained": untrained, "bayes": bayes}
-        return {name: np.asarray(value) for name, value in scores.items()}
-
-    def close(self, actual: Any, expected: Any) -> None:
-        """Asserts that two trees are equal up to the row's tolerance."""
-        t = self.row.tolerance
-        chex.assert_trees_all_close(actual, expected, rtol=t, atol=t)
-
-
-def _masked(examples: Examples, count: int, garbage: float) -> Examples:
-    """The examples with only the first ``count`` rows real and garbage behind them."""
-    real = jnp.arange(len(examples.label)) < count
-
-    def spoil(x: jax.Array) -> jax.Array:
-        keep = real.reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.where(keep, x, jnp.asarray(garbage, x.dtype))
-
-    inputs = jax.tree.map(spoil, examples.inputs)
-    return Examples(inputs, spoil(examples.label), real.astype(examples.mask.dtype))
-
-
-def _play(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, Any]:
-    """Everything that a learner does with one task."""
-    learner = row.learner
-    before = learner.start(params, episode.profile)
-    after = learner.adapt(before, episode.support, key)
-    loss, _ = learner.loss(params, episode, key)
-    return {
-        "before": before,
-        "after": after,
-        "cold": learner.predict(before, episode.query.inputs),
-        "warm": learner.predict(after, episode.query.inputs),
-        "loss": loss,
-    }
-
-
-def _judge(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, jax.Array]:
-    """The query losses of one task."""
-    played = _play(row, params, episode, key)
-    mse = lambda s: losses.squared_error(s, episode.query.label, episode.query.mask)
-    return {
-        "cold": mse(played["cold"]),
-        "warm": mse(played["warm"]),
-        "loss": played["loss"],
-    }
 
 
 def padding_is_invisible(t: Trial) -> None:
@@ -177,7 +34,7 @@ def padding_is_invisible(t: Trial) -> None:
     short = t.episode._replace(query=query._replace(mask=query.mask.at[-3:].set(0.0)))
     shorter = t.one(t.params, short, KEY)
     for garbage in (9.0, -1e3):
-        support = _masked(t.episode.support, SHOTS, garbage)
+        support = masked(t.episode.support, SHOTS, garbage)
         spoiled = t.one(t.params, t.episode._replace(support=support), KEY)
         t.close(spoiled, clean)
         tail = short.query._replace(label=query.label.at[-3:].set(garbage))
@@ -188,7 +45,7 @@ def padding_has_no_gradient(t: Trial) -> None:
     """Garbage in masked rows leaves the meta-gradient as it is."""
     batch = lambda garbage: jax.tree.map(
         lambda x: jnp.broadcast_to(x, (8, *x.shape)),
-        t.episode._replace(support=_masked(t.episode.support, SHOTS, garbage)),
+        t.episode._replace(support=masked(t.episode.support, SHOTS, garbage)),
     )
     t.close(t.gradient(t.params, batch(9.0)), t.gradient(t.params, batch(0.0)))
 
@@ -203,7 +60,7 @@ def order_does_not_matter(t: Trial) -> None:
 
 def empty_support_stays_cold(t: Trial) -> None:
     """Adapting on nothing changes no prediction, of trained parameters too."""
-    empty = t.episode._replace(support=_masked(t.episode.support, 0, 7.0))
+    empty = t.episode._replace(support=masked(t.episode.support, 0, 7.0))
     for params in (t.params, t.fitted):
         played = t.one(params, empty, KEY)
         t.close(played["warm"], played["cold"])
@@ -238,7 +95,7 @@ def adapt_keeps_the_state(t: Trial) -> None:
 def params_stay_untouched(t: Trial) -> None:
     """Playing a task with the parameters leaves every one of their bits."""
     before = jax.tree.map(np.array, t.params)
-    _play(t.row, t.params, t.episode, KEY)
+    play(t.row, t.params, t.episode, KEY)
     chex.assert_trees_all_equal(jax.tree.map(np.array, t.params), before)
 
 
@@ -247,21 +104,21 @@ def vmap_is_loop(t: Trial) -> None:
     episodes, _ = tasks_of(t.row.world, 13)
     loss = t.many(t.params, episodes, KEY)["loss"]
     for i in range(4):
-        alone = t.one(t.params, _at(episodes, i), KEY)["loss"]
+        alone = t.one(t.params, at(episodes, i), KEY)["loss"]
         t.close(loss[i], alone)
 
 
 def jit_is_eager(t: Trial) -> None:
     """Compiled and uncompiled programs agree, the support trimmed of its padding in the latter."""
     trimmed = jax.tree.map(lambda x: x[:SHOTS], t.episode.support)
-    eager = _play(t.row, t.params, t.episode._replace(support=trimmed), KEY)
+    eager = play(t.row, t.params, t.episode._replace(support=trimmed), KEY)
     jitted = t.one(t.params, t.episode, KEY)
     t.close({k: eager[k] for k in ("cold", "warm")}, {k: jitted[k] for k in ("cold", "warm")})
 
 
 def gradients_are_sound(t: Trial) -> None:
     """Meta-gradients are finite, with empty supports and queries too, and reach every parameter."""
-    episodes = _at(tasks_of(t.row.world, 13)[0], slice(8))
+    episodes = at(tasks_of(t.row.world, 13)[0], slice(8))
     mask_s = episodes.support.mask.at[0].set(0.0)
     mask_q = episodes.query.mask.at[1].set(0.0)
     episodes = episodes._replace(
@@ -277,7 +134,7 @@ def gradients_are_sound(t: Trial) -> None:
 
 def a_second_call_does_not_retrace(t: Trial) -> None:
     """Other values of the same shapes run the program that is there (`Trial.one` counts)."""
-    other = _at(tasks_of(t.row.world, 13)[0], 99)
+    other = at(tasks_of(t.row.world, 13)[0], 99)
     t.one(t.params, t.episode, KEY)
     again = t.one(t.params, t.episode._replace(query=other.query), jax.random.key(98))
     t.one(jax.tree.map(lambda x: x + 0 * x, t.params), other, KEY)
@@ -345,6 +202,7 @@ def test_rows_have_names_of_their_own():
 @pytest.mark.parametrize("index", range(len(ROWS)), ids=[row.name for row in ROWS])
 @pytest.mark.parametrize("holds", PROPERTIES, ids=[f.__name__ for f in PROPERTIES])
 def test_contract(index: int, holds):
+    """The property, which asserts what it says, holds for the row."""
     holds(trial(index))
 
 

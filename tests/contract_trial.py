@@ -1,0 +1,157 @@
+"""A trial of a row of the contract battery: its compiled programs and what they are tried on."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+from learner_rows import BATCH, Row, World
+
+from metajax import losses, train
+from metajax.types import Episode, Examples, PyTree
+
+NUM_TASKS = 2000
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+KEY = jax.random.key(1)
+SHOTS = 7  # real support rows of the episode that the single-task properties use
+
+
+@functools.cache
+def _draw(world: World) -> Callable:
+    """The compiled program that draws tasks of a world, with the squared error of Bayes on each."""
+
+    def sample(key: jax.Array):
+        episode = world.sample(key)
+        label, mask = episode.query.label, episode.query.mask
+        return episode, losses.squared_error(world.bayes(episode), label, mask)
+
+    return jax.jit(jax.vmap(sample), compiler_options=FAST_TO_COMPILE)
+
+
+@functools.cache
+def tasks_of(world: World, seed: int) -> tuple[Episode, jax.Array]:
+    """`NUM_TASKS` tasks of a world and the squared error of Bayes on each."""
+    return _draw(world)(jax.random.split(jax.random.key(seed), NUM_TASKS))
+
+
+def _from_pool(pool: Episode, key: jax.Array) -> Episode:
+    """A batch of tasks out of a pool: cheaper to compile than a world."""
+    chosen = jax.random.randint(key, (BATCH,), 0, NUM_TASKS)
+    return jax.tree.map(lambda x: x[chosen], pool)
+
+
+def at(episodes: Episode, index: int | slice) -> Episode:
+    """Some of a batch of episodes."""
+    return jax.tree.map(lambda x: x[index], episodes)
+
+
+def traced_once(function: Callable) -> Callable:
+    """The function compiled, with an assertion that it is traced a single time.
+
+    `chex.assert_max_traces` tells functions apart by their source text, so that the closures of two
+    learners made by one factory would share a counter.
+    """
+    traces = []
+
+    def counted(*arguments):
+        traces.append(1)
+        assert len(traces) == 1, f"{function} is traced a second time"
+        return function(*arguments)
+
+    return jax.jit(counted, compiler_options=FAST_TO_COMPILE)
+
+
+class Trial:
+    """A row with its compiled programs, each traced once, and its trained parameters."""
+
+    def __init__(self, row: Row):
+        self.row = row
+        self.one = traced_once(functools.partial(play, row))
+        self.many = traced_once(jax.vmap(functools.partial(judge, row), (None, 0, None)))
+        self.gradient = traced_once(
+            lambda params, episodes: train.batch_gradient(
+                row.learner, params, episodes, jax.random.key(5)
+            )
+        )
+
+    @functools.cached_property
+    def episode(self) -> Episode:
+        """One task with `SHOTS` support rows, the rest of the support being zeros, masked."""
+        episode = at(tasks_of(self.row.world, 13)[0], 0)
+        return episode._replace(support=masked(episode.support, SHOTS, 0.0))
+
+    @functools.cached_property
+    def params(self) -> PyTree:
+        """Untrained meta-parameters."""
+        return self.row.learner.init(jax.random.key(0), self.episode)
+
+    @functools.cached_property
+    def fitted(self) -> PyTree:
+        """Meta-parameters after the trial's outer steps."""
+        row, (pool, _) = self.row, tasks_of(self.row.world, 7)
+
+        def run(params: PyTree, pool: Episode) -> PyTree:
+            zero = jnp.zeros((), jnp.int32)
+            state = train.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
+            body = lambda s, _: train.step(row.learner, row.tx, _from_pool, pool, s)
+            return jax.lax.scan(body, state, length=row.num_steps)[0].params
+
+        return traced_once(run)(self.params, pool)
+
+    @functools.cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Losses (`NUM_TASKS`,) over the same tasks: untrained, cold, warm and of Bayes."""
+        episodes, bayes = tasks_of(self.row.world, 13)
+        fitted = self.many(self.fitted, episodes, KEY)
+        untrained = self.many(self.params, episodes, KEY)["warm"]
+        scores = {**fitted, "untrained": untrained, "bayes": bayes}
+        return {name: np.asarray(value) for name, value in scores.items()}
+
+    def close(self, actual: Any, expected: Any) -> None:
+        """Asserts that two trees are equal up to the row's tolerance."""
+        t = self.row.tolerance
+        chex.assert_trees_all_close(actual, expected, rtol=t, atol=t)
+
+
+def masked(examples: Examples, count: int, garbage: float) -> Examples:
+    """The examples with only the first ``count`` rows real and garbage behind them."""
+    real = jnp.arange(len(examples.label)) < count
+
+    def spoil(x: jax.Array) -> jax.Array:
+        keep = real.reshape(-1, *(1,) * (x.ndim - 1))
+        return jnp.where(keep, x, jnp.asarray(garbage, x.dtype))
+
+    inputs = jax.tree.map(spoil, examples.inputs)
+    return Examples(inputs, spoil(examples.label), real.astype(examples.mask.dtype))
+
+
+def play(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, Any]:
+    """Everything that a learner does with one task."""
+    learner = row.learner
+    before = learner.start(params, episode.profile)
+    after = learner.adapt(before, episode.support, key)
+    loss, _ = learner.loss(params, episode, key)
+    return {
+        "before": before,
+        "after": after,
+        "cold": learner.predict(before, episode.query.inputs),
+        "warm": learner.predict(after, episode.query.inputs),
+        "loss": loss,
+    }
+
+
+def judge(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, jax.Array]:
+    """The query losses of one task."""
+    played = play(row, params, episode, key)
+    mse = lambda s: losses.squared_error(s, episode.query.label, episode.query.mask)
+    return {
+        "cold": mse(played["cold"]),
+        "warm": mse(played["warm"]),
+        "loss": played["loss"],
+    }
