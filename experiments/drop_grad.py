@@ -24,7 +24,7 @@ class Config(maml.Config):
     """Settings of the experiment."""
 
     share: float = 0.1
-    """The rate of the dropout whose variance the noise has."""
+    """Dropout rate whose variance the noise on the gradients has."""
 
 
 def build(

@@ -28,7 +28,7 @@ class Config(melu.Config):
 
     run: benchmark.Run = dataclasses.field(default_factory=lambda: benchmark.Run(seeds=1))
     num_candidates: int = 20
-    """Items to name."""
+    """How many items to name."""
 
 
 def scores(config: Config, problem: benchmark.Problem) -> np.ndarray:

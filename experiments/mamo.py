@@ -37,7 +37,7 @@ class Config:
     embedding: int = 16
     """Width of each category's embedding."""
     features: int = 32
-    """Width of the layer between which a user's matrix stands."""
+    """Width of the layer that a user's own matrix multiplies."""
     memories: int = 3
     """Rows of each memory."""
     shift: float = 0.01

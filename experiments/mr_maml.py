@@ -23,7 +23,7 @@ class Config(maml.Config):
     """Settings of the experiment."""
 
     strength: float = 1e-5
-    """Price of a nat in the shared layers, per task."""
+    """Price, in loss per task, of one nat of information in the shared layers."""
 
 
 def build(

@@ -32,9 +32,9 @@ class Config(Base):
     task: int = 16
     """Width of the task embedding."""
     clusters: int = 10
-    """Rows of the memory."""
+    """Clusters of task embeddings."""
     divergence: float = 0.01
-    """Weight of the divergence between the latents of all ratings and of the support."""
+    """Weight of KL(latent given all ratings || latent given the support)."""
     cluster: float = 0.01
     """Weight of the cluster loss."""
     hidden: tuple[int, ...] = (32, 32, 16)
