@@ -3,7 +3,8 @@
 A person is a text: profile tokens, then the codes of the last items; the next item is decoded by a
 beam over the tree of all items. Codes are residual k-means of title vectors. A small decoder is
 trained here on most people; for the others it reads the newest items, and is adapted, or not, to
-those that no longer fit the window: LoRA fine-tuned, LoRA or a soft prompt meta-learned.
+those that no longer fit the window: LoRA fine-tuned, LoRA or a soft prompt meta-learned. Control:
+the same decoder where the codes are dealt to the items at random, so that they say nothing.
 
 References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022.
 Run: python -m experiments.llm_rec              (needs the extra `text`)
@@ -37,7 +38,7 @@ PROFILE = ("gender", "age", "occupation")
 class Config:
     """What the experiment can be told."""
 
-    dataset: str = "ml-100k"
+    dataset: str = "ml-1m"
     """A data set with times, titles and profiles."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
@@ -55,7 +56,7 @@ class Config:
     """Width of the decoder."""
     num_layers: int = 2
     """Its blocks."""
-    num_steps: int = 800
+    num_steps: int = 1500
     """Steps of its training, of 16 people each."""
     meta_steps: int = 100
     """Outer steps of each meta-learned adapter, of 8 people each."""
@@ -144,15 +145,20 @@ def trained_here(config: Config, table: Interactions, data: Sequences, out: path
     test = test[: config.people]
     lab = llm_rec_parts.Lab(config, data, words, train, valid)
     held = histories.held_out(data, config.window, 1)
+    dealt = np.random.default_rng(12).permutation(len(words.items))
+    control = dataclasses.replace(words, items=words.items[dealt])
+    blind = llm_rec_parts.Lab(config, data, control, train, valid)
     found: dict[str, list[np.ndarray]] = {}
     seconds: dict[str, float] = {}
     settings: dict[str, Any] = {"vocabulary": words.vocab_size}
     for seed in range(config.seeds):
-        for arm, (search, took, chosen) in lab.arms(seed).items():
+        arms = lab.arms(seed) | {"no adaptation, codes permuted": blind.plain(seed)[0]}
+        for arm, (search, took, chosen) in arms.items():
             began = time.perf_counter()
             items = search(test)
             found.setdefault(arm, []).append(ranks(items, held.target[test], held.seen[test]))
             seconds[arm] = took + time.perf_counter() - began
+            print(arm, next_item.from_place(found[arm][-1])["ndcg@10"].mean(), flush=True)
             settings[f"{arm}, seed {seed}"] = chosen
     places = {arm: np.stack(rows) for arm, rows in found.items()}
     best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
@@ -225,6 +231,10 @@ def main(config: Config) -> report.Record:
     record = large_report.stored(name) if config.from_records else run(config)
     columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
     large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
+    get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
+    for arm in record.facts["arms"]:
+        gap = report.difference(get(arm), get("no adaptation"))
+        print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
     return record
 
 

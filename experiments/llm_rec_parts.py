@@ -104,15 +104,20 @@ class Lab:
         fitted = train.fit(learner, tx, sample, self.arrays, keys, steps, **size)
         return jax.tree.map(lambda x: x[0], fitted.params)
 
+    def plain(self, seed: int) -> tuple[Arm, Params]:
+        """The decoder trained on everyone's rows and not adapted, and its parameters."""
+        began = time.perf_counter()
+        learner = pooled(likelihood(self.decoder), loss=unlikeliness)
+        trained = self.fit(learner, self.config.num_steps, 16, 3e-3, seed)["model"]
+        whole = lambda state: tree.merge(state.fast, state.shared)
+        search = self.search(learner, {"model": trained, "rates": ()}, whole)
+        return (search, time.perf_counter() - began, {}), trained
+
     def arms(self, seed: int) -> dict[str, Arm]:
         """Every arm: a search for people, seconds of training, and what was chosen."""
         config, base = self.config, likelihood(self.decoder)
-        began = time.perf_counter()
-        plain = pooled(base, loss=unlikeliness)
-        trained = self.fit(plain, config.num_steps, 16, 3e-3, seed)["model"]
-        whole = lambda state: tree.merge(state.fast, state.shared)
-        search = self.search(plain, {"model": trained, "rates": ()}, whole)
-        found: dict[str, Arm] = {PLAIN: (search, time.perf_counter() - began, {})}
+        first, trained = self.plain(seed)
+        found: dict[str, Arm] = {PLAIN: first}
         low, prompt = lora(base, 2, LOW), soft_prompt(base, self.decoder.shape, 4)
         found[TUNED] = self.tuned(low, trained, seed)
         for name, model, use in (

@@ -25,13 +25,13 @@ import numpy as np
 import optax
 
 from experiments import large_report, sasrec_arms
-from metajax import benchmark, next_item, progress, report, train
+from metajax import benchmark, next_item, progress, report, train, tree
 from metajax.data import sequences as histories
 from metajax.data import sources
 from metajax.data.sequences import Held, Sequences
 from metajax.learners import in_context
 from metajax.models import sequence
-from metajax.types import Params
+from metajax.types import Params, UserError
 
 SASREC = "SASRec, full softmax"
 COLUMNS = [
@@ -100,7 +100,7 @@ def scorer(settings: sequence.Settings, params: Params) -> next_item.Scorer:
 
 
 def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> train.Fitted:
-    """The recommender trained with one seed; resumed, if it was killed."""
+    """The recommender trained with one seed; resumed, if it was killed. Kept as ``seed-N.npz``."""
     settings = build(config, data.num_items)
     windows = histories.windows(data, config.window)
     per_epoch = -(-len(windows.end) // config.batch)
@@ -127,7 +127,7 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> train.
         return -jnp.mean(jnp.where(rank < 10, 1.0 / jnp.log2(rank + 2.0), 0.0))
 
     with progress.bar(f"SASRec seed {seed}", num_steps) as update:
-        return train.fit(
+        fitted = train.fit(
             learner,
             tx,
             sample,
@@ -139,6 +139,35 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> train.
             report=update,
             checkpoint=out / "checkpoints" / f"seed-{seed}",
         )
+    leaves = jax.tree_util.tree_leaves_with_path(fitted.params)
+    arrays = {tree.path_name(path): np.asarray(leaf[0]) for path, leaf in leaves}
+    np.savez(out / f"seed-{seed}.npz", allow_pickle=False, **arrays)
+    return fitted
+
+
+def kept(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> tuple[Params, float]:
+    """The recommender of one seed and its seconds of training: read where it stands, or trained.
+
+    Other experiments start from it.
+
+    Raises:
+      UserError: the file is of another recommender.
+    """
+    path = out / f"seed-{seed}.npz"
+    settings = build(config, data.num_items)
+    like = jax.eval_shape(lambda: sequence.init(jax.random.key(0), settings))
+    leaves, treedef = jax.tree_util.tree_flatten_with_path(like)
+    names = [tree.path_name(path) for path, _ in leaves]
+    if not path.is_file():
+        fitted = fit(config, data, seed, out)
+        return jax.tree.map(lambda x: x[0], fitted.params), fitted.seconds
+    with np.load(path) as stored:
+        found = {name: stored[name] for name in stored.files}
+    if {n: x.shape for n, x in found.items()} != dict(
+        zip(names, (x.shape for _, x in leaves), strict=True)
+    ):
+        raise UserError(f"{path} holds another recommender; remove it, or give another folder")
+    return jax.tree.unflatten(treedef, [jnp.asarray(found[name]) for name in names]), 0.0
 
 
 def simple_arms(data: Sequences, width: int) -> dict[str, tuple]:

@@ -1,6 +1,7 @@
 """Weights as small integers, one scale per column, and stand-ins for matrices that multiply.
 
 ``q = round(w / s)`` with ``s = max |w| / (2^(bits - 1) - 1)`` per column: symmetric, weights only.
+`EightBits` rounds what is multiplied too and leaves the product of integers to qwix.
 
 References: Jacob et al., CVPR 2018; the same rounding as qwix's post-training quantization.
 """
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
-from metajax.types import Params
+from metajax.types import Params, UserError
 
 
 @jax.tree_util.register_pytree_node_class
@@ -42,6 +43,63 @@ class Integers:
         """The inverse."""
         del aux
         return cls(*leaves)
+
+
+@jax.tree_util.register_pytree_node_class
+class EightBits:
+    """A stand-in for a matrix of which qwix multiplies int8 by int8: weights and activations.
+
+    Each row that is multiplied is rounded with a scale of its own as it comes. Gradients pass as if
+    nothing had been rounded, so that a task can adapt what stands before it.
+
+    Attributes:
+      weights: a ``qwix.QArray`` (..., rows, columns).
+    """
+
+    def __init__(self, weights: Any):
+        self.weights = weights
+
+    def __rmatmul__(self, x: jax.Array) -> jax.Array:
+        qwix = _qwix()
+        exact = x @ qwix.dequantize(self.weights)
+        rounded = qwix.quantize(x, jnp.int8, channelwise_axes=(0,))
+        value = qwix.dot(rounded, self.weights)
+        return exact + jax.lax.stop_gradient(value - exact)
+
+    def tree_flatten(self):
+        """The matrix of integers with its scales."""
+        return (self.weights,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux: None, leaves: tuple) -> "EightBits":
+        """The inverse."""
+        del aux
+        return cls(*leaves)
+
+
+def _qwix() -> Any:
+    try:
+        import qwix
+    except ImportError as error:
+        raise UserError('int8 products need qwix: pip install "metajax[compress]"') from error
+    return qwix
+
+
+def in_eight_bits(params: Params, keep: tree.Filter) -> Params:
+    """The parameters with each chosen kernel (..., rows, columns) replaced by `EightBits`.
+
+    Raises:
+      UserError: qwix is not installed.
+    """
+    qwix = _qwix()
+
+    def replace(path: tuple, leaf: jax.Array) -> Any:
+        if not keep(tree.path_name(path)) or leaf.ndim < 2:
+            return leaf
+        own = (*range(leaf.ndim - 2), leaf.ndim - 1)
+        return EightBits(qwix.quantize(leaf, jnp.int8, channelwise_axes=own))
+
+    return jax.tree_util.tree_map_with_path(replace, params)
 
 
 def to_integers(weights: jax.Array, bits: int = 8) -> Integers:

@@ -20,6 +20,25 @@ def soft_cross_entropy(
     return temperature**2 * jnp.sum(jnp.where(real, jnp.exp(log_p) * (log_p - log_q), 0.0))
 
 
+def rank_cross_entropy(
+    teacher: jax.Array, student: jax.Array, mask: jax.Array, top: int, decay: float
+) -> jax.Array:
+    """``-sum_k w_k log softmax(s)[k-th of the teacher]`` over the teacher's ``top`` real scores.
+
+    The weights of the places fall as ``exp(-k / decay)`` and sum to 1: the student learns whom the
+    teacher puts first, and nothing of by how much. The softmax stands where the paper has a sigmoid
+    of each score, since our students are trained by a softmax.
+
+    Args:
+      teacher, student: scores (N,), of which at least ``top`` are real.
+      mask: (N,) 1 where a score is real.
+    """
+    real = mask > 0
+    _, best = jax.lax.top_k(jnp.where(real, teacher, -jnp.inf), top)
+    log_q = jax.nn.log_softmax(jnp.where(real, student, -1e9))[best]
+    return -jnp.sum(jax.nn.softmax(-jnp.arange(top) / decay) * log_q)
+
+
 def distilled(
     student: MetaLearner,
     teacher: MetaLearner,
