@@ -57,6 +57,8 @@ def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict
     found, left_out = ["metajax", "plain"], {}
     if name == "W2" and not config.quick:
         found.append("plain, lax.conv")
+    if name.startswith("W4"):
+        found.append("plain, last place")
     if config.two_cores:
         found.append(worker.TWO_CORES)
     for peer in PEERS if config.peers else ():

@@ -62,25 +62,35 @@ def _normal(norm: PyTree, x_NxLxD: jax.Array) -> jax.Array:
     return centered * scale * norm["scale"].reshape(1, 1, -1) + norm["shift"].reshape(1, 1, -1)
 
 
-def _attention(layer: PyTree, x_NxLxD: jax.Array) -> jax.Array:
+def _attention(layer: PyTree, x_NxLxD: jax.Array, seen_NxQxD: jax.Array) -> jax.Array:
+    """What the last Q places of sequences read from all L places."""
     n, length, width = x_NxLxD.shape
-    low = lambda name: x_NxLxD @ layer["lora"][name]["a"] @ layer["lora"][name]["b"]
-    full = lambda name: x_NxLxD @ layer[name]
-    heads = lambda y: y.reshape(n, length, problems.HEADS, -1)
-    query, key, value = full("query") + low("query"), full("key"), full("value") + low("value")
+    low = lambda name, x: x @ layer["lora"][name]["a"] @ layer["lora"][name]["b"]
+    heads = lambda y: y.reshape(n, y.shape[1], problems.HEADS, -1)
+    query = seen_NxQxD @ layer["query"] + low("query", seen_NxQxD)
+    key, value = x_NxLxD @ layer["key"], x_NxLxD @ layer["value"] + low("value", x_NxLxD)
     scores = jnp.einsum("nqhd,nkhd->nhqk", heads(query), heads(key))
     scores = scores * (width // problems.HEADS) ** -0.5
-    causal = jnp.tril(jnp.ones((length, length), bool)).reshape(1, 1, length, length)
-    weight = jax.nn.softmax(jnp.where(causal, scores, -1e9), axis=-1)
-    mixed = jnp.einsum("nhqk,nkhd->nqhd", weight, heads(value)).reshape(n, length, width)
+    causal = jnp.tril(jnp.ones((length, length), bool))[-seen_NxQxD.shape[1] :]
+    weight = jax.nn.softmax(jnp.where(causal[None, None], scores, -1e9), axis=-1)
+    mixed = jnp.einsum("nhqk,nkhd->nqhd", weight, heads(value)).reshape(n, -1, width)
     return mixed @ layer["out"]
 
 
-def transformer(params: PyTree, profile: PyTree, items: jax.Array) -> jax.Array:
-    """The logits (N, 10000) of the item after each sequence of items (N, 50)."""
+def transformer(
+    params: PyTree, profile: PyTree, items: jax.Array, last_place: bool = False
+) -> jax.Array:
+    """The logits (N, 10000) of the item after each sequence of items (N, 50).
+
+    Args:
+      last_place: the last layer computes the last place alone, which is all that is read of it.
+    """
     x_NxLxD = params["items"][items] + params["places"].reshape(1, *params["places"].shape)
-    for layer in params["layers"].values():
-        x_NxLxD = x_NxLxD + _attention(layer, _normal(layer["before"], x_NxLxD))
+    for i, layer in enumerate(params["layers"].values()):
+        normal = _normal(layer["before"], x_NxLxD)
+        if last_place and i == problems.LAYERS - 1:
+            x_NxLxD = x_NxLxD[:, -1:]
+        x_NxLxD = x_NxLxD + _attention(layer, normal, normal[:, -x_NxLxD.shape[1] :])
         hidden = jax.nn.relu(_normal(layer["between"], x_NxLxD) @ layer["up"])
         x_NxLxD = x_NxLxD + hidden @ layer["down"]
     last_NxD = _normal(params["after"], x_NxLxD)[:, -1]
@@ -96,6 +106,14 @@ APPLY: dict[str, Callable] = {
     "W4": transformer,
     "W4h": transformer,
 }
+
+
+OWN: dict[str, Callable] = {
+    "W3": perceptron,
+    "W4": functools.partial(transformer, last_place=True),
+    "W4h": functools.partial(transformer, last_place=True),
+}
+"""What the library's way uses instead: features looked up before, no place that is not read."""
 
 
 def loss_of(name: str) -> losses.Loss:
@@ -141,13 +159,14 @@ def _split(problem: problems.Problem) -> tuple[PyTree, PyTree]:
 
 def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: int, second: bool):
     """The learner of the outer-learned weights, with the frozen ones beside them."""
-    looks_up = name == "W3"
-    apply = perceptron if looks_up else APPLY[name]
+    apply = {**APPLY, **OWN}[name]
     model = Model(
         init=lambda key, profile, inputs: {},
         apply=lambda params, profile, x: apply(tree.merge(params, frozen), profile, x),
     )
-    if not looks_up:
+    if name == "W1":
+        return dual(model, problem.rate, num_steps, second_order=second), None
+    if name != "W3":
         learner = gradient(
             model,
             optax.sgd(problem.rate),
@@ -206,16 +225,22 @@ def library(
     return Program(run, start, (episodes_of(problem), frozen), how.num_outer)
 
 
-def plain(name: str, num_steps: int, second_order: bool, own_convolution: bool = False) -> Program:
+VARIATIONS: dict[str, Callable] = {
+    "lax.conv": conv.conv4(5, convolve=conv.ordinary_convolution).apply,
+    "last place": OWN["W4"],
+}
+"""Plain JAX with the compiler's own convolution in W2, as a network library calls it; without the
+places that are not read in W4."""
+
+
+def plain(name: str, num_steps: int, second_order: bool, kind: str = "") -> Program:
     """What one writes first: ``jit(grad(mean(vmap(task))))`` around a loop, and Adam.
 
     Args:
-      own_convolution: W2 with the compiler's own convolution, as a network library calls it.
+      kind: a key of `VARIATIONS`, or nothing.
     """
     problem = problems.PROBLEMS[name]()
-    apply, loss = APPLY[name], loss_of(name)
-    if own_convolution:
-        apply = conv.conv4(5, convolve=conv.ordinary_convolution).apply
+    apply, loss = VARIATIONS[kind] if kind else APPLY[name], loss_of(name)
     learned, frozen = _split(problem)
 
     def task(learned: PyTree, frozen: PyTree, episode: Episode) -> jax.Array:

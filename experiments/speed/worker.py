@@ -40,7 +40,7 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
         mesh = shard.mesh() if variant == TWO_CORES else None
         program = ours.library(name, num_steps, second, mesh=mesh)
     else:
-        program = ours.plain(name, num_steps, second, variant == "plain, lax.conv")
+        program = ours.plain(name, num_steps, second, variant.removeprefix("plain").strip(", "))
     count = _compilations()
     holder, after_first = [program.state], []
     compiled = program.run.lower(program.state, program.data).compile()
