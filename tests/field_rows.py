@@ -50,13 +50,7 @@ class ProfiledUsers:
 
     def bayes(self, episode: Episode) -> jax.Array:
         """The posterior mean, the profile being one more noisy observation of the weights."""
-        x, label, mask = episode.support
-        users, x = self.users, x * mask[:, None]
-        prior, told = users.tau**-2.0, self.blur**-2.0
-        mean = (prior * users.mean_weights + told * episode.profile) / (prior + told)
-        normal = x.T @ x / users.sigma**2 + (prior + told) * jnp.eye(users.dim)
-        moment = x.T @ ((label - x @ mean) * mask) / users.sigma**2
-        return episode.query.inputs @ (mean + jnp.linalg.solve(normal, moment))
+        return _posterior(self.users, episode, episode.profile, jnp.ones(()), self.blur)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from learner_rows import last_column, zero
 from sklearn.linear_model import Ridge
-from test_gradient import in_double, matches_finite_differences
+from test_gradient import in_double, slopes
 
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import identity, vector_linear, vector_mlp
@@ -105,7 +105,9 @@ def features() -> Model:
 
 def test_the_meta_gradient_through_the_solution_matches_finite_differences():
     """Of features, offset, prior mean and precision at once."""
-    matches_finite_differences(ridge(features(), vector_mlp((4,)), D, precision=0.5))
+    learner = ridge(features(), vector_mlp((4,)), D, precision=0.5)
+    by_gradient, by_differences = slopes(learner)
+    np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-6, atol=1e-7)
 
 
 def test_a_detached_solution_fails_the_finite_differences():
@@ -117,8 +119,7 @@ def test_a_detached_solution_fails_the_finite_differences():
         scores = learner.predict(state, episode.query.inputs)
         return jnp.mean((scores - episode.query.label) ** 2), {}
 
-    with pytest.raises(AssertionError):
-        matches_finite_differences(learner._replace(loss=loss))
+    assert not np.allclose(*slopes(learner._replace(loss=loss)), rtol=1e-6, atol=1e-7)
 
 
 def test_the_posterior_is_the_bayes_rule_in_one_dimension():

@@ -112,8 +112,8 @@ def in_double(params: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.astype(jnp.float64), params)
 
 
-def matches_finite_differences(learner: MetaLearner) -> None:
-    """The outer gradient along random directions is the slope of the outer loss."""
+def slopes(learner: MetaLearner) -> tuple[np.ndarray, np.ndarray]:
+    """Slopes (5,) of the outer loss along random directions: by its gradient, by differences."""
     episode = mlp_episode()
     params = in_double(learner.init(jax.random.key(2), episode))
     both = jax.jit(
@@ -121,14 +121,15 @@ def matches_finite_differences(learner: MetaLearner) -> None:
         compiler_options={"xla_backend_optimization_level": 0},
     )
     _, grads = both(params)
-    step = 1e-6
+    step, by_gradient, by_differences = 1e-6, [], []
     for seed in range(5):
         rng = np.random.default_rng(seed)
         way = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)  # noqa: B023
         at = lambda s: both(jax.tree.map(lambda x, d: x + s * d, params, way))[0]  # noqa: B023
-        slope = (at(step) - at(-step)) / (2 * step)
+        by_differences.append((at(step) - at(-step)) / (2 * step))
         products = jax.tree.map(lambda g, d: jnp.sum(g * d), grads, way)
-        np.testing.assert_allclose(sum(jax.tree.leaves(products)), slope, rtol=1e-6, atol=1e-7)
+        by_gradient.append(sum(jax.tree.leaves(products)))
+    return np.array(by_gradient), np.array(by_differences)
 
 
 MLP = vector_mlp((5, 4))
@@ -151,7 +152,8 @@ HEAD = tree.under("head")
     ids=["one", "three", "scanned", "anil", "boil", "rates", "step_rates", "adam", "clipped"],
 )
 def test_meta_gradients_match_finite_differences(learner):
-    matches_finite_differences(learner)
+    by_gradient, by_differences = slopes(learner)
+    np.testing.assert_allclose(by_gradient, by_differences, rtol=1e-6, atol=1e-7)
 
 
 def _detached() -> MetaLearner:
@@ -176,8 +178,7 @@ def _detached() -> MetaLearner:
     ids=["copied", "inner_gradient_detached"],
 )
 def test_a_detached_inner_gradient_fails_the_finite_differences(learner):
-    with pytest.raises(AssertionError):
-        matches_finite_differences(learner)
+    assert not np.allclose(*slopes(learner), rtol=1e-6, atol=1e-7)
 
 
 def test_only_what_adapts_is_in_the_fast_state_and_moves():
