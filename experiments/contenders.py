@@ -9,7 +9,7 @@ import pathlib
 import time
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,9 @@ from metajax import arms, search
 from metajax.arms import A0, A1, A2, A3, A4, A7, Trained
 from metajax.problem import Problem, Run, valid_error
 from metajax.search import Choice, Real, Space
+
+Goal = Literal["ratings", "lists", "clicks"]
+"""What is judged: the error of ratings, the order of a list, the probability of a click."""
 
 
 class Budget(NamedTuple):
@@ -42,12 +45,12 @@ class Contender(NamedTuple):
     Attributes:
       module: the experiment, with ``Config`` and ``build``.
       space: the settings to search.
-      ranked: settings that differ where lists are judged, by their order alone.
+      differs: goal -> settings that differ where it is the goal.
     """
 
     module: types.ModuleType
     space: Space
-    ranked: Mapping[str, Any] = {}
+    differs: Mapping[Goal, Mapping[str, Any]] = {}
 
 
 OUTER = Real(3e-4, 3e-3, log=True)
@@ -59,7 +62,16 @@ CONTENDERS: dict[str, Contender] = {
             "outer_rate": OUTER,
             "noise": Real(1.0, 6.0, log=True),
         },
-        {"loss": "ranking", "hidden_share": 0.0, "factors": False, "hidden": 8, "noise": 3.0},
+        {
+            "lists": {
+                "loss": "ranking",
+                "hidden_share": 0.0,
+                "factors": False,
+                "hidden": 8,
+                "noise": 3.0,
+            },
+            "clicks": {"loss": "squared", "hidden_share": 0.0},
+        },
     ),
     "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),
     "A6 ANIL": Contender(anil, {"inner_rate": INNER, "outer_rate": OUTER}),
@@ -120,9 +132,9 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
     return ready
 
 
-def joint(problem: Problem, run: Run, budget: Budget, ranked: bool) -> dict[str, Trained]:
+def joint(problem: Problem, run: Run, budget: Budget, goal: Goal) -> dict[str, Trained]:
     """The arms A3 and A4: of two networks the one that is better on meta-validation."""
-    other = CONTENDERS["A6 ridge head"].ranked if ranked else {}
+    other = CONTENDERS["A6 ridge head"].differs.get(goal, {})
     config = dataclasses.replace(ridge_head.Config(run=run), **other)
     networks = {
         "item and profile": ridge_head.model(config, problem),
@@ -158,10 +170,10 @@ def joint(problem: Problem, run: Run, budget: Budget, ranked: bool) -> dict[str,
     return found
 
 
-def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, ranked: bool) -> Trained:
+def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, goal: Goal) -> Trained:
     """One of the `CONTENDERS`, tuned and trained."""
-    module, space, other = CONTENDERS[arm]
-    config = dataclasses.replace(module.Config(run=run), **(other if ranked else {}))
+    module, space, differs = CONTENDERS[arm]
+    config = dataclasses.replace(module.Config(run=run), **differs.get(goal, {}))
     short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
@@ -176,12 +188,12 @@ def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, ranked: b
 
 
 def all_arms(
-    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, ranked: bool
+    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, goal: Goal
 ) -> dict[str, Trained]:
     """The arms that every table carries, then the named meta-learners."""
     ready = closed_forms(problem, budget)
-    ready |= joint(problem, run, budget, ranked)
+    ready |= joint(problem, run, budget, goal)
     ready = {arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)}
     for arm in names:
-        ready[arm] = meta_trained(arm, problem, run, budget, ranked)
+        ready[arm] = meta_trained(arm, problem, run, budget, goal)
     return ready

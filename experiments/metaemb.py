@@ -19,6 +19,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.metaemb_report import SCENARIO, show, weighted_auc
+from experiments.metaemb_report import METHOD, SCENARIO, show, weighted_auc
 from metajax import evaluate, losses, progress, protocols, report, search, train
 from metajax.command import Preset, cli
 from metajax.data import episodes, sources
@@ -95,12 +96,32 @@ class Data(NamedTuple):
     split: Split
     source: episodes.Source
     base: Model
+    in_time: bool
+
+
+class Arm(NamedTuple):
+    """A way to warm up that is ready for the test, and the columns its tasks are given.
+
+    Attributes:
+      params: leaves (S, ...).
+      settings: what was chosen on meta-validation.
+    """
+
+    learner: MetaLearner
+    params: Params
+    source: episodes.Source
+    settings: dict[str, Any]
+    seconds: float
+
+
+Also = Callable[[Interactions, Split], dict[str, Arm]]
 
 
 def load(config: Config, protocol: protocols.Protocol) -> Data:
     """The data set under the protocol, with each item's index and another item's content."""
     table = protocol.prepare(sources.load(config.dataset, config.data_dir))
-    if table.time is None:  # the public copy of ml-1m has no times: any order must do
+    in_time = table.time is not None
+    if not in_time:  # the public copy of ml-1m has no times: any order must do
         table = dataclasses.replace(table, time=np.random.default_rng(0).permutation(len(table)))
     items = table.item_features.with_column("index", np.arange(table.num_items, dtype=np.int32))
     order = np.random.default_rng(1).permutation(table.num_items)
@@ -110,7 +131,7 @@ def load(config: Config, protocol: protocols.Protocol) -> Data:
     split = protocol.split(table, 0)
     users = table.user_features.sizes
     base = ctr.deep_fm(table.num_users, users, table.item_features.sizes, config.embedding)
-    return Data(table, split, episodes.source_of_items(split.train, table), base)
+    return Data(table, split, episodes.source_of_items(split.train, table), base, in_time)
 
 
 def fitted(
@@ -199,7 +220,11 @@ def build(config: Config, data: Data, trained: Params) -> dict[str, MetaLearner]
 
 
 def judge(
-    learner: MetaLearner, params: Params, data: Data, tasks: Episode, protocol: protocols.Protocol
+    learner: MetaLearner,
+    params: Params,
+    source: episodes.Source,
+    tasks: Episode,
+    protocol: protocols.Protocol,
 ) -> dict[str, np.ndarray]:
     """condition|metric -> (S, 1), (S, T) for the log-loss of each item, (S, DRAWS) for AUC draws.
 
@@ -210,7 +235,7 @@ def judge(
 
     def at(params: Params, shots: jax.Array) -> dict[str, jax.Array]:
         alter = evaluate.first_shots(shots)
-        scores = evaluate.predictions(learner, params, data.source, tasks, key, alter)
+        scores = evaluate.predictions(learner, params, source, tasks, key, alter)
         judged = protocol.judge(jax.nn.sigmoid(scores), tasks.query, key)
         of_items = {"log_loss": jax.vmap(losses.log_loss)(scores, *tasks.query[1:])}
         return judged | of_items | {"scores": scores}
@@ -234,42 +259,57 @@ def judge(
     return found
 
 
-def main(config: Config) -> report.Record:
-    """The record of the experiment: AUC and F1 over all test rows, log-loss per item."""
+def run(config: Config, also: Also | None = None) -> report.Record:
+    """The record of every way to warm up, and of the arms that ``also`` makes.
+
+    Args:
+      also: (table, split) -> arms that are judged on the same rows, and their facts.
+    """
     began = time.perf_counter()
     protocol = protocols.ctr_warmup(hot=config.hot)
     data = load(config, protocol)
+    others = also(data.table, data.split) if also else {}
     table = ctr.with_table(data.base, data.table.num_items, config.embedding)
     joint = pooled.pooled(table, loss=losses.log_loss)
     base = fitted("click model", joint, data, config, config.base_steps, 1)
     trained = jax.tree.map(lambda x: x[0], base.params["model"])
-    tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
-    arms = list(build(config, data, trained))
-    scores, seconds, settings = {}, {}, {}
-    for arm in arms:
+    arms = dict(others)
+    for arm in build(config, data, trained):
         start = time.perf_counter()
-        best, settings[arm] = tuned(arm, data, config, trained)
+        best, settings = tuned(arm, data, config, trained)
         learner = build(best, data, trained)[arm]
         if arm.endswith(" embedding"):
             params = _untrained(learner, data, config.seeds)
         else:
             params = fitted(arm, learner, data, best, config.num_steps, config.seeds).params
-        for name, values in judge(learner, params, data, tests, protocol).items():
-            scores[f"{SCENARIO}|{arm}|{name}"] = values
-        seconds[arm] = time.perf_counter() - start
+        arms[arm] = Arm(learner, params, data.source, settings, time.perf_counter() - start)
+    tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
+    scores = {
+        f"{SCENARIO}|{name}|{metric}": values
+        for name, arm in arms.items()
+        for metric, values in judge(arm.learner, arm.params, arm.source, tests, protocol).items()
+    }
     facts = {
         "experiment": "metaemb",
-        "arms": arms,
-        "settings": settings,
+        "method": next(iter(others), METHOD),
+        "arms": list(arms),
+        "settings": {name: arm.settings for name, arm in arms.items()},
         "config": dataclasses.asdict(config),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
         "protocol": protocol.name,
+        "in_time": data.in_time,
         "shots": list(protocol.shots),
         "test_items": data.split.test[SCENARIO].num_tasks,
-        "seconds": seconds | {"total": time.perf_counter() - began},
+        "seconds": {name: arm.seconds for name, arm in arms.items()}
+        | {"total": time.perf_counter() - began},
     }
-    record, short = report.Record(facts, scores), sources.short_name(config.dataset)
+    return report.Record(facts, scores)
+
+
+def main(config: Config) -> report.Record:
+    """The record of the experiment: AUC and F1 over all test rows, log-loss per item."""
+    record, short = run(config), sources.short_name(config.dataset)
     folder = config.out or pathlib.Path("out") / f"metaemb-{short}"
     path = report.write(folder, f"metaemb-{short}", record)
     if config.publish:

@@ -21,28 +21,34 @@ def weighted_auc(score: np.ndarray, label: np.ndarray, weight_DxR: np.ndarray) -
 
 
 def ahead(record: report.Record, arm: str, shots: int = 0) -> str:
-    """How far Meta-Embedding's AUC is above an arm's, with the interval of a paired bootstrap."""
+    """How far the method's AUC is above an arm's, with the interval of a paired bootstrap."""
+    method = record.facts.get("method", METHOD)
     of = lambda who, metric: record.of(SCENARIO, who, f"k={shots}", metric).mean(axis=0)
-    mean = float((of(METHOD, "auc") - of(arm, "auc"))[0])
-    low, high = np.quantile(of(METHOD, "auc_draws") - of(arm, "auc_draws"), [0.025, 0.975])
+    mean = float((of(method, "auc") - of(arm, "auc"))[0])
+    low, high = np.quantile(of(method, "auc_draws") - of(arm, "auc_draws"), [0.025, 0.975])
     star = "*" if low > 0 or high < 0 else " "
     return f"{mean:+.4f}{star}[{low:+.4f}, {high:+.4f}]"
 
 
 def show(record: report.Record) -> None:
     """Prints AUC after every phase, its standard deviation over seeds, and the last log-loss."""
-    shots = record.facts["shots"]
-    table = Table(title="AUC over all test rows", header_style="bold")
+    shots, method = record.facts["shots"], record.facts.get("method", METHOD)
+    order = "" if record.facts.get("in_time", True) else ", in random order: the log has no times"
+    items = record.facts["test_items"]
+    table = Table(title=f"AUC over all test rows of {items} items{order}", header_style="bold")
     table.add_column("arm")
     for k in shots:
         table.add_column(f"{k} clicks", justify="right")
     table.add_column("log-loss, cold", justify="right")
-    table.add_column(f"{METHOD} - arm, cold AUC", justify="right")
+    table.add_column(f"after {shots[-1]}", justify="right")
+    for k in (shots[0], shots[-1]):
+        table.add_column(f"{method} - arm, AUC after {k}", justify="right")
     for arm in record.facts["arms"]:
         auc = [record.of(SCENARIO, arm, f"k={k}", "auc") for k in shots]
         cells = [f"{v.mean():.4f} ± {v.std():.4f}" for v in auc]
-        cold = record.of(SCENARIO, arm, "k=0", "log_loss").mean()
-        table.add_row(arm, *cells, f"{cold:.4f}", "" if arm == METHOD else ahead(record, arm))
+        loss = [record.of(SCENARIO, arm, f"k={k}", "log_loss").mean() for k in (0, shots[-1])]
+        gaps = [ahead(record, arm, k) if arm != method else "" for k in (shots[0], shots[-1])]
+        table.add_row(arm, *cells, *(f"{v:.4f}" for v in loss), *gaps)
     console = Console()
-    console.width = max(console.width, 150)
+    console.width = max(console.width, 190)
     console.print(table)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import jax
 from tyro.conf import Positional
 
-from experiments import contenders, metaemb, tables_report
+from experiments import contenders, metaemb, tables_clicks, tables_report
 from metajax import arms, benchmark, evaluate, journal, losses, problem, protocols, report
 from metajax.command import cli
 from metajax.data import sources, split
@@ -116,7 +116,8 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
     run = dataclasses.replace(config.run, dataset=part.dataset, out=folder)
     ready = prepared(part, run)
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
-    made = contenders.all_arms(part.methods, ready, run, budget, part.kind in ("rating", "click"))
+    goal = "lists" if part.kind in ("rating", "click") else "ratings"
+    made = contenders.all_arms(part.methods, ready, run, budget, goal)
     settings = {arm: trained.settings for arm, trained in made.items()}
     ticket = problem.freeze(config, settings)
     scores, shots = benchmark.judge(made, ready, ticket, metrics_of(part))
@@ -149,7 +150,7 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
 
 
 def run_clicks(config: Config, part: Part) -> report.Record:
-    """T4: the warm-up experiment with the table's seeds."""
+    """T4: the warm-up experiment with the table's seeds, and the arms of every table beside it."""
     name = name_of("T4", part)
     folder = (config.run.out or pathlib.Path("out") / "tables") / name
     settings = metaemb.Config(
@@ -157,12 +158,18 @@ def run_clicks(config: Config, part: Part) -> report.Record:
         data_dir=config.run.data_dir,
         seeds=config.run.seeds,
         hot=100 if part.dataset == "ml-100k" else 200,
+        num_steps=config.run.num_steps,
         trials=config.trials,
         trial_steps=config.trial_steps,
         out=folder,
     )
-    record = metaemb.main(settings)
+    run = dataclasses.replace(config.run, dataset=part.dataset, out=folder, num_support=60)
+    budget = contenders.Budget(config.trials, config.trial_steps, folder)
+    shots = protocols.ctr_warmup().shots
+    also = lambda table, parts: tables_clicks.arms(part.methods, table, parts, run, budget, shots)
+    record = metaemb.run(settings, also)
     report.write(folder, name, record)
+    journal.write_checksums(folder)
     if config.run.publish:
         report.write(report.RESULTS, name, record)
     return record

@@ -105,7 +105,7 @@ def described(problem: Problem) -> dict[str, Any]:
             "checksum": problem.split.checksum(),
             "tasks": {k: t.num_tasks for k, t in problem.split.test.items()},
             "meta_train_tasks": problem.split.train.num_tasks,
-            "meta_valid_tasks": problem.split.valid["user_cold"].num_tasks,
+            "meta_valid_tasks": sum(t.num_tasks for t in problem.split.valid.values()),
         },
     }
 

@@ -97,6 +97,7 @@ class Problem:
       example: one episode, for shapes.
       error: what choices minimize: the absolute error; where lists are judged by their order, the
         share of misordered pairs.
+      shots: the numbers of support rows that choices are made at; empty for all rows there are.
       opened: the tickets that the test tasks were opened with, at most one.
     """
 
@@ -107,6 +108,7 @@ class Problem:
     valid: tuple[episodes.Source, Episode]
     example: Episode
     error: losses.Loss = losses.absolute_error
+    shots: tuple[int, ...] = ()
     opened: list[Frozen] = dataclasses.field(default_factory=list)
 
     def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
@@ -147,15 +149,19 @@ def problem_of(
     parts: split.Split,
     num_support: int = 64,
     error: losses.Loss = losses.absolute_error,
+    shots: tuple[int, ...] = (),
 ) -> Problem:
-    """The problem of a table under a split of users with a ``user_cold`` validation."""
+    """The problem of a table under a split with one validation scenario.
+
+    Where tasks are items, the table is `swapped`: its users are the tasks.
+    """
     known = pretrain.represent(table, parts.train_rows)
     source = episodes.source_of_folds(parts.train, known.table, known.fold, known.held_out)
     example = episodes.draw(jax.random.key(0), source, num_support, parts.num_query)
-    valid = parts.valid["user_cold"]
+    (valid,) = parts.valid.values()
     fixed = jax.tree.map(jnp.asarray, episodes.fixed(valid, parts.num_query))
     ready = (episodes.source_of_users(valid, known.table), fixed)
-    return Problem(known.table, parts, known.mean, source, ready, example, error)
+    return Problem(known.table, parts, known.mean, source, ready, example, error, shots)
 
 
 def with_columns(problem: Problem, change: Callable[[episodes.Source], episodes.Source]) -> Problem:
@@ -167,7 +173,14 @@ def with_columns(problem: Problem, change: Callable[[episodes.Source], episodes.
 
 
 def valid_error(learner: MetaLearner, params: Params, problem: Problem) -> jax.Array:
-    """The problem's error on meta-validation: the one score that choices are made by."""
+    """The problem's error on meta-validation, mean over its shots: what choices are made by."""
     source, tasks = problem.valid
-    scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
-    return problem.error(scores, tasks.query.label, tasks.query.mask)
+
+    def error(alter: evaluate.Alteration) -> jax.Array:
+        scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0), alter)
+        return problem.error(scores, tasks.query.label, tasks.query.mask)
+
+    if not problem.shots:
+        return error(evaluate.unaltered)
+    of_shots = lambda shots: error(evaluate.first_shots(shots))
+    return jnp.mean(jax.lax.map(of_shots, jnp.asarray(problem.shots)))

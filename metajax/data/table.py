@@ -91,6 +91,25 @@ class Interactions:
         return digest.hexdigest()
 
 
+def swapped(table: Interactions) -> Interactions:
+    """The table with users and items in each other's place, for learners whose tasks are items.
+
+    A split's states, years and titles, which belong to users or items alone, are left out.
+    """
+    return dataclasses.replace(
+        table,
+        user=table.item,
+        item=table.user,
+        user_ids=table.item_ids,
+        item_ids=table.user_ids,
+        user_features=table.item_features,
+        item_features=table.user_features,
+        state=None,
+        item_year=None,
+        item_titles=None,
+    )
+
+
 def validate(table: Interactions) -> Interactions:
     """Returns the table itself if it is sound.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax.models.bridge import from_nnx
+from metajax.models.towers import bag
 from metajax.types import Model, PyTree
 
 
@@ -26,10 +27,13 @@ def _evidence(inputs: Mapping[str, jax.Array]) -> jax.Array:
 
 
 def _start(inputs: Mapping[str, jax.Array], start: Sequence[str]) -> jax.Array:
+    """The columns named, side by side."""
     return jnp.concatenate([inputs[name] for name in start], axis=-1)
 
 
 class _Features(nnx.Module):
+    """The features of `item_features`."""
+
     def __init__(
         self,
         rngs: nnx.Rngs,
@@ -64,6 +68,8 @@ def item_features(
 
 
 class _Offset(nnx.Module):
+    """The network of `item_offset`."""
+
     def __init__(
         self,
         rngs: nnx.Rngs,
@@ -85,7 +91,7 @@ class _Offset(nnx.Module):
         self, profile: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]
     ) -> jax.Array:
         x_NxE = _evidence(inputs)
-        user = [self.embed[name](profile[name]).mean(axis=0) for name in self.names]
+        user = [bag(self.embed[name], profile[name]) for name in self.names]
         user_NxF = [jnp.broadcast_to(u, (x_NxE.shape[0], *u.shape)) for u in user]
         hidden = jax.nn.gelu(self.body(jnp.concatenate([x_NxE, *user_NxF], axis=1)))
         return self.mean + inputs[self.bias] + self.head(hidden)[:, 0]
