@@ -1,6 +1,7 @@
 # Everything a newcomer needs: `make demo` and `make test` set themselves up.
 PYTHON ?= python3
 VENV := .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -37,11 +38,11 @@ docs: $(STAMP)  ## Build the documentation site in site/
 	$(BIN)/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-test: $(STAMP)  ## Run the fast tests (compiled programs are cached in .cache/)
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## Run the fast tests in WORKERS=2 processes (compiled programs are cached in .cache/)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(STAMP)  ## Run the long tests as well
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ''
 
 lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff format --check .
