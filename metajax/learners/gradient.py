@@ -48,7 +48,10 @@ class State(NamedTuple):
 
 
 def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
-    """The carry after ``num_steps`` of ``step(carry, None)``, as `jax.lax.scan` has it."""
+    """The carry after ``num_steps`` of ``step(carry, None)``, a step as of `jax.lax.scan`.
+
+    Up to `UNROLL_UP_TO` steps are unrolled; more are scanned and computed again going backward.
+    """
     short = num_steps <= UNROLL_UP_TO
     step = step if short else jax.checkpoint(step)
     unroll = max(num_steps, 1) if short else 1

@@ -87,9 +87,8 @@ def implicit(
     where the anchor is the state it was called with. The outer gradient supposes that the minimum
     was reached: with F(phi) the gradient of that sum, ``d phi = -(dF/dphi)^-1 dF``, and the linear
     system ``H + strength`` is solved by conjugate gradients. Memory and gradient do not depend on
-    the number or kind of inner steps, which may be any optimizer at all.
-    Choose ``strength`` above the most negative curvature of the support loss, else there is no
-    minimum.
+    the number or kind of inner steps, which may be any optimizer at all. ``strength`` must be above
+    the most negative curvature of the support loss, else there is no minimum.
 
     Args:
       model: the model; its parameters are ``{"model": ...}``.
