@@ -31,6 +31,7 @@ class Method(NamedTuple):
       num_steps: outer steps.
       num_tasks: tasks per outer step.
       ways, shots, queries: the training tasks.
+      inner_steps: gradients that adapt to a training task, and to one of the test.
       trains_wide: whether training tasks have other classes to tell apart than those of the test.
       chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
         elsewhere all tasks are taken at once.
@@ -44,6 +45,7 @@ class Method(NamedTuple):
     ways: int
     shots: int
     queries: int
+    inner_steps: tuple[int, int] = (0, 0)
     trains_wide: bool = False
     chunk_size: int | None = 1
 
@@ -175,11 +177,29 @@ def schedule(method: Method) -> dict[str, Any]:
     return {name: getattr(method, name) for name in Method._fields[3:]}
 
 
+def gradients(method: Method) -> dict[str, int]:
+    """How many task gradients a training takes, per seed, and how many adapt to one test task."""
+    trained, tested = method.inner_steps
+    return {
+        "training": method.num_steps * method.num_tasks * (1 + trained),
+        "per_task": tested,
+    }
+
+
 def show(title: str, records: Sequence[report.Record]) -> None:
     """Prints one line per arm and setting: test accuracy, published number, steps, time, device."""
     quoted = published(records[0].facts["experiment"])
     table = Table(title=title, header_style="bold")
-    headings = ("setting", "arm", "here", "published", "outer steps", "minutes", "device")
+    headings = (
+        "setting",
+        "arm",
+        "here",
+        "published",
+        "outer steps",
+        "gradients",
+        "minutes",
+        "device",
+    )
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=True)
     for record in records:
@@ -192,6 +212,7 @@ def show(title: str, records: Sequence[report.Record]) -> None:
             f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]",
             quoted.get(f"{scenario}|{arm}", ""),
             f"{f['schedule']['num_steps']:,}",
+            f"{f['gradients']['training']:,}" if "gradients" in f else "",
             f"{f['seconds']['train'] / 60:.1f}",
             f["environment"]["device"],
         )

@@ -130,6 +130,7 @@ def _maml_like(config: Config, num_steps: int, adapts: tree.Filter, second_order
         ways=config.ways,
         shots=config.shots,
         queries=config.shots if config.published else max(config.shots, 3),
+        inner_steps=(trained_steps, tested_steps),
     )
 
 
@@ -168,6 +169,7 @@ def reptile_of(config: Config) -> few_shot.Method:
         ways=config.ways,
         shots=5,
         queries=5,
+        inner_steps=(10 * config.ways // (2 * config.ways), 50),
     )
 
 
@@ -242,6 +244,7 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     shown = label + (", layer norm" if config.layer_norm else "")
     facts = few_shot.facts("omniglot", scenario, shown, config, trained.seconds)
     facts |= {"schedule": few_shot.schedule(method), "history": trained.history}
+    facts["gradients"] = few_shot.gradients(method)
     facts["best_step"] = trained.best_step
     facts["data"] = {"name": "omniglot28", "checksum": checkpoint.digest(data["images"])}
     facts["split"] = {"file": SPLIT.name, "seed": images.read_split(SPLIT)["seed"]}

@@ -88,6 +88,7 @@ class Arm(NamedTuple):
       stepped: the learner whose every ``adapt`` is one inner step, for the curve over steps.
       reveal: what the arm is shown of a task beside its points.
       trains: whether there is anything to train.
+      inner_steps: gradients that adapt to a training task.
     """
 
     learner: MetaLearner
@@ -95,10 +96,11 @@ class Arm(NamedTuple):
     stepped: MetaLearner
     reveal: Callable[[Episode], Episode] = lambda episode: episode
     trains: bool = True
+    inner_steps: int = 0
 
 
 def _by_gradient(config: Config, make: Callable[[int], MetaLearner], steps: int = 1) -> Arm:
-    return Arm(make(steps), optax.adam(config.outer_rate), make(1))
+    return Arm(make(steps), optax.adam(config.outer_rate), make(1), inner_steps=steps)
 
 
 def maml(config: Config) -> Arm:
@@ -119,7 +121,7 @@ def reptile_of(config: Config) -> Arm:
     inner = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(config.inner_rate))
     make = lambda n: gradient(towers.vector_mlp(), inner, n)
     tx = optax.sgd(optax.linear_schedule(1.0, 0.0, config.num_steps))
-    return Arm(reptile(make(10)), tx, make(1))
+    return Arm(reptile(make(10)), tx, make(1), inner_steps=10)
 
 
 def meta_sgd(config: Config) -> Arm:
@@ -137,19 +139,21 @@ def cavia_of(config: Config) -> Arm:
 def cnp(config: Config) -> Arm:
     """A conditional neural process."""
     encode, decode = features.labeled_features((40, 40)), features.conditioned_mlp((40, 40))
-    return _by_gradient(config, lambda n: neural_process(encode, decode, 40))
+    make = lambda n: neural_process(encode, decode, 40)
+    return _by_gradient(config, make)._replace(inner_steps=0)
 
 
 def ridge_on_features(config: Config) -> Arm:
     """Ridge regression on learned features, its prior learned too."""
     embed = features.vector_features((40, 40))
-    return _by_gradient(config, lambda n: ridge(embed, towers.vector_linear(), 40))
+    make = lambda n: ridge(embed, towers.vector_linear(), 40)
+    return _by_gradient(config, make)._replace(inner_steps=0)
 
 
 def pretrained(config: Config, rate: float = 0.01) -> Arm:
     """Joint training, then fine-tuning at the rate that is best on validation tasks."""
     make = lambda n: fine_tuned(towers.vector_mlp(), optax.sgd(rate), n)
-    return _by_gradient(config, make)
+    return _by_gradient(config, make)._replace(inner_steps=0)
 
 
 def oracle_network(config: Config) -> Arm:
@@ -261,7 +265,7 @@ def run_shots(config: Config, shots: int) -> report.Record:
     world = SineTasks(num_support=shots, num_query=10)
     tested = SineTasks(num_support=shots, num_query=100)
     params: dict[str, Params] = {}
-    found, seconds, settings, scores = {}, {}, {}, {}
+    found, seconds, settings, scores, gradients = {}, {}, {}, {}, {}
     for name in config.arms or ARMS:
         began, arm = time.perf_counter(), ARMS[name](config)
         first = fit if arm.trains else untrained
@@ -270,6 +274,8 @@ def run_shots(config: Config, shots: int) -> report.Record:
         if name == "pretrained":
             found[name], settings[name] = tuned(config, params[name], tested)
         seconds[name] = time.perf_counter() - began
+        tasks = config.num_steps * config.num_tasks if arm.trains else 0
+        gradients[name] = {"training": tasks * (1 + arm.inner_steps)}
     for name, arm in found.items():
         key = jax.random.key(3)
         errors = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))
@@ -280,7 +286,14 @@ def run_shots(config: Config, shots: int) -> report.Record:
             full = report.score_name(f"K={shots}", name, condition, sinusoid_report.METRIC)
             scores[full] = errors[..., step]
     return sinusoid_report.written(
-        f"sinusoid-k{shots}", f"K={shots}", list(ARMS), config, settings, seconds, scores
+        f"sinusoid-k{shots}",
+        f"K={shots}",
+        list(ARMS),
+        config,
+        settings,
+        seconds,
+        scores,
+        gradients,
     )
 
 

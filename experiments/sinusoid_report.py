@@ -29,6 +29,7 @@ def written(
     settings: Mapping[str, Any],
     seconds: Mapping[str, float],
     scores: Mapping[str, np.ndarray],
+    gradients: Mapping[str, Mapping[str, int]] | None = None,
 ) -> report.Record:
     """The record, after writing it and its plot to the folder of the configuration.
 
@@ -47,6 +48,7 @@ def written(
         "environment": report.environment(),
         "settings": dict(settings),
         "seconds": dict(seconds),
+        "gradients": dict(gradients or {}),
         "peak_memory": journal.peak_memory(),
     }
     record = report.Record(facts, dict(scores))

@@ -321,3 +321,13 @@ def test_classes_of_the_real_images(data_dir, monkeypatch, tmp_path):
     classes = omniglot.part(data, "train")
     assert classes.members.shape == (1100, 20) and set(classes.sizes.tolist()) == {20}
     assert data["images"].shape == (32460, 28, 28) and set(np.unique(data["images"])) == {0, 1}
+
+
+def test_gradients_of_a_schedule_by_hand():
+    config = omniglot.Config(steps=100)
+    # 8 tasks a step: one inner gradient and one outer each; three steps at the test
+    assert few_shot.gradients(omniglot.maml(config)) == {"training": 1600, "per_task": 3}
+    # 5 tasks of 25 + 25 images in fifths: five Adam steps each, and the outer step
+    found = few_shot.gradients(omniglot.reptile_of(config))
+    assert found == {"training": 100 * 5 * 6, "per_task": 50}
+    assert few_shot.gradients(omniglot.protonets(config))["per_task"] == 0
