@@ -91,7 +91,7 @@ def prepare(
     train = rows.Log(*map(jnp.asarray, rows.slice_of(log, 0, edges[0])))
     count = jnp.zeros(world.num_items).at[train.items].add(1.0)
     sizes = parts.Sizes(width, shots=max(judge.SHOTS))
-    data = runs.Data(train, jnp.asarray(np.asarray(shop.content)))
+    data = runs.Data(train, jnp.asarray(np.asarray(shop.content)), count)
     valid_tasks, test_tasks = (judge.tasks(log, people, sizes) for people in (valid, test))
     return Case(shop, data, valid_tasks, test_tasks, test, jnp.log(count + 1.0), sizes, num_ranked)
 
@@ -118,21 +118,19 @@ def train(
     plan = plan_of(case, arm)
     advance = runs.program(plan, batch, case.sizes)
 
-    def run(rate: float, steps: int, key: jax.Array):
-        params, tables, loss = runs.fit(advance, plan, case.data, key, rate, steps)
+    def keep(params: Params, tables: dict[str, jax.Array]):
         items = runs.catalogue(params["tower"], tables["item"], case.data.content)
-        return params["learner"], items, loss
+        own = jax.tree.map(jnp.copy, params["learner"])
+        return valid_loss(case, judged(case, arm, own, items)), (own, items)
 
-    def trial(rate: float) -> float:
-        own, items, _ = run(rate, trial_steps, jax.random.key(1_000))
-        return valid_loss(case, judged(case, arm, own, items))
+    def run(rate: float, steps: int, key: jax.Array) -> runs.Fitted:
+        return runs.fit(advance, plan, case.data, key, rate, steps, keep)
 
-    tried = {f"{rate:g}": trial(rate) for rate in rates}
+    tried = {f"{r:g}": run(r, trial_steps, jax.random.key(1_000)).valid_loss for r in rates}
     best = min(tried, key=lambda name: tried[name])
-    own, items, loss = run(float(best), num_steps, jax.random.key(seed))
-    valid = valid_loss(case, judged(case, arm, own, items))
-    told = {"rate": best, "trials": tried, "train_loss": loss, "valid_loss": valid}
-    return own, items, told
+    found = run(float(best), num_steps, jax.random.key(seed))
+    told = {"rate": best, "trials": tried, "best_step": found.step, "history": found.history}
+    return *found.kept, told | {"valid_loss": found.valid_loss}
 
 
 def judged(case: Case, arm: str, own: Params, items: jax.Array) -> Arm:

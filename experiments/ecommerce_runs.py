@@ -18,11 +18,22 @@ QUERY = 10
 """Events of a user that are predicted."""
 
 
+PRECISION = 40.0
+"""Of the normal prior about 0 of every number of an item's own row."""
+
+
 class Data(NamedTuple):
-    """What training reads, on the device: the events and the items' content (V, F)."""
+    """What training reads, on the device.
+
+    Attributes:
+      log: the events.
+      content: (V, F) features of the items.
+      count: (V,) how many events each item has.
+    """
 
     log: rows.Log
     content: jax.Array
+    count: jax.Array
 
 
 class State(NamedTuple):
@@ -42,7 +53,8 @@ class Plan(NamedTuple):
       init: key -> parameters.
       tables: name -> number of rows and columns; all begin at 0.
       index: batch -> name -> the rows that the batch uses.
-      loss: (rows by name, params, places by name, batch, content of the batch) -> scalar.
+      loss: (rows by name, params, places by name, batch, the items' content (B, S + Q, F) and
+        numbers of events (B, S + Q)) -> scalar.
     """
 
     init: Callable[[jax.Array], Params]
@@ -63,6 +75,17 @@ def mean_log_loss(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Ar
     return jnp.sum(each * mask) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
+def price(own_BxNxW: jax.Array, mask: jax.Array, count: jax.Array) -> jax.Array:
+    """What the items' own rows cost a batch, by the prior: each event pays its share of its item's.
+
+    Args:
+      mask: (B, N) the events that the loss sums over.
+      count: (B, N) how many events the item has in all.
+    """
+    each = jnp.sum(own_BxNxW**2, axis=-1) / jnp.maximum(count, 1.0)
+    return 0.5 * PRECISION * jnp.sum(each * mask) / jnp.maximum(jnp.sum(mask), 1.0)
+
+
 def adapted(learner: MetaLearner, num_items: int, num_features: int, sizes: parts.Sizes) -> Plan:
     """The plan of a recommender that is trained through its adaptation."""
 
@@ -74,8 +97,9 @@ def adapted(learner: MetaLearner, num_items: int, num_features: int, sizes: part
             "learner": learner.init(key_learner, Episode((), one(), one())),
         }
 
-    def loss(rows_of, params, place, batch: Episode, content: jax.Array) -> jax.Array:
-        x_BxNxW = parts.embed(params["tower"], rows_of["item"][place["item"]], content)
+    def loss(rows_of, params, place, batch: Episode, content, count) -> jax.Array:
+        own_BxNxW = rows_of["item"][place["item"]]
+        x_BxNxW = parts.embed(params["tower"], own_BxNxW, content)
         num_support = batch.support.mask.shape[1]
 
         def scores(support, x_NxW):
@@ -84,7 +108,9 @@ def adapted(learner: MetaLearner, num_items: int, num_features: int, sizes: part
             return learner.predict(state, x_NxW[num_support:])
 
         score = jax.vmap(scores)(batch.support, x_BxNxW)
-        return mean_log_loss(score, batch.query.label, batch.query.mask)
+        mask, after = batch.query.mask, slice(num_support, None)
+        cost = price(own_BxNxW[:, after], mask, count[:, after])
+        return mean_log_loss(score, batch.query.label, mask) + cost
 
     index = lambda batch: {"item": all_items(batch, num_items)}
     return Plan(init, {"item": (num_items, sizes.width)}, index, loss)
@@ -104,18 +130,19 @@ def joint(
         tower = parts.tower_init(key, num_features, sizes)
         return {"tower": tower, "learner": {"mean": jnp.zeros(dim)}}
 
-    def loss(rows_of, params, place, batch: Episode, content: jax.Array) -> jax.Array:
-        x_BxNxW = parts.embed(params["tower"], rows_of["item"][place["item"]], content)
+    def loss(rows_of, params, place, batch: Episode, content, count) -> jax.Array:
+        own_BxNxW = rows_of["item"][place["item"]]
+        x_BxNxW = parts.embed(params["tower"], own_BxNxW, content)
         own_BxD = rows_of["user"][place["user"]]
         w_BxD = params["learner"]["mean"][None] + own_BxD
         score = jnp.einsum("bnd,bd->bn", x_BxNxW[..., :-1], w_BxD) + x_BxNxW[..., -1]
         both = lambda a, b: jnp.concatenate([a, b], axis=1)
         label = both(batch.support.label, batch.query.label)
         mask = both(batch.support.mask, batch.query.mask)
-        each = optax.losses.sigmoid_binary_cross_entropy(score, label)
-        price = 0.5 * penalty * jnp.sum(own_BxD**2)
-        share = jnp.sum(mask) / (own_BxD.shape[0] * 35.0)  # of a user's events, 35 on average
-        return (jnp.sum(each * mask) + share * price) / jnp.maximum(jnp.sum(mask), 1.0)
+        real = jnp.maximum(jnp.sum(mask), 1.0)
+        share = real / (own_BxD.shape[0] * 35.0)  # of a user's events, 35 on average
+        users = share * 0.5 * penalty * jnp.sum(own_BxD**2) / real
+        return mean_log_loss(score, label, mask) + price(own_BxNxW, mask, count) + users
 
     index = lambda batch: {"item": all_items(batch, num_items), "user": batch.profile}
     tables = {"item": (num_items, sizes.width), "user": (num_users, dim)}
@@ -124,10 +151,21 @@ def joint(
 
 BLOCK = 50
 """Steps of one call of the program."""
+CHECK = 250
+"""Steps between two looks at validation."""
 CLIPPED = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
 
 Program = Callable[[State, Data, jax.Array, jax.Array], tuple[State, jax.Array]]
 """(state, data, rate, steps of the whole run) -> the state `BLOCK` steps on, losses (BLOCK,)."""
+
+
+class Fitted(NamedTuple):
+    """What stood best on validation: what was kept, its loss, its step; losses of all checks."""
+
+    kept: Any
+    valid_loss: float
+    step: int
+    history: list[tuple[int, float, float]]
 
 
 def fit(
@@ -137,15 +175,16 @@ def fit(
     key: jax.Array,
     rate: float,
     num_steps: int,
-    told: Callable[[int, float], Any] = lambda step, loss: None,
-) -> tuple[Params, dict[str, jax.Array], float]:
-    """Parameters, tables and the mean loss of the last block after ``num_steps`` steps of Adam.
+    keep: Callable[[Params, dict[str, jax.Array]], tuple[float, Any]],
+) -> Fitted:
+    """What was best on validation in ``num_steps`` steps of Adam.
 
     The rate falls along a cosine; the tables' rows move at the same rate, only when touched.
 
     Args:
       advance: `program` of the plan; one serves runs of any rate and length.
-      told: hears of every block.
+      keep: (parameters, tables) -> validation loss and copies of what is worth keeping; called
+        after every `CHECK` steps.
 
     Raises:
       UserError: the loss is not finite.
@@ -154,14 +193,19 @@ def fit(
     params = plan.init(key_init)
     tables = {name: sparse.Rows.of(jnp.zeros(shape)) for name, shape in plan.tables.items()}
     state = State(params, CLIPPED.init(params), tables, key_train, jnp.zeros((), jnp.int32))
-    mean = np.nan
-    for done in range(0, num_steps, BLOCK):
+    best, history = Fitted(None, np.inf, 0, []), []
+    for done in range(BLOCK, num_steps + BLOCK, BLOCK):
         state, losses = advance(state, data, jnp.float32(rate), jnp.float32(num_steps))
         mean = float(losses.mean())
         if not np.isfinite(mean):
-            raise UserError(f"the loss is not finite before step {done + BLOCK}; lower the rate")
-        told(done + BLOCK, mean)
-    return state.params, {name: t.value for name, t in state.tables.items()}, mean
+            raise UserError(f"the loss is not finite before step {done}; lower the rate")
+        if done % CHECK and done < num_steps:
+            continue
+        valid, kept = keep(state.params, {name: t.value for name, t in state.tables.items()})
+        history.append((done, mean, valid))
+        if valid < best.valid_loss:
+            best = Fitted(kept, valid, done, history)
+    return best
 
 
 def program(plan: Plan, batch_size: int, sizes: parts.Sizes) -> Program:
@@ -178,9 +222,9 @@ def program(plan: Plan, batch_size: int, sizes: parts.Sizes) -> Program:
         }
         taken = {n: sparse.gather(t.value, touched[n].rows) for n, t in state.tables.items()}
         place = {name: found.place for name, found in touched.items()}
-        content = data.content[index["item"]]
+        about = (data.content[index["item"]], data.count[index["item"]])
         both = jax.value_and_grad(plan.loss, (0, 1))
-        loss, (to_rows, grads) = both(taken, state.params, place, batch, content)
+        loss, (to_rows, grads) = both(taken, state.params, place, batch, *about)
         updates, opt_state = CLIPPED.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         tables = {
