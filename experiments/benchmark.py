@@ -91,8 +91,8 @@ def run_one(config: Config, name: str, num_steps: int) -> report.Record:
         name,
         num_steps,
         second_order=not config.first_order,
-        seconds=1.0 if config.quick else 6.0,
-        rounds=3 if config.quick else 9,
+        seconds=1.0 if config.quick else 3.0,
+        rounds=3 if config.quick else 7,
         patience=config.patience,
     )
     problem = problems.PROBLEMS[name]()

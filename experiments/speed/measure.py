@@ -66,13 +66,16 @@ def _listen(worker: Worker, seconds: float) -> dict[str, Any]:
     process.kill()
     if ready:
         said = process.stderr.read().strip().splitlines()
-        worker.skipped = said[-1].split("Error: ")[-1] if said else "ended without a word"
+        errors = [line.split("Error: ", 1)[1] for line in said if "Error: " in line]
+        worker.skipped = (errors or said or ["ended without a word"])[-1]
     worker.process = None
     return {}
 
 
 def _tell(worker: Worker, command: str, seconds: float) -> dict[str, Any]:
-    assert worker.process and worker.process.stdin
+    if worker.process is None:
+        return {}
+    assert worker.process.stdin
     worker.process.stdin.write(command + "\n")
     worker.process.stdin.flush()
     return _listen(worker, seconds)
@@ -84,8 +87,8 @@ def compare(
     num_steps: int,
     *,
     second_order: bool = True,
-    seconds: float = 4.0,
-    rounds: int = 5,
+    seconds: float = 3.0,
+    rounds: int = 7,
     patience: float = 600.0,
 ) -> list[Worker]:
     """All variants on one workload, interleaved in rounds on one core.
@@ -115,6 +118,8 @@ def compare(
             worker.cpu += [t / outer for t in told.get("cpu", [])]
             worker.wall += [t / outer for t in told.get("wall", [])]
             worker.gflops += [_tell(worker, "peak", patience).get("gflops", 0.0)]
+            if worker.process is None:
+                raise UserError(f"{worker.variant} stopped: {worker.skipped}")
     for worker in running:
         if worker.process and worker.process.stdin:
             worker.process.stdin.close()

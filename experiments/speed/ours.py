@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.speed import problems
-from metajax import losses, train, tree
+from metajax import losses, shard, train, tree
 from metajax.learners.dual import dual
 from metajax.learners.gradient import gradient
 from metajax.models import conv
@@ -222,7 +222,10 @@ def library(
         return state, info["loss"]
 
     start = train.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
-    return Program(run, start, (episodes_of(problem), frozen), how.num_outer)
+    data = (episodes_of(problem), frozen)
+    if mesh is not None:
+        start, data = shard.place(mesh, (start, data))
+    return Program(run, start, data, how.num_outer)
 
 
 VARIATIONS: dict[str, Callable] = {

@@ -54,7 +54,7 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
         return loss
 
     square = jnp.ones((SIDE, SIDE))
-    product = jax.jit(lambda x: x @ x)
+    product = jax.jit(lambda x: x @ x).lower(square).compile()
     shares = ours.branch_shares(name) if variant == "metajax" else None
     operations = flops.matrix_flops(compiled.as_text(), shares)
     facts: dict[str, Any] = {
