@@ -21,7 +21,7 @@ Written by `python -m experiments.index` from the records in `paper/results/`; d
 MAE is the mean over users of the test scenario named, with its 95 % bootstrap interval over users
 after averaging each user over the training seeds; differences are paired by user, and a star marks
 an interval that excludes 0. *N1 gap* is how much worse the method gets when the labels of its
-support are shuffled. Minutes are wall time of the whole run, all arms and controls included, on the
+support are shuffled, *N0 gap* how much worse it is before it adapts at all. Minutes are wall time of the whole run, all arms and controls included, on the
 machine the record names.
 """
 
@@ -48,7 +48,16 @@ def section(path: pathlib.Path) -> str:
         if name in fields:
             value = f"`{fields[name]}`" if name == "Run" else fields[name]
             lines.append(f"- {name}: {value}")
-    heads = ("data", "scenario", "arm", "MAE [95 %]", "minus fold-in", "minus fine-tuned", "N1 gap")
+    heads = (
+        "data",
+        "scenario",
+        "arm",
+        "MAE [95 %]",
+        "minus fold-in",
+        "minus fine-tuned",
+        "N1 gap",
+        "N0 gap",
+    )
     lines += ["", f"| {' | '.join(heads)} | minutes |", "|" + " --- |" * (len(heads) + 1)]
     lines += [row for record in shown for row in rows(record)]
     return "\n".join([*lines, ""])
@@ -68,6 +77,7 @@ def rows(record: report.Record) -> list[str]:
                 for other in ("A2 fold-in", "A4 fine-tuned")
             ]
             gap = tables.verdict(record, scenario, arm)
+            cold = report.score_name(scenario, arm, "k=0", "mae")
             cells = [
                 facts["data"]["name"],
                 scenario.replace("_", "-"),
@@ -75,6 +85,9 @@ def rows(record: report.Record) -> list[str]:
                 f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
                 *against,
                 f"{gap.mean:+.4f}{'' if tables.adapts(gap) else ' NO ADAPTATION'}",
+                _signed(record.of(scenario, arm, "k=0", "mae"), mine)
+                if cold in record.scores
+                else "",
                 f"{facts['seconds']['total'] / 60:.1f}",
             ]
             out.append(f"| {' | '.join(cells)} |")
