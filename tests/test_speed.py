@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from experiments import benchmark
-from experiments.speed import curves, measure, ours, page, problems
+from experiments.speed import curves, measure, ours, page, problems, profile
 from metajax import losses, outer, report, tree
 from metajax.learners.gradient import gradient
 from metajax.models import conv
@@ -78,6 +78,69 @@ def test_the_networks_of_both_libraries_are_the_same(name):
         seen = peers.look_up(theirs, seen.long())
     scores = peers.APPLY[name](theirs, seen.long() if name == "W4" else seen)
     np.testing.assert_allclose(mine, scores.numpy(), rtol=2e-4, atol=2e-4)
+
+
+def test_a_span_counts_without_what_is_inside():
+    """A loop of 10 s holds 4 s of a product and 1 s of a sum: 5 are its own."""
+    spans = [("while", 0.0, 10.0), ("dot", 1.0, 5.0), ("add", 6.0, 7.0), ("dot", 11.0, 12.0)]
+    assert profile.own_seconds(spans) == {"while": 5.0, "dot": 5.0, "add": 1.0}
+
+
+PROGRAM = """HloModule m
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0} parameter(0)
+  ROOT %e = f32[8]{0} exponential(%p)
+}
+
+%summed (p: f32[8]) -> f32[] {
+  %q = f32[8]{0} parameter(0)
+  %twice = f32[8]{0} add(%q, %q)
+  ROOT %r = f32[] reduce(%twice, %zero), dimensions={0}, to_apply=%plus
+}
+
+ENTRY %main (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %product = f32[8]{0} dot(%a, %a), lhs_contracting_dims={0}
+  %sum = f32[] fusion(%a), kind=kLoop, calls=%summed
+  %moved = f32[8]{0} copy(%a)
+  ROOT %out = f32[8]{0} fusion(%product), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_operations_are_told_apart_by_what_they_hold():
+    kinds = profile.kinds_of(PROGRAM)
+    assert [kinds[k] for k in ("product", "sum", "moved", "out", "a")] == [
+        "matrix products",
+        "reductions",
+        "moving data",
+        "elementwise",
+        "other",
+    ]
+
+
+def test_the_page_of_a_profile_and_of_tables_by_hand():
+    rows = [
+        {"variant": "plain", "milliseconds": 5.0, "kinds": {"matrix products": 4.0, "other": 1.0}},
+        {"variant": "metajax", "milliseconds": 2.0, "kinds": {"matrix products": 2.0}},
+    ]
+    text = page.profile(report.Record({"scenario": "W9", "rows": rows}, {}))
+    assert "| other | 1.00 | 0.00 |" in text and "| all | 5.00 | 2.00 |" in text
+    facts = {
+        "milliseconds": {"touched rows, 100": 1.0, "touched rows, 2000": 1.5, "dense, 100": 9.0},
+        "growth": 1.5,
+        "ahead_of_torch": 2.0,
+    }
+    text = page.tables(report.Record(facts, {}))
+    assert "| rows | touched rows | dense |" in text and "| 2,000 | 1.50 |  |" in text
+
+
+def test_a_second_core_is_told_by_wall_time():
+    rows = [measure.row(worker(v, 0.01, 50.0), 20) for v in ("metajax", "metajax, 2 cores")]
+    rows[1]["fastest_wall_ms"] = rows[0]["fastest_wall_ms"] / 1.6
+    record = report.Record({"rows": rows}, {})
+    assert list(page.ratios(record)) == ["1.60x by a second core (fastest steps, wall time)"]
 
 
 @pytest.mark.slow
