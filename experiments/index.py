@@ -21,8 +21,8 @@ Written by `python -m experiments.index` from the records in `paper/results/`; d
 MAE is the mean over users of the test scenario named, with its 95 % bootstrap interval over users
 after averaging each user over the training seeds; differences are paired by user, and a star marks
 an interval that excludes 0. *N1 gap* is how much worse the method gets when the labels of its
-support are shuffled, *N0 gap* how much worse it is before it adapts at all. Minutes are wall time of the whole run, all arms and controls included, on the
-machine the record names.
+support are shuffled, *N0 gap* how much worse it is before it adapts at all. Minutes are wall time
+of the whole run, all arms and controls included, on the machine the record names.
 """
 
 
