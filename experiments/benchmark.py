@@ -38,6 +38,8 @@ class Config:
     """Leave second derivatives out."""
     peers: bool = False
     """Measure PyTorch beside."""
+    ways: tuple[str, ...] = ()
+    """Measure these ways alone; all that fit the workload by default."""
     two_cores: bool = False
     """Measure the library on two cores beside, tasks dealt over them."""
     quick: bool = False
@@ -71,7 +73,9 @@ def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict
             left_out[peer] = reason
         else:
             found.append(peer)
-    return found, left_out
+    wanted = lambda way: not config.ways or way in config.ways
+    kept = {way: reason for way, reason in left_out.items() if wanted(way)}
+    return [way for way in found if wanted(way)], kept
 
 
 def _missing(peer: str) -> str:

@@ -83,7 +83,7 @@ def test_the_networks_of_both_libraries_are_the_same(name):
 def test_a_span_counts_without_what_is_inside():
     """A loop of 10 s holds 4 s of a product and 1 s of a sum: 5 are its own."""
     spans = [("while", 0.0, 10.0), ("dot", 1.0, 5.0), ("add", 6.0, 7.0), ("dot", 11.0, 12.0)]
-    assert profile.own_seconds(spans) == {"while": 5.0, "dot": 5.0, "add": 1.0}
+    assert profile.own_seconds(spans) == {"while": [5.0], "dot": [4.0, 1.0], "add": [1.0]}
 
 
 PROGRAM = """HloModule m

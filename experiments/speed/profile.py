@@ -2,8 +2,8 @@
 
 Run: python -m experiments.speed.profile --workload W2 W3
 Before is plain JAX (``jit(grad(mean(vmap(task))))``), after is this library. Times are those that
-XLA's own instructions report to the profiler on one core; an operation's time is its own, without
-what it calls. Kinds are read from the compiled program.
+XLA's instructions report to the profiler on one core, the median of each; an operation's time is
+its own, without what it calls. Kinds are read from the compiled program.
 """
 
 import collections
@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -65,17 +66,23 @@ def kinds_of(program: str) -> dict[str, str]:
     return found
 
 
-def own_seconds(events: list[tuple[str, float, float]]) -> dict[str, float]:
-    """Seconds by name of nested spans (name, begin, end) of one thread, without those inside."""
-    total: dict[str, float] = collections.defaultdict(float)
-    open_: list[tuple[str, float]] = []
+def own_seconds(events: list[tuple[str, float, float]]) -> dict[str, list[float]]:
+    """Seconds of each of the nested spans (name, begin, end) of one thread, by name.
+
+    A span counts without the spans inside it.
+    """
+    found: list[list[Any]] = []
+    open_: list[int] = []
     for name, begin, end in sorted(events, key=lambda e: (e[1], -e[2])):
-        while open_ and open_[-1][1] <= begin:
+        while open_ and found[open_[-1]][2] <= begin:
             open_.pop()
-        total[name] += end - begin
         if open_:
-            total[open_[-1][0]] -= end - begin
-        open_.append((name, end))
+            found[open_[-1]][1] -= end - begin
+        open_.append(len(found))
+        found.append([name, end - begin, end])
+    total: dict[str, list[float]] = collections.defaultdict(list)
+    for name, seconds, _ in found:
+        total[name].append(seconds)
     return dict(total)
 
 
@@ -88,7 +95,7 @@ def _spans(folder: pathlib.Path) -> Iterator[list[tuple[str, float, float]]]:
 
 
 def traced(step: Callable[[], Any], program: str, calls: int) -> dict[str, float]:
-    """Seconds of one call by kind of operation."""
+    """Seconds of one call by kind of operation: the median of an instruction, times its number."""
     kinds, total = kinds_of(program), collections.defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -97,7 +104,7 @@ def traced(step: Callable[[], Any], program: str, calls: int) -> dict[str, float
         for spans in _spans(pathlib.Path(folder)):
             mine = [span for span in spans if span[0] in kinds]
             for name, seconds in own_seconds(mine).items():
-                total[kinds[name]] += seconds / calls
+                total[kinds[name]] += statistics.median(seconds) * len(seconds) / calls
     return dict(total)
 
 
