@@ -46,11 +46,13 @@ class Config:
     """Width of the student."""
     student_layers: int = 1
     """Its blocks."""
-    num_steps: int = 600
+    num_steps: int = 1500
     """Training steps of each student."""
+    rate: float = 1e-2
+    """Adam's rate for the students, at its highest."""
     batch: int = 16
     """Windows per step."""
-    prune_steps: int = 150
+    prune_steps: int = 100
     """Further steps of the teacher while it is pruned, the last fifth at the full share."""
     shares: tuple[float, ...] = (0.5, 0.9)
     """Shares of the kernels' weights that are pruned."""
@@ -58,9 +60,9 @@ class Config:
     """Weight of the teacher in the student's loss."""
     temperature: float = 1.0
     """Temperature of both softmaxes."""
-    people: int = 2000
+    people: int = 1500
     """People judged, at most."""
-    adapted: int = 250
+    adapted: int = 150
     """Those of them who are judged after adapting to them too, at most."""
     seeds: int = 1
     """Training seeds, each with a teacher of its own."""

@@ -17,7 +17,7 @@ from metajax.learners.gradient import gradient
 from metajax.models import sequence
 from metajax.types import Episode, Examples, MetaLearner, Params
 
-RATES = (0.03, 0.3)
+RATES = (0.1, 1.0, 5.0)
 
 
 def own_rows(data: Sequences, people: np.ndarray, back: int, window: int, rows: int = 8) -> Episode:

@@ -204,13 +204,12 @@ class Workshop:
             "student + untrained teacher": (soft, fresh),
             "student + smoothed labels": (smoothed(spread), teacher.params),
         }
-        alone = in_context.in_batches(self.base, self.little)
-        found, took = self.fit(alone, adam(config.num_steps), config.num_steps, seed)
+        alone, steps = in_context.in_batches(self.base, self.little), config.num_steps
+        found, took = self.fit(alone, adam(steps, config.rate), steps, seed)
         made = {STUDENT: Made(self.little, found, 4 * tree.size(found), took)}
         for name, (pull, told) in lessons.items():
             learner = taught(self.base, self.little, big, config.weight, pull)
-            steps = config.num_steps
-            found, took = self.fit(learner, adam(steps), steps, seed, told=told)
+            found, took = self.fit(learner, adam(steps, config.rate), steps, seed, told=told)
             made[name] = Made(self.little, found, 4 * tree.size(found), took)
             print(f"{name}: {took:.0f} s", flush=True)
         return made
