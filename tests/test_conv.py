@@ -12,17 +12,23 @@ def images(rows: int = 4, size: int = 28, channels: int = 1, seed: int = 0) -> j
     return jax.random.normal(jax.random.key(seed), (rows, size, size, channels))
 
 
-@pytest.mark.parametrize("size", [28, 14, 7, 4, 5])
+@pytest.mark.parametrize("size", [14, 7, 4])
 def test_patches_are_the_ordinary_convolution(size: int):
     with jax.enable_x64(True):
         x = images(3, size, 2).astype(jnp.float64)
         kernel = jax.random.normal(jax.random.key(1), (3, 3, 2, 6), jnp.float64)
-        ours, theirs = conv.patch_convolution(x, kernel), conv.ordinary_convolution(x, kernel)
-        assert ours.shape == (3, -(-size // 2), -(-size // 2), 6)
-        np.testing.assert_allclose(ours, theirs, rtol=1e-10, atol=1e-10)
-        weight = jax.random.normal(jax.random.key(2), ours.shape, jnp.float64)
-        pull = lambda f: jax.grad(lambda x, k: jnp.sum(weight * f(x, k)), (0, 1))(x, kernel)
-        for a, b in zip(pull(conv.patch_convolution), pull(conv.ordinary_convolution), strict=True):
+        half = -(-size // 2)
+        weight = jax.random.normal(jax.random.key(2), (3, half, half, 6), jnp.float64)
+
+        def and_gradients(f):
+            """What f gives, and its gradients along the weights."""
+            found, pull = jax.vjp(f, x, kernel)
+            return found, *pull(weight)
+
+        ours, theirs = jax.jit(
+            lambda: [and_gradients(f) for f in (conv.patch_convolution, conv.ordinary_convolution)]
+        )()
+        for a, b in zip(ours, theirs, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
 
 
@@ -49,36 +55,35 @@ def test_batch_statistics_over_the_rows_that_are_present():
 def test_padding_rows_are_invisible():
     """Rows that are not present move no score of the others, and get no gradient."""
     model = conv.conv4(5, 8)
-    x = images(6)
-    params = model.init(jax.random.key(0), (), x)
-    whole = model.apply(params, (), x)
-    padded = jnp.concatenate([x, 50.0 * images(3, seed=9)])
+    x = images(6, 9)
+    params = jax.jit(model.init)(jax.random.key(0), (), x)
+    whole = jax.jit(model.apply)(params, (), x)
+    padded = jnp.concatenate([x, 50.0 * images(3, 9, seed=9)])
     present = jnp.concatenate([jnp.ones(6), jnp.zeros(3)])
     score = lambda p, image: model.apply(p, (), {"image": image, "present": present})[:6]
-    np.testing.assert_allclose(score(params, padded), whole, rtol=1e-4, atol=1e-4)
-    slope = jax.grad(lambda image: jnp.sum(score(params, image) ** 2))(padded)
+    np.testing.assert_allclose(jax.jit(score)(params, padded), whole, rtol=1e-4, atol=1e-4)
+    slope = jax.jit(jax.grad(lambda image: jnp.sum(score(params, image) ** 2)))(padded)
     assert jnp.all(slope[6:] == 0) and jnp.any(slope[:6] != 0)
 
 
 def test_layer_statistics_judge_each_image_alone_and_batch_statistics_do_not():
-    x = images(6)
+    x = images(6, 9)
     for normalize, alone in ((conv.layer_statistics, True), (conv.batch_statistics, False)):
         model = conv.conv4(5, 8, normalize=normalize)
-        params = model.init(jax.random.key(0), (), x)
-        together = model.apply(params, (), x)[:1]
-        gap = float(jnp.max(jnp.abs(together - model.apply(params, (), x[:1]))))
+        params, apply = jax.jit(model.init)(jax.random.key(0), (), x), jax.jit(model.apply)
+        gap = float(jnp.max(jnp.abs(apply(params, (), x)[:1] - apply(params, (), x[:1]))))
         assert (gap < 1e-4) == alone
 
 
 def test_shapes_and_size_of_the_published_network():
     """9*64 + 3*9*64*64 in kernels, 4*64 offsets, 64*5 + 5 in the head; MAML adds 4*64 biases."""
     model, x = conv.conv4(5), images(2)
-    params = model.init(jax.random.key(0), (), x)
+    params = jax.eval_shape(model.init, jax.random.key(0), (), x)
     assert sum(v.size for v in jax.tree.leaves(params)) == 112_005 - 256
-    assert model.apply(params, (), x).shape == (2, 5)
+    assert jax.eval_shape(model.apply, params, (), x).shape == (2, 5)
     features = conv.conv4_features()
-    params = features.init(jax.random.key(0), (), x)
-    assert features.apply(params, (), x).shape == (2, 256)
+    params = jax.eval_shape(features.init, jax.random.key(0), (), x)
+    assert jax.eval_shape(features.apply, params, (), x).shape == (2, 256)
 
 
 def test_a_kernel_per_task_stays_a_batched_product():
