@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 
 from metajax import losses
+from metajax.learners.pieces import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
@@ -86,10 +87,4 @@ def ridge(
         x_NxD = embed.apply(state.shared["embed"], state.profile, inputs)
         return offset.apply(state.shared["offset"], state.profile, inputs) + x_NxD @ weights
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
