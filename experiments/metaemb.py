@@ -38,8 +38,8 @@ from metajax.models import ctr
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, MetaLearner, Model, Params
 
-DRAWS = 500
-"""Bootstrap draws of the AUC."""
+MOST_DRAWS, MOST_WEIGHTS = 500, 12_000_000
+"""Bootstrap draws of the AUC: fewer where there are so many rows that their weights fill memory."""
 OTHERS = "others_"
 """Prefix of the content columns that belong to another item."""
 
@@ -226,7 +226,7 @@ def judge(
     tasks: Episode,
     protocol: protocols.Protocol,
 ) -> dict[str, np.ndarray]:
-    """condition|metric -> (S, 1), (S, T) for the log-loss of each item, (S, DRAWS) for AUC draws.
+    """condition|metric -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
 
     A draw of ``auc_draws`` is the AUC over the rows of items drawn with replacement, the same for
     every arm: their differences are paired by item.
@@ -249,13 +249,14 @@ def judge(
     }
     real = np.asarray(tasks.query.mask) > 0
     num_items = len(real)
-    times_DxT = np.random.default_rng(0).multinomial(num_items, [1 / num_items] * num_items, DRAWS)
+    draws = min(MOST_DRAWS, MOST_WEIGHTS // int(real.sum()))
+    times_DxT = np.random.default_rng(0).multinomial(num_items, [1 / num_items] * num_items, draws)
     times_DxR = times_DxT[:, np.nonzero(real)[0]].astype(np.float64)
     label = np.asarray(tasks.query.label)[real]
     for k in protocol.shots:
         of_seeds = found.pop(f"k={k}|scores")
-        draws = [weighted_auc(scores[real], label, times_DxR) for scores in of_seeds]
-        found[f"k={k}|auc_draws"] = np.stack(draws)
+        of_draws = [weighted_auc(scores[real], label, times_DxR) for scores in of_seeds]
+        found[f"k={k}|auc_draws"] = np.stack(of_draws)
     return found
 
 
