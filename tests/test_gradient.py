@@ -201,9 +201,10 @@ def test_adapting_goes_on_from_where_the_state_stands():
     once = gradient(MLP, optax.adam(0.05, eps_root=1e-8), 4)
     params = in_double(twice.init(KEY, episode))
     state = twice.start(params, ())
+    adapt = jax.jit(twice.adapt)
     for _ in range(2):
-        state = twice.adapt(state, episode.support, KEY)
-    expected = once.adapt(once.start(params, ()), episode.support, KEY)
+        state = adapt(state, episode.support, KEY)
+    expected = jax.jit(once.adapt)(once.start(params, ()), episode.support, KEY)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10), state, expected)
 
 

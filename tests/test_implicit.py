@@ -64,13 +64,16 @@ def linear(dim=6) -> Model:
 
 
 def test_equals_an_unrolled_descent_to_the_minimum():
-    """2,000 proximal steps, unrolled, give the same meta-gradient; so do the normal equations."""
+    """500 proximal steps, unrolled, give the same meta-gradient; so do the normal equations.
+
+    A step of rate .05 brings the minimum of a curvature of at least 2 nearer by a factor of .9.
+    """
     with jax.enable_x64(True):
         episode = vector_quadratic(jax.random.key(1))
-        learner = implicit(linear(), optax.sgd(0.05), 2000, strength=LAM, num_solver_steps=6)
+        learner = implicit(linear(), optax.sgd(0.05), 500, strength=LAM, num_solver_steps=6)
         params = learner.init(jax.random.key(2), episode)
         key = jax.random.key(0)
-        grads, _ = jax.grad(learner.loss, has_aux=True)(params, episode, key)
+        grads, _ = jax.jit(jax.grad(learner.loss, has_aux=True))(params, episode, key)
 
         anchor = params["model"]["head"]
 
@@ -84,11 +87,11 @@ def test_equals_an_unrolled_descent_to_the_minimum():
                 )
                 return phi - 0.05 * jax.grad(value)(phi), None
 
-            phi, _ = jax.lax.scan(step, theta, length=2000)
+            phi, _ = jax.lax.scan(step, theta, length=500)
             return jnp.mean((episode.query.inputs @ phi - episode.query.label) ** 2)
 
         np.testing.assert_allclose(
-            grads["model"]["head"], jax.grad(unrolled)(anchor), rtol=1e-8, atol=1e-10
+            grads["model"]["head"], jax.jit(jax.grad(unrolled))(anchor), rtol=1e-8, atol=1e-10
         )
 
         x, y = np.asarray(episode.support.inputs), np.asarray(episode.support.label)

@@ -92,7 +92,7 @@ def test_memories_get_their_writes_at_their_rates_and_the_rest_its_gradient():
     learner = learner_of()
     params = learner.init(KEY, EPISODE)
     tx = memory_optimizer(optax.sgd(0.3), profile_rate=0.5, gradient_rate=0.05, task_rate=0.1)
-    grads, info = jax.grad(learner.loss, has_aux=True)(params, EPISODE, KEY)
+    grads, info = jax.jit(jax.grad(learner.loss, has_aux=True))(params, EPISODE, KEY)
     updates, _ = tx.update(grads, tx.init(params), params)
     new = optax.apply_updates(params, updates)
     weight = jax.nn.softmax(
@@ -113,10 +113,8 @@ def test_memories_get_their_writes_at_their_rates_and_the_rest_its_gradient():
     moved = (before.fast["body"]["s"] - after.fast["body"]["s"]) / 0.1  # one step of rate 0.1
     expected = 0.05 * outer(moved)
     np.testing.assert_allclose(new["memory"]["gradient"]["s"], expected, rtol=1e-3, atol=1e-6)
-    query_only = lambda p: learner.loss(p, EPISODE, KEY)[1]["query_loss"]
-    expected = (
-        params["model"]["head"]["w"] - 0.3 * jax.grad(query_only)(params)["model"]["head"]["w"]
-    )
+    query_only = jax.jit(jax.grad(lambda p: learner.loss(p, EPISODE, KEY)[1]["query_loss"]))
+    expected = params["model"]["head"]["w"] - 0.3 * query_only(params)["model"]["head"]["w"]
     np.testing.assert_allclose(new["model"]["head"]["w"], expected, rtol=1e-4)
     assert float(info["write"]) > 0
 

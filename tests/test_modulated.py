@@ -40,15 +40,15 @@ def small_tanp(**settings):
 
 def test_modulation_is_the_identity_at_the_zero_context():
     decode = film_mlp((5, 3), 7)
-    profile = ((), jnp.zeros(4))
-    params = decode.init(KEY, profile, X)
+    apply, profile = jax.jit(decode.apply), ((), jnp.zeros(4))
+    params = jax.jit(decode.init)(KEY, profile, X)
     x, head = np.asarray(X), jax.tree.map(np.asarray, params)
     for i in (0, 1):
         layer = head["body"][i]
         x = np.maximum(x @ layer["kernel"] + layer["bias"], 0.0)
     plain = (x @ head["head"]["kernel"] + head["head"]["bias"])[:, 0]
-    np.testing.assert_allclose(decode.apply(params, profile, X), plain, rtol=1e-4, atol=1e-6)
-    steered = decode.apply(params, ((), jnp.ones(4)), X)
+    np.testing.assert_allclose(apply(params, profile, X), plain, rtol=1e-4, atol=1e-6)
+    steered = apply(params, ((), jnp.ones(4)), X)
     assert float(jnp.max(jnp.abs(steered - plain))) > 1e-3
 
 
@@ -118,24 +118,23 @@ def test_decoder_in_numpy():
 
 def test_tanp_predicts_the_same_whatever_the_key_and_adds_up():
     learner = small_tanp()
-    params = learner.init(KEY, EPISODE)
+    params = jax.jit(learner.init)(KEY, EPISODE)
+    adapt, predict = jax.jit(learner.adapt), jax.jit(learner.predict)
     part = lambda rows: jax.tree.map(lambda v: v[rows], EXAMPLES)
-    whole = learner.adapt(learner.start(params, ()), EXAMPLES, jax.random.key(5))
-    halves = learner.adapt(learner.start(params, ()), part(slice(0, 2)), jax.random.key(6))
-    halves = learner.adapt(halves, part(slice(2, 6)), jax.random.key(7))
-    np.testing.assert_allclose(
-        learner.predict(whole, X), learner.predict(halves, X), rtol=1e-4, atol=1e-6
-    )
+    whole = adapt(learner.start(params, ()), EXAMPLES, jax.random.key(5))
+    halves = adapt(learner.start(params, ()), part(slice(0, 3)), jax.random.key(6))
+    halves = adapt(halves, part(slice(3, 6)), jax.random.key(7))
+    np.testing.assert_allclose(predict(whole, X), predict(halves, X), rtol=1e-4, atol=1e-6)
 
 
 def test_tanp_pays_nothing_when_the_query_tells_nothing_new():
     """A query that is all padding leaves q(z | both) = q(z | support)."""
     learner = small_tanp()
-    params = learner.init(KEY, EPISODE)
+    params, loss = jax.jit(learner.init)(KEY, EPISODE), jax.jit(learner.loss)
     empty = EPISODE._replace(query=EXAMPLES._replace(mask=jnp.zeros(6)))
-    _, info = learner.loss(params, empty, KEY)
+    _, info = loss(params, empty, KEY)
     assert float(info["divergence"]) == pytest.approx(0.0, abs=1e-6)
-    _, info = learner.loss(params, EPISODE._replace(query=EXAMPLES._replace(label=X[:, 1])), KEY)
+    _, info = loss(params, EPISODE._replace(query=EXAMPLES._replace(label=X[:, 1])), KEY)
     assert float(info["divergence"]) > 1e-5
 
 
