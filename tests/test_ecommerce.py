@@ -276,6 +276,15 @@ def test_the_registered_rules():
     assert len(gains) == len(case.ARMS)
 
 
+def test_what_the_events_add_leaves_out_what_was_ahead_before():
+    """A lead of .1 at every K adds nothing; one of .03 more at K = 10 adds .03."""
+    case, made = ecommerce_case, record({ecommerce_case.JOINT: 0.1})
+    assert dict(ecommerce_report.gained(made, "tau=1"))[case.JOINT].mean == pytest.approx(0.0)
+    made.scores[report.score_name("tau=1", case.RIDGE, "K=10", "accuracy")] += 0.03
+    for _, gap in ecommerce_report.gained(made, "tau=1"):
+        assert gap.mean == pytest.approx(0.03) and gap.low > 0.029
+
+
 def test_the_registration_keeps_its_first_date(tmp_path):
     config = ecommerce.Config(out=tmp_path)
     first = ecommerce.registered(config)
