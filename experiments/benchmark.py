@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.speed import measure, page, problems, worker
+from experiments.speed import curves, measure, page, problems, worker
 from metajax import command, report
 from metajax.types import UserError
 
@@ -142,6 +142,8 @@ def main(config: Config) -> None:
         raise UserError("inner steps must be 1 or more; give --steps 1 5")
     if config.from_records:
         print(f"wrote {page.write()}")
+        if (report.RESULTS / f"{curves.NAME}.json").is_file():
+            curves.main(curves.Config(from_records=True))
         return
     for name in config.workload:
         for num_steps in config.steps:

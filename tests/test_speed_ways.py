@@ -8,6 +8,7 @@ import pytest
 
 from experiments.speed import ours, problems, worker
 from metajax import tree
+from metajax.models import conv
 
 SLOW = pytest.mark.slow
 
@@ -83,6 +84,16 @@ def test_the_last_place_alone_has_the_logits_of_all_places():
     items = problem.support.inputs[0][:2]
     both = [jax.jit(f)(problem.weights, (), items) for f in (ours.APPLY["W4"], ours.OWN["W4"])]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-4)
+
+
+def test_the_convolution_by_rows_is_the_compilers_own_with_its_gradient():
+    rng = np.random.default_rng(0)
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((2, 5, 6, 3), (3, 3, 3, 4)))
+    found = [
+        jax.jit(jax.value_and_grad(lambda x, k, f=f: jnp.sum(jnp.sin(f(x, k))), (0, 1)))(x, kernel)
+        for f in (ours.row_convolution, conv.ordinary_convolution)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 
 
 def test_compilations_are_counted():

@@ -108,12 +108,28 @@ APPLY: dict[str, Callable] = {
 }
 
 
+def row_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`conv.patch_convolution` with the kernel's gradient made as (F, P) and not as (P, F).
+
+    The product of a tall patch matrix, transposed, with a narrow one runs at 60 % of the speed of
+    its transpose here. The barrier keeps the compiler from turning it back.
+    """
+    x_NxIxJxP = conv.patches(x_NxHxWxC)
+    kernel_FxP = jax.lax.optimization_barrier(kernel.reshape(-1, kernel.shape[-1]).T)
+    flat = x_NxIxJxP.reshape(-1, x_NxIxJxP.shape[-1])
+    outputs = jax.lax.dot_general(flat, kernel_FxP, (((1,), (1,)), ((), ())))
+    return outputs.reshape(*x_NxIxJxP.shape[:3], kernel.shape[-1])
+
+
 OWN: dict[str, Callable] = {
+    "W2": conv.conv4(5, convolve=row_convolution).apply,
+    "W2q15": conv.conv4(5, convolve=row_convolution).apply,
     "W3": perceptron,
     "W4": functools.partial(transformer, last_place=True),
     "W4h": functools.partial(transformer, last_place=True),
 }
-"""What the library's way uses instead: features looked up before, no place that is not read."""
+"""What the library's way uses instead: features looked up before, no place that is not read, and
+kernel gradients in the faster layout."""
 
 
 def loss_of(name: str) -> losses.Loss:

@@ -3,6 +3,10 @@
 A loop over tasks with the package's differentiable copy and its inner step; networks and losses are
 those of `peers`. learn2learn: ``MAML(net, rate)``, a clone a task, ``clone.adapt(loss)``. TorchOpt:
 ``MetaSGD(net, rate)``, its step, and the network put back after each task.
+
+``pip install torchopt`` installs. learn2learn 0.2.0 does not build on Python 3.11 (the header
+``longintrepr.h`` is gone); its MAML needs no build: put ``learn2learn/`` of its source archive on
+PYTHONPATH, with an ``__init__.py`` that imports ``algorithms`` and ``utils`` alone.
 """
 
 from collections.abc import Callable

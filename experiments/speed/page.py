@@ -19,10 +19,17 @@ HEAD = """# Speed
 Written by `python -m experiments.benchmark --from-records` from the records in `paper/results`; do
 not edit. Whole outer steps, the outer Adam included. Each way ran in a process of its own, all of
 them in turns on one core with one thread: figures are medians of processor time in one run, so
-compare within a table, not across machines. *of peak* is the rate of the matrix products that the
+compare within a table, not across machines. A way whose loss is another, or that is compiled again
+after its first step, stops the run. *of peak* is the rate of the matrix products that the
 program makes against the same library's product of two 1024 x 1024 matrices, measured in the same
 rounds; where the matmul columns differ, as much of a ratio is the library's BLAS. Compile seconds
 are processor time up to and with the first step; peak MB is the process at its largest.
+
+*plain* is what one writes first in JAX, ``jit(grad(mean(vmap(task))))``; *plain, last place* is the
+same without the places of the last layer that nothing reads, which metajax leaves out too. *torch
+loop* is a plain statement of what *learn2learn* does; learn2learn 0.2.0 and TorchOpt are the
+packages themselves (of learn2learn the algorithms alone: the rest does not build on a current
+Python). *metajax, 2 cores* deals the tasks over two devices of the host.
 """
 
 
