@@ -5,7 +5,7 @@ KDD 2020.
 Run: python -m experiments.mamo --dataset ml-1m
 Published: none under this protocol; the code's memory rates .5, .05 and .1, its 3 memories and its
 shift of .01 are the defaults here.
-Deviates: as `metajax.learners.memory.mamo` says; a rating is a number, not a class; features of
+Deviates: as `metajax.learners.memory` says; a rating is a number, not a class; features of
 width 32; item factors and biases are estimated beforehand from all meta-training ratings.
 """
 

@@ -4,12 +4,12 @@ Friends are the at most 5 most active users that a user trusts, told of by the n
 damped means, overall and by genre, of their *training* ratings. The control is the same learner
 trained and judged with friends dealt at random.
 
-Reference: Wang et al., "Preference-adaptive meta-learning for cold-start recommendation", IJCAI
-2021.
+Reference: Wang et al., "Preference-adaptive meta-learning for cold-start recommendation",
+IJCAI 2021.
 Run: python -m experiments.paml
-Published: none under this protocol; the code's own settings are one inner step at 1e-3 and Adam at
-1e-3 with weight decay 3e-3.
-Deviates: as `metajax.learners.paml.paml` says; item factors and biases are estimated beforehand
+Published: none under this protocol; the code's own settings are one inner step at 1e-3 and Adam
+at 1e-3 with weight decay 3e-3.
+Deviates: as `metajax.learners.paml` says; item factors and biases are estimated beforehand
 from all meta-training ratings; the synthetic log has friends drawn from a user's own group.
 """
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -48,7 +49,7 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         with _signals():
-            main(parse(config, None, sys.modules[main.__module__].__doc__))
+            main(parse(config, None, _by_field(sys.modules[main.__module__].__doc__ or "")))
     except UserError as error:
         sys.exit(f"error: {error}")
     except OSError as error:
@@ -81,6 +82,11 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in earlier.items():
             signal.signal(number, handler)
+
+
+def _by_field(text: str) -> str:
+    """An experiment's docstring with a paragraph for each field, which ``--help`` keeps apart."""
+    return re.sub(r"\n(?=(?:References?|Run|Published|Deviates): )", "\n\n", text)
 
 
 def parse(

@@ -44,6 +44,13 @@ def test_what_is_wrong_is_told_in_one_line(monkeypatch, capsys, options, told):
     assert said.startswith("error: ") and told in said and "\n" not in said.strip()
 
 
+def test_help_gives_each_field_of_the_docstring_a_line_of_its_own(monkeypatch, capsys):
+    status, said = run(monkeypatch, capsys, "--help")
+    begins = [line.strip().partition(":")[0] for line in said.splitlines()]
+    assert status == 0
+    assert {"Reference", "Run", "Published", "Deviates"} <= set(begins)
+
+
 def full(config: maml.Config) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/metrics.jsonl")
 
