@@ -46,7 +46,7 @@ class Config:
     """Width of the student."""
     student_layers: int = 1
     """Its blocks."""
-    num_steps: int = 1500
+    num_steps: int = 900
     """Training steps of each student."""
     rate: float = 1e-2
     """Adam's rate for the students, at its highest."""
@@ -60,9 +60,9 @@ class Config:
     """Weight of the teacher in the student's loss."""
     temperature: float = 1.0
     """Temperature of both softmaxes."""
-    people: int = 1500
+    people: int = 1000
     """People judged, at most."""
-    adapted: int = 150
+    adapted: int = 100
     """Those of them who are judged after adapting to them too, at most."""
     seeds: int = 1
     """Training seeds, each with a teacher of its own."""

@@ -64,7 +64,7 @@ class Config:
     """Gradient steps on a person's older items."""
     beam: int = 50
     """Items that the constrained beam keeps."""
-    people: int = 1000
+    people: int = 600
     """Test people judged, at most."""
     seeds: int = 1
     """Training seeds."""

@@ -50,7 +50,7 @@ class Config:
     """Run the people who drift."""
     seeds: int = 3
     """Training seeds of shelves and drift."""
-    window_seeds: int = 2
+    window_seeds: int = 1
     """Training seeds of the long window: each trains a recommender."""
     window_steps: int = 800
     """Training steps of that recommender."""

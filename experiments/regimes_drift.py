@@ -34,26 +34,28 @@ HEAD, FORGETS, CONTEXT, BEST = (
 KEEPS = {"still": 1.0, "slow drift": 0.98, "fast drift": 0.9}
 
 
-def learners(world: World, steps: int) -> dict[str, tuple[MetaLearner, int]]:
-    """The trained arms and their outer steps."""
+def learners(world: World, steps: int) -> dict[str, tuple[MetaLearner, int, float]]:
+    """The trained arms, their outer steps and rates; those of a few parameters take long steps."""
     line, net, rates = vector_linear(), vector_mlp((32, 32)), optim.learned_rates(0.05)
     low = lora(net, 2, formed=True, frozen=False)
     shape = transformer.Shape(2, 32, 2, 2, 64)
     return {
-        NONE: (pooled(net), steps),
-        HEAD: (ridge(identity(), line, world.dim), steps),
-        FORGETS: (forgetting(world.dim), steps),
-        SET: (gradient(line, optim.learned_rates(0.3), 5), steps),
-        STREAM: (one_by_one(gradient(line, optim.learned_rates(0.2), 1)), steps),
-        META_LORA: (gradient(low, rates, 3, adapts=tree.under("adapter")), steps),
-        CONTEXT: (reader(world, shape), 2 * steps),
+        NONE: (pooled(net), steps, 3e-3),
+        HEAD: (ridge(identity(), line, world.dim), steps, 2e-2),
+        FORGETS: (forgetting(world.dim), steps, 2e-2),
+        SET: (gradient(line, optim.learned_rates(0.3), 5), steps, 2e-2),
+        STREAM: (one_by_one(gradient(line, optim.learned_rates(0.2), 1)), steps, 2e-2),
+        META_LORA: (gradient(low, rates, 3, adapts=tree.under("adapter")), steps, 3e-3),
+        CONTEXT: (reader(world, shape), 2 * steps, 3e-3),
     }
 
 
-def fit(learner: MetaLearner, world: World, keep: float, steps: int, seeds: int) -> Params:
+def fit(
+    learner: MetaLearner, world: World, keep: float, steps: int, rate: float, seeds: int
+) -> Params:
     """Parameters (S, ...) after meta-training on users that drift so."""
     tx = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
     )
 
     def sample(data: jax.Array, key: jax.Array) -> Episode:
@@ -115,9 +117,9 @@ def run(seeds: int, people: int, steps: int) -> tuple[dict, dict, dict]:
             errors[arm, name] = np.asarray(each)
             print(f"{name}: {arm} {errors[arm, name].mean():.4f}", flush=True)
 
-        for arm, (learner, own_steps) in learners(world, steps).items():
+        for arm, (learner, own_steps, rate) in learners(world, steps).items():
             began = time.perf_counter()
-            params = fit(learner, world, keep, own_steps, seeds)
+            params = fit(learner, world, keep, own_steps, rate, seeds)
             judge(arm, predicted(learner, params, test))
             seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began
             if arm == NONE:

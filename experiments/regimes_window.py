@@ -5,7 +5,6 @@ window begins ten items before them; the hundred items before those are the supp
 headroom: how much better the same recommender is where more of the history fits its window.
 """
 
-import functools
 import time
 from typing import Any, NamedTuple
 
@@ -212,5 +211,5 @@ def run(plan: Plan, data: Sequences, seeds: int) -> tuple[dict, dict, dict, dict
             scores.setdefault(arm, []).append(each(rank))
             settings[f"{arm}, seed {seed}"] = arms.settings.get(arm, {})
         seconds, size = arms.seconds, arms.bytes
-    stack = functools.partial(jax.tree.map, np.stack, is_leaf=lambda x: isinstance(x, list))
+    stack = lambda rows: {name: np.stack(values) for name, values in rows.items()}
     return stack(scores), stack(room), seconds, settings, size

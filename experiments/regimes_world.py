@@ -148,7 +148,7 @@ class Read(NamedTuple):
 
 
 def reader(world: World, shape: transformer.Shape) -> MetaLearner:
-    """In context: a causal Transformer reads events and labels, then one item without a label."""
+    """In context: a causal Transformer reads events with labels, then items without, in order."""
 
     def init(key: jax.Array, episode: Episode) -> Params:
         del episode
@@ -171,13 +171,9 @@ def reader(world: World, shape: transformer.Shape) -> MetaLearner:
         params, (x, label, mask) = state.shared, state.seen
         columns = [x, label[:, None], jnp.ones((len(label), 1))]
         told = jnp.concatenate(columns, axis=1) * mask[:, None]
-
-        def one(item: jax.Array) -> jax.Array:
-            asked = jnp.concatenate([item, jnp.zeros(2)])[None]
-            rows = jnp.concatenate([told, asked]) @ params["write"]
-            return transformer.forward(shape, params, rows)[-1] @ params["read"]
-
-        return jax.vmap(one)(inputs)
+        asked = jnp.pad(inputs, ((0, 0), (0, 2)))
+        rows = jnp.concatenate([told, asked]) @ params["write"]
+        return transformer.forward(shape, params, rows)[len(label) :] @ params["read"]
 
     def outer_loss(params: Params, episode: Episode, key: jax.Array):
         state = adapt(start(params, episode.profile), episode.support, key)
