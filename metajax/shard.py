@@ -7,6 +7,8 @@ the gradient of the shared parameters, once. Tables stay where their rows lie; t
 the touched rows.
 """
 
+import math
+import re
 from typing import Any
 
 import jax
@@ -18,6 +20,16 @@ from metajax import outer
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
 TASKS, ROWS = "tasks", "rows"
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "collective-permute",
+    "ragged-all-to-all",
+)
+_RESULT = re.compile(rf"= (\(?[^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
+_ARRAY = re.compile(r"(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
 
 def mesh(num_rows: int = 1) -> Mesh:
@@ -100,3 +112,36 @@ def batch_gradient(
         check_vma=False,
     )
     return run(params, episodes, keys)
+
+
+def collective_bytes(program: str) -> dict[str, int]:
+    """Bytes of what each kind of collective of a compiled program results in, on one device.
+
+    >>> text = "%a = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %p), replica_groups={{0,1}}"
+    >>> collective_bytes(text)
+    {'all-reduce': 128}
+
+    What crosses the wire follows from it: a ring of N devices sends and receives 2 (N - 1) / N of
+    it for an all-reduce, (N - 1) / N for an all-gather. One inside a loop counts once.
+
+    Args:
+      program: `jax.stages.Compiled.as_text`.
+    """
+    found: dict[str, int] = {}
+    for line in re.sub(r"/\*.*?\*/", "", program).splitlines():
+        match = _RESULT.search(line)
+        if match is None:
+            continue
+        arrays = _ARRAY.findall(match[1])
+        if "-start(" in line and match[2] != "all-reduce":  # the operands stand before the results
+            arrays = arrays[len(arrays) // 2 :]
+        size = sum(
+            _bits(kind) // 8 * math.prod(map(int, filter(None, shape.split(","))))
+            for kind, shape in arrays
+        )
+        found[match[2]] = found.get(match[2], 0) + size
+    return found
+
+
+def _bits(kind: str) -> int:
+    return 8 if kind == "pred" else int(kind.lstrip("bsuf"))

@@ -1,13 +1,14 @@
 """A short meta-training on all devices there are; a program that `test_shard` starts.
 
-It prints the parameters after the last step as JSON, and saves the state after the first half.
-Arguments: number of steps, folder of checkpoints or ``-``, then, for one process of several, the
-address, the number of processes and the own number.
+It saves the state after every step and goes on from the newest that is whole; a line tells of each
+step, and the last one the parameters as JSON. Arguments: number of steps, folder of checkpoints or
+``-``, then, for one process of several, the address, the number of processes and the own number.
 """
 
 import json
 import pathlib
 import sys
+from contextlib import ExitStack
 
 import chex
 import jax
@@ -71,15 +72,22 @@ def main(num_steps: str, folder: str, *place: str) -> None:
                 key = jax.random.wrap_key_data(jnp.asarray(saved.tree.key))
                 state, done = saved.tree._replace(key=key), saved.step
     state = shard.place(mesh, jax.tree.map(jnp.asarray, state))
-    for _ in range(done, int(num_steps)):
-        state, _ = run(state)
-    if folder != "-" and jax.process_index() == 0:
-        with checkpoint.opened(pathlib.Path(folder), "sharded") as store:
+    with ExitStack() as stack:
+        store = None
+        if folder != "-":
+            store = stack.enter_context(checkpoint.opened(pathlib.Path(folder), "sharded"))
+        for step in range(done, int(num_steps)):
+            state, _ = run(state)
             plain = state._replace(key=jax.random.key_data(state.key))
-            store.save(int(num_steps), jax.device_get(plain), {}, 0.0)
+            if store is not None:
+                store.save(step + 1, shard.fetch(plain), {}, 0.0)  # every process calls
+            print(f"step {step + 1}", flush=True)
     rows = jax.random.normal(jax.random.key(5), (NUM_ITEMS, 4))
     table = table_step(mesh, sparse.Rows.of(rows))
-    told = {"params": numbers(state.params), "table": numbers(table.value)}
+    sent = {}
+    if jax.process_count() == 1:
+        sent = shard.collective_bytes(jax.jit(one).lower(state).compile().as_text())
+    told = {"collectives": sent, "params": numbers(state.params), "table": numbers(table.value)}
     print(json.dumps(told | {"devices": jax.device_count(), "steps": int(num_steps) - done}))
 
 

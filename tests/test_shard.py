@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import sys
@@ -52,6 +53,26 @@ def test_devices_that_do_not_divide_are_refused():
         shard.mesh(3)
 
 
+def test_bytes_of_collectives_are_counted_from_the_program():
+    """Two all-reduces of 4 * 6 + 2 * 3 bytes, one asynchronous gather of 16 floats; no others."""
+    program = """
+  %ar = (f32[2,3]{1,0}, /*index=1*/bf16[3]{0}) all-reduce(f32[2,3]{1,0} %a, bf16[3]{0} %b), to_apply=%add
+  %ags = (f32[8]{0}, f32[16]{0}) all-gather-start(f32[8]{0} %x), dimensions={0}
+  %agd = f32[16]{0} all-gather-done((f32[8]{0}, f32[16]{0}) %ags)
+  %s = s32[] all-reduce(s32[] %n), to_apply=%add
+  %sum = f32[100]{0} add(f32[100]{0} %y, f32[100]{0} %z), metadata={op_name="all-reduce"}
+"""
+    assert shard.collective_bytes(program) == {"all-reduce": 24 + 6 + 4, "all-gather": 64}
+
+
+@pytest.mark.slow
+def test_a_step_sends_the_gradient_of_the_shared_parameters_and_little_else():
+    """Eight devices: the parameters' bytes, and as much again at most (the loss, the padding)."""
+    eight = told(started(8, 1, "-"))
+    size = 4 * sum(len(x) for x in eight["params"])
+    assert size <= eight["collectives"]["all-reduce"] <= size + 64
+
+
 @pytest.mark.slow
 def test_eight_devices_are_one_and_a_checkpoint_moves_between_them(tmp_path):
     """Two steps on eight devices, two more on two: four steps on one."""
@@ -66,14 +87,39 @@ def test_eight_devices_are_one_and_a_checkpoint_moves_between_them(tmp_path):
     close(last, alone)
 
 
-@pytest.mark.slow
-def test_two_processes_are_one():
+def two_processes(num_steps: int, folder: object) -> list[subprocess.Popen]:
+    """Two processes of one device each that train together over the loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    both = [started(1, 3, "-", address, 2, i) for i in range(2)]
-    first, second = [told(process) for process in both]
+    return [started(1, num_steps, folder, address, 2, i) for i in range(2)]
+
+
+@pytest.mark.slow
+def test_two_processes_are_one():
+    first, second = [told(process) for process in two_processes(3, "-")]
     alone = told(started(1, 3, "-"))
     assert first["devices"] == 2
     close(first, alone)
     close(second, alone)
+
+
+@pytest.mark.slow
+def test_a_killed_process_leaves_a_state_from_which_the_job_goes_on(tmp_path):
+    """One of two is killed behind its third step; both are started again and end as one would."""
+    first, second = two_processes(500, tmp_path)
+    assert first.stdout is not None
+    for line in first.stdout:
+        if line.startswith("step 3"):
+            break
+    second.kill()
+    try:
+        first.wait(20)
+    except subprocess.TimeoutExpired:  # it waits for the other: a launcher ends the rest of a job
+        first.kill()
+    assert first.wait(20) != 0 and second.wait(20) == -signal.SIGKILL
+    left = [told(process) for process in two_processes(12, tmp_path)]
+    alone = told(started(1, 12, "-"))
+    assert 1 <= left[0]["steps"] <= 10 and left[0]["devices"] == 2
+    for each in left:
+        close(each, alone)
