@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.metaemb_report import METHOD, SCENARIO, show, weighted_auc
+from experiments.metaemb_report import METHOD, SCENARIO, plot, show, weighted_auc
 from metajax import evaluate, losses, progress, protocols, report, search, train
 from metajax.command import Preset, cli
 from metajax.data import episodes, sources
@@ -313,6 +313,7 @@ def main(config: Config) -> report.Record:
     record, short = run(config), sources.short_name(config.dataset)
     folder = config.out or pathlib.Path("out") / f"metaemb-{short}"
     path = report.write(folder, f"metaemb-{short}", record)
+    plot(record, folder / f"metaemb-{short}.png")
     if config.publish:
         report.write(report.RESULTS, f"metaemb-{short}", record)
     show(record)

@@ -1,10 +1,12 @@
 """Item warm-up as a table: AUC after every phase, and differences paired by item."""
 
+import pathlib
+
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax import report
+from metajax import plots, report
 
 SCENARIO, METHOD = "item_cold", "Meta-Embedding"
 
@@ -52,3 +54,26 @@ def show(record: report.Record) -> None:
     console = Console()
     console.width = max(console.width, 190)
     console.print(table)
+
+
+def plot(record: report.Record, path: pathlib.Path) -> None:
+    """Saves the AUC over the clicks an item has had, one line per arm, the method with its band."""
+    shots, shown = record.facts["shots"], record.facts["arms"]
+    method = record.facts.get("method", METHOD)
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(shown):
+            of = lambda metric, k, arm=arm: record.of(SCENARIO, arm, f"k={k}", metric).mean(axis=0)
+            means = [float(of("auc", k)[0]) for k in shots]
+            width = 1.8 if arm == method else 1.0
+            axes.plot(shots, means, label=arm, linewidth=width, **plots.look(i))
+            if arm == method:
+                low, high = np.transpose(
+                    [np.quantile(of("auc_draws", k), [0.025, 0.975]) for k in shots]
+                )
+                color = plots.look(i)["color"]
+                axes.fill_between(shots, low, high, color=color, alpha=0.1, linewidth=0)
+        axes.set_xticks(shots)
+        axes.set_xlabel("clicks or not that a new item has had")
+        axes.set_ylabel("AUC over all test rows")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(shown))

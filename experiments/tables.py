@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import jax
 from tyro.conf import Positional
 
-from experiments import contenders, metaemb, tables_clicks, tables_report
+from experiments import contenders, metaemb, metaemb_report, tables_clicks, tables_report
 from metajax import arms, benchmark, evaluate, journal, losses, problem, protocols, report
 from metajax.command import cli
 from metajax.data import sources, split
@@ -169,6 +169,7 @@ def run_clicks(config: Config, part: Part) -> report.Record:
     also = lambda table, parts: tables_clicks.arms(part.methods, table, parts, run, budget, shots)
     record = metaemb.run(settings, also)
     report.write(folder, name, record)
+    metaemb_report.plot(record, folder / "warm_up.png")
     journal.write_checksums(folder)
     if config.run.publish:
         report.write(report.RESULTS, name, record)
