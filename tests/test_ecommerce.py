@@ -7,12 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import ecommerce, ecommerce_case, ecommerce_judge, ecommerce_report
+from experiments import (
+    ecommerce,
+    ecommerce_case,
+    ecommerce_judge,
+    ecommerce_report,
+    scaling,
+    stream,
+)
 from experiments import ecommerce_parts as parts
 from experiments import ecommerce_runs as runs
 from metajax import report, sparse
 from metajax.data import commerce, rows
-from metajax.types import Episode, Examples
+from metajax.types import Episode, Examples, UserError
 
 SIZES = parts.Sizes(width=5, hidden=6, shots=4)
 KEY = jax.random.key(0)
@@ -309,3 +316,22 @@ def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
         np.testing.assert_allclose(again.scores[name], values, atol=1e-6)
     world = commerce.World(600, 3_000)
     assert made.facts["data"]["tau=1"]["events"] == commerce.offsets(world)[-1]
+
+
+@pytest.mark.parametrize("experiment", [ecommerce, scaling, stream])
+def test_a_missing_record_gets_one_line(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
+        experiment.main(experiment.Config(from_records=True))
+
+
+def test_the_stored_record_of_the_stream_says_what_streaming_costs(capsys):
+    """The ratio printed is the median of the pairs in the file, worked out here."""
+    stream.main(stream.Config(from_records=True))
+    said = " ".join(capsys.readouterr().out.split())
+    record = report.read(report.RESULTS / "stream-paper.json")
+    arms = [record.of("stream", a, "50 steps", stream.PROCESSOR)[0] for a in record.facts["arms"]]
+    pairs = sorted(b / a for a, b in zip(*arms, strict=True))
+    middle = (pairs[5] + pairs[6]) / 2
+    assert len(pairs) == 12 and f"streamed over resident {middle:.3f}" in said
+    assert "50,051,181 events" in said
