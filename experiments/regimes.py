@@ -14,6 +14,7 @@ domain stand for its categories, which the data do not name.
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -119,15 +120,15 @@ def drifting(config: Config) -> report.Record:
     return book.written(config, seconds, settings, name="synthetic")
 
 
-def shelved(config: Config) -> report.Record:
-    """Runs the shelves of other domains."""
-    book = Book("domains")
+def shelved(config: Config, pair: str) -> report.Record:
+    """Runs the shelves of a pair of domains."""
+    book = Book(f"domains-{pair.replace(' ', '-')}")
     found, seconds, settings = regimes_domains.run(
-        config.data_dir, config.shelf_steps, config.seeds, config.shelves
+        pair, config.data_dir, config.shelf_steps, config.seeds, config.shelves
     )
-    for (pair, arm, shots), values in found.items():
+    for (arm, shots), values in found.items():
         book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
-    return book.written(config, seconds, settings, name="douban, amazon-cloth-sport")
+    return book.written(config, seconds, settings, name=pair)
 
 
 def long_window(config: Config) -> report.Record:
@@ -148,7 +149,9 @@ def long_window(config: Config) -> report.Record:
 def run(config: Config) -> list[report.Record]:
     """Runs the regimes asked for, each of which has a record of its own."""
     config = dataclasses.replace(config, out=large_report.folder(config.out, "regimes"))
-    wanted = ((config.drift, drifting), (config.domains, shelved), (config.window, long_window))
+    pairs = [functools.partial(shelved, pair=pair) for pair in regimes_domains.PAIRS]
+    wanted = [(config.drift, drifting), *((config.domains, pair) for pair in pairs)]
+    wanted.append((config.window, long_window))
     return [make(config) for on, make in wanted if on]
 
 
@@ -158,7 +161,8 @@ def stored(config: Config) -> list[report.Record]:
     Raises:
       UserError: there is none.
     """
-    named = {"drift": config.drift, "domains": config.domains, "window": config.window}
+    pairs = {f"domains-{p.replace(' ', '-')}": config.domains for p in regimes_domains.PAIRS}
+    named = {"drift": config.drift, **pairs, "window": config.window}
     wanted = [f"regimes-{name}" for name, on in named.items() if on]
     there = [name for name in wanted if (report.RESULTS / f"{name}.json").is_file()]
     if not there:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jax.scipy as jsp
 import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
@@ -189,7 +190,7 @@ def ridge_head(features: Model, penalty: float = 30.0) -> MetaLearner:
         known = counts(support)
         left = (support.label - jnp.exp(known)[None]) * support.mask[:, None]
         normal = x.T @ x + jnp.exp(params["log_penalty"]) * jnp.eye(WIDTH)
-        weight = jnp.linalg.solve(normal, x.T @ left)
+        weight = jsp.linalg.solve(normal, x.T @ left, assume_a="pos")
         return known[None] + params["scale"] * phi(inputs) @ weight
 
     return reading(init, score)
