@@ -22,6 +22,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 def started(num_devices: int, *arguments: object) -> subprocess.Popen:
     """A process with so many devices that runs `sharded_run`."""
     environment = dict(os.environ, XLA_FLAGS="", JAX_NUM_CPU_DEVICES=str(num_devices))
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # all compile, and none waits for another
     command = [sys.executable, str(HERE / "sharded_run.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
