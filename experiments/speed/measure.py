@@ -123,7 +123,7 @@ def compare(
     for worker in running:
         if worker.process and worker.process.stdin:
             worker.process.stdin.close()
-            worker.process.wait(timeout=60)
+            worker.process.wait()
     return workers
 
 
