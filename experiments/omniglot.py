@@ -202,7 +202,7 @@ def imaml(config: Config) -> few_shot.Method:
         loss=CROSS_ENTROPY,
     )
     base = _maml_like(config, 1_000, NOT_OFFSETS, second_order=True)
-    return base._replace(learner=learner, tested=learner, num_tasks=4)
+    return base._replace(learner=learner, tested=learner, num_tasks=4, inner_steps=(16, 16))
 
 
 ARMS: dict[str, tuple[str, Callable[[Config], few_shot.Method]]] = {

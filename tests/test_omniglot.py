@@ -331,3 +331,5 @@ def test_gradients_of_a_schedule_by_hand():
     found = few_shot.gradients(omniglot.reptile_of(config))
     assert found == {"training": 100 * 5 * 6, "per_task": 50}
     assert few_shot.gradients(omniglot.protonets(config))["per_task"] == 0
+    # 4 tasks of sixteen inner steps; products with the Hessian are not counted
+    assert few_shot.gradients(omniglot.imaml(config)) == {"training": 100 * 4 * 17, "per_task": 16}
