@@ -177,8 +177,10 @@ def test_one_training_of_prototypes_serves_all_ways():
     assert (five, twenty) == ((5,), (20,))
 
 
-@pytest.mark.parametrize("ways, num_tasks", [(5, 32), (20, 16)])
-def test_the_published_schedule_is_the_published_one(ways: int, num_tasks: int):
+@pytest.mark.parametrize("ways, num_tasks, steps", [(5, 32, (1, 3)), (20, 16, (5, 5))])
+def test_the_published_schedule_is_the_published_one(
+    ways: int, num_tasks: int, steps: tuple[int, int]
+):
     config = command.parse(omniglot.Config, ["--preset", "gpu", "--ways", str(ways)])
     method = omniglot.maml(config)
     assert few_shot.schedule(method) | {"chunk_size": None} == {
@@ -187,6 +189,7 @@ def test_the_published_schedule_is_the_published_one(ways: int, num_tasks: int):
         "ways": ways,
         "shots": 1,
         "queries": 1,
+        "inner_steps": steps,
         "trains_wide": False,
         "chunk_size": None,
     }
