@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 
+from experiments import metaemb_report
 from metajax import plots, report, summary
 from metajax.types import UserError
 
@@ -23,6 +24,10 @@ def section(path: pathlib.Path) -> str:
     if not facts.get("shots") or "method" not in facts:
         return ""
     folder = HERE / "gallery"
+    if facts["experiment"] == "metaemb":
+        metaemb_report.plot(record, folder / f"{path.stem}-warm-up.png")
+        told = "AUC over the clicks that a new item has had"
+        return f"\n## {path.stem}\n\n![{told}](gallery/{path.stem}-warm-up.png){{ width=420 }}\n"
     plots.k_shot(record, "user_cold", folder / f"{path.stem}-k-shot.png")
     plots.learning(record, folder / f"{path.stem}-learning.png")
     base = record.of("user_cold", facts["method"], "all", "mae")
