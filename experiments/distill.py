@@ -15,6 +15,7 @@ Deviates: the ranking is learned through a softmax; a kept weight counts a bit a
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from experiments import large_report, sasrec
 from experiments.distill_judge import Judge
 from experiments.distill_parts import STUDENT, TEACHER, Workshop
 from metajax import benchmark, next_item, plots, report
+from metajax.command import Preset
 from metajax.data import sources
 
 COLUMNS = ("as it is", "same people, as it is", "adapted")
@@ -31,6 +33,8 @@ COLUMNS = ("as it is", "same people, as it is", "adapted")
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: str = "ml-1m"
     """ml-1m in the order of SASRec's authors, or another data set with times."""
     data_dir: pathlib.Path | None = None
@@ -81,6 +85,13 @@ class Config:
         """Where the teacher stands, or will."""
         name = f"sasrec-{sources.short_name(self.dataset)}"
         return large_report.folder(self.teacher_out, name)
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "epochs": 2, "num_steps": 100, "people": 100},
+    "paper": {},
+    "gpu": {"epochs": 200, "num_steps": 20_000, "prune_steps": 2_000, "seeds": 5},
+}
 
 
 def run(config: Config) -> report.Record:

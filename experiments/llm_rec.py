@@ -24,6 +24,7 @@ import numpy as np
 
 from experiments import large_report, llm_rec_parts
 from metajax import benchmark, next_item, report
+from metajax.command import Preset
 from metajax.data import codes, sources
 from metajax.data import sequences as histories
 from metajax.data.sequences import Sequences
@@ -38,6 +39,8 @@ PROFILE = ("gender", "age", "occupation")
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: str = "ml-1m"
     """A data set with times, titles and profiles."""
     data_dir: pathlib.Path | None = None
@@ -74,6 +77,13 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "num_steps": 100, "meta_steps": 10, "people": 50},
+    "paper": {},
+    "gpu": {"width": 256, "num_layers": 4, "num_steps": 50_000, "meta_steps": 2_000, "seeds": 5},
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,6 +29,7 @@ from experiments import (
     sasrec,
 )
 from metajax import benchmark, plots, report
+from metajax.command import Preset
 from metajax.types import UserError
 
 LONG, DRIFT, ROOM = "history longer than the window", "people who drift", "headroom of context"
@@ -39,6 +40,8 @@ SHELF = "a shelf of another domain"
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: str = "ml-1m"
     """Histories for the headroom and the long window."""
     data_dir: pathlib.Path | None = None
@@ -73,6 +76,19 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the tables of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "seeds": 1, "window_steps": 50, "meta_steps": 5, "people": 40},
+    "paper": {},
+    "gpu": {
+        "seeds": 10,
+        "window_seeds": 5,
+        "window_steps": 20_000,
+        "meta_steps": 1_000,
+        "people": 2_000,
+    },
+}
 
 
 class Book:

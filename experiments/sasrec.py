@@ -18,6 +18,7 @@ import functools
 import pathlib
 import shutil
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ import optax
 
 from experiments import large_report, sasrec_arms
 from metajax import benchmark, next_item, progress, report, train, tree
+from metajax.command import Preset
 from metajax.data import sequences as histories
 from metajax.data import sources
 from metajax.data.sequences import Held, Sequences
@@ -45,6 +47,8 @@ COLUMNS = [
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: str = "ml-1m"
     """ml-1m in the order of SASRec's authors, or another data set with times, in its own."""
     data_dir: pathlib.Path | None = None
@@ -77,6 +81,13 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "epochs": 2},
+    "paper": {},
+    "gpu": {"width": 128, "epochs": 200, "batch": 128, "seeds": 5},
+}
 
 
 def load(config: Config) -> Sequences:

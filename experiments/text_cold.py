@@ -16,6 +16,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ import numpy as np
 
 from experiments import large_report
 from metajax import benchmark, metrics, report
+from metajax.command import Preset
 from metajax.data import factors, pretrain, sources
 from metajax.data.table import Features, Interactions
 from metajax.models import bert
@@ -38,6 +40,8 @@ NUM_QUERY = 50
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     dataset: str = "ml-1m"
     """A data set whose items have titles."""
     data_dir: pathlib.Path | None = None
@@ -56,6 +60,13 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "seeds": 1},
+    "paper": {},
+    "gpu": {"seeds": 20},
+}
 
 
 def contents(

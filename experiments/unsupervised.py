@@ -67,6 +67,8 @@ class Config:
     """Tasks of the test."""
     seed: int = 0
     """Seed of partitions and training."""
+    seeds: int = 1
+    """Runs one after the other, each with its own partitions: this seed and the next ones."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
     out: pathlib.Path = pathlib.Path("out/unsupervised")
@@ -78,7 +80,7 @@ class Config:
 PRESETS: dict[Preset, dict[str, Any]] = {
     "quick": {"num_partitions": 2, "steps": 100, "test_tasks": 100},
     "paper": {},
-    "gpu": {"num_partitions": 100, "steps": 30_000},
+    "gpu": {"num_partitions": 100, "steps": 30_000, "seeds": 5},
 }
 
 
@@ -213,36 +215,45 @@ def trained_arms(
     return arms
 
 
-def main(config: Config) -> None:
-    """Runs all arms, writes a record of each and prints the table."""
-    data = omniglot.load(config.data_dir)
+def all_arms(data: dict[str, np.ndarray], config: Config) -> dict[str, Arm]:
+    """Every arm, trained with the seed of the configuration."""
     seen = np.isin(data["label"], images.read_split(omniglot.SPLIT)["train"])
     image, label = data["images"][seen], data["label"][seen]
     matrix = projection(image, config.num_components)
     flat = image.reshape(len(image), -1).astype(np.float32)
-    clusters = partitions(flat @ matrix, config)
-    arms = trained_arms(image, label, clusters, config)
+    arms = trained_arms(image, label, partitions(flat @ matrix, config), config)
     arms["from scratch"] = from_scratch(config, omniglot.part(data, "valid"))
     neighbor = prototypes(projected(matrix), config.ways, config.num_components)
     arms["nearest neighbor"] = Arm(neighbor, {"embed": {}}, {}, 0, 0.0)
+    return arms
+
+
+def main(config: Config) -> None:
+    """Runs all arms, writes a record of each and prints the table."""
+    data = omniglot.load(config.data_dir)
+    one_seed = [dataclasses.replace(config, seed=config.seed + i) for i in range(config.seeds)]
+    of_seeds = [all_arms(data, each) for each in one_seed]
     test, size = omniglot.part(data, "test"), {"ways": config.ways, "shots": config.shots}
     scenario = f"{config.ways}-way {config.shots}-shot, no labels"
     records = []
-    for name, arm in arms.items():
-        judge = functools.partial(
+    for name in of_seeds[0]:
+        arms = [arms[name] for arms in of_seeds]
+        judge = lambda arm: functools.partial(
             few_shot.accuracies,
             arm.learner,
             **size,
             queries=config.shots,
             num_tasks=config.test_tasks,
         )
-        scores = np.asarray(jax.jit(judge)(arm.params, test, jax.random.key(2)))[None]
-        facts = few_shot.facts("omniglot", scenario, name, config, arm.seconds)
-        facts |= {"schedule": {"num_steps": arm.num_steps}, "settings": arm.settings}
+        scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
+        seconds = sum(arm.seconds for arm in arms)
+        facts = few_shot.facts("omniglot", scenario, name, config, seconds)
+        facts |= {"schedule": {"num_steps": arms[0].num_steps}}
+        facts |= {"settings": arms[0].settings if len(arms) == 1 else [a.settings for a in arms]}
         key = report.score_name(scenario, name, "test", "accuracy")
         slug = name.lower().replace(", ", "-").replace(" ", "-")
         file = f"omniglot-unsupervised-{config.ways}w{config.shots}s-{slug}"
-        records.append(report.Record(facts, {key: scores}))
+        records.append(report.Record(facts, {key: np.stack(scores)}))
         for folder in [config.out] + [report.RESULTS] * config.publish:
             report.write(folder, file, records[-1])
     few_shot.show("Omniglot without labels, accuracy in per cent [95 % interval]", records)

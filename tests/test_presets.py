@@ -33,7 +33,8 @@ def taking_a_run() -> list[str]:
         if "run_experiment(" in path.read_text()
         or re.search(r"^    run: (benchmark\.)?Run = ", path.read_text(), re.MULTILINE)
     ]
-    return [*shared, *own, "protocols"]
+    large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes"]
+    return [*shared, *own, *large, "protocols"]
 
 
 def module(name: str) -> types.ModuleType:
