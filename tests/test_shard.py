@@ -119,6 +119,8 @@ def test_a_killed_process_leaves_a_state_from_which_the_job_goes_on(tmp_path):
     except subprocess.TimeoutExpired:  # it waits for the other: a launcher ends the rest of a job
         first.kill()
     assert first.wait(20) != 0 and second.wait(20) == -signal.SIGKILL
+    for process in (first, second):
+        process.communicate()  # closes its pipes
     left = [told(process) for process in two_processes(12, tmp_path)]
     alone = told(started(1, 12, "-"))
     assert 1 <= left[0]["steps"] <= 10 and left[0]["devices"] == 2

@@ -9,6 +9,7 @@ those of `peers`. learn2learn: ``MAML(net, rate)``, a clone a task, ``clone.adap
 PYTHONPATH, with an ``__init__.py`` that imports ``algorithms`` and ``utils`` alone.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -49,9 +50,9 @@ class Package(peers.Peer):
         inputs, label, mask = part
         return peers.loss_of(self.name)(net(self.rest, inputs), label, mask)
 
+    @abc.abstractmethod
     def task(self, support: tuple, query: tuple) -> Tensor:
         """The query loss of one task after its inner steps; the graph leads to the leaves."""
-        raise NotImplementedError
 
     def gradients(self) -> tuple[list[Tensor], Tensor]:
         support, query = self.data
