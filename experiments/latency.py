@@ -27,6 +27,7 @@ import optax
 from experiments import large_report
 from metajax import benchmark, report, serve, tree
 from metajax.adapters.conditions import last_layer
+from metajax.command import Preset
 from metajax.learners.gradient import gradient
 from metajax.models.towers import identity
 from metajax.types import Episode, Examples, UserError
@@ -39,6 +40,8 @@ K = 20
 class Config:
     """What the experiment can be told."""
 
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
     num_items: int = 1_000_000
     """Items of the catalogue."""
     dim: int = 64
@@ -61,6 +64,13 @@ class Config:
     """Store the record in paper/results too."""
     from_records: bool = False
     """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"num_items": 50_000, "num_users": 5_000, "requests": 200},
+    "paper": {},
+    "gpu": {},
+}
 
 
 def catalogue(config: Config, clustered: bool) -> np.ndarray:

@@ -33,7 +33,7 @@ def taking_a_run() -> list[str]:
         if "run_experiment(" in path.read_text()
         or re.search(r"^    run: (benchmark\.)?Run = ", path.read_text(), re.MULTILINE)
     ]
-    large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes"]
+    large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes", "latency"]
     return [*shared, *own, *large, "protocols"]
 
 
