@@ -1,7 +1,5 @@
 """Ranked lists: of the full catalogue for cold users and items, and of a task's own query rows."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,14 @@ import numpy as np
 from metajax import metrics
 from metajax.data.episodes import Source, fetch
 from metajax.types import Episode, MetaLearner, Params
+
+LISTED = {
+    "ndcg": metrics.ndcg,
+    "recall": metrics.recall,
+    "hit": metrics.hit_rate,
+    "mrr": metrics.mrr,
+}
+"""The metrics of a ranked list."""
 
 
 def full(
@@ -59,15 +65,9 @@ def full(
         label_C = zeros.at[place(index.query.inputs)].max(relevant * 1.0, mode="drop")
         seen_C = zeros.at[place(index.support.inputs)].max(index.support.mask, mode="drop")
         mask_C = jnp.ones_like(zeros) if repeats else 1.0 - seen_C
-        found = {
-            "ndcg": metrics.ndcg,
-            "recall": metrics.recall,
-            "hit": metrics.hit_rate,
-            "mrr": metrics.mrr,
-        }
         return {
-            f"{name}@{k}": functools.partial(metric, k=k)(score_C, label_C, mask_C, key_ties)
-            for name, metric in found.items()
+            f"{name}@{k}": metric(score_C, label_C, mask_C, key_ties, k=k)
+            for name, metric in LISTED.items()
         }
 
     num_tasks = episodes.query.label.shape[0]
@@ -98,13 +98,7 @@ def top_k_list(
     """
     ranks = as_ranks(score, mask, key)
     any_key = jax.random.key(0)  # the ranks are distinct
-    found = {
-        "precision": metrics.precision,
-        "recall": metrics.recall,
-        "hit": metrics.hit_rate,
-        "ndcg": metrics.ndcg,
-        "mrr": metrics.mrr,
-    }
+    found = {"precision": metrics.precision, **LISTED}
     return {f"{name}@{k}": f(ranks, label, mask, any_key, k=k) for name, f in found.items()}
 
 
