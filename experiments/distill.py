@@ -58,7 +58,7 @@ class Config:
     """Windows per step."""
     prune_steps: int = 100
     """Further steps of the teacher while it is pruned, the last fifth at the full share."""
-    shares: tuple[float, ...] = (0.5, 0.9)
+    shares: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
     """Shares of the kernels' weights that are pruned."""
     weight: float = 0.5
     """Weight of the teacher in the student's loss."""
@@ -66,8 +66,10 @@ class Config:
     """Temperature of both softmaxes."""
     people: int = 1000
     """People judged, at most."""
+    passed_over: int = 1000
+    """People before them in the shuffled order, who were looked at while settings were chosen."""
     adapted: int = 100
-    """Those of them who are judged after adapting to them too, at most."""
+    """Those of the people judged who are judged after adapting to them too, at most."""
     seeds: int = 1
     """Training seeds, each with a teacher of its own."""
     out: pathlib.Path | None = None
@@ -88,7 +90,14 @@ class Config:
 
 
 PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "ml-100k", "epochs": 2, "num_steps": 100, "people": 100},
+    "quick": {
+        "dataset": "ml-100k",
+        "epochs": 2,
+        "num_steps": 100,
+        "people": 100,
+        "passed_over": 100,
+        "shares": (0.5, 0.9),
+    },
     "paper": {},
     "gpu": {"epochs": 200, "num_steps": 20_000, "prune_steps": 2_000, "seeds": 5},
 }

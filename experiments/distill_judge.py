@@ -15,9 +15,21 @@ from metajax.data import sequences as histories
 from metajax.data.sequences import Held, Sequences
 from metajax.learners.gradient import gradient
 from metajax.models import sequence
-from metajax.types import Episode, Examples, MetaLearner, Params
+from metajax.types import Episode, Examples, MetaLearner, Params, UserError
 
 RATES = (0.1, 1.0, 5.0)
+
+
+def judged(num_people: int, passed_over: int, most: int) -> np.ndarray:
+    """The people (U,) who are judged: ``most`` of a shuffled order, behind those passed over.
+
+    Raises:
+      UserError: nobody is left.
+    """
+    order = np.random.default_rng(1).permutation(num_people)[passed_over : passed_over + most]
+    if not len(order):
+        raise UserError(f"{passed_over} of {num_people} people are passed over; none is left")
+    return order
 
 
 def own_rows(data: Sequences, people: np.ndarray, back: int, window: int, rows: int = 8) -> Episode:
@@ -41,7 +53,7 @@ class Judge:
     """Compiled judgements of the recommenders of one architecture; parameters are arguments."""
 
     def __init__(self, config: Any, data: Sequences, settings: sequence.Settings):
-        order = np.random.default_rng(1).permutation(len(data.length))[: config.people]
+        order = judged(len(data.length), config.passed_over, config.people)
         at = np.flatnonzero(data.length[order] >= 12)[: config.adapted]
         self.at, self.some = at, order[at]
         self.held = Held(*(x[order] for x in histories.held_out(data, config.window, 1)))

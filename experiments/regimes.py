@@ -26,6 +26,7 @@ from experiments import (
     regimes_drift,
     regimes_history,
     regimes_window,
+    regimes_world,
     sasrec,
 )
 from metajax import benchmark, plots, report
@@ -70,6 +71,8 @@ class Config:
     """Outer steps of the arms that are trained on people who drift."""
     drifters: int = 300
     """People of their test."""
+    drift_world: int = 1
+    """Seed of their world: another one than settings were chosen in."""
     out: pathlib.Path | None = None
     """Folder of the record; else out/regimes."""
     publish: bool = False
@@ -130,10 +133,13 @@ class Book:
 def drifting(config: Config) -> report.Record:
     """Runs the people who drift."""
     book = Book("drift")
-    errors, seconds, settings = regimes_drift.run(config.seeds, config.drifters, config.drift_steps)
+    world = regimes_world.World(seed=config.drift_world)
+    errors, seconds, settings = regimes_drift.run(
+        config.seeds, config.drifters, config.drift_steps, world
+    )
     for (arm, drift), values in errors.items():
         book.keep(DRIFT, arm, drift, "mse", values)
-    return book.written(config, seconds, settings, name="synthetic")
+    return book.written(config, seconds, settings, name="synthetic", world=world.seed)
 
 
 def shelved(config: Config, pair: str) -> report.Record:

@@ -6,6 +6,7 @@ the filter of Kalman, told all numbers of the world.
 
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -61,7 +62,7 @@ def fit(
     def sample(data: jax.Array, key: jax.Array) -> Episode:
         return jax.vmap(world.sample, (None, 0))(data, jax.random.split(key, 16))
 
-    keys = jax.random.split(jax.random.key(1), seeds)
+    keys = jax.random.split(world.group(1), seeds)
     return train.fit(learner, tx, sample, jnp.asarray(keep), keys, steps, block=100).params
 
 
@@ -77,12 +78,17 @@ def predicted(learner: MetaLearner, params: Params, episodes: Episode) -> jax.Ar
 
 
 def tuned(
-    model: Model, params: Params, valid: Episode, rates: tuple[float, ...], adapts: tree.Filter
+    model: Model,
+    params: Params,
+    valid: Episode,
+    rates: tuple[float, ...],
+    adapts: tree.Filter,
+    descent: Callable[[Any], optax.GradientTransformation] = optax.sgd,
 ) -> tuple[MetaLearner, dict[str, Any]]:
     """Fine-tuning at the rate and the number of steps, up to 20, best on validation users."""
 
     def errors(params: Params, rate: jax.Array) -> jax.Array:
-        learner = fine_tuned(model, optax.sgd(rate), 1, adapts=adapts)
+        learner = fine_tuned(model, descent(rate), 1, adapts=adapts)
 
         def one(episode: Episode) -> jax.Array:
             def step(state: Any, _: None):
@@ -98,19 +104,23 @@ def tuned(
     grid = jnp.asarray(rates)
     found = np.nan_to_num(np.asarray(over(params)).mean(axis=0), nan=np.inf)
     row, column = np.unravel_index(found.argmin(), found.shape)
-    chosen = fine_tuned(model, optax.sgd(rates[row]), int(column) + 1, adapts=adapts)
+    chosen = fine_tuned(model, descent(rates[row]), int(column) + 1, adapts=adapts)
     return chosen, {"rate": rates[row], "steps": int(column) + 1, "trials": found.size}
 
 
-def run(seeds: int, people: int, steps: int) -> tuple[dict, dict, dict]:
+def clipped(rate: Any) -> optax.GradientTransformation:
+    """Descent on gradients of norm 1 at most: as LoRA's factors grow, so does the slope."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate))
+
+
+def run(seeds: int, people: int, steps: int, world: World) -> tuple[dict, dict, dict]:
     """Squared errors (S, people) by (arm, drift), seconds and settings of each arm."""
-    world = World()
     errors, seconds, settings = {}, {}, {}
     for name, keep in KEEPS.items():
         draw = lambda key, n, keep=keep: jax.vmap(functools.partial(world.sample, keep))(
             jax.random.split(key, n)
         )
-        valid, test = draw(jax.random.key(2), 200), draw(jax.random.key(3), people)
+        valid, test = draw(world.group(2), 200), draw(world.group(3), people)
 
         def judge(arm: str, scores: jax.Array, name=name, test=test) -> None:
             each = jnp.mean((scores - test.query.label[None]) ** 2, axis=-1)
@@ -129,12 +139,12 @@ def run(seeds: int, people: int, steps: int) -> tuple[dict, dict, dict]:
         adapter = low.init(jax.random.key(5), (), test.support.inputs[0])["adapter"]
         many = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), adapter)
         wrapped = {**joint, "model": {"base": joint["model"], "adapter": many}}
-        for arm, model, start, adapts in (
-            (FULL, net, joint, tree.everything),
-            (LORA, low, wrapped, tree.under("adapter")),
+        for arm, model, start, adapts, descent in (
+            (FULL, net, joint, tree.everything, optax.sgd),
+            (LORA, low, wrapped, tree.under("adapter"), clipped),
         ):
             began = time.perf_counter()
-            chosen, told = tuned(model, start, valid, (0.01, 0.03, 0.1, 0.3), adapts)
+            chosen, told = tuned(model, start, valid, (0.01, 0.03, 0.1, 0.3), adapts, descent)
             judge(arm, predicted(chosen, start, test))
             settings[f"{arm}, {name}"] = told
             seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began

@@ -21,8 +21,12 @@ class World:
 
     Tastes are stationary: at all times N(w, tau^2 I), with correlation ``keep`` from one event to
     the next. The support is in the order of its events, the query is what comes after.
+
+    Attributes:
+      seed: another seed is another mean taste, and other people of every `group`.
     """
 
+    seed: int = 0
     dim: int = 8
     tau: float = 1.0
     sigma: float = 0.5
@@ -32,7 +36,11 @@ class World:
     @property
     def mean(self) -> jax.Array:
         """The mean taste (dim,)."""
-        return jax.random.normal(jax.random.key(0), (self.dim,))
+        return jax.random.normal(self.group(0), (self.dim,))
+
+    def group(self, number: int) -> jax.Array:
+        """The key that draws a group of people; group 0 is the mean taste itself."""
+        return jax.random.fold_in(jax.random.key(self.seed), number)
 
     def sample(self, keep: jax.Array | float, key: jax.Array) -> Episode:
         """One user whose tastes keep the share ``keep`` of what they are from event to event."""

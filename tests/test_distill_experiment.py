@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import distill, distill_parts, sasrec
+from experiments import distill, distill_judge, distill_parts, sasrec
 from metajax import report
 from metajax.data import sequences as histories
 from metajax.types import UserError
@@ -46,6 +46,13 @@ def test_pulls_by_pencil():
     np.testing.assert_allclose(found, [[expected]], rtol=1e-5)
 
 
+def test_who_was_passed_over_is_not_judged():
+    first, second = (distill_judge.judged(50, over, 20) for over in (0, 20))
+    assert len(set(first) | set(second)) == 40 and len(distill_judge.judged(50, 40, 20)) == 10
+    with pytest.raises(UserError, match="none is left"):
+        distill_judge.judged(50, 50, 20)
+
+
 def test_parameters_of_another_recommender_are_refused(tmp_path):
     np.savez(tmp_path / "seed-0.npz", items=np.zeros((3, 4)))
     with pytest.raises(UserError, match="another recommender"):
@@ -58,7 +65,8 @@ def test_the_whole_table_on_a_circle(tmp_path, monkeypatch):
     monkeypatch.setattr(sasrec, "load", lambda config: circle())
     config = distill.Config(
         dataset="circle", window=8, student_width=8, epochs=30, num_steps=60, prune_steps=20,
-        batch=8, shares=(0.5,), people=20, adapted=6, out=tmp_path, teacher_out=tmp_path / "t",
+        batch=8, shares=(0.5,), people=20, passed_over=20, adapted=6, out=tmp_path,
+        teacher_out=tmp_path / "t",
     )  # fmt: skip
     record = distill.run(config)
     get = lambda arm: record.of("leave-one-out", arm, "as it is", "hit@10")

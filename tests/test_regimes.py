@@ -25,6 +25,22 @@ def ridge_around(world: World, episode: Episode) -> jax.Array:
     return episode.query.inputs @ w
 
 
+def test_another_seed_is_another_world_and_every_group_has_its_own_people():
+    first, second = (World(seed=seed, dim=3) for seed in (0, 1))
+    assert float(jnp.abs(first.mean - second.mean).max()) > 0.1
+    people = [w.sample(1.0, w.group(n)).support.label for w in (first, second) for n in (1, 2)]
+    apart = [float(jnp.abs(a - b).max()) for i, a in enumerate(people) for b in people[:i]]
+    assert min(apart) > 0.1
+
+
+def test_clipped_descent_takes_steps_of_the_rate_at_most():
+    tx = regimes_drift.clipped(0.5)
+    for gradient, expected in (([30.0, 40.0], [-0.3, -0.4]), ([0.3, 0.4], [-0.15, -0.2])):
+        grads = {"a": jnp.array(gradient)}
+        found, _ = tx.update(grads, tx.init(grads))
+        np.testing.assert_allclose(jax.tree.leaves(found)[0], expected, rtol=1e-6)
+
+
 def test_the_filter_of_who_does_not_drift_is_ridge_regression():
     episode = WORLD.sample(1.0, jax.random.key(0))
     found = WORLD.kalman(1.0, episode)
@@ -190,7 +206,7 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
     with pytest.raises(UserError, match="no record"):
         regimes.main(regimes.Config(from_records=True))
 
-    def told(seeds: int, people: int, steps: int):
+    def told(seeds: int, people: int, steps: int, world: World):
         rows = {
             ("no adaptation", "still"): np.full((2, 9), 4.0),
             ("ridge head", "still"): np.ones((2, 9)),
