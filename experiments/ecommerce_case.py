@@ -113,18 +113,56 @@ def train(
     trial_steps: int,
     batch: int,
     seed: int,
+    start: runs.Start,
 ) -> tuple[Params, jax.Array, dict[str, Any]]:
     """An arm's learned parameters and items, with the trials that its rate was chosen by."""
-    plan = plan_of(case, arm)
-    advance = runs.program(plan, batch, case.sizes)
 
     def keep(params: Params, tables: dict[str, jax.Array]):
         items = runs.catalogue(params["tower"], tables["item"], case.data.content)
         own = jax.tree.map(jnp.copy, params["learner"])
         return valid_loss(case, judged(case, arm, own, items)), (own, items)
 
+    plan = plan_of(case, arm)
+    return _tuned(case, plan, rates, num_steps, trial_steps, batch, seed, keep, start)
+
+
+def common_start(
+    case: Case,
+    rates: tuple[float, ...],
+    num_steps: int,
+    trial_steps: int,
+    batch: int,
+    seed: int,
+) -> tuple[Params, jax.Array, dict[str, Any]]:
+    """The tower and rows that all arms begin from, learned as if everyone liked the same."""
+    everyone, nobody = _fixed(case.sizes.width)
+
+    def keep(params: Params, tables: dict[str, jax.Array]):
+        items = runs.catalogue(params["tower"], tables["item"], case.data.content)
+        copies = jax.tree.map(jnp.copy, (params["tower"], tables["item"]))
+        return valid_loss(case, Arm(everyone, nobody, items)), copies
+
+    world = case.shop.world
+    plan = runs.alike(world.num_items, world.num_features, case.sizes)
+    return _tuned(case, plan, rates, num_steps, trial_steps, batch, seed, keep)
+
+
+def _tuned(
+    case: Case,
+    plan: runs.Plan,
+    rates: tuple[float, ...],
+    num_steps: int,
+    trial_steps: int,
+    batch: int,
+    seed: int,
+    keep: Callable[[Params, dict[str, jax.Array]], tuple[float, Any]],
+    start: runs.Start | None = None,
+) -> tuple[Any, Any, dict[str, Any]]:
+    """What ``keep`` kept of a run at the rate that was best in short ones, and the trials."""
+    advance = runs.program(plan, batch, case.sizes)
+
     def run(rate: float, steps: int, key: jax.Array) -> runs.Fitted:
-        return runs.fit(advance, plan, case.data, key, rate, steps, keep)
+        return runs.fit(advance, plan, case.data, key, rate, steps, keep, start)
 
     tried = {f"{r:g}": run(r, trial_steps, jax.random.key(1_000)).valid_loss for r in rates}
     best = min(tried, key=lambda name: tried[name])

@@ -116,6 +116,29 @@ def adapted(learner: MetaLearner, num_items: int, num_features: int, sizes: part
     return Plan(init, {"item": (num_items, sizes.width)}, index, loss)
 
 
+def alike(num_items: int, num_features: int, sizes: parts.Sizes) -> Plan:
+    """The plan of the tower that all arms begin from: everyone likes the same, by the offset."""
+
+    def init(key: jax.Array) -> Params:
+        return {"tower": parts.tower_init(key, num_features, sizes)}
+
+    def loss(rows_of, params, place, batch: Episode, content, count) -> jax.Array:
+        own_BxNxW = rows_of["item"][place["item"]]
+        score = parts.embed(params["tower"], own_BxNxW, content)[..., -1]
+        label, mask = _all_events(batch)
+        return mean_log_loss(score, label, mask) + price(own_BxNxW, mask, count)
+
+    index = lambda batch: {"item": all_items(batch, num_items)}
+    return Plan(init, {"item": (num_items, sizes.width)}, index, loss)
+
+
+def _all_events(batch: Episode) -> tuple[jax.Array, jax.Array]:
+    """Labels and mask (B, S + Q) of a batch."""
+    both = lambda a, b: jnp.concatenate([a, b], axis=1)
+    support, query = batch.support, batch.query
+    return both(support.label, query.label), both(support.mask, query.mask)
+
+
 def joint(
     num_users: int, num_items: int, num_features: int, sizes: parts.Sizes, penalty: float = 1.0
 ) -> Plan:
@@ -136,9 +159,7 @@ def joint(
         own_BxD = rows_of["user"][place["user"]]
         w_BxD = params["learner"]["mean"][None] + own_BxD
         score = jnp.einsum("bnd,bd->bn", x_BxNxW[..., :-1], w_BxD) + x_BxNxW[..., -1]
-        both = lambda a, b: jnp.concatenate([a, b], axis=1)
-        label = both(batch.support.label, batch.query.label)
-        mask = both(batch.support.mask, batch.query.mask)
+        label, mask = _all_events(batch)
         real = jnp.maximum(jnp.sum(mask), 1.0)
         share = real / (own_BxD.shape[0] * 35.0)  # of a user's events, 35 on average
         users = share * 0.5 * penalty * jnp.sum(own_BxD**2) / real
@@ -159,6 +180,13 @@ Program = Callable[[State, Data, jax.Array, jax.Array], tuple[State, jax.Array]]
 """(state, data, rate, steps of the whole run) -> the state `BLOCK` steps on, losses (BLOCK,)."""
 
 
+class Start(NamedTuple):
+    """Where an arm begins: the tower's parameters and the items' own rows (V, width)."""
+
+    tower: Params
+    rows: jax.Array
+
+
 class Fitted(NamedTuple):
     """What stood best on validation: what was kept, its loss, its step; losses of all checks."""
 
@@ -176,6 +204,7 @@ def fit(
     rate: float,
     num_steps: int,
     keep: Callable[[Params, dict[str, jax.Array]], tuple[float, Any]],
+    start: Start | None = None,
 ) -> Fitted:
     """What was best on validation in ``num_steps`` steps of Adam.
 
@@ -184,7 +213,8 @@ def fit(
     Args:
       advance: `program` of the plan; one serves runs of any rate and length.
       keep: (parameters, tables) -> validation loss and copies of what is worth keeping; called
-        after every `CHECK` steps.
+        after every `CHECK` steps, and before the first where there is a start.
+      start: the tower and rows to begin from; else new ones.
 
     Raises:
       UserError: the loss is not finite.
@@ -192,8 +222,13 @@ def fit(
     key_init, key_train = jax.random.split(key)
     params = plan.init(key_init)
     tables = {name: sparse.Rows.of(jnp.zeros(shape)) for name, shape in plan.tables.items()}
-    state = State(params, CLIPPED.init(params), tables, key_train, jnp.zeros((), jnp.int32))
     best, history = Fitted(None, np.inf, 0, []), []
+    if start is not None:
+        params["tower"] = jax.tree.map(jnp.copy, start.tower)
+        tables["item"] = sparse.Rows.of(jnp.copy(start.rows))
+        valid, kept = keep(params, {name: t.value for name, t in tables.items()})
+        best = Fitted(kept, valid, 0, history)
+    state = State(params, CLIPPED.init(params), tables, key_train, jnp.zeros((), jnp.int32))
     for done in range(BLOCK, num_steps + BLOCK, BLOCK):
         state, losses = advance(state, data, jnp.float32(rate), jnp.float32(num_steps))
         mean = float(losses.mean())

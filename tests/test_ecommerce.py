@@ -195,6 +195,26 @@ def test_training_keeps_the_step_that_validates_best(monkeypatch):
     np.testing.assert_array_equal(items[:, -1] > 0, data.content[:, 0] > 0)
 
 
+def test_arms_begin_from_the_common_tower_and_may_stay_there(monkeypatch):
+    """The start knows what everyone likes; the step before the first one is a choice too."""
+    monkeypatch.setattr(runs, "BLOCK", 100)
+    monkeypatch.setattr(runs, "CHECK", 100)
+    data, alike = data_of(), runs.alike(40, 3, SIZES)
+    copies = lambda params, tables: jax.tree.map(jnp.copy, (params["tower"], tables["item"]))
+    last = lambda params, tables: (0.0, copies(params, tables))
+    found = runs.fit(runs.program(alike, 16, SIZES), alike, data, KEY, 1e-2, 300, last)
+    start = runs.Start(*found.kept)
+    offset = runs.catalogue(*start, data.content)[:, -1]
+    np.testing.assert_array_equal(offset > 0, data.content[:, 0] > 0)
+    np.testing.assert_array_equal(start.rows[:, :-1], 0.0)
+    plan, said = runs.adapted(parts.newton(SIZES), 40, 3, SIZES), iter([0.1, 0.2])
+    keep = lambda params, tables: (next(said), copies(params, tables))
+    advance = runs.program(plan, 16, SIZES)
+    fitted = runs.fit(advance, plan, data, KEY, 1e-2, 100, keep, start)
+    assert (fitted.step, fitted.valid_loss, len(fitted.history)) == (0, 0.1, 1)
+    jax.tree.map(np.testing.assert_array_equal, fitted.kept, tuple(start))
+
+
 @pytest.mark.slow
 def test_the_joint_plan_moves_the_rows_of_its_batch_alone(monkeypatch):
     monkeypatch.setattr(runs, "BLOCK", 1)
