@@ -5,7 +5,8 @@ gradient runs through that solution into the features, the shared offset (which 
 the prior mean and the prior precision of every feature. The features start as ALS factors beside
 those of hierarchical Bayes. A network without a head, trained jointly, is blended in by shares that
 follow the number of ratings. A share of the training tasks is met with all its items hidden behind
-what their content predicts, as an item-cold user meets them.
+what their content predicts, as an item-cold user meets them. Ratings are counted in standard
+deviations of what item biases leave of them, so that one setting serves any scale.
 
 References: Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form
 solvers", ICLR 2019; Harrison, Sharma, Pavone, "Meta-learning priors for efficient online Bayesian
@@ -17,6 +18,7 @@ train the same network on the same loss and the same hidden tasks.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -29,7 +31,10 @@ from metajax.learners import closed_form, gate, pooled
 from metajax.models.items import item_features, item_offset, linear_head
 from metajax.models.towers import column, stored_mean
 from metajax.transforms.augment import hide
-from metajax.types import MetaLearner, Model
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+IN_RATINGS = ("bias", "content_bias", "bayes_bias", "content_bayes_bias")
+"""The item columns that are in the unit of ratings; the others have none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +85,44 @@ LOSSES: dict[str, losses.Loss] = {
 }
 
 
+def _rescaled(inputs: PyTree, scale: float) -> PyTree:
+    """The inputs with what is in the unit of ratings divided by the scale."""
+    return {**inputs, **{name: inputs[name] / scale for name in IN_RATINGS}}
+
+
+def in_units(learner: MetaLearner, scale: float) -> MetaLearner:
+    """The learner that meets ratings divided by the scale, and whose scores are ratings again.
+
+    What it is made of must be in that unit, too. Its loss stays in units of the scale, so that
+    clipped gradients are the same for any scale.
+    """
+
+    def own(examples: Examples) -> Examples:
+        return examples._replace(
+            inputs=_rescaled(examples.inputs, scale), label=examples.label / scale
+        )
+
+    def episode_of(e: Episode) -> Episode:
+        return e._replace(support=own(e.support), query=own(e.query))
+
+    return MetaLearner(
+        init=lambda key, episode: learner.init(key, episode_of(episode)),
+        start=learner.start,
+        adapt=lambda state, examples, key: learner.adapt(state, own(examples), key),
+        predict=lambda state, inputs: scale * learner.predict(state, _rescaled(inputs, scale)),
+        loss=lambda params, episode, key: learner.loss(params, episode_of(episode), key),
+    )
+
+
 def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, list[float]]:
-    """Features, offset, and the prior precision of every feature, where it starts."""
-    columns = problem.table.item_features.columns
+    """Features, offset, and the prior precision of every feature, where it starts.
+
+    All in the unit of `Problem.scale`.
+    """
+    columns, mean = problem.table.item_features.columns, problem.mean / problem.scale
     if not config.learned_features:
         precision = [4.0] + [config.penalty] * columns["factor"].shape[1]
-        return column("factor", constant=True), stored_mean(problem.mean), precision
+        return column("factor", constant=True), stored_mean(mean), precision
     start, precision = [], [4.0]
     for name, value in {"factor": config.penalty, "bayes": config.noise}.items():
         if config.factors if name == "factor" else config.bayes:
@@ -94,7 +131,7 @@ def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, li
     sizes = problem.table.user_features.sizes if config.profile else {}
     users = {name: size for name, size in sizes.items() if name != "zip"}
     bias = "bias" if config.factors else "bayes_bias"
-    offset = item_offset(users, problem.mean, config.offset_hidden, bias=bias)
+    offset = item_offset(users, mean, config.offset_hidden, bias=bias)
     features = item_features(start, config.extra, config.hidden)
     return features, offset, precision + [config.penalty / 2] * config.extra
 
@@ -102,7 +139,12 @@ def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, li
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network of A3 and A4: the same features and offset, the head a plain parameter."""
     features, offset, precision = _parts(config, problem)
-    return linear_head(features, offset, len(precision))
+    net, scale = linear_head(features, offset, len(precision)), problem.scale
+    own = functools.partial(_rescaled, scale=scale)
+    return Model(
+        init=lambda key, profile, inputs: net.init(key, profile, own(inputs)),
+        apply=lambda params, profile, inputs: scale * net.apply(params, profile, own(inputs)),
+    )
 
 
 def build(
@@ -116,7 +158,7 @@ def build(
         learner = gate.blended([pooled.pooled(offset, loss=loss), learner], loss=loss)
     rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
-    return hide(learner, config.hidden_share, as_cold), tx
+    return in_units(hide(learner, config.hidden_share, as_cold), problem.scale), tx
 
 
 def joint(config: Config) -> Callable[[Model], MetaLearner]:

@@ -98,6 +98,7 @@ class Problem:
       error: what choices minimize: the absolute error; where lists are judged by their order, the
         share of misordered pairs.
       shots: the numbers of support rows that choices are made at; empty for all rows there are.
+      scale: the standard deviation of what item biases leave of the training ratings.
       opened: the tickets that the test tasks were opened with, at most one.
     """
 
@@ -109,6 +110,7 @@ class Problem:
     example: Episode
     error: losses.Loss = losses.absolute_error
     shots: tuple[int, ...] = ()
+    scale: float = 1.0
     opened: list[Frozen] = dataclasses.field(default_factory=list)
 
     def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
@@ -161,7 +163,9 @@ def problem_of(
     (valid,) = parts.valid.values()
     fixed = jax.tree.map(jnp.asarray, episodes.fixed(valid, parts.num_query))
     ready = (episodes.source_of_users(valid, known.table), fixed)
-    return Problem(known.table, parts, known.mean, source, ready, example, error, shots)
+    return Problem(
+        known.table, parts, known.mean, source, ready, example, error, shots, known.scale
+    )
 
 
 def with_columns(problem: Problem, change: Callable[[episodes.Source], episodes.Source]) -> Problem:

@@ -104,6 +104,7 @@ class Represented(NamedTuple):
     Attributes:
       table: the table with the item columns.
       mean: the mean rating.
+      scale: the standard deviation of what the item biases leave of the ratings.
       fold: (num_users,) the fold of every user, from 0.
       held_out: the columns that ratings are in (F, num_items, ...) as they are
         without the ratings of the users of a fold: what a training task of that fold must see.
@@ -111,6 +112,7 @@ class Represented(NamedTuple):
 
     table: Interactions
     mean: float
+    scale: float
     fold: np.ndarray
     held_out: dict[str, np.ndarray]
 
@@ -144,6 +146,7 @@ def represent(
     is. A learner trained on columns that know the answers trusts them too much. So what is not from
     content is also estimated without each fold of users, in the same coordinates: item vectors
     are solved anew against the other users' vectors.
+    Residuals are factorized in units of their standard deviation: one penalty does for any scale.
 
     Args:
       rows: the meta-training rows.
@@ -164,7 +167,8 @@ def represent(
     others = [fold[ratings.user] != f for f in range(num_folds)]
     folds = [_of_some(whole, ratings.where(keep), penalty, damping) for keep in others]
     held_out = {k: np.stack([f[k] for f in folds]).astype(np.float32) for k in folds[0]}
-    return Represented(dataclasses.replace(table, item_features=columns), mean, fold, held_out)
+    table = dataclasses.replace(table, item_features=columns)
+    return Represented(table, mean, whole.scale, fold, held_out)
 
 
 class _Ratings(NamedTuple):
@@ -186,6 +190,7 @@ class _Estimates(NamedTuple):
     Attributes:
       count: (I,) number of ratings.
       bias: (I,) damped; content_bias: (I,) from content alone.
+      scale: the standard deviation of the residuals, the unit of both fits.
       fitted: the factorization.
       length: what its item factors are divided by.
       content_factor: (I, D) from content alone, already divided.
@@ -196,6 +201,7 @@ class _Estimates(NamedTuple):
     count: np.ndarray
     bias: np.ndarray
     content_bias: np.ndarray
+    scale: float
     fitted: Factors
     length: float
     content_factor: np.ndarray
@@ -213,6 +219,8 @@ def _estimate(
     content_bias = _content_out_of_fold(content, raw[:, None], confidence)[:, 0]
     bias = _damped(count, raw, content_bias, damping)
     residual = label - bias[item]
+    scale = float(residual.std()) or 1.0
+    residual /= scale
     fitted = als(user, item, residual, shape, dim=dim, penalty=penalty)
     known = count > 0
     length = np.sqrt(np.mean(np.sum(fitted.item[known].astype(np.float64) ** 2, axis=1))) + 1e-12
@@ -220,23 +228,22 @@ def _estimate(
     content_factor = _content_out_of_fold(content, fitted.item / length, trust)
     prior = hierarchical_bayes(user, item, residual, shape)
     content_item = _content_out_of_fold(content, prior.item, trust)
-    return _Estimates(
-        count, bias, content_bias, fitted, length, content_factor, prior, content_item
-    )
+    biases = (count, bias, content_bias, scale)
+    return _Estimates(*biases, fitted, length, content_factor, prior, content_item)
 
 
 def _columns(whole: _Estimates) -> dict[str, np.ndarray]:
     """The columns that `represent` adds."""
     known, prior = whole.count[:, None] > 0, whole.prior
     q = np.where(known, prior.item, whole.content_item)
-    cold = _bayes_columns(prior, whole.content_item, whole.content_bias)
+    cold = _bayes_columns(whole, whole.content_item, whole.content_bias)
     return {
         "count": np.log1p(whole.count),
         "bias": whole.bias,
         "factor": np.where(known, whole.fitted.item / whole.length, whole.content_factor),
         "content_bias": whole.content_bias,
         "content_factor": whole.content_factor,
-        **_bayes_columns(prior, q, whole.bias),
+        **_bayes_columns(whole, q, whole.bias),
         **{f"content_{k}": v for k, v in cold.items()},
     }
 
@@ -249,7 +256,7 @@ def _of_some(
     fitted, prior = whole.fitted, whole.prior
     count, raw = _item_means(item, label, shape[1])
     bias = _damped(count, raw, whole.content_bias, damping)
-    residual, known = label - bias[item], count[:, None] > 0
+    residual, known = (label - bias[item]) / whole.scale, count[:, None] > 0
     left = sp.csr_matrix((residual - fitted.user[user, 0], (item, user)), shape=shape[::-1])
     present = sp.csr_matrix((np.ones(len(item)), (item, user)), shape=shape[::-1])
     solved = solve_side(left, present, fitted.user[:, 1:].astype(np.float64), penalty)
@@ -259,7 +266,7 @@ def _of_some(
         "count": np.log1p(count),
         "bias": bias,
         "factor": np.where(known, solved / whole.length, whole.content_factor),
-        **_bayes_columns(prior, np.where(known, q, whole.content_item), bias),
+        **_bayes_columns(whole, np.where(known, q, whole.content_item), bias),
     }
 
 
@@ -276,11 +283,11 @@ def _item_means(item: np.ndarray, values: np.ndarray, size: int) -> tuple[np.nda
     return count, np.bincount(item, values, minlength=size) / np.maximum(count, 1)
 
 
-def _bayes_columns(prior: Hierarchy, q: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
+def _bayes_columns(whole: _Estimates, q: np.ndarray, bias: np.ndarray) -> dict[str, np.ndarray]:
     """The columns in which a user's weights have the prior N(0, I / noise)."""
-    features = np.column_stack([np.ones(len(q)), q])
+    features, prior = np.column_stack([np.ones(len(q)), q]), whole.prior
     whiten = np.linalg.cholesky(prior.covariance / prior.noise)
-    return {"bayes": features @ whiten, "bayes_bias": bias + features @ prior.mean}
+    return {"bayes": features @ whiten, "bayes_bias": bias + whole.scale * (features @ prior.mean)}
 
 
 def as_cold(inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
