@@ -71,7 +71,7 @@ class Config:
     """Outer steps of the arms that are trained on people who drift."""
     drifters: int = 300
     """People of their test."""
-    drift_world: int = 1
+    drift_world: int = 2
     """Seed of their world: another one than settings were chosen in."""
     out: pathlib.Path | None = None
     """Folder of the record; else out/regimes."""
