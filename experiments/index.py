@@ -8,6 +8,7 @@ import ast
 import pathlib
 import re
 
+from experiments.speed import page
 from metajax import report, tables
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -35,13 +36,14 @@ def described(path: pathlib.Path) -> dict[str, str]:
     return {"title": text.splitlines()[0], **fields}
 
 
-def section(path: pathlib.Path) -> str:
-    """The Markdown section of one experiment; empty for a module that has no record."""
-    records = sorted(report.RESULTS.glob(f"{path.stem}-*.json"))
-    found = [report.read(file) for file in records]
-    shown = [r for r in found if {"method", "split", "arms"} <= set(r.facts)]
-    if not shown:
-        return ""
+def tabled(path: pathlib.Path) -> list[report.Record]:
+    """The records of a module that have the tables of rating methods."""
+    found = [report.read(file) for file in sorted(report.RESULTS.glob(f"{path.stem}-*.json"))]
+    return [r for r in found if {"method", "split", "arms"} <= set(r.facts)]
+
+
+def section(path: pathlib.Path, shown: list[report.Record]) -> str:
+    """The Markdown section of one experiment."""
     fields = described(path)
     lines = [f"## `{path.stem}`", "", fields["title"], ""]
     for name in FIELDS:
@@ -94,6 +96,48 @@ def rows(record: report.Record) -> list[str]:
     return out
 
 
+def glance(records: list[report.Record]) -> str:
+    """All methods side by side on new users, the best first, per data set."""
+    heads = ("method", "MAE [95 %]", "minus fold-in", "N0 gap", "seeds", "outer steps")
+    told = "New users and known items (`user_cold`), the best first; tuned and with more seeds, "
+    told += "several of them stand side by side under [`tables`](#tables)."
+    out = ["## At a glance", "", told, ""]
+    for name in dict.fromkeys(r.facts["data"]["name"] for r in records):
+        lines = []
+        for record in (r for r in records if r.facts["data"]["name"] == name):
+            if "user_cold" not in record.facts["split"]["tasks"]:
+                continue
+            run = record.facts["config"]["run"]
+            for row in rows(record):
+                _, scenario, arm, mae, fold_in, _, _, n0, _ = row.strip("| ").split(" | ")
+                if scenario == "user-cold" and arm.startswith("A"):  # "-": an ablation
+                    link = f"[{arm}](#{record.facts['experiment']})"
+                    spent = (str(run["seeds"]), f"{run['num_steps']:,}")
+                    lines.append((mae, f"| {' | '.join((link, mae, fold_in, n0, *spent))} |"))
+        head = [f"| {name}: {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
+        out += [*head, *(line for _, line in sorted(lines)), ""]
+    return "\n".join(out)
+
+
+def speed() -> str:
+    """The speed of an outer step beside others'; empty without records."""
+    found = [report.read(path) for path in sorted(report.RESULTS.glob("speed-w*.json"))]
+    told = (
+        "How many times as fast as other ways a whole outer step is, one core and one thread each; "
+        "all figures in [docs/speed.md](../docs/speed.md)."
+    )
+    return "\n".join(["## Speed", "", told, "", *page.glance(found), ""]) if found else ""
+
+
+def others(shown: list[pathlib.Path]) -> str:
+    """The programs whose records have tables of another kind."""
+    lines = ["## Further programs", "", "Each prints its stored tables with `--from-records`.", ""]
+    for path in sorted(HERE.glob("*.py")):
+        if path not in shown and "__main__" in path.read_text():
+            lines.append(f"- `python -m experiments.{path.stem}`: {described(path)['title']}")
+    return "\n".join([*lines, ""])
+
+
 def _signed(a, b) -> str:
     d = report.difference(a, b)
     star = "\\*" if d.low > 0 or d.high < 0 else ""
@@ -103,7 +147,11 @@ def _signed(a, b) -> str:
 def build() -> str:
     """The whole page."""
     files = sorted(p for p in HERE.glob("*.py") if p.stem != "__init__")
-    return "\n".join([HEAD, *filter(None, map(section, files))])
+    found = {path: records for path in files if (records := tabled(path))}
+    own = [r for path, records in found.items() if path.stem != "tables" for r in records]
+    first = [glance(own), speed()]
+    sections = [section(path, records) for path, records in found.items()]
+    return "\n".join([HEAD, *filter(None, first), *sections, others(list(found))])
 
 
 if __name__ == "__main__":

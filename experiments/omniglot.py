@@ -191,7 +191,11 @@ def protonets(config: Config) -> few_shot.Method:
 
 
 def imaml(config: Config) -> few_shot.Method:
-    """Sixteen inner steps to a minimum near theta, five conjugate-gradient steps back."""
+    """Sixteen inner steps to a minimum near theta, five conjugate-gradient steps back.
+
+    Five are few where the support loss bends down: single tasks then have gradients that are far
+    too long, and without a bound on the batch's gradient a training at 58 % falls back to 46 %.
+    """
     learner = implicit(
         network(config),
         optax.sgd(0.1),
@@ -202,7 +206,10 @@ def imaml(config: Config) -> few_shot.Method:
         loss=CROSS_ENTROPY,
     )
     base = _maml_like(config, 1_000, NOT_OFFSETS, second_order=True)
-    return base._replace(learner=learner, tested=learner, num_tasks=4, inner_steps=(16, 16))
+    bounded = optax.chain(optax.clip_by_global_norm(1.0), base.tx)
+    return base._replace(
+        learner=learner, tested=learner, tx=bounded, num_tasks=4, inner_steps=(16, 16)
+    )
 
 
 ARMS: dict[str, tuple[str, Callable[[Config], few_shot.Method]]] = {

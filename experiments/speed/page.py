@@ -66,6 +66,24 @@ def ratios(record: report.Record) -> Iterator[str]:
         yield f"{ratio:.2f}x {row['variant']} (matrix products alone: {blas:.2f}x)"
 
 
+GLANCE = ("plain", "torch.func compiled", "torch.func", "torch loop", "learn2learn", "torchopt")
+
+
+def glance(records: Iterable[report.Record]) -> list[str]:
+    """The lines of one table of all workloads: how many times as fast as each other way."""
+    lines = []
+    for record in records:
+        rows = {row["variant"]: row for row in record.facts["rows"] if "skipped" not in row}
+        if "metajax" not in rows:
+            continue
+        ours = rows["metajax"]
+        ratio = lambda way, rows=rows, ours=ours: (
+            f"{rows[way]['milliseconds'] / ours['milliseconds']:.2f}x" if way in rows else ""
+        )
+        lines.append([record.facts["scenario"], *map(ratio, GLANCE), cells(ours)[4]])
+    return table(("workload", *GLANCE, "of peak"), lines)
+
+
 def show(record: report.Record) -> None:
     """Prints the table and the ratios of one record."""
     facts = record.facts
@@ -147,7 +165,7 @@ def write() -> pathlib.Path:
     found = stored("speed-w*.json")
     if not found:
         raise UserError(f"no records in {report.RESULTS}; run experiments.benchmark --publish")
-    parts = [HEAD, *map(markdown, found)]
+    parts = [HEAD, "## At a glance\n", "\n".join([*glance(found), ""]), *map(markdown, found)]
     profiles = stored("speed-profile-*.json")
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
     parts += map(tables, stored("speed-tables.json"))
