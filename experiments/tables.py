@@ -18,7 +18,7 @@ import jax
 from tyro.conf import Positional
 
 from experiments import contenders, metaemb, metaemb_report, tables_clicks, tables_report
-from metajax import arms, benchmark, evaluate, journal, losses, problem, protocols, report
+from metajax import benchmark, evaluate, journal, losses, problem, protocols, report
 from metajax.command import cli
 from metajax.data import sources, split
 from metajax.problem import Run
@@ -118,29 +118,12 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
     goal = "lists" if part.kind in ("rating", "click") else "ratings"
     made = contenders.all_arms(part.methods, ready, run, budget, goal)
-    settings = {arm: trained.settings for arm, trained in made.items()}
-    ticket = problem.freeze(config, settings)
-    scores, shots = benchmark.judge(made, ready, ticket, metrics_of(part))
-    facts = {
-        "experiment": "tables",
-        "table": table,
-        "method": part.methods[0],
-        "arms": list(made),
-        "protocol": protocol_of(part).name,
-        "config": dataclasses.asdict(dataclasses.replace(config, run=run)),
-        "config_hash": report.config_hash(config),
-        "environment": report.environment(),
-        **benchmark.described(ready),
-        "settings": settings,
-        "test": ticket._asdict() | {"times_opened": len(ready.opened)},
-        "history": {arm: t.history for arm, t in made.items() if t.history},
-        "shots": shots,
-        "seconds": {arm: t.seconds for arm, t in made.items()}
-        | {"total": time.perf_counter() - began},
-        "peak_memory": journal.peak_memory(),
-        "gradients": arms.gradients(made, config),
-    }
-    record = report.Record(facts, scores)
+    record = benchmark.judged(
+        "tables", config, part.methods[0], ready, made, {}, began, metrics_of(part)
+    )
+    placed = dataclasses.asdict(dataclasses.replace(config, run=run))
+    more = {"table": table, "protocol": protocol_of(part).name, "config": placed}
+    record = report.Record(record.facts | more, record.scores)
     report.write(folder, name, record)
     tables_report.save_figures(name, record, folder)
     journal.write_checksums(folder)

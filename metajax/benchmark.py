@@ -143,16 +143,43 @@ def run_experiment(
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     run = dataclasses.replace(run, out=folder)
     problem = prepare(config, load(run))
-    seconds = {"data": time.perf_counter() - began}
+    loaded = time.perf_counter() - began
     arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
     for arm, build in methods.items():
-        learner, tx = build(config, problem)
-        arms[arm] = trained_arm(arm, learner, tx, problem, run)
-    seconds |= {arm: trained.seconds for arm, trained in arms.items()}
+        arms[arm] = trained_arm(arm, *build(config, problem), problem, run)
+    record = judged(name, config, method, problem, arms, {"data": loaded}, began)
+    path = report.write(folder, f"{name}-{short}", record)
+    if run.publish:
+        report.write(report.RESULTS, f"{name}-{short}", record)
+    plots.k_shot(record, "user_cold", folder / "k_shot.png")
+    journal.write_checksums(folder)
+    tables.show(record)
+    print(f"record {path}\nplot   {folder / 'k_shot.png'}")
+    return record
+
+
+def judged(
+    name: str,
+    config: Any,
+    method: str,
+    problem: Problem,
+    arms: dict[str, Trained],
+    seconds: dict[str, float],
+    began: float,
+    metrics: Metrics = evaluate.rating_metrics,
+) -> report.Record:
+    """The record of arms that are trained: freezes their settings and opens the test tasks.
+
+    Args:
+      seconds: of what was done beside training.
+      began: `time.perf_counter` at the start of it all.
+      metrics: see `judge`.
+    """
     settings = {arm: trained.settings for arm, trained in arms.items()}
     ticket = freeze(config, settings)
     opened = time.perf_counter()
-    scores, shots = judge(arms, problem, ticket)
+    scores, shots = judge(arms, problem, ticket, metrics)
+    seconds = seconds | {arm: trained.seconds for arm, trained in arms.items()}
     seconds |= {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
     facts = {
         "experiment": name,
@@ -170,12 +197,4 @@ def run_experiment(
         "peak_memory": journal.peak_memory(),
         "gradients": gradients(arms, config),
     }
-    record = report.Record(facts, scores)
-    path = report.write(folder, f"{name}-{short}", record)
-    if run.publish:
-        report.write(report.RESULTS, f"{name}-{short}", record)
-    plots.k_shot(record, "user_cold", folder / "k_shot.png")
-    journal.write_checksums(folder)
-    tables.show(record)
-    print(f"record {path}\nplot   {folder / 'k_shot.png'}")
-    return record
+    return report.Record(facts, scores)
