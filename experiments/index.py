@@ -8,6 +8,7 @@ import ast
 import pathlib
 import re
 
+from experiments import as_published_report
 from experiments.speed import page
 from metajax import report, tables
 
@@ -129,6 +130,16 @@ def speed() -> str:
     return "\n".join(["## Speed", "", told, "", *page.glance(found), ""]) if found else ""
 
 
+def as_published() -> str:
+    """The field's learners at their published settings; empty without a record."""
+    stored = report.RESULTS / "as_published.json"
+    if not stored.is_file():
+        return ""
+    text = described(HERE / "as_published.py")["title"]
+    table = tables.markdown(as_published_report.grid(report.read(stored)))
+    return "\n".join(["## `as_published`", "", text, "", table])
+
+
 def others(shown: list[pathlib.Path]) -> str:
     """The programs whose records have tables of another kind."""
     lines = ["## Further programs", "", "Each prints its stored tables with `--from-records`.", ""]
@@ -149,7 +160,7 @@ def build() -> str:
     files = sorted(p for p in HERE.glob("*.py") if p.stem != "__init__")
     found = {path: records for path in files if (records := tabled(path))}
     own = [r for path, records in found.items() if path.stem != "tables" for r in records]
-    first = [glance(own), speed()]
+    first = [glance(own), speed(), as_published()]
     sections = [section(path, records) for path, records in found.items()]
     return "\n".join([HEAD, *filter(None, first), *sections, others(list(found))])
 
