@@ -1,7 +1,5 @@
 """Adapters: equal to the base at the start, small per task, and the backbone never per task."""
 
-import dataclasses
-import functools
 from collections.abc import Callable
 
 import chex
@@ -11,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from metajax import losses, train, tree
+from metajax import losses, tree
 from metajax.adapters.conditions import film, film_context, last_layer, soft_prompt
 from metajax.adapters.lora import LowRank, lora
 from metajax.learners.gradient import gradient
@@ -141,41 +139,6 @@ def test_the_state_of_a_person_is_a_few_kilobytes():
         shapes = jax.eval_shape(lambda m=made: m.init(jax.random.key(0), (), ROWS))
         state = sum(4 * leaf.size for leaf in jax.tree.leaves(shapes["adapter"]))
         assert state < 10_000, name
-
-
-def memory_of(shape: Shape, num_items: int, num_tasks: int, chunk: int) -> int:
-    """Bytes that a compiled outer step holds beside its arguments."""
-    settings = sequence.Settings(num_items, dataclasses.replace(shape, remat=True), dropout=0.0)
-    model = lora(sequence.next_item(settings), 2, tree.matching("attention/(query|value)/kernel"))
-    learner = learner_of(model, num_steps=1)
-    rows = (jnp.zeros((4, 8), jnp.int32), jnp.full(4, 8))
-    one = Episode((), examples(rows, jnp.zeros(4)), examples(rows, jnp.zeros(4)))
-    params = jax.eval_shape(lambda: learner.init(jax.random.key(0), one))
-    many = jax.eval_shape(
-        lambda: jax.tree.map(lambda x: jnp.broadcast_to(x, (num_tasks, *x.shape)), one)
-    )
-    step = functools.partial(train.batch_gradient, learner, chunk_size=chunk)
-    compiled = jax.jit(step).lower(params, many, jax.random.key(0)).compile()
-    analysis = compiled.memory_analysis()
-    assert analysis is not None
-    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-
-
-@pytest.mark.slow
-def test_memory_of_an_outer_step_does_not_grow_with_tasks_times_backbone():
-    shape = Shape(2, 64, 2, 2, 128)
-    few = memory_of(shape, 200, 16, 4)
-    many = memory_of(shape, 200, 256, 4)
-    assert many < 1.5 * few, (few, many)
-
-
-@pytest.mark.slow
-def test_memory_at_a_backbone_of_50_million_parameters():
-    shape = Shape(12, 512, 8, 8, 2048)
-    backbone = 12 * (4 * 512**2 + 3 * 512 * 2048)
-    assert backbone > 50e6
-    few, many = memory_of(shape, 1000, 16, 4), memory_of(shape, 1000, 256, 4)
-    assert many < 1.5 * few, (few, many)
 
 
 def test_a_last_layer_over_features():

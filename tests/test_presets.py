@@ -34,6 +34,7 @@ def taking_a_run() -> list[str]:
         or re.search(r"^    run: (benchmark\.)?Run = ", path.read_text(), re.MULTILINE)
     ]
     large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes", "latency"]
+    large += ["adapt_large_memory"]
     return [*shared, *own, *large, "protocols"]
 
 
