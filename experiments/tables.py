@@ -1,7 +1,8 @@
 """The field's tables T1 to T5: every arm tuned by equal trials, five seeds, paired intervals, Holm.
 
-T1 MetaRec ratings and clicks; T2 MeLU's four scenarios; T3 k-shot curves of cold users; T4 items
-warming up, click by click; T5 one learner with one setting on other data sets.
+T1 MetaRec ratings and clicks, with --folds 10 on each tenth of the users in turn; T2 MeLU's four
+scenarios; T3 k-shot curves of cold users; T4 items warming up, click by click; T5 one learner with
+one setting on other data sets.
 
 Run: python -m experiments.tables T2
      python -m experiments.tables T2 --from-records prints from the stored records, in seconds.
@@ -9,12 +10,12 @@ A stopped run goes on: trials, checkpoints and finished parts are kept in --out.
 """
 
 import dataclasses
-import functools
 import pathlib
 import time
 from typing import Literal, NamedTuple
 
 import jax
+import numpy as np
 from tyro.conf import Positional
 
 from experiments import contenders, metaemb, metaemb_report, tables_clicks, tables_report
@@ -70,13 +71,18 @@ class Config:
     """Settings tried for every arm, on meta-validation."""
     trial_steps: int = 150
     """Outer steps of a trial."""
+    folds: int = 1
+    """T1: how many tenths of the users are tested, one after the other, and pooled in a record of
+    its own; the arms are then the first method and those that are no meta-learners."""
     parts: tuple[str, ...] = ()
     """Only the records whose name has one of these words, such as click or ml-100k."""
 
 
-def name_of(table: str, part: Part) -> str:
+def name_of(config: Config, part: Part) -> str:
     """The name of a part's record; T3 reads T2's."""
-    return f"tables-{'T2' if table == 'T3' else table}-{part.dataset}-{part.kind}"
+    table = "T2" if config.table == "T3" else config.table
+    several = f"-{config.folds}-folds" if config.folds > 1 else ""
+    return f"tables-{table}-{part.dataset}-{part.kind}{several}"
 
 
 def protocol_of(part: Part) -> protocols.Protocol:
@@ -95,7 +101,7 @@ def metrics_of(part: Part) -> benchmark.Metrics:
     return metrics
 
 
-def prepared(part: Part, run: Run) -> problem.Problem:
+def prepared(part: Part, run: Run, fold: int = 0) -> problem.Problem:
     """The data of a part, split and represented."""
     protocol = protocol_of(part)
     table = protocol.prepare(sources.load(part.dataset, run.data_dir))
@@ -104,17 +110,60 @@ def prepared(part: Part, run: Run) -> problem.Problem:
     if part.kind == "users":
         parts = split.user_disjoint(table, run.split_seed, max_rows=None)
         return problem.problem_of(table, parts, run.num_support)
-    parts = protocol.split(table, run.split_seed)
+    parts = split.user_disjoint(table, run.split_seed, fold=fold)
     return problem.problem_of(table, parts, run.num_support, losses.misordered)
 
 
-def run_part(config: Config, table: str, part: Part) -> report.Record:
-    """Tunes and trains every arm of a part, opens its test once, and writes its record."""
-    began = time.perf_counter()
-    name = name_of(table, part)
+def run_part(config: Config, part: Part) -> report.Record:
+    """Tunes and trains every arm of a part, opens its test, and writes its record."""
+    name = name_of(config, part)
     folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    if config.folds == 1:
+        record = one_fold(config, part, 0, folder)
+    else:
+        part = part._replace(methods=part.methods[:1])
+        record = pooled([_kept_fold(config, part, fold, folder) for fold in range(config.folds)])
+    report.write(folder, name, record)
+    tables_report.save_figures(name, record, folder)
+    journal.write_checksums(folder)
+    if config.run.publish:
+        report.write(report.RESULTS, name, record)
+    return record
+
+
+def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
+    """The record of a fold, from the folder if this configuration has left it there."""
+    name, config_hash = f"fold-{fold}", report.config_hash(config)
+    if (folder / f"{name}.json").is_file():
+        record = report.read(folder / f"{name}.json")
+        if record.facts["config_hash"] == config_hash:
+            return record
+    record = one_fold(config, part, fold, folder / name)
+    report.write(folder, name, record)
+    return record
+
+
+def pooled(folds: list[report.Record]) -> report.Record:
+    """The test users of all folds in one record; the learning curves are those of the first."""
+    first = folds[0].facts
+    scores = {k: np.concatenate([f.scores[k] for f in folds], axis=1) for k in folds[0].scores}
+    each = lambda name: [f.facts[name] for f in folds]
+    total = {s: sum(t["tasks"][s] for t in each("split")) for s in first["split"]["tasks"]}
+    settings = {
+        arm: {"trials": told.get("trials", ""), "folds": [s[arm] for s in each("settings")]}
+        for arm, told in first["settings"].items()
+    }
+    seconds = {arm: sum(s[arm] for s in each("seconds")) for arm in first["seconds"]}
+    split = first["split"] | {"tasks": total, "folds": [t["checksum"] for t in each("split")]}
+    facts = first | {"split": split, "settings": settings, "seconds": seconds}
+    return report.Record(facts | {"test": {"folds": each("test")}}, scores)
+
+
+def one_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
+    """The record of one division of the users."""
+    began = time.perf_counter()
     run = dataclasses.replace(config.run, dataset=part.dataset, out=folder)
-    ready = prepared(part, run)
+    ready = prepared(part, run, fold)
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
     goal = "lists" if part.kind in ("rating", "click") else "ratings"
     made = contenders.all_arms(part.methods, ready, run, budget, goal)
@@ -122,19 +171,13 @@ def run_part(config: Config, table: str, part: Part) -> report.Record:
         "tables", config, part.methods[0], ready, made, {}, began, metrics_of(part)
     )
     placed = dataclasses.asdict(dataclasses.replace(config, run=run))
-    more = {"table": table, "protocol": protocol_of(part).name, "config": placed}
-    record = report.Record(record.facts | more, record.scores)
-    report.write(folder, name, record)
-    tables_report.save_figures(name, record, folder)
-    journal.write_checksums(folder)
-    if run.publish:
-        report.write(report.RESULTS, name, record)
-    return record
+    more = {"table": config.table, "protocol": protocol_of(part).name, "config": placed}
+    return report.Record(record.facts | more, record.scores)
 
 
 def run_clicks(config: Config, part: Part) -> report.Record:
     """T4: the warm-up experiment with the table's seeds, and the arms of every table beside it."""
-    name = name_of("T4", part)
+    name = name_of(config, part)
     folder = (config.run.out or pathlib.Path("out") / "tables") / name
     settings = metaemb.Config(
         dataset=part.dataset,
@@ -164,13 +207,15 @@ def main(config: Config) -> list[report.Record]:
     wanted = [
         part
         for part in TABLES[config.table]
-        if not config.parts or any(word in name_of(config.table, part) for word in config.parts)
+        if not config.parts or any(word in name_of(config, part) for word in config.parts)
     ]
     if not wanted:
-        names = ", ".join(name_of(config.table, part) for part in TABLES[config.table])
+        names = ", ".join(name_of(config, part) for part in TABLES[config.table])
         raise UserError(f"no record of {config.table} has such a name; there are {names}")
+    if (config.folds > 1 and config.table != "T1") or not 1 <= config.folds <= 10:
+        raise UserError("--folds is for T1, from 1 to 10: each fold tests a tenth of the users")
     records = [_one(config, part) for part in wanted]
-    found = {name_of(config.table, p): r for p, r in zip(wanted, records, strict=True) if r}
+    found = {name_of(config, p): r for p, r in zip(wanted, records, strict=True) if r}
     if not found:
         raise UserError(
             f"no record of {config.table} in {report.RESULTS}; run experiments.tables "
@@ -181,12 +226,11 @@ def main(config: Config) -> list[report.Record]:
 
 
 def _one(config: Config, part: Part) -> report.Record | None:
-    name = name_of(config.table, part)
+    name = name_of(config, part)
     if config.run.from_records:
         stored = report.RESULTS / f"{name}.json"
         return report.read(stored) if stored.is_file() else None
-    make = functools.partial(run_part, table=config.table)
-    return run_clicks(config, part) if part.kind == "ctr" else make(config, part=part)
+    return run_clicks(config, part) if part.kind == "ctr" else run_part(config, part)
 
 
 if __name__ == "__main__":

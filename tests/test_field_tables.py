@@ -36,6 +36,26 @@ def test_an_arm_that_is_better_is_named_in_the_verdict():
     assert "A3 joint" not in told
 
 
+def test_pooled_folds_have_the_users_of_all():
+    """Two folds with MAML ahead of fold-in by .2 and by .4 of as many users each: .3 together."""
+    facts = {"table": "T5", "settings": SETTINGS}
+    fold = lambda ahead: record(**facts, offsets={"A2 fold-in": ahead, "A6 MAML": 0.0})
+    one, two = fold(0.2), fold(0.4)
+    made = tables.pooled([one, two])
+    count = one.facts["split"]["tasks"]["user_cold"]
+    assert made.facts["split"]["tasks"]["user_cold"] == 2 * count
+    assert made.of("user_cold", "A6 MAML", "all", "mae").shape[1] == 2 * count
+    gap, _ = tables_report.ahead(made, "user_cold", "all", "mae")["A2 fold-in"]
+    np.testing.assert_allclose(gap.mean, -0.3, atol=1e-6)
+    assert made.facts["settings"]["A6 MAML"] == {"trials": 5, "folds": [{"trials": 5}] * 2}
+
+
+@pytest.mark.parametrize("options", [{"table": "T2", "folds": 3}, {"table": "T1", "folds": 11}])
+def test_folds_are_tenths_of_the_users_of_the_first_table(options):
+    with pytest.raises(UserError, match="--folds is for T1, from 1 to 10"):
+        tables.main(tables.Config(**options))
+
+
 def test_p_values_are_adjusted_over_the_arms_of_a_scenario():
     """Holm by hand: three comparisons with the smallest possible p each, times 3, 2 and 1."""
     gaps = tables_report.ahead(record(), "user_cold", "all", "mae")

@@ -85,6 +85,17 @@ def test_user_disjoint_rounds_its_shares_down_and_leaves_out_light_and_heavy_use
     assert sorted(owners) == list(range(25))
 
 
+def test_folds_test_other_users_each_until_all_were_tested():
+    """20 users with 13 rows: two are tested in each of ten folds, nobody twice."""
+    table = log(np.repeat(np.arange(20), 13), np.tile(np.arange(13), 20))
+    folds = [split.user_disjoint(table, fold=fold) for fold in range(10)]
+    assert folds[0].checksum() == split.user_disjoint(table).checksum()
+    assert sorted(np.concatenate([f.test["user_cold"].owner for f in folds])) == list(range(20))
+    for made in folds:
+        owners = [t.owner for t in (made.train, *made.valid.values(), *made.test.values())]
+        assert sorted(np.concatenate(owners)) == list(range(20))
+
+
 def test_the_first_k_rows_by_time_are_the_support():
     user = np.repeat(np.arange(20), 13)
     item = np.tile(np.arange(13), 20)

@@ -9,15 +9,17 @@ from metajax.types import UserError
 
 
 def user_parts(
-    users: np.ndarray, shares: tuple[float, float], rng: np.random.Generator
+    users: np.ndarray, shares: tuple[float, float], rng: np.random.Generator, fold: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The users in random order as (training, validation, test).
 
     Args:
       shares: of validation and test, each rounded down.
+      fold: of the same order another share is tested; as long as there are users for it, no two
+        folds have a test user in common.
     """
-    users = rng.permutation(users)
     num_valid, num_test = (int(share * len(users) + 1e-9) for share in shares)
+    users = np.roll(rng.permutation(users), fold * num_test)
     first = len(users) - num_valid - num_test
     return users[:first], users[first : first + num_valid], users[first + num_valid :]
 
@@ -65,6 +67,7 @@ def user_disjoint(
     min_rows: int = 13,
     max_rows: int | None = 100,
     num_query: int = NUM_QUERY,
+    fold: int = 0,
 ) -> Split:
     """Users 8:1:1, without overlap; of each valid and test user 10 random rows are the query.
 
@@ -72,6 +75,7 @@ def user_disjoint(
 
     Args:
       shares: of validation and test.
+      fold: which share of the users is tested; see `user_parts`.
 
     Raises:
       UserError: fewer than ten users are eligible.
@@ -79,7 +83,7 @@ def user_disjoint(
     References: RecBole-MetaRec, ``split_by_ratio_meta`` and ``MetaDataLoader``.
     """
     rng = np.random.default_rng([seed, 2])
-    parts = user_parts(eligible_users(table, min_rows, max_rows), shares, rng)
+    parts = user_parts(eligible_users(table, min_rows, max_rows), shares, rng, fold)
     rows = [rng.permutation(rows_of(table, users)) for users in parts]
     train, valid, test = (grouped(table, r, 1)[0] for r in rows)
     split = Split(
