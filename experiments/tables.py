@@ -133,6 +133,7 @@ def run_part(config: Config, part: Part) -> report.Record:
 
 def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
     """The record of a fold, from the folder if this configuration has left it there."""
+    config = dataclasses.replace(config, folds=1)
     name, config_hash = f"fold-{fold}", report.config_hash(config)
     if (folder / f"{name}.json").is_file():
         record = report.read(folder / f"{name}.json")
