@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,14 +24,22 @@ import numpy as np
 import optax
 
 from experiments import as_published_report, as_published_warm, metaemb_report, tables
+from experiments.as_published_parts import fitted
 from experiments.as_published_rows import ROWS, Row
-from metajax import benchmark, evaluate, journal, losses, progress, report, train
+from metajax import benchmark, evaluate, journal, report
 from metajax.command import Preset, cli
 from metajax.data.episodes import Source
 from metajax.problem import Problem, Run, freeze
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
 NAME = "as_published"
+Made = tuple[str, dict[str, np.ndarray], dict[str, Any]]
+"""A row's name, its scores and what the record says of it."""
+CONDITIONS: dict[str, evaluate.Alteration] = {
+    "all": evaluate.unaltered,
+    "k=0": evaluate.first_shots(0),
+    "shuffled": evaluate.shuffled_labels,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Config:
     preset: Preset = "paper"
     """Size of the run; other options override it."""
     rows: tuple[str, ...] = ()
-    """Only the learners whose name has one of these words."""
+    """Only the learners whose name has one of these words; the table has all that are done."""
     dataset: str = ""
     """Another data set for all rows, such as synthetic; else each its own."""
     data_dir: pathlib.Path | None = None
@@ -51,7 +59,7 @@ class Config:
     max_steps: int = 1500
     """Outer steps of a learner at most; whole epochs are run."""
     out: pathlib.Path = pathlib.Path("out/as_published")
-    """Folder of record, plot and checkpoints: the same command goes on from there."""
+    """Folder of record, finished rows and checkpoints: the same command goes on from there."""
     publish: bool = False
     """Store the record in paper/results too."""
     from_records: bool = False
@@ -65,32 +73,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
-def fitted(
-    name: str,
-    learner: MetaLearner,
-    tx: optax.GradientTransformation,
-    sample: train.Sampler,
-    source: Source,
-    config: Config,
-    num_steps: int,
-    block: int,
-) -> train.Fitted:
-    """The last parameters (S, ...) after so many steps, from the last checkpoint of the folder."""
-    keys = jax.random.split(jax.random.key(1), config.seeds)
-    with progress.bar(name, num_steps) as update, journal.opened(config.out, name) as keep:
-        return train.fit(
-            learner,
-            tx,
-            sample,
-            source,
-            keys,
-            num_steps,
-            block=block,
-            report=lambda *now: (update(*now), keep(*now)),
-            checkpoint=config.out / "checkpoints" / journal.slug(name),
-        )
-
-
 def schedule(row: Row, given: Problem, most: int) -> tuple[int, int, int]:
     """Outer steps of an epoch, epochs to run, and outer steps as published."""
     per_epoch = row.per_epoch or max(1, len(given.train.tasks.owner) // row.num_tasks)
@@ -101,124 +83,121 @@ def scores_of(
     learner: MetaLearner,
     params: Params,
     source: Source,
-    tasks: Episode,
+    opened: Mapping[str, Episode],
     metrics: benchmark.Metrics,
-) -> dict[str, np.ndarray]:
-    """Per-task values (S, T) of a learner by "condition|metric".
+) -> dict[tuple[str, str, str], np.ndarray]:
+    """Per-task values (S, T) of a learner by scenario, condition and metric.
 
-    Conditions are ``all`` of the support, none of it (``k=0``), and its labels ``shuffled``.
-
-    The metric ``change`` is the mean absolute change of a prediction caused by adapting.
+    Conditions are ``all`` of the support, none of it (``k=0``), and its labels ``shuffled``; all of
+    them are one list of tasks for one program. The metric ``change`` is the mean absolute change of
+    a prediction caused by adapting.
     """
-    alterations = {
-        "all": evaluate.unaltered,
-        "k=0": evaluate.first_shots(0),
-        "shuffled": evaluate.shuffled_labels,
-    }
+    laid_out: dict[tuple[str, str], Episode] = {}
+    for i, (scenario, tasks) in enumerate(opened.items()):
+        keys = jax.random.split(jax.random.key(i), tasks.query.label.shape[0])
+        for condition, alter in CONDITIONS.items():
+            laid_out[scenario, condition] = jax.vmap(alter)(keys, tasks)
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *laid_out.values())
+    ends = np.cumsum([len(tasks.query.label) for tasks in laid_out.values()])[:-1]
     key, key_ties = jax.random.split(jax.random.key(2))
 
     def of_seed(params: PyTree) -> dict[str, jax.Array]:
-        found: dict[str, jax.Array] = {}
-        scores: dict[str, jax.Array] = {}
-        for condition, alter in alterations.items():
-            scores[condition] = evaluate.predictions(learner, params, source, tasks, key, alter)
-            values = metrics(scores[condition], tasks, key_ties)
-            found |= {f"{condition}|{metric}": v for metric, v in values.items()}
-        moved = jnp.abs(scores["all"] - scores["k=0"])
-        return found | {"all|change": jax.vmap(losses.masked_mean)(moved, tasks.query.mask)}
+        scores = evaluate.predictions(learner, params, source, together, key)
+        return metrics(scores, together, key_ties) | {"score": scores}
 
-    return jax.tree.map(np.asarray, jax.jit(lambda p: jax.lax.map(of_seed, p))(params))
+    values = jax.jit(lambda p: jax.lax.map(of_seed, p))(params)
+    found = {
+        (*place, metric): part
+        for metric, all_of_it in values.items()
+        for place, part in zip(laid_out, np.split(np.asarray(all_of_it), ends, 1), strict=True)
+    }
+    for scenario, tasks in opened.items():
+        cold = found.pop((scenario, "k=0", "score"))
+        moved = np.abs(found.pop((scenario, "all", "score")) - cold) * tasks.query.mask
+        found.pop((scenario, "shuffled", "score"))
+        found[scenario, "all", "change"] = moved.sum(axis=2) / np.sum(tasks.query.mask, axis=1)
+    return found
 
 
-def of_part(
-    part: tables.Part, names: list[str], config: Config
-) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Scores of the learners of one data set and protocol, whose test is opened once; and facts."""
+def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Made]:
+    """The learners of one data set and protocol, one after the other.
+
+    The test tasks are opened at once: there is nothing to choose.
+    """
     part = part._replace(dataset=config.dataset or part.dataset)
     given = tables.prepared(part, Run(data_dir=config.data_dir, num_support=90))
-    ready: dict[str, tuple[Problem, MetaLearner, Params]] = {}
-    facts: dict[str, Any] = {}
+    ticket = freeze(dataclasses.replace(config, rows=()), {})
+    _, opened = given.open_test(ticket)
     for name in names:
         row, began = ROWS[name], time.perf_counter()
         mine = row.prepare(given)
         learner, tx = row.build(mine)
         per_epoch, epochs, published = schedule(row, mine, config.max_steps)
         sample = as_published_warm.sampler(row.num_tasks, (90, mine.split.num_query))
-        found = fitted(name, learner, tx, sample, mine.train, config, per_epoch * epochs, per_epoch)
-        ready[name] = mine, learner, found.params
-        facts[name] = {
-            "steps": per_epoch * epochs,
-            "published_steps": published,
-            "history": found.history,
-            "seconds": time.perf_counter() - began,
+        steps, folder = per_epoch * epochs, (config.out, config.seeds)
+        found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
+        values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
+        scores = {
+            report.score_name(f"{part.dataset} {scenario}", name, *rest): value
+            for (scenario, *rest), value in values.items()
         }
-    ticket = freeze(config, {name: {"steps": facts[name]["steps"]} for name in names})
-    _, opened = given.open_test(ticket)
-    scores = {}
-    for name, (mine, learner, params) in ready.items():
-        for scenario, tasks in opened.items():
-            values = scores_of(learner, params, mine.valid[0], tasks, tables.metrics_of(part))
-            scores |= {
-                f"{part.dataset} {scenario}|{name}|{k}": value for k, value in values.items()
-            }
-        facts[name] |= {
-            "data": part.dataset,
-            "metric": "mae" if part.kind == "melu" else "ndcg@5",
-            "given": ROWS[name].given,
-            "differs": ROWS[name].differs,
-            "published": {f"{part.dataset} {k}": v for k, v in ROWS[name].published.items()}
-            if not config.dataset
-            else {},
-            "scenarios": [f"{part.dataset} {k}" for k in ROWS[name].published or ["user_cold"]],
-            "test": ticket._asdict() | {"times_opened": len(given.opened)},
-        }
-    return scores, facts
+        numbers = {f"{part.dataset} {k}": v for k, v in row.published.items()}
+        yield (
+            name,
+            scores,
+            {
+                "steps": steps,
+                "published_steps": published,
+                "history": found.history,
+                "seconds": time.perf_counter() - began,
+                "data": part.dataset,
+                "metric": "mae" if part.kind == "melu" else "ndcg@5",
+                "given": row.given,
+                "differs": row.differs,
+                "published": {} if config.dataset else numbers,
+                "scenarios": list(numbers) or [f"{part.dataset} user_cold"],
+                "test": ticket._asdict() | {"times_opened": len(given.opened)},
+            },
+        )
 
 
-def of_items(names: list[str], config: Config) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Scores of the ways to warm items up, and facts."""
-    warm, own = as_published_warm, not config.dataset
-    dataset = config.dataset or "ml-1m"
+def of_items(names: list[str], config: Config) -> Iterator[Made]:
+    """The ways to warm items up, one after the other."""
+    warm, dataset = as_published_warm, config.dataset or "ml-1m"
     data = warm.load(dataset, config.data_dir)
     bases: dict[int, Params] = {}
-    scores, facts = {}, {}
     for name in names:
         way, began = warm.WAYS[name], time.perf_counter()
         mine = warm.with_base(data, way)
-        fit = functools.partial(fitted, source=data.source, config=config)
+        fit = functools.partial(fitted, source=data.source, folder=config.out)
         if way.dim not in bases:
-            steps = min(warm.BASE_STEPS, config.max_steps)
-            base = warm.click_model(mine, way.dim)
-            sample, tx = warm.sampler(20, (60, 40)), optax.adam(1e-3)
-            alone = dataclasses.replace(config, seeds=1)
-            found = fit(f"click model {way.dim}", base, tx, sample, num_steps=steps,
-                        block=steps, config=alone)  # fmt: skip
+            steps, label = min(warm.BASE_STEPS, config.max_steps), f"click model {way.dim}"
+            model, sample = warm.click_model(mine, way.dim), warm.sampler(20, (60, 40))
+            found = fit(label, model, optax.adam(1e-3), sample, num_steps=steps, block=steps)
             bases[way.dim] = jax.tree.map(lambda x: x[0], found.params["model"])
         learner, judged, tx = warm.build(name, mine, bases[way.dim])
         steps = min(way.steps, config.max_steps)
-        sample = warm.sampler(way.num_tasks, way.rows)
-        found = fit(name, learner, tx, sample, num_steps=steps, block=_block(steps))
+        sample, block = warm.sampler(way.num_tasks, way.rows), warm.block(steps)
+        found = fit(name, learner, tx, sample, num_steps=steps, block=block, seeds=config.seeds)
         scenario = f"{dataset} {metaemb_report.SCENARIO}"
+        shown = way.published is not None and not config.dataset
         values = warm.judged(mine, judged, found.params)
-        scores |= {f"{scenario}|{name}|{k}": value for k, value in values.items()}
-        facts[name] = {
-            "steps": steps,
-            "published_steps": way.steps,
-            "history": found.history,
-            "seconds": time.perf_counter() - began,
-            "data": dataset,
-            "metric": "auc",
-            "given": way.given,
-            "differs": way.differs,
-            "published": {scenario: way.published[-1]} if way.published and own else {},
-            "scenarios": [scenario],
-        }
-    return scores, facts
-
-
-def _block(steps: int) -> int:
-    """The longest block of at most 100 steps that divides them."""
-    return next(b for b in range(min(100, steps), 0, -1) if steps % b == 0)
+        yield (
+            name,
+            {f"{scenario}|{name}|{k}": value for k, value in values.items()},
+            {
+                "steps": steps,
+                "published_steps": way.steps,
+                "history": found.history,
+                "seconds": time.perf_counter() - began,
+                "data": dataset,
+                "metric": "auc",
+                "given": way.given,
+                "differs": way.differs,
+                "published": {scenario: way.published} if shown else {},
+                "scenarios": [scenario],
+            },
+        )
 
 
 def chosen(config: Config) -> list[str]:
@@ -235,33 +214,55 @@ def chosen(config: Config) -> list[str]:
     return wanted
 
 
+def kept(config: Config, names: list[str]) -> dict[str, report.Record]:
+    """The finished rows of the folder that were made with these settings, by name."""
+    same, found = settled(config), {}
+    for name in names:
+        path = config.out / "rows" / f"{journal.slug(name)}.json"
+        if path.is_file():
+            row = report.read(path)
+            found |= {name: row} if row.facts["config_hash"] == same else {}
+    return found
+
+
+def settled(config: Config) -> str:
+    """The digest of the settings but for which rows are wanted."""
+    return report.config_hash(dataclasses.replace(config, rows=()))
+
+
+def make(config: Config, names: list[str]) -> None:
+    """Makes the rows, and keeps each in the folder."""
+    parts: dict[Any, list[str]] = {}
+    for name in names:
+        parts.setdefault(ROWS[name].part if name in ROWS else None, []).append(name)
+    for part, mine in parts.items():
+        made: Callable = functools.partial(of_part, part) if part else of_items
+        for name, scores, facts in made(mine, config):
+            row = report.Record(facts | {"config_hash": settled(config)}, scores)
+            report.write(config.out / "rows", journal.slug(name), row)
+
+
 def main(config: Config) -> report.Record:
-    """The record of the rows, made or read, and the table printed."""
+    """The record of the rows in the folder, made or read, and the table printed."""
     if config.from_records:
         record = report.read(report.RESULTS / f"{NAME}.json")
         as_published_report.show(record)
         return record
-    began, names = time.perf_counter(), chosen(config)
-    parts: dict[Any, list[str]] = {}
-    for name in names:
-        parts.setdefault(ROWS[name].part if name in ROWS else None, []).append(name)
-    scores: dict[str, np.ndarray] = {}
-    rows: dict[str, Any] = {}
-    for part, mine in parts.items():
-        made: Callable = functools.partial(of_part, part) if part else of_items
-        more, facts = made(mine, config)
-        scores |= more
-        rows |= facts
+    wanted, everything = chosen(config), chosen(dataclasses.replace(config, rows=()))
+    done = kept(config, everything)
+    make(config, [name for name in wanted if name not in done])
+    rows = kept(config, everything)
     facts = {
         "experiment": NAME,
-        "arms": names,
-        "rows": rows,
-        "config": dataclasses.asdict(config),
-        "config_hash": report.config_hash(config),
+        "arms": list(rows),
+        "rows": {name: row.facts for name, row in rows.items()},
+        "config": dataclasses.asdict(dataclasses.replace(config, rows=())),
+        "config_hash": settled(config),
         "environment": report.environment(),
-        "seconds": {"total": time.perf_counter() - began},
+        "seconds": {"total": sum(row.facts["seconds"] for row in rows.values())},
         "peak_memory": journal.peak_memory(),
     }
+    scores = {k: v for row in rows.values() for k, v in row.scores.items()}
     record = report.Record(facts, scores)
     path = report.write(config.out, NAME, record)
     as_published_report.plot(record, config.out / "as_published.png")

@@ -1,8 +1,9 @@
-"""The published learners of users as their programs have them: networks, rates, optimizers."""
+"""The published learners of users as their programs have them, and how all of them are trained."""
 
 import dataclasses
 import functools
 import itertools
+import pathlib
 from collections.abc import Mapping
 
 import jax
@@ -12,7 +13,7 @@ import optax
 from flax import nnx
 
 from experiments import cmml, metahin, paml, tanp
-from metajax import losses, problem, tree
+from metajax import journal, losses, problem, progress, train, tree
 from metajax.data.episodes import Source
 from metajax.learners import linear
 from metajax.learners.gradient import gradient
@@ -226,3 +227,30 @@ def lwa_or_nlba(given: Problem, dim: int, hidden: int, biases: bool) -> Built:
 
     click = lambda state, inputs: jax.nn.sigmoid(own.predict(state, inputs))
     return own._replace(init=init, predict=click), optax.sgd(0.01 * 8)
+
+
+def fitted(
+    name: str,
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    sample: train.Sampler,
+    source: Source,
+    num_steps: int,
+    block: int,
+    folder: pathlib.Path,
+    seeds: int = 1,
+) -> train.Fitted:
+    """The last parameters (S, ...) after so many steps, from the last checkpoint of the folder."""
+    keys = jax.random.split(jax.random.key(1), seeds)
+    with progress.bar(name, num_steps) as update, journal.opened(folder, name) as keep:
+        return train.fit(
+            learner,
+            tx,
+            sample,
+            source,
+            keys,
+            num_steps,
+            block=block,
+            report=lambda *now: (update(*now), keep(*now)),
+            checkpoint=folder / "checkpoints" / journal.slug(name),
+        )
