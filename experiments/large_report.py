@@ -63,7 +63,8 @@ def show(
     table = Table(title=title, header_style="bold")
     table.add_column("arm", no_wrap=True)
     for condition, metric in columns:
-        table.add_column(f"{metric}\n{condition}", justify="right", no_wrap=True)
+        told = "rmse" if metric == "mse" else metric  # `report.interval` takes the root
+        table.add_column(f"{told}\n{condition}", justify="right", no_wrap=True)
     quoted = few_shot.published(facts["experiment"])
     for heading in ("seconds", *(["bytes per user"] if "bytes" in facts else [])):
         table.add_column(heading, justify="right", no_wrap=True)
