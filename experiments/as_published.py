@@ -112,10 +112,10 @@ def scores_of(
         for place, part in zip(laid_out, np.split(np.asarray(all_of_it), ends, 1), strict=True)
     }
     for scenario, tasks in opened.items():
-        cold = found.pop((scenario, "k=0", "score"))
-        moved = np.abs(found.pop((scenario, "all", "score")) - cold) * tasks.query.mask
-        found.pop((scenario, "shuffled", "score"))
-        found[scenario, "all", "change"] = moved.sum(axis=2) / np.sum(tasks.query.mask, axis=1)
+        mask_TxQ = np.asarray(tasks.query.mask)
+        score = {c: found.pop((scenario, c, "score")) for c in CONDITIONS}
+        moved = np.abs(score["all"] - score["k=0"]) * mask_TxQ[None]
+        found[scenario, "all", "change"] = moved.sum(axis=2) / mask_TxQ.sum(axis=1)[None]
     return found
 
 
