@@ -70,7 +70,9 @@ significant and exceed half a point of accuracy, and no arm may gain as much fro
 Second registration. The first comparison, in the shops of world seed 0, failed its control: from
 towers of their own the arms learned what everyone likes unequally fast, and led one another where
 there was nothing to adapt to. Hence the common beginning, a fourth rate (every adapted arm had
-chosen the highest of three), and other shops, of world seed 1, whose test tasks nobody has judged.
+chosen the highest of three), and other shops, of world seed 2, whose test tasks nobody has judged.
+(Those of seed 1 were given up before a test score was read: the step of the joint model was chosen
+by folding in at one precision, far from its best; it now is by the best of those tried.)
 """.strip()
 
 
@@ -104,7 +106,7 @@ class Config:
     """Test users whose whole catalogue is ranked, at most."""
     seeds: int = 1
     """Training seeds."""
-    world_seed: int = 1
+    world_seed: int = 2
     """Seed of the shop."""
     out: pathlib.Path | None = None
     """Folder of shops, parts and record; else out/ecommerce."""

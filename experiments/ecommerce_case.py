@@ -31,8 +31,8 @@ TRAINED: dict[str, Callable[[parts.Sizes], MetaLearner]] = {
     JOINT: parts.newton,
 }
 """What is trained, and the learner that validates it; the joint model by folding in."""
-PRECISIONS = (0.3, 1.0, 3.0, 10.0)
-DESCENT = [(rate, steps) for rate in (0.1, 0.3, 1.0, 3.0) for steps in (1, 5, 20)]
+PRECISIONS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+DESCENT = [(rate, steps) for rate in (0.01, 0.1, 0.3, 1.0, 3.0) for steps in (1, 5, 20)]
 DAMPING = (1.0, 10.0, 100.0)
 
 
@@ -120,7 +120,8 @@ def train(
     def keep(params: Params, tables: dict[str, jax.Array]):
         items = runs.catalogue(params["tower"], tables["item"], case.data.content)
         own = jax.tree.map(jnp.copy, params["learner"])
-        return valid_loss(case, judged(case, arm, own, items)), (own, items)
+        ready = [judged(case, arm, own, items, p) for p in (PRECISIONS if arm == JOINT else (1.0,))]
+        return min(valid_loss(case, one) for one in ready), (own, items)
 
     plan = plan_of(case, arm)
     return _tuned(case, plan, rates, num_steps, trial_steps, batch, seed, keep, start)
@@ -171,9 +172,9 @@ def _tuned(
     return *found.kept, told | {"valid_loss": found.valid_loss}
 
 
-def judged(case: Case, arm: str, own: Params, items: jax.Array) -> Arm:
-    """A trained arm, as validation sees it."""
-    own = parts.folding(own["mean"], 1.0) if arm == JOINT else own
+def judged(case: Case, arm: str, own: Params, items: jax.Array, precision: float = 1.0) -> Arm:
+    """A trained arm, as validation sees it: of the joint model, folded in at a precision."""
+    own = parts.folding(own["mean"], precision) if arm == JOINT else own
     return Arm(TRAINED[arm](case.sizes), own, items)
 
 
