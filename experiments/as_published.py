@@ -101,11 +101,12 @@ def scores_of(
     ends = np.cumsum([len(tasks.query.label) for tasks in laid_out.values()])[:-1]
     key, key_ties = jax.random.split(jax.random.key(2))
 
-    def of_seed(params: PyTree) -> dict[str, jax.Array]:
+    def of_seed(source: Source, together: Episode, params: PyTree) -> dict[str, jax.Array]:
         scores = evaluate.predictions(learner, params, source, together, key)
         return metrics(scores, together, key_ties) | {"score": scores}
 
-    values = jax.jit(lambda p: jax.lax.map(of_seed, p))(params)
+    of_seeds = jax.jit(lambda s, t, p: jax.lax.map(functools.partial(of_seed, s, t), p))
+    values = of_seeds(source, together, params)
     found = {
         (*place, metric): part
         for metric, all_of_it in values.items()

@@ -173,14 +173,15 @@ def change(
 ) -> np.ndarray:
     """How much adapting changes the probability of a click: mean absolute change (S, T)."""
 
-    def of_seed(params: PyTree) -> jax.Array:
+    def of_seed(source: episodes.Source, tasks: Episode, params: PyTree) -> jax.Array:
         at = lambda alter: jax.nn.sigmoid(
             evaluate.predictions(learner, params, source, tasks, jax.random.key(2), alter)
         )
         moved = jnp.abs(at(evaluate.unaltered) - at(evaluate.first_shots(0)))
         return jax.vmap(losses.masked_mean)(moved, tasks.query.mask)
 
-    return np.asarray(jax.jit(lambda p: jax.lax.map(of_seed, p))(params))
+    of_seeds = jax.jit(lambda s, t, p: jax.lax.map(functools.partial(of_seed, s, t), p))
+    return np.asarray(of_seeds(source, tasks, params))
 
 
 def block(steps: int) -> int:
