@@ -31,6 +31,7 @@ from metajax.learners import closed_form, gate, pooled
 from metajax.models.items import item_features, item_offset, linear_head
 from metajax.models.towers import column, stored_mean
 from metajax.transforms.augment import hide
+from metajax.transforms.committee import committee
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 IN_RATINGS = ("bias", "content_bias", "bayes_bias", "content_bayes_bias")
@@ -66,6 +67,8 @@ class Config:
     """Blend in a network without a head."""
     loss: Literal["absolute", "squared", "ranking"] = "absolute"
     """What is trained on; ranking is the squared error with the loss of misordered pairs."""
+    members: int = 1
+    """Heads trained side by side from initializations of their own, their scores averaged."""
     profile: bool = True
     """Let the shared offset see the user's profile."""
     learned_features: bool = True
@@ -156,6 +159,8 @@ def build(
     learner = closed_form.ridge(embed, offset, len(precision), precision=precision, loss=loss)
     if config.blend:
         learner = gate.blended([pooled.pooled(offset, loss=loss), learner], loss=loss)
+    if config.members > 1:
+        learner = committee(learner, config.members)
     rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
     return in_units(hide(learner, config.hidden_share, as_cold), problem.scale), tx

@@ -1,8 +1,8 @@
 """The field's tables T1 to T5: every arm tuned by equal trials, five seeds, paired intervals, Holm.
 
-T1 MetaRec ratings and clicks, with --folds 10 on each tenth of the users in turn; T2 MeLU's four
-scenarios; T3 k-shot curves of cold users; T4 items warming up, click by click; T5 one learner with
-one setting on other data sets.
+T1 MetaRec ratings and clicks, with --folds 0 1 ... on several tenths of the users in turn; T2
+MeLU's four scenarios; T3 k-shot curves of cold users; T4 items warming up, click by click; T5 one
+learner with one setting on other data sets.
 
 Run: python -m experiments.tables T2
      python -m experiments.tables T2 --from-records prints from the stored records, in seconds.
@@ -71,9 +71,10 @@ class Config:
     """Settings tried for every arm, on meta-validation."""
     trial_steps: int = 150
     """Outer steps of a trial."""
-    folds: int = 1
-    """T1: how many tenths of the users are tested, one after the other, and pooled in a record of
-    its own; the arms are then the first method and those that are no meta-learners."""
+    folds: tuple[int, ...] = (0,)
+    """T1: which tenths of the users are tested, one after the other; 0 is the published split. More
+    than one are pooled in a record of its own, whose arms are the first method and the non-meta
+    ones."""
     parts: tuple[str, ...] = ()
     """Only the records whose name has one of these words, such as click or ml-100k."""
 
@@ -81,7 +82,7 @@ class Config:
 def name_of(config: Config, part: Part) -> str:
     """The name of a part's record; T3 reads T2's."""
     table = "T2" if config.table == "T3" else config.table
-    several = f"-{config.folds}-folds" if config.folds > 1 else ""
+    several = f"-folds-{'-'.join(map(str, config.folds))}" if config.folds != (0,) else ""
     return f"tables-{table}-{part.dataset}-{part.kind}{several}"
 
 
@@ -118,11 +119,11 @@ def run_part(config: Config, part: Part) -> report.Record:
     """Tunes and trains every arm of a part, opens its test, and writes its record."""
     name = name_of(config, part)
     folder = (config.run.out or pathlib.Path("out") / "tables") / name
-    if config.folds == 1:
+    if config.folds == (0,):
         record = one_fold(config, part, 0, folder)
     else:
         part = part._replace(methods=part.methods[:1])
-        record = pooled([_kept_fold(config, part, fold, folder) for fold in range(config.folds)])
+        record = pooled([_kept_fold(config, part, fold, folder) for fold in config.folds])
     report.write(folder, name, record)
     tables_report.save_figures(name, record, folder)
     journal.write_checksums(folder)
@@ -133,7 +134,7 @@ def run_part(config: Config, part: Part) -> report.Record:
 
 def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
     """The record of a fold, from the folder if this configuration has left it there."""
-    config = dataclasses.replace(config, folds=1)
+    config = dataclasses.replace(config, folds=(fold,))
     name, config_hash = f"fold-{fold}", report.config_hash(config)
     if (folder / f"{name}.json").is_file():
         record = report.read(folder / f"{name}.json")
@@ -213,8 +214,9 @@ def main(config: Config) -> list[report.Record]:
     if not wanted:
         names = ", ".join(name_of(config, part) for part in TABLES[config.table])
         raise UserError(f"no record of {config.table} has such a name; there are {names}")
-    if (config.folds > 1 and config.table != "T1") or not 1 <= config.folds <= 10:
-        raise UserError("--folds is for T1, from 1 to 10: each fold tests a tenth of the users")
+    published = config.folds == (0,)
+    if not published and (config.table != "T1" or not set(config.folds) <= set(range(10))):
+        raise UserError("--folds is for T1, from 0 to 9: each tests another tenth of the users")
     records = [_one(config, part) for part in wanted]
     found = {name_of(config, p): r for p, r in zip(wanted, records, strict=True) if r}
     if not found:

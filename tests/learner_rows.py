@@ -23,6 +23,7 @@ from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.towers import identity, vector_linear, vector_mlp
+from metajax.transforms.committee import committee
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
 from metajax.types import Episode, Examples, MetaLearner, Model
@@ -158,6 +159,7 @@ def _rows() -> list[Row]:
         Row("reptile", reptile(maml), users, outer=None),
         Row("pooled", pooled(linear), users, adapts=False, outer=None),
         Row("fine_tuned", fine_tuned(linear, descent, 3), users, outer=None),
+        Row("committee", committee(gradient(mlp, slow, 2), 3), users, outer=None),
         Row("ridge", ridge(identity(), zero(), users.dim), users),
         Row("ridge_mlp", ridge(identity(), mlp, users.dim), users),
         Row("bias", ridge(last_column(), linear, 1), biased),

@@ -11,6 +11,7 @@ from metajax.data.synthetic import LatentUsers
 from metajax.learners.gradient import gradient
 from metajax.models.towers import vector_linear, vector_mlp
 from metajax.transforms.attenuate import attenuate, kept_shares
+from metajax.transforms.committee import committee
 from metajax.transforms.dropgrad import Noise, dropgrad, gaussian_noise
 from metajax.transforms.multistep import multistep
 from metajax.types import Episode, Examples, Model, UserError
@@ -122,3 +123,23 @@ def test_shares_are_read_off_the_mean_gradient_of_each_leaf():
     gamma = kept_shares([eye, eye, eye], grads)
     assert float(gamma["a"]) == pytest.approx(1 / (1 + np.exp(-2.0)), rel=1e-6)
     assert float(gamma["b"]) == pytest.approx(1 / (1 + np.exp(-0.5)), rel=1e-6)
+
+
+def test_a_committee_averages_members_that_learn_alone():
+    """Three members of one step each: scores and outer gradients one by one, as if alone."""
+    learner = gradient(vector_mlp((4,)), optax.sgd(0.3), 1)
+    many, episode = committee(learner, 3), WORLD.sample(KEY)
+    params = many.init(KEY, episode)
+    member = lambda i: jax.tree.map(lambda x: x[i], params)
+    kernels = np.asarray(params["model"]["head"]["kernel"])
+    assert not np.allclose(kernels[0], kernels[1]) and not np.allclose(kernels[1], kernels[2])
+    state = many.adapt(many.start(params, ()), episode.support, KEY)
+    scores = many.predict(state, episode.query.inputs)
+    alone = [learner.adapt(learner.start(member(i), ()), episode.support, KEY) for i in range(3)]
+    one_by_one = [learner.predict(s, episode.query.inputs) for s in alone]
+    np.testing.assert_allclose(scores, np.mean(one_by_one, axis=0), rtol=1e-5)
+    assert np.ptp(one_by_one, axis=0).max() > 0.1, "members that agree need no committee"
+    own = [jax.grad(lambda p: learner.loss(p, episode, KEY)[0])(member(i)) for i in range(3)]
+    found = jax.grad(lambda p: many.loss(p, episode, KEY)[0])(params)
+    expected = jax.tree.map(lambda *g: jnp.stack(g) / 3, *own)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)

@@ -1,0 +1,39 @@
+"""Several learners that differ by chance alone, trained side by side, their scores averaged."""
+
+import jax
+
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+
+
+def committee(learner: MetaLearner, num_members: int) -> MetaLearner:
+    """The learner whose score is the mean of ``num_members`` copies from initializations of theirs.
+
+    Each member is trained by its own loss on the same tasks and adapts alone, so that what they
+    have in common stays and what chance gave to each is averaged away. Parameters and states have
+    leaves (``num_members``, ...); time and memory of a task grow by that factor.
+
+    References: Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive uncertainty
+    estimation using deep ensembles", NeurIPS 2017.
+    """
+    assert num_members >= 1, "a committee has one member or more"
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        keys = jax.random.split(key, num_members)
+        return jax.vmap(lambda k: learner.init(k, episode))(keys)
+
+    def start(params: Params, profile: PyTree) -> PyTree:
+        return jax.vmap(lambda p: learner.start(p, profile))(params)
+
+    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        keys = jax.random.split(key, num_members)
+        return jax.vmap(lambda s, k: learner.adapt(s, examples, k))(state, keys)
+
+    def predict(state: PyTree, inputs: PyTree) -> jax.Array:
+        return jax.vmap(lambda s: learner.predict(s, inputs))(state).mean(axis=0)
+
+    def loss(params: Params, episode: Episode, key: jax.Array):
+        keys = jax.random.split(key, num_members)
+        own = jax.vmap(lambda p, k: learner.loss(p, episode, k))(params, keys)
+        return jax.tree.map(lambda x: x.mean(axis=0), own)
+
+    return MetaLearner(init, start, adapt, predict, loss)
