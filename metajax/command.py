@@ -52,6 +52,9 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             main(parse(config, None, _by_field(sys.modules[main.__module__].__doc__ or "")))
     except UserError as error:
         sys.exit(f"error: {error}")
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise

@@ -3,6 +3,8 @@
 import dataclasses
 import errno
 import os
+import signal
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -49,6 +51,19 @@ def test_help_gives_each_field_of_the_docstring_a_line_of_its_own(monkeypatch, c
     begins = [line.strip().partition(":")[0] for line in said.splitlines()]
     assert status == 0
     assert {"Reference", "Run", "Published", "Deviates"} <= set(begins)
+
+
+def test_a_reader_that_goes_away_gets_no_traceback():
+    """`--help | head -1`: the pipe is closed before the page is written."""
+    code = "from experiments import foma; from metajax import command; "
+    code += "command.cli(foma.main, foma.Config)"
+    command_line = [sys.executable, "-c", code, "--help"]
+    child = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout and child.stderr
+    child.stdout.close()
+    said = child.stderr.read().decode()
+    assert (child.wait(), said) == (128 + signal.SIGPIPE, "")
+    child.stderr.close()
 
 
 def full(config: maml.Config) -> None:
