@@ -26,7 +26,7 @@ import optax
 from experiments import as_published_report, as_published_warm, metaemb_report, tables
 from experiments.as_published_parts import fitted
 from experiments.as_published_rows import ROWS, Row
-from metajax import benchmark, evaluate, journal, report
+from metajax import benchmark, evaluate, journal, losses, report
 from metajax.command import Preset, cli
 from metajax.data.episodes import Source
 from metajax.problem import Problem, Run, freeze
@@ -35,7 +35,7 @@ from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 NAME = "as_published"
 Made = tuple[str, dict[str, np.ndarray], dict[str, Any]]
 """A row's name, its scores and what the record says of it."""
-CONDITIONS: dict[str, evaluate.Alteration] = {
+CONDITIONS: dict[str, evaluate.Alteration] = {  # the second is what ``change`` is told from
     "all": evaluate.unaltered,
     "k=0": evaluate.first_shots(0),
     "shuffled": evaluate.shuffled_labels,
@@ -56,7 +56,7 @@ class Config:
     """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
     seeds: int = 1
     """Number of training seeds."""
-    max_steps: int = 1500
+    max_steps: int = 2300
     """Outer steps of a learner at most; whole epochs are run."""
     out: pathlib.Path = pathlib.Path("out/as_published")
     """Folder of record, finished rows and checkpoints: the same command goes on from there."""
@@ -89,35 +89,33 @@ def scores_of(
     """Per-task values (S, T) of a learner by scenario, condition and metric.
 
     Conditions are ``all`` of the support, none of it (``k=0``), and its labels ``shuffled``; all of
-    them are one list of tasks for one program. The metric ``change`` is the mean absolute change of
-    a prediction caused by adapting.
+    them are one list of tasks for one program, and ties are broken alike. The metric ``change`` is
+    the mean absolute change of a prediction caused by adapting.
     """
-    laid_out: dict[tuple[str, str], Episode] = {}
-    for i, (scenario, tasks) in enumerate(opened.items()):
-        keys = jax.random.split(jax.random.key(i), tasks.query.label.shape[0])
-        for condition, alter in CONDITIONS.items():
-            laid_out[scenario, condition] = jax.vmap(alter)(keys, tasks)
-    together = jax.tree.map(lambda *x: jnp.concatenate(x), *laid_out.values())
-    ends = np.cumsum([len(tasks.query.label) for tasks in laid_out.values()])[:-1]
-    key, key_ties = jax.random.split(jax.random.key(2))
+    tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
+    ends = np.cumsum([len(t.query.label) for t in opened.values()])
+    key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
+    keys = jax.random.split(key_alter, int(ends[-1]))
+    altered = [jax.vmap(alter)(keys, tasks) for alter in CONDITIONS.values()]
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *altered)
 
     def of_seed(source: Source, together: Episode, params: PyTree) -> dict[str, jax.Array]:
-        scores = evaluate.predictions(learner, params, source, together, key)
-        return metrics(scores, together, key_ties) | {"score": scores}
+        scores = evaluate.predictions(learner, params, source, together, key_predict)
+        score_CxTxQ = scores.reshape(len(CONDITIONS), -1, scores.shape[1])
+        found = jax.vmap(lambda score: metrics(score, tasks, key_ties))(score_CxTxQ)
+        moved = jnp.abs(score_CxTxQ - score_CxTxQ[1][None])
+        change = jax.vmap(lambda m: jax.vmap(losses.masked_mean)(m, tasks.query.mask))(moved)
+        return found | {"change": change}
 
     of_seeds = jax.jit(lambda s, t, p: jax.lax.map(functools.partial(of_seed, s, t), p))
-    values = of_seeds(source, together, params)
-    found = {
-        (*place, metric): part
-        for metric, all_of_it in values.items()
-        for place, part in zip(laid_out, np.split(np.asarray(all_of_it), ends, 1), strict=True)
+    return {
+        (scenario, condition, metric): part
+        for metric, values in of_seeds(source, together, params).items()
+        for i, condition in enumerate(CONDITIONS)
+        for scenario, part in zip(
+            opened, np.split(np.asarray(values)[:, i], ends[:-1], axis=1), strict=True
+        )
     }
-    for scenario, tasks in opened.items():
-        mask_TxQ = np.asarray(tasks.query.mask)
-        score = {c: found.pop((scenario, c, "score")) for c in CONDITIONS}
-        moved = np.abs(score["all"] - score["k=0"]) * mask_TxQ[None]
-        found[scenario, "all", "change"] = moved.sum(axis=2) / mask_TxQ.sum(axis=1)[None]
-    return found
 
 
 def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Made]:

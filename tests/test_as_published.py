@@ -160,8 +160,28 @@ def test_adapted_unadapted_and_what_adapting_changes_by_pencil():
         ("k=0", "mae"): 3.0,
         ("shuffled", "mae"): pytest.approx(1.5, abs=0.5),
         ("all", "change"): 5.0,
+        ("k=0", "change"): 0.0,
+        ("shuffled", "change"): pytest.approx(4.5, abs=0.5),
     }
     assert {k[0] for k in found} == {"cold"} and all(v.shape == (1, 1) for v in found.values())
+
+
+def test_ties_are_broken_alike_in_every_condition():
+    """Who never adapts has the same nDCG adapted, unadapted and shuffled, though all is a tie."""
+    ten = jnp.tile(jnp.arange(10)[None], (40, 1))
+    label = 1.0 + jax.random.randint(jax.random.key(1), (40, 10), 0, 5)
+    rows = Examples(ten, label, jnp.ones((40, 10)))
+    tasks = Episode(jnp.zeros(40, int), rows, rows)
+    still = sum_of_labels()._replace(adapt=lambda state, e, key: state)
+    nobody = Tasks(*[np.zeros(1, np.int32)] * 5)
+    source = episodes.Source(nobody, {}, {"bias": jnp.zeros(10)})
+    found = as_published.scores_of(
+        still, {"a": jnp.zeros(1)}, source, {"cold": tasks}, evaluate.rating_metrics
+    )
+    for condition in ("k=0", "shuffled"):
+        same = found["cold", condition, "ndcg@5"]
+        np.testing.assert_array_equal(found["cold", "all", "ndcg@5"], same)
+    assert found["cold", "all", "ndcg@5"].std() > 0.05
 
 
 def made() -> report.Record:
