@@ -13,13 +13,17 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-TUTORIAL = "\n".join(
-    re.findall(r"```python\n(.*?)```", (DOCS / "tutorial.md").read_text(), re.DOTALL)
-)
 
 
-def test_the_tutorial_imports_only_what_exists():
-    for node in ast.walk(ast.parse(TUTORIAL)):
+def code_of(page: str) -> str:
+    """The Python of a page, as one program."""
+    text = (DOCS / f"{page}.md").read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+
+
+@pytest.mark.parametrize("page", ["tutorial", "large"])
+def test_pages_import_only_what_exists(page):
+    for node in ast.walk(ast.parse(code_of(page))):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             for name in node.names:
@@ -27,20 +31,29 @@ def test_the_tutorial_imports_only_what_exists():
                 assert hasattr(module, name.name) or importlib.import_module(room), room
 
 
+def run(page: str, folder: pathlib.Path) -> str:
+    """What the code of a page prints, run in a folder."""
+    (folder / f"{page}.py").write_text(code_of(page))
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    command = [sys.executable, f"{page}.py"]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.mark.slow
 def test_the_tutorial_runs_as_it_stands(tmp_path):
-    (tmp_path / "tutorial.py").write_text(TUTORIAL)
-    environment = dict(os.environ, PYTHONPATH=str(ROOT))
-    done = subprocess.run(
-        [sys.executable, "tutorial.py"],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "A6 level" in done.stdout and "NO ADAPTATION" in done.stdout
+    said = run("tutorial", tmp_path)
+    assert "A6 level" in said and "NO ADAPTATION" in said
     assert (tmp_path / "out" / "level" / "CHECKSUMS").is_file()
+
+
+def test_the_large_models_page_runs_as_it_stands(tmp_path):
+    """Rank 2 beside 7 kernels of 2 layers; 8 weights and their 8 x 8 precision."""
+    said = run("large", tmp_path)
+    a_layer = 2 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
+    assert said.startswith(f"{2 * a_layer} numbers are a user's own")
+    assert f"{4 * (8 * 8 + 8)} bytes a user" in said
 
 
 def test_the_reference_has_every_module_once(tmp_path):
