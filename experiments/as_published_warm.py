@@ -94,8 +94,8 @@ BASE_STEPS = 427
 
 
 def load(dataset: str, data_dir: pathlib.Path | None) -> metaemb.Data:
-    """Items as tasks; of the smaller logs those with more than 100 rows (40) are known."""
-    hot = {"ml-1m": 200, "synthetic": 40}.get(dataset, 100)
+    """Items as tasks; those with more than 200 rows are known, of MovieLens 100K more than 100."""
+    hot = 100 if dataset == "ml-100k" else 200
     given = metaemb.Config(dataset=dataset, data_dir=data_dir, hot=hot)
     return metaemb.load(given, protocols.ctr_warmup(hot=hot))
 
