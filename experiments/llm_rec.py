@@ -1,12 +1,14 @@
 """A language model that recommends: items are semantic codes, and only real items can come out.
 
 A person is a text: profile tokens, then the codes of the last items; the next item is decoded by a
-beam over the tree of all items. Codes are residual k-means of title vectors. A small decoder is
-trained here on most people; for the others it reads the newest items, and is adapted, or not, to
-those that no longer fit the window: LoRA fine-tuned, LoRA or a soft prompt meta-learned. Control:
-the same decoder where the codes are dealt to the items at random, so that they say nothing.
+beam over the tree of all items. Codes are residual k-means of title vectors beside vectors of what
+people met in a row. A small decoder is trained here on most people; for the others it reads the
+newest items, and is adapted, or not, to those that no longer fit the window: LoRA fine-tuned, LoRA
+or a soft prompt meta-learned. Control: the same decoder where the codes are dealt to the items at
+random, so that they say nothing. What follows what, counted and not trained, stands beside them.
 
-References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022.
+References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022;
+Levy, Goldberg, NeurIPS 2014 (mutual information, factored).
 Run: python -m experiments.llm_rec              (needs the extra `text`)
      python -m experiments.llm_rec --checkpoint FOLDER scores titles with a model from a folder.
      python -m experiments.llm_rec --from-records prints the stored table.
@@ -22,17 +24,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import large_report, llm_rec_parts
+from experiments import large_report, llm_rec_parts, sasrec_arms
+from experiments.llm_rec_language import language
 from metajax import benchmark, next_item, report
 from metajax.command import Preset
-from metajax.data import codes, sources
 from metajax.data import sequences as histories
-from metajax.data.sequences import Sequences
+from metajax.data import sources
+from metajax.data.sequences import Held, Sequences
 from metajax.data.table import Interactions
 from metajax.models import bert, constrained, decoder
 from metajax.types import UserError
-
-PROFILE = ("gender", "age", "occupation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,18 +50,26 @@ class Config:
     """Folder of a BERT-class encoder for the codes; else the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
     """Folder of a language model; titles are scored with it, and nothing is trained."""
-    window: int = 8
+    window: int = 16
     """Items of a row: of the prompt, and of each example of the support."""
-    rows: int = 4
+    rows: int = 2
     """Rows of older items that a person is adapted on."""
-    num_codes: int = 16
-    """Codes per level, of three."""
+    num_codes: int = 256
+    """Codes per level."""
+    levels: int = 1
+    """Levels of codes, before the token that tells apart items of equal codes."""
+    factors: int = 64
+    """Numbers of what people met in a row, beside the title's; 0 leaves titles alone."""
     width: int = 64
     """Width of the decoder."""
     num_layers: int = 2
     """Its blocks."""
-    num_steps: int = 1500
-    """Steps of its training, of 16 people each."""
+    num_steps: int = 12_000
+    """Steps of its training."""
+    batch: int = 16
+    """People per step of its training."""
+    rate: float = 3e-3
+    """Adam's rate at its highest; it rises over a tenth of the steps and falls along a cosine."""
     meta_steps: int = 100
     """Outer steps of each meta-learned adapter, of 8 people each."""
     inner_steps: int = 3
@@ -86,39 +95,6 @@ PRESETS: dict[Preset, dict[str, Any]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Language:
-    """How people and items are written.
-
-    Attributes:
-      start: (U, P) the first tokens of each person's text.
-      items: the token row of each item.
-      vocab_size: number of tokens.
-    """
-
-    start: np.ndarray
-    items: np.ndarray
-    vocab_size: int
-
-
-def language(config: Config, table: Interactions, data: Sequences, vectors: np.ndarray) -> Language:
-    """Profile tokens, and semantic codes with a token range of their own for each level."""
-    vector_of = {int(i): v for i, v in zip(table.item_ids, vectors, strict=True)}
-    known = np.stack([vector_of[int(i)] for i in data.item_ids])
-    found = codes.residual_codes(known, config.num_codes)
-    place = np.searchsorted(table.user_ids, data.owners)
-    start, offset = [np.zeros(len(place), int)], 1
-    for name in PROFILE:
-        if name in table.user_features.columns:
-            start.append(offset + table.user_features.columns[name][place, 0])
-            offset += table.user_features.sizes[name]
-    items = np.zeros_like(found)
-    for level in range(found.shape[1]):
-        items[:, level] = offset + found[:, level]
-        offset += int(found[:, level].max()) + 1
-    return Language(np.stack(start, axis=1).astype(np.int32), items.astype(np.int32), offset)
-
-
 def groups(num_people: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """People to train on, to choose on, and to test on: 75, 10 and 15 per cent."""
     order = np.random.default_rng(11).permutation(num_people)
@@ -133,7 +109,8 @@ def ranks(found: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray
     """
     out = np.zeros(len(target), int)
     for i, row in enumerate(found):
-        new = [item for item in row if item >= 0 and item not in set(seen[i].tolist())]
+        met = set(seen[i].tolist())
+        new = [item for item in row.tolist() if item >= 0 and item not in met]
         out[i] = new.index(target[i]) if target[i] in new else max(len(new), 1000)
     return out
 
@@ -150,8 +127,8 @@ def trained_here(config: Config, table: Interactions, data: Sequences, out: path
     """Places (S, U) of each arm with the decoder that is trained here, seconds and settings."""
     titles = [str(title) for title in np.asarray(table.item_titles)]
     vectors = bert.cached(titles, config.text_model, out / "titles.npz")
-    words = language(config, table, data, vectors)
     train, valid, test = groups(len(data.length))
+    words = language(config, table, data, vectors, train)
     test = test[: config.people]
     lab = llm_rec_parts.Lab(config, data, words, train, valid)
     held = histories.held_out(data, config.window, 1)
@@ -172,8 +149,23 @@ def trained_here(config: Config, table: Interactions, data: Sequences, out: path
             settings[f"{arm}, seed {seed}"] = chosen
     places = {arm: np.stack(rows) for arm, rows in found.items()}
     best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
-    places = {"popularity": ranks(best, held.target[test], held.seen[test])[None], **places}
-    return places, seconds, settings, lab.bytes
+    simple = {
+        "popularity": ranks(best, held.target[test], held.seen[test])[None],
+        "transitions": followed(data, held, train, test)[None],
+    }
+    return simple | places, seconds, settings, lab.bytes
+
+
+def followed(data: Sequences, held: Held, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Places (U,) by what followed the items of the window among training people."""
+    known = data._replace(
+        items=np.concatenate([data.items[data.start[p] :][: data.length[p]] for p in train]),
+        start=np.cumsum(data.length[train]) - data.length[train],
+        length=data.length[train],
+    )
+    asked = Held(*(x[test] for x in held))
+    score = sasrec_arms.transitions(known, asked, 20, 0.6)
+    return ranks(np.argsort(-score, axis=1), asked.target, asked.seen)
 
 
 def from_folder(config: Config, table: Interactions, data: Sequences):

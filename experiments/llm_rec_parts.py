@@ -108,10 +108,20 @@ class Lab:
         """The decoder trained on everyone's rows and not adapted, and its parameters."""
         began = time.perf_counter()
         learner = pooled(likelihood(self.decoder), loss=unlikeliness)
-        trained = self.fit(learner, self.config.num_steps, 16, 3e-3, seed)["model"]
+        config = self.config
+        trained = self.fit(learner, config.num_steps, config.batch, config.rate, seed)["model"]
         whole = lambda state: tree.merge(state.fast, state.shared)
         search = self.search(learner, {"model": trained, "rates": ()}, whole)
-        return (search, time.perf_counter() - began, {}), trained
+        took = time.perf_counter() - began
+        return (search, took, {"valid nats per item": self.nats(trained)}), trained
+
+    def nats(self, params: Params) -> float:
+        """The mean negative log-likelihood of an item on validation people's newest rows."""
+        query = self.held(self.valid).query
+        model = likelihood(self.decoder)
+        each = jax.jit(jax.vmap(lambda rows: model.apply(params, (), rows)))(query.inputs)
+        tokens = self.words.items.shape[1]
+        return -tokens * float(jnp.sum(each * query.mask) / jnp.sum(query.mask))
 
     def arms(self, seed: int) -> dict[str, Arm]:
         """Every arm: a search for people, seconds of training, and what was chosen."""

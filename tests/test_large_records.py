@@ -5,8 +5,18 @@ import dataclasses
 import numpy as np
 import pytest
 
-from experiments import adapt_large, distill, large_report, latency, llm_rec, sasrec, text_cold
+from experiments import (
+    adapt_large,
+    distill,
+    large_report,
+    latency,
+    llm_rec,
+    llm_rec_language,
+    sasrec,
+    text_cold,
+)
 from metajax import next_item, report
+from metajax.data import sequences as histories
 from metajax.types import UserError
 
 EXPERIMENTS = {
@@ -57,6 +67,47 @@ def test_places_of_a_beam_count_new_items_alone():
     found = np.array([[4, 7, 2, -1], [1, 0, 5, 6]])
     ranks = llm_rec.ranks(found, np.array([2, 9]), np.array([[4, 9], [8, 8]]))
     assert ranks.tolist() == [1, 1000]  # 7 stands above 2, 4 was seen; 9 was not found
+
+
+def walkers(num_people: int = 12, num_items: int = 7, length: int = 9) -> histories.Sequences:
+    """People who walk around a circle of items, each in strides of 1 or 2."""
+    stride = 1 + np.arange(num_people)[:, None] % 2
+    place = np.arange(num_people)[:, None] * 3 + stride * np.arange(length)[None, :]
+    return histories.assemble(
+        "circle", np.repeat(np.arange(num_people), length), (place % num_items).reshape(-1)
+    )
+
+
+def test_vectors_of_what_is_met_in_a_row_are_the_roots_of_mutual_information():
+    """Counted in a loop; F F' of a symmetric matrix's scaled vectors is its absolute value."""
+    data, people, n = walkers(), np.array([1, 2, 3, 8]), 7
+    count = np.zeros((n, n))
+    for person in people:
+        row = data.items[data.start[person] :][: data.length[person] - 2]
+        for i, first in enumerate(row):
+            for second in row[i + 1 : i + 3]:
+                count[first, second] += 1
+                count[second, first] += 1
+    p = count / count.sum()
+    expected = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if p[i, j] > 0:
+                expected[i, j] = max(0.0, np.log(p[i, j] / p[i].sum() / p[j].sum()))
+    values, vectors = np.linalg.eigh(expected)
+    found = llm_rec_language.met_in_a_row(data, people, n, reach=2)
+    np.testing.assert_allclose(found @ found.T, (vectors * abs(values)) @ vectors.T, atol=1e-8)
+
+
+def test_what_follows_is_counted_among_training_people_alone():
+    data = walkers()
+    held = histories.held_out(data, 4, 1)
+    even = np.arange(0, 12, 2)  # who take the next item, and never the one after it
+    test = np.array([1, 3])  # who take the one after it
+    empty = held._replace(seen=np.full_like(held.seen, 99))
+    np.testing.assert_array_equal(llm_rec.followed(data, empty, even, even), np.zeros(6))
+    assert (llm_rec.followed(data, empty, even, test) > 0).all()
+    assert (llm_rec.followed(data, empty, np.arange(1, 12, 2), test) == 0).all()
 
 
 def test_people_are_in_one_group_each():
