@@ -12,7 +12,7 @@ import scipy.special
 
 from experiments import as_published, as_published_parts, as_published_report, as_published_warm
 from experiments.as_published_rows import ROWS
-from metajax import evaluate, problem, report
+from metajax import command, evaluate, problem, report
 from metajax.data import episodes, split, synthetic
 from metajax.data.split import Tasks
 from metajax.types import Episode, Examples, MetaLearner, UserError
@@ -271,3 +271,15 @@ def test_finished_rows_are_kept_and_others_settings_are_not(tmp_path):
     assert list(as_published.kept(config, ["MeLU", "MAMO"])) == ["MeLU"]
     assert list(as_published.kept(dataclasses.replace(config, rows=()), ["MeLU"])) == ["MeLU"]
     assert not as_published.kept(dataclasses.replace(config, max_steps=7), ["MeLU"])
+
+
+def test_it_has_presets_and_help(capsys):
+    quick = command.parse(as_published.Config, ["--preset", "quick", "--seeds", "2"])
+    assert (quick.dataset, quick.max_steps, quick.seeds) == ("synthetic", 20, 2)
+    known = {field.name for field in dataclasses.fields(as_published.Config)}
+    assert set(as_published.PRESETS) == {"quick", "paper", "gpu"}
+    assert all(set(settings) <= known for settings in as_published.PRESETS.values())
+    with pytest.raises(SystemExit):
+        command.parse(as_published.Config, ["--help"])
+    said = capsys.readouterr().out
+    assert "--preset {quick,paper,gpu}" in said and "--out" in said and "--from-records" in said
