@@ -22,7 +22,8 @@ them in turns on one core with one thread: figures are medians of processor time
 compare within a table, not across machines. A way whose loss is another, or that is compiled again
 after its first step, stops the run. *of peak* is the rate of the matrix products that the
 program makes against the same library's product of two 1024 x 1024 matrices, measured in the same
-rounds; where the matmul columns differ, as much of a ratio is the library's BLAS. Compile seconds
+rounds: a ratio divided by it is what the same products could reach at best. Where the matmul
+columns differ, as much of a ratio is the library's BLAS. Compile seconds
 are processor time up to and with the first step; peak MB is the process at its largest.
 
 *plain* is what one writes first in JAX, ``jit(grad(mean(vmap(task))))``; *plain, last place* is the
