@@ -64,7 +64,7 @@ class Config:
     """Width of the decoder."""
     num_layers: int = 2
     """Its blocks."""
-    num_steps: int = 8_000
+    num_steps: int = 6_000
     """Steps of its training."""
     batch: int = 16
     """People per step of its training."""
