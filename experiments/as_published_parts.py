@@ -28,7 +28,10 @@ from metajax.types import Episode, MetaLearner, Model, PyTree
 Built = tuple[MetaLearner, optax.GradientTransformation]
 MELU_FIELDS = ("rated", "genre_imdb", "director", "actor")
 MAMO_FIELDS = (("gender", "age", "occupation"), ("rated", "year", "genre_imdb", "director"))
-ESTIMATES = ("bias", "factor", "bayes", "bayes_bias", "count")
+ESTIMATES = (
+    *("bias", "factor", "bayes", "bayes_bias", "count"),
+    *("content_bias", "content_factor", "content_bayes", "content_bayes_bias"),
+)
 
 
 def seen(given: Problem, ids: bool = False) -> Problem:
