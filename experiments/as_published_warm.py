@@ -6,6 +6,7 @@ clicks, on which its embedding alone takes as many steps of Adam as three publis
 
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -149,7 +150,18 @@ def build(
     else:
         train = test = dropout_net.dropout_net(data.base, user, dim, share=0.1)
     given = {"mean": known} if name == "MWUF" else {}
-    return starting_from(train, base=base, **given), test, tx
+    still = () if name == "DropoutNet" else ("base",)
+    return starting_from(train, base=base, **given), test, resting(tx, still)
+
+
+def resting(tx: optax.GradientTransformation, names: Sequence[str]) -> optax.GradientTransformation:
+    """The optimizer, but for parts of the parameters that rest.
+
+    A frozen part has no gradient, and Adam would make full steps of its decay alone.
+    """
+    label = lambda name, part: jax.tree.map(lambda _: "rests" if name in names else "moves", part)
+    labels = lambda params: {name: label(name, part) for name, part in params.items()}
+    return optax.partition({"moves": tx, "rests": optax.set_to_zero()}, labels)
 
 
 def judged(data: metaemb.Data, learner: MetaLearner, params: PyTree) -> dict[str, np.ndarray]:
