@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 
@@ -257,6 +258,17 @@ def test_every_way_to_warm_up_builds_and_a_new_item_changes_with_its_clicks(name
 
     loss, scores = jax.eval_shape(play, jax.random.key(0), example)
     assert loss.shape == () and scores.shape == (4,)
+
+
+def test_what_is_frozen_rests_and_the_rest_decays():
+    """Without a gradient Adam makes a full step of .001 of the decay alone, where it may."""
+    tx = as_published_warm.resting(
+        optax.chain(optax.add_decayed_weights(1e-6), optax.adam(1e-3)), ("base",)
+    )
+    params = {"base": {"w": jnp.ones(2)}, "net": {"w": jnp.ones(2)}}
+    updates: Any = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)[0]
+    np.testing.assert_array_equal(updates["base"]["w"], 0.0)
+    np.testing.assert_allclose(updates["net"]["w"], -1e-3, rtol=0.02)  # eps is 1e-8
 
 
 @functools.cache
