@@ -61,7 +61,8 @@ def _cell(record: report.Record | None, published: str) -> str:
         return f"—{theirs}" if published else ""
     scores = next(iter(record.scores.values()))
     r = report.interval(scores, "accuracy")
-    return f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]{theirs}"
+    fewer = "" if scores.shape[1] == omniglot.Config.test_tasks else f" on {scores.shape[1]} tasks"
+    return f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]{fewer}{theirs}"
 
 
 def unlabeled_table() -> str:

@@ -69,15 +69,15 @@ def test_cells_show_ours_and_theirs(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"run experiments\.omniglot --publish"):
         classics.main(classics.Config(from_records=True))
-    for arm, share in (("MAML, layer norm", 0.5), ("FOMAML", 0.25)):
+    for arm, share, count in (("MAML, layer norm", 0.5, 600), ("FOMAML", 0.25, 20)):
         facts = {"scenario": "5-way 1-shot", "arm": arm}
         name = report.score_name("5-way 1-shot", arm, "test", "accuracy")
-        record = report.Record(facts, {name: np.full((1, 20), share)})
+        record = report.Record(facts, {name: np.full((1, count), share)})
         report.write(tmp_path, f"omniglot-5w1s-{share}", record)
     rows = classics.omniglot_table().splitlines()[2:]
     quoted = few_shot.published("omniglot")
     assert rows[0].startswith("| MAML, layer norm | 50.00 [50.00, 50.00] |")
-    first = f"25.00 [25.00, 25.00] ({quoted['5-way 1-shot|FOMAML']})"
+    first = f"25.00 [25.00, 25.00] on 20 tasks ({quoted['5-way 1-shot|FOMAML']})"
     assert rows[1].startswith(f"| FOMAML | {first} | — ({quoted['5-way 5-shot|FOMAML']}) |")
 
 
