@@ -5,7 +5,7 @@ most --max-steps outer steps), and its last parameters are judged: nothing is ch
 test tasks stand the learner adapted, the same with no support (N0), and with the labels of the
 support shuffled (N1). Differences are paired by task.
 
-References: of every row in docs/methods; settings from the authors' repositories.
+References: those of each learner in its own file beside this one; settings from the authors' code.
 Run: python -m experiments.as_published
 Published: the last column; of the same metric, and where drawn rows are unpublished of other rows.
 Deviates: the line under the table for each row; nothing is tuned here.
