@@ -50,6 +50,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path):
 
 def test_the_large_models_page_runs_as_it_stands(tmp_path):
     """Rank 2 beside 7 kernels of 2 layers; 8 weights and their 8 x 8 precision."""
+    pytest.importorskip("flatbuffers", reason="exported programs: pip install metajax[serve]")
     said = run("large", tmp_path)
     a_layer = 2 * ((32 + 32) * 2 + (32 + 16) * 2 + (32 + 64) * 3)
     assert said.startswith(f"{2 * a_layer} numbers are a user's own")
