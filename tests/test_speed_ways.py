@@ -27,7 +27,7 @@ def by_hand(name: str, num_steps: int, second: bool, problem: problems.Problem):
     weights, support, query = jax.tree.map(
         double, (problem.weights, problem.support, problem.query)
     )
-    learned, frozen = tree.partition(weights, problem.learned)
+    learned, frozen = tree.partition(jax.tree.map(jnp.asarray, weights), problem.learned)
 
     def task(learned, support, query):
         whole = tree.merge(learned, frozen)
