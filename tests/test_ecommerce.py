@@ -322,8 +322,8 @@ def test_the_registration_keeps_its_first_date(tmp_path):
 @pytest.mark.slow
 def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     config = ecommerce.Config(
-        num_users=600, num_items=3_000, num_steps=50, trial_steps=50, rates=(3e-3,), batch=32,
-        num_test=20, num_ranked=10, out=tmp_path,
+        num_users=600, num_items=3_000, start_steps=50, num_steps=50, trial_steps=50,
+        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, out=tmp_path,
     )  # fmt: skip
     made = ecommerce.main(config)
     assert "control:" in capsys.readouterr().out
@@ -334,7 +334,7 @@ def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     again = ecommerce.run(config)
     for name, values in made.scores.items():
         np.testing.assert_allclose(again.scores[name], values, atol=1e-6)
-    world = commerce.World(600, 3_000)
+    world = commerce.World(600, 3_000, seed=config.world_seed)
     assert made.facts["data"]["tau=1"]["events"] == commerce.offsets(world)[-1]
 
 
