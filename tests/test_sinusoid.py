@@ -104,11 +104,29 @@ def test_given_away_tasks_are_honest_in_training_and_not_at_test():
 def test_noise_falls_on_the_encoder_alone():
     config = memorization.Config()
     world = memorization.GivenAway(5, 5, honest=True)
-    learner = memorization.arms(config)["MR-MAML"]
+    learner = memorization.arms(config)["MR-MAML"].learner
     params = learner.init(jax.random.key(0), world.sample(jax.random.key(1)))
     assert len(jax.tree.leaves(params["log_scale"])) == 4
     assert params["log_scale"]["model"]["net"] is not None
     assert not jax.tree.leaves(params["log_scale"]["model"]["net"])
+
+
+def test_an_optimizer_made_anew_takes_the_full_rate_off_what_no_task_uses():
+    """A price of 1e-4 on squares: kept moments leave a weight alone, forgotten ones do not."""
+    price = jax.grad(lambda w: 0.5e-4 * jnp.sum(w**2))
+    used, idle = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+    shift = {}
+    for name, make in (("kept", lambda tx: tx), ("anew", memorization.forgetful)):
+        tx = make(optax.adam(1e-3, eps=1e-7))
+        weight = jnp.array([0.5, 0.5])
+        state = tx.init(weight)
+        for step in range(32):
+            loud = idle if step % 16 == 0 else used  # the second weight is used once in 16 steps
+            updates, state = tx.update(price(weight) - loud, state, weight)
+            weight = optax.apply_updates(weight, updates)
+        shift[name] = float(weight[1]) - 0.5
+    np.testing.assert_allclose(shift["anew"], (2 - 30) * 1e-3, rtol=0.02)
+    assert shift["kept"] > 0
 
 
 @pytest.mark.slow
