@@ -35,6 +35,7 @@ class Method(NamedTuple):
       trains_wide: whether training tasks have other classes to tell apart than those of the test.
       chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
         elsewhere all tasks are taken at once.
+      num_looks: how often a training looks at the validation classes.
     """
 
     learner: MetaLearner
@@ -48,6 +49,7 @@ class Method(NamedTuple):
     inner_steps: tuple[int, int] = (0, 0)
     trains_wide: bool = False
     chunk_size: int | None = 1
+    num_looks: int = 25
 
 
 def sampler(method: Method) -> train.Sampler:
@@ -101,12 +103,13 @@ def meta_train(
         )
 
 
-def judge(method: Method, valid: images.ClassImages, shots: int) -> Callable[[Params], jax.Array]:
+def judge(method: Method, valid: images.ClassImages) -> Callable[[Params], jax.Array]:
     """params -> accuracy on about 2,000 query images of validation classes, the same each time.
 
-    A method that trains on more classes than it is tested on is judged as it trains, so that one
-    training serves tests of any number of classes.
+    A method is judged at the shots it trains on, and one that trains on more classes than it is
+    tested on at those, so that one training serves tests of any number of shots or of classes.
     """
+    shots = method.shots
     images.check(valid, method.ways, 2 * shots)
     learner = method.learner if method.trains_wide else method.tested
     num_tasks = max(1, 2000 // (method.ways * shots))

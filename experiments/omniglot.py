@@ -19,7 +19,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,11 +35,36 @@ from metajax.learners.implicit import implicit
 from metajax.learners.metric import prototypes
 from metajax.models import conv
 from metajax.transforms.reptile import reptile
-from metajax.types import Model, PyTree, UserError
+from metajax.types import MetaLearner, Model, PyTree, UserError
 
 CROSS_ENTROPY = losses.class_cross_entropy
-NUM_LOOKS = 25
-"""How often a run looks at the validation classes."""
+
+
+class Inner(NamedTuple):
+    """The inner steps of MAML and its kin: their rate, and their number in training and at test."""
+
+    rate: float
+    trained: int
+    tested: int
+
+
+PUBLISHED = {5: Inner(0.4, 1, 3), 20: Inner(0.1, 5, 5)}
+INNER = {
+    "maml": {5: PUBLISHED[5], 20: Inner(10.0, 1, 1)},
+    "fomaml": {5: PUBLISHED[5], 20: Inner(1.5, 3, 5)},
+    "anil": {5: Inner(4.0, 1, 1), 20: Inner(10.0, 1, 1)},
+    "imaml": {5: Inner(0.4, 8, 8), 20: Inner(1.6, 8, 8)},
+}
+"""By method and ways, chosen on validation classes."""
+STEPS = {
+    "maml": {(5, 1): 18_000, (5, 5): 6_000, (20, 1): 6_000, (20, 5): 2_400},
+    "fomaml": {(5, 1): 12_000, (5, 5): 7_000, (20, 1): 4_500, (20, 5): 1_600},
+    "anil": {(5, 1): 9_000, (5, 5): 6_000, (20, 1): 6_000, (20, 5): 2_400},
+    "reptile": {(5, 1): 8_000, (5, 5): 8_000, (20, 1): 2_400, (20, 5): 2_400},
+    "protonets": {(5, 1): 8_000, (5, 5): 5_000, (20, 1): 8_000, (20, 5): 5_000},
+    "imaml": {(5, 1): 5_000, (5, 5): 1_200, (20, 1): 1_200, (20, 5): 600},
+}
+"""Outer steps of the CPU schedules, by method, ways and shots."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,30 +132,40 @@ def network(config: Config) -> Model:
     return Model(init, model.apply)
 
 
-def _maml_like(config: Config, num_steps: int, adapts: tree.Filter, second_order: bool):
-    """MAML and what differs from it by a filter or an order, at the published inner rates."""
+def _setting(config: Config) -> tuple[int, int]:
+    """Ways and shots of the published setting that is nearest."""
+    return 5 if config.ways <= 5 else 20, 1 if config.shots == 1 else 5
+
+
+def _num_steps(config: Config, arm: str) -> int:
+    """Outer steps of the method's CPU schedule, unless told."""
+    return config.steps or STEPS[arm][_setting(config)]
+
+
+def _inner(config: Config, arm: str) -> Inner:
+    """Inner steps of the method."""
+    ways, _ = _setting(config)
+    published = Inner(0.1, 16, 16) if arm == "imaml" else PUBLISHED[ways]
+    return published if config.published else INNER[arm][ways]
+
+
+def _maml_like(config: Config, arm: str, learner: Callable[[int], MetaLearner]) -> few_shot.Method:
+    """MAML and its kin: a learner of so many inner steps, on the training tasks of this size."""
     five = config.ways <= 5
-    rate, trained_steps, tested_steps = (0.4, 1, 3) if five else (0.1, 5, 5)
-    learner = lambda steps: gradient(
-        network(config),
-        optax.sgd(rate),
-        steps,
-        adapts=adapts,
-        second_order=second_order,
-        loss=CROSS_ENTROPY,
-    )
-    num_steps = config.steps or (60_000 if config.published else num_steps)
-    small = 8 if config.ways * config.shots <= 5 else 4
+    inner = _inner(config, arm)
+    long = config.published and arm != "imaml"
+    num_steps = config.steps or 60_000 if long else _num_steps(config, arm)
+    small = 8 if config.ways * config.shots <= 5 and arm != "imaml" else 4
     return few_shot.Method(
-        learner(trained_steps),
-        learner(tested_steps),
-        optax.adam(1e-3) if config.published else _outer(num_steps),
+        learner(inner.trained),
+        learner(inner.tested),
+        optax.adam(1e-3) if long else _outer(num_steps),
         num_steps,
-        num_tasks=(32 if five else 16) if config.published else small,
+        num_tasks=(32 if five else 16) if long else small,
         ways=config.ways,
         shots=config.shots,
-        queries=config.shots if config.published else max(config.shots, 3),
-        inner_steps=(trained_steps, tested_steps),
+        queries=config.shots if long else 3,
+        inner_steps=(inner.trained, inner.tested),
     )
 
 
@@ -138,28 +173,45 @@ NOT_OFFSETS = tree.negate(tree.matching("offset"))
 """What adapts in MAML's own code: all but the offsets of the normalization."""
 
 
+def _unrolled(
+    config: Config, arm: str, adapts: tree.Filter, second_order: bool = True
+) -> few_shot.Method:
+    """MAML and what differs from it by a filter or an order."""
+    rate = _inner(config, arm).rate
+
+    def learner(num_steps: int) -> MetaLearner:
+        return gradient(
+            network(config),
+            optax.sgd(rate),
+            num_steps,
+            adapts=adapts,
+            second_order=second_order,
+            loss=CROSS_ENTROPY,
+        )
+
+    return _maml_like(config, arm, learner)
+
+
 def maml(config: Config) -> few_shot.Method:
     """MAML, second order; its longest run is that of the setting that everyone reports."""
-    longest = (config.ways, config.shots, config.layer_norm) == (5, 1, False)
-    others = 3_000 if config.shots == 1 else 2_000
-    return _maml_like(config, 18_000 if longest else others, NOT_OFFSETS, second_order=True)
+    return _unrolled(config, "maml", NOT_OFFSETS)
 
 
 def fomaml(config: Config) -> few_shot.Method:
     """MAML without second derivatives."""
-    return _maml_like(config, 4_000, NOT_OFFSETS, second_order=False)
+    return _unrolled(config, "fomaml", NOT_OFFSETS, second_order=False)
 
 
 def anil(config: Config) -> few_shot.Method:
     """Only the head adapts."""
-    return _maml_like(config, 3_000, tree.under("head"), second_order=True)
+    return _unrolled(config, "anil", tree.under("head"))
 
 
 def reptile_of(config: Config) -> few_shot.Method:
     """Reptile: an Adam step on each fifth of ten images a class; the outer rate from 1 to 0."""
-    inner = optax.adam(1e-3, b1=0.0)
+    inner = optax.adam(1e-3 if config.published else 3e-3, b1=0.0)
     learner = lambda steps: gradient(network(config), inner, steps, loss=CROSS_ENTROPY)
-    num_steps = config.steps or 2_000
+    num_steps = _num_steps(config, "reptile")
     return few_shot.Method(
         reptile(few_shot.in_batches(learner(1), 2 * config.ways), loss=CROSS_ENTROPY),
         learner(50),
@@ -169,14 +221,15 @@ def reptile_of(config: Config) -> few_shot.Method:
         ways=config.ways,
         shots=5,
         queries=5,
-        inner_steps=(10 * config.ways // (2 * config.ways), 50),
+        inner_steps=(5, 50),
+        num_looks=5,
     )
 
 
 def protonets(config: Config) -> few_shot.Method:
     """Prototypes, trained on 30 ways and 5 queries for tests of any number of ways."""
     learner = lambda ways: prototypes(conv.conv4_features(normalize=_norm(config)), ways, 256)
-    num_steps = config.steps or 2_500
+    num_steps = _num_steps(config, "protonets")
     return few_shot.Method(
         learner(30),
         learner(config.ways),
@@ -191,25 +244,27 @@ def protonets(config: Config) -> few_shot.Method:
 
 
 def imaml(config: Config) -> few_shot.Method:
-    """Sixteen inner steps to a minimum near theta, five conjugate-gradient steps back.
+    """Steps toward a minimum near theta, three conjugate-gradient steps back.
 
-    Five are few where the support loss bends down: single tasks then have gradients that are far
+    They are few where the support loss bends down: single tasks then have gradients that are far
     too long, and without a bound on the batch's gradient a training at 58 % falls back to 46 %.
     """
-    learner = implicit(
-        network(config),
-        optax.sgd(0.1),
-        16,
-        strength=2.0,
-        num_solver_steps=5,
-        adapts=NOT_OFFSETS,
-        loss=CROSS_ENTROPY,
-    )
-    base = _maml_like(config, 1_000, NOT_OFFSETS, second_order=True)
-    bounded = optax.chain(optax.clip_by_global_norm(1.0), base.tx)
-    return base._replace(
-        learner=learner, tested=learner, tx=bounded, num_tasks=4, inner_steps=(16, 16)
-    )
+    strength = 2.0 if config.published else 0.05 if config.ways <= 5 else 0.0125
+    rate = _inner(config, "imaml").rate
+
+    def learner(num_steps: int) -> MetaLearner:
+        return implicit(
+            network(config),
+            optax.sgd(rate),
+            num_steps,
+            strength=strength,
+            num_solver_steps=5 if config.published else 3,
+            adapts=NOT_OFFSETS,
+            loss=CROSS_ENTROPY,
+        )
+
+    base = _maml_like(config, "imaml", learner)
+    return base._replace(tx=optax.chain(optax.clip_by_global_norm(1.0), base.tx))
 
 
 ARMS: dict[str, tuple[str, Callable[[Config], few_shot.Method]]] = {
@@ -237,9 +292,9 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
         part(data, "train"),
         config.seed,
         config.out
-        / f"omniglot-{method.ways}w{config.shots}s-{arm}{layer}-seed{config.seed}{several}",
-        few_shot.judge(method, part(data, "valid"), config.shots),
-        block=max(1, method.num_steps // NUM_LOOKS),
+        / f"omniglot-{method.ways}w{method.shots}s-{arm}{layer}-seed{config.seed}{several}",
+        few_shot.judge(method, part(data, "valid")),
+        block=max(1, method.num_steps // method.num_looks),
         seeds=config.seeds,
     )
     size = {"ways": config.ways, "shots": config.shots, "queries": config.shots}
@@ -253,6 +308,8 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     facts |= {"schedule": few_shot.schedule(method), "history": trained.history}
     facts["gradients"] = few_shot.gradients(method)
     facts["best_step"] = trained.best_step
+    if arm in INNER:
+        facts["inner"] = _inner(config, arm)._asdict()
     facts["data"] = {"name": "omniglot28", "checksum": checkpoint.digest(data["images"])}
     facts["split"] = {"file": SPLIT.name, "seed": images.read_split(SPLIT)["seed"]}
     key = report.score_name(scenario, shown, "test", "accuracy")

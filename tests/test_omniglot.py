@@ -167,7 +167,7 @@ def test_one_training_of_prototypes_serves_all_ways():
     for method in methods:
         batch = few_shot.sampler(method)(data, jax.random.key(0))
         params = method.learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch))
-        chosen = jax.make_jaxpr(few_shot.judge(method, data, 1))(params)
+        chosen = jax.make_jaxpr(few_shot.judge(method, data))(params)
         trained = jax.make_jaxpr(
             lambda p, m=method, b=batch: train.batch_gradient(m.learner, p, b, jax.random.key(0))
         )(params)
