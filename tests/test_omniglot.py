@@ -192,6 +192,7 @@ def test_the_published_schedule_is_the_published_one(
         "inner_steps": steps,
         "trains_wide": False,
         "chunk_size": None,
+        "num_looks": 25,
     }
 
 
@@ -334,5 +335,7 @@ def test_gradients_of_a_schedule_by_hand():
     found = few_shot.gradients(omniglot.reptile_of(config))
     assert found == {"training": 100 * 5 * 6, "per_task": 50}
     assert few_shot.gradients(omniglot.protonets(config))["per_task"] == 0
-    # 4 tasks of sixteen inner steps; products with the Hessian are not counted
-    assert few_shot.gradients(omniglot.imaml(config)) == {"training": 100 * 4 * 17, "per_task": 16}
+    # 4 tasks of eight inner steps; products with the Hessian are not counted
+    assert few_shot.gradients(omniglot.imaml(config)) == {"training": 100 * 4 * 9, "per_task": 8}
+    published = omniglot.Config(steps=100, published=True)
+    assert few_shot.gradients(omniglot.imaml(published))["per_task"] == 16
