@@ -183,3 +183,22 @@ def test_stored_records_hold_what_the_issue_asks():
     assert score("MAML").shape[1] == 600 and score("MAML").mean() <= 1.1
     assert report.difference(score("Meta-SGD"), score("MAML")).high < 0
     assert report.difference(score("MAML"), score("pretrained")).high < 0
+
+
+@pytest.mark.parametrize("shots", [5, 10])
+def test_what_keeps_from_memorizing_by_the_stored_records(shots: int):
+    """A price on the encoder does, under an optimizer that can pay it; noise on all is worse."""
+    path = report.RESULTS / f"sinusoid-memorization-k{shots}.json"
+    if not path.is_file():
+        pytest.skip("no record is stored yet")
+    record = report.read(path)
+    scenario = record.facts["scenario"]
+    last = lambda arm: record.of(scenario, arm, "steps=100", sinusoid_report.METRIC)
+    for better, worse in (
+        ("MR-MAML", "MAML"),
+        ("MR-MAML", "MR-MAML, beta = 0"),
+        ("MR-MAML", "MR-MAML, all weights"),
+        ("program", "program, beta = 0"),
+        ("program", "program, moments kept"),
+    ):
+        assert report.difference(last(better), last(worse)).high < 0, (better, worse)
