@@ -232,7 +232,7 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
                 keys,
                 config.num_steps,
                 block=block,
-                validate=lambda params: jnp.nan_to_num(after_one(params).mean(), nan=jnp.inf),
+                validate=lambda params: after_one(params).mean(),
                 report=update,
             ).params
     except UserError as error:
@@ -240,7 +240,10 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
 
 
 def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
-    """Query errors (num_tasks, MAX_STEPS + 1) of one seed after 0, 1, ... adaptations."""
+    """Query errors (num_tasks, MAX_STEPS + 1) of one seed after 0, 1, ... adaptations.
+
+    A task that diverged has an infinite error.
+    """
 
     def one_task(key: jax.Array) -> jax.Array:
         episode = arm.reveal(world.sample(key))
@@ -252,7 +255,8 @@ def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks
             return arm.stepped.adapt(state, episode.support, key), mse(state)
 
         cold = arm.stepped.start(params, episode.profile)
-        return jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
+        found = jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
+        return jnp.nan_to_num(found, nan=jnp.inf, posinf=jnp.inf)
 
     return jax.vmap(one_task)(jax.random.split(key, num_tasks))
 
@@ -271,7 +275,7 @@ def tuned(config: Config, params: Params, world: SineTasks) -> tuple[Arm, dict[s
     score = {}
     for rate in RATES:
         found = curve(pretrained(config, rate), params, world, jax.random.key(2), VALID_TASKS)
-        score[rate] = float(np.nan_to_num(found[..., MAX_STEPS].mean(), nan=np.inf))
+        score[rate] = float(found[..., MAX_STEPS].mean())
     best = min(score, key=lambda rate: score[rate])
     return pretrained(config, best), {"rate": best, "valid": score[best], "trials": len(RATES)}
 
