@@ -66,11 +66,11 @@ STRENGTH = [0.05, 0.05, 0.0125, 0.2]
 """How much iMAML pulls, as SETTINGS; published: 2."""
 STEPS = {
     "maml": [18_000, 6_000, 6_000, 2_400],
-    "fomaml": [12_000, 7_000, 4_500, 1_600],
+    "fomaml": [8_000, 6_000, 4_500, 1_600],
     "anil": [9_000, 6_000, 6_000, 2_400],
     "reptile": [8_000, 8_000, 2_400, 2_400],
-    "protonets": [5_000, 2_500, 5_000, 2_500],
-    "imaml": [4_500, 1_500, 1_500, 300],
+    "protonets": [2_500, 2_500, 2_500, 2_500],
+    "imaml": [4_500, 900, 1_500, 220],
 }
 """Outer steps of the CPU schedules, by method, then as SETTINGS."""
 
