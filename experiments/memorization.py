@@ -50,7 +50,7 @@ class Config:
     shots: tuple[int, ...] = (5, 10)
     """Points of a test task, one table each; training tasks have ten."""
     beta: float = 1e-3
-    """Price of a nat that the shared encoder holds; chosen of four on validation tasks."""
+    """Price of a nat that the shared encoder holds; chosen on validation tasks."""
     scale: float = 0.03
     """What the scale of the noise starts from."""
     num_steps: int = 15_000

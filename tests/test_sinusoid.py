@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from experiments import memorization, sinusoid, sinusoid_report
-from metajax import report
+from metajax import report, train
 from metajax.data.synthetic import SineTasks
 from metajax.types import UserError
 
@@ -127,6 +127,22 @@ def test_an_optimizer_made_anew_takes_the_full_rate_off_what_no_task_uses():
         shift[name] = float(weight[1]) - 0.5
     np.testing.assert_allclose(shift["anew"], (2 - 30) * 1e-3, rtol=0.02)
     assert shift["kept"] > 0
+
+
+@pytest.mark.slow
+def test_the_published_program_has_its_amplitudes_erased():
+    """Weights of the shown amplitudes: gone as published, kept by either control."""
+    arms, size = memorization.arms(memorization.Config()), {}
+    for name in ("program", "program, beta = 0", "program, moments kept"):
+        learner, tx, num_tasks = arms[name]
+        sample = train.world_sampler(memorization.GivenAway(10, 10, honest=True), num_tasks)
+        keys = jax.random.split(jax.random.key(1), 3)
+        params = train.fit(learner, tx, sample, (), keys, 15_000, block=15_000).params
+        encoder = params.get("mean", params)["model"]["encoder"]
+        (first,) = [x for x in jax.tree.leaves(encoder) if x.ndim == 3 and x.shape[1] == 21]
+        size[name] = [float(jnp.sqrt(jnp.mean(first[:, i] ** 2))) for i in (slice(1), slice(1, 17))]
+    assert all(of_x > 0.1 for of_x, _ in size.values())
+    assert size["program"][1] < 0.01 < 0.1 < min(size[n][1] for n in size if n != "program")
 
 
 @pytest.mark.slow
