@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+import experiments
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 
@@ -66,8 +68,11 @@ def test_the_reference_has_every_module_once(tmp_path):
     names = [name for page in found.values() for name in page]
     files = [p for p in (ROOT / "metajax").rglob("*.py") if not p.name.startswith("_")]
     assert len(names) == len(set(names)) == len(files)
-    assert found["core"][0] == "metajax.types" and "metajax.learners.gradient" in found["learners"]
-    assert "metajax.search" in found["runs"] and "metajax.data.table" in found["data"]
+    assert (
+        found["core"][0] == "metajax.types"
+        and "metajax.learners.gradient.maml" in found["learners"]
+    )
+    assert "metajax.tuning.search" in found["runs"] and "metajax.data.table" in found["data"]
     nav = (ROOT / "mkdocs.yml").read_text()
     assert all(f"reference/{page}.md" in nav for page in found)
 
@@ -82,6 +87,8 @@ def test_commands_named_in_the_pages_exist():
         for module in re.findall(r"python -m ((?:metajax|experiments)[\w.]*)", text):
             if module != "experiments.level":
                 assert importlib.util.find_spec(module), (page.name, module)
+        for name in re.findall(r"python -m experiments (\w+)", text):
+            assert experiments.find(name), (page.name, name)
 
 
 @pytest.mark.slow
