@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 2
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
