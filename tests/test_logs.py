@@ -299,8 +299,8 @@ if sys.argv[3] == "write":
 else:
     start = time.perf_counter()
     table = logs.load(path)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e9 if sys.platform == "darwin" else 1e6)
-    print(len(table), time.perf_counter() - start, peak)
+    seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(len(table), seconds, peak / (1e9 if sys.platform == "darwin" else 1e6))
 """
 
 

@@ -111,7 +111,7 @@ def _tasks_of(table: Interactions, rule: Callable[[Interactions], Split]) -> str
 
 
 def show(table: Interactions, width: int = 0) -> str:
-    """Everything about a table as text, one fact per line; folded at ``width`` where it is not 0."""
+    """Everything about a table as text, a fact per line; folded at ``width``, where it is not 0."""
     facts = summary(table)
     lines = [_folded(name, text, width) for name, text in facts]
     lines += ["", "tasks of each split (seed 0; tanp: 2020)"]

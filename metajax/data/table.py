@@ -145,8 +145,8 @@ def validate(table: Interactions) -> Interactions:
 
 def repeated_pairs(table: Interactions) -> int:
     """The number of rows whose pair of user and item occurred in a row before."""
-    pairs = table.user.astype(np.int64) * table.num_items + table.item
-    return len(pairs) - len(np.unique(pairs))
+    pairs = np.sort(table.user.astype(np.int64) * table.num_items + table.item)
+    return int((pairs[1:] == pairs[:-1]).sum())
 
 
 def tied_rows(table: Interactions) -> int:
@@ -156,9 +156,13 @@ def tied_rows(table: Interactions) -> int:
     """
     if table.time is None:
         return 0
-    order = np.lexsort((table.time, table.user))
-    user, time = table.user[order], table.time[order]
-    same = (user[1:] == user[:-1]) & (time[1:] == time[:-1])
+    time = table.time - table.time.min()
+    span = int(time.max()) + 1
+    if span * table.num_users >= 2**63:
+        time = index_encode(time)[0]
+        span = len(table)
+    moments = np.sort(table.user.astype(np.int64) * span + time)
+    same = moments[1:] == moments[:-1]
     return int((np.append(same, False) | np.append(False, same)).sum())
 
 

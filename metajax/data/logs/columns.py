@@ -256,8 +256,8 @@ def labels(column: Column, decimal: str | None = None) -> Read:
     out, said = found
     if said.startswith("true") and (out == out[0]).all():
         raise UserError(
-            f"{column.path}: the label {column.values.name!r} is {column.values[0]} in every row, so "
-            "that there is nothing to learn; say --label none to read every row as an event"
+            f"{column.path}: the label {column.values.name!r} is {column.values[0]} in every row, "
+            "so that there is nothing to learn; say --label none to read every row as an event"
         )
     odd = []
     low, high = float(out.min()), float(out.max())

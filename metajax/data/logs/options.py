@@ -40,7 +40,7 @@ class ReadOptions:
     encoding: str = "utf-8"
     """How the text is encoded, such as latin-1."""
     missing: Missing = "refuse"
-    """What to do with a row without user, item, label or time; keep takes NA and the like as ids."""
+    """A row without user, item, label or time; keep takes NA and the like for ids."""
     time_format: str | None = None
     """How times are written, such as '%d/%m/%Y %H:%M'."""
     scale: tuple[float, float] | None = None

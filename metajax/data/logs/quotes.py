@@ -22,7 +22,7 @@ CHUNK = 200_000  # rows that are held as Python text at a time
 
 
 class Unfit(Exception):
-    """A row that a dialect does not fit: its number from 0, what is wrong, its fields if counted."""
+    """A row that a dialect does not fit: its number from 0, what is wrong, its width."""
 
     def __init__(self, row: int, what: str, width: int = 0):
         super().__init__(row, what)
@@ -60,8 +60,8 @@ def read(
     skip: int,
     places: list[int],
     said: str | None,
-) -> dict[int, Any] | None:
-    """Columns of a text with quotes: place -> polars.Series; None if quotes are plain text.
+) -> dict[int, Any] | Unfit:
+    """Columns of a text with quotes: place -> polars.Series; why not, if quotes are plain text.
 
     Args:
       path: of the file, for messages.
@@ -84,9 +84,9 @@ def read(
             return _columns(rows, lines, width, places, trusted=said == '"')
         except Unfit as trouble:
             troubles.append(trouble)
-    if said is None and (lines[skip:] == width).all():
-        return None
     worst = max(troubles, key=lambda trouble: trouble.row)
+    if said is None and (lines[skip:] == width).all():
+        return worst
     if worst.width == width + 1 and worst.row == 0:
         line = text.split("\n", skip + 1)[skip]
         raise one_more(path, worst.row, names, line.endswith(separator))

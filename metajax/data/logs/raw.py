@@ -54,10 +54,10 @@ def check(path: Path, kinds: tuple[str, ...] = KINDS) -> None:
     if not path.is_file():
         raise UserError(f"{path}: no such file; give the path of a log ({', '.join(KINDS)})")
     if kind(path) not in kinds:
-        known = ", ".join(kind for kind in kinds)
+        known = ", ".join(kinds)
         raise UserError(
-            f"{path}: unknown kind {kind(path) or 'without an ending'!r}; give one of {known}, also "
-            f"packed as {', '.join(PACKED)}"
+            f"{path}: unknown kind {kind(path) or 'without an ending'!r}; give one of {known}, "
+            f"also packed as {', '.join(PACKED)}"
         )
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty; give a log with a header and rows")
@@ -98,7 +98,9 @@ def content(path: Path, encoding: str = "utf-8", header: bool = True) -> bytes:
         ) from error
     if data.startswith(b"PAR1"):
         raise UserError(f"{path}: this is a Parquet file; give it a name that ends in .parquet")
-    data = _as_utf8(path, data, encoding).removeprefix(codecs.BOM_UTF8)
+    data = _as_utf8(path, data, encoding)
+    while data.startswith(codecs.BOM_UTF8):
+        data = data.removeprefix(codecs.BOM_UTF8)
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"\0" in data:
@@ -129,11 +131,11 @@ def _opened(path: Path) -> Iterator[IO[bytes]]:
         file.seek(0)
         unpack: Any = None
         if head.startswith(b"\x1f\x8b"):
-            unpack = gzip.open(file)
+            unpack = gzip.GzipFile(fileobj=file)
         elif head.startswith(b"BZh"):
-            unpack = bz2.open(file)
+            unpack = bz2.BZ2File(file)
         elif head.startswith(b"\xfd7zXZ\x00"):
-            unpack = lzma.open(file)
+            unpack = lzma.LZMAFile(file)  # noqa: SIM115
         elif head.startswith(b"PK\x03\x04"):
             unpack = _only_member(path, file)
         elif head.startswith(ZST):

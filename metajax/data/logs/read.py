@@ -8,16 +8,16 @@ What is done with what is found:
 
 * Ids are whole numbers or text, with surrounding space removed. A column of text that holds nothing
   but plain whole numbers becomes numbers; "007" keeps it text. Users and items are numbered in
-  sorted order, rows keep the order of the file. Ids that mean "none" (NA, NaN, null, \\N) and floats
-  too large to be told apart are refused.
-* A column of ratings is the label, on the scale given or from the lowest to the highest that occurs.
-  A column of counts, such as plays, makes every row an event: the label is 1.0 on the scale 0..1,
+  sorted order, rows keep the order of the file. Ids that mean "none" (NA, NaN, null, \\N) and
+  floats too large to be told apart are refused.
+* A column of ratings is the label, on the scale given or from the lowest to the highest. A column
+  of counts, such as plays, makes every row an event: the label is 1.0 on the scale 0..1,
   `Interactions.count` is how often it happened, rows with 0 are left out. Without either every row
   is an event. A column that was left over and looks like the label is an error.
 * Times become Unix seconds, see `metajax.data.logs.times`.
 * Repeated (user, item) pairs are kept and counted; with ``last_only`` only the last by time (by row
   without times) is.
-* Text is delimited (any usual separator, quoted or not), JSON lines, the Netflix or the MIND layout;
+* Text is delimited (by any usual separator, quoted or not), JSON lines, or Netflix's or MIND's;
   packed as gz, bz2, xz, zst or zip. A `.inter` file is read with the `.user` and `.item` files
   beside it, any log with the tables that ``items`` and ``users`` name.
 """
@@ -63,9 +63,8 @@ def load(
     read = _Reading(source, places, options)
     table = read.table(name or raw.stem(path))
     table = _selected(read, table, options)
-    here = len(np.unique(table.user))
-    if here < min_users:
-        raise UserError(f"{path}: {here} user; give a log of at least {min_users} users")
+    if table.num_users < min_users:
+        raise UserError(f"{path}: {table.num_users} user; give a log of at least {min_users} users")
     table = _with_sides(read, table, options)
     return validate(dataclasses.replace(table, notes=read.line(table)))
 
@@ -79,7 +78,7 @@ class _Reading:
         judged = options.label is None and not {"label", "count"} & places.keys()
         if options.columns is not None or source.roles:
             judged = False
-        wanted = list(dict.fromkeys([*places.values(), *(left if judged else [])]))
+        wanted = [*places.values(), *(left if judged else [])]
         found = source.read(wanted)
         self.others = [found[place] for place in left] if judged else []
         self.ignored = [source.names[place] for place in left]

@@ -42,17 +42,17 @@ TIME = (
     *("unix_time", "utc_time", "invoice_date", "date_added", "time_ms", "timeframe", "when"),
 )
 USUAL = {"user": USER, "item": ITEM, "label": LABEL, "count": COUNT, "time": TIME}
-LABEL_WORDS = set(
-    "rating score star grade like liked recommend recommended preference vote voted feedback thumb "
-    "thumbs opinion play listen watch watched purchase purchased bought clicked count quantity "
-    "satisfaction reaction".split()
-)
+LABEL_WORDS = {
+    *("rating", "score", "star", "grade", "like", "liked", "recommend", "recommended", "vote"),
+    *("preference", "voted", "feedback", "thumb", "opinion", "play", "listen", "watch", "watched"),
+    *("purchase", "purchased", "bought", "clicked", "count", "quantity", "reaction"),
+}
 NOT_LABELS = re.compile(r"id$|^$|^_+$|^index$|^unnamed|^row|number$")
 SAMPLE = 10_000  # rows by which a column that was left over is judged
 
 
 def plain(column: str) -> str:
-    """A column's name for comparison: no case, "_", "-" or space; RecBole's ``:type`` is dropped."""
+    """A column's name for comparison: without case, "_", "-", space and RecBole's ``:type``."""
     return re.sub(r"[\s_-]", "", column.split(":")[0]).lower()
 
 
@@ -80,8 +80,8 @@ def find(source: Source, given: dict[str, str | None]) -> dict[str, int]:
         places = [place for place in dict.fromkeys(places) if place not in taken]
         if role == "label" and len(places) > 1:
             raise UserError(
-                f"{source.path}: {_listed(names, places)} may each be the label; say which, such as "
-                f"--label {names[places[0]]}"
+                f"{source.path}: {_listed(names, places)} may each be the label; say which, such "
+                f"as --label {names[places[0]]}"
             )
         if places:
             found[role] = places[0]
@@ -223,8 +223,8 @@ def refuse_hidden_label(path: Path, user: np.ndarray, item: np.ndarray, others: 
         if named or few:
             raise UserError(
                 f"{path}: no label was found, and the column {name!r} looks like one; say --label "
-                f"{name}, or --count {name} if it counts events, or --label none if every row is an "
-                "event"
+                f"{name}, or --count {name} if it counts events, or --label none if every row is "
+                "an event"
             )
 
 

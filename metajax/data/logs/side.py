@@ -49,7 +49,7 @@ class Side(NamedTuple):
 
 
 def beside(log: Path, role: str) -> Path | None:
-    """The atomic file of one side beside an ``.inter`` file, also of a part such as d.train.inter."""
+    """The atomic file of one side beside an ``.inter`` file; that of d for d.train.inter too."""
     stem = log.with_suffix("")
     for one in (stem, stem.with_suffix("")):
         found = one.parent / f"{one.name}.{role}"
@@ -131,8 +131,8 @@ def _rows_of(
             pair = [None if one is None else str(one) for one in (column[before], column[row])]
             if pair[0] != pair[1]:
                 raise UserError(
-                    f"{path}: the {role} {str(known[codes[row]])!r} stands in row {before + 1} and in "
-                    f"row {row + 1} with another {column.name.split(':')[0]}; keep one of them"
+                    f"{path}: the {role} {str(known[codes[row]])!r} stands in row {before + 1} and "
+                    f"in row {row + 1} with another {column.name.split(':')[0]}; keep one of them"
                 )
     return first
 
@@ -199,12 +199,14 @@ class _Builder:
                 out[place, : len(row)] = [float(one) for one in row]
             except ValueError as error:
                 raise UserError(
-                    f"{self.path}: row {place + 1}: the {name} {texts[place][:40]!r} is not a number"
+                    f"{self.path}: row {place + 1}: the {name} {texts[place][:40]!r} is not a "
+                    "number"
                 ) from error
         if not np.isfinite(out).all():
             row = int(np.argmin(np.isfinite(out).all(axis=1)))
             raise UserError(
-                f"{self.path}: row {row + 1}: the {name} holds a value that is not finite; correct it"
+                f"{self.path}: row {row + 1}: the {name} holds a value that is not "
+                "finite; correct it"
             )
         self.features = self.features.with_column(name, self._taken(out))
         self.said.append(f"{name} number")

@@ -1,10 +1,14 @@
 """A log whose columns have names and can be read: Parquet, JSON lines, Netflix, MIND, or text."""
 
+import contextlib
 import io
 import json
+import os
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from metajax.data.logs import raw
@@ -32,7 +36,7 @@ class Source(NamedTuple):
     names: list[str]
     read: Callable[[list[int]], dict[int, Any]]
     said: list[str]
-    roles: dict[str, str] = {}
+    roles: Mapping[str, str] = MappingProxyType({})
     first: list[str] | None = None
     time_format: str | None = None
 
@@ -57,6 +61,24 @@ def guarded(path: Path, read: Callable[[], Any]) -> Any:
         raise UserError(f"{path}: cannot be read: {one_line(error)}") from error
 
 
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps what the engine's threads say of a damaged file off the terminal."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
 def from_parquet(path: Path) -> Source:
     """The columns of a Parquet file, whose own count of rows is that of its footer."""
     polars = raw.require_polars()
@@ -66,10 +88,9 @@ def from_parquet(path: Path) -> Source:
 
     def read(places: list[int]) -> dict[int, Any]:
         wanted = [names[place] for place in places]
-        frame, height = guarded(
-            path,
-            lambda: (scan.select(wanted).collect(), scan.select(polars.len()).collect().item()),
-        )
+        with _quietly():
+            frame = guarded(path, lambda: scan.select(wanted).collect())
+        height = guarded(path, lambda: scan.select(polars.len()).collect().item())
         counted(path, height, frame.height)
         return {place: frame[names[place]] for place in places}
 

@@ -49,11 +49,13 @@ def from_text(path: Path, data: bytes, options: ReadOptions) -> Source:
     said += [f"{blank:,} blank lines left out"] * (blank > 0)
 
     def read(places: list[int]) -> dict[int, Any]:
+        why = None
         if quoted:
             found = quotes.read(path, data, separator, names, skip, places, options.quote)
-            if found is not None:
+            if isinstance(found, dict):
                 return _named(found, names)
-        return _named(plain(path, data, separator, names, skip, places, quoted), names)
+            why = found
+        return _named(plain(path, data, separator, names, skip, places, why), names)
 
     header = cells if skip and options.columns is None else None
     return Source(path, names, read, said, first=header)
@@ -88,7 +90,7 @@ def _separator(path: Path, first: str) -> str:
 
 
 def _one_character(path: Path, data: bytes, first: str, separator: str) -> tuple[bytes, str, str]:
-    """The text with a separator of one character, which the engines need, in the long one's place."""
+    """The text with one character, which the engines need, in the long separator's place."""
     for short in ("\t", "\x1f"):
         if short.encode() not in data:
             return (
@@ -119,7 +121,7 @@ def plain(
     names: list[str],
     skip: int,
     places: list[int],
-    had_quotes: bool,
+    unfit: quotes.Unfit | None,
 ) -> dict[int, Any]:
     """Columns of text in which quotes mean nothing: place -> polars.Series of text.
 
@@ -147,14 +149,16 @@ def plain(
     )
     counted(path, len(found), frame.height)
     columns = {place: frame[:, at] for at, place in enumerate(sorted(places))}
-    for place, column in columns.items() if had_quotes else ():
+    for place, column in columns.items():
+        if unfit is None:
+            break
         wrapped = column.str.contains(r'^\s*".*"\s*$').fill_null(False)
         if wrapped.any():
             row = int(wrapped.arg_max() or 0)
             raise UserError(
-                f"{path}: row {row + 1}: {names[place]} is {column[row][:40]!r}, and other quotes "
-                "of the file enclose no field; correct them, or say --quote none if they are part "
-                "of the text"
+                f"{path}: row {unfit.row + 1}: {unfit.what}, while quotes enclose the "
+                f"{names[place]} in row {row + 1}; correct the quotes, or say --quote none if they "
+                "are part of the text"
             )
     return columns
 
@@ -173,5 +177,6 @@ def wrong_width(
     if found[row] > len(names):
         remedy += ", or put its text between double quotes"
     return UserError(
-        f"{path}: row {row + 1} has {found[row]} field(s) and the header {len(names)} name(s); {remedy}"
+        f"{path}: row {row + 1} has {found[row]} field(s) and the header {len(names)} name(s); "
+        f"{remedy}"
     )

@@ -190,7 +190,7 @@ def _dates(column: Column) -> Any:
     for form in WORDS:
         for clock in CLOCKS:
             out = _filled(out, _day(text, form, clock))
-    return _numeric_days(column, out) if out.null_count() else out
+    return _numeric_days(column, out) if out is not None and out.null_count() else out
 
 
 def _filled(out: Any, parsed: Any) -> Any:
