@@ -12,8 +12,9 @@ from typing import Any
 
 import tyro
 
-from metajax.data import describe, sources
-from metajax.data.logs import ReadOptions
+from metajax.data import describe
+from metajax.data.logs.read import ReadOptions
+from metajax.data.sources import named
 from metajax.types import UserError
 
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         options = _parse(given[1:] if given[:1] == ["describe"] else given)
         with contextlib.redirect_stderr(io.StringIO()):
-            table = sources.load(options.dataset, options.data_dir, options.read)
+            table = named.load(options.dataset, options.data_dir, options.read)
         width = shutil.get_terminal_size((0, 0)).columns
         print(describe.show(table, width), flush=True)
     except UserError as error:

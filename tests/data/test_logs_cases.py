@@ -17,8 +17,10 @@ import numpy as np
 import polars
 import pytest
 
-from metajax.data import logs, sources, table
-from metajax.data.logs import ReadOptions
+from metajax.data import table
+from metajax.data.logs import read as logs
+from metajax.data.logs.read import ReadOptions
+from metajax.data.sources import named
 from metajax.types import UserError
 
 
@@ -542,7 +544,7 @@ def test_packed_files(tmp_path, ending):
     data = packed(PLAIN, ending, tmp_path)
     read = logs.load(put(tmp_path, f"log.csv{ending}", data))
     assert rows(read) == FOUR and read.name == "log"
-    assert sources.short_name(f"x/log.csv{ending}") == "log"
+    assert named.short_name(f"x/log.csv{ending}") == "log"
     refused(put(tmp_path, f"cut.csv{ending}", data[: len(data) // 2]), "cut short")
     assert rows(logs.load(put(tmp_path, f"plain.csv{ending}", PLAIN))) == FOUR  # its name is wrong
     assert rows(logs.load(put(tmp_path, "packed.csv", data))) == FOUR  # its name hides it
@@ -679,6 +681,6 @@ def test_a_reader_that_has_seen_enough(tmp_path):
 
 
 def test_a_load_by_path_says_what_was_understood(tmp_path, capsys):
-    read = sources.load(str(put(tmp_path, "a.csv", PLAIN)), options=ReadOptions(scale=(0, 5)))
+    read = named.load(str(put(tmp_path, "a.csv", PLAIN)), options=ReadOptions(scale=(0, 5)))
     said = capsys.readouterr().err
     assert said == read.notes + "\n" and said.count("\n") == 1 and read.scale == (0, 5)

@@ -15,7 +15,7 @@ import random
 import polars
 import pytest
 
-from metajax.data import logs
+from metajax.data.logs import read as logs
 from metajax.types import UserError
 
 TITLES = [

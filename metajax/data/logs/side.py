@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.data.files import categories, split_year
 from metajax.data.logs import columns, opened, raw, roles
 from metajax.data.logs.options import ReadOptions
+from metajax.data.sources.files import categories, split_year
 from metajax.data.table import Features
 from metajax.types import UserError
 
