@@ -13,7 +13,7 @@ from typing import Any
 import tyro
 
 from metajax.data import describe
-from metajax.data.logs.read import ReadOptions
+from metajax.data.logs.options import ReadOptions
 from metajax.data.sources import named
 from metajax.types import UserError
 

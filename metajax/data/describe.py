@@ -37,7 +37,7 @@ def summary(table: Interactions) -> list[tuple[str, str]]:
     middle = (table.scale[0] + table.scale[1]) / 2
     parts = table.notes.split("; ") if table.notes else []
     read = [part for part in parts if not part.startswith("note: ")]
-    odd = [one for part in parts if part.startswith("note: ") for one in part[6:].split(", ")]
+    odd = [part.removeprefix("note: ") for part in parts if part.startswith("note: ")]
     facts = [
         ("data set", f"{table.name}, checksum {table.checksum()}"),
         *(("read" if not place else "", text) for place, text in enumerate(read)),

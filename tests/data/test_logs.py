@@ -273,7 +273,7 @@ def test_real_log_equals_the_reader(data_dir, tmp_path):
 
 def test_command_line(tmp_path):
     path = put(tmp_path, "log.csv", CSV)
-    command = [sys.executable, "-m", "metajax.data.logs.read"]
+    command = [sys.executable, "-m", "metajax.data.logs"]
     done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
     assert "log.csv: 3 rows read (comma-separated)" in done.stdout
     assert "time = timestamp (s, 1997-12-04 to 1997-12-04)" in done.stdout
@@ -286,7 +286,7 @@ def test_command_line(tmp_path):
 MILLIONS = """
 import resource, sys, time
 import numpy as np, polars
-from metajax.data import logs
+from metajax.data.logs import read
 path, number = sys.argv[1], int(sys.argv[2])
 if sys.argv[3] == "write":
     rng = np.random.default_rng(0)
@@ -299,7 +299,7 @@ if sys.argv[3] == "write":
     }).write_parquet(path)
 else:
     start = time.perf_counter()
-    table = logs.load(path)
+    table = read.load(path)
     seconds, peak = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(len(table), seconds, peak / (1e9 if sys.platform == "darwin" else 1e6))
 """

@@ -18,8 +18,8 @@ import polars
 import pytest
 
 from metajax.data import table
-from metajax.data.logs import read as logs
-from metajax.data.logs.read import ReadOptions
+from metajax.data.logs.options import ReadOptions
+from metajax.data.logs.read import load
 from metajax.data.sources import named
 from metajax.types import UserError
 
@@ -39,7 +39,7 @@ def rows(read):
 def refused(path, *wanted, **options):
     """The one line that a file is refused with, which holds every wanted text."""
     with pytest.raises(UserError) as caught:
-        logs.load(path, **options)
+        load(path, **options)
     message = str(caught.value)
     assert "\n" not in message and str(path) in message
     for text in wanted:
@@ -75,13 +75,13 @@ def test_a_stray_quote_costs_no_row(tmp_path, texts, name, middle):
     lines = [["user", "item", "rating", "note"]]
     lines += [[u, i, f"{r:g}", t] for (u, i, r), t in zip(FOUR, texts, strict=True)]
     text = "".join(sign.join(line[place] for place in order) + "\n" for line in lines)
-    assert rows(logs.load(put(tmp_path, name, text))) == FOUR
+    assert rows(load(put(tmp_path, name, text))) == FOUR
 
 
 def test_many_rows_between_two_stray_quotes_are_read(tmp_path):
     lines = [f'u{n % 50},i{n % 40},{n % 5 + 1},{chr(34) if n in (200, 1700) else "fine"}\n'
              for n in range(2000)]  # fmt: skip
-    read = logs.load(put(tmp_path, "a.csv", "user,item,rating,note\n" + "".join(lines)))
+    read = load(put(tmp_path, "a.csv", "user,item,rating,note\n" + "".join(lines)))
     assert len(read) == 2000
     assert rows(read)[1000] == ("u0", "i0", 1.0)
 
@@ -93,20 +93,20 @@ def test_quotes_that_enclose_and_quotes_that_stray_are_told_by_row(tmp_path):
     refused(put(tmp_path, "a.csv", text), "row 2", "behind a closing quote")
     text = 'user,item,rating\n"1",a,4\n2,"The" thing,3\n'
     refused(put(tmp_path, "a.csv", text), "row 1", "--quote none")
-    read = logs.load(tmp_path / "a.csv", quote="none")
+    read = load(tmp_path / "a.csv", quote="none")
     assert rows(read) == [('"1"', "a", 4.0), ("2", '"The" thing', 3.0)]
 
 
 def test_a_text_of_several_lines_is_one_row(tmp_path):
     text = 'user,item,rating,note\n1,1,4,"so, it\n\nwas\nfine"\n2,1,3,"x"\n2,2,5,\n3,1,2,y\n'
-    read = logs.load(put(tmp_path, "a.csv", text))
+    read = load(put(tmp_path, "a.csv", text))
     assert rows(read) == FOUR and "4 rows read" in read.notes
 
 
 def test_rows_in_quotes_that_look_like_rows_can_be_confirmed(tmp_path):
     text = 'user,item,rating,note\n1,"a",4,"x\n2,1,3,y\nz"\n'
     refused(put(tmp_path, "a.csv", text.replace("\nz", "")), "row 1", "a quote opens here")
-    assert len(logs.load(tmp_path / "a.csv", quote='"', min_users=1, label="none")) == 1
+    assert len(load(tmp_path / "a.csv", quote='"', min_users=1, label="none")) == 1
 
 
 def test_backslashes_before_quotes(tmp_path):
@@ -114,20 +114,20 @@ def test_backslashes_before_quotes(tmp_path):
         'user,item,rating\n1,"The \\"Best\\" Game, Vol. 1",4\n2,"Plain",3\n'
         '2,"The \\"Best\\" Game, Vol. 1",5\n'
     )
-    read = logs.load(put(tmp_path, "a.csv", text))
+    read = load(put(tmp_path, "a.csv", text))
     assert read.item_ids.tolist() == ["Plain", 'The "Best" Game, Vol. 1']
     assert [row[2] for row in rows(read)] == [4, 3, 5]
 
 
 def test_tsv_with_quotes_in_ids(tmp_path):
     text = 'user\titem\trating\n1\t"The" Thing\t4\n2\t"Unclosed title\t3\n2\tother\t5\n3\tlast\t1\n'
-    read = logs.load(put(tmp_path, "a.tsv", text))
+    read = load(put(tmp_path, "a.tsv", text))
     assert len(read) == 4 and '"Unclosed title' in read.item_ids.tolist()
 
 
 def test_blank_lines_are_no_rows_and_are_told(tmp_path):
     for text in ("user,item,rating\n\n1,1,4\n \n2,1,3\n", "\n\nuser,item,rating\n1,1,4\n2,1,3\n\n"):
-        read = logs.load(put(tmp_path, "a.csv", text))
+        read = load(put(tmp_path, "a.csv", text))
         assert rows(read) == FOUR[:2] and "blank lines left out" in read.notes
 
 
@@ -137,10 +137,10 @@ def test_a_header_with_one_name_too_few(tmp_path, quote):
     bodies = [f"{quote}{n}{quote},{u},{i},{r:g}\n" for n, (u, i, r) in enumerate(FOUR)]
     path = put(tmp_path, "a.csv", header + "\n" + "".join(bodies))
     refused(path, "row 1", "one name less", "--columns _,user,item,rating")
-    assert rows(logs.load(path, columns="_,user,item,rating")) == FOUR
+    assert rows(load(path, columns="_,user,item,rating")) == FOUR
     commas = put(tmp_path, "b.csv", "user,item,rating\n1,1,4,\n2,1,3,\n")
     refused(commas, "row 1", "one separator too many", "--columns user,item,rating,_")
-    assert rows(logs.load(commas, columns="user,item,rating,_")) == FOUR[:2]
+    assert rows(load(commas, columns="user,item,rating,_")) == FOUR[:2]
 
 
 @pytest.mark.parametrize("wrong", ["2,1", "2,1,3,4", "2;1;3"])
@@ -150,19 +150,19 @@ def test_a_row_of_another_width_is_named(tmp_path, wrong):
 
 def test_line_ends(tmp_path):
     for end in ("\r\n", "\r"):
-        assert rows(logs.load(put(tmp_path, "a.csv", PLAIN.replace("\n", end)))) == FOUR
+        assert rows(load(put(tmp_path, "a.csv", PLAIN.replace("\n", end)))) == FOUR
     mixed = PLAIN.replace("4\n", "4\r\n").replace("5\n", "5\r")
-    assert rows(logs.load(put(tmp_path, "a.csv", mixed))) == FOUR
-    assert rows(logs.load(put(tmp_path, "a.csv", PLAIN[:-1]))) == FOUR
+    assert rows(load(put(tmp_path, "a.csv", mixed))) == FOUR
+    assert rows(load(put(tmp_path, "a.csv", PLAIN[:-1]))) == FOUR
 
 
 def test_text_that_is_none(tmp_path):
     path = put(tmp_path, "a.csv", "user,item,rating\nu1,a\0,4\nu2,a,3\n")
     refused(path, "row 1", "NUL")
-    assert rows(logs.load(put(tmp_path, "a.csv", PLAIN.encode("utf-16")))) == FOUR
+    assert rows(load(put(tmp_path, "a.csv", PLAIN.encode("utf-16")))) == FOUR
     latin = put(tmp_path, "a.csv", "user,item,rating\nJos\xe9,1,4\n2,1,3\n".encode("latin-1"))
     refused(latin, "not UTF-8", "--encoding latin-1")
-    assert logs.load(latin, encoding="latin-1").user_ids.tolist() == ["2", "Jos\xe9"]
+    assert load(latin, encoding="latin-1").user_ids.tolist() == ["2", "Jos\xe9"]
     refused(latin, "no encoding", encoding="klingon")
 
 
@@ -171,7 +171,7 @@ def test_text_that_is_none(tmp_path):
 
 def test_the_one_line(tmp_path):
     text = "userId;movieId;rating;timestamp;note\n7;20;5;881250949000;x\n3;10;1,5;881250950000;\n"
-    read = logs.load(put(tmp_path, "a.csv", text))
+    read = load(put(tmp_path, "a.csv", text))
     assert read.notes == (
         "a.csv: 2 rows read (semicolon-separated); user = userId (2 ids, whole numbers); item = "
         "movieId (2 ids, whole numbers); label = rating (1.5..5, decimal commas); time = timestamp "
@@ -185,15 +185,15 @@ def test_an_id_that_means_none_is_refused_or_left_out_and_told(tmp_path, text, r
     row = f"{text},1,3" if role == "user" else f"2,{text},3"
     path = put(tmp_path, "a.csv", PLAIN.replace("2,1,3", row))
     refused(path, "row 2", role, "--missing drop")
-    read = logs.load(path, missing="drop")
+    read = load(path, missing="drop")
     assert rows(read) == [FOUR[0], *FOUR[2:]] and "left out 1 without a value" in read.notes
-    assert len(logs.load(path, missing="keep")) == 4
+    assert len(load(path, missing="keep")) == 4
 
 
 def test_what_is_dropped_is_counted(tmp_path):
     path = put(tmp_path, "a.csv", PLAIN.replace("2,1,3", "2,1,") + "3,1,4\n3,9,4\n")
     refused(path, "row 2", "the label is empty", "--missing drop")
-    read = logs.load(path, missing="drop", last_only=True, min_rows=2, min_users=1)
+    read = load(path, missing="drop", last_only=True, min_rows=2, min_users=1)
     assert rows(read) == [("3", "1", 4.0), ("3", "9", 4.0)]
     assert "6 rows read" in read.notes
     assert "left out 1 without a value, 1 repeated before the last of their pair, 2 of users with "
@@ -217,23 +217,23 @@ def test_a_column_that_looks_like_the_label_is_an_error(tmp_path, header, values
     lines = [f"{u},{i},{v}\n" for (u, i), v in zip(("11", "21", "22"), values, strict=True)]
     path = put(tmp_path, "a.csv", header + "\n" + "".join(lines))
     refused(path, f"--label {name}", "--label none")
-    assert logs.load(path, label="none").scale == (0, 1)
-    assert len(np.unique(logs.load(path, label=name).label)) >= 2
+    assert load(path, label="none").scale == (0, 1)
+    assert len(np.unique(load(path, label=name).label)) >= 2
 
 
 def test_a_column_of_one_side_or_of_text_is_no_label(tmp_path):
     text = "user,item,age,year,city\n1,1,30,1999,Rome\n2,1,40,1999,Oslo\n2,2,40,2001,Oslo\n"
-    read = logs.load(put(tmp_path, "a.csv", text))
+    read = load(put(tmp_path, "a.csv", text))
     assert read.label.tolist() == [1, 1, 1] and "ignored age, year, city" in read.notes
 
 
 def test_two_labels_are_asked_for(tmp_path):
     path = put(tmp_path, "a.csv", "user,item,click,rating\n1,1,1,4\n2,1,0,2\n")
     refused(path, "rating and click", "--label rating")
-    assert logs.load(path, label="click").label.tolist() == [1, 0]
+    assert load(path, label="click").label.tolist() == [1, 0]
     twice = put(tmp_path, "b.csv", "user,item,rating,rating\n1,1,1,4\n2,1,0,2\n")
     refused(twice, "two columns are called 'rating'")
-    assert logs.load(twice, label="4").label.tolist() == [4, 2]
+    assert load(twice, label="4").label.tolist() == [4, 2]
     refused(path, "for both user and label", user="click", label="click")
 
 
@@ -245,26 +245,26 @@ def test_a_label_that_is_always_true_is_refused(tmp_path):
 @pytest.mark.parametrize("words", ["true false", "True False", "yes no", "T F"])
 def test_booleans(tmp_path, words):
     yes, no = words.split()
-    read = logs.load(put(tmp_path, "a.csv", f"user,item,liked\n1,1,{yes}\n2,1,{no}\n"))
+    read = load(put(tmp_path, "a.csv", f"user,item,liked\n1,1,{yes}\n2,1,{no}\n"))
     assert read.label.tolist() == [1, 0] and "true and false as 1 and 0" in read.notes
 
 
 @pytest.mark.parametrize("name", ["plays", "play_count", "count", "quantity", "Qty", "listenCount"])
 def test_counts_are_events_that_happened_so_often(tmp_path, name):
     path = put(tmp_path, "a.csv", f"user,item,{name}\n1,1,700000\n2,1,3\n2,2,0\n3,2,1\n")
-    read = logs.load(path)
+    read = load(path)
     assert rows(read) == [("1", "1", 1.0), ("2", "1", 1.0), ("3", "2", 1.0)]
     assert read.count is not None and read.count.tolist() == [700000, 3, 1]
     assert read.scale == (0, 1) and f"count = {name}" in read.notes
     assert "left out 1 with a count of 0" in read.notes
     assert "5 orders of magnitude" in read.notes
-    assert logs.load(path, label=name).scale == (0, 700000)
-    assert logs.load(path, count="none", label="none").count is None
+    assert load(path, label=name).scale == (0, 700000)
+    assert load(path, count="none", label="none").count is None
     refused(put(tmp_path, "b.csv", f"user,item,{name}\n1,1,7\n2,1,-3\n"), "row 2", "--count none")
 
 
 def test_ratings_as_wide_as_counts_are_told(tmp_path):
-    read = logs.load(put(tmp_path, "a.csv", "user,item,rating\n1,1,3\n2,1,900000\n"))
+    read = load(put(tmp_path, "a.csv", "user,item,rating\n1,1,3\n2,1,900000\n"))
     assert "if they are counts, say --count rating" in read.notes
 
 
@@ -272,7 +272,7 @@ def test_sessions_are_users_on_request(tmp_path):
     text = "session_id,item_id,eventdate\n1,5,2016-05-09\n1,6,2016-05-09\n2,5,2016-05-10\n"
     path = put(tmp_path, "a.csv", text)
     refused(path, "--user session_id")
-    read = logs.load(path, user="session_id")
+    read = load(path, user="session_id")
     assert rows(read) == [("1", "5", 1.0), ("1", "6", 1.0), ("2", "5", 1.0)]
     assert read.time is not None
 
@@ -292,7 +292,7 @@ def test_decimal_commas(tmp_path, text, decimal, expected):
     if expected is None:
         refused(path, "row 1")
     else:
-        assert logs.load(path, decimal=decimal).label.tolist() == expected
+        assert load(path, decimal=decimal).label.tolist() == expected
 
 
 # -- ids
@@ -308,7 +308,7 @@ def test_float_ids_that_cannot_be_told_apart(tmp_path, kind):
         refused(path, "row 2", message)
     frame = polars.DataFrame({"user": [5.0, bound - 1.0], "item": [1, 2], "rating": [4.0, 3.0]})
     frame.with_columns(polars.col("user").cast(kind)).write_parquet(path)
-    read = logs.load(path)
+    read = load(path)
     assert read.user_ids.tolist() == [5, bound - 1] and "stored as floats" in read.notes
 
 
@@ -323,10 +323,10 @@ def test_large_and_odd_ids_stay_apart(tmp_path):
         ("a.csv", "user,item\n" + "".join(f"{one},1\n" for one in ids)),
         ("a.jsonl", "".join(f'{{"user": {one}, "item": 1}}\n' for one in ids)),
     ):
-        assert sorted(map(str, logs.load(put(tmp_path, name, text)).user_ids)) == sorted(ids)
-    read = logs.load(put(tmp_path, "b.csv", "user,item\n007,1\n7,1\n"))
+        assert sorted(map(str, load(put(tmp_path, name, text)).user_ids)) == sorted(ids)
+    read = load(put(tmp_path, "b.csv", "user,item\n007,1\n7,1\n"))
     assert read.user_ids.tolist() == ["007", "7"] and "leading zeros" in read.notes
-    read = logs.load(put(tmp_path, "c.csv", "user,item\n1.0,1\n2.0,1\n"))
+    read = load(put(tmp_path, "c.csv", "user,item\n1.0,1\n2.0,1\n"))
     assert read.user_ids.tolist() == ["1.0", "2.0"] and "written as floats" in read.notes
     refused(put(tmp_path, "d.csv", "user,item\n1.0,1\n1,1\n2,1\n"), "1.0", "also written 1")
 
@@ -351,13 +351,13 @@ def test_large_and_odd_ids_stay_apart(tmp_path):
 )
 def test_times_are_read_each_by_its_own_form(tmp_path, texts):
     lines = "".join(f"{n};1;{text}\n" for n, text in enumerate(texts))
-    read = logs.load(put(tmp_path, "a.csv", "user;item;time\n" + lines))
+    read = load(put(tmp_path, "a.csv", "user;item;time\n" + lines))
     assert read.time is not None and read.time.tolist() == [1_600_000_000, 1_600_000_001]
 
 
 def test_mixed_units_are_told(tmp_path):
     text = "user,item,time\n1,1,1600000000\n2,1,1600000001000\n"
-    assert "ms and s" in logs.load(put(tmp_path, "a.csv", text)).notes
+    assert "ms and s" in load(put(tmp_path, "a.csv", text)).notes
 
 
 @pytest.mark.parametrize(
@@ -367,7 +367,7 @@ def test_mixed_units_are_told(tmp_path):
 )  # fmt: skip
 def test_days(tmp_path, text, expected):
     path = put(tmp_path, "a.csv", f"user;item;date\n1;1;{text}\n2;1;{text}\n")
-    read = logs.load(path)
+    read = load(path)
     assert read.time is not None and read.time.tolist() == [expected] * 2
 
 
@@ -375,7 +375,7 @@ def test_a_day_that_may_be_a_month_is_asked_for(tmp_path):
     path = put(tmp_path, "a.csv", "user,item,date\n1,1,03/04/2014\n2,1,05/05/2014\n")
     refused(path, "row 1", "--time-format")
     for form, second in (("%d/%m/%Y", 1_396_483_200), ("%m/%d/%Y", 1_393_891_200)):
-        read = logs.load(path, time_format=form)
+        read = load(path, time_format=form)
         assert read.time is not None and read.time[0] == second
     refused(path, "row 1", "is not written as", time_format="%Y-%m-%d")
 
@@ -385,12 +385,12 @@ def test_a_day_that_may_be_a_month_is_asked_for(tmp_path):
 
 def test_repeats_and_ties_are_counted_by_hand(tmp_path):
     text = "user,item,time\n1,1,5\n1,2,5\n1,1,9\n2,1,5\n2,1,6\n"
-    read = logs.load(put(tmp_path, "a.csv", text))
+    read = load(put(tmp_path, "a.csv", text))
     assert table.repeated_pairs(read) == 2 and table.tied_rows(read) == 2
     assert (
         "2 rows repeat a pair" in read.notes and "40.0% of the rows share their time" in read.notes
     )
-    calm = logs.load(put(tmp_path, "b.csv", "user,item,time\n1,1,5\n1,2,6\n2,1,5\n"))
+    calm = load(put(tmp_path, "b.csv", "user,item,time\n1,1,5\n1,2,6\n2,1,5\n"))
     assert table.repeated_pairs(calm) == table.tied_rows(calm) == 0 and "note" not in calm.notes
 
 
@@ -407,7 +407,7 @@ def test_headerless_files(tmp_path):
         {"columns": "session,time,item,category", "user": "session"},
         {"header": False, "user": "1", "item": "3", "time": "2", "label": "none"},
     ):
-        read = logs.load(path, **options)
+        read = load(path, **options)
         assert rows(read) == expected and "no header" in read.notes
         assert read.time is not None and read.time[0] == 1_396_867_869
     refused(path, "--no-header", user="1", item="3")
@@ -419,13 +419,13 @@ def test_headerless_files(tmp_path):
     for name in ("checkins.txt", "checkins.tsv"):
         path = put(tmp_path, name, checkins)
         refused(path, "--columns user,time,_,_,item")
-        read = logs.load(path, columns="user,time,_,_,item")
+        read = load(path, columns="user,time,_,_,item")
         assert rows(read) == [("0", "22847", 1.0), ("1", "2", 1.0)]
 
 
 def test_positions_with_a_header(tmp_path):
     path = put(tmp_path, "a.csv", "wer,was,wie\n1,1,4\n2,1,3\n2,2,5\n3,1,2\n")
-    assert rows(logs.load(path, user="1", item="2", label="3")) == FOUR
+    assert rows(load(path, user="1", item="2", label="3")) == FOUR
     refused(path, "from 1 to 3", user="4", item="2")
 
 
@@ -456,7 +456,7 @@ def test_json_lines(tmp_path, name):
     for text in ("\n".join(lines), "\n\n".join(lines) + "\n\n", f"[{','.join(lines)}]"):
         if text[0] == "[" and name == "r.txt":
             continue
-        read = logs.load(put(tmp_path, name, text))
+        read = load(put(tmp_path, name, text))
         assert rows(read) == [("A1", "B1", 5.0), ("A2", "B1", 3.0), ("A2", "B2", 4.0)]
         assert read.scale == (3, 5) and "JSON" in read.notes
 
@@ -485,7 +485,7 @@ def test_yelp(tmp_path):
              for u, b, s in (("u1", "b1", 2.0), ("u2", "b1", 5.0))]  # fmt: skip
     business = {"business_id": "b1", "name": "Caf\u00e9 \u2028 X", "categories": ["Food", "Bar"]}
     path = put(tmp_path, "review.json", "\n".join(lines))
-    read = logs.load(path, items=put(tmp_path, "business.json", json.dumps(business)))
+    read = load(path, items=put(tmp_path, "business.json", json.dumps(business)))
     assert rows(read) == [("u1", "b1", 2.0), ("u2", "b1", 5.0)]
     assert read.item_titles is not None and read.item_titles.tolist() == ["Caf\u00e9 \u2028 X"]
     assert read.item_features.sizes == {"categories": 3}
@@ -493,7 +493,7 @@ def test_yelp(tmp_path):
 
 def test_netflix(tmp_path):
     text = "1:\n1488844,3,2005-09-06\n822109,5,2005-05-13\n2:\n885013,4,2005-10-19\n"
-    read = logs.load(put(tmp_path, "combined_data_1.txt", text))
+    read = load(put(tmp_path, "combined_data_1.txt", text))
     assert rows(read) == [("1488844", "1", 3.0), ("822109", "1", 5.0), ("885013", "2", 4.0)]
     assert "Netflix" in read.notes and read.time is not None
     refused(put(tmp_path, "a.txt", text + "7,4\n"), "row 4", "'7,4'")
@@ -505,7 +505,7 @@ def test_mind(tmp_path):
     )
     news = 'N1\tsports\tsoccer\tThe "Great" Game\tx\thttps://a\t[]\t[]\nN2\tnews\tworld\tB\t\thttps://b\t[]\t[]\n'
     path = put(tmp_path, "behaviors.tsv", text)
-    read = logs.load(path, items=put(tmp_path, "news.tsv", news))
+    read = load(path, items=put(tmp_path, "news.tsv", news))
     assert rows(read) == [("U1", "N1", 0.0), ("U1", "N2", 1.0), ("U2", "N1", 1.0)]
     assert read.time is not None and read.time[0] == 1_573_808_122
     assert read.item_titles is not None and read.item_titles[0] == 'The "Great" Game'
@@ -518,10 +518,10 @@ def test_mind(tmp_path):
 )
 def test_endings_and_separators(tmp_path, name, sign):
     path = put(tmp_path, name, PLAIN.replace(",", sign))
-    assert rows(logs.load(path)) == FOUR
+    assert rows(load(path)) == FOUR
     odd = put(tmp_path, "odd.csv", PLAIN.replace(",", "~"))
     refused(odd, "no column of the user")
-    assert rows(logs.load(odd, separator="~")) == FOUR
+    assert rows(load(odd, separator="~")) == FOUR
 
 
 def packed(text, ending, folder):
@@ -542,12 +542,12 @@ def packed(text, ending, folder):
 @pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst", ".zip"])
 def test_packed_files(tmp_path, ending):
     data = packed(PLAIN, ending, tmp_path)
-    read = logs.load(put(tmp_path, f"log.csv{ending}", data))
+    read = load(put(tmp_path, f"log.csv{ending}", data))
     assert rows(read) == FOUR and read.name == "log"
     assert named.short_name(f"x/log.csv{ending}") == "log"
     refused(put(tmp_path, f"cut.csv{ending}", data[: len(data) // 2]), "cut short")
-    assert rows(logs.load(put(tmp_path, f"plain.csv{ending}", PLAIN))) == FOUR  # its name is wrong
-    assert rows(logs.load(put(tmp_path, "packed.csv", data))) == FOUR  # its name hides it
+    assert rows(load(put(tmp_path, f"plain.csv{ending}", PLAIN))) == FOUR  # its name is wrong
+    assert rows(load(put(tmp_path, "packed.csv", data))) == FOUR  # its name hides it
 
 
 # -- side tables
@@ -565,7 +565,7 @@ def test_side_tables_of_csv(tmp_path):
         "11,Alien (1979),Horror,7,v\n99,Other (2000),Drama,1,w\n",
     )
     users = put(tmp_path, "users.csv", "id,job\n1,chef\n2,poet\n")
-    read = logs.load(log, items=items, users=users)
+    read = load(log, items=items, users=users)
     assert read.item_titles is not None
     assert read.item_titles.tolist() == ["Heat, The", "Alien", ""]
     assert read.item_year is not None and read.item_year.tolist() == [1995, 1979, 0]
@@ -589,15 +589,15 @@ def test_side_tables_that_do_not_match(tmp_path):
     ):
         path = movies(tmp_path, text)
         with pytest.raises(UserError, match=str(path)) as caught:
-            logs.load(log, items=path)
+            load(log, items=path)
         assert message in str(caught.value) and "\n" not in str(caught.value)
     same = movies(tmp_path, "item,title\n10,A\n10,A\n11,C\n")
-    read = logs.load(log, items=same)
+    read = load(log, items=same)
     assert read.item_titles is not None and read.item_titles.tolist() == ["A", "C"]
     few = put(tmp_path, "b.csv", "user,item\n1,10\n2,11\n3,12\n4,13\n5,14\n")
-    assert "only 40.0% of the items are in movies.csv" in logs.load(few, items=same).notes
+    assert "only 40.0% of the items are in movies.csv" in load(few, items=same).notes
     with pytest.raises(UserError, match="no such file"):
-        logs.load(log, items=tmp_path / "absent.csv")
+        load(log, items=tmp_path / "absent.csv")
 
 
 INTER = "user_id:token\titem_id:token\trating:float\n1\t10\t5\n2\t11\t1\n2\t10\t3\n"
@@ -616,26 +616,26 @@ def test_atomic_sides_that_do_not_fit(tmp_path, text, message):
     put(tmp_path, "d.user", text)
     path = put(tmp_path, "d.inter", INTER)
     with pytest.raises(UserError, match=message):
-        logs.load(path)
+        load(path)
 
 
 def test_atomic_ids_are_found_by_name(tmp_path):
     put(tmp_path, "d.user", "age:float\tuser_id:token\n30\t1\n40\t2\n")
-    read = logs.load(put(tmp_path, "d.inter", INTER))
+    read = load(put(tmp_path, "d.inter", INTER))
     np.testing.assert_array_equal(read.user_features.columns["age"], [[30], [40]])
     assert "users d.user: 2 of 2 matched" in read.notes and "no .item file" in read.notes
 
 
 def test_sides_of_a_part_are_those_of_the_whole(tmp_path):
     put(tmp_path, "d.user", "user_id:token\tjob:token\n1\tchef\n2\tpoet\n")
-    read = logs.load(put(tmp_path, "d.train.inter", INTER))
+    read = load(put(tmp_path, "d.train.inter", INTER))
     assert read.user_features.sizes == {"job": 3} and "users d.user" in read.notes
 
 
 def test_line_separators_inside_a_title(tmp_path):
     title = "item_id:token\ttitle:token_seq\n10\tPart one\u2028Part two\n11\tCaf\x85e\n"
     put(tmp_path, "d.item", title)
-    read = logs.load(put(tmp_path, "d.inter", INTER))
+    read = load(put(tmp_path, "d.inter", INTER))
     assert read.item_titles is not None
     assert read.item_titles.tolist() == ["Part one\u2028Part two", "Caf\x85e"]
 

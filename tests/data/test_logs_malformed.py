@@ -15,7 +15,7 @@ import random
 import polars
 import pytest
 
-from metajax.data.logs import read as logs
+from metajax.data.logs.read import load
 from metajax.types import UserError
 
 TITLES = [
@@ -167,8 +167,8 @@ def expected(table: list[Row]) -> list[tuple[str, str, float, int]]:
     return [(row[0], row[1], float(row[2]), int(row[3])) for row in table[1:]]
 
 
-def read(path) -> list[tuple[str, str, float, int]]:
-    found = logs.load(path, min_users=1)
+def rows_of(path) -> list[tuple[str, str, float, int]]:
+    found = load(path, min_users=1)
     assert found.time is not None
     users, items = found.user_ids[found.user], found.item_ids[found.item]
     columns = (map(str, users), map(str, items), found.label.tolist(), found.time.tolist())
@@ -187,7 +187,7 @@ def test_a_malformed_log_is_its_true_rows_or_one_line(tmp_path, seed):
     path = tmp_path / name
     path.write_bytes(data)
     try:
-        found = read(path)
+        found = rows_of(path)
     except UserError as error:
         assert "\n" not in str(error) and str(path) in str(error)
         sound = {bom, packed, nothing}

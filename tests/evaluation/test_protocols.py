@@ -269,8 +269,8 @@ def unread(sources_: dict[str, str]) -> list[str]:
 
 
 def test_every_option_is_read_by_something():
-    root = pathlib.Path(protocols.__file__).parent.parent
-    files = [*root.glob("experiments/*.py"), *root.glob("metajax/*.py")]
+    root = pathlib.Path(protocols.__file__).parents[2]
+    files = [*root.glob("experiments/**/*.py"), *root.glob("metajax/**/*.py")]
     assert unread({str(f): f.read_text() for f in files}) == []
 
 
@@ -286,8 +286,8 @@ def mean_of_support() -> MetaLearner:
     return MetaLearner(
         init=lambda key, episode: {},
         start=lambda params, profile: jnp.zeros(2),
-        adapt=lambda state, examples, key: state + add(examples.label, examples.mask),
-        predict=lambda state, inputs: jnp.full(inputs["item"].shape, mean(state)),
+        adapt=lambda params, state, examples, key: state + add(examples.label, examples.mask),
+        predict=lambda params, state, inputs: jnp.full(inputs["item"].shape, mean(state)),
         loss=lambda params, episode, key: (jnp.zeros(()), {}),
     )
 

@@ -1,4 +1,4 @@
-"""``python -m metajax.data.logs.read LOG``, a short name of ``python -m metajax.data describe LOG``."""
+"""``python -m metajax.data.logs LOG``, a short name of ``python -m metajax.data describe LOG``."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """A person's own interaction log as `Interactions`, and the line that says what was understood.
 
-    table = logs.load("my_ratings.csv")            # columns found by their usual names
-    table = logs.load("events.parquet", user="visitor", item="sku", label="none")
+    table = read.load("my_ratings.csv")            # columns found by their usual names
+    table = read.load("events.parquet", user="visitor", item="sku", label="none")
     print(table.notes)
 
 What is done with what is found:
@@ -184,8 +184,7 @@ class _Reading:
         if self.dropped:
             parts.append(f"left out {self._losses()}")
         odd = [*self.odd, *_repeats(table)]
-        if odd:
-            parts.append(f"note: {', '.join(odd)}")
+        parts += [f"note: {one}" for one in odd]
         return " ".join("; ".join(parts).split())
 
 

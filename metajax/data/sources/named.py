@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metajax.data.logs import raw, read
-from metajax.data.logs.read import ReadOptions
+from metajax.data.logs.options import ReadOptions
 from metajax.data.sources import crossdomain, movielens, published
 from metajax.data.table import Interactions
 from metajax.data.worlds import latent
