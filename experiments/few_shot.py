@@ -137,8 +137,9 @@ def accuracies(
         episode = images.draw(
             data, key_draw, ways=ways, shots=shots, queries=queries, rotates=rotates
         )
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key_adapt)
-        scores = learner.predict(state, episode.query.inputs)
+        state = learner.start(params, episode.profile)
+        state = learner.adapt(params, state, episode.support, key_adapt)
+        scores = learner.predict(params, state, episode.query.inputs)
         return jnp.mean(jnp.argmax(scores, axis=1) == episode.query.label)
 
     return jax.lax.map(one, jax.random.split(key, num_tasks))
@@ -150,12 +151,12 @@ def in_batches(learner: MetaLearner, size: int) -> MetaLearner:
     What is left over when ``size`` does not divide their number is not seen this time.
     """
 
-    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+    def adapt(params: Params, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
         num_batches = max(1, len(examples.label) // size)
         key_order, key_adapt = jax.random.split(key)
         order = jax.random.permutation(key_order, len(examples.label))[: num_batches * size]
         batches = jax.tree.map(lambda x: x[order].reshape(num_batches, -1, *x.shape[1:]), examples)
-        step = lambda state, at: (learner.adapt(state, *at), None)
+        step = lambda state, at: (learner.adapt(params, state, *at), None)
         return jax.lax.scan(step, state, (batches, jax.random.split(key_adapt, num_batches)))[0]
 
     return learner._replace(adapt=adapt)

@@ -221,7 +221,7 @@ def reptile_of(config: Config) -> few_shot.Method:
     learner = lambda steps: gradient(network(config), inner, steps, loss=CROSS_ENTROPY)
     num_steps = _num_steps(config, "reptile")
     return few_shot.Method(
-        reptile(few_shot.in_batches(learner(1), 2 * config.ways), loss=CROSS_ENTROPY),
+        reptile(few_shot.in_batches(learner(1), 2 * config.ways)),
         learner(50),
         optax.sgd(optax.linear_schedule(1.0, 0.0, num_steps)),
         num_steps,

@@ -248,11 +248,13 @@ def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks
     def one_task(key: jax.Array) -> jax.Array:
         episode = arm.reveal(world.sample(key))
         mse = lambda s: losses.squared_error(
-            arm.stepped.predict(s, episode.query.inputs), episode.query.label, episode.query.mask
+            arm.stepped.predict(params, s, episode.query.inputs),
+            episode.query.label,
+            episode.query.mask,
         )
 
         def step(state, key):
-            return arm.stepped.adapt(state, episode.support, key), mse(state)
+            return arm.stepped.adapt(params, state, episode.support, key), mse(state)
 
         cold = arm.stepped.start(params, episode.profile)
         found = jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
