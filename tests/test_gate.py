@@ -77,9 +77,9 @@ def test_out_of_fold_errors_by_hand():
     learner = label_mean()
     params = learner.init(KEY, Episode((), examples, examples))
     states = [learner.start(params, ())]
-    error = out_of_fold_errors([learner], states, examples, KEY)
+    error = out_of_fold_errors([learner], [params], states, examples, KEY)
     np.testing.assert_allclose(error, [3 + 0 + 1 + 4], rtol=1e-4)
-    inside = out_of_fold_errors([learner], states, examples, KEY, num_folds=1)
+    inside = out_of_fold_errors([learner], [params], states, examples, KEY, num_folds=1)
     np.testing.assert_allclose(inside, [2 + 1 + 0 + 3], rtol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_in_fold_errors_flatter_whoever_overfits():
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], episodes))
     state = learner.start(params, ())
     mean = lambda folds: float(
-        jax.vmap(lambda e: out_of_fold_errors([learner], [state], e.support, KEY, folds))(
+        jax.vmap(lambda e: out_of_fold_errors([learner], [params], [state], e.support, KEY, folds))(
             episodes
         ).mean()
     )
