@@ -10,13 +10,15 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.speed import problems
-from metajax import losses, shard, train, tree
-from metajax.learners.dual import dual
-from metajax.learners.gradient import gradient
+from metajax import losses, tree
+from metajax.learners.gradient.fast_perceptron import dual
+from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
-from metajax.outer import Prepare
+from metajax.training import devices, loop
+from metajax.training.outer_gradient import Prepare
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+from . import problems
 
 OUTER = optax.adam(1e-3)
 
@@ -219,11 +221,11 @@ def library(
         return learner._replace(loss=loss)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: train.TrainState, data: PyTree):
+    def run(state: loop.TrainState, data: PyTree):
         episodes, frozen = data
         learner, prepare = _learner(name, problem, frozen, num_steps, second_order)
         sample = lambda data, key: data
-        body = lambda s, _: train.step(
+        body = lambda s, _: loop.step(
             nested(learner),
             OUTER,
             sample,
@@ -237,10 +239,10 @@ def library(
         state, info = jax.lax.scan(body, state, length=how.num_outer)
         return state, info["loss"]
 
-    start = train.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
+    start = loop.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
     data = (episodes_of(problem), frozen)
     if mesh is not None:
-        start, data = shard.place(mesh, (start, data))
+        start, data = devices.place(mesh, (start, data))
     return Program(run, start, data, how.num_outer)
 
 

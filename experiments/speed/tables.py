@@ -16,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import command, report, sparse
-from metajax.learners.gradient import gradient
+from metajax.benchmark import command
+from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
+from metajax.optim import touched_rows
+from metajax.results import records
 from metajax.types import Episode, Examples
 
 WIDTH, TASKS, SHOTS = 64, 32, 10
@@ -62,10 +64,10 @@ ROWS_OUTER = optax.adam(1e-3)
 @functools.partial(jax.jit, donate_argnums=(0, 1, 2))
 def _touched_step(table, params, moments, index, label):
     loss = lambda rows, params, place: outer_loss(rows, params, place, label)
-    found = sparse.value_and_gradient(loss, table.value, params, index)
+    found = touched_rows.value_and_gradient(loss, table.value, params, index)
     _, to_params, unique, to_rows = found
     updates, moments = ROWS_OUTER.update(to_params, moments, params)
-    table = sparse.lazy_adam(table, unique.rows, to_rows, 1e-3)
+    table = touched_rows.lazy_adam(table, unique.rows, to_rows, 1e-3)
     return table, optax.apply_updates(params, updates), moments
 
 
@@ -77,7 +79,7 @@ class Touched:
     """
 
     def __init__(self, num_items: int, width: int = WIDTH):
-        params, table = _params(width), sparse.Rows.of(jnp.zeros((num_items, width)) + 0.01)
+        params, table = _params(width), touched_rows.Rows.of(jnp.zeros((num_items, width)) + 0.01)
         self.state = [table, params, ROWS_OUTER.init(params)]
         shape = (TASKS, 2 * SHOTS)
         drawn = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
@@ -176,7 +178,7 @@ def main(config: Config) -> None:
     for num_items in config.items:
         for name, values in measured(config, num_items).items():
             scenario = f"{num_items} items"
-            scores[report.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
+            scores[records.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
             middle[name, num_items] = 1e3 * statistics.median(values)
             print(f"{num_items:>10,} x {WIDTH}  {name:<18} {middle[name, num_items]:9.2f} ms")
     first, last = config.items[0], config.items[-1]
@@ -192,10 +194,10 @@ def main(config: Config) -> None:
             "growth": growth,
             "ahead_of_torch": ahead,
             "config": dataclasses.asdict(config),
-            "config_hash": report.config_hash(config),
-            "environment": report.environment(),
+            "config_hash": records.config_hash(config),
+            "environment": records.environment(),
         }
-        report.write(report.RESULTS, "speed-tables", report.Record(facts, scores))
+        records.write(records.RESULTS, "speed-tables", records.Record(facts, scores))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
-from metajax.learners.pieces import moved_by_gradients, plain_loss, query_loss
+from metajax.learners.parts import moved_by_gradients, plain_loss, query_loss
 from metajax.types import Adapted, Episode, Examples, MetaLearner, PyTree
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.learners.pieces import plain_loss
+from metajax.learners.parts import plain_loss
 from metajax.types import Episode, MetaLearner, PyTree, UserError
 
 

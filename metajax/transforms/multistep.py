@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from metajax.learners.pieces import plain_loss
+from metajax.learners.parts import plain_loss
 from metajax.types import Episode, Examples, MetaLearner, PyTree, UserError
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
-from metajax.learners.pieces import moved_by_gradients, plain_loss
+from metajax.learners.parts import moved_by_gradients, plain_loss
 from metajax.learners.pooled import all_examples
 from metajax.types import Episode, MetaLearner, PyTree
 

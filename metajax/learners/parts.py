@@ -1,0 +1,123 @@
+"""Pieces that learners are put together from: the outer loss of most, sums, linear layers."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from metajax import losses
+from metajax.types import Adapted, Episode, Examples, MetaLearner, Params, PyTree, UserError
+
+OuterLoss = Callable[[Params, Episode, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryLoss:
+    """The outer loss that most learners have: on the query, after one ``adapt`` on the support.
+
+    It is called like any outer loss. A transform that has to put another outer loss in its place
+    (`plain_loss`) knows by this class that nothing but the plain loss is lost.
+
+    Attributes:
+      loss: (scores, label, mask) -> scalar, the loss on the query.
+      outer: (params, episode, key) -> (scalar, info), which computes it.
+    """
+
+    loss: losses.Loss
+    outer: OuterLoss
+
+    def __call__(self, params: Params, episode: Episode, key: jax.Array):
+        return self.outer(params, episode, key)
+
+
+def query_loss(
+    start: Callable[[Params, PyTree], PyTree],
+    adapt: Callable[[Params, PyTree, Examples, jax.Array], PyTree],
+    predict: Callable[[Params, PyTree, PyTree], jax.Array],
+    loss: losses.Loss,
+) -> QueryLoss:
+    """The outer loss that most learners have: ``loss`` on the query after adapting on the support.
+
+    Args:
+      start, adapt, predict: the learner's own.
+      loss: (scores, label, mask) -> scalar.
+    """
+
+    def outer_loss(params: Params, episode: Episode, key: jax.Array):
+        state = adapt(params, start(params, episode.profile), episode.support, key)
+        scores = predict(params, state, episode.query.inputs)
+        value = loss(scores, episode.query.label, episode.query.mask)
+        return value, {"query_loss": value}
+
+    return QueryLoss(loss, outer_loss)
+
+
+def plain_loss(learner: MetaLearner, transform: str) -> losses.Loss:
+    """The loss on the query of a learner whose outer loss is nothing but that, a `QueryLoss`.
+
+    Args:
+      transform: the name of the transform that asks, for the message.
+
+    Raises:
+      UserError: the outer loss is another one, which the transform would silently replace.
+    """
+    if not isinstance(learner.loss, QueryLoss):
+        raise UserError(
+            f"{transform} replaces the outer loss, and this learner has one of its own that would "
+            f"be lost: apply {transform} before the transform that set it, or build the loss with "
+            "metajax.learners.parts.query_loss"
+        )
+    return learner.loss.loss
+
+
+def moved_by_gradients(learner: MetaLearner, transform: str) -> Adapted:
+    """Where a learner's state holds the parameters that its gradient steps move.
+
+    Args:
+      transform: the name of the transform that asks, for the message.
+
+    Raises:
+      UserError: there are none that start as meta-parameters and are moved by gradients.
+    """
+    if learner.adapted is None or learner.num_gradients == 0:
+        raise UserError(
+            f"{transform} needs a learner that moves its meta-parameters by gradient steps in each "
+            "task, such as metajax.gradient; this one does not"
+        )
+    return learner.adapted
+
+
+def real_sum(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The sum (...) over the real rows of an array (N, ...), and their number ().
+
+    What stands in masked rows does not matter, not even NaN.
+    """
+    real = mask > 0
+    rows = real.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(rows, x, 0.0), axis=0), jnp.sum(real)
+
+
+def constant_gradient(
+    value: Callable[[PyTree, PyTree], jax.Array], fast: PyTree, given: PyTree
+) -> PyTree:
+    """What `curvature.inner_gradient` gives, but a constant to the outer gradient: first order."""
+    return jax.lax.stop_gradient(jax.grad(value)(fast, given))
+
+
+def linear_layer(key: jax.Array, num_inputs: int, num_outputs: int) -> dict[str, jax.Array]:
+    """A kernel (num_inputs, num_outputs) that keeps the scale of its inputs, and a bias of 0."""
+    kernel = jax.random.normal(key, (num_inputs, num_outputs)) / num_inputs**0.5
+    return {"kernel": kernel, "bias": jnp.zeros(num_outputs)}
+
+
+def linear(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
+    """What a `linear_layer` makes of a vector (num_inputs,)."""
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def gated_weights(weights: PyTree, layer: Mapping[str, jax.Array], code: jax.Array) -> PyTree:
+    """The weights, each entry times the sigmoid of its own output of the layer for a code (C,)."""
+    flat, unravel = ravel_pytree(weights)
+    return unravel(flat * jax.nn.sigmoid(linear(layer, code)))
