@@ -130,7 +130,7 @@ def compiled(
     """
     params = jax.eval_shape(lambda: learner.init(jax.random.key(0), one))
     tasks = jax.eval_shape(lambda: batch(one, num_tasks))
-    step = functools.partial(outer.batch_gradient, learner, chunk_size=chunk)
+    step = outer.outer_gradient(learner, chunk)
     return jax.jit(step, compiler_options=options).lower(params, tasks, jax.random.key(0)).compile()
 
 

@@ -47,7 +47,7 @@ def fit(learner: MetaLearner, data: Shelves, steps: int, seeds: int, rate: float
         return jax.vmap(one)(jax.random.split(key, 8))
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    return train.fit(learner, tx, sample, data, keys, steps, block=100).params
+    return train.fit(train.recipe(learner, tx), sample, data, keys, steps).params
 
 
 def joint(data: Shelves, steps: int, seeds: int) -> Params:
@@ -63,7 +63,7 @@ def joint(data: Shelves, steps: int, seeds: int) -> Params:
         return jax.tree.map(lambda x: x[None], Episode((), part(who[0]), part(who[1])))
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    found = train.fit(learner, tx, sample, data, keys, steps, block=100)
+    found = train.fit(train.recipe(learner, tx), sample, data, keys, steps)
     return found.params["model"]["trunk"]
 
 

@@ -64,7 +64,7 @@ def backbone(plan: Plan, data: Sequences, seed: int) -> Params:
 
     windows = histories.windows(data, plan.window, drop=0)
     keys = jax.random.key(seed)[None]
-    found = train.fit(learner, tx, sample, windows, keys, plan.steps, block=min(100, plan.steps))
+    found = train.fit(train.recipe(learner, tx), sample, windows, keys, plan.steps)
     return jax.tree.map(lambda x: x[0], found.params)
 
 
@@ -124,8 +124,8 @@ def meta_fit(learner: MetaLearner, data: Sequences, steps: int, seed: int) -> Pa
     schedule = optax.cosine_decay_schedule(3e-3, steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     keys = jax.random.key(seed)[None]
-    size = {"block": min(50, steps), "chunk_size": 4}
-    found = train.fit(learner, tx, sample, (items, start, length), keys, steps, **size)
+    recipe = train.recipe(learner, tx, train.outer_gradient(learner, 4))
+    found = train.fit(recipe, sample, (items, start, length), keys, steps, block=50)
     return jax.tree.map(lambda x: x[0], found.params)
 
 

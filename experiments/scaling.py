@@ -31,6 +31,7 @@ from experiments import large_report
 from metajax import benchmark, report, shard, train, tree
 from metajax.learners.gradient import gradient
 from metajax.models.towers import vector_mlp
+from metajax.profiling import collectives
 from metajax.types import Episode, Examples, UserError
 
 ONE, DEVICES, PROCESSES = "one device", "two devices of a process", "two processes"
@@ -79,22 +80,18 @@ def work(told: dict) -> None:
     mesh = shard.mesh()
     num_tasks = told["tasks"] * jax.device_count()
     sample = lambda data, key: draw(num_tasks, key)
-
-    @jax.jit
-    def many(state: train.TrainState) -> train.TrainState:
-        one = lambda s, _: (train.step(LEARNER, TX, sample, (), s, 8, mesh=mesh)[0], None)
-        return jax.lax.scan(one, state, length=told["steps"])[0]
-
-    first = jax.tree.map(lambda x: x[0], draw(1, jax.random.key(0)))
-    state = shard.place(mesh, train.init(LEARNER, TX, jax.random.key(1), first))
-    compiled = many.lower(state).compile()
+    recipe = train.recipe(LEARNER, TX, shard.dealt(mesh, train.outer_gradient(LEARNER, 8)))
+    many = train.steps(recipe, sample, told["steps"])
+    first = train.init(recipe, jax.random.key(1), draw(1, jax.random.key(0)))
+    state = shard.place(mesh, first)
+    compiled = jax.jit(lambda state: many(state, ())[0]).lower(state).compile()
     state = jax.block_until_ready(compiled(state))
     found = []
     for _ in range(told["rounds"]):
         began, used = time.perf_counter(), time.process_time()
         state = jax.block_until_ready(compiled(state))
         found.append((time.perf_counter() - began, time.process_time() - used))
-    sent = shard.collective_bytes(compiled.as_text() or "")
+    sent = collectives.collective_bytes(compiled.as_text() or "")
     size = sum(x.nbytes for x in jax.tree.leaves(state.params))
     print(json.dumps({"times": found, "sent": sent, "parameters": size}), flush=True)
 

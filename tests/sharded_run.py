@@ -19,6 +19,8 @@ import optax
 from metajax import checkpoint, shard, sparse, train
 from metajax.learners.gradient import gradient
 from metajax.models.towers import vector_mlp
+from metajax.profiling import collectives
+from metajax.training import updates
 from metajax.types import Episode, Examples
 
 NUM_TASKS, NUM_ITEMS = 16, 64
@@ -36,21 +38,22 @@ def draw(data, key: jax.Array) -> Episode:
 
 
 def first_state() -> train.TrainState:
-    one = jax.tree.map(lambda x: x[0], draw((), jax.random.key(0)))
-    return train.init(LEARNER, TX, jax.random.key(1), one)
+    return train.init(train.recipe(LEARNER, TX), jax.random.key(1), draw((), jax.random.key(0)))
 
 
-def table_step(mesh, table: sparse.Rows) -> sparse.Rows:
+def table_step(mesh, table: jax.Array) -> jax.Array:
     """One step on a table whose rows are dealt over the mesh."""
     index = jnp.asarray([[3, 40, 63, 3], [0, 17, 40, 9]])
-    loss = lambda rows, params, place: jnp.sum(jnp.sin(rows[place]) ** 2)
+    loss = lambda rows, place, *_: (jnp.sum(jnp.sin(rows["all"][place["all"]]) ** 2), {})
+    gradient_fn = sparse.row_gradient(loss, lambda index: {"all": index})
+    update = updates.touched_rows(optax.adam(0.1), lambda count: 0.1)
 
     @jax.jit
-    def step(table):
-        _, _, touched, to_rows = sparse.value_and_gradient(loss, table.value, (), index)
-        return sparse.lazy_adam(table, touched.rows, to_rows, 0.1)
+    def step(params):
+        grads, _ = gradient_fn(params, index, jax.random.key(0))
+        return update.apply(params, update.init(params), grads)[0].tables["all"]
 
-    return step(shard.place(mesh, table, shard.ROWS))
+    return step(sparse.Tabled({"all": shard.place(mesh, table, shard.ROWS)}, ()))
 
 
 def numbers(tree) -> list:
@@ -62,7 +65,8 @@ def main(num_steps: str, folder: str, *place: str) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(place[0], int(place[1]), int(place[2]))
     mesh = shard.mesh(num_rows=2 if jax.device_count() > 1 else 1)
-    one = lambda s: train.step(LEARNER, TX, draw, (), s, 2, mesh=mesh)
+    gradient_fn = shard.dealt(mesh, train.outer_gradient(LEARNER, 2))
+    one = lambda s: train.step(train.recipe(LEARNER, TX, gradient_fn), draw, s, ())
     run = jax.jit(chex.assert_max_traces(one, n=1))
     state, done = first_state(), 0
     if folder != "-":
@@ -83,11 +87,11 @@ def main(num_steps: str, folder: str, *place: str) -> None:
                 store.save(step + 1, shard.fetch(plain), {}, 0.0)  # every process calls
             print(f"step {step + 1}", flush=True)
     rows = jax.random.normal(jax.random.key(5), (NUM_ITEMS, 4))
-    table = table_step(mesh, sparse.Rows.of(rows))
+    table = table_step(mesh, rows)
     sent = {}
     if jax.process_count() == 1:
-        sent = shard.collective_bytes(jax.jit(one).lower(state).compile().as_text())
-    told = {"collectives": sent, "params": numbers(state.params), "table": numbers(table.value)}
+        sent = collectives.collective_bytes(jax.jit(one).lower(state).compile().as_text())
+    told = {"collectives": sent, "params": numbers(state.params), "table": numbers(table)}
     print(json.dumps(told | {"devices": jax.device_count(), "steps": int(num_steps) - done}))
 
 

@@ -44,8 +44,7 @@ def tiny_fit(folder: pathlib.Path | None, num_steps: int = 60, *, rate: float = 
         return jnp.mean(losses)
 
     return train.fit(
-        learner,
-        optax.adam(3e-3),
+        train.recipe(learner, optax.adam(3e-3)),
         train.world_sampler(world, 4),
         (),
         jax.random.split(jax.random.key(1), 2),

@@ -122,7 +122,7 @@ def fitted(learner, num_steps=150):
     sample = train.world_sampler(WORLD, 32)
     tx = optax.adam(0.05)
     return train.fit(
-        learner, tx, sample, (), jax.random.split(KEY, 1), num_steps, block=num_steps
+        train.recipe(learner, tx), sample, (), jax.random.split(KEY, 1), num_steps, block=num_steps
     ).params
 
 

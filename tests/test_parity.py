@@ -193,7 +193,7 @@ def both_train(learner, draw, outer, params):
 
     @jax.jit
     def step(params, opt_state, episodes):
-        grads, info = train.batch_gradient(learner, params, episodes, jax.random.key(0))
+        grads, info = train.outer_gradient(learner)(params, episodes, jax.random.key(0))
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, info["loss"]
 

@@ -11,11 +11,10 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.speed import problems
-from metajax import losses, shard, train, tree
+from metajax import losses, outer, shard, train, tree
 from metajax.learners.dual import dual
 from metajax.learners.gradient import gradient
 from metajax.models import conv
-from metajax.outer import Prepare
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 OUTER = optax.adam(1e-3)
@@ -198,7 +197,18 @@ def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: in
         rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
         return Episode((), rows(episodes.support), rows(episodes.query))
 
-    return learner, Prepare(tree.under("tables"), apply_tables)
+    return learner, outer.Prepare(tree.under("tables"), apply_tables)
+
+
+def _gradient(learner: MetaLearner, how: How, prepare: outer.Prepare | None) -> outer.GradientFn:
+    """The outer gradient in the measured way."""
+    tasks = outer.of_tasks(learner)
+    if how.lengths:
+        tasks = outer.cut_to_length(tasks, how.lengths)
+    if how.chunk_size is not None:
+        tasks = outer.in_chunks(tasks, how.chunk_size)
+    found = outer.of_batch(tasks) if prepare is None else outer.prepared(tasks, prepare)
+    return outer.sorted_by_length(found) if how.lengths else found
 
 
 def library(
@@ -222,19 +232,12 @@ def library(
     def run(state: train.TrainState, data: PyTree):
         episodes, frozen = data
         learner, prepare = _learner(name, problem, frozen, num_steps, second_order)
-        sample = lambda data, key: data
-        body = lambda s, _: train.step(
-            nested(learner),
-            OUTER,
-            sample,
-            episodes,
-            s,
-            how.chunk_size,
-            how.lengths,
-            prepare,
-            mesh,
-        )
-        state, info = jax.lax.scan(body, state, length=how.num_outer)
+        learner = nested(learner)
+        gradient_fn = _gradient(learner, how, prepare)
+        if mesh is not None:
+            gradient_fn = shard.dealt(mesh, gradient_fn)
+        recipe = train.recipe(learner, OUTER, gradient_fn)
+        state, info = train.steps(recipe, lambda data, key: data, how.num_outer)(state, episodes)
         return state, info["loss"]
 
     start = train.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))

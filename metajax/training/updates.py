@@ -1,0 +1,70 @@
+"""From a gradient to the next parameters: optax for all of them, or lazy Adam for touched rows."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.sparse import Rows, Tabled, lazy_adam
+from metajax.types import Params, PyTree
+
+
+class Update(NamedTuple):
+    """How a gradient changes parameters.
+
+    Attributes:
+      init: params -> the state of the optimizer.
+      apply: (params, optimizer state, gradient) -> (params, optimizer state) one step on.
+    """
+
+    init: Callable[[Params], Any]
+    apply: Callable[[Params, Any, PyTree], tuple[Params, Any]]
+
+
+def optimizer(tx: optax.GradientTransformation) -> Update:
+    """An optax optimizer as an update."""
+
+    def apply(params: Params, state: optax.OptState, grads: PyTree) -> tuple[Params, Any]:
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return Update(tx.init, apply)
+
+
+class RowsState(NamedTuple):
+    """Of `touched_rows`: steps done, the state of the optimizer, each table's moments by row."""
+
+    count: jax.Array
+    rest: optax.OptState
+    memory: dict[str, jax.Array]
+
+
+def touched_rows(tx: optax.GradientTransformation, rate: optax.Schedule) -> Update:
+    """An update of `sparse.Tabled` parameters that moves only the rows with a gradient.
+
+    Args:
+      tx: the optimizer of all parameters that stand in no table.
+      rate: number of steps done -> the rate of `sparse.lazy_adam`, which moves the tables.
+    """
+
+    def init(params: Tabled) -> RowsState:
+        memory = {name: Rows.of(table).memory for name, table in params.tables.items()}
+        return RowsState(jnp.zeros((), jnp.int32), tx.init(params.rest), memory)
+
+    def apply(params: Tabled, state: RowsState, grads: Tabled) -> tuple[Tabled, RowsState]:
+        now = rate(state.count)
+        moved = {
+            name: lazy_adam(
+                Rows(params.tables[name], state.memory[name]), found.rows, found.gradient, now
+            )
+            for name, found in grads.tables.items()
+        }
+        updates, rest = tx.update(grads.rest, state.rest, params.rest)
+        tables = {name: rows.value for name, rows in moved.items()}
+        memory = {name: rows.memory for name, rows in moved.items()}
+        new = Tabled(tables, optax.apply_updates(params.rest, updates))
+        return new, RowsState(state.count + 1, rest, memory)
+
+    return Update(init, apply)
