@@ -58,8 +58,9 @@ Validate = Callable[[Params], jax.Array]
 
 _TOLD = {
     LOSS: "the loss{} is not finite at outer step {}; lower the inner or outer rate",
-    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is; clip the inner "
-    "gradients, give an inner Adam an eps_root above 0, or lower the inner rate",
+    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is: lower the inner rate, "
+    "or look for an inner gradient of exactly 0, as of an empty support, where Adam without eps_root "
+    "and clipping by norm have no derivative",
     PARAMETERS: "the parameters{} are not finite after outer step {}, and loss and gradient are; "
     "lower the outer rate",
     SCORE: "the validation score{} is not finite after outer step {}, and the parameters are; "
