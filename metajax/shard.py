@@ -114,30 +114,51 @@ def dealt(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     )
 
     def gradient(params: Params, episodes: Episode, key: jax.Array):
-        num_tasks, num_devices = len(episodes.query.mask), mesh.shape[TASKS]
-        if num_tasks % num_devices:
-            raise UserError(f"{num_tasks} tasks do not divide over {num_devices} devices")
+        _check_even(len(episodes.query.mask), mesh, "tasks")
         return run(params, episodes, task_keys(episodes, key))
 
     return gradient
 
 
-def split_by_rows(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> GradientFn:
+def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> GradientFn:
     """The same gradient of a batch whose rows the compiler deals over the ``tasks`` axis.
 
-    For losses of a whole batch that are no mean over tasks, such as those of
-    `learners.in_context.in_batches`, whose rows stand on ``axis`` 1 of support and query. What the
-    devices must tell each other is up to the compiler.
+    For losses of a whole batch that are no mean over tasks. What the devices must tell each other
+    is up to the compiler.
+
+    Args:
+      axis: of the rows, in all leaves of a batch; of an `Episode`, of support and query.
+
+    Raises:
+      UserError: when called, if the rows cannot be dealt evenly.
     """
     where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
 
-    def gradient(params: Params, episodes: Episode, key: jax.Array):
-        rows = (episodes.support, episodes.query)
-        support, query = jax.lax.with_sharding_constraint(rows, where)
-        dealt = episodes._replace(support=support, query=query)
-        return gradient_fn(params, dealt, key)
+    def dealt(rows: PyTree) -> PyTree:
+        for leaf in jax.tree.leaves(rows):
+            _check_even(leaf.shape[axis], mesh, "rows")
+        return jax.lax.with_sharding_constraint(rows, where)
+
+    def gradient(params: Params, batch: Any, key: jax.Array):
+        if isinstance(batch, Episode):
+            support, query = dealt((batch.support, batch.query))
+            return gradient_fn(params, batch._replace(support=support, query=query), key)
+        return gradient_fn(params, dealt(batch), key)
 
     return gradient
+
+
+def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
+    """`split_by_compiler` for one episode of stacked people, leaves (1, B, ...).
+
+    Such are the batches of `learners.in_context.in_batches`.
+    """
+    return split_by_compiler(mesh, gradient_fn, 1)
+
+
+def _check_even(number: int, mesh: Mesh, what: str) -> None:
+    if number % mesh.shape[TASKS]:
+        raise UserError(f"{number} {what} do not divide over {mesh.shape[TASKS]} devices")
 
 
 def on_devices(
@@ -150,7 +171,7 @@ def on_devices(
     Args:
       count: the number of devices.
       recipe: how one device trains.
-      deal: `dealt` or `split_by_rows`.
+      deal: `dealt`, `split_by_compiler` or `split_second_axis`.
 
     Raises:
       UserError: there are fewer devices.

@@ -58,9 +58,9 @@ Validate = Callable[[Params], jax.Array]
 
 _TOLD = {
     LOSS: "the loss{} is not finite at outer step {}; lower the inner or outer rate",
-    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is: lower the inner rate, "
-    "or look for an inner gradient of exactly 0, as of an empty support, where Adam without eps_root "
-    "and clipping by norm have no derivative",
+    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is; lower the inner "
+    "rate, or look for an inner gradient of exactly 0, as of an empty support: Adam without "
+    "eps_root and clipping by norm have no derivative there",
     PARAMETERS: "the parameters{} are not finite after outer step {}, and loss and gradient are; "
     "lower the outer rate",
     SCORE: "the validation score{} is not finite after outer step {}, and the parameters are; "

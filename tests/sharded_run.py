@@ -46,7 +46,7 @@ def table_step(mesh, table: jax.Array) -> jax.Array:
     index = jnp.asarray([[3, 40, 63, 3], [0, 17, 40, 9]])
     loss = lambda rows, place, *_: (jnp.sum(jnp.sin(rows["all"][place["all"]]) ** 2), {})
     gradient_fn = sparse.row_gradient(loss, lambda index: {"all": index})
-    update = updates.touched_rows(optax.adam(0.1), lambda count: 0.1)
+    update = updates.touched_rows(optax.identity(), lambda count: 0.1)
 
     @jax.jit
     def step(params):

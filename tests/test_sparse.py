@@ -74,7 +74,7 @@ def test_the_first_step_is_adams_and_the_other_rows_rest():
     table, index, params, loss = problem()
     both = sparse.Tabled({"all": table}, params)
     grads, _ = touched(loss)(both, index, jax.random.key(0))
-    update = updates.touched_rows(optax.adam(0.01), lambda count: 0.01)
+    update = updates.touched_rows(optax.scale_by_adam(), lambda count: 0.01)
     new, state = update.apply(both, update.init(both), grads)
     after = sparse.Rows(new.tables["all"], state.memory["all"])
     dense = jax.grad(lambda t: loss(t, params, index))(table)

@@ -39,7 +39,6 @@ class Config:
 
 
 LEARNER = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
-TX = optax.adam(1e-3)
 
 Batch = tuple[jax.Array, jax.Array]
 """Items (T, N) and labels (T, N) of tasks."""
@@ -69,14 +68,14 @@ def _touched(num_items: int, width: int) -> train.Recipe:
         rows["items"][place["items"]], net, batch[1]
     )
     gradient_fn = sparse.row_gradient(loss, lambda batch: {"items": batch[0]})
-    update = updates.touched_rows(TX, lambda count: 1e-3)
+    update = updates.touched_rows(optax.scale_by_adam(), lambda count: 1e-3)
     return train.Recipe(lambda key, batch: _first(num_items, width), gradient_fn, update)
 
 
 def _dense(num_items: int) -> train.Recipe:
     """An outer step with the gradient of the whole table and the usual Adam."""
     loss = lambda both, batch, key: outer_loss(both.tables["items"][batch[0]], both.rest, batch[1])
-    update = updates.optimizer(TX)
+    update = updates.optimizer(optax.adam(1e-3))
     return train.Recipe(lambda key, batch: _first(num_items), outer.loss_gradient(loss), update)
 
 

@@ -34,37 +34,43 @@ def optimizer(tx: optax.GradientTransformation) -> Update:
 
 
 class RowsState(NamedTuple):
-    """Of `touched_rows`: steps done, the state of the optimizer, each table's moments by row."""
+    """Of `touched_rows`: steps done, the rate's settings, the optimizer, moments of each table."""
 
     count: jax.Array
+    settings: tuple[jax.Array, ...]
     rest: optax.OptState
     memory: dict[str, jax.Array]
 
 
-def touched_rows(tx: optax.GradientTransformation, rate: optax.Schedule) -> Update:
+def touched_rows(
+    tx: optax.GradientTransformation, rate: Callable[..., Any], *settings: float
+) -> Update:
     """An update of `sparse.Tabled` parameters that moves only the rows with a gradient.
 
     Args:
-      tx: the optimizer of all parameters that stand in no table.
-      rate: number of steps done -> the rate of `sparse.lazy_adam`, which moves the tables.
+      tx: the direction of all parameters that stand in no table, such as ``optax.scale_by_adam()``;
+        they move against it by the rate. Tables move by `sparse.lazy_adam`.
+      rate: (steps done, *settings) -> the rate.
+      settings: numbers kept in the state, so that one compiled program serves any of them.
     """
 
     def init(params: Tabled) -> RowsState:
         memory = {name: Rows.of(table).memory for name, table in params.tables.items()}
-        return RowsState(jnp.zeros((), jnp.int32), tx.init(params.rest), memory)
+        numbers = tuple(jnp.float32(x) for x in settings)
+        return RowsState(jnp.zeros((), jnp.int32), numbers, tx.init(params.rest), memory)
 
     def apply(params: Tabled, state: RowsState, grads: Tabled) -> tuple[Tabled, RowsState]:
-        now = rate(state.count)
+        now = rate(state.count, *state.settings)
         moved = {
             name: lazy_adam(
                 Rows(params.tables[name], state.memory[name]), found.rows, found.gradient, now
             )
             for name, found in grads.tables.items()
         }
-        updates, rest = tx.update(grads.rest, state.rest, params.rest)
+        direction, rest = tx.update(grads.rest, state.rest, params.rest)
+        others = jax.tree.map(lambda p, d: p - now * d, params.rest, direction)
         tables = {name: rows.value for name, rows in moved.items()}
         memory = {name: rows.memory for name, rows in moved.items()}
-        new = Tabled(tables, optax.apply_updates(params.rest, updates))
-        return new, RowsState(state.count + 1, rest, memory)
+        return Tabled(tables, others), RowsState(state.count + 1, state.settings, rest, memory)
 
     return Update(init, apply)
