@@ -18,10 +18,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
-	$(BIN)/python -m experiments.maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo --fresh
+	$(BIN)/python -m experiments maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo --fresh
 
 suite-small: $(STAMP)  ## Run a small suite on a synthetic world; several shells may share the work
-	$(BIN)/python -m experiments.suite small
+	$(BIN)/python -m experiments suite small
 
 paper-small: $(STAMP)  ## Build the small edition of the paper from what suite-small has left
 	$(BIN)/python paper/build.py --edition small --results out/suite-small

@@ -5,8 +5,8 @@ import sys
 
 import numpy as np
 
-from experiments import metaemb_report
-from metajax import plots, report, summary
+from experiments.field.metaemb import report as metaemb_report
+from metajax.results import plots, records, reliability
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -19,7 +19,7 @@ told apart in grey by line and marker.
 
 def section(path: pathlib.Path) -> str:
     """The Markdown of one record's figures; empty for a record that has no table of arms."""
-    record = report.read(path)
+    record = records.read(path)
     facts = record.facts
     if not facts.get("shots") or "method" not in facts:
         return ""
@@ -32,14 +32,14 @@ def section(path: pathlib.Path) -> str:
     plots.learning(record, folder / f"{path.stem}-learning.png")
     base = record.of("user_cold", facts["method"], "all", "mae")
     rows = [
-        (arm, report.difference(record.of("user_cold", arm, "all", "mae"), base))
+        (arm, records.difference(record.of("user_cold", arm, "all", "mae"), base))
         for arm in facts["arms"]
         if arm != facts["method"]
     ]
     curves = {arm: -record.of("user_cold", arm, "all", "mae") for arm in facts["arms"]}
     finite = {arm: v for arm, v in curves.items() if np.isfinite(v).all()}
     plots.profile(finite, folder / f"{path.stem}-profile.png", "MAE, share below")
-    costs = {c.arm: (c.training, c.quality) for c in summary.costs({path.stem: record})}
+    costs = {c.arm: (c.training, c.quality) for c in reliability.costs({path.stem: record})}
     if costs:
         what = "task gradients of training"
         plots.pareto(costs, folder / f"{path.stem}-pareto.png", what, "MAE of new users")
@@ -58,7 +58,7 @@ def section(path: pathlib.Path) -> str:
     return f"\n## {facts['experiment']} on {facts['data']['name']}\n\n{shown}\n"
 
 
-def main(results: pathlib.Path = report.RESULTS) -> None:
+def main(results: pathlib.Path = records.RESULTS) -> None:
     """Writes the page and its figures."""
     sections = [section(path) for path in sorted(results.glob("*.json"))]
     (HERE / "gallery.md").write_text(HEAD + "".join(sections))

@@ -1,0 +1,78 @@
+"""The experiments: rooms of commands, each of which trains, judges and tabulates one question.
+
+``python -m experiments`` lists them, ``python -m experiments NAME`` runs one. A command is a module
+of a room, or a package of a room with a ``__main__``. ``python -m experiments.NAME`` runs it too.
+"""
+
+import importlib.abc
+import importlib.util
+import pathlib
+import sys
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from types import CodeType, ModuleType
+from typing import Any
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOMS = ("methods", "classics", "field", "large", "shop", "speed", "pages", "tools")
+
+
+def find(name: str) -> str | None:
+    """The module of a command, ``ROOM.NAME`` within this package, or None if no room has it."""
+    for room in ROOMS:
+        place = HERE / room / name
+        if place.with_suffix(".py").is_file() or (place / "__main__.py").is_file():
+            return f"{room}.{name}"
+    return None
+
+
+def sources() -> Iterator[tuple[str, str, pathlib.Path]]:
+    """(room, name, file with its docstring) of every command, room by room."""
+    for room in ROOMS:
+        for path in sorted((HERE / room).iterdir()):
+            family = path / f"{path.name}.py"
+            if find(path.stem) != f"{room}.{path.stem}":
+                continue  # a file of another use, or one that a room before has a command for
+            if family.is_file():
+                yield room, path.stem, family
+            elif '__name__ == "__main__"' in path.read_text():
+                yield room, path.stem, path
+
+
+def with_config(module: str) -> str:
+    """The module with ``Config``, ``build`` and ``main`` of a command, of this package or another.
+
+    A command that is a package has them in its ``__main__``.
+    """
+    spec = importlib.util.find_spec(module)
+    return (
+        module if spec is None or spec.submodule_search_locations is None else f"{module}.__main__"
+    )
+
+
+class _Command(importlib.abc.InspectLoader):
+    """The code behind ``python -m experiments.NAME``: it runs the command in its room."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        name = fullname.rpartition(".")[2]
+        return compile(f"from {__name__}.__main__ import run; run({name!r})", "<command>", "exec")
+
+    def get_source(self, fullname: str) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        name = module.__name__.rpartition(".")[2]
+        raise ImportError(f"import {__name__}.{find(name)}; {module.__name__} is a command only")
+
+
+class _Commands(importlib.abc.MetaPathFinder):
+    """Finds ``experiments.NAME`` where NAME is a command."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        package, _, name = fullname.rpartition(".")
+        if package != __name__ or not find(name):
+            return None
+        return importlib.util.spec_from_loader(fullname, _Command())
+
+
+sys.meta_path.append(_Commands())

@@ -12,19 +12,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metajax.data.sources import load
-    from metajax.evaluate import controls, k_shot, predictions, shuffled_labels
+    from metajax.data.sources.named import load
+    from metajax.evaluation.evaluate import controls, k_shot, predictions, shuffled_labels
     from metajax.learners.amortized import neural_process
     from metajax.learners.closed_form import ridge
-    from metajax.learners.context import cavia
-    from metajax.learners.gate import averaged, blended, gated, stacked
-    from metajax.learners.gradient import gradient
-    from metajax.learners.implicit import implicit
+    from metajax.learners.ensemble import averaged, blended, gated, stacked
+    from metajax.learners.gradient.context import cavia
+    from metajax.learners.gradient.implicit import implicit
+    from metajax.learners.gradient.maml import gradient
     from metajax.learners.metric import prototypes
     from metajax.learners.pooled import fine_tuned, pooled
     from metajax.models.bridge import from_nnx
-    from metajax.report import Record, difference, interval
-    from metajax.train import Recipe, fit, outer_gradient, recipe
+    from metajax.results.records import Record, difference, interval
+    from metajax.training.loop import Recipe, fit, outer_gradient, recipe
     from metajax.transforms.augment import hide
     from metajax.transforms.multistep import multistep
     from metajax.transforms.pretrained import starting_from

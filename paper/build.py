@@ -21,7 +21,7 @@ from figures import figures
 from grids import differences, field_tables, omniglot, provenance, quality, sinusoids, unlabeled
 from records import HERE, Results, editions, load
 
-from metajax import report, tables
+from metajax.results import records, tables
 from metajax.types import UserError
 
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
@@ -35,7 +35,7 @@ class Config:
 
     edition: Literal["full", "small"] = "full"
     """What to build from; see paper/editions.toml."""
-    results: pathlib.Path = report.RESULTS
+    results: pathlib.Path = records.RESULTS
     """Folder of the records, or of run folders."""
     out: pathlib.Path | None = None
     """Folder to build in; else out/paper-EDITION."""

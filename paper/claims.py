@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from records import BASELINES, Against, Results
 
-from metajax import report
+from metajax.results import records
 
 CLAIMS: dict[str, Callable[[Results], str]] = {}
 
@@ -40,7 +40,7 @@ def counted(value: int, noun: str) -> str:
     return f"{'no' if value == 0 else number(value)} {noun}{'' if value == 1 else 's'}"
 
 
-def sinusoid_scores(record: report.Record, condition: str = "steps=10") -> dict[str, np.ndarray]:
+def sinusoid_scores(record: records.Record, condition: str = "steps=10") -> dict[str, np.ndarray]:
     """Arm -> squared errors (S, T) of the sinusoid's record after so many gradient steps."""
     found = {}
     for key, values in record.scores.items():
@@ -51,7 +51,7 @@ def sinusoid_scores(record: report.Record, condition: str = "steps=10") -> dict[
 
 
 def _mae(r: Results, arm: str, condition: str = "all", scenario: str = "user_cold") -> float:
-    return report.interval(r.base.of(scenario, arm, condition, "mae"), "mae").mean
+    return records.interval(r.base.of(scenario, arm, condition, "mae"), "mae").mean
 
 
 def _sides(sides: Against, baseline: str) -> str:
@@ -165,7 +165,7 @@ def best(r: Results) -> str:
     baselines = [arm for arm in r.base.facts["arms"] if arm in BASELINES]
     scores = {arm: r.base.of("user_cold", arm, "all", "mae") for arm in baselines}
     scores |= {m.arm: r.ratings[m.record].of("user_cold", m.arm, "all", "mae") for m in r.methods()}
-    found = {arm: report.interval(values, "mae") for arm, values in scores.items()}
+    found = {arm: records.interval(values, "mae") for arm, values in scores.items()}
     arm = min(found, key=lambda a: found[a].mean)
     i = found[arm]
     return f"{arm} (MAE {i.mean:.3f}, 95 % interval {i.low:.3f} to {i.high:.3f})"
@@ -209,7 +209,7 @@ def first_rating(r: Results) -> str:
     hurt = []
     for record, arm in arms:
         one, none = (record.of("user_cold", arm, f"k={k}", "mae") for k in (1, 0))
-        if report.difference(one, none).low > 0:
+        if records.difference(one, none).low > 0:
             hurt.append(arm.partition(" ")[2])
     if not hurt:
         return "No arm that adapts by gradient is made worse by a first rating"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from records import ALPHA, HERE, SCENARIOS, Results
 
-from metajax import report, stats, tables
-from metajax.summary import lower_is_better
+from metajax.results import intervals, records, tables
+from metajax.results.reliability import lower_is_better
 
 PUBLISHED = HERE.parent / "third_party" / "published.toml"
 METRICS = {"T1": "ndcg@5", "T2": "mae", "T3": "mae", "T5": "mae"}
@@ -26,7 +26,7 @@ class Column(NamedTuple):
     """A column of a table: a record, and where in it the scores are."""
 
     heading: str
-    record: report.Record
+    record: records.Record
     scenario: str
     condition: str
     metric: str
@@ -56,7 +56,7 @@ def columns(r: Results, table: str) -> list[Column]:
     return found
 
 
-def gaps(column: Column) -> dict[str, tuple[stats.Interval, float]]:
+def gaps(column: Column) -> dict[str, tuple[intervals.Interval, float]]:
     """Other arm -> (method minus arm, p after Holm within the column)."""
     record = column.record
     method = record.facts.get("method")
@@ -64,12 +64,12 @@ def gaps(column: Column) -> dict[str, tuple[stats.Interval, float]]:
         return {}
     at = lambda arm: record.of(column.scenario, arm, column.condition, column.metric)
     others = [arm for arm in record.facts["arms"] if arm != method]
-    found = [report.difference(at(method), at(arm)) for arm in others]
-    p = stats.holm(np.array([g.p for g in found]))
+    found = [records.difference(at(method), at(arm)) for arm in others]
+    p = intervals.holm(np.array([g.p for g in found]))
     return {arm: (g, float(v)) for arm, g, v in zip(others, found, p, strict=True)}
 
 
-def ahead(gap: stats.Interval, p: float, metric: str) -> bool:
+def ahead(gap: intervals.Interval, p: float, metric: str) -> bool:
     """Whether the method is better than the arm, after Holm."""
     return bool(p < ALPHA and (gap.high < 0 if lower_is_better(metric) else gap.low > 0))
 
@@ -91,11 +91,11 @@ def _grid(table: str, cols: Sequence[Column]) -> tables.Grid:
     for arm in arms:
         cells = [arm]
         for c, others in zip(cols, behind, strict=True):
-            key = report.score_name(c.scenario, arm, c.condition, c.metric)
+            key = records.score_name(c.scenario, arm, c.condition, c.metric)
             if key not in c.record.scores:
                 cells.append("")
                 continue
-            values = stats.mean_of_seeds(c.record.scores[key])
+            values = intervals.mean_of_seeds(c.record.scores[key])
             mean = float(np.nanmean(values))
             star = arm in others and ahead(*others[arm], c.metric)
             shown = f"{mean:.3f}" if abs(mean) < 100 else "diverged"
@@ -140,10 +140,10 @@ def published() -> dict[str, str]:
     return {f"{row['scenario']}|{row['arm']}": row["value"] for row in rows}
 
 
-def accuracy(record: report.Record) -> stats.Interval:
+def accuracy(record: records.Record) -> intervals.Interval:
     """The accuracy of a record of Omniglot, in per cent."""
     f = record.facts
-    i = report.interval(record.of(f["scenario"], f["arm"], "test", "accuracy"), "accuracy")
+    i = records.interval(record.of(f["scenario"], f["arm"], "test", "accuracy"), "accuracy")
     return i._replace(mean=100 * i.mean, low=100 * i.low, high=100 * i.high)
 
 

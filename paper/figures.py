@@ -5,7 +5,7 @@ import pathlib
 from claims import sinusoid_scores
 from records import Results
 
-from metajax import plots, report
+from metajax.results import plots, records
 
 
 def figures(r: Results, folder: pathlib.Path) -> None:
@@ -26,7 +26,7 @@ def figures(r: Results, folder: pathlib.Path) -> None:
             record.facts["settings"].get(arm, {}).get("steps", inner if arm[:2] == "A6" else 0)
         )
         cost = fallback if steps is None else steps
-        error = report.interval(record.of("user_cold", arm, "all", "mae"), "mae").mean
+        error = records.interval(record.of("user_cold", arm, "all", "mae"), "mae").mean
         points[arm] = (float(cost), error)
     plots.pareto(points, folder / "pareto.svg", "gradient steps per new user", "MAE of new users")
     if r.sinusoid:
@@ -41,7 +41,7 @@ def figures(r: Results, folder: pathlib.Path) -> None:
             )
 
 
-def sinusoid(record: report.Record, path: pathlib.Path) -> None:
+def sinusoid(record: records.Record, path: pathlib.Path) -> None:
     """Saves the error of each learner after 0 to 10 adaptations."""
     steps = sorted({int(key.split("|")[2].removeprefix("steps=")) for key in record.scores})
     curves = {n: sinusoid_scores(record, f"steps={n}") for n in steps}

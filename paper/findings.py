@@ -7,7 +7,7 @@ from claims import claim, counted, listed, number, sinusoid_scores
 from field import accuracy, published, verdicts
 from records import Results
 
-from metajax import report, stats
+from metajax.results import intervals, records
 
 
 @claim
@@ -107,7 +107,7 @@ def more_points_hurt(r: Results) -> str:
     for few, many in itertools.pairwise(order):
         a, b = sinusoid_scores(few), sinusoid_scores(many)
         for arm in a.keys() & b.keys():
-            low, high = (stats.mean_interval(stats.mean_of_seeds(x[arm])) for x in (a, b))
+            low, high = (intervals.mean_interval(intervals.mean_of_seeds(x[arm])) for x in (a, b))
             if high.low > low.high:
                 seeds = b[arm].mean(axis=1)
                 hurt.append(
@@ -135,7 +135,7 @@ def seed_noise(r: Results) -> str:
             if len(scores) < 2:
                 continue
             spread = float(np.ptp(np.nanmean(scores, axis=1)))
-            i = report.interval(scores, "mae")
+            i = records.interval(scores, "mae")
             widest = max(widest, (spread, m.name, i.high - i.low))
     spread, name, width = widest
     if not name:

@@ -5,7 +5,7 @@ from claims import sinusoid_scores
 from field import field_tables, omniglot, unlabeled
 from records import BASELINES, Results
 
-from metajax import report, stats, tables
+from metajax.results import intervals, records, tables
 
 __all__ = [
     "differences",
@@ -26,7 +26,7 @@ def quality(r: Results) -> tables.Grid:
     for record, arm in shown:
         cells = []
         for scenario in r.scenarios:
-            i = report.interval(record.of(scenario, arm, "all", "mae"), "mae")
+            i = records.interval(record.of(scenario, arm, "all", "mae"), "mae")
             cells.append(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]")
         rows.append([arm, *cells])
     means = np.array([[float(c.split()[0]) for c in row[1:]] for row in rows])
@@ -48,7 +48,7 @@ def differences(r: Results) -> tables.Grid:
     columns = {}
     for baseline in ("A2 fold-in", "A7 hier. Bayes", "A4 fine-tuned"):
         gaps = [r.gap(m, baseline) for m in methods]
-        p = stats.holm(np.array([gap.p for gap in gaps]))
+        p = intervals.holm(np.array([gap.p for gap in gaps]))
         columns[baseline] = [
             f"{gap.mean:+.4f} ({_p(value)})" for gap, value in zip(gaps, p, strict=True)
         ]
@@ -74,7 +74,7 @@ def sinusoids(r: Results) -> tables.Grid:
     for arm in arms:
         cells = []
         for found in scores.values():
-            i = stats.mean_interval(stats.mean_of_seeds(found[arm]))
+            i = intervals.mean_interval(intervals.mean_of_seeds(found[arm]))
             cells.append(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]")
         rows.append([arm, *cells])
     heads = ["arm", *(record.facts["scenario"] for record in r.sinusoid.values())]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax import report, stats
+from metajax.results import intervals, records
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -62,18 +62,18 @@ class Results:
     """
 
     edition: Edition
-    ratings: dict[str, report.Record]
-    sinusoid: dict[str, report.Record]
-    omniglot: dict[str, report.Record] = dataclasses.field(default_factory=dict)
-    unlabeled: dict[str, report.Record] = dataclasses.field(default_factory=dict)
-    tables: dict[str, report.Record] = dataclasses.field(default_factory=dict)
+    ratings: dict[str, records.Record]
+    sinusoid: dict[str, records.Record]
+    omniglot: dict[str, records.Record] = dataclasses.field(default_factory=dict)
+    unlabeled: dict[str, records.Record] = dataclasses.field(default_factory=dict)
+    tables: dict[str, records.Record] = dataclasses.field(default_factory=dict)
 
     @property
-    def base(self) -> report.Record:
+    def base(self) -> records.Record:
         """The record whose baselines stand in the tables."""
         return next(iter(self.ratings.values()))
 
-    def everything(self) -> dict[str, report.Record]:
+    def everything(self) -> dict[str, records.Record]:
         """All records, by name."""
         return self.ratings | self.sinusoid | self.omniglot | self.unlabeled | self.tables
 
@@ -92,23 +92,23 @@ class Results:
         }
         return list(found.values())
 
-    def gap(self, method: Method, baseline: str, scenario: str = "user_cold") -> stats.Interval:
+    def gap(self, method: Method, baseline: str, scenario: str = "user_cold") -> intervals.Interval:
         """MAE of a method minus that of a baseline of the same record, paired by task."""
         record = self.ratings[method.record]
         mine = record.of(scenario, method.arm, "all", "mae")
-        return report.difference(mine, record.of(scenario, baseline, "all", "mae"))
+        return records.difference(mine, record.of(scenario, baseline, "all", "mae"))
 
-    def adaptation(self, method: Method, scenario: str = "user_cold") -> stats.Interval:
+    def adaptation(self, method: Method, scenario: str = "user_cold") -> intervals.Interval:
         """MAE with shuffled support labels minus MAE (control N1)."""
         record = self.ratings[method.record]
         shuffled = record.of(scenario, method.arm, "shuffled", "mae")
-        return report.difference(shuffled, record.of(scenario, method.arm, "all", "mae"))
+        return records.difference(shuffled, record.of(scenario, method.arm, "all", "mae"))
 
     def against(self, baseline: str, scenario: str = "user_cold") -> Against:
         """The methods better than a baseline, worse, and neither, with p-values after Holm."""
         methods = self.methods()
         gaps = [self.gap(m, baseline, scenario) for m in methods]
-        p = stats.holm(np.array([gap.p for gap in gaps]))
+        p = intervals.holm(np.array([gap.p for gap in gaps]))
         sides = Against([], [], [])
         for method, gap, value in zip(methods, gaps, p, strict=True):
             side = sides.open if value >= ALPHA else sides.worse if gap.mean > 0 else sides.better
@@ -135,13 +135,13 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     """
     files = {p.stem: p for p in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])}
 
-    def one(name: str) -> report.Record:
+    def one(name: str) -> records.Record:
         if name not in files:
             raise UserError(
                 f"the paper needs the record {name}.json and {folder} has none; run its experiment "
                 "with --publish, or remove it from paper/editions.toml"
             )
-        return report.read(files[name])
+        return records.read(files[name])
 
     ending = f"-{edition.dataset}"
     required = [f"{e}{ending}" for e in edition.required]
@@ -166,7 +166,7 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     )
 
 
-def _is_rating(record: report.Record) -> bool:
+def _is_rating(record: records.Record) -> bool:
     """Whether a record is a table of rating arms with the baselines."""
     facts = record.facts
     tasks = facts.get("split", {}).get("tasks", {}) if isinstance(facts.get("split"), dict) else {}

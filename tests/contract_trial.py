@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from learner_rows import BATCH, Row, World
 
-from metajax import losses, train
+from metajax import losses
+from metajax.training import loop
 from metajax.types import Episode, Examples, PyTree
 
 NUM_TASKS = 2000
@@ -75,7 +76,7 @@ class Trial:
         self.one = traced_once(functools.partial(play, row))
         self.many = traced_once(jax.vmap(functools.partial(judge, row), (None, 0, None)))
         self.gradient = traced_once(
-            lambda params, episodes: train.outer_gradient(row.learner)(
+            lambda params, episodes: loop.outer_gradient(row.learner)(
                 params, episodes, jax.random.key(5)
             )
         )
@@ -98,8 +99,8 @@ class Trial:
 
         def run(params: PyTree, pool: Episode) -> PyTree:
             zero = jnp.zeros((), jnp.int32)
-            state = train.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
-            advance = train.steps(train.recipe(row.learner, row.tx), _from_pool, row.num_steps)
+            state = loop.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
+            advance = loop.steps(loop.recipe(row.learner, row.tx), _from_pool, row.num_steps)
             return advance(state, pool)[0].params
 
         return traced_once(run)(self.params, pool)

@@ -10,21 +10,21 @@ from learner_rows import Row, TwoKinds, zero
 from metajax import losses, optim, tree
 from metajax.adapters.conditions import last_layer
 from metajax.adapters.lora import lora
-from metajax.data.synthetic import LatentUsers
+from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.closed_form import ridge
-from metajax.learners.cvar import cvar
-from metajax.learners.dropout_net import dropout_net
-from metajax.learners.film import modulated
-from metajax.learners.gate import blended, gated, stacked
-from metajax.learners.gradient import gradient
-from metajax.learners.linear import lwa, nlba
-from metajax.learners.memory import mamo, memory_optimizer
-from metajax.learners.metahin import metahin
-from metajax.learners.mwuf import scale_and_shift
-from metajax.learners.paml import paml
+from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.cold_start.lwa import lwa, nlba
+from metajax.learners.cold_start.mamo import mamo, memory_optimizer
+from metajax.learners.cold_start.metahin import metahin
+from metajax.learners.cold_start.paml import paml
+from metajax.learners.cold_start.tanp import tanp
+from metajax.learners.ensemble import blended, gated, stacked
+from metajax.learners.gradient.maml import gradient
+from metajax.learners.item_warm_up.cvar import cvar
+from metajax.learners.item_warm_up.dropout_net import dropout_net
+from metajax.learners.item_warm_up.meta_embedding import meta_embedding
+from metajax.learners.item_warm_up.mwuf import scale_and_shift
 from metajax.learners.pooled import pooled
-from metajax.learners.tanp import tanp
-from metajax.learners.warmup import meta_embedding
 from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.modulated import adaptive_decoder, film_mlp
 from metajax.models.towers import identity, vector_linear, vector_mlp

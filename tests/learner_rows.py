@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
-from metajax.data.synthetic import LatentUsers
+from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
-from metajax.learners.context import cavia
-from metajax.learners.dual import dual
-from metajax.learners.gradient import gradient
-from metajax.learners.implicit import implicit
+from metajax.learners.gradient.context import cavia
+from metajax.learners.gradient.fast_perceptron import dual
+from metajax.learners.gradient.implicit import implicit
+from metajax.learners.gradient.maml import gradient
 from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models.features import conditioned_mlp, labeled_features, vector_features

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from metajax import report
+from metajax.results import records
 
 ARMS = ("A2 fold-in", "A3 joint", "A4 fine-tuned", "A6 MAML")
 OFFSETS = dict(zip(ARMS, (0.2, 0.5, 0.1, 0.0), strict=True))
@@ -17,7 +17,7 @@ def record(
     num_tasks: int = 50,
     offsets: Mapping[str, float] = OFFSETS,
     **facts: Any,
-) -> report.Record:
+) -> records.Record:
     """A record whose arms differ by offsets in MAE, on every user; two seeds of A6.
 
     The MAE of user t is 1 + t / 1000; with shuffled labels it is higher by 0.3 for all but A3.
@@ -30,12 +30,12 @@ def record(
             for condition in ("all", "shuffled", *(f"k={k}" for k in SHOTS)):
                 worse = 0.3 if condition == "shuffled" and arm != "A3 joint" else 0.0
                 put = lambda metric, v, s=scenario, a=arm, c=condition: scores.__setitem__(
-                    report.score_name(s, a, c, metric), v
+                    records.score_name(s, a, c, metric), v
                 )
                 put("mae", values + worse)
                 put("mse", (values + worse) ** 2)
                 put("ndcg@5", 1.0 / (1.0 + values))
-    return report.Record(
+    return records.Record(
         {
             "experiment": experiment,
             "method": "A6 MAML",

@@ -19,7 +19,7 @@ from learner_rows import ROWS as CORE_ROWS
 from learner_rows import Row, World
 
 from metajax import losses, tree
-from metajax.learners.gradient import gradient
+from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import all_examples
 from metajax.models.towers import vector_linear
 from metajax.types import Episode, Examples, PyTree

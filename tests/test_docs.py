@@ -66,8 +66,11 @@ def test_the_reference_has_every_module_once(tmp_path):
     names = [name for page in found.values() for name in page]
     files = [p for p in (ROOT / "metajax").rglob("*.py") if not p.name.startswith("_")]
     assert len(names) == len(set(names)) == len(files)
-    assert found["core"][0] == "metajax.types" and "metajax.learners.gradient" in found["learners"]
-    assert "metajax.search" in found["runs"] and "metajax.data.table" in found["data"]
+    assert (
+        found["core"][0] == "metajax.types"
+        and "metajax.learners.gradient.maml" in found["learners"]
+    )
+    assert "metajax.tuning.search" in found["runs"] and "metajax.data.table" in found["data"]
     nav = (ROOT / "mkdocs.yml").read_text()
     assert all(f"reference/{page}.md" in nav for page in found)
 

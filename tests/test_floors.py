@@ -164,16 +164,16 @@ def test_flax_lives_in_the_models_alone():
 @pytest.mark.parametrize(
     ("module", "source", "sentence"),
     [
-        ("metajax.learners.x", "from metajax.train import fit", "floor 3.*train.*floor 5"),
+        ("metajax.learners.x", "from metajax.training.loop import fit", "floor 3.*train.*floor 5"),
         ("metajax.learners.x", "def f():\n  import metajax.transforms.y", "floor 3.*floor 4"),
         ("metajax.models.x", "from metajax.data import table", "models.*floor 2.*data"),
-        ("metajax.train", "from experiments import maml", "floor 5.*experiments"),
+        ("metajax.training.loop", "from experiments import maml", "floor 5.*experiments"),
         ("metajax.types", "from metajax import tree", "types.*floor 0.*tree"),
         ("metajax.novelty", "import jax", "novelty has no floor: give it one"),
     ],
 )
 def test_a_planted_import_is_found(module, source, sentence):
-    modules = {name: "" for name in ("metajax.train", "metajax.tree", "metajax.data.table")}
+    modules = {name: "" for name in ("metajax.training.loop", "metajax.tree", "metajax.data.table")}
     (found,) = violations({**modules, module: source})
     assert re.search(sentence, found)
 

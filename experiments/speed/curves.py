@@ -19,11 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.speed import tables
-from metajax import command, losses, outer, report
-from metajax.learners.gradient import gradient
+from metajax import losses
+from metajax.benchmark import command
+from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
+from metajax.results import records
+from metajax.training import outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, UserError
+
+from . import tables
 
 NAME = "speed-curves"
 PICTURE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "gallery" / "speed-curves.svg"
@@ -81,7 +85,7 @@ def kept(num_steps: int) -> MetaLearner:
 def measured(learner: MetaLearner, episodes: Episode, chunk: int | None = None) -> dict[str, float]:
     """Milliseconds of an outer gradient, and megabytes of temporary memory."""
     params = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], episodes))
-    run = lambda p, e: outer.outer_gradient(learner, chunk)(p, e, jax.random.key(1))[0]
+    run = lambda p, e: outer_gradient.outer_gradient(learner, chunk)(p, e, jax.random.key(1))[0]
     compiled = jax.jit(run).lower(params, episodes).compile()
     jax.block_until_ready(compiled(params, episodes))
     seconds = []
@@ -151,10 +155,10 @@ def draw(lines: list[dict]) -> None:
 def main(config: Config) -> None:
     """Measures and stores the curves, or draws the stored ones."""
     if config.from_records:
-        path = report.RESULTS / f"{NAME}.json"
+        path = records.RESULTS / f"{NAME}.json"
         if not path.is_file():
             raise UserError(f"no record {path}; run experiments.speed.curves --publish")
-        draw(report.read(path).facts["curves"])
+        draw(records.read(path).facts["curves"])
         print(f"wrote {PICTURE}")
         return
     lines = curves(config)
@@ -164,10 +168,10 @@ def main(config: Config) -> None:
             "scenario": "cost curves",
             "curves": lines,
             "config": dataclasses.asdict(config),
-            "config_hash": report.config_hash(config),
-            "environment": report.environment(),
+            "config_hash": records.config_hash(config),
+            "environment": records.environment(),
         }
-        report.write(report.RESULTS, NAME, report.Record(facts, {}))
+        records.write(records.RESULTS, NAME, records.Record(facts, {}))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.speed.worker import TWO_CORES
 from metajax.types import UserError
+
+from .worker import TWO_CORES
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 

@@ -10,12 +10,14 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from experiments.speed import problems
-from metajax import losses, outer, shard, train, tree
-from metajax.learners.dual import dual
-from metajax.learners.gradient import gradient
+from metajax import losses, tree
+from metajax.learners.gradient.fast_perceptron import dual
+from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
+from metajax.training import devices, loop, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+from . import problems
 
 OUTER = optax.adam(1e-3)
 
@@ -197,18 +199,24 @@ def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: in
         rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
         return Episode((), rows(episodes.support), rows(episodes.query))
 
-    return learner, outer.Prepare(tree.under("tables"), apply_tables)
+    return learner, outer_gradient.Prepare(tree.under("tables"), apply_tables)
 
 
-def _gradient(learner: MetaLearner, how: How, prepare: outer.Prepare | None) -> outer.GradientFn:
+def _gradient(
+    learner: MetaLearner, how: How, prepare: outer_gradient.Prepare | None
+) -> outer_gradient.GradientFn:
     """The outer gradient in the measured way."""
-    tasks = outer.of_tasks(learner)
+    tasks = outer_gradient.of_tasks(learner)
     if how.lengths:
-        tasks = outer.cut_to_length(tasks, how.lengths)
+        tasks = outer_gradient.cut_to_length(tasks, how.lengths)
     if how.chunk_size is not None:
-        tasks = outer.in_chunks(tasks, how.chunk_size)
-    found = outer.of_batch(tasks) if prepare is None else outer.prepared(tasks, prepare)
-    return outer.sorted_by_length(found) if how.lengths else found
+        tasks = outer_gradient.in_chunks(tasks, how.chunk_size)
+    found = (
+        outer_gradient.of_batch(tasks)
+        if prepare is None
+        else outer_gradient.prepared(tasks, prepare)
+    )
+    return outer_gradient.sorted_by_length(found) if how.lengths else found
 
 
 def library(
@@ -229,21 +237,21 @@ def library(
         return learner._replace(loss=loss)
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def run(state: train.TrainState, data: PyTree):
+    def run(state: loop.TrainState, data: PyTree):
         episodes, frozen = data
         learner, prepare = _learner(name, problem, frozen, num_steps, second_order)
         learner = nested(learner)
         gradient_fn = _gradient(learner, how, prepare)
         if mesh is not None:
-            gradient_fn = shard.dealt(mesh, gradient_fn)
-        recipe = train.recipe(learner, OUTER, gradient_fn)
-        state, info = train.steps(recipe, lambda data, key: data, how.num_outer)(state, episodes)
+            gradient_fn = devices.dealt(mesh, gradient_fn)
+        recipe = loop.recipe(learner, OUTER, gradient_fn)
+        state, info = loop.steps(recipe, lambda data, key: data, how.num_outer)(state, episodes)
         return state, info["loss"]
 
-    start = train.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
+    start = loop.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
     data = (episodes_of(problem), frozen)
     if mesh is not None:
-        start, data = shard.place(mesh, (start, data))
+        start, data = devices.place(mesh, (start, data))
     return Program(run, start, data, how.num_outer)
 
 

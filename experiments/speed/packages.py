@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiments.speed import peers
+from . import peers
 
 
 class Net(nn.Module):

@@ -7,16 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table as Printed
 
-from experiments.speed.worker import TWO_CORES
-from metajax import report
+from metajax.results import records as report
 from metajax.types import UserError
+
+from .worker import TWO_CORES
 
 PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "speed.md"
 HEADINGS = ("tasks/s", "ms a step", "compile s", "peak MB", "of peak", "matmul GFLOP/s")
 
 HEAD = """# Speed
 
-Written by `python -m experiments.benchmark --from-records` from the records in `paper/results`; do
+Written by `python -m experiments benchmark --from-records` from the records in `paper/results`; do
 not edit. Whole outer steps, the outer Adam included. Each way ran in a process of its own, all of
 them in turns on one core with one thread: figures are medians of processor time in one run, so
 compare within a table, not across machines. A way whose loss is another, or that is compiled again
@@ -165,7 +166,9 @@ def write() -> pathlib.Path:
     stored = lambda pattern: [report.read(p) for p in sorted(report.RESULTS.glob(pattern))]
     found = stored("speed-w*.json")
     if not found:
-        raise UserError(f"no records in {report.RESULTS}; run experiments.benchmark --publish")
+        raise UserError(
+            f"no records in {report.RESULTS}; run experiments.speed.benchmark --publish"
+        )
     parts = [HEAD, "## At a glance\n", "\n".join([*glance(found), ""]), *map(markdown, found)]
     profiles = stored("speed-profile-*.json")
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from experiments.speed import problems
+from . import problems
 
 Flat = dict[str, Tensor]
 """Path -> weight."""

@@ -20,10 +20,12 @@ from typing import Any
 
 import jax
 
-from experiments.speed import ours, problems
-from metajax import command, report
-from metajax.flops import computations
+from metajax.benchmark import command
+from metajax.profiling.flops import computations
+from metajax.results import records
 from metajax.types import UserError
+
+from . import ours, problems
 
 KINDS = (
     ("matrix products", r"\b(dot|convolution|custom-call)\("),
@@ -154,12 +156,12 @@ def main(config: Config) -> None:
             "title": problems.PROBLEMS[name]().title,
             "rows": rows,
             "config": dataclasses.asdict(config),
-            "config_hash": report.config_hash(config),
-            "environment": report.environment(),
+            "config_hash": records.config_hash(config),
+            "environment": records.environment(),
         }
         if config.publish:
             stem = f"speed-profile-{name.lower()}-{config.steps}"
-            report.write(report.RESULTS, stem, report.Record(facts, {}))
+            records.write(records.RESULTS, stem, records.Record(facts, {}))
 
 
 if __name__ == "__main__":

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import command, outer, report, sparse, train
-from metajax.learners.gradient import gradient
+from metajax.benchmark import command
+from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
-from metajax.training import updates
+from metajax.optim import touched_rows
+from metajax.results import records
+from metajax.training import loop, outer_gradient, updates
 from metajax.types import Episode, Examples, Params
 
 WIDTH, TASKS, SHOTS = 64, 32, 10
@@ -55,28 +57,30 @@ def outer_loss(rows_TxNxD: jax.Array, params: Params, label_TxN: jax.Array):
     return jnp.mean(jax.vmap(one)(rows_TxNxD, label_TxN)), {}
 
 
-def _first(num_items: int, width: int = WIDTH) -> sparse.Tabled:
+def _first(num_items: int, width: int = WIDTH) -> touched_rows.Tabled:
     """The parameters before the first step: the table and the perceptron."""
     part = Examples(jnp.zeros((2, width)), jnp.zeros(2), jnp.ones(2))
     net = LEARNER.init(jax.random.key(0), Episode((), part, part))
-    return sparse.Tabled({"items": jnp.zeros((num_items, width)) + 0.01}, net)
+    return touched_rows.Tabled({"items": jnp.zeros((num_items, width)) + 0.01}, net)
 
 
-def _touched(num_items: int, width: int) -> train.Recipe:
+def _touched(num_items: int, width: int) -> loop.Recipe:
     """An outer step by touched rows."""
     loss = lambda rows, place, net, batch, key: outer_loss(
         rows["items"][place["items"]], net, batch[1]
     )
-    gradient_fn = sparse.row_gradient(loss, lambda batch: {"items": batch[0]})
+    gradient_fn = touched_rows.row_gradient(loss, lambda batch: {"items": batch[0]})
     update = updates.touched_rows(optax.scale_by_adam(), lambda count: 1e-3)
-    return train.Recipe(lambda key, batch: _first(num_items, width), gradient_fn, update)
+    return loop.Recipe(lambda key, batch: _first(num_items, width), gradient_fn, update)
 
 
-def _dense(num_items: int) -> train.Recipe:
+def _dense(num_items: int) -> loop.Recipe:
     """An outer step with the gradient of the whole table and the usual Adam."""
     loss = lambda both, batch, key: outer_loss(both.tables["items"][batch[0]], both.rest, batch[1])
     update = updates.optimizer(optax.adam(1e-3))
-    return train.Recipe(lambda key, batch: _first(num_items), outer.loss_gradient(loss), update)
+    return loop.Recipe(
+        lambda key, batch: _first(num_items), outer_gradient.loss_gradient(loss), update
+    )
 
 
 class Step:
@@ -86,11 +90,11 @@ class Step:
       megabytes: the compiler's temporary memory, the table not counted.
     """
 
-    def __init__(self, recipe: train.Recipe):
+    def __init__(self, recipe: loop.Recipe):
         shape, given = (TASKS, 2 * SHOTS), lambda batch, key: batch
         drawn = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
-        self.state = train.init(recipe, jax.random.key(0), drawn)
-        run = jax.jit(lambda s, batch: train.step(recipe, given, s, batch)[0], donate_argnums=0)
+        self.state = loop.init(recipe, jax.random.key(0), drawn)
+        run = jax.jit(lambda s, batch: loop.step(recipe, given, s, batch)[0], donate_argnums=0)
         self.compiled = run.lower(self.state, drawn).compile()
         planned = self.compiled.memory_analysis()
         self.megabytes = planned.temp_size_in_bytes / 1e6 if planned else 0.0
@@ -177,7 +181,7 @@ def main(config: Config) -> None:
     for num_items in config.items:
         for name, values in measured(config, num_items).items():
             scenario = f"{num_items} items"
-            scores[report.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
+            scores[records.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
             middle[name, num_items] = 1e3 * statistics.median(values)
             print(f"{num_items:>10,} x {WIDTH}  {name:<18} {middle[name, num_items]:9.2f} ms")
     first, last = config.items[0], config.items[-1]
@@ -193,10 +197,10 @@ def main(config: Config) -> None:
             "growth": growth,
             "ahead_of_torch": ahead,
             "config": dataclasses.asdict(config),
-            "config_hash": report.config_hash(config),
-            "environment": report.environment(),
+            "config_hash": records.config_hash(config),
+            "environment": records.environment(),
         }
-        report.write(report.RESULTS, "speed-tables", report.Record(facts, scores))
+        records.write(records.RESULTS, "speed-tables", records.Record(facts, scores))
 
 
 if __name__ == "__main__":

@@ -33,11 +33,13 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
     import jax
     import jax.numpy as jnp
 
-    from experiments.speed import ours
-    from metajax import flops, shard
+    from metajax.profiling import flops
+    from metajax.training import devices
+
+    from . import ours
 
     if variant.startswith("metajax"):
-        mesh = shard.mesh() if variant == TWO_CORES else None
+        mesh = devices.mesh() if variant == TWO_CORES else None
         program = ours.library(name, num_steps, second, mesh=mesh)
     else:
         program = ours.plain(name, num_steps, second, variant.removeprefix("plain").strip(", "))
@@ -78,7 +80,7 @@ def _compilations() -> Callable[[], int]:
 def _torch(variant: str, name: str, num_steps: int, second: bool):
     import torch
 
-    from experiments.speed import packages, peers
+    from . import packages, peers
 
     torch.set_num_threads(1)
     if variant in PACKAGES:

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from metajax.data import describe, sources
+from metajax.data import describe
+from metajax.data.sources import named
 from metajax.types import UserError
 
 
@@ -16,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     one.add_argument("--data-dir", help="folder of the named data sets")
     given = parser.parse_args(arguments)
     try:
-        print(describe.show(sources.load(given.dataset, given.data_dir)))
+        print(describe.show(named.load(given.dataset, given.data_dir)))
     except UserError as error:
         sys.exit(f"error: {error}")
 

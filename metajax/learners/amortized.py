@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses
-from metajax.learners.pieces import query_loss, real_sum
+from metajax.learners.parts import query_loss, real_sum
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 
 from metajax import losses
-from metajax.learners.pieces import query_loss
+from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
-from metajax.learners.gradient import gradient
+from metajax.learners.gradient.maml import gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 

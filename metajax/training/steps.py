@@ -1,8 +1,8 @@
 """One outer step: draw a batch, take its gradient, update the parameters.
 
 A `Recipe` says how, as three functions. `recipe` makes one of a learner and an optax optimizer;
-whoever wants another gradient (chunks, prepared features, touched rows: `metajax.outer`), another
-update (`metajax.training.updates`) or more devices (`metajax.shard`) exchanges that function.
+whoever wants another gradient (chunks, prepared features, touched rows: `metajax.training.outer_gradient`), another
+update (`metajax.training.updates`) or more devices (`metajax.training.devices`) exchanges that function.
 """
 
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.outer import GradientFn, Info, outer_gradient
-from metajax.sparse import RowGradient, gather
+from metajax.optim.touched_rows import RowGradient, gather
+from metajax.training.outer_gradient import GradientFn, Info, outer_gradient
 from metajax.training.updates import Update, optimizer
 from metajax.types import MetaLearner, Params, PyTree
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.sparse import Rows, Tabled, lazy_adam
+from metajax.optim.touched_rows import Rows, Tabled, lazy_adam
 from metajax.types import Params, PyTree
 
 

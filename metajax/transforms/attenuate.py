@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses, tree
-from metajax.learners.pieces import query_loss
+from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, PyTree
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from metajax.data.builders import manifest
 from metajax.data.builders.manifest import VERSION
-from metajax.data.sources import data_folder
+from metajax.data.sources.named import data_folder
 from metajax.data.table import Features, Interactions, validate
 from metajax.types import UserError
 
@@ -37,7 +37,7 @@ def prepare(
     It is written under another name by one process at a time and renamed when complete.
 
     Args:
-      name: as in `metajax.data.sources`, or ``omniglot28``, ``omniglot105``.
+      name: as in `metajax.data.sources.named`, or ``omniglot28``, ``omniglot105``.
       data_dir: the folder of data sets, see `data_folder`.
       cache: see `cache_folder`.
       download: fetch the owner's archive where nothing is found; without it the network is never
@@ -83,7 +83,7 @@ def _root(data_dir: Path | str | None, download: bool) -> Path | None:
 
 def _entry(name: str) -> manifest.Entry:
     """The manifest's entry of a data set."""
-    from metajax.data.builders import tasks  # loads tensorflow_datasets
+    from metajax.data.builders import tasks
 
     entries = {config.name: config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}
     if name not in entries:

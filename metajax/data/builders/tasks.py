@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from metajax.data import crossdomain, movielens, published
 from metajax.data.builders import manifest
 from metajax.data.builders.manifest import VERSION
+from metajax.data.sources import crossdomain, movielens, published
 from metajax.data.table import Features, Interactions
 from metajax.types import UserError
 

@@ -2,13 +2,7 @@
 
 import numpy as np
 
-from metajax.data.split.tasks import (
-    NUM_QUERY,
-    Split,
-    query_rows,
-    require_tasks,
-    tasks_of_users,
-)
+from metajax.data.split.tasks import NUM_QUERY, Split, query_rows, require_tasks, tasks_of_users
 from metajax.data.table import Interactions
 from metajax.types import UserError
 

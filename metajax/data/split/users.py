@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from metajax.data.crossdomain import shared_users
+from metajax.data.sources.crossdomain import shared_users
 from metajax.data.split.tasks import NUM_QUERY, Split, Tasks, grouped, require_tasks
 from metajax.data.table import Features, Interactions
 from metajax.types import UserError

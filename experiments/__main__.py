@@ -1,0 +1,46 @@
+"""``python -m experiments`` lists the commands; ``python -m experiments NAME`` runs one."""
+
+import ast
+import pathlib
+import runpy
+import sys
+
+from . import find, sources
+
+
+def first_line(path: pathlib.Path) -> str:
+    """The first line of a file's docstring."""
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+
+
+def show() -> None:
+    """Prints every command by its room."""
+    print("usage: python -m experiments NAME [--help | options]\n")
+    last = ""
+    for room, name, path in sources():
+        if room != last:
+            print(f"{room}/")
+        print(f"  {name:<20}{first_line(path)}")
+        last = room
+
+
+def run(name: str) -> None:
+    """Runs a command with the arguments that follow its name."""
+    module = find(name)
+    if module is None:
+        sys.exit(f"error: no experiment {name!r}; python -m {__package__} lists them all")
+    runpy.run_module(f"{__package__}.{module}", run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Runs the command that the first argument names, or lists all of them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name in ("", "-h", "--help"):
+        show()
+    else:
+        del sys.argv[1]
+        run(name)
+
+
+if __name__ == "__main__":
+    main()

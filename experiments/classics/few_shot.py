@@ -1,0 +1,237 @@
+"""What the image classics share: training that survives a kill, and their test."""
+
+import dataclasses
+import functools
+import pathlib
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from rich.console import Console
+from rich.table import Table
+
+from metajax.data import images
+from metajax.results import records as report
+from metajax.training import journal, loop, progress
+from metajax.types import Examples, MetaLearner, Params, PyTree
+
+PUBLISHED = pathlib.Path(__file__).resolve().parent.parent / "third_party" / "published.toml"
+
+
+class Method(NamedTuple):
+    """A way to learn few-shot classes.
+
+    Attributes:
+      learner: the learner that is meta-trained.
+      tested: the learner at test; it differs in the number of inner steps.
+      tx: the outer optimizer.
+      num_steps: outer steps.
+      num_tasks: tasks per outer step.
+      ways, shots, queries: the training tasks.
+      inner_steps: gradients that adapt to a training task, and to one of the test.
+      trains_wide: whether training tasks have other classes to tell apart than those of the test.
+      chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
+        elsewhere all tasks are taken at once.
+      num_looks: how often a training looks at the validation classes.
+    """
+
+    learner: MetaLearner
+    tested: MetaLearner
+    tx: optax.GradientTransformation
+    num_steps: int
+    num_tasks: int
+    ways: int
+    shots: int
+    queries: int
+    inner_steps: tuple[int, int] = (0, 0)
+    trains_wide: bool = False
+    chunk_size: int | None = 1
+    num_looks: int = 25
+
+
+def sampler(method: Method) -> loop.Sampler:
+    """Batches of a method's training tasks."""
+    one = functools.partial(
+        images.draw, ways=method.ways, shots=method.shots, queries=method.queries
+    )
+    return lambda data, key: jax.vmap(one, (None, 0))(data, jax.random.split(key, method.num_tasks))
+
+
+def meta_train(
+    title: str,
+    method: Method,
+    data: images.ClassImages,
+    seed: int,
+    folder: pathlib.Path,
+    judge: Callable[[Params], jax.Array],
+    block: int = 100,
+    save_every: float = 10.0,
+    seeds: int = 1,
+) -> loop.Fitted:
+    """Meta-trains with checkpoints in ``folder``; a new call goes on from the last one.
+
+    Metrics are kept beside the folder, line by line.
+
+    Args:
+      judge: params -> accuracy on meta-validation, by which the parameters are chosen.
+      block: outer steps between two looks at it.
+      save_every: seconds between checkpoints, at least.
+      seeds: trainings side by side; the first is that of ``seed`` alone.
+
+    Raises:
+      UserError: a loss is not finite, or the checkpoints are another run's.
+    """
+    images.check(data, method.ways, method.shots + method.queries)
+    chunk = method.chunk_size if jax.default_backend() == "cpu" else None
+    gradient_fn = loop.outer_gradient(method.learner, chunk)
+    recipe = loop.recipe(method.learner, method.tx, gradient_fn)
+    bar, kept = progress.bar(title, method.num_steps), journal.opened(folder.parent, title)
+    with bar as update, kept as keep:
+        return loop.fit(
+            recipe,
+            sampler(method),
+            data,
+            jax.random.split(jax.random.key(seed), seeds),
+            method.num_steps,
+            block=block,
+            validate=lambda params: 1.0 - judge(params),
+            report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
+            checkpoint=folder,
+            save_every=save_every,
+        )
+
+
+def judge(method: Method, valid: images.ClassImages) -> Callable[[Params], jax.Array]:
+    """params -> accuracy on about 2,000 query images of validation classes, the same each time.
+
+    A method is judged at the shots it trains on, and one that trains on more classes than it is
+    tested on at those, so that one training serves tests of any number of shots or of classes.
+    """
+    shots = method.shots
+    images.check(valid, method.ways, 2 * shots)
+    learner = method.learner if method.trains_wide else method.tested
+    num_tasks = max(1, 2000 // (method.ways * shots))
+    size = {"ways": method.ways, "shots": shots, "queries": shots, "num_tasks": num_tasks}
+    key = jax.random.key(1)
+    return lambda params: accuracies(learner, params, valid, key, **size).mean()
+
+
+def accuracies(
+    learner: MetaLearner,
+    params: Params,
+    data: images.ClassImages,
+    key: jax.Array,
+    *,
+    ways: int,
+    shots: int,
+    queries: int,
+    num_tasks: int,
+    rotates: bool = True,
+) -> jax.Array:
+    """The share (num_tasks,) of query images put into their class, in each of so many tasks."""
+
+    def one(key: jax.Array) -> jax.Array:
+        key_draw, key_adapt = jax.random.split(key)
+        episode = images.draw(
+            data, key_draw, ways=ways, shots=shots, queries=queries, rotates=rotates
+        )
+        state = learner.adapt(learner.start(params, episode.profile), episode.support, key_adapt)
+        scores = learner.predict(state, episode.query.inputs)
+        return jnp.mean(jnp.argmax(scores, axis=1) == episode.query.label)
+
+    return jax.lax.map(one, jax.random.split(key, num_tasks))
+
+
+def in_batches(learner: MetaLearner, size: int) -> MetaLearner:
+    """The learner that adapts on batches of ``size`` examples, one after the other, in any order.
+
+    What is left over when ``size`` does not divide their number is not seen this time.
+    """
+
+    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        num_batches = max(1, len(examples.label) // size)
+        key_order, key_adapt = jax.random.split(key)
+        order = jax.random.permutation(key_order, len(examples.label))[: num_batches * size]
+        batches = jax.tree.map(lambda x: x[order].reshape(num_batches, -1, *x.shape[1:]), examples)
+        step = lambda state, at: (learner.adapt(state, *at), None)
+        return jax.lax.scan(step, state, (batches, jax.random.split(key_adapt, num_batches)))[0]
+
+    return learner._replace(adapt=adapt)
+
+
+def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float) -> dict[str, Any]:
+    """What the record of an arm says beside its scores; ``schedule`` is to be added."""
+    return {
+        "experiment": experiment,
+        "scenario": scenario,
+        "arm": arm,
+        "config": dataclasses.asdict(config),
+        "config_hash": report.config_hash(config),
+        "environment": report.environment(),
+        "seconds": {"train": seconds, "cpu": time.process_time()},
+        "peak_memory": journal.peak_memory(),
+    }
+
+
+def schedule(method: Method) -> dict[str, Any]:
+    """The numbers of a method: steps, tasks, ways, shots, queries, chunks."""
+    return {name: getattr(method, name) for name in Method._fields[3:]}
+
+
+def gradients(method: Method) -> dict[str, int]:
+    """How many task gradients a training takes, per seed, and how many adapt to one test task."""
+    trained, tested = method.inner_steps
+    return {
+        "training": method.num_steps * method.num_tasks * (1 + trained),
+        "per_task": tested,
+    }
+
+
+def show(title: str, records: Sequence[report.Record]) -> None:
+    """Prints one line per arm and setting: test accuracy, published number, steps, time, device."""
+    quoted = published(records[0].facts["experiment"])
+    table = Table(title=title, header_style="bold")
+    headings = (
+        "setting",
+        "arm",
+        "here",
+        "published",
+        "outer steps",
+        "gradients",
+        "minutes",
+        "device",
+    )
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=True)
+    for record in records:
+        f = record.facts
+        scenario, arm = f["scenario"], f["arm"]
+        r = report.interval(record.of(scenario, arm, "test", "accuracy"), "accuracy")
+        table.add_row(
+            scenario,
+            arm,
+            f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]",
+            quoted.get(f"{scenario}|{arm}", ""),
+            f"{f['schedule']['num_steps']:,}",
+            f"{f['gradients']['training']:,}" if "gradients" in f else "",
+            f"{f['seconds']['train'] / 60:.1f}",
+            f["environment"]["device"],
+        )
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 140)
+    console.print(table)
+    tasks = {len(next(iter(r.scores.values()))[0]) for r in records}
+    console.print(f"Test tasks per arm: {sorted(tasks)}; each test set was opened once per record.")
+
+
+def published(experiment: str) -> dict[str, str]:
+    """ "scenario|arm" -> the quoted number, from third_party/published.toml where it is."""
+    if not PUBLISHED.is_file():
+        return {}
+    rows = tomllib.loads(PUBLISHED.read_text()).get(experiment, [])
+    return {f"{row['scenario']}|{row['arm']}": row["value"] for row in rows}

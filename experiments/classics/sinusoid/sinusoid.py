@@ -1,0 +1,330 @@
+"""Sinusoid regression: nine ways to learn a sine from K points, a bound, and memorizing's price.
+
+Paper: Finn et al., ICML 2017, section 5.1; Nichol et al., 2018; Li et al., 2017 (Meta-SGD);
+Zintgraf et al., ICML 2019 (CAVIA); Garnelo et al., ICML 2018; Yin et al., ICLR 2020, section 6.1.
+Run: python -m experiments sinusoid            (all arms, K = 5, 10 and 20)
+     python -m experiments sinusoid --from-records prints the stored tables and draws their curves.
+The oracle knows that tasks are sines, and solves for the two numbers that it lacks: the points are
+without noise, so no learner can do better. The published oracle is a network that is told amplitude
+and phase; what it still errs is how well a network of this size and schedule draws a sine.
+Published: third_party/published.toml; here: the table, 600 test tasks of 100 query points each.
+Deviates: 15,000 outer steps, not 70,000; LeCun-normal weights, not normal ones of scale 0.01; of
+the parameters after each thousand steps those are tested whose error after one adaptation is the
+least on 200 validation tasks, on which fine-tuning's rate is tuned too; Reptile clips its inner
+gradients at norm 10, without which one task in ten thousand steps can end the run; three seeds side
+by side.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import losses, optim
+from metajax.benchmark.command import Preset
+from metajax.data.worlds.latent import SineTasks
+from metajax.learners.amortized import neural_process
+from metajax.learners.closed_form import ridge
+from metajax.learners.gradient.context import cavia
+from metajax.learners.gradient.maml import gradient
+from metajax.learners.pooled import fine_tuned, pooled
+from metajax.models import features, towers
+from metajax.results import records
+from metajax.training import loop, progress
+from metajax.transforms.reptile import reptile
+from metajax.types import Episode, MetaLearner, Model, Params, UserError
+
+from . import report as sinusoid_report
+
+MAX_STEPS = 10
+VALID_TASKS = 200
+RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
+    shots: tuple[int, ...] = (5, 10, 20)
+    """Points of the support, one table each."""
+    num_steps: int = 15_000
+    """Outer steps of every arm."""
+    num_tasks: int = 25
+    """Tasks per outer step, as published."""
+    inner_rate: float = 0.01
+    """Inner rate of MAML and of what is made of it."""
+    outer_rate: float = 1e-3
+    """Adam's rate."""
+    seeds: int = 3
+    """Number of training seeds; they train side by side in one program."""
+    arms: tuple[str, ...] = ()
+    """Arms to run, else all; with --publish they take their places in the stored record."""
+    test_tasks: int = 600
+    """Tasks of the test, as published."""
+    out: pathlib.Path = pathlib.Path("out/sinusoid")
+    """Folder for records and plots."""
+    publish: bool = False
+    """Store the records in paper/results too."""
+    from_records: bool = False
+    """Print the tables of the stored records, without running anything."""
+
+
+SOME = ("MAML", "ridge on features", "pretrained", "oracle")
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100, "arms": SOME},
+    "paper": {},
+    "gpu": {"num_steps": 70_000, "seeds": 10},
+}
+
+
+class Arm(NamedTuple):
+    """A way to learn sines.
+
+    Attributes:
+      learner: what is meta-trained.
+      tx: the outer optimizer.
+      stepped: the learner whose every ``adapt`` is one inner step, for the curve over steps.
+      reveal: what the arm is shown of a task beside its points.
+      trains: whether there is anything to train.
+      inner_steps: gradients that adapt to a training task.
+    """
+
+    learner: MetaLearner
+    tx: optax.GradientTransformation
+    stepped: MetaLearner
+    reveal: Callable[[Episode], Episode] = lambda episode: episode
+    trains: bool = True
+    inner_steps: int = 0
+
+
+def _by_gradient(config: Config, make: Callable[[int], MetaLearner], steps: int = 1) -> Arm:
+    return Arm(make(steps), optax.adam(config.outer_rate), make(1), inner_steps=steps)
+
+
+def maml(config: Config) -> Arm:
+    """MAML, one inner step."""
+    inner = optax.sgd(config.inner_rate)
+    return _by_gradient(config, lambda n: gradient(towers.vector_mlp(), inner, n))
+
+
+def fomaml(config: Config) -> Arm:
+    """MAML without second derivatives."""
+    inner = optax.sgd(config.inner_rate)
+    make = lambda n: gradient(towers.vector_mlp(), inner, n, second_order=False)
+    return _by_gradient(config, make)
+
+
+def reptile_of(config: Config) -> Arm:
+    """Reptile: ten clipped inner steps on all points of a task, outer rate from 1 to 0."""
+    inner = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(config.inner_rate))
+    make = lambda n: gradient(towers.vector_mlp(), inner, n)
+    tx = optax.sgd(optax.linear_schedule(1.0, 0.0, config.num_steps))
+    return Arm(reptile(make(10)), tx, make(1), inner_steps=10)
+
+
+def meta_sgd(config: Config) -> Arm:
+    """MAML with a learned rate per weight."""
+    inner = optim.learned_rates(config.inner_rate)
+    return _by_gradient(config, lambda n: gradient(towers.vector_mlp(), inner, n))
+
+
+def cavia_of(config: Config) -> Arm:
+    """Five context numbers adapt, at rate 1."""
+    make = lambda n: cavia(features.conditioned_mlp(), 5, optax.sgd(1.0), n)
+    return _by_gradient(config, make)
+
+
+def cnp(config: Config) -> Arm:
+    """A conditional neural process."""
+    encode, decode = features.labeled_features((40, 40)), features.conditioned_mlp((40, 40))
+    make = lambda n: neural_process(encode, decode, 40)
+    return _by_gradient(config, make)._replace(inner_steps=0)
+
+
+def ridge_on_features(config: Config) -> Arm:
+    """Ridge regression on learned features, its prior learned too."""
+    embed = features.vector_features((40, 40))
+    make = lambda n: ridge(embed, towers.vector_linear(), 40)
+    return _by_gradient(config, make)._replace(inner_steps=0)
+
+
+def pretrained(config: Config, rate: float = 0.01) -> Arm:
+    """Joint training, then fine-tuning at the rate that is best on validation tasks."""
+    make = lambda n: fine_tuned(towers.vector_mlp(), optax.sgd(rate), n)
+    return _by_gradient(config, make)._replace(inner_steps=0)
+
+
+def oracle_network(config: Config) -> Arm:
+    """A network that is told amplitude and phase, as in the published figure."""
+    learner = pooled(towers.vector_mlp())
+    return Arm(learner, optax.adam(config.outer_rate), learner, told)
+
+
+def oracle(config: Config) -> Arm:
+    """Least squares of the K points on sin x and cos x: A sin(x - p) = a sin x + b cos x."""
+    del config
+    none = lambda *_: ()
+    waves = Model(none, lambda params, profile, x: jnp.concatenate([jnp.sin(x), jnp.cos(x)], 1))
+    nothing = Model(none, lambda params, profile, x: jnp.zeros(len(x)))
+    learner = ridge(waves, nothing, 2, precision=1e-6)
+    return Arm(learner, optax.identity(), learner, trains=False)
+
+
+def told(episode: Episode) -> Episode:
+    """The episode with amplitude and phase as inputs, read off its noiseless points.
+
+    A sin(x - p) = a sin x + b cos x: all points together give a and b by least squares.
+    """
+    x = jnp.concatenate([episode.support.inputs, episode.query.inputs])[:, 0]
+    label = jnp.concatenate([episode.support.label, episode.query.label])
+    basis = jnp.stack([jnp.sin(x), jnp.cos(x)], axis=1)
+    a, b = jnp.linalg.solve(basis.T @ basis, basis.T @ label)
+    answer = jnp.stack([jnp.hypot(a, b), jnp.arctan2(-b, a)])
+
+    def beside(examples):
+        told = jnp.broadcast_to(answer, (len(examples.label), 2))
+        return examples._replace(inputs=jnp.concatenate([examples.inputs, told], axis=1))
+
+    return episode._replace(support=beside(episode.support), query=beside(episode.query))
+
+
+ARMS: dict[str, Callable[[Config], Arm]] = {
+    "MAML": maml,
+    "FOMAML": fomaml,
+    "Reptile": reptile_of,
+    "Meta-SGD": meta_sgd,
+    "CAVIA": cavia_of,
+    "CNP": cnp,
+    "ridge on features": ridge_on_features,
+    "pretrained": pretrained,
+    "oracle network": oracle_network,
+    "oracle": oracle,
+}
+
+
+def untrained(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
+    """The arm's first parameters, for all seeds."""
+    episode = world.sample(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), config.seeds)
+    return jax.vmap(lambda key: arm.learner.init(key, arm.reveal(episode)))(keys)
+
+
+def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
+    """The arm's parameters after meta-training on the world, for all seeds, at their best step."""
+    valid = dataclasses.replace(world, num_query=100)
+    after_one = lambda params: errors(arm, params, valid, jax.random.key(2), VALID_TASKS)[:, 1]
+    draw = lambda key: arm.reveal(world.sample(key))
+    sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
+    keys = jax.random.split(jax.random.key(1), config.seeds)
+    try:
+        with progress.bar(title, config.num_steps) as update:
+            return loop.fit(
+                loop.recipe(arm.learner, arm.tx),
+                sample,
+                (),
+                keys,
+                config.num_steps,
+                block=1000,
+                validate=lambda params: after_one(params).mean(),
+                report=update,
+            ).params
+    except UserError as error:
+        raise UserError(f"{title}: {error}") from error
+
+
+def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
+    """Query errors (num_tasks, MAX_STEPS + 1) of one seed after 0, 1, ... adaptations.
+
+    A task that diverged has an infinite error.
+    """
+
+    def one_task(key: jax.Array) -> jax.Array:
+        episode = arm.reveal(world.sample(key))
+        mse = lambda s: losses.squared_error(
+            arm.stepped.predict(s, episode.query.inputs), episode.query.label, episode.query.mask
+        )
+
+        def step(state, key):
+            return arm.stepped.adapt(state, episode.support, key), mse(state)
+
+        cold = arm.stepped.start(params, episode.profile)
+        found = jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
+        return jnp.nan_to_num(found, nan=jnp.inf, posinf=jnp.inf)
+
+    return jax.vmap(one_task)(jax.random.split(key, num_tasks))
+
+
+def curve(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
+    """`errors` (S, num_tasks, MAX_STEPS + 1) of every seed."""
+    return jax.jit(jax.vmap(lambda one: errors(arm, one, world, key, num_tasks)))(params)
+
+
+READ_ONCE = ("CNP", "ridge on features", "oracle")
+"""Arms that read the support at once: reading it again is no second step."""
+
+
+def tuned(config: Config, params: Params, world: SineTasks) -> tuple[Arm, dict[str, float]]:
+    """The fine-tuned arm at the rate with the least error after ten steps on validation tasks."""
+    score = {}
+    for rate in RATES:
+        found = curve(pretrained(config, rate), params, world, jax.random.key(2), VALID_TASKS)
+        score[rate] = float(found[..., MAX_STEPS].mean())
+    best = min(score, key=lambda rate: score[rate])
+    return pretrained(config, best), {"rate": best, "valid": score[best], "trials": len(RATES)}
+
+
+def run_shots(config: Config, shots: int) -> records.Record:
+    """Trains and tests the arms at K shots; writes record and plot."""
+    world = SineTasks(num_support=shots, num_query=10)
+    tested = SineTasks(num_support=shots, num_query=100)
+    params: dict[str, Params] = {}
+    found, seconds, settings, scores, gradients = {}, {}, {}, {}, {}
+    for name in config.arms or ARMS:
+        began, arm = time.perf_counter(), ARMS[name](config)
+        first = fit if arm.trains else untrained
+        params[name] = first(f"K={shots} {name}", config, arm, world)
+        found[name] = arm
+        if name == "pretrained":
+            found[name], settings[name] = tuned(config, params[name], tested)
+        seconds[name] = time.perf_counter() - began
+        tasks = config.num_steps * config.num_tasks if arm.trains else 0
+        gradients[name] = {"training": tasks * (1 + arm.inner_steps)}
+    for name, arm in found.items():
+        key = jax.random.key(3)
+        measured = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))
+        if name in READ_ONCE:
+            measured = measured[..., [0] + [1] * MAX_STEPS]
+        for step in range(MAX_STEPS + 1):
+            condition = f"steps={step}"
+            full = records.score_name(f"K={shots}", name, condition, sinusoid_report.METRIC)
+            scores[full] = measured[..., step]
+    return sinusoid_report.written(
+        f"sinusoid-k{shots}",
+        f"K={shots}",
+        list(ARMS),
+        config,
+        settings,
+        seconds,
+        scores,
+        gradients,
+    )
+
+
+def main(config: Config) -> None:
+    """Runs all shots, or reads their records, and prints the tables."""
+    unknown = sorted(set(config.arms) - set(ARMS))
+    if unknown:
+        raise UserError(f"no arm {unknown[0]!r}; the known ones are {', '.join(ARMS)}")
+    if config.from_records:
+        sinusoid_report.show_stored(config.out)
+    else:
+        for shots in config.shots:
+            sinusoid_report.show(run_shots(config, shots))

@@ -1,0 +1,280 @@
+"""The field's learners at the settings they were published with: what does their adapting do?
+
+Each learner is trained with the network, rates and batches of its program, for as many epochs (at
+most --max-steps outer steps), and its last parameters are judged: nothing is chosen. On the same
+test tasks stand the learner adapted, the same with no support (N0), and with the labels of the
+support shuffled (N1). Differences are paired by task.
+
+References: those of each learner in its own file beside this one; settings from the authors' code.
+Run: python -m experiments as_published
+Published: the last column; of the same metric, and where drawn rows are unpublished of other rows.
+Deviates: the line under the table for each row; nothing is tuned here.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import benchmark, losses
+from metajax.benchmark.command import Preset
+from metajax.benchmark.problem import Problem, Run, freeze
+from metajax.data.episodes import Source
+from metajax.evaluation import evaluate
+from metajax.results import records
+from metajax.training import journal
+from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
+
+from ..metaemb import report as metaemb_report
+from ..tables import tables
+from . import report as as_published_report
+from . import warm as as_published_warm
+from .parts import fitted
+from .rows import ROWS, Row
+
+NAME = "as_published"
+Made = tuple[str, dict[str, np.ndarray], dict[str, Any]]
+"""A row's name, its scores and what the record says of it."""
+CONDITIONS: dict[str, evaluate.Alteration] = {  # the second is what ``change`` is told from
+    "all": evaluate.unaltered,
+    "k=0": evaluate.first_shots(0),
+    "shuffled": evaluate.shuffled_labels,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
+    rows: tuple[str, ...] = ()
+    """Only the learners whose name has one of these words; the table has all that are done."""
+    dataset: str = ""
+    """Another data set for all rows, such as synthetic; else each its own."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    seeds: int = 1
+    """Number of training seeds."""
+    max_steps: int = 2300
+    """Outer steps of a learner at most; whole epochs are run."""
+    out: pathlib.Path = pathlib.Path("out/as_published")
+    """Folder of record, finished rows and checkpoints: the same command goes on from there."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "synthetic", "max_steps": 20},
+    "paper": {},
+    "gpu": {"seeds": 5, "max_steps": 20_000},
+}
+
+
+def schedule(row: Row, given: Problem, most: int) -> tuple[int, int, int]:
+    """Outer steps of an epoch, epochs to run, and outer steps as published."""
+    per_epoch = row.per_epoch or max(1, len(given.train.tasks.owner) // row.num_tasks)
+    return per_epoch, max(1, min(row.epochs, most // per_epoch)), per_epoch * row.epochs
+
+
+def scores_of(
+    learner: MetaLearner,
+    params: Params,
+    source: Source,
+    opened: Mapping[str, Episode],
+    metrics: benchmark.Metrics,
+) -> dict[tuple[str, str, str], np.ndarray]:
+    """Per-task values (S, T) of a learner by scenario, condition and metric.
+
+    Conditions are ``all`` of the support, none of it (``k=0``), and its labels ``shuffled``; all of
+    them are one list of tasks for one program, and ties are broken alike. The metric ``change`` is
+    the mean absolute change of a prediction caused by adapting.
+    """
+    tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
+    ends = np.cumsum([len(t.query.label) for t in opened.values()])
+    key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
+    keys = jax.random.split(key_alter, int(ends[-1]))
+    altered = [jax.vmap(alter)(keys, tasks) for alter in CONDITIONS.values()]
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *altered)
+
+    def of_seed(source: Source, together: Episode, params: PyTree) -> dict[str, jax.Array]:
+        scores = evaluate.predictions(learner, params, source, together, key_predict)
+        score_CxTxQ = scores.reshape(len(CONDITIONS), -1, scores.shape[1])
+        found = jax.vmap(lambda score: metrics(score, tasks, key_ties))(score_CxTxQ)
+        moved = jnp.abs(score_CxTxQ - score_CxTxQ[1][None])
+        change = jax.vmap(lambda m: jax.vmap(losses.masked_mean)(m, tasks.query.mask))(moved)
+        return found | {"change": change}
+
+    of_seeds = jax.jit(lambda s, t, p: jax.lax.map(functools.partial(of_seed, s, t), p))
+    return {
+        (scenario, condition, metric): part
+        for metric, values in of_seeds(source, together, params).items()
+        for i, condition in enumerate(CONDITIONS)
+        for scenario, part in zip(
+            opened, np.split(np.asarray(values)[:, i], ends[:-1], axis=1), strict=True
+        )
+    }
+
+
+def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Made]:
+    """The learners of one data set and protocol, one after the other.
+
+    The test tasks are opened at once: there is nothing to choose.
+    """
+    part = part._replace(dataset=config.dataset or part.dataset)
+    given = tables.prepared(part, Run(data_dir=config.data_dir, num_support=90))
+    ticket = freeze(dataclasses.replace(config, rows=()), {})
+    _, opened = given.open_test(ticket)
+    for name in names:
+        row, began = ROWS[name], time.perf_counter()
+        mine = row.prepare(given)
+        learner, tx = row.build(mine)
+        per_epoch, epochs, published = schedule(row, mine, config.max_steps)
+        sample = as_published_warm.sampler(row.num_tasks, (90, mine.split.num_query))
+        steps, folder = per_epoch * epochs, (config.out, config.seeds)
+        found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
+        values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
+        scores = {
+            records.score_name(f"{part.dataset} {scenario}", name, *rest): value
+            for (scenario, *rest), value in values.items()
+        }
+        numbers = {f"{part.dataset} {k}": v for k, v in row.published.items()}
+        yield (
+            name,
+            scores,
+            {
+                "steps": steps,
+                "published_steps": published,
+                "history": found.history,
+                "seconds": time.perf_counter() - began,
+                "data": part.dataset,
+                "metric": "mae" if part.kind == "melu" else "ndcg@5",
+                "given": row.given,
+                "differs": row.differs,
+                "published": {} if config.dataset else numbers,
+                "scenarios": list(numbers) or [f"{part.dataset} user_cold"],
+                "test": ticket._asdict() | {"times_opened": len(given.opened)},
+            },
+        )
+
+
+def of_items(names: list[str], config: Config) -> Iterator[Made]:
+    """The ways to warm items up, one after the other."""
+    warm, dataset = as_published_warm, config.dataset or "ml-1m"
+    data = warm.load(dataset, config.data_dir)
+    bases: dict[int, Params] = {}
+    for name in names:
+        way, began = warm.WAYS[name], time.perf_counter()
+        mine = warm.with_base(data, way)
+        fit = functools.partial(fitted, source=data.source, folder=config.out)
+        if way.dim not in bases:
+            steps, label = min(warm.BASE_STEPS, config.max_steps), f"click model {way.dim}"
+            model, sample = warm.click_model(mine, way.dim), warm.sampler(20, (60, 40))
+            found = fit(label, model, optax.adam(1e-3), sample, num_steps=steps, block=steps)
+            bases[way.dim] = jax.tree.map(lambda x: x[0], found.params["model"])
+        learner, judged, tx = warm.build(name, mine, bases[way.dim])
+        steps = min(way.steps, config.max_steps)
+        sample, block = warm.sampler(way.num_tasks, way.rows), warm.block(steps)
+        found = fit(name, learner, tx, sample, num_steps=steps, block=block, seeds=config.seeds)
+        scenario = f"{dataset} {metaemb_report.SCENARIO}"
+        shown = way.published is not None and not config.dataset
+        values = warm.judged(mine, judged, found.params)
+        yield (
+            name,
+            {f"{scenario}|{name}|{k}": value for k, value in values.items()},
+            {
+                "steps": steps,
+                "published_steps": way.steps,
+                "history": found.history,
+                "seconds": time.perf_counter() - began,
+                "data": dataset,
+                "metric": "auc",
+                "given": way.given,
+                "differs": way.differs,
+                "published": {scenario: way.published} if shown else {},
+                "scenarios": [scenario],
+            },
+        )
+
+
+def chosen(config: Config) -> list[str]:
+    """The names of the rows to run, in the order of the table.
+
+    Raises:
+      UserError: none has such a name.
+    """
+    names = [*ROWS, *as_published_warm.WAYS]
+    words = [word.lower() for word in config.rows]
+    wanted = [n for n in names if not words or any(word in n.lower() for word in words)]
+    if not wanted:
+        raise UserError(f"no such learner: --rows {' '.join(config.rows)}; there are {names}")
+    return wanted
+
+
+def kept(config: Config, names: list[str]) -> dict[str, records.Record]:
+    """The finished rows of the folder that were made with these settings, by name."""
+    same, found = settled(config), {}
+    for name in names:
+        path = config.out / "rows" / f"{journal.slug(name)}.json"
+        if path.is_file():
+            row = records.read(path)
+            found |= {name: row} if row.facts["config_hash"] == same else {}
+    return found
+
+
+def settled(config: Config) -> str:
+    """The digest of the settings but for which rows are wanted."""
+    return records.config_hash(dataclasses.replace(config, rows=()))
+
+
+def make(config: Config, names: list[str]) -> None:
+    """Makes the rows, and keeps each in the folder."""
+    parts: dict[Any, list[str]] = {}
+    for name in names:
+        parts.setdefault(ROWS[name].part if name in ROWS else None, []).append(name)
+    for part, mine in parts.items():
+        made: Callable = functools.partial(of_part, part) if part else of_items
+        for name, scores, facts in made(mine, config):
+            row = records.Record(facts | {"config_hash": settled(config)}, scores)
+            records.write(config.out / "rows", journal.slug(name), row)
+
+
+def main(config: Config) -> records.Record:
+    """The record of the rows in the folder, made or read, and the table printed."""
+    if config.from_records:
+        record = records.read(records.RESULTS / f"{NAME}.json")
+        as_published_report.show(record)
+        return record
+    wanted, everything = chosen(config), chosen(dataclasses.replace(config, rows=()))
+    done = kept(config, everything)
+    make(config, [name for name in wanted if name not in done])
+    rows = kept(config, everything)
+    facts = {
+        "experiment": NAME,
+        "arms": list(rows),
+        "rows": {name: row.facts for name, row in rows.items()},
+        "config": dataclasses.asdict(dataclasses.replace(config, rows=())),
+        "config_hash": settled(config),
+        "environment": records.environment(),
+        "seconds": {"total": sum(row.facts["seconds"] for row in rows.values())},
+        "peak_memory": journal.peak_memory(),
+    }
+    scores = {k: v for row in rows.values() for k, v in row.scores.items()}
+    record = records.Record(facts, scores)
+    path = records.write(config.out, NAME, record)
+    as_published_report.plot(record, config.out / "as_published.png")
+    journal.write_checksums(config.out)
+    if config.publish:
+        records.write(records.RESULTS, NAME, record)
+    as_published_report.show(record)
+    print(f"record {path}\nplot   {config.out / 'as_published.png'}")
+    return record

@@ -1,0 +1,204 @@
+"""The published ways to warm items up, at the rates of their programs.
+
+The click model is trained on known items and frozen. A new item is judged cold and after its 60
+clicks, on which its embedding alone takes as many steps of Adam as three published rounds do.
+"""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import losses
+from metajax.data import episodes
+from metajax.evaluation import evaluate, protocols
+from metajax.learners import pooled
+from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
+from metajax.models import ctr
+from metajax.training.loop import Sampler
+from metajax.transforms.pretrained import starting_from
+from metajax.types import Episode, MetaLearner, Params, PyTree
+
+from ..metaemb import metaemb
+from ..metaemb.report import SCENARIO
+
+ROUNDS = (optax.adam(1e-3), 30)
+"""The optimizer of a new item's embedding and its steps on three rounds of 20 clicks."""
+
+
+class Way(NamedTuple):
+    """A published way to warm up.
+
+    Attributes:
+      given, differs: as of `as_published_rows.Row`.
+      dim, hidden: widths of the click model's embeddings and layers.
+      num_tasks, rows: items of an outer step, and the rows of each in its support and its query.
+      steps: outer steps, as given.
+      decay: weight decay of Adam at 1e-3.
+      published: the published AUC after three rounds, if one was seen.
+    """
+
+    given: str
+    differs: str
+    dim: int
+    hidden: tuple[int, ...]
+    num_tasks: int
+    rows: tuple[int, int]
+    steps: int
+    decay: float = 0.0
+    published: float | None = None
+
+
+REPOSITORY = "DeepFM 16-d, 16-16; Adam 1e-3, decay 1e-6, one pass over the known items' rows"
+HARNESS = "no dropout; 20 items of 100 rows for a batch of 2048; the log is in no order of time"
+WAYS: dict[str, Way] = {
+    "Meta-Embedding": Way(
+        "DeepFM 128-d, 128-128; 25 items of 20 + 20 rows, one step of 1e-4, .1 cold + .9 warm; "
+        "Adam 1e-3, 3 epochs",
+        "the generator has embeddings and a hidden layer of its own; no order of time",
+        128,
+        (128, 128),
+        25,
+        (20, 20),
+        126,
+        published=0.7073,
+    ),
+    "MWUF": Way(
+        REPOSITORY, f"{HARNESS}; users of the support alone", 16, (16, 16), 20, (60, 40), 427, 1e-6
+    ),
+    "CVAR": Way(
+        f"{REPOSITORY}, 10 updates a batch; draws times 1e-4, distance times 1e-4",
+        f"{HARNESS}; a known embedding is what 50 steps of rate 1 make of 0; no count as a feature",
+        16,
+        (16, 16),
+        20,
+        (60, 40),
+        4270,
+        1e-6,
+    ),
+    "DropoutNet": Way(
+        f"{REPOSITORY}; an item loses its embedding with probability .1",
+        f"{HARNESS}; of its paper: the embedding is the mean of the users met, and nothing else "
+        "adapts",
+        16,
+        (16, 16),
+        20,
+        (60, 40),
+        427,
+        1e-6,
+    ),
+}
+BASE_STEPS = 427
+"""One pass over the rows of known items of MovieLens 1M, 20 items of 100 rows at a time."""
+
+
+def load(dataset: str, data_dir: pathlib.Path | None) -> metaemb.Data:
+    """Items as tasks; those with more than 200 rows are known, of MovieLens 100K more than 100."""
+    hot = 100 if dataset == "ml-100k" else 200
+    given = metaemb.Config(dataset=dataset, data_dir=data_dir, hot=hot)
+    return metaemb.load(given, protocols.ctr_warmup(hot=hot))
+
+
+def sampler(num_tasks: int, rows: tuple[int, int]) -> Sampler:
+    """Batches of items, all with full supports."""
+    draw = functools.partial(episodes.draw, num_support=rows[0], num_query=rows[1], full_share=1.0)
+    return lambda source, key: jax.vmap(draw, (0, None))(jax.random.split(key, num_tasks), source)
+
+
+def with_base(data: metaemb.Data, way: Way) -> metaemb.Data:
+    """The data with the click model that a way was published with."""
+    users, items = data.table.user_features.sizes, data.table.item_features.sizes
+    kept = {k: size for k, size in items.items() if not k.startswith(metaemb.OTHERS)}
+    base = ctr.deep_fm(data.table.num_users, users, kept, way.dim, way.hidden)
+    return data._replace(base=base)
+
+
+def click_model(data: metaemb.Data, dim: int) -> MetaLearner:
+    """The click model with a table of item embeddings, trained on known items."""
+    joint = ctr.with_table(data.base, data.table.num_items, dim)
+    return pooled.pooled(joint, loss=losses.log_loss)
+
+
+def build(
+    name: str, data: metaemb.Data, trained: Params
+) -> tuple[MetaLearner, MetaLearner, optax.GradientTransformation]:
+    """The learner as it is trained, as a new item meets it, and the outer optimizer.
+
+    Args:
+      trained: parameters of the `click_model`.
+    """
+    way, base = WAYS[name], trained["base"]
+    dim, sizes = way.dim, data.table.item_features.sizes
+    kept = {k: size for k, size in sizes.items() if not k.startswith(metaemb.OTHERS)}
+    net = functools.partial(ctr.content_net, kept)
+    user = ctr.table_rows(jax.lax.stop_gradient(base["owner"]["embedding"]))
+    known = trained["table"][jnp.asarray(data.split.train.owner)].mean(axis=0)
+    tx = optax.chain(optax.add_decayed_weights(way.decay), optax.adam(1e-3))
+    if name == "Meta-Embedding":
+        of = lambda *inner: meta_embedding.meta_embedding(data.base, net(dim), dim, *inner)
+        train, test = of(optax.sgd(1e-4), 1), of(*ROUNDS)
+    elif name == "MWUF":
+        nets = net(dim, center=1.0, hidden=(16,)), net(dim, hidden=(16,))
+        of = lambda *inner: mwuf.scale_and_shift(data.base, user, *nets, dim, dim, *inner)
+        train, test = of(*ROUNDS), of(*ROUNDS)
+    elif name == "CVAR":
+        nets = net(2 * dim), net(2 * dim), net(dim)
+        of = lambda *inner: cvar.cvar(data.base, *nets, dim, *inner, noise=1e-4)
+        train, test = of(optax.sgd(1.0), 5), of(*ROUNDS)
+    else:
+        train = test = dropout_net.dropout_net(data.base, user, dim, share=0.1)
+    given = {"mean": known} if name == "MWUF" else {}
+    still = () if name == "DropoutNet" else ("base",)
+    return starting_from(train, base=base, **given), test, resting(tx, still)
+
+
+def resting(tx: optax.GradientTransformation, names: Sequence[str]) -> optax.GradientTransformation:
+    """The optimizer, but for parts of the parameters that rest.
+
+    A frozen part has no gradient, and Adam would make full steps of its decay alone.
+    """
+    label = lambda name, part: jax.tree.map(lambda _: "rests" if name in names else "moves", part)
+    labels = lambda params: {name: label(name, part) for name, part in params.items()}
+    return optax.partition({"moves": tx, "rests": optax.set_to_zero()}, labels)
+
+
+def judged(data: metaemb.Data, learner: MetaLearner, params: PyTree) -> dict[str, np.ndarray]:
+    """AUC (S, 1), its draws (S, D) and changes of probability (S, T), by "condition|metric"."""
+    tasks = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
+    keys = jax.random.split(jax.random.key(3), tasks.query.label.shape[0])
+    shuffled = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
+    most, protocol = 60, protocols.ctr_warmup()
+    at = lambda t, shots: metaemb.judge(
+        learner, params, data.source, t, protocol._replace(shots=shots)
+    )
+    found = at(tasks, (0, most)) | {
+        f"shuffled|{k.split('|')[1]}": v for k, v in at(shuffled, (most,)).items()
+    }
+    values = {k.replace(f"k={most}|", "all|"): v for k, v in found.items() if "log_loss" not in k}
+    return values | {"all|change": change(learner, params, data.source, tasks)}
+
+
+def change(
+    learner: MetaLearner, params: PyTree, source: episodes.Source, tasks: Episode
+) -> np.ndarray:
+    """How much adapting changes the probability of a click: mean absolute change (S, T)."""
+
+    def of_seed(source: episodes.Source, tasks: Episode, params: PyTree) -> jax.Array:
+        at = lambda alter: jax.nn.sigmoid(
+            evaluate.predictions(learner, params, source, tasks, jax.random.key(2), alter)
+        )
+        moved = jnp.abs(at(evaluate.unaltered) - at(evaluate.first_shots(0)))
+        return jax.vmap(losses.masked_mean)(moved, tasks.query.mask)
+
+    of_seeds = jax.jit(lambda s, t, p: jax.lax.map(functools.partial(of_seed, s, t), p))
+    return np.asarray(of_seeds(source, tasks, params))
+
+
+def block(steps: int) -> int:
+    """The longest block of at most 100 steps that divides them."""
+    return next(b for b in range(min(100, steps), 0, -1) if steps % b == 0)

@@ -1,0 +1,309 @@
+"""Every data set under one protocol: item mean, bias and fold-in, in closed form.
+
+What can be had without meta-training, where users and items are new. Four quadrants (warm,
+user-cold, item-cold, both-cold) after MeLU, its published states where a table has them; logs too
+thin for 10 query rows get 5 or 2, and those without enough tasks in each quadrant are cut by user
+alone. Judged by MAE, and by ranking the query rows and, for at most 500 tasks, the full catalogue
+(of cold items in item-cold tasks).
+
+Run: python -m experiments datasets
+Published: none under this protocol.
+Deviates: an implicit log gets one random unseen item of label 0 for each event.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax import benchmark
+from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
+from metajax.benchmark.command import Preset
+from metajax.benchmark.problem import Problem, freeze, problem_of
+from metajax.data import split
+from metajax.data.sources import named
+from metajax.data.table import Interactions
+from metajax.evaluation import catalogue as ranking
+from metajax.evaluation import evaluate, protocols
+from metajax.results import intervals, records
+from metajax.types import Episode, MetaLearner, UserError
+
+CUTS = ((10, 13), (5, 8), (2, 4))  # query rows, fewest rows of a task
+FEWEST_TASKS = 30
+MOST_RANKED = 500  # tasks of a scenario whose full catalogue is ranked, drawn at random
+DRAWS = 2000  # of the bootstrap of a cell
+ARMS = (A0, A1, A2)
+FIXED = 1e6  # a prior precision that no support can move
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
+    dataset: tuple[str, ...] = tuple(named.READERS)
+    """The data sets, by name or path."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the named data sets; else METAJAX_DATA, else ../shared/data."""
+    split_seed: int = 0
+    """Seed of every split."""
+    out: pathlib.Path = pathlib.Path("out/datasets")
+    """Folder of the record."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Print the tables of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {"quick": {"dataset": ("ml-100k",)}, "paper": {}, "gpu": {}}
+
+
+def with_negatives(table: Interactions, seed: int = 0) -> Interactions:
+    """An implicit log with one more row per event: a random item the user never met, label 0.
+
+    Drawn uniformly over items; a draw that the user did meet is left out.
+    """
+    rng = np.random.default_rng([seed, 7])
+    item = rng.integers(0, table.num_items, len(table), dtype=np.int32)
+    pair = lambda i: table.user.astype(np.int64) * table.num_items + i
+    fresh = ~np.isin(pair(item), pair(table.item))
+    fresh &= np.isin(np.arange(len(item)), np.unique(pair(item), return_index=True)[1])
+    both = lambda a, b: np.concatenate([a, b[fresh]])
+    return dataclasses.replace(
+        table,
+        user=both(table.user, table.user),
+        item=both(table.item, item),
+        label=both(table.label, np.zeros(len(table), np.float32)),
+        time=None if table.time is None else both(table.time, table.time),
+        state=None,
+    )
+
+
+def cut(table: Interactions, seed: int) -> tuple[split.Split, int]:
+    """The richest split with at least 30 tasks in every part, and the fewest rows of a task.
+
+    Quadrants where there are enough tasks, else users alone.
+
+    Raises:
+      UserError: the log is too small for any.
+    """
+    for rule in (split.melu, split.user_disjoint):
+        for num_query, min_rows in CUTS:
+            try:
+                parts = rule(table, seed, min_rows=min_rows, num_query=num_query)
+            except UserError:
+                continue
+            tasks = [*parts.valid.values(), *parts.test.values()]
+            if min(t.num_tasks for t in tasks) >= FEWEST_TASKS:
+                return parts, min_rows
+    raise UserError(f"{table.name}: no split has {FEWEST_TASKS} tasks; give a larger log")
+
+
+def closed_form(problem: Problem) -> tuple[MetaLearner, dict[str, Any], dict[str, Any]]:
+    """One ridge learner that is all three arms: its parameters (3, ...), by arm, and its settings.
+
+    The item mean is fold-in with weights that cannot move, the bias one whose constant can.
+    """
+    learner, grid = benchmark.fold_in_learner(problem)
+    bias = {"damping": [0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0], "penalty": [FIXED]}
+    tuned = {
+        A1: closed_form_arm(learner, problem, bias),
+        A2: closed_form_arm(learner, problem, grid),
+    }
+    fixed = jnp.full_like(tuned[A1].params["log_precision"], np.log(FIXED))
+    item_mean = {**tuned[A1].params, "log_precision": fixed}
+    stacked = [item_mean, tuned[A1].params, tuned[A2].params]
+    params = jax.tree.map(lambda *x: jnp.concatenate(x), *stacked)
+    return learner, params, {arm: trained.settings for arm, trained in tuned.items()}
+
+
+def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
+    """Per-task scores of one data set, and the facts about it."""
+    began, cpu_began = time.perf_counter(), time.process_time()
+    table = named.load(name, config.data_dir)
+    implicit = bool(np.ptp(table.label) == 0)
+    checksum = table.checksum()
+    table = with_negatives(table) if implicit else table
+    parts, min_rows = cut(table, config.split_seed)
+    problem = problem_of(table, parts)
+    learner, params, settings = closed_form(problem)
+    ticket = freeze(config, settings)
+    source, opened = problem.open_test(ticket)
+    scores = judged(learner, params, source, opened)
+    known = np.unique(table.item[parts.train_rows])
+    catalogue = {"user_cold": known, "item_cold": np.setdiff1d(np.unique(table.item), known)}
+    catalogue = {k: v for k, v in catalogue.items() if k in opened}
+    threshold = protocols.middle(table)
+    for scenario, candidates in catalogue.items():
+        some = drawn(opened[scenario], config.split_seed)
+        found = ranked(learner, params, source, some, candidates, threshold)
+        for arm, metric in itertools.product(range(len(ARMS)), found):
+            name_of = records.score_name(scenario, ARMS[arm], "full", metric)
+            scores[name_of] = np.asarray(found[metric][arm])[None]
+    facts = {
+        "name": table.name,
+        "checksum": checksum,
+        "implicit": implicit,
+        "interactions": len(table),
+        "protocol": parts.protocol,
+        "split": parts.checksum(),
+        "num_query": parts.num_query,
+        "min_rows": min_rows,
+        "tasks": {k: t.num_tasks for k, t in parts.test.items()},
+        "candidates": {k: len(v) for k, v in catalogue.items()},
+        "settings": settings,
+        "test": ticket._asdict(),
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - cpu_began,
+    }
+    return scores, facts
+
+
+def drawn(tasks: Episode, seed: int) -> Episode:
+    """At most `MOST_RANKED` of the tasks, at random."""
+    order = np.random.default_rng([seed, 8]).permutation(len(tasks.query.label))
+    return jax.tree.map(lambda x: x[np.sort(order[:MOST_RANKED])], tasks)
+
+
+def judged(
+    learner: MetaLearner, params: Any, source: Any, opened: dict[str, Episode]
+) -> dict[str, np.ndarray]:
+    """Per-task scores (1, T) of the arms, as they are and with shuffled support labels."""
+    everything = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
+
+    @jax.jit
+    def judge(params: Any, source: Any, tasks: Episode) -> dict[str, jax.Array]:
+        def under(arm: Any, shuffle: jax.Array) -> dict[str, jax.Array]:
+            alter = evaluate.when(shuffle > 0, evaluate.shuffled_labels)
+            key_predict, key_ties = jax.random.split(jax.random.key(2))
+            found = evaluate.predictions(learner, arm, source, tasks, key_predict, alter)
+            return evaluate.rating_metrics(found, tasks, key_ties)
+
+        both = lambda arm: jax.lax.map(lambda c: under(arm, c), jnp.arange(2))
+        return jax.lax.map(both, params)
+
+    found = judge(params, source, everything)
+    scores, end = {}, 0
+    for scenario, tasks in opened.items():
+        rows = slice(end, end + len(tasks.query.label))
+        end = rows.stop
+        for metric, (i, arm), (j, condition) in itertools.product(
+            found, enumerate(ARMS), enumerate(("all", "shuffled"))
+        ):
+            name = records.score_name(scenario, arm, condition, metric)
+            scores[name] = np.asarray(found[metric][i, j, rows])[None]
+    return scores
+
+
+def ranked(
+    learner: MetaLearner,
+    params: Any,
+    source: Any,
+    tasks: Episode,
+    candidates: np.ndarray,
+    threshold: float,
+) -> dict[str, jax.Array]:
+    """Metrics (arms, T) of ranking all candidates, k = 10."""
+
+    @jax.jit
+    def judge(params: Any, source: Any, tasks: Episode) -> dict[str, jax.Array]:
+        of = lambda arm: ranking.full(
+            learner, arm, source, tasks, jax.random.key(3), candidates, threshold=threshold
+        )
+        return jax.lax.map(of, params)
+
+    return judge(params, source, tasks)
+
+
+def show(record: records.Record, console: Console | None = None) -> None:
+    """Prints two tables: errors and short lists by quadrant, and the full catalogue."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 180)
+    sets = record.facts["datasets"]
+    for title, condition, metrics in (
+        ("MAE, and what shuffled support labels add to it (N1)", "all", ("mae",)),
+        ("nDCG@5 of the query rows", "all", ("ndcg@5",)),
+        ("full catalogue: nDCG@10", "full", ("ndcg@10",)),
+    ):
+        table = Table(title=title, header_style="bold")
+        for heading in ("data set", "scenario"):
+            table.add_column(heading, no_wrap=True)
+        for arm in ARMS:
+            table.add_column(arm, justify="right", no_wrap=True)
+        if condition == "all" and "mae" in metrics:
+            table.add_column("N1 gap of fold-in", justify="right", no_wrap=True)
+        for name, about in sets.items():
+            table.add_section()
+            _rows(table, record, name, about, condition, metrics[0])
+        console.print(table)
+    total, cpu = (sum(about[k] for about in sets.values()) for k in ("seconds", "cpu_seconds"))
+    console.print(
+        "Mean over users with its 95 % interval. 'query' is the number of query rows per task; "
+        f"implicit logs have sampled negatives. {total:.0f} s in all, {cpu:.0f} s on a core."
+    )
+
+
+def _rows(
+    table: Table, record: records.Record, name: str, about: dict, condition: str, metric: str
+):
+    for scenario, count in about["tasks"].items():
+        if records.score_name(f"{name} {scenario}", ARMS[0], condition, metric) not in (
+            record.scores
+        ):
+            continue
+        of = lambda arm, c=condition, s=scenario: record.of(f"{name} {s}", arm, c, metric)
+        if metric == "ndcg@5" and min(np.nanmin(of(arm)) for arm in ARMS) < 0:
+            continue  # the gain 2^label - 1 needs labels of at least 0
+        cells = []
+        for arm in ARMS:
+            found = intervals.mean_interval(intervals.mean_of_seeds(of(arm)), draws=DRAWS)
+            cells.append(f"{found.mean:.4f} [{found.low:.3f}, {found.high:.3f}]")
+        if condition == "all" and metric == "mae":
+            by_user = [intervals.mean_of_seeds(x) for x in (of(A2, "shuffled"), of(A2))]
+            gap = intervals.paired_bootstrap(*by_user, draws=DRAWS)
+            star = "*" if gap.low > 0 or gap.high < 0 else " "
+            cells.append(f"{gap.mean:+.4f}{star}[{gap.low:+.3f}, {gap.high:+.3f}]")
+        size = str(count)
+        if condition == "full":
+            size = f"{min(count, MOST_RANKED)} x {about['candidates'][scenario]}"
+        kind = f"{name}{' (implicit)' if about['implicit'] else ''}, query {about['num_query']}"
+        table.add_row(kind, f"{scenario.replace('_', '-')} ({size})", *cells)
+
+
+def main(config: Config) -> None:
+    """Runs every data set, writes the record and prints the tables."""
+    if config.from_records:
+        show(records.read(records.RESULTS / "datasets.json"))
+        return
+    scores, about = {}, {}
+    for dataset in config.dataset:
+        name = named.short_name(dataset)
+        found, about[name] = run(dataset, config)
+        scores |= {f"{name} {key}": values for key, values in found.items()}
+        print(f"{name}: {about[name]['seconds']:.0f} s", flush=True)
+    facts = {
+        "experiment": "datasets",
+        "config": dataclasses.asdict(config),
+        "config_hash": records.config_hash(config),
+        "environment": records.environment(),
+        "datasets": about,
+    }
+    record = records.Record(facts, scores)
+    path = records.write(config.out, "datasets", record)
+    if config.publish:
+        records.write(records.RESULTS, "datasets", record)
+    show(record)
+    print(f"record {path}")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

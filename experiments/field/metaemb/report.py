@@ -1,0 +1,79 @@
+"""Item warm-up as a table: AUC after every phase, and differences paired by item."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import plots, records
+
+SCENARIO, METHOD = "item_cold", "Meta-Embedding"
+
+
+def weighted_auc(score: np.ndarray, label: np.ndarray, weight_DxR: np.ndarray) -> np.ndarray:
+    """The AUC (D,) of scores (R,) for binary labels (R,), under each of D weights of the rows."""
+    order = np.argsort(score, kind="stable")
+    start = np.flatnonzero(np.diff(score[order], prepend=-np.inf))  # equal scores are one place
+    sums = lambda weight: np.add.reduceat(weight[:, order], start, axis=1)
+    clicked, not_clicked = sums(weight_DxR * label), sums(weight_DxR * (1 - label))
+    below = np.cumsum(not_clicked, axis=1) - not_clicked
+    pairs = clicked.sum(axis=1) * not_clicked.sum(axis=1)
+    return (clicked * (below + 0.5 * not_clicked)).sum(axis=1) / pairs
+
+
+def ahead(record: records.Record, arm: str, shots: int = 0) -> str:
+    """How far the method's AUC is above an arm's, with the interval of a paired bootstrap."""
+    method = record.facts.get("method", METHOD)
+    of = lambda who, metric: record.of(SCENARIO, who, f"k={shots}", metric).mean(axis=0)
+    mean = float((of(method, "auc") - of(arm, "auc"))[0])
+    low, high = np.quantile(of(method, "auc_draws") - of(arm, "auc_draws"), [0.025, 0.975])
+    star = "*" if low > 0 or high < 0 else " "
+    return f"{mean:+.4f}{star}[{low:+.4f}, {high:+.4f}]"
+
+
+def show(record: records.Record) -> None:
+    """Prints AUC after every phase, its standard deviation over seeds, and the last log-loss."""
+    shots, method = record.facts["shots"], record.facts.get("method", METHOD)
+    order = "" if record.facts.get("in_time", True) else ", in random order: the log has no times"
+    items = record.facts["test_items"]
+    table = Table(title=f"AUC over all test rows of {items} items{order}", header_style="bold")
+    table.add_column("arm")
+    for k in shots:
+        table.add_column(f"{k} clicks", justify="right")
+    table.add_column("log-loss, cold", justify="right")
+    table.add_column(f"after {shots[-1]}", justify="right")
+    for k in (shots[0], shots[-1]):
+        table.add_column(f"{method} - arm, AUC after {k}", justify="right")
+    for arm in record.facts["arms"]:
+        auc = [record.of(SCENARIO, arm, f"k={k}", "auc") for k in shots]
+        cells = [f"{v.mean():.4f} ± {v.std():.4f}" for v in auc]
+        loss = [record.of(SCENARIO, arm, f"k={k}", "log_loss").mean() for k in (0, shots[-1])]
+        gaps = [ahead(record, arm, k) if arm != method else "" for k in (shots[0], shots[-1])]
+        table.add_row(arm, *cells, *(f"{v:.4f}" for v in loss), *gaps)
+    console = Console()
+    console.width = max(console.width, 190)
+    console.print(table)
+
+
+def plot(record: records.Record, path: pathlib.Path) -> None:
+    """Saves the AUC over the clicks an item has had, one line per arm, the method with its band."""
+    shots, shown = record.facts["shots"], record.facts["arms"]
+    method = record.facts.get("method", METHOD)
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(shown):
+            of = lambda metric, k, arm=arm: record.of(SCENARIO, arm, f"k={k}", metric).mean(axis=0)
+            means = [float(of("auc", k)[0]) for k in shots]
+            width = 1.8 if arm == method else 1.0
+            axes.plot(shots, means, label=arm, linewidth=width, **plots.look(i))
+            if arm == method:
+                low, high = np.transpose(
+                    [np.quantile(of("auc_draws", k), [0.025, 0.975]) for k in shots]
+                )
+                color = plots.look(i)["color"]
+                axes.fill_between(shots, low, high, color=color, alpha=0.1, linewidth=0)
+        axes.set_xticks(shots)
+        axes.set_xlabel("clicks or not that a new item has had")
+        axes.set_ylabel("AUC over all test rows")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(shown))

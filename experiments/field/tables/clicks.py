@@ -1,0 +1,94 @@
+"""T4's arms beside the published ways to warm up: the arms of every table, with items as tasks.
+
+The table is swapped, so that an item is adapted to as a user is elsewhere: the columns of the users
+it meets are estimated from the hot items, its content is its profile. Scores of ratings become
+logits by a scale and a shift fitted on meta-validation; AUC does not depend on them.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import losses
+from metajax.benchmark import problem
+from metajax.benchmark.problem import Problem, Run
+from metajax.data import split
+from metajax.data.table import Interactions, swapped
+from metajax.evaluation import evaluate
+from metajax.types import MetaLearner, Params
+
+from ..metaemb import metaemb
+from . import contenders
+
+
+def as_logits(learner: MetaLearner) -> MetaLearner:
+    """The learner with logits ``scale * score + shift``; its parameters are ``(params, (2,))``."""
+    return learner._replace(
+        init=lambda key, episode: (learner.init(key, episode), jnp.array([1.0, 0.0])),
+        start=lambda params, profile: (learner.start(params[0], profile), params[1]),
+        adapt=lambda state, examples, key: (learner.adapt(state[0], examples, key), state[1]),
+        predict=lambda state, inputs: state[1][0] * learner.predict(state[0], inputs) + state[1][1],
+        loss=lambda params, episode, key: learner.loss(params[0], episode, key),
+    )
+
+
+def calibration(
+    learner: MetaLearner, params: Params, ready: Problem, shots: Sequence[int], steps: int = 30
+) -> jax.Array:
+    """Scale and shift (2,) with the least log-loss on meta-validation, over all shots.
+
+    References: Platt, "Probabilistic outputs for support vector machines", 1999; by L-BFGS.
+    """
+    source, tasks = ready.valid
+    at = lambda k: evaluate.predictions(
+        learner, params, source, tasks, jax.random.key(0), evaluate.first_shots(k)
+    )
+    score_KxTxQ = jax.lax.map(at, jnp.asarray(shots))
+    _, label, mask = tasks.query
+    mean_loss = lambda ab: jnp.mean(
+        jax.lax.map(lambda s: losses.log_loss(ab[0] * s + ab[1], label, mask), score_KxTxQ)
+    )
+    solver = optax.lbfgs()
+
+    def step(carry, _):
+        ab, state = carry
+        value, gradient = optax.value_and_grad_from_state(mean_loss)(ab, state=state)
+        move, state = solver.update(
+            gradient, state, ab, value=value, grad=gradient, value_fn=mean_loss
+        )
+        return (optax.apply_updates(ab, move), state), None
+
+    begin = jnp.array([4.0, -2.0])
+    (found, _), _ = jax.lax.scan(step, (begin, solver.init(begin)), length=steps)
+    return jnp.asarray(found)
+
+
+def arms(
+    methods: Sequence[str],
+    table: Interactions,
+    parts: split.Split,
+    run: Run,
+    budget: contenders.Budget,
+    shots: Sequence[int],
+) -> dict[str, metaemb.Arm]:
+    """The tuned and trained arms of a table, judged as `metaemb` judges; the first is the method.
+
+    Args:
+      parts: a split whose tasks are items.
+    """
+    ready = problem.problem_of(
+        swapped(table), parts, run.num_support, losses.squared_error, tuple(shots)
+    )
+    made = contenders.all_arms(tuple(methods), ready, run, budget, "clicks")
+    order = [*methods, *(arm for arm in made if arm not in methods)]
+    found = {}
+    for name in order:
+        learner, params, settings, _, seconds = made[name]
+        fit = jax.jit(lambda p, learner=learner: calibration(learner, p, ready, shots))
+        scales = jax.lax.map(fit, params)
+        found[name] = metaemb.Arm(
+            as_logits(learner), (params, scales), ready.valid[0], settings, seconds
+        )
+    return found

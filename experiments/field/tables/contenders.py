@@ -1,0 +1,201 @@
+"""Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
+
+A trial of a trained arm is a short training with one seed; of a closed form, or of fine-tuning, it
+is judged in full. The first trial is always the setting that the experiment itself has.
+"""
+
+import dataclasses
+import pathlib
+import time
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax.benchmark import baselines
+from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7, Trained
+from metajax.benchmark.problem import Problem, Run, valid_error
+from metajax.tuning import search
+from metajax.tuning.search import Choice, Real, Space
+
+from ...methods import anil, cmml, cnp, lwa, maml, metasgd, ridge_head, tanp
+
+Goal = Literal["ratings", "lists", "clicks"]
+"""What is judged: the error of ratings, the order of a list, the probability of a click."""
+
+
+class Budget(NamedTuple):
+    """What every arm may spend.
+
+    Attributes:
+      trials: settings tried.
+      trial_steps: outer steps of a trial.
+      folder: where the trials and the trained arms are kept: a later call goes on from there.
+    """
+
+    trials: int
+    trial_steps: int
+    folder: pathlib.Path
+
+
+class Contender(NamedTuple):
+    """A meta-learner with what is tuned: settings of its experiment's `Config`.
+
+    Attributes:
+      module: the experiment, with ``Config`` and ``build``.
+      space: the settings to search.
+      differs: goal -> settings that differ where it is the goal.
+    """
+
+    module: types.ModuleType
+    space: Space
+    differs: Mapping[Goal, Mapping[str, Any]] = {}
+
+
+OUTER = Real(3e-4, 3e-3, log=True)
+INNER = Real(0.02, 0.3, log=True)
+CONTENDERS: dict[str, Contender] = {
+    "A6 ridge head": Contender(
+        ridge_head,
+        {
+            "outer_rate": OUTER,
+            "noise": Real(1.0, 6.0, log=True),
+        },
+        {
+            "lists": {
+                "loss": "ranking",
+                "hidden_share": 0.0,
+                "factors": False,
+                "hidden": 8,
+                "noise": 3.0,
+            },
+            "clicks": {"loss": "squared", "hidden_share": 0.0},
+        },
+    ),
+    "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 ANIL": Contender(anil, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 Meta-SGD": Contender(metasgd, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 CNP": Contender(cnp, {"outer_rate": OUTER, "code": Choice((32, 64))}),
+    "A6 TaNP": Contender(tanp, {"outer_rate": OUTER, "divergence": Real(1e-3, 0.1, log=True)}),
+    "A6 CMML": Contender(cmml, {"outer_rate": OUTER, "hyper": Choice((128, 256))}),
+    "A6 LWA": Contender(lwa, {"outer_rate": Real(3e-4, 1e-2, log=True)}),
+}
+
+
+def _tuned(
+    arm: str,
+    objective: Callable[[dict[str, Any], search.Watch], float],
+    space: Space,
+    budget: Budget,
+    first: Mapping[str, Any],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The best settings, and what the record says of the search."""
+    slug = arm.lower().replace(" ", "-").replace(".", "")
+    found = search.tune(
+        objective,
+        space,
+        budget.trials,
+        folder=budget.folder / "trials" / slug,
+        name=slug,
+        first={k: first[k] for k in space},
+    )
+    told = {"trials": len(found.trials), "valid_of_trials": round(found.score, 5)}
+    return found.best, found.best | told
+
+
+def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
+    """The arms A0, A1, A2 and A7."""
+    ready = baselines.closed_form_arms(problem)
+    spaces: dict[str, dict[str, search.Real]] = {
+        A1: {"damping": Real(0.3, 20.0, log=True)},
+        A2: {"damping": Real(0.5, 10.0, log=True), "penalty": Real(1.0, 40.0, log=True)},
+        A7: {"noise": Real(0.3, 8.0, log=True)},
+    }
+    firsts = {"damping": 2.0, "penalty": 12.0, "noise": 1.0}
+    for arm, space in spaces.items():
+        began = time.perf_counter()
+        learner, params = ready[arm].learner, ready[arm].params
+        start = jax.tree.map(lambda x: x[0], params)
+        width = start["log_precision"].shape[0]
+
+        def at(settings: Mapping[str, float], start=start, width=width) -> dict[str, Any]:
+            ends = list(settings.values())
+            each = jnp.log(jnp.asarray([ends[0]] + [ends[-1]] * (width - 1), jnp.float32))
+            return {**start, "log_precision": each}
+
+        judge = jax.jit(lambda p, learner=learner: valid_error(learner, p, problem))
+        objective = lambda settings, watch, at=at, judge=judge: float(judge(at(settings)))
+        best, told = _tuned(arm, objective, space, budget, firsts)
+        chosen = jax.tree.map(lambda x: x[None], at({k: best[k] for k in space}))
+        ready[arm] = Trained(learner, chosen, told, {}, time.perf_counter() - began)
+    return ready
+
+
+def joint(problem: Problem, run: Run, budget: Budget, goal: Goal) -> dict[str, Trained]:
+    """The arms A3 and A4: of two networks the one that is better on meta-validation."""
+    other = CONTENDERS["A6 ridge head"].differs.get(goal, {})
+    config = dataclasses.replace(ridge_head.Config(run=run), **other)
+    networks = {
+        "item and profile": ridge_head.model(config, problem),
+        "perceptron": maml.model(maml.Config(), problem),
+    }
+
+    def build(chosen: Mapping[str, Any], steps: int):
+        learner = ridge_head.joint(config)(networks[chosen["network"]])
+        rate = optax.cosine_decay_schedule(chosen["outer_rate"], steps)
+        return learner, optax.adamw(rate, weight_decay=1e-4)
+
+    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
+        short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
+        return baselines.trial(*build(chosen, short.num_steps), problem, short, watch)
+
+    space: Space = {"network": Choice(tuple(networks)), "outer_rate": OUTER}
+    first = {"network": "item and profile", "outer_rate": 1e-3}
+    best, told = _tuned(A3, objective, space, budget, first)
+    found = {A3: baselines.trained_arm(A3, *build(best, run.num_steps), problem, run)}
+    found[A3] = found[A3]._replace(settings=told | found[A3].settings)
+    network = networks[best["network"]]
+
+    def of_rate(settings: Mapping[str, float], watch: search.Watch | None = None) -> float:
+        return baselines.fine_tuned_arm(network, found[A3], problem, (settings["rate"],)).settings[
+            "valid"
+        ]
+
+    rates: Space = {"rate": Real(0.003, 0.1, log=True)}
+    best, told = _tuned(A4, of_rate, rates, budget, {"rate": 0.03})
+    found[A4] = baselines.fine_tuned_arm(network, found[A3], problem, (best["rate"],))
+    settings = {k: v for k, v in found[A4].settings.items() if k not in ("rates", "grid")}
+    found[A4] = found[A4]._replace(settings=settings | told)
+    return found
+
+
+def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, goal: Goal) -> Trained:
+    """One of the `CONTENDERS`, tuned and trained."""
+    module, space, differs = CONTENDERS[arm]
+    config = dataclasses.replace(module.Config(run=run), **differs.get(goal, {}))
+    short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
+
+    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
+        learner, tx = module.build(dataclasses.replace(config, run=short, **chosen), problem)
+        return baselines.trial(learner, tx, problem, short, watch)
+
+    first = {k: getattr(config, k) for k in space}
+    best, told = _tuned(arm, objective, space, budget, first)
+    learner, tx = module.build(dataclasses.replace(config, **best), problem)
+    trained = baselines.trained_arm(arm, learner, tx, problem, run)
+    return trained._replace(settings=told | trained.settings)
+
+
+def all_arms(
+    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, goal: Goal
+) -> dict[str, Trained]:
+    """The arms that every table carries, then the named meta-learners."""
+    ready = closed_forms(problem, budget)
+    ready |= joint(problem, run, budget, goal)
+    ready = {arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)}
+    for arm in names:
+        ready[arm] = meta_trained(arm, problem, run, budget, goal)
+    return ready

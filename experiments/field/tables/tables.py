@@ -1,0 +1,244 @@
+"""The field's tables T1 to T5: every arm tuned by equal trials, five seeds, paired intervals, Holm.
+
+T1 MetaRec ratings and clicks, with --folds 0 1 ... on several tenths of the users in turn; T2
+MeLU's four scenarios; T3 k-shot curves of cold users; T4 items warming up, click by click; T5 one
+learner with one setting on other data sets.
+
+Run: python -m experiments tables T2
+     python -m experiments tables T2 --from-records prints from the stored records, in seconds.
+A stopped run goes on: trials, checkpoints and finished parts are kept in --out.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+from tyro.conf import Positional
+
+from metajax import benchmark, losses
+from metajax.benchmark import problem
+from metajax.benchmark.problem import Run
+from metajax.data import split
+from metajax.data.sources import named
+from metajax.evaluation import evaluate, protocols
+from metajax.results import records as report
+from metajax.training import journal
+from metajax.types import Episode, UserError
+
+from ..metaemb import metaemb
+from ..metaemb import report as metaemb_report
+from . import clicks, contenders
+from . import report as tables_report
+
+RIDGE = "A6 ridge head"
+GRADIENT = ("A6 MAML", "A6 ANIL", "A6 Meta-SGD")
+
+
+class Part(NamedTuple):
+    """One record of a table.
+
+    Attributes:
+      dataset: the data.
+      kind: the protocol: rating, click, melu, ctr, or users, which is rating with users of any
+        activity above 12.
+      methods: the meta-learners in it, the first of which the others are compared with.
+    """
+
+    dataset: str
+    kind: str
+    methods: tuple[str, ...] = (RIDGE,)
+
+
+NEURAL = ("A6 CNP", "A6 TaNP", "A6 CMML")
+CROSS_SETS = ("movietweetings-100k", "ciaodvd", "amazon-musical-instruments", "jester5k")
+TABLES: dict[str, tuple[Part, ...]] = {
+    "T1": tuple(
+        Part(dataset, kind, (RIDGE, "A6 MAML", "A6 TaNP", "A6 LWA"))
+        for dataset in ("ml-100k", "ml-1m")
+        for kind in ("rating", "click")
+    ),
+    "T2": (Part("ml-1m", "melu", (RIDGE, *GRADIENT, *NEURAL)),),
+    "T3": (Part("ml-1m", "melu", (RIDGE, *GRADIENT, *NEURAL)),),
+    "T4": (Part("ml-100k", "ctr"), Part("ml-1m", "ctr")),
+    "T5": tuple(Part(dataset, "users", (RIDGE, "A6 MAML")) for dataset in CROSS_SETS),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the tables."""
+
+    table: Positional[Literal["T1", "T2", "T3", "T4", "T5"]]
+    """Which table. T3 is the k-shot curve of T2's record."""
+    run: Run = dataclasses.field(default_factory=lambda: Run(seeds=5, num_steps=600, num_tasks=32))
+    """Training of every arm; the data set is the part's."""
+    trials: int = 5
+    """Settings tried for every arm, on meta-validation."""
+    trial_steps: int = 150
+    """Outer steps of a trial."""
+    folds: tuple[int, ...] = (0,)
+    """T1: which tenths of the users are tested, one after the other; 0 is the published split. More
+    than one are pooled in a record of its own, whose arms are the first method and the non-meta
+    ones."""
+    parts: tuple[str, ...] = ()
+    """Only the records whose name has one of these words, such as click or ml-100k."""
+
+
+def name_of(config: Config, part: Part) -> str:
+    """The name of a part's record; T3 reads T2's."""
+    table = "T2" if config.table == "T3" else config.table
+    several = f"-folds-{'-'.join(map(str, config.folds))}" if config.folds != (0,) else ""
+    return f"tables-{table}-{part.dataset}-{part.kind}{several}"
+
+
+def protocol_of(part: Part) -> protocols.Protocol:
+    """The protocol of a part."""
+    made = {"melu": protocols.melu, "click": protocols.metarec_click}
+    return made.get(part.kind, protocols.metarec_rating)()
+
+
+def metrics_of(part: Part) -> benchmark.Metrics:
+    """The errors of ratings, and what the protocol judges by."""
+    judge = protocol_of(part).judge
+
+    def metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
+        return evaluate.rating_metrics(scores, episodes, key) | judge(scores, episodes.query, key)
+
+    return metrics
+
+
+def prepared(part: Part, run: Run, fold: int = 0) -> problem.Problem:
+    """The data of a part, split and represented."""
+    protocol = protocol_of(part)
+    table = protocol.prepare(named.load(part.dataset, run.data_dir))
+    if part.kind == "melu":
+        return problem.problem_of(table, split.melu(table, run.split_seed), run.num_support)
+    if part.kind == "users":
+        parts = split.user_disjoint(table, run.split_seed, max_rows=None)
+        return problem.problem_of(table, parts, run.num_support)
+    parts = split.user_disjoint(table, run.split_seed, fold=fold)
+    return problem.problem_of(table, parts, run.num_support, losses.misordered)
+
+
+def run_part(config: Config, part: Part) -> report.Record:
+    """Tunes and trains every arm of a part, opens its test, and writes its record."""
+    name = name_of(config, part)
+    folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    if config.folds == (0,):
+        record = one_fold(config, part, 0, folder)
+    else:
+        part = part._replace(methods=part.methods[:1])
+        record = pooled([_kept_fold(config, part, fold, folder) for fold in config.folds])
+    report.write(folder, name, record)
+    tables_report.save_figures(name, record, folder)
+    journal.write_checksums(folder)
+    if config.run.publish:
+        report.write(report.RESULTS, name, record)
+    return record
+
+
+def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
+    """The record of a fold, from the folder if this configuration has left it there."""
+    config = dataclasses.replace(config, folds=(fold,))
+    name, config_hash = f"fold-{fold}", report.config_hash(config)
+    if (folder / f"{name}.json").is_file():
+        record = report.read(folder / f"{name}.json")
+        if record.facts["config_hash"] == config_hash:
+            return record
+    record = one_fold(config, part, fold, folder / name)
+    report.write(folder, name, record)
+    return record
+
+
+def pooled(folds: list[report.Record]) -> report.Record:
+    """The test users of all folds in one record; the learning curves are those of the first."""
+    first = folds[0].facts
+    scores = {k: np.concatenate([f.scores[k] for f in folds], axis=1) for k in folds[0].scores}
+    each = lambda name: [f.facts[name] for f in folds]
+    total = {s: sum(t["tasks"][s] for t in each("split")) for s in first["split"]["tasks"]}
+    settings = {
+        arm: {"trials": told.get("trials", ""), "folds": [s[arm] for s in each("settings")]}
+        for arm, told in first["settings"].items()
+    }
+    seconds = {arm: sum(s[arm] for s in each("seconds")) for arm in first["seconds"]}
+    split = first["split"] | {"tasks": total, "folds": [t["checksum"] for t in each("split")]}
+    facts = first | {"split": split, "settings": settings, "seconds": seconds}
+    return report.Record(facts | {"test": {"folds": each("test")}}, scores)
+
+
+def one_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
+    """The record of one division of the users."""
+    began = time.perf_counter()
+    run = dataclasses.replace(config.run, dataset=part.dataset, out=folder)
+    ready = prepared(part, run, fold)
+    budget = contenders.Budget(config.trials, config.trial_steps, folder)
+    goal = "lists" if part.kind in ("rating", "click") else "ratings"
+    made = contenders.all_arms(part.methods, ready, run, budget, goal)
+    record = benchmark.judged(
+        "tables", config, part.methods[0], ready, made, {}, began, metrics_of(part)
+    )
+    placed = dataclasses.asdict(dataclasses.replace(config, run=run))
+    more = {"table": config.table, "protocol": protocol_of(part).name, "config": placed}
+    return report.Record(record.facts | more, record.scores)
+
+
+def run_clicks(config: Config, part: Part) -> report.Record:
+    """T4: the warm-up experiment with the table's seeds, and the arms of every table beside it."""
+    name = name_of(config, part)
+    folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    settings = metaemb.Config(
+        dataset=part.dataset,
+        data_dir=config.run.data_dir,
+        seeds=config.run.seeds,
+        hot=100 if part.dataset == "ml-100k" else 200,
+        num_steps=config.run.num_steps,
+        trials=config.trials,
+        trial_steps=config.trial_steps,
+        out=folder,
+    )
+    run = dataclasses.replace(config.run, dataset=part.dataset, out=folder, num_support=60)
+    budget = contenders.Budget(config.trials, config.trial_steps, folder)
+    shots = protocols.ctr_warmup().shots
+    also = lambda table, parts: clicks.arms(part.methods, table, parts, run, budget, shots)
+    record = metaemb.run(settings, also)
+    report.write(folder, name, record)
+    metaemb_report.plot(record, folder / "warm_up.png")
+    journal.write_checksums(folder)
+    if config.run.publish:
+        report.write(report.RESULTS, name, record)
+    return record
+
+
+def main(config: Config) -> list[report.Record]:
+    """The records of a table, made or read, and the table printed."""
+    wanted = [
+        part
+        for part in TABLES[config.table]
+        if not config.parts or any(word in name_of(config, part) for word in config.parts)
+    ]
+    if not wanted:
+        names = ", ".join(name_of(config, part) for part in TABLES[config.table])
+        raise UserError(f"no record of {config.table} has such a name; there are {names}")
+    published = config.folds == (0,)
+    if not published and (config.table != "T1" or not set(config.folds) <= set(range(10))):
+        raise UserError("--folds is for T1, from 0 to 9: each tests another tenth of the users")
+    records = [_one(config, part) for part in wanted]
+    found = {name_of(config, p): r for p, r in zip(wanted, records, strict=True) if r}
+    if not found:
+        raise UserError(
+            f"no record of {config.table} in {report.RESULTS}; run experiments.field.tables.tables "
+            f"{config.table} --run.publish first"
+        )
+    tables_report.show(config.table, found)
+    return list(found.values())
+
+
+def _one(config: Config, part: Part) -> report.Record | None:
+    name = name_of(config, part)
+    if config.run.from_records:
+        stored = report.RESULTS / f"{name}.json"
+        return report.read(stored) if stored.is_file() else None
+    return run_clicks(config, part) if part.kind == "ctr" else run_part(config, part)

@@ -1,0 +1,287 @@
+"""The k-shot question: which way of adapting a shared model to a new person pays, and when?
+
+Ratings of people never seen in training, from K = 0 to 50 ratings, over frozen text features of a
+language model and slow shared weights. Rows: no adaptation, item means, hierarchical Bayes, the
+history read in context, full fine-tuning, LoRA fine-tuning, a closed-form head on the frozen trunk,
+and the same trunk trained through its adaptation: ridge head, last layer, LoRA.
+
+References: Bertinetto et al., ICLR 2019; Hu et al., ICLR 2022; Raghu et al., ICLR 2020; Garnelo et
+al., ICML 2018; Buffelli et al., 2023 (is meta-learning the right approach?).
+Run: python -m experiments adapt_large          (needs the extra `text`)
+     python -m experiments adapt_large --from-records prints the stored table.
+Published: none under this protocol; the bars are the closed-form rows. The table's RMSE is that of
+all ratings together; the mean over people of each one's own, which is smaller, is printed below it.
+Deviates: title vectors are cut to their first principal components; people with fewer than 70
+ratings are left out, as 20 are judged and 50 adapted on.
+"""
+
+import dataclasses
+import pathlib
+import time
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import benchmark, losses, optim, tree
+from metajax.adapters.lora import lora
+from metajax.benchmark import baselines
+from metajax.benchmark.baselines import Trained
+from metajax.benchmark.problem import Problem, problem_of
+from metajax.data import split
+from metajax.data.sources import named
+from metajax.evaluation import evaluate
+from metajax.learners import closed_form, pooled
+from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.gradient.maml import gradient
+from metajax.models import items, towers
+from metajax.models import modulated as nets
+from metajax.models.features import conditioned_mlp, labeled_features
+from metajax.results import records
+from metajax.types import Model, Params, PyTree
+
+from .. import report as large_report
+from .parts import clipped, evidence, own_part, perceptron, shortened, with_text
+
+SHOTS = (0, 1, 3, 5, 10, 20, 50)
+NUM_QUERY = 20
+NO_ADAPTATION, FULL, LORA = "no adaptation", "full fine-tuning", "LoRA fine-tuning"
+FROZEN_HEAD = "ridge head, frozen trunk"
+RIDGE, LAST, META_LORA = "through ridge head", "through last layer", "through LoRA"
+CONTEXT = "in context"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    run: benchmark.Run = dataclasses.field(
+        default_factory=lambda: benchmark.Run(seeds=5, num_steps=400, num_tasks=16, num_support=50)
+    )
+    text_model: pathlib.Path | None = None
+    """Folder of a BERT-class encoder; else the packaged MiniLM."""
+    text_dim: int = 64
+    """Principal components kept of the title vectors."""
+    hidden: int = 64
+    """Width of the hidden layers."""
+    extra: int = 8
+    """Features beside the refined ALS factors."""
+    rank: int = 2
+    """Rank of the LoRA adapters."""
+    inner_rate: float = 0.05
+    """Inner rate at the start, learned per parameter."""
+    inner_steps: int = 5
+    """Inner steps of the arms trained through gradient steps."""
+    outer_rate: float = 2e-3
+    """AdamW's rate across tasks, decayed to 0 along a cosine."""
+
+    @property
+    def out(self) -> pathlib.Path | None:
+        """Folder of the run."""
+        return self.run.out
+
+    @property
+    def publish(self) -> bool:
+        """Whether the record is stored in paper/results too."""
+        return self.run.publish
+
+
+def load(config: Config, folder: pathlib.Path) -> Problem:
+    """People in three groups, without overlap, and item columns estimated on the first."""
+    table = named.load(config.run.dataset, config.run.data_dir)
+    table = with_text(table, config.text_model, config.text_dim, folder)
+    most = SHOTS[-1] + NUM_QUERY
+    parts = split.user_disjoint(
+        table, config.run.split_seed, shares=(0.1, 0.15), min_rows=most, max_rows=None,
+        num_query=NUM_QUERY,
+    )  # fmt: skip
+    cut = lambda tasks: {name: shortened(t, most) for name, t in tasks.items()}
+    parts = dataclasses.replace(parts, valid=cut(parts.valid), test=cut(parts.test))
+    return problem_of(table, parts, config.run.num_support, losses.squared_error)
+
+
+def parts(config: Config, problem: Problem) -> tuple[Model, Model, int]:
+    """The trunk's features, its score without a person, and the number of features."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+
+    def features(learned: jax.Array, inputs: PyTree) -> jax.Array:
+        start = jnp.pad(inputs["factor"], ((0, 0), (0, config.extra)))
+        ones = jnp.ones((learned.shape[0], 1), learned.dtype)
+        return jnp.concatenate([ones, start + learned], axis=1)
+
+    embed = perceptron(config.hidden, features, dim + config.extra)
+    score = lambda learned, inputs: problem.mean + inputs["bias"] + learned[:, 0]
+    return embed, perceptron(config.hidden, score, 1), dim + config.extra + 1
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The outer optimizer of every trained row."""
+    rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
+
+
+def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
+    """The rows whose shared weights are trained through their adaptation, and in context."""
+    embed, offset, width = parts(config, problem)
+    network = items.linear_head(embed, offset, width)
+    rates = clipped(optim.learned_rates(config.inner_rate))
+    steps = config.inner_steps
+    low = lora(network, config.rank, frozen=False)
+    codes = centered_codes(config, problem)
+    learners = {
+        RIDGE: closed_form.ridge(embed, offset, width, precision=[2.0] + [12.0] * (width - 1)),
+        LAST: gradient(network, rates, steps, adapts=tree.under("head")),
+        META_LORA: gradient(low, rates, steps, adapts=tree.under("adapter")),
+        CONTEXT: codes,
+    }
+    return {
+        name: baselines.trained_arm(name, learner, optimizer(config), problem, config.run)
+        for name, learner in learners.items()
+    }
+
+
+def centered_codes(config: Config, problem: Problem):
+    """A conditional neural process over the same evidence."""
+    plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
+    encode = nets.centered(labeled_features((config.hidden, 32)), problem.mean)
+    decode = conditioned_mlp((config.hidden, config.hidden))
+    return modulated(plain, encode, decode, towers.stored_mean(problem.mean), 32)
+
+
+def jointly_trained(config: Config, problem: Problem) -> dict[str, Trained]:
+    """The rows that start from the trunk trained on everyone's ratings without adaptation."""
+    embed, offset, width = parts(config, problem)
+    network = items.linear_head(embed, offset, width)
+    joint = baselines.trained_arm(
+        NO_ADAPTATION, pooled.pooled(network), optimizer(config), problem, config.run
+    )
+    low = lora(network, config.rank)
+    adapters = jax.vmap(lambda key: low.init(key, *_first(problem)))(
+        jax.random.split(jax.random.key(9), config.run.seeds)
+    )["adapter"]
+    wrapped = {**joint.params, "model": {"base": joint.params["model"], "adapter": adapters}}
+    rates = (0.01, 0.03, 0.1, 0.3)
+    head = closed_form.ridge(embed, offset, width)
+    return {
+        NO_ADAPTATION: joint,
+        FULL: baselines.fine_tuned_arm(network, joint, problem, rates),
+        LORA: baselines.fine_tuned_arm(low, joint._replace(params=wrapped), problem, rates),
+        FROZEN_HEAD: frozen_head(head, joint, problem, width),
+    }
+
+
+def _first(problem: Problem) -> tuple[PyTree, PyTree]:
+    return problem.example.profile, problem.example.support.inputs
+
+
+def frozen_head(learner, joint: Trained, problem: Problem, width: int) -> Trained:
+    """Ridge regression over the features of the jointly trained trunk, its prior chosen."""
+    began = time.perf_counter()
+    base = joint.params["model"]
+    grid = [(damping, penalty) for damping in (1.0, 2.0, 4.0) for penalty in (3.0, 6.0, 12.0, 25.0)]
+
+    def params_of(precision: tuple[float, float]) -> Params:
+        each = jnp.log(jnp.asarray([precision[0]] + [precision[1]] * (width - 1)))
+        seeds = base["head"].shape[0]
+        stack = lambda x: jnp.broadcast_to(x, (seeds, *x.shape))
+        prior = {"mean": base["head"], "log_precision": stack(each)}
+        return {"embed": base["embed"], "offset": base["offset"], **prior}
+
+    error = jax.jit(jax.vmap(lambda p: _valid(learner, p, problem)))
+    found = {precision: float(error(params_of(precision)).mean()) for precision in grid}
+    best = min(found, key=lambda precision: found[precision])
+    settings = {"precision": best, "valid": found[best], "trials": len(grid)}
+    return Trained(learner, params_of(best), settings, {}, time.perf_counter() - began)
+
+
+def _valid(learner, params: Params, problem: Problem) -> jax.Array:
+    source, tasks = problem.valid
+    scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
+    return problem.error(scores, tasks.query.label, tasks.query.mask)
+
+
+def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[str, np.ndarray]:
+    """Per-person test scores (S, T) of every row and K."""
+    source, opened = problem.open_test(ticket)
+    tasks = opened["user_cold"]
+    scores = {}
+    for name, arm in trained.items():
+        curve = jax.jit(
+            lambda params, learner=arm.learner: jax.lax.map(
+                lambda p: evaluate.k_shot(learner, p, source, tasks, jax.random.key(3), SHOTS),
+                params,
+            )
+        )
+        for metric, values in curve(arm.params).items():
+            for i, k in enumerate(SHOTS):
+                key = records.score_name("new people", name, f"k={k}", metric)
+                scores[key] = np.asarray(values)[:, i]
+    return scores
+
+
+def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int], dict[str, float]]:
+    """Bytes that must be kept of a person, and milliseconds to adapt to their 50 ratings."""
+    size, milliseconds = {}, {}
+    example = problem.example
+    for name, arm in trained.items():
+        params = jax.tree.map(lambda x: x[0], arm.params)
+        start = jax.jit(arm.learner.start)(params, example.profile)
+        adapt = jax.jit(arm.learner.adapt)
+        own = own_part(start)
+        own = own["adapter"] if isinstance(own, dict) and "adapter" in own else own
+        size[name] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(own))
+        took = []
+        for _ in range(30):
+            began = time.perf_counter()
+            jax.block_until_ready(adapt(start, example.support, jax.random.key(0)))
+            took.append(time.perf_counter() - began)
+        milliseconds[name] = 1e3 * float(np.median(took))
+    return size | {NO_ADAPTATION: 0, baselines.A0: 0}, milliseconds
+
+
+def run(config: Config) -> records.Record:
+    """Trains and tests every row; writes the record."""
+    name = f"adapt_large-{named.short_name(config.run.dataset)}"
+    out = large_report.folder(config.run.out, name)
+    config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
+    began = time.perf_counter()
+    problem = load(config, out)
+    trained = baselines.closed_form_arms(problem)
+    trained |= jointly_trained(config, problem) | meta_trained(config, problem)
+    settings = {name: arm.settings for name, arm in trained.items()}
+    scores = judged(trained, problem, benchmark.freeze(config, settings))
+    size, milliseconds = cost(trained, problem)
+    facts = {
+        "name": problem.table.name,
+        "checksum": problem.table.checksum(),
+        "split": problem.split.checksum(),
+        "test people": problem.split.test["user_cold"].num_tasks,
+    }
+    seconds = {name: arm.seconds for name, arm in trained.items()}
+    seconds["total"] = time.perf_counter() - began
+    return large_report.written(
+        name, "adapt_large", "new people", list(trained), config, scores, seconds,
+        data=facts, settings=settings, bytes=size, milliseconds=milliseconds,
+    )  # fmt: skip
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment, run or read, and its tables."""
+    name = f"adapt_large-{named.short_name(config.run.dataset)}"
+    record = large_report.stored(name) if config.run.from_records else run(config)
+    for metric in ("ndcg@5", "mse"):
+        columns = [(f"k={k}", metric) for k in SHOTS]
+        large_report.show(record, columns, f"New people, {name[12:]}: {metric} after K ratings")
+    squared = partial(record.of, "new people", condition="k=50", metric="mse")
+    for arm in record.facts["arms"]:
+        own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
+        told = f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]"
+        print(f"each person's own RMSE at 50, their mean: {arm}: {told}")
+    get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
+    for arm in record.facts["arms"]:
+        gap = records.difference(get(arm=RIDGE), get(arm=arm))
+        print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    print("milliseconds to adapt:", record.facts["milliseconds"])
+    return record

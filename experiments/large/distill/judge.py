@@ -1,0 +1,112 @@
+"""How `experiments.large.distill.distill` judges: places of the held-out items, as it is and after adapting."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import losses, tree
+from metajax.adapters.conditions import film
+from metajax.data.histories import sequences as histories
+from metajax.data.histories.sequences import Held, Sequences
+from metajax.evaluation import next_item
+from metajax.learners.gradient.maml import gradient
+from metajax.models import sequence
+from metajax.types import Episode, Examples, MetaLearner, Params, UserError
+
+from ..sasrec import sasrec
+
+RATES = (0.1, 1.0, 5.0)
+
+
+def judged(num_people: int, passed_over: int, most: int) -> np.ndarray:
+    """The people (U,) who are judged: ``most`` of a shuffled order, behind those passed over.
+
+    Raises:
+      UserError: nobody is left.
+    """
+    order = np.random.default_rng(1).permutation(num_people)[passed_over : passed_over + most]
+    if not len(order):
+        raise UserError(f"{passed_over} of {num_people} people are passed over; none is left")
+    return order
+
+
+def own_rows(data: Sequences, people: np.ndarray, back: int, window: int, rows: int = 8) -> Episode:
+    """Each person's newest ``rows`` transitions before the item ``back`` from the end."""
+    parts = [histories.held_out(data, window, back + i) for i in range(rows, 0, -1)]
+    stack = lambda name: np.stack([getattr(p, name)[people] for p in parts], axis=1)
+    inputs = (jnp.asarray(stack("history")), jnp.asarray(stack("length")))
+    label = jnp.asarray(stack("target"), jnp.float32)
+    support = Examples(inputs, label, jnp.ones(label.shape))
+    return Episode((), support, jax.tree.map(lambda x: x[:, :1], support))
+
+
+def adapter(settings: sequence.Settings, rate: jax.Array) -> MetaLearner:
+    """Three gradient steps on scales and shifts."""
+    model = film(sequence.next_item(settings), settings.shape)
+    entropy = losses.class_cross_entropy
+    return gradient(model, optax.sgd(rate), 3, adapts=tree.under("adapter"), loss=entropy)
+
+
+class Judge:
+    """Compiled judgements of the recommenders of one architecture; parameters are arguments."""
+
+    def __init__(self, config: Any, data: Sequences, settings: sequence.Settings):
+        order = judged(len(data.length), config.passed_over, config.people)
+        at = np.flatnonzero(data.length[order] >= 12)[: config.adapted]
+        self.at, self.some = at, order[at]
+        self.held = Held(*(x[order] for x in histories.held_out(data, config.window, 1)))
+        model = sequence.next_item(settings)
+        self.score = jax.jit(lambda params, rows: model.apply(params, (), rows))
+
+        def as_it_is(params: Params) -> jax.Array:
+            scorer = sasrec.scorer(settings, params)
+            found = next_item.places(scorer, self.held, data.num_items, jax.random.key(5))
+            return found[next_item.FULL]
+
+        self.as_it_is = jax.jit(as_it_is)
+        self.adapted = {back: self._adapted(config, data, settings, back) for back in (1, 2)}
+
+    def _adapted(self, config: Any, data: Sequences, settings: sequence.Settings, back: int):
+        """(params, rate) -> places of the held-out items when each person is adapted to first."""
+        held = Held(*(x[self.some] for x in histories.held_out(data, config.window, back)))
+        support = own_rows(data, self.some, back, config.window).support
+        wrapped = film(sequence.next_item(settings), settings.shape)
+        rows = jax.tree.map(lambda x: x[0], support.inputs)
+        fresh = wrapped.init(jax.random.key(0), (), rows)["adapter"]
+
+        def places(params: Params, rate: jax.Array) -> jax.Array:
+            learner = adapter(settings, rate)
+            start = {"model": {"base": params, "adapter": fresh}, "rates": ()}
+
+            def one(person, history, length):
+                mine = jax.tree.map(lambda x: x[person], support)
+                state = learner.adapt(learner.start(start, ()), mine, jax.random.key(0))
+                return learner.predict(state, (history[None], length[None]))[0]
+
+            key = jax.random.key(6)
+            found = next_item.places(jax.vmap(one), held, data.num_items, key, batch_size=16)
+            return found[next_item.FULL]
+
+        return jax.jit(places)
+
+    def __call__(self, params: Params) -> tuple[dict[str, np.ndarray], Any, float]:
+        """Places (U,) as it is and adapted, the rate chosen on validation, milliseconds."""
+        places = {"as it is": np.asarray(self.as_it_is(params))}
+        valid = {}
+        for rate in RATES:
+            rank = np.asarray(self.adapted[2](params, rate))
+            valid[rate] = float(next_item.from_place(rank)["ndcg@10"].mean())
+        best = max(valid, key=lambda rate: valid[rate])
+        places["adapted"] = np.asarray(self.adapted[1](params, best))
+        places["same people, as it is"] = places["as it is"][self.at]
+        one = (jnp.asarray(self.held.history[:1]), jnp.asarray(self.held.length[:1]))
+        took = []
+        for _ in range(50):
+            began = time.process_time()
+            jax.block_until_ready(self.score(params, one))
+            took.append(time.process_time() - began)
+        return places, {"rate": best, "valid": valid}, 1e3 * float(np.median(took))

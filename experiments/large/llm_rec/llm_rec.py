@@ -1,0 +1,244 @@
+"""A language model that recommends: items are semantic codes, and only real items can come out.
+
+A person is a text: profile tokens, then the codes of the last items; the next item is decoded by a
+beam over the tree of all items. Codes are residual k-means of title vectors beside vectors of what
+people met in a row. A small decoder is trained here on most people; for the others it reads the
+newest items, and is adapted, or not, to those that no longer fit the window: LoRA fine-tuned, LoRA
+or a soft prompt meta-learned. Control: the same decoder where the codes are dealt to the items at
+random, so that they say nothing. What follows what, counted and not trained, stands beside them.
+
+References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022;
+Levy, Goldberg, NeurIPS 2014 (mutual information, factored).
+Run: python -m experiments llm_rec              (needs the extra `text`)
+     python -m experiments llm_rec --checkpoint FOLDER scores titles with a model from a folder.
+     python -m experiments llm_rec --from-records prints the stored table.
+Published: none under this protocol. No pretrained language model was at hand where this was run.
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.benchmark.command import Preset
+from metajax.data.histories import sequences as histories
+from metajax.data.histories.sequences import Held, Sequences
+from metajax.data.sources import named
+from metajax.data.table import Interactions
+from metajax.evaluation import next_item
+from metajax.models.language import bert, constrained, decoder
+from metajax.results import records
+from metajax.types import UserError
+
+from .. import report as large_report
+from ..sasrec import arms as sasrec_arms
+from . import parts
+from .language import language
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
+    dataset: str = "ml-1m"
+    """A data set with times, titles and profiles."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    text_model: pathlib.Path | None = None
+    """Folder of a BERT-class encoder for the codes; else the packaged MiniLM."""
+    checkpoint: pathlib.Path | None = None
+    """Folder of a language model; titles are scored with it, and nothing is trained."""
+    window: int = 16
+    """Items of a row: of the prompt, and of each example of the support."""
+    rows: int = 2
+    """Rows of older items that a person is adapted on."""
+    num_codes: int = 256
+    """Codes per level."""
+    levels: int = 1
+    """Levels of codes, before the token that tells apart items of equal codes."""
+    factors: int = 64
+    """Numbers of what people met in a row, beside the title's; 0 leaves titles alone."""
+    width: int = 64
+    """Width of the decoder."""
+    num_layers: int = 2
+    """Its blocks."""
+    num_steps: int = 6_000
+    """Steps of its training."""
+    batch: int = 16
+    """People per step of its training."""
+    rate: float = 3e-3
+    """Adam's rate at its highest; it rises over a tenth of the steps and falls along a cosine."""
+    meta_steps: int = 100
+    """Outer steps of each meta-learned adapter, of 8 people each."""
+    inner_steps: int = 3
+    """Gradient steps on a person's older items."""
+    beam: int = 50
+    """Items that the constrained beam keeps."""
+    people: int = 600
+    """Test people judged, at most."""
+    seeds: int = 1
+    """Training seeds."""
+    out: pathlib.Path | None = None
+    """Folder of the record; else out/llm_rec-DATASET."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Print the table of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "num_steps": 100, "meta_steps": 10, "people": 50},
+    "paper": {},
+    "gpu": {"width": 256, "num_layers": 4, "num_steps": 50_000, "meta_steps": 2_000, "seeds": 5},
+}
+
+
+def groups(num_people: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """People to train on, to choose on, and to test on: 75, 10 and 15 per cent."""
+    order = np.random.default_rng(11).permutation(num_people)
+    first, second = int(0.75 * num_people), int(0.85 * num_people)
+    return order[:first], order[first:second], order[second:]
+
+
+def ranks(found: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The place (U,) of each target among the items found (U, W) that were not seen before.
+
+    One that the beam has not found stands behind all of them.
+    """
+    out = np.zeros(len(target), int)
+    for i, row in enumerate(found):
+        met = set(seen[i].tolist())
+        new = [item for item in row.tolist() if item >= 0 and item not in met]
+        out[i] = new.index(target[i]) if target[i] in new else max(len(new), 1000)
+    return out
+
+
+def popularity(data: Sequences, train: np.ndarray, beam: int) -> np.ndarray:
+    """The items that most training people met, best first."""
+    person = np.repeat(np.arange(len(data.length)), data.length)
+    rows = np.isin(person, train)
+    count = np.bincount(data.items[rows], minlength=data.num_items)
+    return np.argsort(-count, kind="stable")[: beam * 10]
+
+
+def trained_here(config: Config, table: Interactions, data: Sequences, out: pathlib.Path):
+    """Places (S, U) of each arm with the decoder that is trained here, seconds and settings."""
+    titles = [str(title) for title in np.asarray(table.item_titles)]
+    vectors = bert.cached(titles, config.text_model, out / "titles.npz")
+    train, valid, test = groups(len(data.length))
+    words = language(config, table, data, vectors, train)
+    test = test[: config.people]
+    lab = parts.Lab(config, data, words, train, valid)
+    held = histories.held_out(data, config.window, 1)
+    dealt = np.random.default_rng(12).permutation(len(words.items))
+    control = dataclasses.replace(words, items=words.items[dealt])
+    blind = parts.Lab(config, data, control, train, valid)
+    found: dict[str, list[np.ndarray]] = {}
+    seconds: dict[str, float] = {}
+    settings: dict[str, Any] = {"vocabulary": words.vocab_size}
+    for seed in range(config.seeds):
+        arms = lab.arms(seed) | {"no adaptation, codes permuted": blind.plain(seed)[0]}
+        for arm, (search, took, chosen) in arms.items():
+            began = time.perf_counter()
+            items = search(test)
+            found.setdefault(arm, []).append(ranks(items, held.target[test], held.seen[test]))
+            seconds[arm] = took + time.perf_counter() - began
+            print(arm, next_item.from_place(found[arm][-1])["ndcg@10"].mean(), flush=True)
+            settings[f"{arm}, seed {seed}"] = chosen
+    places = {arm: np.stack(rows) for arm, rows in found.items()}
+    best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
+    simple = {
+        "popularity": ranks(best, held.target[test], held.seen[test])[None],
+        "transitions": followed(data, held, train, test)[None],
+    }
+    return simple | places, seconds, settings, lab.bytes
+
+
+def followed(data: Sequences, held: Held, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Places (U,) by what followed the items of the window among training people."""
+    known = data._replace(
+        items=np.concatenate([data.items[data.start[p] :][: data.length[p]] for p in train]),
+        start=np.cumsum(data.length[train]) - data.length[train],
+        length=data.length[train],
+    )
+    asked = Held(*(x[test] for x in held))
+    score = sasrec_arms.transitions(known, asked, 20, 0.6)
+    return ranks(np.argsort(-score, axis=1), asked.target, asked.seen)
+
+
+def from_folder(config: Config, table: Interactions, data: Sequences):
+    """Places (1, U) with a language model from a folder, which reads and writes titles."""
+    assert config.checkpoint is not None
+    made, params = decoder.load(config.checkpoint)
+    tokens_of = bert.tokenizer(config.checkpoint)
+    known = np.asarray(table.item_titles).tolist()
+    title_of = dict(zip(table.item_ids.tolist(), known, strict=True))
+    titles = [title_of[i] for i in data.item_ids.tolist()]
+    names = [f" {t}\n" if titles.count(t) == 1 else f" {t} #{i}\n" for i, t in enumerate(titles)]
+    encode = lambda text: tokens_of.encode(text, add_special_tokens=False).ids
+    tree = constrained.tree_of([encode(name) for name in names])
+    _, _, test = groups(len(data.length))
+    test = test[: config.people]
+    held = histories.held_out(data, config.window, 1)
+    texts = []
+    for u in test:
+        read = held.history[u, : held.length[u]]
+        texts.append(encode("Films watched, in order:\n" + "".join(names[i] for i in read)))
+    width = -(-max(map(len, texts)) // 32) * 32
+    search = jax.jit(
+        lambda row, n: constrained.best_items(made, params, row, n, tree, config.beam)[0]
+    )
+    found = [
+        np.asarray(search(jnp.asarray(row + [0] * (width - len(row))), len(row))) for row in texts
+    ]
+    train, _, _ = groups(len(data.length))
+    best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
+    target, seen = held.target[test], held.seen[test]
+    places = {"popularity": best, "no adaptation": np.stack(found)}
+    return {arm: ranks(items, target, seen)[None] for arm, items in places.items()}, {}, {}, {}
+
+
+def run(config: Config) -> records.Record:
+    """Trains, adapts and tests; writes the record."""
+    name = f"llm_rec-{named.short_name(config.dataset)}"
+    out = large_report.folder(config.out, name)
+    config = dataclasses.replace(config, out=out)
+    table = named.load(config.dataset, config.data_dir)
+    if table.item_titles is None:
+        raise UserError(f"{table.name} has no item titles; try ml-100k or ml-1m")
+    data = histories.of_table(table)
+    made = (
+        from_folder(config, table, data)
+        if config.checkpoint
+        else trained_here(config, table, data, out)
+    )
+    places, seconds, settings, size = made
+    scores = {
+        records.score_name("people not trained on", arm, "constrained beam", metric): values
+        for arm, rows in places.items()
+        for metric, values in next_item.from_place(rows).items()
+    }
+    facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
+    return large_report.written(
+        name, "llm_rec", "people not trained on", list(places), config, scores, seconds,
+        data=facts, settings=settings, bytes=size,
+    )  # fmt: skip
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment, run or read, and its table."""
+    name = f"llm_rec-{named.short_name(config.dataset)}"
+    record = large_report.stored(name) if config.from_records else run(config)
+    columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
+    large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
+    get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
+    for arm in record.facts["arms"]:
+        gap = records.difference(get(arm), get("no adaptation"))
+        print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    return record

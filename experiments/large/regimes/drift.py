@@ -1,0 +1,154 @@
+"""People who drift: which way to adapt keeps what is new, and forgets what is old?
+
+Arms that treat a support as a set cannot know what is new in it; the best that can be expected is
+the filter of Kalman, told all numbers of the world.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import optim, tree
+from metajax.adapters.lora import lora
+from metajax.learners.closed_form import ridge
+from metajax.learners.gradient.maml import gradient
+from metajax.learners.pooled import fine_tuned, pooled
+from metajax.models import transformer
+from metajax.models.towers import identity, vector_linear, vector_mlp
+from metajax.training import loop
+from metajax.types import Episode, MetaLearner, Model, Params
+
+from .world import World, forgetting, one_by_one, reader
+
+NONE, FULL, LORA = "no adaptation", "full fine-tuning", "LoRA fine-tuned"
+META_LORA, SET, STREAM = "LoRA, meta-learned", "last layer, all at once", "last layer, one by one"
+HEAD, FORGETS, CONTEXT, BEST = (
+    "ridge head",
+    "ridge head that forgets",
+    "in context",
+    "Kalman filter",
+)
+KEEPS = {"still": 1.0, "slow drift": 0.98, "fast drift": 0.9}
+
+
+def learners(world: World, steps: int) -> dict[str, tuple[MetaLearner, int, float]]:
+    """The trained arms, their outer steps and rates; those of a few parameters take long steps."""
+    line, net, rates = vector_linear(), vector_mlp((32, 32)), optim.learned_rates(0.05)
+    low = lora(net, 2, formed=True, frozen=False)
+    shape = transformer.Shape(2, 32, 2, 2, 64)
+    return {
+        NONE: (pooled(net), steps, 3e-3),
+        HEAD: (ridge(identity(), line, world.dim), steps, 2e-2),
+        FORGETS: (forgetting(world.dim), steps, 2e-2),
+        SET: (gradient(line, optim.learned_rates(0.3), 5), steps, 2e-2),
+        STREAM: (one_by_one(gradient(line, optim.learned_rates(0.2), 1)), steps, 2e-2),
+        META_LORA: (gradient(low, rates, 3, adapts=tree.under("adapter")), steps, 3e-3),
+        CONTEXT: (reader(world, shape), 2 * steps, 3e-3),
+    }
+
+
+def fit(
+    learner: MetaLearner, world: World, keep: float, steps: int, rate: float, seeds: int
+) -> Params:
+    """Parameters (S, ...) after meta-training on users that drift so."""
+    tx = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
+    )
+
+    def sample(data: jax.Array, key: jax.Array) -> Episode:
+        return jax.vmap(world.sample, (None, 0))(data, jax.random.split(key, 16))
+
+    keys = jax.random.split(world.group(1), seeds)
+    return loop.fit(loop.recipe(learner, tx), sample, jnp.asarray(keep), keys, steps).params
+
+
+def predicted(learner: MetaLearner, params: Params, episodes: Episode) -> jax.Array:
+    """Scores (S, T, Q) after adapting to each support."""
+
+    def one(params: Params, episode: Episode) -> jax.Array:
+        state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
+        return learner.predict(state, episode.query.inputs)
+
+    many = lambda p: jax.lax.map(lambda e: one(p, e), episodes, batch_size=50)
+    return jax.jit(lambda p: jax.lax.map(many, p))(params)
+
+
+def tuned(
+    model: Model,
+    params: Params,
+    valid: Episode,
+    rates: tuple[float, ...],
+    adapts: tree.Filter,
+    descent: Callable[[Any], optax.GradientTransformation] = optax.sgd,
+) -> tuple[MetaLearner, dict[str, Any]]:
+    """Fine-tuning at the rate and the number of steps, up to 20, best on validation users."""
+
+    def errors(params: Params, rate: jax.Array) -> jax.Array:
+        learner = fine_tuned(model, descent(rate), 1, adapts=adapts)
+
+        def one(episode: Episode) -> jax.Array:
+            def step(state: Any, _: None):
+                state = learner.adapt(state, episode.support, jax.random.key(0))
+                score = learner.predict(state, episode.query.inputs)
+                return state, jnp.mean((score - episode.query.label) ** 2)
+
+            return jax.lax.scan(step, learner.start(params, ()), length=20)[1]
+
+        return jax.lax.map(one, valid, batch_size=50).mean(axis=0)
+
+    over = jax.jit(lambda p: jax.lax.map(lambda x: jax.lax.map(lambda r: errors(x, r), grid), p))
+    grid = jnp.asarray(rates)
+    found = np.nan_to_num(np.asarray(over(params)).mean(axis=0), nan=np.inf)
+    row, column = np.unravel_index(found.argmin(), found.shape)
+    chosen = fine_tuned(model, descent(rates[row]), int(column) + 1, adapts=adapts)
+    return chosen, {"rate": rates[row], "steps": int(column) + 1, "trials": found.size}
+
+
+def clipped(rate: Any) -> optax.GradientTransformation:
+    """Descent on gradients of norm 1 at most: as LoRA's factors grow, so does the slope."""
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate))
+
+
+def run(seeds: int, people: int, steps: int, world: World) -> tuple[dict, dict, dict]:
+    """Squared errors (S, people) by (arm, drift), seconds and settings of each arm."""
+    errors, seconds, settings = {}, {}, {}
+    for name, keep in KEEPS.items():
+        draw = lambda key, n, keep=keep: jax.vmap(functools.partial(world.sample, keep))(
+            jax.random.split(key, n)
+        )
+        valid, test = draw(world.group(2), 200), draw(world.group(3), people)
+
+        def judge(arm: str, scores: jax.Array, name=name, test=test) -> None:
+            each = jnp.mean((scores - test.query.label[None]) ** 2, axis=-1)
+            errors[arm, name] = np.asarray(each)
+            print(f"{name}: {arm} {errors[arm, name].mean():.4f}", flush=True)
+
+        for arm, (learner, own_steps, rate) in learners(world, steps).items():
+            began = time.perf_counter()
+            params = fit(learner, world, keep, own_steps, rate, seeds)
+            judge(arm, predicted(learner, params, test))
+            seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began
+            if arm == NONE:
+                joint = params
+        net = vector_mlp((32, 32))
+        low = lora(net, 2, formed=True)
+        adapter = low.init(jax.random.key(5), (), test.support.inputs[0])["adapter"]
+        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), adapter)
+        wrapped = {**joint, "model": {"base": joint["model"], "adapter": many}}
+        for arm, model, start, adapts, descent in (
+            (FULL, net, joint, tree.everything, optax.sgd),
+            (LORA, low, wrapped, tree.under("adapter"), clipped),
+        ):
+            began = time.perf_counter()
+            chosen, told = tuned(model, start, valid, (0.01, 0.03, 0.1, 0.3), adapts, descent)
+            judge(arm, predicted(chosen, start, test))
+            settings[f"{arm}, {name}"] = told
+            seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began
+        judge(BEST, jax.vmap(functools.partial(world.kalman, keep))(test)[None])
+    return errors, seconds, settings

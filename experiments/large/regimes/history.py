@@ -1,0 +1,191 @@
+"""What `experiments.large.regimes.window` trains and judges: people in groups, stretches, places."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import losses
+from metajax.data.histories import sequences as histories
+from metajax.data.histories.sequences import Sequences
+from metajax.evaluation import next_item
+from metajax.learners import in_context
+from metajax.models import sequence
+from metajax.training import loop
+from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
+
+ROW, JUDGED, ROWS = 20, 10, 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Sizes: the backbone's window and steps, outer steps of the adapters, people judged."""
+
+    window: int = 64
+    steps: int = 2500
+    meta_steps: int = 100
+    people: int = 400
+
+
+def settings_of(data: Sequences) -> sequence.Settings:
+    """The backbone."""
+    return sequence.Settings(data.num_items, sequence.small(64, 2, 2), dropout=0.2)
+
+
+def groups(num_people: int) -> tuple[np.ndarray, ...]:
+    """People for the backbone, for meta-training, for choices and for the test."""
+    order = np.random.default_rng(13).permutation(num_people)
+    return tuple(np.split(order, (np.array([0.65, 0.83, 0.88]) * num_people).astype(int)))
+
+
+def of_people(data: Sequences, people: np.ndarray) -> Sequences:
+    """The histories of some people."""
+    parts = [data.items[data.start[p] : data.start[p] + data.length[p]] for p in people]
+    length = data.length[people]
+    start = np.cumsum(length) - length
+    return data._replace(
+        items=np.concatenate(parts), start=start, length=length, owners=data.owners[people]
+    )
+
+
+def backbone(plan: Plan, data: Sequences, seed: int) -> Params:
+    """The recommender trained on the whole histories of its people."""
+    settings = settings_of(data)
+    learner = in_context.sequence_learner(settings, plan.window)
+    learner = in_context.in_batches(learner, settings)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, plan.steps // 20 + 1, plan.steps)
+    tx = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule, b2=0.98))
+
+    def sample(windows: histories.Windows, key: jax.Array) -> Episode:
+        draw = functools.partial(histories.draw, windows, width=plan.window)
+        return jax.tree.map(lambda x: x[None], jax.vmap(draw)(jax.random.split(key, 16)))
+
+    windows = histories.windows(data, plan.window, drop=0)
+    keys = jax.random.key(seed)[None]
+    found = loop.fit(loop.recipe(learner, tx), sample, windows, keys, plan.steps)
+    return jax.tree.map(lambda x: x[0], found.params)
+
+
+def likelihood(settings: sequence.Settings) -> Model:
+    """The model whose rows are stretches (N, L) and whose scores are log-likelihoods (N,).
+
+    ``inputs`` is the pair of stretches and which of their items count.
+    """
+
+    def apply(params: Params, profile: PyTree, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
+        del profile
+        rows, judged = inputs
+        catalogue = sequence.vectors(params)
+        read = lambda row: sequence.states(settings, params, catalogue, row)[:-1]
+        hidden = jax.vmap(read)(rows)
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        loss = sequence.full_cross_entropy(flat, catalogue, rows.reshape(-1)).reshape(rows.shape)
+        return -jnp.sum(loss * judged, axis=1) / jnp.sum(judged, axis=1)
+
+    return Model(lambda key, profile, inputs: sequence.init(key, settings), apply)
+
+
+def unlikeliness(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """The mean negative log-likelihood of the real rows; there are no labels."""
+    del label
+    return -losses.masked_mean(score, mask)
+
+
+def stretches(data: Sequences, end: np.ndarray) -> np.ndarray:
+    """Each person's ``ROWS`` + 1 stretches (U, R + 1, L) of items up to place ``end`` (U,)."""
+    place = end[:, None] - ROW * (ROWS + 1) + np.arange(ROW * (ROWS + 1))[None, :]
+    return data.items[data.start[:, None] + place].reshape(len(end), ROWS + 1, ROW)
+
+
+def episode(rows: jax.Array) -> Episode:
+    """The older stretches (R + 1, L) as the support, the last one as the query."""
+    judged = jnp.broadcast_to(jnp.arange(ROW) >= ROW - JUDGED, rows.shape) * 1.0
+    part = lambda s: Examples((rows[s], judged[s]), jnp.ones(len(rows[s])), jnp.ones(len(rows[s])))
+    return Episode((), part(slice(0, ROWS)), part(slice(ROWS, None)))
+
+
+def meta_fit(learner: MetaLearner, data: Sequences, steps: int, seed: int) -> Params:
+    """The adapter's start and rates, on people whom the backbone has not seen."""
+    items, start, length = (
+        jnp.asarray(x, jnp.int32) for x in (data.items, data.start, data.length)
+    )
+    need = ROW * (ROWS + 1)
+
+    def sample(arrays: PyTree, key: jax.Array) -> Episode:
+        items, start, length = arrays
+        key_who, key_when = jax.random.split(key)
+        who = jax.random.randint(key_who, (4,), 0, len(start))
+        end = jax.random.randint(key_when, (4,), need, length[who] + 1)
+        place = (start[who] + end - need)[:, None] + jnp.arange(need)[None, :]
+        return jax.vmap(episode)(items[place].reshape(4, ROWS + 1, ROW))
+
+    schedule = optax.cosine_decay_schedule(3e-3, steps)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    keys = jax.random.key(seed)[None]
+    recipe = loop.recipe(learner, tx, loop.outer_gradient(learner, 4))
+    found = loop.fit(recipe, sample, (items, start, length), keys, steps, block=50)
+    return jax.tree.map(lambda x: x[0], found.params)
+
+
+Reader = Callable[[Params, jax.Array], jax.Array]
+"""(a recommender's parameters, a person's newest items (N,)) -> hidden vectors (JUDGED, D)."""
+
+
+def window(settings: sequence.Settings, width: int) -> Reader:
+    """Reads the last ``width`` items in one pass: from width - JUDGED of them to width - 1."""
+
+    def read(params: Params, tail: jax.Array) -> jax.Array:
+        catalogue = sequence.vectors(params)
+        return sequence.states(settings, params, catalogue, tail[-width:])[width - JUDGED : -1]
+
+    return read
+
+
+def exactly(settings: sequence.Settings, context: int) -> Reader:
+    """Reads ``context`` items before each one to find, no more."""
+
+    def read(params: Params, tail: jax.Array) -> jax.Array:
+        catalogue = sequence.vectors(params)
+        first = len(tail) - JUDGED - context + jnp.arange(JUDGED)
+        rows = tail[first[:, None] + jnp.arange(context)[None, :]]
+        return jax.vmap(lambda row: sequence.states(settings, params, catalogue, row)[-1])(rows)
+
+    return read
+
+
+def places(
+    num_items: int,
+    learner: MetaLearner,
+    read: Callable[[PyTree, jax.Array], tuple[jax.Array, jax.Array]],
+    params: Params,
+    data: Sequences,
+) -> np.ndarray:
+    """The places (U, JUDGED) of each person's last items, after adapting to the older ones.
+
+    Args:
+      read: (state, a person's newest items) -> hidden vectors (JUDGED, D) and the catalogue (V, D).
+    """
+    rows = jnp.asarray(stretches(data, data.length))
+    seen = np.full((len(data.length), int(data.length.max())), num_items, np.int32)
+    for u, (start, n) in enumerate(zip(data.start, data.length - JUDGED, strict=True)):
+        seen[u, :n] = data.items[start : start + n]
+
+    def one(params: Params, person: tuple[jax.Array, ...]) -> jax.Array:
+        rows, seen, key = person
+        state = learner.adapt(learner.start(params, ()), episode(rows).support, key)
+        hidden, catalogue = read(state, rows.reshape(-1))
+        target = rows[-1, ROW - JUDGED :]
+        new = jnp.ones(num_items).at[seen].set(0.0, mode="drop")
+        met = jnp.cumsum(jax.nn.one_hot(target, num_items), axis=0)
+        before = jnp.concatenate([jnp.zeros((1, num_items)), met[:-1]])
+        candidates = new[None] * (before == 0)
+        keys = jax.random.split(key, JUDGED)
+        return jax.vmap(next_item.place)(hidden @ catalogue.T, target, candidates, keys)
+
+    keys = jax.random.split(jax.random.key(6), len(rows))
+    many = jax.jit(lambda p, people: jax.lax.map(lambda x: one(p, x), people))
+    return np.asarray(many(params, (rows, jnp.asarray(seen), keys)))

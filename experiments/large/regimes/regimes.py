@@ -1,0 +1,241 @@
+"""Where does adapting pay beyond reading? Long histories, drifting people, shelves of new domains.
+
+Per regime the same question: in context, a meta-learned adapter, LoRA without meta-learning, a
+closed-form head, no adaptation. First the headroom: what more context is worth to a recommender of
+next items, since no adapter can win what is not there.
+
+References: Hu et al., ICLR 2022 (LoRA); Bertinetto et al., ICLR 2019 (ridge head); Raghu et al.,
+ICLR 2020; Brown et al., NeurIPS 2020; Hu, Koren, Volinsky, ICDM 2008; Kalman, 1960.
+Run: python -m experiments regimes
+     python -m experiments regimes --from-records prints the stored tables.
+Published: none under these protocols.
+Deviates: small backbones (two blocks of 64, trunks of 32); shelves of 48 items drawn from one
+domain stand for its categories, which the data do not name.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from metajax.benchmark.command import Preset
+from metajax.results import plots
+from metajax.results import records as report
+from metajax.types import UserError
+
+from .. import report as large_report
+from ..sasrec import sasrec
+from . import domains as regimes_domains
+from . import drift as regimes_drift
+from . import history
+from . import window as regimes_window
+from . import world as regimes_world
+
+LONG, DRIFT, ROOM = "history longer than the window", "people who drift", "headroom of context"
+SHELF = "a shelf of another domain"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    preset: Preset = "paper"
+    """Size of the run; other options override it."""
+    dataset: str = "ml-1m"
+    """Histories for the headroom and the long window."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    window: bool = True
+    """Run the headroom and the histories longer than the window."""
+    domains: bool = True
+    """Run the shelves of other domains."""
+    drift: bool = True
+    """Run the people who drift."""
+    seeds: int = 3
+    """Training seeds of shelves and drift."""
+    window_seeds: int = 1
+    """Training seeds of the long window: each trains a recommender."""
+    window_steps: int = 800
+    """Training steps of that recommender."""
+    meta_steps: int = 40
+    """Outer steps of its adapters."""
+    people: int = 150
+    """People of its test, at most."""
+    shelf_steps: int = 200
+    """Outer steps of the arms that are trained on shelves."""
+    shelves: int = 40
+    """Shelves of the test."""
+    drift_steps: int = 400
+    """Outer steps of the arms that are trained on people who drift."""
+    drifters: int = 300
+    """People of their test."""
+    drift_world: int = 2
+    """Seed of their world: another one than settings were chosen in."""
+    out: pathlib.Path | None = None
+    """Folder of the record; else out/regimes."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Print the tables of the stored record, without running anything."""
+
+
+PRESETS: dict[Preset, dict[str, Any]] = {
+    "quick": {"dataset": "ml-100k", "seeds": 1, "window_steps": 50, "meta_steps": 5, "people": 40},
+    "paper": {},
+    "gpu": {
+        "seeds": 10,
+        "window_seeds": 5,
+        "window_steps": 20_000,
+        "meta_steps": 1_000,
+        "people": 2_000,
+    },
+}
+
+
+class Book:
+    """Scores of one record as they come: by regime, arm and condition.
+
+    Args:
+      name: of the record.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = f"regimes-{name}"
+        self.scores: dict[str, np.ndarray] = {}
+        self.bytes: dict[str, int] = {}
+        self.arms: dict[str, list[str]] = {}
+        self.conditions: dict[str, list[tuple[str, str]]] = {}
+
+    def keep(self, regime: str, arm: str, condition: str, metric: str, values: np.ndarray) -> None:
+        """Stores scores (S, T)."""
+        self.scores[report.score_name(regime, arm, condition, metric)] = values
+        arms = self.arms.setdefault(regime, [])
+        if arm not in arms:
+            arms.append(arm)
+        columns = self.conditions.setdefault(regime, [])
+        if (condition, metric) not in columns:
+            columns.append((condition, metric))
+
+    def written(
+        self, config: Config, seconds: dict[str, float], settings: dict[str, Any], **data: Any
+    ) -> report.Record:
+        """The record, written."""
+        arms = {arm: None for names in self.arms.values() for arm in names}
+        return large_report.written(
+            self.name, "regimes", "several", list(arms), config, self.scores, seconds,
+            data=data, settings=settings, arms_of=self.arms, conditions_of=self.conditions,
+            bytes_of=self.bytes,
+        )  # fmt: skip
+
+
+def drifting(config: Config) -> report.Record:
+    """Runs the people who drift."""
+    book = Book("drift")
+    world = regimes_world.World(seed=config.drift_world)
+    errors, seconds, settings = regimes_drift.run(
+        config.seeds, config.drifters, config.drift_steps, world
+    )
+    for (arm, drift), values in errors.items():
+        book.keep(DRIFT, arm, drift, "mse", values)
+    return book.written(config, seconds, settings, name="synthetic", world=world.seed)
+
+
+def shelved(config: Config, pair: str) -> report.Record:
+    """Runs the shelves of a pair of domains."""
+    book = Book(f"domains-{pair.replace(' ', '-')}")
+    found, seconds, settings = regimes_domains.run(
+        pair, config.data_dir, config.shelf_steps, config.seeds, config.shelves
+    )
+    for (arm, shots), values in found.items():
+        book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
+    return book.written(config, seconds, settings, name=pair)
+
+
+def long_window(config: Config) -> report.Record:
+    """Runs the headroom and the histories longer than the window."""
+    book = Book("window")
+    data = sasrec.load(sasrec.Config(dataset=config.dataset, data_dir=config.data_dir))
+    plan = history.Plan(64, config.window_steps, config.meta_steps, config.people)
+    scores, room, seconds, settings, size = regimes_window.run(plan, data, config.window_seeds)
+    for context, values in room.items():
+        book.keep(ROOM, "recommender as it is", f"{context} items", "ndcg@10", values)
+    for arm, values in scores.items():
+        book.keep(LONG, arm, "10 to 19 in the window", "ndcg@10", values)
+    book.bytes = size
+    facts = {"name": data.name, "digest": data.digest(), "people": len(scores["no adaptation"][0])}
+    return book.written(config, seconds, settings, **facts)
+
+
+def run(config: Config) -> list[report.Record]:
+    """Runs the regimes asked for, each of which has a record of its own."""
+    config = dataclasses.replace(config, out=large_report.folder(config.out, "regimes"))
+    pairs = [functools.partial(shelved, pair=pair) for pair in regimes_domains.PAIRS]
+    wanted = [(config.drift, drifting), *((config.domains, pair) for pair in pairs)]
+    wanted.append((config.window, long_window))
+    return [make(config) for on, make in wanted if on]
+
+
+def stored(config: Config) -> list[report.Record]:
+    """The published records of the regimes asked for.
+
+    Raises:
+      UserError: there is none.
+    """
+    pairs = {f"domains-{p.replace(' ', '-')}": config.domains for p in regimes_domains.PAIRS}
+    named = {"drift": config.drift, **pairs, "window": config.window}
+    wanted = [f"regimes-{name}" for name, on in named.items() if on]
+    there = [name for name in wanted if (report.RESULTS / f"{name}.json").is_file()]
+    if not there:
+        raise UserError(f"no record {', '.join(wanted)}; run the experiment first (see --help)")
+    return [large_report.stored(name) for name in there]
+
+
+def of_regime(record: report.Record, regime: str) -> report.Record:
+    """The record as if it held one regime alone."""
+    facts = record.facts
+    own = {"scenario": regime, "arms": facts["arms_of"][regime]}
+    if facts["bytes_of"]:
+        own["bytes"] = facts["bytes_of"]
+    return dataclasses.replace(record, facts={**facts, **own})
+
+
+def show(record: report.Record) -> None:
+    """Prints a table per regime, and each arm's distance from no adaptation."""
+    for regime, columns in record.facts["conditions_of"].items():
+        own = of_regime(record, regime)
+        large_report.show(own, [tuple(column) for column in columns], regime.capitalize())
+        condition, metric = columns[-1]
+        get = lambda arm, r=regime, c=condition, m=metric: record.of(r, arm, c, m)
+        for arm in own.facts["arms"]:
+            if "no adaptation" in own.facts["arms"] and arm != "no adaptation":
+                gap = report.difference(get(arm), get("no adaptation"))
+                told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+                print(f"{metric}, {condition}: {arm} - no adaptation: {told}")
+
+
+def picture(record: report.Record, path: pathlib.Path) -> None:
+    """Saves the headroom: what more context is worth."""
+    columns = record.facts["conditions_of"].get(ROOM)
+    if not columns:
+        return
+    found = [report.interval(record.of(ROOM, "recommender as it is", c, m), m) for c, m in columns]
+    sizes = [int(condition.split()[0]) for condition, _ in columns]
+    with plots.page(path) as axes:
+        bars = [[r.mean - r.low for r in found], [r.high - r.mean for r in found]]
+        axes.errorbar(sizes, [r.mean for r in found], yerr=bars, **plots.look(0))
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [str(n) for n in sizes])
+        axes.set_xlabel(f"items of context ({record.facts['data']['name']}, new people)")
+        axes.set_ylabel("nDCG@10, all items")
+        axes.grid(alpha=0.25, linewidth=0.4)
+
+
+def main(config: Config) -> list[report.Record]:
+    """The records of the experiment, run or read, their tables and the picture of the headroom."""
+    records = stored(config) if config.from_records else run(config)
+    for record in records:
+        show(record)
+        picture(record, large_report.folder(config.out, "regimes") / "headroom.png")
+    return records

@@ -1,0 +1,217 @@
+"""A history longer than the window: does adapting to what no longer fits pay beyond reading?
+
+People unseen in training. Ten items are to be found, one after the other, by a recommender whose
+window begins ten items before them; the hundred items before those are the support. First the
+headroom: how much better the same recommender is where more of the history fits its window.
+"""
+
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax import optim, tree
+from metajax.adapters.conditions import film
+from metajax.adapters.lora import adapted, lora
+from metajax.data.histories.sequences import Sequences
+from metajax.evaluation import next_item
+from metajax.learners.gradient.maml import gradient
+from metajax.models import sequence
+from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
+
+from . import history as lab
+from .history import ROW, Plan
+
+NONE, HEAD, FULL, LORA = "no adaptation", "closed-form head", "full fine-tuning", "LoRA fine-tuned"
+META_LORA, META_FILM = "LoRA, meta-learned", "FiLM, meta-learned"
+READS = "in context, long window"
+CONTEXTS = (1, 5, 20, 50)
+LOW = tree.matching("attention/(query|value)/kernel")
+
+
+class Mean(NamedTuple):
+    """A taste solved on what a person met, beside the recommender and the head's settings."""
+
+    params: Params
+    head: dict[str, jax.Array]
+    taste: jax.Array
+
+
+def implicit_head() -> MetaLearner:
+    """The closed-form head: the taste of implicit least squares over the item vectors.
+
+    ``(V'V / n + sum v v' + penalty I) taste = sum v`` over the items met; its inner products with
+    the items are added to the recommender's scores with a weight. Its parameters are the
+    recommender's, ``weight`` and ``penalty``.
+
+    References: Hu, Koren, Volinsky, ICDM 2008.
+    """
+
+    def start(params: Params, profile: PyTree) -> Mean:
+        del profile
+        base, head = params["base"], {k: params[k] for k in ("weight", "penalty")}
+        return Mean(base, head, jnp.zeros(base["items"].shape[1]))
+
+    def adapt(state: Mean, examples: Examples, key: jax.Array) -> Mean:
+        del key
+        rows, _ = examples.inputs
+        vectors = sequence.vectors(state.params)
+        met = vectors[rows.reshape(-1)]
+        all_items = vectors.T @ vectors / len(vectors)
+        normal = all_items + met.T @ met + state.head["penalty"] * jnp.eye(met.shape[1])
+        return state._replace(
+            taste=state.head["weight"] * jnp.linalg.solve(normal, met.sum(axis=0))
+        )
+
+    none = lambda *given: jnp.zeros(())
+    return MetaLearner(lambda key, episode: {}, start, adapt, none, lambda *given: (none(), {}))
+
+
+def started_from(learner: MetaLearner, base: Params) -> MetaLearner:
+    """The learner whose frozen base is trained already."""
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        params = learner.init(key, episode)
+        return {**params, "model": {**params["model"], "base": base}}
+
+    return learner._replace(init=init)
+
+
+class Arms:
+    """Every way to adapt one trained backbone.
+
+    Attributes:
+      seconds, settings, bytes: by arm.
+    """
+
+    def __init__(self, plan: Plan, data: Sequences, seed: int):
+        self.plan, self.seed = plan, seed
+        need = ROW * (lab.ROWS + 1)
+        people = [lab.of_people(data, group) for group in lab.groups(len(data.length))]
+        keep = lambda d: lab.of_people(d, np.flatnonzero(d.length >= max(need, plan.window)))
+        self.train, self.meta, self.valid, self.test = people[0], *map(keep, people[1:])
+        self.test = lab.of_people(self.test, np.arange(len(self.test.length))[: plan.people])
+        self.settings_of = lab.settings_of(data)
+        self.model = lab.likelihood(self.settings_of)
+        self.seconds: dict[str, float] = {}
+        self.settings: dict[str, Any] = {}
+        self.bytes = {NONE: 0, READS: 4 * plan.window, HEAD: 4 * self.settings_of.shape.width}
+        began = time.perf_counter()
+        self.base = lab.backbone(plan, self.train, seed)
+        self.seconds["backbone"] = time.perf_counter() - began
+
+    def found(self, learner: MetaLearner, read: Any, params: Params, data: Sequences) -> np.ndarray:
+        """Places (U, JUDGED)."""
+        return lab.places(self.settings_of.num_items, learner, read, params, data)
+
+    def as_it_is(self, reader: lab.Reader) -> np.ndarray:
+        """Places of the test without adaptation."""
+        read = lambda state, tail: (reader(state.params, tail), sequence.vectors(state.params))
+        return self.found(implicit_head(), read, self.weighted(0.0, 1.0), self.test)
+
+    def weighted(self, weight: float, penalty: float) -> Params:
+        """The parameters of the closed-form head."""
+        return {"base": self.base, "weight": jnp.asarray(weight), "penalty": jnp.asarray(penalty)}
+
+    def reads(self, use: Any) -> Any:
+        """Reads the short window with the parameters that ``use`` makes of a state."""
+        reader = lab.window(self.settings_of, ROW)
+
+        def read(state: Any, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
+            own = use(tree.merge(state.fast, state.shared))
+            return reader(own, tail), sequence.vectors(own)
+
+        return read
+
+    def head(self) -> np.ndarray:
+        """The closed-form head, its weight and penalty chosen."""
+        reader = lab.window(self.settings_of, ROW)
+
+        def read(state: Mean, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return reader(state.params, tail) + state.taste[None], sequence.vectors(state.params)
+
+        valid, learner = {}, implicit_head()
+        for weight in (0.3, 1.0, 3.0):
+            for penalty in (0.1, 1.0):
+                params = self.weighted(weight, penalty)
+                valid[weight, penalty] = ndcg(self.found(learner, read, params, self.valid))
+        best = max(valid, key=lambda k: valid[k])
+        self.settings[HEAD] = {"weight": best[0], "penalty": best[1], "trials": len(valid)}
+        return self.found(learner, read, self.weighted(*best), self.test)
+
+    def tuned(self, arm: str, model: Model, params: Params, adapts: tree.Filter, use: Any):
+        """Three plain gradient steps at the rate that is best on validation."""
+        valid, made = {}, {}
+        fast, _ = tree.partition(params["model"], adapts)
+        learner = gradient(model, optim.learned_rates(1.0), 3, adapts=adapts, loss=lab.unlikeliness)
+        for rate in (0.003, 0.03, 0.3):
+            log_rates = optim.learned_rates(rate).init(fast)
+            made[rate] = {**params, "rates": log_rates}
+            valid[rate] = ndcg(self.found(learner, self.reads(use), made[rate], self.valid))
+        best = max(valid, key=lambda rate: valid[rate])
+        self.settings[arm] = {"rate": best, "valid": valid}
+        self.bytes[arm] = 4 * tree.size(fast)
+        return self.found(learner, self.reads(use), made[best], self.test)
+
+    def meta_learned(self, arm: str, model: Model, use: Any) -> np.ndarray:
+        """Three gradient steps on an adapter, its start and its rates learned across people."""
+        inner, adapts = optim.learned_rates(0.03), tree.under("adapter")
+        learner = gradient(model, inner, 3, adapts=adapts, loss=lab.unlikeliness)
+        learner = started_from(learner, self.base)
+        params = lab.meta_fit(learner, self.meta, self.plan.meta_steps, self.seed)
+        self.bytes[arm] = 4 * tree.size(params["model"]["adapter"])
+        return self.found(learner, self.reads(use), params, self.test)
+
+    def all(self) -> dict[str, np.ndarray]:
+        """Places of every arm."""
+        low, scaled = lora(self.model, 2, LOW), film(self.model, self.settings_of.shape)
+        rows = jax.tree.map(jnp.asarray, lab.episode(jnp.zeros((lab.ROWS + 1, ROW), jnp.int32)))
+        fresh = low.init(jax.random.key(5), (), rows.support.inputs)["adapter"]
+        use_low = lambda p: adapted(p["base"], p["adapter"])
+        use_film = lambda p: {**p["base"], "film": p["adapter"]}
+        start = {"model": {"base": self.base, "adapter": fresh}, "rates": ()}
+        whole = {"model": self.base, "rates": ()}
+        under = tree.under("adapter")
+        made = {
+            NONE: lambda: self.as_it_is(lab.window(self.settings_of, ROW)),
+            READS: lambda: self.as_it_is(lab.window(self.settings_of, self.plan.window)),
+            HEAD: self.head,
+            FULL: lambda: self.tuned(FULL, self.model, whole, tree.everything, lambda p: p),
+            LORA: lambda: self.tuned(LORA, low, start, under, use_low),
+            META_LORA: lambda: self.meta_learned(META_LORA, low, use_low),
+            META_FILM: lambda: self.meta_learned(META_FILM, scaled, use_film),
+        }
+        found = {}
+        for arm, make in made.items():
+            began = time.perf_counter()
+            found[arm] = make()
+            self.seconds[arm] = time.perf_counter() - began
+            print(f"{arm}: {ndcg(found[arm]):.4f} {self.seconds[arm]:.0f} s", flush=True)
+        return found
+
+
+def ndcg(rank: np.ndarray) -> float:
+    """The mean nDCG@10 of places."""
+    return float(next_item.from_place(rank)["ndcg@10"].mean())
+
+
+def run(plan: Plan, data: Sequences, seeds: int) -> tuple[dict, dict, dict, dict, dict]:
+    """nDCG@10 (S, people) by arm and by context, seconds, settings and bytes per user."""
+    scores: dict[str, list[np.ndarray]] = {}
+    room: dict[int, list[np.ndarray]] = {}
+    each = lambda rank: next_item.from_place(rank)["ndcg@10"].mean(axis=1)
+    seconds, settings, size = {}, {}, {}
+    for seed in range(seeds):
+        arms = Arms(plan, data, seed)
+        for context in (c for c in CONTEXTS if c <= plan.window):
+            rank = arms.as_it_is(lab.exactly(arms.settings_of, context))
+            room.setdefault(context, []).append(each(rank))
+            print(f"{context} items of context: {ndcg(rank):.4f}", flush=True)
+        for arm, rank in arms.all().items():
+            scores.setdefault(arm, []).append(each(rank))
+            settings[f"{arm}, seed {seed}"] = arms.settings.get(arm, {})
+        seconds, size = arms.seconds, arms.bytes
+    stack = lambda rows: {name: np.stack(values) for name, values in rows.items()}
+    return stack(scores), stack(room), seconds, settings, size

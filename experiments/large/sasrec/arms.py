@@ -1,0 +1,157 @@
+"""Next-item recommenders without a Transformer: what a sequence model must beat.
+
+Each arm returns scores (U, V) of all people at once; they learn from everything but the last two
+items of each person, as the Transformer does, and read at the test what it reads.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.sparse as sp
+
+from metajax.data.histories.sequences import HELD_OUT, Held, Sequences
+from metajax.evaluation import next_item
+
+
+def trained_part(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
+    """The person and the item of every trained interaction, in order."""
+    person = np.repeat(np.arange(len(sequences.length)), sequences.length)
+    place = np.arange(len(person)) - np.repeat(sequences.start, sequences.length)
+    kept = place < (sequences.length - HELD_OUT)[person]
+    return person[kept], sequences.items[kept]
+
+
+def popularity(sequences: Sequences, held: Held) -> np.ndarray:
+    """How often each item was met, for everyone."""
+    _, item = trained_part(sequences)
+    count = np.bincount(item, minlength=sequences.num_items).astype(np.float32)
+    return np.broadcast_to(count, (len(held.target), sequences.num_items))
+
+
+def _recent(held: Held, num_items: int, decay: float) -> sp.csr_matrix:
+    """Histories (U, V) whose n-th newest item weighs ``decay**n``."""
+    people, width = held.history.shape
+    age = held.length[:, None] - 1 - np.arange(width)[None, :]
+    real = age >= 0
+    weight = np.where(real, decay ** np.maximum(age, 0), 0.0)[real]
+    row = np.nonzero(real)[0]
+    return sp.csr_matrix((weight, (row, held.history[real])), shape=(people, num_items))
+
+
+def item_knn(sequences: Sequences, held: Held, neighbors: int, decay: float) -> np.ndarray:
+    """Cosine of items by who met them; the sum over the history, newer items weighing more.
+
+    References: Sarwar et al., WWW 2001.
+    """
+    person, item = trained_part(sequences)
+    shape = (len(sequences.length), sequences.num_items)
+    met = sp.csr_matrix((np.ones(len(item)), (person, item)), shape=shape)
+    together = np.asarray((met.T @ met).todense(), np.float32)
+    norm = np.sqrt(np.maximum(np.diag(together), 1.0))
+    cosine = together / norm[:, None] / norm[None, :]
+    np.fill_diagonal(cosine, 0.0)
+    return _from_similarity(cosine, held, neighbors, decay)
+
+
+def transitions(sequences: Sequences, held: Held, reach: int, decay: float) -> np.ndarray:
+    """What followed each item within ``reach`` steps, over how often it was met: nothing trained.
+
+    A step of d counts 1/d; the sum over the history, newer items weighing more.
+    """
+    person, item = trained_part(sequences)
+    n = sequences.num_items
+    follows = sp.csr_matrix((n, n))
+    for step in range(1, reach + 1):
+        same = person[step:] == person[:-step]
+        pair = (item[:-step][same], item[step:][same])
+        follows = follows + sp.csr_matrix((np.full(same.sum(), 1.0 / step), pair), shape=(n, n))
+    met = np.maximum(np.bincount(item, minlength=n), 1.0)
+    rate = np.asarray(follows.todense(), np.float32) / (met[:, None] + 5.0)
+    return _from_similarity(rate.astype(np.float32), held, n, decay)
+
+
+def _from_similarity(weight: np.ndarray, held: Held, neighbors: int, decay: float) -> np.ndarray:
+    """Scores (U, V): each history's sum of the rows of its items, cut to their best columns."""
+    n = weight.shape[0]
+    if neighbors < n:
+        cut = np.partition(weight, n - neighbors, axis=1)[:, n - neighbors]
+        weight = np.where(weight >= cut[:, None], weight, 0.0)
+    return np.asarray(_recent(held, n, decay) @ weight, np.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """Settings of matrix factorization."""
+
+    dim: int = 64
+    rate: float = 3e-3
+    decay: float = 1e-2
+    epochs: int = 30
+    batch: int = 4096
+
+
+def bpr(sequences: Sequences, held: Held, settings: Factors, seed: int = 0) -> np.ndarray:
+    """Matrix factorization by Bayesian personalized ranking: trained pairs above random items.
+
+    References: Rendle et al., UAI 2009.
+    """
+    del held
+    person, item = (jnp.asarray(x) for x in trained_part(sequences))
+    num_people, num_items = len(sequences.length), sequences.num_items
+    keys = jax.random.split(jax.random.key(seed), 3)
+    normal = lambda key, rows: 0.05 * jax.random.normal(key, (rows, settings.dim))
+    params = {
+        "person": normal(keys[0], num_people),
+        "item": normal(keys[1], num_items),
+        "bias": jnp.zeros(num_items),
+    }
+    num_steps = settings.epochs * (len(item) // settings.batch + 1)
+    tx = optax.adam(optax.cosine_decay_schedule(settings.rate, num_steps))
+
+    def loss(params, key):
+        key_row, key_other = jax.random.split(key)
+        row = jax.random.randint(key_row, (settings.batch,), 0, len(item))
+        other = jax.random.randint(key_other, (settings.batch,), 0, num_items)
+        u, liked, any_item = params["person"][person[row]], item[row], other
+        i, j = params["item"][liked], params["item"][any_item]
+        margin = jnp.sum(u * (i - j), axis=1) + params["bias"][liked] - params["bias"][any_item]
+        size = jnp.mean(jnp.sum(u**2 + i**2 + j**2, axis=1))
+        return -jnp.mean(jax.nn.log_sigmoid(margin)) + 0.5 * settings.decay * size
+
+    def step(carry, key):
+        params, state = carry
+        updates, state = tx.update(jax.grad(loss)(params, key), state)
+        return (optax.apply_updates(params, updates), state), None
+
+    run = jax.jit(lambda p, k: jax.lax.scan(step, (p, tx.init(p)), k)[0][0])
+    found = jax.device_get(run(params, jax.random.split(keys[2], num_steps)))
+    return found["person"] @ found["item"].T + found["bias"][None, :]
+
+
+def judged(scores: np.ndarray, held: Held, num_items: int, key: jax.Array) -> dict[str, np.ndarray]:
+    """Places (U,) under each protocol of stored scores (U, V)."""
+    table = jnp.asarray(scores)
+    scorer = lambda person, history, length: table[person]
+    found = next_item.places(scorer, held, num_items, key)
+    return {name: np.asarray(rank) for name, rank in found.items()}
+
+
+def chosen(
+    make: Callable[..., np.ndarray],
+    grid: list[tuple],
+    sequences: Sequences,
+    valid: Held,
+    key: jax.Array,
+) -> tuple[tuple, float]:
+    """The settings of an arm that are best on the validation items, and their nDCG@10 there."""
+    found = {}
+    for settings in grid:
+        ranks = judged(make(sequences, valid, *settings), valid, sequences.num_items, key)
+        ndcg = next_item.from_place(ranks[next_item.FULL])["ndcg@10"]
+        found[settings] = float(ndcg.mean())
+    best = max(found, key=lambda s: found[s])
+    return best, found[best]

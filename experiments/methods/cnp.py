@@ -1,0 +1,81 @@
+"""CNP: the mean code of a user's rated items is an input of the network; no inner steps.
+
+Reference: Garnelo et al., "Conditional neural processes", ICML 2018.
+Run: python -m experiments cnp --dataset ml-1m
+Published: none under this protocol.
+Deviates: the mean of the predictive distribution only; encoder and decoder read the same features,
+of which item factors and biases are estimated beforehand from all meta-training ratings.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+import optax
+
+from metajax import benchmark
+from metajax.learners.cold_start.cmml import modulated
+from metajax.models.features import conditioned_mlp, labeled_features
+from metajax.models.modulated import at_rest, centered, over_features, pair_features
+from metajax.models.towers import stored_mean
+from metajax.results import records
+from metajax.types import MetaLearner, Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """Settings of the experiments whose networks read the features of a user-item pair."""
+
+    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
+    outer_rate: float = 1e-3
+    """Rate of Adam across tasks."""
+    embedding: int = 16
+    """Width of each category's embedding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Base):
+    """Settings of the experiment."""
+
+    code: int = 64
+    """Width of a user's code."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of the decoder."""
+
+
+def features(problem: benchmark.Problem, embedding: int) -> Model:
+    """The features of a user with each item, their categories embedded in so many dimensions."""
+    table = problem.table
+    return pair_features(table.user_features.sizes, table.item_features.sizes, embedding)
+
+
+def model(config: Config, problem: benchmark.Problem) -> Model:
+    """The decoder of a user who has not rated anything, for A3 and A4."""
+    net = over_features(
+        features(problem, config.embedding),
+        conditioned_mlp(config.hidden),
+        stored_mean(problem.mean),
+    )
+    return at_rest(net, jnp.zeros(config.code))
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """CNP and its outer optimizer."""
+    learner = modulated(
+        features(problem, config.embedding),
+        centered(labeled_features((64, config.code)), problem.mean),
+        conditioned_mlp(config.hidden),
+        stored_mean(problem.mean),
+        config.code,
+    )
+    return learner, optax.adam(config.outer_rate)
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("cnp", config, model, {"A6 CNP": build}, "A6 CNP")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

@@ -1,0 +1,44 @@
+"""First-order meta-learning, FOMAML and Reptile: "fast adaptation on multiple tasks" (FOMA).
+
+Both learn an initialization without second derivatives. FOMAML takes the inner steps for constants
+in MAML's outer gradient; Reptile moves the initialization toward where each task's steps lead. The
+founding texts of this project name the idea "Fast Adaptation on Multiple Tasks" and describe
+adapting a shared start to many tasks by plain gradient steps: these two are the published methods
+that do so, hence the name of this file.
+
+References: Finn et al., ICML 2017, section 5.2 (FOMAML); Nichol, Achiam, Schulman, "On first-order
+meta-learning algorithms", 2018 (Reptile).
+Run: python -m experiments foma --dataset ml-1m
+Published: none under this protocol.
+Deviates: Reptile's outer step is Adam on its pseudo-gradient; item factors and biases are estimated
+beforehand from all meta-training ratings.
+"""
+
+import optax
+
+from metajax import benchmark
+from metajax.learners.gradient.maml import gradient
+from metajax.results import records
+from metajax.types import MetaLearner
+
+from . import reptile
+from .maml import Config, inner, model
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """FOMAML and its outer optimizer."""
+    steps = config.inner_steps
+    learner = gradient(model(config, problem), inner(config), steps, second_order=False)
+    return learner, optax.adam(config.outer_rate)
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment."""
+    methods = {"A6 FOMAML": build, "A6 Reptile": reptile.build}
+    return benchmark.run_experiment("foma", config, model, methods, "A6 FOMAML")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

@@ -1,0 +1,34 @@
+"""L2F: MAML that first forgets, layer by layer, as much of the shared start as a user asks for.
+
+Reference: Baik, Hong, Lee, "Learning to forget for meta-learning", CVPR 2020.
+Run: python -m experiments l2f --dataset ml-1m
+Published: none under this protocol.
+Deviates: item factors and biases are estimated beforehand from all meta-training ratings.
+"""
+
+import optax
+
+from metajax import benchmark
+from metajax.results import records
+from metajax.transforms.attenuate import attenuate
+from metajax.types import MetaLearner
+
+from . import maml
+from .maml import Config, model
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """L2F and its outer optimizer."""
+    learner, tx = maml.build(config, problem)
+    return attenuate(learner), tx
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment("l2f", config, model, {"A6 L2F": build}, "A6 L2F")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

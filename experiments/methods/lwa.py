@@ -1,0 +1,72 @@
+"""LWA and NLBA: a user's weights, or biases, are linear in the mean liked and disliked item.
+
+Reference: Vartak, Thiagarajan, Miranda, Bratman, Larochelle, "A meta-learning perspective on
+cold-start recommendations for items", NeurIPS 2017.
+Run: python -m experiments lwa --dataset ml-1m
+Published: none under this protocol; the paper's data is not public.
+Deviates: ratings above the mean are liked, and the score predicts the rating; item factors and
+biases are estimated beforehand from all meta-training ratings.
+"""
+
+import dataclasses
+
+import optax
+
+from metajax import benchmark, losses
+from metajax.learners.cold_start.lwa import lwa, nlba
+from metajax.models.items import linear_head
+from metajax.models.towers import column, stored_mean
+from metajax.results import records
+from metajax.types import MetaLearner, Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
+    outer_rate: float = 3e-3
+    """Rate of Adam across tasks."""
+    hidden: tuple[int, ...] = (64,)
+    """Widths of NLBA's hidden layers."""
+
+
+def parts(problem: benchmark.Problem) -> tuple[Model, Model, int]:
+    """Features, offset and number of features."""
+    width = problem.table.item_features.columns["factor"].shape[1] + 1
+    return column("factor", constant=True), stored_mean(problem.mean), width
+
+
+def model(config: Config, problem: benchmark.Problem) -> Model:
+    """A linear model of the same features, for A3 and A4."""
+    del config
+    return linear_head(*parts(problem))
+
+
+def build(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """LWA and its outer optimizer."""
+    learner = lwa(*parts(problem), threshold=problem.mean, loss=losses.squared_error)
+    return learner, optax.adam(config.outer_rate)
+
+
+def build_biases(
+    config: Config, problem: benchmark.Problem
+) -> tuple[MetaLearner, optax.GradientTransformation]:
+    """NLBA and its outer optimizer."""
+    learner = nlba(
+        *parts(problem), config.hidden, threshold=problem.mean, loss=losses.squared_error
+    )
+    return learner, optax.adam(config.outer_rate)
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment."""
+    return benchmark.run_experiment(
+        "lwa", config, model, {"A6 LWA": build, "A6 NLBA": build_biases}, "A6 LWA"
+    )
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

@@ -1,0 +1,267 @@
+"""The few-shot classics in one page: what the stored records say, beside what was published.
+
+Run: python -m experiments classics --project (writes docs/classics.md and the README's block)
+     python -m experiments classics --from-records prints the README's block, in a second.
+Every number is computed from the per-task scores of a record, or quoted from
+third_party/published.toml; the GPU's are a projection with its arithmetic.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from metajax import benchmark
+from metajax.benchmark.command import Preset
+from metajax.data import images
+from metajax.results import records as report
+from metajax.types import UserError
+
+from ..classics import few_shot, projection
+from ..classics.omniglot import omniglot
+from ..classics.sinusoid import report as sinusoid_report
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SETTINGS = tuple(f"{ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the page can be told."""
+
+    preset: Preset = "paper"
+    """Nothing is run that has a size."""
+    out: pathlib.Path = ROOT / "docs" / "classics.md"
+    """The page."""
+    project: bool = False
+    """Count the projection's operations and kernels anew, in minutes; else the page's stand."""
+    from_records: bool = False
+    """Print the README's block, and write nothing."""
+
+
+def omniglot_table() -> str:
+    """A row per method, a column per setting: ours with its interval, then what was published."""
+    records = [report.read(p) for p in sorted(report.RESULTS.glob("omniglot-*w*s-*.json"))]
+    found = {(r.facts["scenario"], r.facts["arm"]): r for r in records}
+    names = [label for label, _ in omniglot.ARMS.values()]
+    ranked = sorted({arm for scenario, arm in found if scenario in SETTINGS}, key=_rank(names))
+    quoted = few_shot.published("omniglot")
+    lines = ["| method | " + " | ".join(SETTINGS) + " |", "| --- " * (len(SETTINGS) + 1) + "|"]
+    for arm in ranked:
+        cells = [_cell(found.get((s, arm)), quoted.get(f"{s}|{arm}", "")) for s in SETTINGS]
+        lines.append("| " + " | ".join([arm, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def _rank(names: list[str]) -> Callable[[str], tuple[int, str]]:
+    """Methods as they are listed, each followed by its variants."""
+    return lambda arm: (names.index(arm.split(",")[0]), arm)
+
+
+def _cell(record: report.Record | None, published: str) -> str:
+    theirs = f" ({published})" if published else ""
+    if record is None:
+        return f"—{theirs}" if published else ""
+    scores = next(iter(record.scores.values()))
+    r = report.interval(scores, "accuracy")
+    fewer = "" if scores.shape[1] == omniglot.Config.test_tasks else f" on {scores.shape[1]} tasks"
+    return f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]{fewer}{theirs}"
+
+
+def unlabeled_table() -> str:
+    """Tasks made without labels: accuracy of each arm, then what was published."""
+    scenario = f"{SETTINGS[0]}, no labels"
+    quoted = few_shot.published("omniglot")
+    lines = [f"| arm | {scenario} |", "| --- | --- |"]
+    for path in sorted(report.RESULTS.glob("omniglot-unsupervised-*.json")):
+        record = report.read(path)
+        arm = record.facts["arm"]
+        lines.append(f"| {arm} | {_cell(record, quoted.get(f'{scenario}|{arm}', ''))} |")
+    return "\n".join(lines)
+
+
+def sinusoid_table(stems: Sequence[str], steps: int) -> str:
+    """A row per learner, a column per record: mean squared error after so many steps."""
+    paths = [report.RESULTS / f"sinusoid-{stem}.json" for stem in stems]
+    records = [report.read(path) for path in paths if path.is_file()]
+    if not records:
+        return "No record is stored yet."
+    scenarios = [r.facts["scenario"] for r in records]
+    quoted = few_shot.published("sinusoid")
+    lines = ["| learner | " + " | ".join(scenarios) + " |", "| --- " * (len(records) + 1) + "|"]
+    for arm in records[0].facts["arms"]:
+        cells = []
+        for record, scenario in zip(records, scenarios, strict=True):
+            scores = record.of(scenario, arm, f"steps={steps}", sinusoid_report.METRIC)
+            r = report.interval(scores, sinusoid_report.METRIC)
+            published = quoted.get(f"{scenario}|{arm}", "")
+            theirs = f" ({published})" if published else ""
+            ours = f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]"
+            cells.append(("a task diverged" if np.isinf(r.mean) else ours) + theirs)
+        lines.append("| " + " | ".join([arm, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def tables() -> dict[str, str]:
+    """The tables of the page, by their place in it."""
+    points = ("k5", "k10", "k20")
+    given = ("memorization-k5", "memorization-k10")
+    return {
+        "omniglot": omniglot_table(),
+        "spent": spent(),
+        "unlabeled": unlabeled_table(),
+        "one": sinusoid_table(points, 1),
+        "ten": sinusoid_table(points, 10),
+        "given": sinusoid_table(given, 100),
+    }
+
+
+def readme_block() -> str:
+    """What the README says of the classics."""
+    return (
+        "Omniglot, accuracy in per cent on 600 test tasks [95 % interval], in parentheses as "
+        "published, a dash where nothing was run here:\n\n" + omniglot_table()
+    )
+
+
+def spent() -> str:
+    """Steps, inner steps where they were chosen here, and minutes of each Omniglot record."""
+    names = "setting", "method", "outer steps", "tasks a step", "inner steps", "minutes"
+    lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
+    for path in sorted(report.RESULTS.glob("omniglot-*w*s-*.json")):
+        f = report.read(path).facts
+        if f["scenario"] in SETTINGS:
+            s = f["schedule"]
+            row = [f["scenario"], f["arm"], f"{s['num_steps']:,}", str(s["num_tasks"])]
+            row += [_inner(f), f"{f['seconds']['train'] / 60:.1f}"]
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
+def _inner(facts: dict[str, Any]) -> str:
+    """Inner steps in training and at test, and their rate, of a record that says them."""
+    if "inner" not in facts:
+        return ""
+    inner = omniglot.Inner(**facts["inner"])
+    tested = "" if inner.tested == inner.trained else f", {inner.tested} at test"
+    return f"{inner.trained} of {inner.rate:g}{tested}"
+
+
+def published_method(ways: int, shots: int) -> few_shot.Method:
+    """MAML with the published schedule."""
+    return omniglot.maml(omniglot.Config(ways=ways, shots=shots, published=True))
+
+
+def blank() -> images.ClassImages:
+    """Images of the right shape, for programs that are counted and not run."""
+    return images.of_labels(np.zeros((1000, 28, 28), np.uint8), np.repeat(np.arange(50), 20))
+
+
+def projected() -> str:
+    """The published schedule of MAML on a GPU, by arithmetic."""
+    device, lines = projection.H100, []
+    for ways, shots in ((5, 1), (20, 1)):
+        method = published_method(ways, shots)
+        found = projection.cost(method, blank())
+        said = projection.sentence(found, method.num_steps)
+        lines.append(f"- {ways}-way {shots}-shot: {said}.")
+    return (
+        f"No GPU was at hand. This is arithmetic, supposing one {device.name}, "
+        f"{100 * device.share:.0f} % of it reached by batched products of this size, and "
+        f"{1e6 * device.launch:.0f} microseconds a kernel, nothing overlapping. Kernels are "
+        "counted in the program compiled for a CPU, all tasks of a step at once.\n\n"
+        + "\n".join(lines)
+    )
+
+
+PAGE = """# Few-shot classics
+
+Written by `python -m experiments classics` from the records in `paper/results/`.
+
+## Omniglot
+
+Accuracy in per cent on 600 test tasks with its 95 % interval over tasks, in parentheses what the
+paper reports; all with the statistics of the query batch (transductive), as published, except the
+variant with layer norm, which judges each image alone. `python -m experiments omniglot --help`.
+
+{omniglot}
+
+What they took, on one core of a shared two-core machine: minutes, where MAML's published schedules
+are 60,000 steps of 16 or 32 tasks. Inner rates and numbers of steps are those of the papers, or
+were chosen on validation classes where one long inner step makes more of minutes than five short
+ones (`INNER` in `experiments/classics/omniglot/omniglot.py`; `experiments/LOG.md` has what was
+tried):
+
+{spent}
+
+Tasks from clusters of images whose labels nobody looked at (`python -m experiments unsupervised`),
+beside the same learner with labels, tasks from random clusters, and no meta-training at all:
+
+{unlabeled}
+
+## Sines
+
+Mean squared error after one gradient step, or in closed form; three seeds, 600 test tasks.
+`python -m experiments sinusoid --from-records` has every number of steps, and draws the curves.
+
+{one}
+
+After ten steps:
+
+{ten}
+
+Tasks whose amplitude is given away in training, so that they can be memorized, and is not to be
+trusted at test (`python -m experiments memorization`); after 100 steps:
+
+{given}
+
+The arms called *program* follow the authors' notebook, which makes a new Adam at every outer step
+and starts from noise too small to feel: what keeps it from memorizing is that optimizer together
+with a small penalty on squares, as the two controls below it show; the docstring says how.
+MR-MAML above them is the method of the paper with an optimizer that keeps its moments.
+
+## On a GPU
+
+"""
+
+
+START, END = "<!-- classics: written by experiments.pages.classics -->", "<!-- end of classics -->"
+
+
+def put_block(text: str) -> str:
+    """The README's text with the block between its two marks.
+
+    Raises:
+      UserError: the marks are missing.
+    """
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise UserError(f"the README has no lines {START} and {END}; put them where the table goes")
+    return f"{before}{START}\n{readme_block()}\n{END}{after}"
+
+
+def main(config: Config) -> None:
+    """Writes page and block, or prints the block."""
+    if not list(report.RESULTS.glob("omniglot-*w*s-*.json")):
+        raise UserError(
+            f"no records in {report.RESULTS}; run experiments.classics.omniglot.omniglot --publish"
+        )
+    if config.from_records:
+        print(readme_block())
+        return
+    head = PAGE.format(**tables())
+    if config.project or not config.out.is_file():
+        last = projected() + "\n"
+    else:
+        last = config.out.read_text().rpartition("## On a GPU\n\n")[2]
+    config.out.write_text(head + last)
+    readme = ROOT / "README.md"
+    readme.write_text(put_block(readme.read_text()))
+    print(f"wrote {config.out} and the block of {readme}")
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config)

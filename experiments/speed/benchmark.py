@@ -1,0 +1,156 @@
+"""Speed: whole outer steps, Adam included, of this library, of plain JAX and of PyTorch.
+
+Run: python -m experiments benchmark --workload W1 --steps 5 --peers --quick
+     python -m experiments benchmark --from-records writes docs/speed.md from the stored records.
+Each way runs in a process of its own, all of them in turns on one core with one thread; figures are
+medians of processor time. All ways compute the same loss, or the run fails. ``plain`` is what one
+writes first in JAX: jit of the gradient of the mean of a mapped task.
+Workloads: W1 sines; W2 characters (W2q15 with 15 queries a class); W3 users with features; W4 a
+Transformer of which low-rank updates adapt (W4h: its head).
+"""
+
+import dataclasses
+import importlib.metadata
+import importlib.util
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from metajax.benchmark import command
+from metajax.results import records
+from metajax.types import UserError
+
+from . import curves, measure, page, problems, worker
+
+PEERS = ("torch.func", "torch.func compiled", "torch loop", "learn2learn", "torchopt")
+TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h", 5)}
+"""Where compiling `torch.func` takes longer than a whole comparison."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the benchmark can be told."""
+
+    workload: tuple[str, ...] = ("W1", "W2", "W3")
+    """Workloads: W1, W2, W2q15, W3, W4, W4h."""
+    steps: tuple[int, ...] = (1, 5)
+    """Inner steps."""
+    first_order: bool = False
+    """Leave second derivatives out."""
+    peers: bool = False
+    """Measure PyTorch beside."""
+    ways: tuple[str, ...] = ()
+    """Measure these ways alone; all that fit the workload by default."""
+    two_cores: bool = False
+    """Measure the library on two cores beside, tasks dealt over them."""
+    quick: bool = False
+    """Fewer rounds."""
+    patience: float = 900.0
+    """Seconds to wait for a way to compile before it is skipped."""
+    out: pathlib.Path = pathlib.Path("out/speed")
+    """Folder for records."""
+    publish: bool = False
+    """Store the record in paper/results too."""
+    from_records: bool = False
+    """Write docs/speed.md from the stored records, without running anything."""
+
+
+def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict[str, str]]:
+    """The ways to measure, and those to leave out with the reason."""
+    found, left_out = ["metajax", "plain"], {}
+    if name == "W2" and not config.quick:
+        found.append("plain, lax.conv")
+    if name.startswith("W4"):
+        found.append("plain, last place")
+    if config.two_cores:
+        found.append(worker.TWO_CORES)
+    for peer in PEERS if config.peers else ():
+        reason = _missing(peer)
+        if peer.endswith("compiled") and (name, num_steps) in TOO_LONG:
+            reason = reason or "compiling takes many minutes"
+        if peer == "torchopt" and config.first_order:
+            reason = reason or "it has no first order"
+        if reason:
+            left_out[peer] = reason
+        else:
+            found.append(peer)
+    wanted = lambda way: not config.ways or way in config.ways
+    kept = {way: reason for way, reason in left_out.items() if wanted(way)}
+    return [way for way in found if wanted(way)], kept
+
+
+def _missing(peer: str) -> str:
+    """Why a peer cannot run here; empty if it can."""
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed: pip install metajax[peers]"
+    if peer in worker.PACKAGES and importlib.util.find_spec(peer) is None:
+        return f"{peer} is not installed: pip install {peer}"
+    return ""
+
+
+def run_one(config: Config, name: str, num_steps: int) -> records.Record:
+    """Measures one workload at one number of inner steps, and stores the record."""
+    found, left_out = variants(config, name, num_steps)
+    workers = measure.compare(
+        found,
+        name,
+        num_steps,
+        second_order=not config.first_order,
+        seconds=1.0 if config.quick else 3.0,
+        rounds=3 if config.quick else 7,
+        patience=config.patience,
+    )
+    problem = problems.PROBLEMS[name]()
+    rows = [measure.row(w, len(problem.support.label)) for w in workers]
+    rows += [{"variant": peer, "skipped": reason} for peer, reason in left_out.items()]
+    scenario = f"{name}, {num_steps} inner steps" + ", first order" * config.first_order
+    facts: dict[str, Any] = {
+        "experiment": "speed",
+        "scenario": scenario,
+        "title": problem.title,
+        "num_steps": num_steps,
+        "rows": rows,
+        "config": dataclasses.asdict(config),
+        "config_hash": records.config_hash(config),
+        "environment": records.environment(),
+        "peers": _versions(workers),
+    }
+    scores = {
+        records.score_name(scenario, w.variant, "step", "cpu_seconds"): np.asarray(w.cpu)[None]
+        for w in workers
+        if w.cpu
+    }
+    record = records.Record(facts, scores)
+    stem = f"speed-{name}-{num_steps}".lower() + "-first" * config.first_order
+    for folder in (config.out, *[records.RESULTS] * config.publish):
+        records.write(folder, stem, record)
+    return record
+
+
+def _versions(workers: list[measure.Worker]) -> dict[str, str]:
+    """The versions of the peers' packages that ran."""
+    names = {"torch", *worker.PACKAGES} if any("torch" in w.variant for w in workers) else set()
+    return {n: importlib.metadata.version(n) for n in sorted(names) if importlib.util.find_spec(n)}
+
+
+def main(config: Config) -> None:
+    """Measures and prints, or writes the page of the stored records."""
+    unknown = [name for name in config.workload if name not in problems.PROBLEMS]
+    if unknown:
+        known = ", ".join(problems.PROBLEMS)
+        raise UserError(f"no workload {unknown[0]!r}; the known ones are {known}")
+    if min(config.steps) < 1:
+        raise UserError("inner steps must be 1 or more; give --steps 1 5")
+    if config.from_records:
+        print(f"wrote {page.write()}")
+        if (records.RESULTS / f"{curves.NAME}.json").is_file():
+            curves.main(curves.Config(from_records=True))
+        return
+    for name in config.workload:
+        for num_steps in config.steps:
+            page.show(run_one(config, name, num_steps))
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)

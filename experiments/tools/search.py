@@ -1,0 +1,218 @@
+"""Tuning of any experiment's settings on meta-validation: TPE with pruning, resumable.
+
+Reads the experiment's `Config` and `build`; opens no test task. A stopped search goes on, and
+several processes with the same --out share it. Writes a record with all trials, and the budget
+curve, the importance of the settings and parallel coordinates as figures.
+
+Run: python -m experiments search maml --dataset synthetic --trials 20
+     --space inner_rate=log:0.01:1 inner_steps=int:1:10
+"""
+
+import dataclasses
+import importlib
+import pathlib
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from tyro.conf import Positional
+
+from metajax import benchmark
+from metajax.benchmark import baselines, command
+from metajax.benchmark.problem import Problem
+from metajax.results import plots, records, tables
+from metajax.training import journal, progress
+from metajax.tuning import search
+from metajax.tuning.search import Choice, Found, Real, Whole
+from metajax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the search."""
+
+    experiment: Positional[str]
+    """The experiment to tune: maml, melu, ..."""
+    space: tuple[str, ...]
+    """What to search: NAME=log:LOW:HIGH, real:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH, of:A,B."""
+    run: benchmark.Run = dataclasses.field(
+        default_factory=lambda: benchmark.Run(dataset="synthetic", seeds=2, num_steps=300)
+    )
+    trials: int = 20
+    """Trials of the whole search, those of earlier calls included."""
+    seed: int = 0
+    """Seed of the sampler."""
+
+
+def parse_space(texts: Sequence[str]) -> dict[str, Real | Whole | Choice]:
+    """A space from texts such as inner_rate=log:0.001:1, inner_steps=int:1:10, hidden=of:a,b.
+
+    >>> parse_space(["rate=log:0.1:1"])
+    {'rate': Real(low=0.1, high=1.0, log=True)}
+    """
+    space: dict[str, Real | Whole | Choice] = {}
+    for text in texts:
+        name, _, rest = text.partition("=")
+        kind, *ends = rest.split(":")
+        try:
+            if kind == "of":
+                space[name] = Choice(tuple(ends[0].split(",")))
+            elif kind in ("log", "real"):
+                space[name] = Real(float(ends[0]), float(ends[1]), kind == "log")
+            elif kind in ("int", "logint"):
+                space[name] = Whole(int(ends[0]), int(ends[1]), kind == "logint")
+            else:
+                raise ValueError(kind)
+        except (ValueError, IndexError) as error:
+            raise UserError(
+                f"{text!r} is no setting with its range; write NAME=log:LOW:HIGH, real:LOW:HIGH, "
+                "int:LOW:HIGH, logint:LOW:HIGH or of:A,B,C"
+            ) from error
+    return space
+
+
+def _typed(config: Any, settings: Mapping[str, Any]) -> Any:
+    """The configuration with the settings, each in the type of its field.
+
+    Raises:
+      UserError: the configuration has no such setting, or its type is not one to search.
+    """
+    changes = {}
+    for name, value in settings.items():
+        if not hasattr(config, name):
+            known = ", ".join(f.name for f in dataclasses.fields(config) if f.name != "run")
+            raise UserError(f"the experiment has no setting {name!r}; there are {known}")
+        kind = type(getattr(config, name))
+        if kind not in (int, float, str, bool):
+            raise UserError(f"{name!r} is no number and no word; it cannot be searched")
+        changes[name] = value == "True" if kind is bool else kind(value)
+    return dataclasses.replace(config, **changes)
+
+
+def score(module: types.ModuleType, config: Any, problem: Problem, watch: search.Watch) -> float:
+    """The meta-validation error of an experiment's method: mean over seeds of the best step."""
+    learner, tx = module.build(config, problem)
+    return baselines.trial(learner, tx, problem, config.run, watch)
+
+
+def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Saves the budget curve, the importance of the settings, and parallel coordinates."""
+    whole = [t for t in found.trials if t.state == "complete"]
+    scores = np.array([t.score for t in whole])
+    paths = [folder / name for name in ("budget.png", "importance.png", "parallel.png")]
+    with plots.page(paths[0]) as axes:
+        count = np.arange(1, len(whole) + 1)
+        axes.plot(
+            count, search.expected_best(scores), label="expected best of as many", **plots.look(0)
+        )
+        axes.plot(count, np.minimum.accumulate(scores), label="best so far", **plots.look(1))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("whole trials")
+        axes.set_ylabel("meta-validation MAE")
+        axes.legend(frameon=False)
+    with plots.page(paths[1], 0.8 + 0.25 * max(1, len(found.importance))) as axes:
+        axes.barh(list(found.importance), list(found.importance.values()), color="#555555")
+        axes.set_xlabel("share of the variance of the score")
+    names = list(found.best)
+    columns = np.array(
+        [[_place(t.settings[n], [u.settings[n] for u in whole]) for n in names] for t in whole]
+    )
+    shade = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
+    with plots.page(paths[2]) as axes:
+        for row, far in sorted(zip(columns.tolist(), shade, strict=True), key=lambda x: -x[1]):
+            axes.plot(row, color=plt.get_cmap("Greys")(0.95 - 0.75 * far), linewidth=1.6 - far)
+        for i, name in enumerate(names):
+            ends = [f([t.settings[name] for t in whole], key=_order) for f in (min, max)]
+            for place, end in zip((-0.06, 1.06), ends, strict=True):
+                axes.text(i, place, _shown(end), ha="center", va="center", fontsize=6)
+            axes.axvline(i, color="#bbbbbb", linewidth=0.6, zorder=0)
+        axes.set_ylim(-0.12, 1.12)
+        axes.set_xlim(-0.25, len(names) - 0.75)
+        axes.set_xticks(range(len(names)), names)
+        axes.set_yticks([])
+        axes.set_title("darker: lower error")
+    return paths
+
+
+def _place(value: Any, among: list[Any]) -> float:
+    """Where a value stands among others, from 0 to 1, by rank."""
+    known = sorted(set(among), key=_order)
+    return known.index(value) / max(1, len(known) - 1)
+
+
+def _order(value: Any) -> tuple[str, Any]:
+    return str(type(value)), value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def main(config: Config) -> None:
+    """Searches, writes the record, prints the trials and saves the figures."""
+    try:
+        module = importlib.import_module(f"experiments.{config.experiment}")
+        base = dataclasses.replace(module.Config(), run=config.run)
+        module.build  # noqa: B018
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"experiment {config.experiment!r} cannot be tuned ({error})") from error
+    space = parse_space(config.space)
+    _typed(base, {name: _any_of(setting) for name, setting in space.items()})
+    name = f"search-{config.experiment}-{config.run.dataset}"
+    folder = config.run.out or pathlib.Path("out") / name
+    problem = benchmark.load(config.run)
+    with progress.bar("trials", config.trials) as update:
+        done = 0
+
+        def objective(settings: dict[str, Any], watch: search.Watch) -> float:
+            nonlocal done
+            value = score(module, _typed(base, settings), problem, watch)
+            done += 1
+            update(done, {"valid": value})
+            return value
+
+        study = f"{config.experiment}-{records.config_hash(base)}-{'-'.join(sorted(space))}"
+        found = search.tune(
+            objective, space, config.trials, folder=folder, name=study, seed=config.seed
+        )
+    whole = np.array([[t.score for t in found.trials if t.state == "complete"]])
+    facts = {
+        "experiment": f"search of {config.experiment}",
+        "config": dataclasses.asdict(config),
+        "config_hash": records.config_hash(config),
+        "environment": records.environment(),
+        "data": {"name": problem.table.name, "checksum": problem.table.checksum()},
+        "best": found.best,
+        "score": found.score,
+        "importance": found.importance,
+        "trials": [t._asdict() for t in found.trials],
+    }
+    key = records.score_name("search", config.experiment, "valid", "mae")
+    records.write(folder, name, records.Record(facts, {key: whole}))
+    _show(found, name)
+    for path in figures(found, folder):
+        print(f"plot {path}")
+    journal.write_checksums(folder)
+
+
+def _any_of(setting: Real | Whole | Choice) -> Any:
+    return setting.values[0] if isinstance(setting, Choice) else setting.low
+
+
+def _show(found: Found, name: str) -> None:
+    names = list(found.best)
+    ranked = sorted((t for t in found.trials if t.state == "complete"), key=lambda t: t.score)
+    rows = [[f"{t.score:.4f}", *(_shown(t.settings[n]) for n in names)] for t in ranked[:10]]
+    pruned = sum(t.state == "pruned" for t in found.trials)
+    note = (
+        f"{len(ranked)} whole trials, {pruned} pruned, "
+        f"{len(found.trials) - len(ranked) - pruned} without a score. Importance: "
+        + ", ".join(f"{k} {v:.2f}" for k, v in found.importance.items())
+    )
+    tables.terminal(tables.Grid(name, ["valid MAE", *names], rows, 0, [note], bold=[0]))
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)

@@ -1,0 +1,282 @@
+"""A declared set of experiments as a queue: resumable, shared by any number of processes.
+
+A suite is a TOML file with [[members]]: `experiment` and any of its options; a list stands for all
+its values (every combination). Each member has a folder under --out and runs as a process of its
+own. What is done is skipped, by the hash of its configuration; one that was killed goes on; one
+that fails is told at the end and stops nobody. Start the same command in several shells, or on
+several machines that share the folder: a lock per member (flock) keeps them apart.
+
+Run: python -m experiments suite small
+     python -m experiments suite ml-1m --dry-run
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import importlib
+import itertools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, NamedTuple
+
+from tyro.conf import Positional
+
+from metajax.benchmark import command
+from metajax.results import records as report
+from metajax.results import tables
+from metajax.training import journal
+from metajax.types import UserError
+
+SUITES = pathlib.Path(__file__).resolve().parent / "suites"
+PATIENCE = 60.0  # seconds that a member is given to end by itself
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the suite."""
+
+    suite: Positional[str] = "small"
+    """Name of a suite in experiments/suites, or the path of a TOML file."""
+    out: pathlib.Path | None = None
+    """Folder of the members; else out/suite-NAME. Processes that share it share the work."""
+    dry_run: bool = False
+    """Print the members, their states and how long each will take by earlier records."""
+    retry: bool = True
+    """Run again what has failed before this process started."""
+
+
+class Member(NamedTuple):
+    """One experiment with its options.
+
+    Attributes:
+      name: of its folder.
+      module: what runs.
+      options: its command line, without --out.
+      config_hash: of the configuration that they give.
+      steps: outer steps times seeds, for the estimate; 0 where unknown.
+    """
+
+    name: str
+    module: str
+    options: tuple[str, ...]
+    config_hash: str
+    steps: int
+
+
+def read(path: pathlib.Path) -> list[Member]:
+    """The members of a suite file.
+
+    Raises:
+      UserError: the file, an experiment or an option is not understood.
+    """
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in SUITES.glob("*.toml")))
+        raise UserError(f"no suite {path}; there are {known}, or give the path of a TOML file")
+    try:
+        declared = tomllib.loads(path.read_text())["members"]
+    except (tomllib.TOMLDecodeError, KeyError) as error:
+        raise UserError(f"{path} is no suite ({error}); it needs [[members]] tables") from error
+    members = [_member(one) for table in declared for one in _combinations(table)]
+    twice = {m.name for m in members if sum(m.name == o.name for o in members) > 1}
+    if twice:
+        raise UserError(f"{path} declares {', '.join(sorted(twice))} twice")
+    return members
+
+
+def _combinations(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    values = [v if isinstance(v, list) else [v] for v in table.values()]
+    for chosen in itertools.product(*values):
+        yield dict(zip(table, chosen, strict=True))
+
+
+def _member(settings: dict[str, Any]) -> Member:
+    settings = dict(settings)
+    experiment = str(settings.pop("experiment", ""))
+    module = experiment if "." in experiment else f"experiments.{experiment}"
+    try:
+        config_type = importlib.import_module(module).Config
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"no experiment {experiment!r} ({error})") from error
+    options: list[str] = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            options += [f"--{flag}", str(value)]
+    try:
+        config = command.parse(config_type, options)
+    except UserError as error:
+        raise UserError(f"{experiment}: {error}") from error
+    run = getattr(config, "run", config)
+    steps = getattr(run, "num_steps", 0) * getattr(run, "seeds", 0)
+    shown = [str(v) for k, v in settings.items() if k != "publish"]
+    name = journal.slug("-".join([experiment.rpartition(".")[2], *shown]))
+    return Member(name, module, tuple(options), report.config_hash(config), steps)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[int | None]:
+    """The descriptor of the lock on a member's folder, or None if another process holds it.
+
+    The kernel gives it back when the last process that has it ends, however it ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield descriptor if any(_taken(descriptor) for _ in range(3)) else None
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether the lock could be taken; where not, after a moment: somebody may only be looking."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        time.sleep(0.1)
+        return False
+
+
+def _told(folder: pathlib.Path, name: str) -> dict[str, Any]:
+    try:
+        return json.loads((folder / name).read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def state(member: Member, folder: pathlib.Path) -> str:
+    """What became of a member so far: done, failed or to do."""
+    done = _told(folder, "done.json")
+    same = done.get("config_hash") == member.config_hash
+    if same and all((folder / name).is_file() for name in done["records"]):
+        return "done"
+    return "failed" if _told(folder, "failed.json") else "to do"
+
+
+def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
+    """Runs a member in a process of its own, which holds the lock too; whether it ended well."""
+    began = time.time()
+    arguments = [sys.executable, "-m", member.module, *member.options, "--out", str(folder)]
+    with (folder / "log.txt").open("a") as log:
+        code = _ended(arguments, log, lock)
+    facts: dict[str, Any] = {"config_hash": member.config_hash, "seconds": time.time() - began}
+    (folder / "failed.json").unlink(missing_ok=True)
+    if code == 0:
+        records = sorted(p.name for p in folder.glob("*.json") if p.with_suffix(".npz").is_file())
+        _write(folder / "done.json", facts | {"records": records, "steps": member.steps})
+    else:
+        lines = (folder / "log.txt").read_text().strip().splitlines()
+        reason = lines[-1] if lines else ""
+        _write(
+            folder / "failed.json", facts | {"status": code, "reason": reason, "at": time.time()}
+        )
+    return code == 0
+
+
+def _ended(arguments: Sequence[str], log: IO[str], lock: int) -> int:
+    """The exit status of a member; where the suite is stopped, the member is stopped first."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(arguments, stdout=log, stderr=log, stdin=quiet, pass_fds=[lock])
+    try:
+        return process.wait()
+    except BaseException:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=PATIENCE)
+        process.kill()
+        process.wait()
+        raise
+
+
+def _write(path: pathlib.Path, facts: dict[str, Any]) -> None:
+    temporary = path.with_suffix(".part")
+    temporary.write_text(json.dumps(facts, indent=1) + "\n")
+    os.replace(temporary, path)
+
+
+def work(members: Sequence[Member], out: pathlib.Path, retry: bool) -> list[str]:
+    """Runs what is left and nobody else is running; returns the names it has run."""
+    began, ran = time.time(), []
+    for i, member in enumerate(members):
+        folder = out / member.name
+        with locked(folder) as lock:
+            if lock is None or state(member, folder) == "done":
+                continue
+            failed = _told(folder, "failed.json")
+            if failed and (not retry or failed["at"] >= began):
+                continue
+            print(f"[{i + 1}/{len(members)}] {member.name}: running", flush=True)
+            well = run(member, folder, lock)
+            print(f"[{i + 1}/{len(members)}] {member.name}: {'done' if well else 'FAILED'}")
+            ran.append(member.name)
+    return ran
+
+
+def estimate(member: Member, out: pathlib.Path) -> float | None:
+    """The seconds a member may take, by the record of the same experiment that is most alike.
+
+    Records on the same data come first; the time is scaled by outer steps times seeds.
+    """
+    experiment = member.module.rpartition(".")[2]
+    dataset = dict(itertools.pairwise(member.options)).get("--dataset")
+    places = [report.RESULTS, *(p for p in out.parent.glob("*") if p.is_dir()), *out.glob("*")]
+    found: list[tuple[bool, float]] = []
+    for path in itertools.chain.from_iterable(sorted(p.glob("*.json")) for p in places):
+        facts = _told(path.parent, path.name)
+        seconds = facts.get("seconds", {})
+        if facts.get("experiment") != experiment or not seconds:
+            continue
+        past = facts["config"].get("run", facts["config"])
+        total = seconds.get("total", seconds.get("train", sum(seconds.values())))
+        steps = past.get("num_steps", 0) * past.get("seeds", 0)
+        scale = member.steps / steps if member.steps and steps else 1.0
+        found.append((past.get("dataset") == dataset, total * scale))
+    return max(found)[1] if found else None
+
+
+def overview(members: Sequence[Member], out: pathlib.Path) -> tables.Grid:
+    """The members, their states and their expected minutes."""
+    rows, total, unknown = [], 0.0, 0
+    for member in members:
+        folder = out / member.name
+        now = "to do"
+        if folder.is_dir():
+            with locked(folder) as lock:
+                now = state(member, folder) if lock is not None else "running"
+        seconds = estimate(member, out)
+        if now != "done":
+            total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
+        reason = _told(folder, "failed.json").get("reason", "") if now == "failed" else ""
+        minutes = "?" if seconds is None else f"{seconds / 60:.1f}"
+        rows.append([member.name, now, minutes, member.config_hash, reason[:80]])
+    note = f"About {total / 60:.0f} minutes are left in one process"
+    note += f", and {unknown} members nobody has timed yet." if unknown else "."
+    headings = ("member", "state", "minutes", "configuration", "reason")
+    return tables.Grid(f"Suite in {out}", headings, rows, 2, [note])
+
+
+def main(config: Config) -> None:
+    """Runs what is left of the suite, or tells what it would cost."""
+    path = pathlib.Path(config.suite)
+    path = path if path.suffix == ".toml" else SUITES / f"{config.suite}.toml"
+    members = read(path)
+    out = config.out or pathlib.Path("out") / f"suite-{path.stem}"
+    if not config.dry_run:
+        work(members, out, config.retry)
+    grid = overview(members, out)
+    tables.terminal(grid)
+    failed = [row[0] for row in grid.rows if row[1] == "failed"]
+    if failed and not config.dry_run:
+        raise UserError(f"{len(failed)} failed: {', '.join(failed)}; see log.txt in its folder")
+
+
+if __name__ == "__main__":
+    command.cli(main, Config)

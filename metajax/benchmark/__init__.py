@@ -1,0 +1,40 @@
+"""From a method to its table: the names that an experiment needs, each imported when asked for."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metajax.benchmark.baselines import A2, A4, fold_in_learner
+    from metajax.benchmark.command import cli
+    from metajax.benchmark.harness import Metrics, judge, judged, run_experiment
+    from metajax.benchmark.problem import Problem, Run, freeze, load
+
+PLACES = {
+    "baselines": ("A2", "A4", "fold_in_learner"),
+    "command": ("cli",),
+    "harness": ("Metrics", "judge", "judged", "run_experiment"),
+    "problem": ("Problem", "Run", "freeze", "load"),
+}
+"""File -> the names of it that this package hands on."""
+
+__all__ = [
+    "A2",
+    "A4",
+    "Metrics",
+    "Problem",
+    "Run",
+    "cli",
+    "fold_in_learner",
+    "freeze",
+    "judge",
+    "judged",
+    "load",
+    "run_experiment",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for place, names in PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"metajax.benchmark.{place}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,264 @@
+"""The arms of a table: tuned baselines that are no meta-learners, and learners meta-trained.
+
+A0 item mean, A1 bias, A2 fold-in, A3 joint training without adaptation, A4 the same fine-tuned, A7
+closed-form hierarchical Bayes stand in every table; A6 are the methods. Every choice is made on
+meta-validation.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import tree
+from metajax.benchmark.problem import Problem, Run, valid_error
+from metajax.data import episodes
+from metajax.learners import closed_form, pooled
+from metajax.models import towers
+from metajax.training import journal, loop, progress
+from metajax.types import Episode, MetaLearner, Model, Params
+
+A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
+A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
+
+Joint = Callable[[Model], MetaLearner]
+
+
+class Trained(NamedTuple):
+    """An arm that is ready for the test.
+
+    Attributes:
+      learner: the learner, with the settings that were chosen.
+      params: its parameters, leaves (S, ...).
+      settings: what was chosen on meta-validation.
+      history: name -> (S, blocks), empty for an arm that was not trained.
+      seconds: time taken to train and choose.
+    """
+
+    learner: MetaLearner
+    params: Params
+    settings: dict[str, Any]
+    history: dict[str, np.ndarray]
+    seconds: float
+
+
+def closed_form_arm(
+    learner: MetaLearner, problem: Problem, precisions: Mapping[str, list[float]]
+) -> Trained:
+    """A ridge learner with the prior precisions that are best on meta-validation.
+
+    Args:
+      precisions: setting -> candidates; the first setting is the precision of the first feature,
+        the second that of all others. All combinations are tried, in one program.
+    """
+    began = time.perf_counter()
+    params = learner.init(jax.random.key(0), problem.example)
+    grid = np.stack(np.meshgrid(*precisions.values(), indexing="ij"), -1).reshape(
+        -1, len(precisions)
+    )
+    width = params["log_precision"].shape[0]
+    columns = np.minimum(np.arange(width), grid.shape[1] - 1)
+    candidates = jnp.log(jnp.asarray(grid[:, columns], jnp.float32))
+    judge = lambda p: valid_error(learner, {**params, "log_precision": p}, problem)
+    score = np.asarray(jax.jit(lambda c: jax.lax.map(judge, c))(candidates))
+    best = int(np.argmin(score))
+    chosen = {**params, "log_precision": candidates[best]}
+    settings = dict(zip(precisions, grid[best].tolist(), strict=True))
+    settings |= {"valid": float(score[best]), "trials": len(grid)}
+    stacked = jax.tree.map(lambda x: x[None], chosen)
+    return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
+
+
+def sampler(problem: Problem, run: Run) -> loop.Sampler:
+    """Batches of a problem's training tasks, as large and as long as the run has them."""
+    draw = functools.partial(
+        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
+    )
+    return lambda source, key: jax.vmap(draw, (0, None))(
+        jax.random.split(key, run.num_tasks), source
+    )
+
+
+def trial(
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    problem: Problem,
+    run: Run,
+    watch: Callable[[int, Mapping[str, float]], None],
+) -> float:
+    """The error on meta-validation of a training that is not kept: mean over seeds of the best.
+
+    Args:
+      watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
+    """
+    fitted = loop.fit(
+        loop.recipe(learner, tx),
+        sampler(problem, run),
+        problem.train,
+        jax.random.split(jax.random.key(1), run.seeds),
+        run.num_steps,
+        block=max(1, min(100, run.num_steps // 3)),
+        validate=lambda params: valid_error(learner, params, problem),
+        report=watch,
+    )
+    return float(fitted.history["valid"].min(axis=1).mean())
+
+
+def trained_arm(
+    name: str,
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    problem: Problem,
+    run: Run,
+) -> Trained:
+    """A learner meta-trained on the training tasks, its best step chosen on meta-validation."""
+    began = time.perf_counter()
+    sample = sampler(problem, run)
+    keys = jax.random.split(jax.random.key(1), run.seeds)
+    at_once = run.seeds_at_once or run.seeds
+    groups = [keys[i : i + at_once] for i in range(0, run.seeds, at_once)]
+    parts = []
+    for i, group in enumerate(groups):
+        title = name if len(groups) == 1 else f"{name} group {i + 1}"
+        with progress.bar(title, run.num_steps) as update, journal.opened(run.out, title) as keep:
+            fitted = loop.fit(
+                loop.recipe(learner, tx),
+                sample,
+                problem.train,
+                group,
+                run.num_steps,
+                validate=lambda params: valid_error(learner, params, problem),
+                report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
+                checkpoint=run.out and run.out / "checkpoints" / journal.slug(title),
+            )
+        parts.append(fitted)
+    fitted = _together(parts)
+    settings = {
+        "best_step": fitted.best_step.tolist(),
+        "valid": float(fitted.history["valid"].min(axis=1).mean()),
+    }
+    seconds = max(fitted.seconds, time.perf_counter() - began)
+    return Trained(learner, fitted.params, settings, fitted.history, seconds)
+
+
+def _together(parts: list[loop.Fitted]) -> loop.Fitted:
+    """The outcomes of groups of seeds as that of all of them."""
+    if len(parts) == 1:
+        return parts[0]
+    joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
+    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:-1]]
+    return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
+
+
+def gradients(arms: Mapping[str, Trained], config: Any) -> dict[str, dict[str, int]]:
+    """How many task gradients each arm took: in training, per seed, and to adapt to one user."""
+    run: Run = config.run
+    counts: dict[str, dict[str, int]] = {}
+    for arm, trained in arms.items():
+        inner = 0 if arm == A3 or not trained.history else getattr(config, "inner_steps", 0)
+        outer = run.num_steps * run.num_tasks if trained.history else 0
+        per_user = int(trained.settings.get("steps", inner))
+        counts[arm] = {"training": outer * (1 + inner), "per_user": per_user}
+    return counts
+
+
+def fine_tuned_arm(
+    model: Model,
+    joint: Trained,
+    problem: Problem,
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1, 0.2, 0.3),
+    most_steps: int = 20,
+    adapts: tree.Filter = tree.everything,
+) -> Trained:
+    """Joint training, then fine-tuning at the rate and the number of steps best on validation.
+
+    Every rate and every number of steps from 1 to ``most_steps`` is tried, in one program.
+    """
+    began = time.perf_counter()
+    tune = functools.partial(pooled.fine_tuned, model, adapts=adapts)
+    by_step = jax.jit(functools.partial(_valid_by_step, tune, problem, most_steps))
+    score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
+    row, column = np.unravel_index(np.nanargmin(score_RxN), score_RxN.shape)
+    rate, steps = rates[row], int(column) + 1
+    settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
+    settings |= {"trials": score_RxN.size, "rates": rates, "grid": score_RxN.round(5).tolist()}
+    chosen = tune(optax.sgd(rate), steps)
+    return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
+
+
+def _valid_by_step(
+    tune: Callable[[optax.GradientTransformation, int], MetaLearner],
+    problem: Problem,
+    num_steps: int,
+    params: Params,
+    rates: jax.Array,
+) -> jax.Array:
+    """Validation error (S, R, N) of fine-tuning at R rates after each of N steps."""
+    source, tasks = problem.valid
+    num_tasks = tasks.query.label.shape[0]
+
+    def of_rate(params: Params, rate: jax.Array) -> jax.Array:
+        learner = tune(optax.sgd(rate), 1)
+
+        def of_task(index: Episode) -> jax.Array:
+            episode = episodes.fetch(index, source)
+
+            def step(state, _):
+                state = learner.adapt(state, episode.support, jax.random.key(0))
+                scores = learner.predict(state, episode.query.inputs)
+                return state, problem.error(scores, episode.query.label, episode.query.mask)
+
+            return jax.lax.scan(step, learner.start(params, episode.profile), length=num_steps)[1]
+
+        return jax.lax.map(of_task, tasks, batch_size=min(128, num_tasks)).mean(axis=0)
+
+    return jax.vmap(lambda p: jax.lax.map(functools.partial(of_rate, p), rates))(params)
+
+
+def baselines(
+    problem: Problem, model: Model, run: Run, outer_rate: float, joint: Joint
+) -> dict[str, Trained]:
+    """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside.
+
+    A4 leaves tables of embeddings (``embed``) as they are, as MeLU does: a copy of them per task is
+    what a task's memory and time would go into.
+    """
+    arms = closed_form_arms(problem)
+    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, run)
+    arms[A4] = fine_tuned_arm(model, arms[A3], problem, adapts=tree.negate(tree.under("embed")))
+    return arms
+
+
+def closed_form_arms(problem: Problem) -> dict[str, Trained]:
+    """The arms A0, A1, A2 and A7, tuned on meta-validation."""
+    offset = towers.stored_mean(problem.mean)
+    item_mean = pooled.pooled(offset)
+    params = item_mean.init(jax.random.key(0), problem.example)
+    arms = {A0: Trained(item_mean, jax.tree.map(lambda x: x[None], params), {}, {}, 0.0)}
+    bias = closed_form.ridge(towers.ones(), offset, 1)
+    damping = [0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]
+    arms[A1] = closed_form_arm(bias, problem, {"damping": damping})
+    fold_in, grid = fold_in_learner(problem)
+    arms[A2] = closed_form_arm(fold_in, problem, grid)
+    width = problem.table.item_features.columns["bayes"].shape[1]
+    bayes = closed_form.ridge(
+        towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
+    )
+    arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
+    return arms
+
+
+def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float]]]:
+    """ALS fold-in, ridge on the support over frozen item factors, and the grid it is tuned on."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+    embed = towers.column("factor", constant=True)
+    learner = closed_form.ridge(embed, towers.stored_mean(problem.mean), dim + 1)
+    return learner, {
+        "damping": [1.0, 2.0, 4.0, 8.0],
+        "penalty": [1.0, 2.0, 3.0, 5.0, 8.0, 12.0, 20.0],
+    }

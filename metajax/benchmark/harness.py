@@ -1,0 +1,211 @@
+"""From a method to its table: the same data, arms, controls and statistics for every experiment.
+
+The test tasks are opened once, after the last choice, and the record says when.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.benchmark.baselines import (
+    A2,
+    A4,
+    Joint,
+    Trained,
+    baselines,
+    fold_in_learner,
+    gradients,
+    trained_arm,
+)
+from metajax.benchmark.command import cli
+from metajax.benchmark.problem import Frozen, Problem, Run, freeze, load
+from metajax.data.episodes import Source
+from metajax.data.sources import named
+from metajax.evaluation import evaluate
+from metajax.learners import pooled
+from metajax.results import plots, records, tables
+from metajax.training import journal, progress
+from metajax.types import Episode, MetaLearner, Model, Params
+
+__all__ = [
+    "A2",
+    "A4",
+    "Problem",
+    "Run",
+    "cli",
+    "fold_in_learner",
+    "freeze",
+    "judge",
+    "load",
+    "run_experiment",
+]
+
+Metrics = Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]]
+
+
+def judge(
+    arms: dict[str, Trained],
+    problem: Problem,
+    ticket: Frozen,
+    metrics: Metrics = evaluate.rating_metrics,
+) -> tuple[dict[str, np.ndarray], list]:
+    """Per-task test scores of every arm, scenario and condition; opens the test tasks.
+
+    All conditions are laid out as one list of tasks, so that an arm is one program.
+
+    Args:
+      metrics: (scores (T, Q), episodes, key) -> metrics (T,) per task.
+
+    Returns:
+      The scores as `report.Record` names them, and the shots of the k-shot curve.
+    """
+    source, opened = problem.open_test(ticket)
+    key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
+    laid_out: dict[tuple[str, str], Episode] = {}
+    for i, (scenario, tasks) in enumerate(opened.items()):
+        keys = jax.random.split(jax.random.fold_in(key_alter, i), tasks.query.label.shape[0])
+        laid_out[scenario, "all"] = tasks
+        laid_out[scenario, "shuffled"] = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
+    cold = opened["user_cold"]
+    curve = [k for k in evaluate.SHOTS if k < cold.support.mask.shape[1]]
+    for k in curve:
+        laid_out["user_cold", f"k={k}"] = jax.vmap(partial(evaluate.first_shots(k), key_ties))(cold)
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *laid_out.values())
+    ends = np.cumsum([tasks.query.label.shape[0] for tasks in laid_out.values()])
+
+    rate = jax.jit(jax.vmap(metrics, (0, None, None)))
+    scores: dict[str, np.ndarray] = {}
+    with progress.bar("test", len(arms)) as update:
+        for i, (arm, trained) in enumerate(arms.items()):
+            predict = jax.jit(partial(_predict, trained.learner))
+            found = rate(predict(trained.params, source, together, key_predict), together, key_ties)
+            for metric, values in found.items():
+                parts = np.split(np.asarray(values), ends[:-1], axis=1)
+                for (scenario, condition), part in zip(laid_out, parts, strict=True):
+                    scores[records.score_name(scenario, arm, condition, metric)] = part
+            update(i + 1, {})
+    return scores, curve
+
+
+def _predict(learner: MetaLearner, params: Params, source: Source, tasks: Episode, key: jax.Array):
+    """Scores (S, T, Q) of every seed."""
+    return jax.lax.map(lambda p: evaluate.predictions(learner, p, source, tasks, key), params)
+
+
+def described(problem: Problem) -> dict[str, Any]:
+    """What a record says of its data and of its split."""
+    return {
+        "data": {
+            "name": problem.table.name,
+            "checksum": problem.table.checksum(),
+            "users": problem.table.num_users,
+            "items": problem.table.num_items,
+            "interactions": len(problem.table),
+        },
+        "split": {
+            "protocol": problem.split.protocol,
+            "seed": problem.split.seed,
+            "checksum": problem.split.checksum(),
+            "tasks": {k: t.num_tasks for k, t in problem.split.test.items()},
+            "meta_train_tasks": problem.split.train.num_tasks,
+            "meta_valid_tasks": sum(t.num_tasks for t in problem.split.valid.values()),
+        },
+    }
+
+
+def run_experiment(
+    name: str,
+    config: Any,
+    model: Callable[[Any, Problem], Model],
+    methods: Mapping[str, Callable[[Any, Problem], tuple[MetaLearner, Any]]],
+    method: str,
+    joint: Joint = pooled.pooled,
+    prepare: Callable[[Any, Problem], Problem] = lambda config, problem: problem,
+) -> records.Record:
+    """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
+
+    Args:
+      name: the experiment.
+      config: its configuration, with ``run`` and ``outer_rate``.
+      model: (config, problem) -> the model that A3, A4 and the methods share.
+      methods: arm name -> build(config, problem) -> (learner, outer optimizer).
+      method: the arm that the table is about.
+      joint: model -> the learner of A3, where the methods train on another loss or on altered
+        tasks: A3 and A4 then do so too.
+      prepare: (config, problem) -> the problem with columns that the methods need.
+    """
+    run: Run = config.run
+    short = named.short_name(run.dataset)
+    if run.from_records:
+        record = records.read(records.RESULTS / f"{name}-{short}.json")
+        tables.show(record)
+        return record
+    began = time.perf_counter()
+    folder = run.out or pathlib.Path("out") / f"{name}-{short}"
+    if run.fresh:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    run = dataclasses.replace(run, out=folder)
+    problem = prepare(config, load(run))
+    loaded = time.perf_counter() - began
+    arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
+    for arm, build in methods.items():
+        arms[arm] = trained_arm(arm, *build(config, problem), problem, run)
+    record = judged(name, config, method, problem, arms, {"data": loaded}, began)
+    path = records.write(folder, f"{name}-{short}", record)
+    if run.publish:
+        records.write(records.RESULTS, f"{name}-{short}", record)
+    plots.k_shot(record, "user_cold", folder / "k_shot.png")
+    journal.write_checksums(folder)
+    tables.show(record)
+    print(f"record {path}\nplot   {folder / 'k_shot.png'}")
+    return record
+
+
+def judged(
+    name: str,
+    config: Any,
+    method: str,
+    problem: Problem,
+    arms: dict[str, Trained],
+    seconds: dict[str, float],
+    began: float,
+    metrics: Metrics = evaluate.rating_metrics,
+) -> records.Record:
+    """The record of arms that are trained: freezes their settings and opens the test tasks.
+
+    Args:
+      seconds: of what was done beside training.
+      began: `time.perf_counter` at the start of it all.
+      metrics: see `judge`.
+    """
+    settings = {arm: trained.settings for arm, trained in arms.items()}
+    ticket = freeze(config, settings)
+    opened = time.perf_counter()
+    scores, shots = judge(arms, problem, ticket, metrics)
+    seconds = seconds | {arm: trained.seconds for arm, trained in arms.items()}
+    seconds |= {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
+    facts = {
+        "experiment": name,
+        "method": method,
+        "arms": list(arms),
+        "config": dataclasses.asdict(config),
+        "config_hash": records.config_hash(config),
+        "environment": records.environment(),
+        **described(problem),
+        "settings": settings,
+        "test": ticket._asdict() | {"times_opened": len(problem.opened)},
+        "history": {arm: t.history for arm, t in arms.items() if t.history},
+        "shots": shots,
+        "seconds": seconds,
+        "peak_memory": journal.peak_memory(),
+        "gradients": gradients(arms, config),
+    }
+    return records.Record(facts, scores)

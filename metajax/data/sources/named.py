@@ -1,0 +1,76 @@
+"""Data sets by name or path: ``load("ml-1m", data_dir)`` reads one into `Interactions`."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from metajax.data.logs import read
+from metajax.data.sources import crossdomain, movielens, published
+from metajax.data.table import Interactions
+from metajax.data.worlds import latent
+from metajax.types import UserError
+
+READERS: dict[str, Callable[[Path | str], Interactions]] = {
+    "ml-100k": movielens.ml_100k,
+    "ml-1m": movielens.ml_1m,
+    "movietweetings-100k": published.movietweetings_100k,
+    "ciaodvd": published.ciaodvd,
+    "amazon-musical-instruments": published.amazon_musical_instruments,
+    "amazon-grocery": published.amazon_grocery,
+    "douban-book": crossdomain.douban_book,
+    "douban-music": crossdomain.douban_music,
+    "amazon-cloth": crossdomain.amazon_cloth,
+    "amazon-sport": crossdomain.amazon_sport,
+    "jester5k": published.jester5k,
+    "msweb": published.msweb,
+}
+
+DEFAULT_FOLDER = Path("../shared/data")
+
+
+def data_folder(data_dir: Path | str | None = None) -> Path:
+    """The folder of data sets: ``data_dir``, else METAJAX_DATA, else ``../shared/data``.
+
+    Raises:
+      UserError: the folder is missing.
+    """
+    folder = Path(data_dir or os.environ.get("METAJAX_DATA") or DEFAULT_FOLDER)
+    if not folder.is_dir():
+        raise UserError(
+            f"no data folder {folder}; name the folder of your data sets with --data-dir or the "
+            "environment variable METAJAX_DATA"
+        )
+    return folder
+
+
+def load_named(name: str, data_dir: Path | str | None = None) -> Interactions:
+    """The data set called ``name``, read from its folder below `data_folder`.
+
+    Raises:
+      UserError: an unknown name; a missing or damaged file.
+    """
+    if name not in READERS:
+        raise UserError(f"no data set {name!r}; the known ones are {', '.join(sorted(READERS))}")
+    return READERS[name](data_folder(data_dir))
+
+
+def load(dataset: str, data_dir: Path | str | None = None) -> Interactions:
+    """The data set of that name, the synthetic one, or a person's own log by its path.
+
+    Raises:
+      UserError: neither a known name nor a file; a missing or damaged file.
+    """
+    if dataset == "synthetic":
+        return latent.rating_log()
+    if dataset in READERS:
+        return load_named(dataset, data_dir)
+    path = Path(dataset)
+    if path.suffix or len(path.parts) > 1:
+        return read.load(path)
+    known = ", ".join(sorted([*READERS, "synthetic"]))
+    raise UserError(f"no data set {dataset!r}; give the path of a log, or one of {known}")
+
+
+def short_name(dataset: str) -> str:
+    """The name itself, or that of the file without folder and ending: fit for a file's name."""
+    return Path(dataset).stem

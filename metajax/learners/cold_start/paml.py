@@ -1,0 +1,158 @@
+"""Adaptation by the preferences of a user and of friends: gates on all decision weights (PAML).
+
+With c the mean code of the task's examples and f the friends' codes under `attended`, all decision
+weights start from ``theta * sigmoid(K [c, f] + b)``; then gradient steps are taken on the support
+loss. Friends are read off the profile, so they count before any example. When more examples arrive,
+the weights move by the change of the gated start, and on from there.
+
+Deviates from the published code: friends are told of by stored statistics of training rows, not by
+their whole histories, so that no rating of a task to be judged can enter; no implicit friends; one
+attention instead of a coarse and a fine one; labels enter the codes.
+
+References: Wang et al., "Preference-adaptive meta-learning for cold-start recommendation", IJCAI
+2021.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import losses, optim, tree
+from metajax.learners.gradient import maml
+from metajax.learners.parts import gated_weights, linear_layer, query_loss, real_sum
+from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
+
+Friends = Callable[[PyTree], tuple[jax.Array, jax.Array]]
+"""profile -> what is told of each friend (F, S), and which of them are there (F,)."""
+
+Embed = Callable[[Params, PyTree, PyTree], jax.Array]
+"""(the model's parameters, profile, inputs) -> features (N, E)."""
+
+
+class State(NamedTuple):
+    """What a task remembers: its gated and adapted weights, and what its gates are made of.
+
+    Attributes:
+      shared: the meta-parameters, the same for all tasks.
+      inner: the state of the gradient steps; its fast weights are the task's decision weights.
+      total: (C,) sum of the codes of the task's own examples.
+      weight: () number of examples.
+    """
+
+    shared: PyTree
+    inner: maml.State
+    total: jax.Array
+    weight: jax.Array
+
+
+def attended(own: jax.Array, codes_FxC: jax.Array, known: jax.Array, matrix: jax.Array):
+    """The friends' codes (C,) weighted by ``softmax(own' M code / sqrt(C))``; zeros without any.
+
+    Args:
+      own: (C,) the task's own code.
+      codes_FxC: one per friend.
+      known: (F,) 1 for a friend, 0 for an empty place.
+      matrix: (C, C) M.
+    """
+    logit = codes_FxC @ (own @ matrix) / own.shape[0] ** 0.5
+    weight = jax.nn.softmax(jnp.where(known > 0, logit, -1e9)) * known
+    return weight @ codes_FxC
+
+
+def paml(
+    model: Model,
+    embed: Embed,
+    encode: Model,
+    friends: Friends,
+    inner: optim.Inner | optax.GradientTransformation,
+    num_steps: int,
+    *,
+    adapts: tree.Filter = tree.everything,
+    num_code: int = 16,
+    second_order: bool = False,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """PAML: gates from the support and from friends on the decision weights, then gradient steps.
+
+    Args:
+      model: the model; ``{"model", "rates", "encode", "friend", "attention", "gate"}`` are the
+        parameters.
+      embed: what ``encode`` reads.
+      encode: a model of the inputs ``(features, label)`` whose codes are (N, ``num_code``).
+      friends: who is told of, and what.
+      inner: the inner optimizer.
+      num_steps: its steps in one call of ``adapt``.
+      adapts: a filter over the paths of the model's parameters: the decision weights.
+      num_code: C.
+      second_order: whether the outer gradient sees the derivative of the inner gradient.
+      loss: (scores, label, mask) -> scalar.
+    """
+    base = maml.gradient(
+        model, inner, num_steps, adapts=adapts, second_order=second_order, loss=loss
+    )
+
+    def gated(params: Params, profile: PyTree, total: jax.Array, weight: jax.Array) -> PyTree:
+        """The decision weights of a task with the sum (C,) of so many codes."""
+        code = _code(params, *friends(profile), total / jnp.maximum(weight, 1.0))
+        return gated_weights(tree.partition(params["model"], adapts)[0], params["gate"], code)
+
+    def start(params: Params, profile: PyTree) -> State:
+        inner_state = base.start({k: params[k] for k in ("model", "rates")}, profile)
+        nothing = jnp.zeros(num_code), jnp.zeros(())
+        fast = gated(params, profile, *nothing)
+        return State(params, inner_state._replace(fast=fast), *nothing)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        params, before = state.shared, state.inner
+        x_NxE = embed(params["model"], before.profile, examples.inputs)
+        code_NxC = encode.apply(params["encode"], before.profile, (x_NxE, examples.label))
+        total, number = real_sum(code_NxC, examples.mask)
+        more = state._replace(total=state.total + total, weight=state.weight + number)
+        old = gated(params, before.profile, state.total, state.weight)
+        new = gated(params, before.profile, more.total, more.weight)
+        fast = jax.tree.map(lambda w, a, b: w + (b - a), before.fast, old, new)
+        return more._replace(inner=base.adapt(before._replace(fast=fast), examples, key))
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        return base.predict(state.inner, inputs)
+
+    init = _initializer(base, embed, encode, friends, adapts, num_code)
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
+
+
+def _initializer(
+    base: MetaLearner,
+    embed: Embed,
+    encode: Model,
+    friends: Friends,
+    adapts: tree.Filter,
+    num_code: int,
+) -> Callable[[jax.Array, Episode], Params]:
+    """`MetaLearner.init` of PAML."""
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        key_base, key_encode, key_friend, key_attention, key_gate = jax.random.split(key, 5)
+        params = base.init(key_base, episode)
+        profile, (inputs, label, _) = episode.profile, episode.support
+        x_NxE = embed(params["model"], profile, inputs)
+        told_FxS, _ = friends(profile)
+        fast, _ = tree.partition(params["model"], adapts)
+        return {
+            **params,
+            "encode": encode.init(key_encode, profile, (x_NxE, label)),
+            "friend": linear_layer(key_friend, told_FxS.shape[1], num_code),
+            "attention": linear_layer(key_attention, num_code, num_code)["kernel"],
+            "gate": linear_layer(key_gate, 2 * num_code, tree.size(fast)),
+        }
+
+    return init
+
+
+def _code(params: Params, told_FxS: jax.Array, known: jax.Array, own: jax.Array) -> jax.Array:
+    """What the gates are made of (2 C,): the task's own code (C,), and that of its friends."""
+    layer = params["friend"]
+    codes_FxC = jnp.tanh(told_FxS @ layer["kernel"] + layer["bias"][None, :])
+    return jnp.concatenate([own, attended(own, codes_FxC, known, params["attention"])])

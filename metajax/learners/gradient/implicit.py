@@ -1,0 +1,132 @@
+"""Adaptation to a minimum, differentiated without the way there: implicit MAML."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jax.scipy as jsp
+import optax
+
+from metajax import losses, tree
+from metajax.learners.parts import query_loss
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+
+class State(NamedTuple):
+    """What a task remembers while it adapts.
+
+    Attributes:
+      shared: model parameters that do not adapt, the same for all tasks.
+      fast: model parameters that this task has adapted; ``None`` where shared.
+      profile: the task's profile.
+    """
+
+    shared: PyTree
+    fast: PyTree
+    profile: PyTree
+
+
+def minimizer(
+    slope: Callable[[PyTree, PyTree, PyTree, tuple], PyTree],
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    num_solver_steps: int,
+) -> Callable[[PyTree, PyTree, tuple], PyTree]:
+    """A function (anchor, shared, task) -> fast: where descent from the anchor along a slope ends.
+
+    Its derivative in anchor and shared is that of a point at which the slope is zero, whatever the
+    way there; ``task`` gets none.
+
+    Args:
+      slope: (fast, anchor, shared, task) -> the gradient of what is minimized, in ``fast``.
+      inner: the optimizer that descends, ``num_steps`` times.
+      num_solver_steps: of conjugate gradients, in the derivative.
+    """
+
+    @jax.custom_vjp
+    def minimum(anchor: PyTree, shared: PyTree, task: tuple) -> PyTree:
+        def step(carry, _):
+            fast, moments = carry
+            updates, moments = inner.update(slope(fast, anchor, shared, task), moments, fast)
+            return (optax.apply_updates(fast, updates), moments), None
+
+        (fast, _), _ = jax.lax.scan(step, (anchor, inner.init(anchor)), length=num_steps)
+        return fast
+
+    def forward(anchor: PyTree, shared: PyTree, task: tuple):
+        fast = minimum(anchor, shared, task)
+        return fast, (fast, anchor, shared, task)
+
+    def backward(residual: tuple, cotangent: PyTree):
+        fast, anchor, shared, task = residual
+        along = lambda x: slope(x, anchor, shared, task)
+        curvature = lambda v: jax.jvp(along, (fast,), (v,))[1]
+        solution, _ = jsp.sparse.linalg.cg(curvature, cotangent, maxiter=num_solver_steps)
+        rest = lambda anchor, shared: slope(fast, anchor, shared, task)
+        _, transpose = jax.vjp(rest, anchor, shared)
+        return *transpose(jax.tree.map(jnp.negative, solution)), None
+
+    minimum.defvjp(forward, backward)
+    return minimum
+
+
+def implicit(
+    model: Model,
+    inner: optax.GradientTransformation,
+    num_steps: int,
+    *,
+    strength: float = 1.0,
+    num_solver_steps: int = 5,
+    adapts: tree.Filter = tree.everything,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """A learner that minimizes the support loss plus a pull to where it started.
+
+    ``adapt`` takes ``num_steps`` of ``inner`` on ``L(phi) + strength / 2 ||phi - anchor||^2``,
+    where the anchor is the state it was called with. The outer gradient supposes that the minimum
+    was reached: with F(phi) the gradient of that sum, ``d phi = -(dF/dphi)^-1 dF``, and the linear
+    system ``H + strength`` is solved by conjugate gradients. Memory and gradient do not depend on
+    the number or kind of inner steps, which may be any optimizer at all. ``strength`` must be above
+    the most negative curvature of the support loss, else there is no minimum.
+
+    Args:
+      model: the model; its parameters are ``{"model": ...}``.
+      inner: the inner optimizer; its moments start afresh in each call.
+      num_steps: inner steps of one call of ``adapt``.
+      strength: lambda, the pull to the anchor.
+      num_solver_steps: conjugate-gradient steps of the outer gradient.
+      adapts: a filter over the paths of the model's parameters.
+      loss: (scores, label, mask) -> scalar.
+
+    References: Rajeswaran et al., "Meta-learning with implicit gradients", NeurIPS 2019.
+    """
+
+    def slope(fast: PyTree, anchor: PyTree, shared: PyTree, task: tuple) -> PyTree:
+        profile, examples = task
+
+        def support_loss(fast: PyTree) -> jax.Array:
+            scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
+            return loss(scores, examples.label, examples.mask)
+
+        pull = lambda g, x, a: g + strength * (x - a)
+        return jax.tree.map(pull, jax.grad(support_loss)(fast), fast, anchor)
+
+    minimum = minimizer(slope, inner, num_steps, num_solver_steps)
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        return {"model": model.init(key, episode.profile, episode.support.inputs)}
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        fast, shared = tree.partition(params["model"], adapts)
+        return State(shared, fast, profile)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        after = minimum(state.fast, state.shared, (state.profile, examples))
+        return state._replace(fast=tree.where(jnp.any(examples.mask > 0), after, state.fast))
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
+
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

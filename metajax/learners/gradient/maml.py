@@ -1,0 +1,120 @@
+"""Adaptation by gradient descent: MAML and every method that changes what adapts, or how.
+
+One function, `gradient`, gives the family by its arguments:
+
+=========  ===============================================================================
+MAML       everything adapts, second order (Finn et al., ICML 2017)
+FOMAML     ``second_order=False``
+ANIL       ``adapts=under("head")``: only the last layer (Raghu et al., ICLR 2020)
+BOIL       ``adapts=negate(under("head"))``: all but it (Oh et al., ICLR 2021)
+MeLU       the decision layers adapt, the embeddings do not (Lee et al., KDD 2019)
+Meta-SGD   ``inner=optim.learned_rates(rate)`` (Li et al., 2017)
+=========  ===============================================================================
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import losses, optim, tree
+from metajax.learners.gradient.curvature import inner_gradient
+from metajax.learners.gradient.hoist import hoist
+from metajax.learners.parts import constant_gradient, query_loss
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+UNROLL_UP_TO = 5
+"""Inner loops up to this length are unrolled; longer ones are scanned and rematerialized."""
+
+
+class State(NamedTuple):
+    """What a task remembers while it adapts by gradients.
+
+    Attributes:
+      shared: model parameters that do not adapt, the same for all tasks: never batch over them.
+      fast: model parameters that this task has adapted; ``None`` where shared.
+      rates: meta-parameters of the inner optimizer, the same for all tasks.
+      moments: the inner optimizer's own state.
+      profile: the task's profile.
+    """
+
+    shared: PyTree
+    fast: PyTree
+    rates: PyTree
+    moments: PyTree
+    profile: PyTree
+
+
+def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
+    """The carry after ``num_steps`` of ``step(carry, None)``, a step as of `jax.lax.scan`.
+
+    Up to `UNROLL_UP_TO` steps are unrolled; more are scanned and computed again going backward.
+    """
+    short = num_steps <= UNROLL_UP_TO
+    step = step if short else jax.checkpoint(step)
+    unroll = max(num_steps, 1) if short else 1
+    return jax.lax.scan(step, carry, length=num_steps, unroll=unroll)[0]
+
+
+def gradient(
+    model: Model,
+    inner: optim.Inner | optax.GradientTransformation,
+    num_steps: int,
+    *,
+    adapts: tree.Filter = tree.everything,
+    second_order: bool = True,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """A learner that takes ``num_steps`` inner optimizer steps on the support loss.
+
+    ``adapt`` minimizes ``loss`` on the examples it is given, from where the state stands; examples
+    that are all padding leave the state as it is. The outer loss is ``loss`` on the query set
+    after one ``adapt`` on the support set; its gradient runs through the inner steps, or takes them
+    for constants if not ``second_order``.
+
+    Args:
+      model: the model; its parameters and the inner rates form ``{"model": ..., "rates": ...}``.
+      inner: an optax transformation, or an `optim.Inner` whose rates are learned.
+      num_steps: inner steps of one call of ``adapt``.
+      adapts: a filter over the paths of the model's parameters.
+      second_order: whether the outer gradient sees the derivative of the inner gradient.
+      loss: (scores (N,), label (N,), mask (N,)) -> scalar.
+    """
+    if not isinstance(inner, optim.Inner):
+        inner = optim.fixed(inner)
+    slope = inner_gradient if second_order else constant_gradient
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        theta = model.init(key, episode.profile, episode.support.inputs)
+        fast, _ = tree.partition(theta, adapts)
+        return {"model": theta, "rates": inner.init(fast)}
+
+    def start(params: PyTree, profile: PyTree) -> State:
+        fast, shared = tree.partition(params["model"], adapts)
+        moments = inner.make(params["rates"]).init(fast)
+        return State(shared, fast, params["rates"], moments, profile)
+
+    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        tx = inner.make(state.rates)
+        apply = lambda fast, given: model.apply(tree.merge(fast, given[0]), *given[1:])
+        rest, values = hoist(apply, state.fast, (state.shared, state.profile, examples.inputs))
+        given = (values, examples.label, examples.mask)
+        support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
+
+        def step(carry, _):
+            fast, moments = carry
+            updates, moments = tx.update(slope(support_loss, fast, given), moments, fast)
+            return (optax.apply_updates(fast, updates), moments), None
+
+        before = (state.fast, state.moments)
+        after = repeated(step, before, num_steps)
+        fast, moments = tree.where(jnp.any(examples.mask > 0), after, before)
+        return state._replace(fast=fast, moments=moments)
+
+    def predict(state: State, inputs: PyTree) -> jax.Array:
+        return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
+
+    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -1,0 +1,5 @@
+"""Optimizers for the inner loop and for tables of which a step touches few rows."""
+
+from metajax.optim.inner import Inner, fixed, learned_rates, learned_step_rates
+
+__all__ = ["Inner", "fixed", "learned_rates", "learned_step_rates"]

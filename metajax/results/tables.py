@@ -1,0 +1,234 @@
+"""Tables of records: for the terminal at any width, and as Markdown, LaTeX, Typst and CSV."""
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import intervals, records
+
+BASELINES = ("A2 fold-in", "A4 fine-tuned")
+WIDE = 150
+
+
+class Grid(NamedTuple):
+    """A table of text, to be shown in any of the formats.
+
+    Attributes:
+      title: a sentence without its full stop.
+      headings: of the columns.
+      rows: cells, as many per row as there are headings.
+      left: how many columns, from the left, hold words and not numbers.
+      notes: lines to stand below.
+      sections: indices of the rows that begin a new group.
+      bold: indices of the rows that matter most.
+    """
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: int = 1
+    notes: Sequence[str] = ()
+    sections: Sequence[int] = ()
+    bold: Sequence[int] = ()
+
+
+def terminal(grid: Grid, console: Console | None = None) -> None:
+    """Prints the table; where standard output is no terminal, as wide as it needs to be."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 180)
+    table = Table(title=grid.title, header_style="bold")
+    if console.width < WIDE:
+        table.box, table.show_edge, table.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
+    for i, heading in enumerate(grid.headings):
+        table.add_column(heading, justify="left" if i < grid.left else "right", no_wrap=True)
+    for i, row in enumerate(grid.rows):
+        if i in grid.sections:
+            table.add_section()
+        table.add_row(*row, style="bold" if i in grid.bold else None)
+    console.print(table)
+    for note in grid.notes:
+        console.print(note, highlight=False)
+
+
+def markdown(grid: Grid) -> str:
+    """The table in GitHub's Markdown."""
+    safe = lambda cell: cell.replace("|", "\\|")
+    line = lambda cells: "| " + " | ".join(map(safe, cells)) + " |\n"
+    rule = ["---" if i < grid.left else "---:" for i in range(len(grid.headings))]
+    bold = lambda i, row: [f"**{c}**" if c and i in grid.bold else c for c in row]
+    body = "".join(line(bold(i, row)) for i, row in enumerate(grid.rows))
+    notes = "".join(f"\n{note}\n" for note in grid.notes)
+    return f"**{grid.title}**\n\n{line(grid.headings)}{line(rule)}{body}{notes}"
+
+
+def csv_text(grid: Grid) -> str:
+    """The table as comma-separated values."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(grid.headings)
+    writer.writerows(grid.rows)
+    return text.getvalue()
+
+
+LATEX: dict[str, str] = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "\u2212": "$-$",
+    "±": r"$\pm$",
+    "<": "$<$",
+    ">": "$>$",
+}
+
+
+def latex(grid: Grid, label: str = "") -> str:
+    """The table in LaTeX with booktabs, as a floating ``table``."""
+
+    def safe(cell: str) -> str:
+        return "".join(LATEX.get(c, c) for c in cell)
+
+    columns = "l" * grid.left + "r" * (len(grid.headings) - grid.left)
+    lines = [
+        r"\begin{table}",
+        r"\centering\small",
+        rf"\caption{{{safe(' '.join([grid.title + '.', *grid.notes]))}}}",
+        *([rf"\label{{{label}}}"] if label else []),
+        rf"\begin{{tabular}}{{{columns}}}",
+        r"\toprule",
+        " & ".join(map(safe, grid.headings)) + r" \\",
+        r"\midrule",
+    ]
+    for i, row in enumerate(grid.rows):
+        if i and i in grid.sections:
+            lines.append(r"\midrule")
+        cells = [rf"\textbf{{{safe(c)}}}" if c and i in grid.bold else safe(c) for c in row]
+        lines.append(" & ".join(cells) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
+
+
+def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
+    """The table in Typst, as a floating ``figure`` with horizontal rules only.
+
+    Args:
+      across: over all columns of the page.
+    """
+    columns = ", ".join(["left"] * grid.left + ["right"] * (len(grid.headings) - grid.left))
+    cell = lambda text, strong=False: (
+        f"[*{typst_text(text)}*]" if strong else f"[{typst_text(text)}]"
+    )
+    lines = [
+        "#figure(",
+        '  placement: auto, scope: "parent",' if across else "  placement: auto,",
+        f"  caption: [{typst_text(' '.join([grid.title + '.', *grid.notes]))}],",
+        f"  table(columns: {len(grid.headings)}, align: ({columns},), stroke: none,",
+        "    table.hline(),",
+        f"    table.header({', '.join(cell(h, True) for h in grid.headings)}),",
+        "    table.hline(stroke: 0.5pt),",
+    ]
+    for i, row in enumerate(grid.rows):
+        if i and i in grid.sections:
+            lines.append("    table.hline(stroke: 0.3pt),")
+        lines.append("    " + ", ".join(cell(c, bool(c) and i in grid.bold) for c in row) + ",")
+    lines += ["    table.hline(),", "  ),", f"){f' <{label}>' if label else ''}", ""]
+    return "\n".join(lines)
+
+
+def typst_text(text: str) -> str:
+    """Text with Typst's signs escaped, so that it is shown as it is."""
+    return "".join(f"\\{c}" if c in "\\*_`$#@<>[]~=+-/" else c for c in text)
+
+
+def verdict(record: records.Record, scenario: str, arm: str) -> intervals.Interval:
+    """How much shuffled support labels cost the arm, in MAE (control N1), with its interval."""
+    shuffled = record.of(scenario, arm, "shuffled", "mae")
+    return records.difference(shuffled, record.of(scenario, arm, "all", "mae"))
+
+
+def adapts(gap: intervals.Interval) -> bool:
+    """Whether the N1 gap is above zero with its whole interval."""
+    return gap.low > 0
+
+
+def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
+    """One table of an experiment: scenarios by arms, with intervals, differences and control.
+
+    Args:
+      wide: with intervals, for 150 columns; else without, for 80.
+    """
+    facts = record.facts
+    rows, sections, bold = [], [], []
+    for scenario, count in facts["split"]["tasks"].items():
+        sections.append(len(rows))
+        name = f"{scenario.replace('_', '-')} ({count})"
+        if not wide:
+            rows.append([name, *[""] * 6])
+        for i, arm in enumerate(facts["arms"]):
+            if arm == facts["method"]:
+                bold.append(len(rows))
+            cells = _row(record, scenario, arm, wide)
+            rows.append([name if i == 0 else "", *cells] if wide else ["  " + cells[0], *cells[1:]])
+    title = (
+        f"{facts['experiment']} on {facts['data']['name']}, protocol {facts['split']['protocol']}, "
+        f"split {facts['split']['checksum']}, {facts['config']['run']['seeds']} seeds"
+    )
+    headings = [
+        *(("scenario", "arm", "MAE [95 %]") if wide else ("arm", "MAE")),
+        *("RMSE", "nDCG@5"),
+        *(f"MAE - {baseline[:2]}" if wide else f"- {baseline[:2]}" for baseline in BASELINES),
+        "N1 gap",
+    ]
+    notes = [
+        "MAE, RMSE: lower is better; nDCG@5: higher. Differences are paired by user; * marks an "
+        "interval that excludes 0.",
+        "N1 gap: MAE with shuffled support labels minus MAE. "
+        f"Test tasks opened once, on {facts['environment']['date']}.",
+    ]
+    return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
+
+
+def show(record: records.Record, console: Console | None = None) -> None:
+    """Prints the table of an experiment, and where its method does not adapt."""
+    console = console or Console()
+    wide = not console.is_terminal or console.width >= WIDE
+    terminal(grid_of(record, wide=wide), console)
+    method = record.facts["method"]
+    for scenario in record.facts["split"]["tasks"]:
+        if not adapts(verdict(record, scenario, method)):
+            console.print(f"NO ADAPTATION: {method} on {scenario}: N1 gap touches 0", style="bold")
+
+
+def _row(record: records.Record, scenario: str, arm: str, wide: bool) -> list[str]:
+    cells, digits = [arm], 4 if wide else 3
+    for metric in ("mae", "mse", "ndcg@5"):
+        r = records.interval(record.of(scenario, arm, "all", metric), metric)
+        whole = metric == "mae" and wide
+        cells.append(with_interval(r) if whole else f"{r.mean:.{digits}f}")
+    mine = record.of(scenario, arm, "all", "mae")
+    for baseline in BASELINES:
+        if arm == baseline or baseline not in record.facts["arms"]:
+            cells.append("")
+            continue
+        gap = records.difference(mine, record.of(scenario, baseline, "all", "mae"))
+        cells.append(signed(gap, wide))
+    cells.append(signed(verdict(record, scenario, arm), wide))
+    return cells
+
+
+def with_interval(r: intervals.Interval) -> str:
+    """A mean with its interval."""
+    return f"{r.mean:.4f} [{r.low:.3f}, {r.high:.3f}]"
+
+
+def signed(d: intervals.Interval, wide: bool = True) -> str:
+    """A difference with its interval, starred where that excludes 0."""
+    star = "*" if d.low > 0 or d.high < 0 else " "
+    if not wide:
+        return f"{d.mean:+.3f}{star}"
+    return f"{d.mean:+.4f}{star}[{d.low:+.3f}, {d.high:+.3f}]"

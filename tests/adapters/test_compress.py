@@ -1,0 +1,123 @@
+"""Pruning, small integers, distillation: schedules, masks and roundings by pencil; teachers."""
+
+import functools
+import math
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax import tree
+from metajax.adapters import prune, quantize
+from metajax.data.worlds.latent import LatentUsers
+from metajax.learners.closed_form import ridge
+from metajax.models.towers import identity, vector_linear
+from metajax.transforms.distill import distilled, soft_cross_entropy
+
+WEIGHTS = {"kernel": jnp.array([[3.0, -1.0], [0.5, -4.0]]), "bias": jnp.array([0.1, 0.2])}
+
+
+def test_the_cubic_schedule_by_pencil():
+    share = prune.cubic(0.8, 10, 4)
+    found = [float(share(jnp.asarray(t))) for t in (0, 10, 12, 14, 99)]
+    np.testing.assert_allclose(found, [0, 0, 0.8 * (1 - 0.125), 0.8, 0.8], rtol=1e-6)
+
+
+def test_the_smallest_weights_of_each_kernel_are_pruned():
+    found = prune.masked(WEIGHTS, 0.5)
+    np.testing.assert_array_equal(found["kernel"], [[3.0, 0.0], [0.0, -4.0]])
+    np.testing.assert_array_equal(found["bias"], WEIGHTS["bias"])
+    assert prune.nonzero_bytes(found) == 4 * 2 + 1 + 4 * 2
+    chex.assert_trees_all_equal(prune.masked(WEIGHTS, 0.0), WEIGHTS)
+
+
+def test_a_random_mask_is_the_same_at_every_step_and_knows_nothing():
+    weights = {"kernel": jnp.arange(1.0, 401.0).reshape(20, 20)}
+    mask = functools.partial(prune.masked, importance=prune.at_random(jax.random.key(0)))
+    half, more = mask(weights, 0.5)["kernel"], mask(weights, 0.7)["kernel"]
+    assert int(jnp.sum(half == 0)) == 200 and int(jnp.sum(more == 0)) == 280
+    assert bool(jnp.all(more[half == 0] == 0))
+    assert abs(float(half.sum() / weights["kernel"].sum()) - 0.5) < 0.1
+
+
+def test_no_pruned_weight_slips_back_through_adams_moments():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (10, 10))}
+    target = jax.random.normal(jax.random.key(1), (10, 10))
+    tx = prune.pruned(optax.adam(0.05), prune.cubic(0.9, 0, 20))
+    state = tx.init(params)
+    zeros = []
+    for _ in range(30):
+        grads = {"kernel": params["kernel"] - target}
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        zeros.append(int(jnp.sum(jnp.abs(params["kernel"]) < 1e-6)))
+    assert zeros[-1] == 90 and zeros[-10] == 90
+    assert zeros[4] == math.floor(100 * 0.9 * (1 - 0.75**3) + 1e-4)
+
+
+def test_integers_by_pencil():
+    found = quantize.to_integers(jnp.array([[1.27, 0.0], [-0.5, 0.0]]))
+    np.testing.assert_array_equal(found.codes, [[127, 0], [-50, 0]])
+    np.testing.assert_allclose(found.scale, [[0.01, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(jnp.array([[2.0, 1.0]]) @ found, [[2.04, 0.0]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_the_error_is_at_most_half_a_step(bits):
+    weights = jax.random.normal(jax.random.key(0), (3, 16, 8))
+    found = quantize.to_integers(weights, bits)
+    assert bool(jnp.all(jnp.abs(found.dense() - weights) <= 0.5001 * found.scale))
+    assert int(jnp.abs(found.codes.astype(int)).max()) == 2 ** (bits - 1) - 1
+
+
+def test_the_rounding_is_that_of_qwix():
+    qarray = pytest.importorskip("qwix._src.core.qarray")
+    weights = jax.random.normal(jax.random.key(0), (16, 8))
+    how = qarray.HowToQuantize(qtype=jnp.int8, channelwise_axes=[1], calibration_method="absmax")
+    expected = qarray.quantize(weights, how)
+    found = quantize.to_integers(weights)
+    assert int(jnp.abs(expected.qvalue.astype(int) - found.codes.astype(int)).max()) <= 1
+    np.testing.assert_allclose(found.dense(), qarray.dequantize(expected), atol=2e-2)
+
+
+def test_a_stand_in_and_its_matrix_give_the_same_and_cost_a_quarter():
+    params = {"kernel": jax.random.normal(jax.random.key(0), (64, 32)), "bias": jnp.ones(32)}
+    every = tree.matching("kernel")
+    standing = quantize.quantized(params, every, stand_in=every)
+    dense = quantize.quantized(params, every)
+    x = jax.random.normal(jax.random.key(1), (4, 64))
+    np.testing.assert_allclose(x @ standing["kernel"], x @ dense["kernel"], rtol=1e-4, atol=1e-5)
+    assert quantize.integer_bytes(params, every) == 64 * 32 + 4 * 32 + 4 * 32
+    assert sum(leaf.nbytes for leaf in jax.tree.leaves(standing)) == 64 * 32 + 4 * 32 + 4 * 32
+
+
+def test_the_divergence_of_two_softmaxes_by_pencil():
+    ln3, mask = math.log(3), jnp.array([1.0, 1.0, 0.0])
+    # (3/4, 1/4) against (1/2, 1/2): 3/4 ln 3/2 + 1/4 ln 1/2; the masked third does not count.
+    value = soft_cross_entropy(jnp.array([ln3, 0.0, 9.0]), jnp.zeros(3), mask, 1.0)
+    np.testing.assert_allclose(value, 0.75 * math.log(1.5) - 0.25 * math.log(2), rtol=1e-5)
+    warm = soft_cross_entropy(jnp.array([2 * ln3, 0.0, 9.0]), jnp.zeros(3), mask, 2.0)
+    np.testing.assert_allclose(warm, 4 * value, rtol=1e-5)
+
+
+def test_a_student_is_pulled_to_the_teachers_scores():
+    world = LatentUsers(dim=3, num_support=6, num_query=5)
+    episode = world.sample(jax.random.key(0))
+    learner = ridge(identity(), vector_linear(), 3)
+    teacher_params = learner.init(jax.random.key(1), episode)
+    student_params = {**teacher_params, "log_precision": teacher_params["log_precision"] + 3.0}
+    key = jax.random.key(2)
+    for temperature in (None, 2.0):
+        taught = distilled(learner, learner, teacher_params, 1.0, temperature)
+        same, _ = taught.loss(teacher_params, episode, key)
+        other, info = taught.loss(student_params, episode, key)
+        assert same < 1e-9 < 1e-3 < other and other == info["pull"]
+        grads = jax.grad(lambda p, t=taught: t.loss(p, episode, key)[0])(student_params)
+        assert float(grads["log_precision"].sum()) > 0  # down, towards the teacher's
+    half = distilled(learner, learner, teacher_params, 0.5)
+    own, _ = learner.loss(student_params, episode, key)
+    pull = distilled(learner, learner, teacher_params, 1.0).loss(student_params, episode, key)[0]
+    np.testing.assert_allclose(half.loss(student_params, episode, key)[0], (own + pull) / 2, 1e-5)

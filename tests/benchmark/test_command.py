@@ -1,0 +1,212 @@
+"""What a person at the command line sees when something is wrong: one line, and what to do."""
+
+import dataclasses
+import errno
+import os
+import signal
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from experiments.methods import fold_in, maml
+from metajax import benchmark
+from metajax.benchmark import baselines, command, problem
+from metajax.data.worlds import latent
+from metajax.training import loop
+from metajax.types import UserError
+
+
+def run(monkeypatch, capsys, *options: str, main=maml.main) -> tuple[object, str]:
+    """The exit status and the message of an experiment called with the options."""
+    monkeypatch.setattr(sys, "argv", ["maml", *options])
+    with pytest.raises(SystemExit) as stop:
+        command.cli(main, maml.Config)
+    said = stop.value.code if isinstance(stop.value.code, str) else capsys.readouterr().out
+    return stop.value.code, said
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--no-such-option",), "--no-such-option"),
+        (("--num-steps", "many"), "many"),
+        (("--dataset",), "--dataset"),
+        (("--dataset", "no-such-set"), "no-such-set"),
+        (("--dataset", "ml-1m", "--data-dir", "/no/such/folder"), "/no/such/folder"),
+        (("--dataset", "no-such-set", "--from-records"), "no record"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(monkeypatch, capsys, options, told):
+    _, said = run(monkeypatch, capsys, *options)
+    assert said.startswith("error: ") and told in said and "\n" not in said.strip()
+
+
+def test_help_gives_each_field_of_the_docstring_a_line_of_its_own(monkeypatch, capsys):
+    status, said = run(monkeypatch, capsys, "--help")
+    begins = [line.strip().partition(":")[0] for line in said.splitlines()]
+    assert status == 0
+    assert {"Reference", "Run", "Published", "Deviates"} <= set(begins)
+
+
+def test_a_reader_that_goes_away_gets_no_traceback():
+    """`--help | head -1`: the pipe is closed before the page is written."""
+    code = "from experiments import foma; from metajax import command; "
+    code += "command.cli(foma.main, foma.Config)"
+    command_line = [sys.executable, "-c", code, "--help"]
+    child = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert child.stdout and child.stderr
+    child.stdout.close()
+    said = child.stderr.read().decode()
+    assert (child.wait(), said) == (128 + signal.SIGPIPE, "")
+    child.stderr.close()
+
+
+def full(config: maml.Config) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/metrics.jsonl")
+
+
+def odd(config: maml.Config) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_a_full_disk_is_told_in_one_line_and_other_failures_are_not_hidden(monkeypatch, capsys):
+    _, said = run(monkeypatch, capsys, main=full)
+    assert said.startswith("error: cannot write out/metrics.jsonl (No space left")
+    assert "the same command" in said and "\n" not in said
+    monkeypatch.setattr(sys, "argv", ["maml"])
+    with pytest.raises(OSError, match="Input/output error"):
+        command.cli(odd, maml.Config)
+
+
+def test_a_missing_file_names_the_file_and_the_place(monkeypatch, capsys, tmp_path):
+    (tmp_path / "ml-1m").mkdir()
+    _, said = run(monkeypatch, capsys, "--dataset", "ml-1m", "--data-dir", str(tmp_path))
+    assert "ratings" in said and str(tmp_path) in said and "\n" not in said.strip()
+
+
+def _write_ratings(path: Path, last: str) -> None:
+    rows = [f"{u}::{i}::{1 + (u + i) % 5}::{i}" for u in range(1, 30) for i in range(1, 20)]
+    path.mkdir()
+    (path / "ratings.dat").write_text("\n".join([*rows, last]) + "\n")
+    users = "".join(f"{u}::F::25::1::0\n" for u in range(1, 31))
+    (path / "users.dat").write_text(users)
+    movies = "".join(f"{i}::Film {i} (1990)::Drama\n" for i in range(1, 21))
+    (path / "movies.dat").write_text(movies)
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("30::1::9::5", "scale"),
+        ("30::1", "cut short"),
+        ("30::1::nan::5", "nan"),
+        ("30::1::x::5", "x"),
+    ],
+)
+def test_a_damaged_ratings_file_is_told_in_one_line(monkeypatch, capsys, tmp_path, last, told):
+    _write_ratings(tmp_path / "ml-1m", last)
+    _, said = run(monkeypatch, capsys, "--dataset", "ml-1m", "--data-dir", str(tmp_path))
+    assert said.startswith("error: ") and told in said.lower() and "\n" not in said.strip()
+
+
+def test_users_with_too_few_interactions_are_told(monkeypatch, capsys, tmp_path):
+    log = tmp_path / "log.csv"
+    rows = "".join(f"{u},{i},{1 + (u + i) % 5}\n" for u in range(20) for i in range(5))
+    log.write_text("user_id,item_id,rating\n" + rows)
+    _, said = run(monkeypatch, capsys, "--dataset", str(log))
+    assert "no user has 13 to 100 interactions" in said and "\n" not in said.strip()
+
+
+def test_a_diverged_run_names_the_step(monkeypatch):
+    config = maml.Config(benchmark.Run(dataset="synthetic", seeds=1, num_steps=4, num_tasks=2))
+    monkeypatch.setattr(problem.sources, "load", lambda *_: latent.rating_log(240, 120))
+    loaded = benchmark.load(config.run)
+    learner, _ = maml.build(config, loaded)
+
+    with pytest.raises(UserError, match=r"not finite at outer step [1-4]"):
+        baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.run)
+
+
+def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(problem.sources, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(benchmark.report, "RESULTS", tmp_path / "results")
+    run = benchmark.Run(
+        dataset="synthetic", seeds=2, num_steps=4, num_tasks=4, out=tmp_path, publish=True
+    )
+    config = maml.Config(run=run, hidden=(8,))
+    record = fold_in.main(config)
+    printed = capsys.readouterr().out
+    assert "A2 fold-in" in printed and "user-cold" in printed
+    assert (tmp_path / "k_shot.png").stat().st_size > 10_000
+    mean_error = record.of("user_cold", "A0 item mean", "all", "mae").mean()
+    assert f"{mean_error:.4f}" in printed
+
+    stored = benchmark.report.read(tmp_path / "results" / "fold_in-synthetic.json")
+    for name, scores in record.scores.items():
+        np.testing.assert_allclose(stored.scores[name], scores, rtol=1e-6)
+    cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
+    np.testing.assert_allclose(cold, record.of("user_cold", "A0 item mean", "all", "mae"), 1e-5)
+
+
+def test_a_damaged_record_is_refused(tmp_path):
+    record = benchmark.report.Record({"experiment": "x"}, {"a|b|c|d": np.ones((1, 3))})
+    path = benchmark.report.write(tmp_path, "x", record)
+    scores = path.with_suffix(".npz")
+    scores.write_bytes(scores.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"x\.npz is not the file"):
+        benchmark.report.read(path)
+
+
+def test_an_arm_that_diverged_is_shown_and_stops_nothing():
+    fine, gone = np.ones((2, 3)), np.array([[1.0, np.inf, 2.0]])
+    assert benchmark.report.interval(fine, "mae").mean == 1.0
+    found = benchmark.report.interval(gone, "mse")
+    assert found.mean == np.inf and np.isnan(found.low) and found.num_units == 3
+    assert benchmark.report.difference(fine, gone).mean == -np.inf
+    assert benchmark.report.difference(gone, fine).mean == np.inf
+    assert np.isnan(benchmark.report.difference(fine, gone).low)
+
+
+def test_operations_run_in_order_unless_the_user_says_otherwise(monkeypatch, capsys):
+    name, _, _ = command.IN_ORDER.partition("=")
+    for given, expected in (
+        ("", command.IN_ORDER),
+        ("--xla_dump_to=x", f"{command.IN_ORDER} --xla_dump_to=x"),
+        (f"{name}=true", f"{name}=true"),
+    ):
+        monkeypatch.setenv("XLA_FLAGS", given)
+        run(monkeypatch, capsys, "--no-such-option")
+        assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_path):
+    """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
+    calls = []
+
+    def fit(learner, tx, sample, data, keys, num_steps, *, checkpoint, **rest):
+        calls.append((keys, checkpoint))
+        value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
+        return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
+
+    monkeypatch.setattr(baselines.train, "fit", fit)
+    split = types.SimpleNamespace(num_query=1)
+    ready = types.SimpleNamespace(split=split, train=None)
+    run = benchmark.Run(seeds=5, seeds_at_once=2, num_steps=4, out=tmp_path)
+    found = baselines.trained_arm("A6", None, None, ready, run)
+    assert [len(keys) for keys, _ in calls] == [2, 2, 1]
+    assert [path.name for _, path in calls] == ["A6-group-1", "A6-group-2", "A6-group-3"]
+    data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(1), 5)))[:, 0]
+    assert found.settings["best_step"] == data.tolist(), "the keys of all seeds, in their order"
+    np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
+    assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
+    calls.clear()
+    whole = dataclasses.replace(run, seeds_at_once=0)
+    baselines.trained_arm("A6", None, None, ready, whole)
+    assert [path.name for _, path in calls] == ["A6"]

@@ -1,0 +1,127 @@
+"""Histories in order, what is held out of them, and the place of the next item among the others."""
+
+import gzip
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.data.histories import sequences
+from metajax.data.histories.sequences import Held
+from metajax.evaluation import next_item
+from metajax.types import UserError
+
+LINES = "2 7\n2 5\n1 5\n2 9\n1 7\n2 3\n1 9\n"
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "log.txt.gz"
+    with gzip.open(path, "wt") as file:
+        file.write(LINES)
+    return sequences.read_sasrec(path)
+
+
+def test_histories_keep_the_order_of_the_file(small):
+    assert small.item_ids.tolist() == [3, 5, 7, 9]
+    assert small.items.tolist() == [1, 2, 3, 2, 1, 3, 0]  # person 1: 5 7 9; person 2: 7 5 9 3
+    assert small.start.tolist() == [0, 3] and small.length.tolist() == [3, 4]
+
+
+def test_the_last_item_is_the_test_and_the_one_before_it_the_validation(small):
+    test = sequences.held_out(small, width=2)
+    assert test.target.tolist() == [3, 0]
+    assert test.history.tolist() == [[1, 2], [1, 3]] and test.length.tolist() == [2, 2]
+    assert test.seen.tolist() == [[1, 2, 4], [2, 1, 3]]  # 4 is padding: no such item
+    valid = sequences.held_out(small, width=3, back=2)
+    assert valid.target.tolist() == [2, 3]
+    assert valid.history.tolist() == [[1, 0, 0], [2, 1, 0]] and valid.length.tolist() == [1, 2]
+
+
+def test_no_window_shows_a_held_out_item(small):
+    windows = sequences.windows(small, width=2)
+    draw = jax.vmap(lambda key: sequences.draw(windows, key, 2))
+    episodes = draw(jax.random.split(jax.random.key(0), 200))
+    rows = np.concatenate([episodes.support.inputs, episodes.query.inputs], axis=1)
+    real = np.concatenate([episodes.support.mask, episodes.query.mask], axis=1) > 0
+    trained = {tuple(row[keep].tolist()) for row, keep in zip(rows, real, strict=True)}
+    assert trained == {(1,), (2, 1)}  # person 1 has one trained item, person 2 has two
+
+
+def test_windows_cover_a_long_history_and_never_leave_it():
+    length = 25
+    data = sequences.assemble("x", np.repeat([0, 1], length), np.arange(2 * length))
+    windows = sequences.windows(data, width=8)
+    assert len(windows.end) == 6  # 23 trained items each: 3 windows
+    draw = jax.vmap(lambda key: sequences.draw(windows, key, 8))
+    episodes = draw(jax.random.split(jax.random.key(0), 500))
+    items = np.where(episodes.support.mask > 0, episodes.support.inputs, -1)
+    last = np.asarray(episodes.query.inputs)
+    assert set(range(23)) <= set(items.ravel()) | set(last.ravel())
+    assert not {23, 24, 48, 49} & (set(items.ravel()) | set(last.ravel()))
+    gap = np.where(items >= 0, last - items, 0)
+    assert gap.max() <= 7  # all of one person, in order
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [("1 2\n1 x\n", "whole numbers"), ("1 2\n1 3\n", "3 items per person"), ("", "3 items")],
+)
+def test_a_damaged_log_gets_one_line(tmp_path, text, sentence):
+    path = tmp_path / "log.txt"
+    path.write_text(text)
+    with pytest.raises(UserError, match=sentence):
+        sequences.read_sasrec(path)
+
+
+def test_a_missing_log_gets_one_line(tmp_path):
+    with pytest.raises(UserError, match="no file"):
+        sequences.read_sasrec(tmp_path / "none.txt")
+
+
+def test_the_published_file_is_the_published_one(data_dir):
+    data = sequences.read_sasrec(data_dir)
+    assert (len(data.length), data.num_items, len(data.items)) == (6040, 3416, 999611)
+
+
+def test_the_place_counts_what_stands_above_among_the_candidates():
+    score = jnp.array([5.0, 4.0, 3.0, 2.0, 1.0])
+    key = jax.random.key(0)
+    place = lambda candidate: int(next_item.place(score, jnp.array(2), jnp.array(candidate), key))
+    assert place([1, 1, 1, 1, 1]) == 2
+    assert place([0, 1, 1, 1, 1]) == 1
+    assert place([0, 1, 0, 1, 1]) == 1  # the target is a candidate whatever the mask says
+
+
+def test_a_constant_scorer_gets_chance():
+    keys = jax.random.split(jax.random.key(0), 3000)
+    place = lambda key: next_item.place(jnp.zeros(5), jnp.array(1), jnp.ones(5), key)
+    counts = np.bincount(np.asarray(jax.vmap(place)(keys)), minlength=5)
+    assert abs(counts / 3000 - 0.2).max() < 0.03
+
+
+def test_metrics_of_a_place_by_pencil():
+    found = next_item.from_place(np.array([0, 3, 10]))
+    np.testing.assert_allclose(found["hit@10"], [1, 1, 0])
+    np.testing.assert_allclose(found["ndcg@10"], [1, 1 / math.log2(5), 0], rtol=1e-6)
+    np.testing.assert_allclose(found["ndcg@5"], [1, 1 / math.log2(5), 0], rtol=1e-6)
+    np.testing.assert_allclose(found["mrr"], [1, 1 / 4, 1 / 11], rtol=1e-6)
+
+
+def test_three_protocols_of_one_score_table():
+    num_items, people = 300, 5
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(people, num_items)).astype(np.float32)
+    seen = np.array([[i, 10 + i, num_items] for i in range(people)], np.int32)
+    target = np.array([50 + i for i in range(people)], np.int32)
+    held = Held(np.zeros((people, 2), np.int32), np.ones(people, np.int32), target, seen)
+    scorer = lambda person, history, length: jnp.asarray(table)[person]
+    found = next_item.places(scorer, held, num_items, jax.random.key(0), batch_size=2)
+    for i in range(people):
+        above = np.flatnonzero(table[i] > table[i, target[i]])
+        assert found[next_item.UNMASKED][i] == len(above)
+        assert found[next_item.FULL][i] == len(set(above) - {i, 10 + i})
+    share = np.asarray(found[next_item.SAMPLED]) / np.maximum(np.asarray(found[next_item.FULL]), 1)
+    assert (found[next_item.SAMPLED] <= 100).all() and abs(share.mean() - 100 / 297) < 0.1

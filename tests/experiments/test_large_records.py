@@ -1,0 +1,114 @@
+"""The experiments with large models print their stored records, and refuse what is not there."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.large import report as large_report
+from experiments.large import text_cold
+from experiments.large.adapt_large import adapt_large
+from experiments.large.distill import distill
+from experiments.large.llm_rec import language, llm_rec
+from experiments.large.sasrec import sasrec
+from experiments.shop import latency
+from metajax.data.histories import sequences as histories
+from metajax.evaluation import next_item
+from metajax.results import records
+from metajax.types import UserError
+
+EXPERIMENTS = {
+    "sasrec": sasrec,
+    "text_cold": text_cold,
+    "llm_rec": llm_rec,
+    "distill": distill,
+    "latency": latency,
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_missing_record_gets_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
+        EXPERIMENTS[name].main(EXPERIMENTS[name].Config(from_records=True))
+
+
+def test_the_k_shot_question_has_no_record_either(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    config = adapt_large.Config()
+    run = dataclasses.replace(config.run, from_records=True)
+    with pytest.raises(UserError, match="no record"):
+        adapt_large.main(dataclasses.replace(config, run=run))
+
+
+def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
+    config = sasrec.Config(out=tmp_path)
+    places = np.array([[0, 3, 10, 99]])
+    scores = {
+        records.score_name("leave-one-out", "popularity", next_item.FULL, metric): values
+        for metric, values in next_item.from_place(places).items()
+    }
+    record = large_report.written(
+        "sasrec-x", "sasrec", "leave-one-out", ["popularity"], config, scores, {"popularity": 1.0}
+    )
+    again = records.read(tmp_path / "sasrec-x.json")
+    np.testing.assert_array_equal(
+        again.of("leave-one-out", "popularity", next_item.FULL, "hit@10"), [[1, 1, 0, 0]]
+    )
+    columns = [(next_item.FULL, "hit@10"), (next_item.SAMPLED, "hit@10")]
+    large_report.show(record, columns, "Next item")
+    shown = capsys.readouterr().out
+    assert "0.5000 [" in shown and "published: " in shown
+
+
+def test_places_of_a_beam_count_new_items_alone():
+    found = np.array([[4, 7, 2, -1], [1, 0, 5, 6]])
+    ranks = llm_rec.ranks(found, np.array([2, 9]), np.array([[4, 9], [8, 8]]))
+    assert ranks.tolist() == [1, 1000]  # 7 stands above 2, 4 was seen; 9 was not found
+
+
+def walkers(num_people: int = 12, num_items: int = 7, length: int = 9) -> histories.Sequences:
+    """People who walk around a circle of items, each in strides of 1 or 2."""
+    stride = 1 + np.arange(num_people)[:, None] % 2
+    place = np.arange(num_people)[:, None] * 3 + stride * np.arange(length)[None, :]
+    return histories.assemble(
+        "circle", np.repeat(np.arange(num_people), length), (place % num_items).reshape(-1)
+    )
+
+
+def test_vectors_of_what_is_met_in_a_row_are_the_roots_of_mutual_information():
+    """Counted in a loop; F F' of a symmetric matrix's scaled vectors is its absolute value."""
+    data, people, n = walkers(), np.array([1, 2, 3, 8]), 7
+    count = np.zeros((n, n))
+    for person in people:
+        row = data.items[data.start[person] :][: data.length[person] - 2]
+        for i, first in enumerate(row):
+            for second in row[i + 1 : i + 3]:
+                count[first, second] += 1
+                count[second, first] += 1
+    p = count / count.sum()
+    expected = np.zeros((n, n))
+    for i in range(n):
+        for j in range(n):
+            if p[i, j] > 0:
+                expected[i, j] = max(0.0, np.log(p[i, j] / p[i].sum() / p[j].sum()))
+    values, vectors = np.linalg.eigh(expected)
+    found = language.met_in_a_row(data, people, n, reach=2)
+    np.testing.assert_allclose(found @ found.T, (vectors * abs(values)) @ vectors.T, atol=1e-8)
+
+
+def test_what_follows_is_counted_among_training_people_alone():
+    data = walkers()
+    held = histories.held_out(data, 4, 1)
+    even = np.arange(0, 12, 2)  # who take the next item, and never the one after it
+    test = np.array([1, 3])  # who take the one after it
+    empty = held._replace(seen=np.full_like(held.seen, 99))
+    np.testing.assert_array_equal(llm_rec.followed(data, empty, even, even), np.zeros(6))
+    assert (llm_rec.followed(data, empty, even, test) > 0).all()
+    assert (llm_rec.followed(data, empty, np.arange(1, 12, 2), test) == 0).all()
+
+
+def test_people_are_in_one_group_each():
+    parts = llm_rec.groups(101)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(101))
+    assert [len(p) for p in parts] == [75, 10, 16]

@@ -1,0 +1,135 @@
+"""Presets: every experiment has them, options override them, `paper` is what records used."""
+
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import types
+
+import pytest
+
+from experiments.methods import anil, evidence, maml
+from experiments.tools import search as tuning
+from metajax.benchmark import command, problem
+from metajax.results import records
+from metajax.types import UserError
+
+EXPERIMENTS = pathlib.Path(maml.__file__).parent
+
+
+ROOT = EXPERIMENTS.parent
+
+
+def taking_a_run() -> list[str]:
+    """The experiments that are told what a rating experiment is told, and the other programs."""
+    own = ["omniglot", "unsupervised", "sinusoid", "memorization", "metaemb", "datasets"]
+    shared = [
+        path.stem
+        for path in sorted(EXPERIMENTS.glob("*.py"))
+        if "run_experiment(" in path.read_text()
+        or re.search(r"^    run: (benchmark\.)?Run = ", path.read_text(), re.MULTILINE)
+    ]
+    large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes", "latency"]
+    large += ["adapt_large_memory"]
+    return [*shared, *own, *large, "protocols"]
+
+
+def module(name: str) -> types.ModuleType:
+    return importlib.import_module(f"experiments.{name}")
+
+
+@pytest.mark.parametrize("name", taking_a_run())
+def test_help_names_the_presets_and_the_folder(name, capsys):
+    with pytest.raises(SystemExit) as stop:
+        command.parse(module(name).Config, ["--help"])
+    said = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "--preset {quick,paper,gpu}" in said and "--out" in said
+
+
+def test_an_option_overrides_the_preset_in_either_order():
+    for options in (["--preset", "quick", "--seeds", "7"], ["--seeds", "7", "--preset=quick"]):
+        config = command.parse(maml.Config, options)
+        assert (config.run.preset, config.run.dataset) == ("quick", "synthetic")
+        assert (config.run.seeds, config.run.num_steps) == (7, 200)
+        assert config.inner_steps == maml.Config().inner_steps
+    assert command.parse(maml.Config, []) == maml.Config()
+    assert command.parse(maml.Config, ["--preset", "gpu"]).run.num_tasks == 256
+
+
+def test_a_preset_reaches_what_is_inherited_and_what_has_no_default():
+    assert command.parse(evidence.Config, ["--preset", "quick"]).run.num_steps == 200
+    assert command.parse(anil.Config, []).run.num_steps == 1500
+    options = ["maml", "--space", "inner_rate=log:.01:1", "--preset", "quick", "--trials", "3"]
+    config = command.parse(tuning.Config, options)
+    assert (config.experiment, config.run.num_tasks, config.trials) == ("maml", 16, 3)
+    with pytest.raises(UserError, match="space"):
+        command.parse(tuning.Config, ["maml", "--preset", "quick"])
+
+
+def test_a_wrong_preset_is_one_line():
+    with pytest.raises(UserError, match="huge") as error:
+        command.parse(maml.Config, ["--preset", "huge"])
+    assert "\n" not in str(error.value)
+
+
+def test_the_name_of_the_preset_is_stored_and_not_hashed():
+    quick = command.with_preset(maml.Config(), "quick")
+    spelled = dataclasses.replace(quick, run=dataclasses.replace(quick.run, preset="paper"))
+    assert records.config_hash(quick) == records.config_hash(spelled)
+    assert records.config_hash(quick) != records.config_hash(maml.Config())
+    assert dataclasses.asdict(quick)["run"]["preset"] == "quick"
+
+
+def test_every_preset_names_settings_that_exist():
+    for name in taking_a_run():
+        config = module(name).Config
+        table = getattr(module(name), "PRESETS", problem.PRESETS)
+        owner = config if table is not problem.PRESETS else problem.Run
+        known = {field.name for field in dataclasses.fields(owner)}
+        assert set(table) == {"quick", "paper", "gpu"} and not table["paper"], name
+        assert all(set(settings) <= known for settings in table.values()), name
+
+
+def required() -> list[str]:
+    """The experiments whose records the paper cannot do without."""
+    editions = tomllib.loads((ROOT / "paper" / "editions.toml").read_text())
+    return editions["full"]["required"]
+
+
+@pytest.mark.parametrize("name", required())
+def test_paper_is_the_size_of_the_stored_record(name):
+    facts = json.loads((records.RESULTS / f"{name}-ml-1m.json").read_text())
+    config = module(name).Config()
+    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    for setting, value in facts["config"]["run"].items():
+        if setting not in records.PLACES:
+            assert now["run"][setting] == value, setting
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sinusoid", ("--arms", "oracle", "ridge on features", "--num-steps", "20")),
+        pytest.param("sinusoid", (), marks=pytest.mark.slow),
+        pytest.param("maml", (), marks=pytest.mark.slow),
+    ],
+)
+def test_quick_runs_where_there_is_no_data(name, options, tmp_path):
+    command_line = [sys.executable, "-m", f"experiments.{name}", "--preset", "quick", *options]
+    done = subprocess.run(
+        [*command_line, "--out", str(tmp_path / "out")],
+        cwd=ROOT,
+        env=dict(os.environ, METAJAX_DATA=str(tmp_path / "nowhere")),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = (p for p in (tmp_path / "out").glob("*.json"))
+    config = json.loads(path.read_text())["config"]
+    assert config.get("run", config)["preset"] == "quick"

@@ -1,0 +1,222 @@
+"""Regimes: the worlds and the protocols by independent derivations; no training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.large.regimes import drift, history, regimes, shelves, window
+from experiments.large.regimes.world import World, forgetting, one_by_one, reader
+from metajax.data.histories import sequences as histories
+from metajax.learners.closed_form import ridge
+from metajax.models import sequence, transformer
+from metajax.models.towers import identity, vector_linear
+from metajax.results import records
+from metajax.types import Episode, Examples, UserError
+
+WORLD = World(dim=3, num_support=6, num_query=4)
+
+
+def ridge_around(world: World, episode: Episode) -> jax.Array:
+    """The Bayes predictor of a user who does not drift, by the normal equations."""
+    x, y, _ = episode.support
+    normal = x.T @ x + world.sigma**2 / world.tau**2 * jnp.eye(world.dim)
+    w = world.mean + jnp.linalg.solve(normal, x.T @ (y - x @ world.mean))
+    return episode.query.inputs @ w
+
+
+def test_another_seed_is_another_world_and_every_group_has_its_own_people():
+    first, second = (World(seed=seed, dim=3) for seed in (0, 1))
+    assert float(jnp.abs(first.mean - second.mean).max()) > 0.1
+    people = [w.sample(1.0, w.group(n)).support.label for w in (first, second) for n in (1, 2)]
+    apart = [float(jnp.abs(a - b).max()) for i, a in enumerate(people) for b in people[:i]]
+    assert min(apart) > 0.1
+
+
+def test_clipped_descent_takes_steps_of_the_rate_at_most():
+    tx = drift.clipped(0.5)
+    for gradient, expected in (([30.0, 40.0], [-0.3, -0.4]), ([0.3, 0.4], [-0.15, -0.2])):
+        grads = {"a": jnp.array(gradient)}
+        found, _ = tx.update(grads, tx.init(grads))
+        np.testing.assert_allclose(jax.tree.leaves(found)[0], expected, rtol=1e-6)
+
+
+def test_the_filter_of_who_does_not_drift_is_ridge_regression():
+    episode = WORLD.sample(1.0, jax.random.key(0))
+    found = WORLD.kalman(1.0, episode)
+    np.testing.assert_allclose(found, ridge_around(WORLD, episode), rtol=1e-4, atol=1e-4)
+
+
+def test_the_filter_of_who_forgets_all_at_once_is_the_mean():
+    episode = WORLD.sample(0.0, jax.random.key(1))
+    found = WORLD.kalman(0.0, episode)
+    expected = episode.query.inputs @ WORLD.mean
+    np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-5, atol=1e-5)
+
+
+def test_tastes_keep_their_variance_and_correlation():
+    world = World(dim=2, sigma=0.0, num_support=2, num_query=1)
+    draw = jax.vmap(lambda key: world.sample(0.8, key))
+    episodes = draw(jax.random.split(jax.random.key(0), 4000))
+    x, y = episodes.support.inputs, episodes.support.label - episodes.support.inputs @ world.mean
+    # E[y_0 y_1 (x_0 . x_1)] = keep tau^2 E[(x_0 . x_1)^2], and E[y^2] = tau^2 E[x . x] = tau^2.
+    inner = jnp.sum(x[:, 0] * x[:, 1], axis=1)
+    kept = jnp.mean(y[:, 0] * y[:, 1] * inner) / jnp.mean(inner**2)
+    assert abs(float(kept) - 0.8) < 0.12
+    assert abs(float(jnp.mean(y[:, 1] ** 2)) - 1.0) < 0.1
+
+
+def test_what_fades_slowly_is_ridge_and_what_fades_at_once_is_the_last_event():
+    episode = WORLD.sample(1.0, jax.random.key(2))
+    learner = forgetting(3)
+    params = {"mean": WORLD.mean, "log_precision": jnp.log(0.25), "log_fade": jnp.array(-30.0)}
+    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
+    found = learner.predict(state, episode.query.inputs)
+    np.testing.assert_allclose(found, ridge_around(WORLD, episode), rtol=1e-4, atol=1e-4)
+    params = {**params, "log_fade": jnp.log(40.0)}
+    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
+    last = jax.tree.map(lambda x: x[-1:], episode.support)
+    expected = ridge_around(WORLD, episode._replace(support=last))
+    found = learner.predict(state, episode.query.inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_fading_in_two_parts_is_fading_at_once():
+    episode = WORLD.sample(0.9, jax.random.key(3))
+    learner, key = forgetting(3), jax.random.key(0)
+    params = learner.init(key, episode)
+    whole = learner.adapt(learner.start(params, ()), episode.support, key)
+    cut = lambda s: jax.tree.map(lambda x: x[s], episode.support)
+    parts = learner.adapt(learner.start(params, ()), cut(slice(0, 2)), key)
+    parts = learner.adapt(parts, cut(slice(2, None)), key)
+    np.testing.assert_allclose(whole.precision, parts.precision, rtol=1e-5)
+    np.testing.assert_allclose(whole.moment, parts.moment, rtol=1e-4, atol=1e-6)
+
+
+def test_one_by_one_is_a_loop_over_the_events():
+    episode = WORLD.sample(0.9, jax.random.key(4))
+    learner = ridge(identity(), vector_linear(), 3)
+    key = jax.random.key(0)
+    state = learner.start(learner.init(key, episode), ())
+    together = learner.adapt(state, episode.support, key)
+    streamed = one_by_one(learner).adapt(state, episode.support, key)
+    np.testing.assert_allclose(together.moment, streamed.moment, rtol=1e-5, atol=1e-6)
+
+
+def test_a_reader_does_not_see_padding():
+    learner = reader(WORLD, transformer.Shape(1, 8, 2, 2, 16))
+    episode = WORLD.sample(1.0, jax.random.key(5))
+    params = learner.init(jax.random.key(0), episode)
+    x, y, mask = episode.support
+    half = Examples(x, y, mask.at[3:].set(0.0))
+    other = Examples(x.at[3:].set(9.0), y.at[3:].set(9.0), half.mask)
+    key, start = jax.random.key(0), learner.start(params, ())
+    found = [
+        learner.predict(learner.adapt(start, e, key), episode.query.inputs) for e in (half, other)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def small_pair() -> shelves.Domain:
+    rng = np.random.default_rng(0)
+    groups = lambda n: rng.permutation(np.searchsorted([0.6, 0.75], (np.arange(n) + 0.5) / n))
+    vectors = rng.normal(size=(400, shelves.WIDTH)).astype(np.float32)
+    taken = (rng.random((400, 200)) < 0.1).astype(np.float32)
+    return shelves.Domain(vectors, taken, groups(400), groups(200))
+
+
+def test_a_shelf_keeps_support_and_query_apart_and_tells_who_took_what():
+    pair = small_pair()
+    data = shelves.shelves(pair, 0)
+    assert data.taken.shape == (240, 120)
+    episode, who = shelves.draw(data, jax.random.key(0), 30, 20, random=False)
+    place = {tuple(v): i for i, v in enumerate(np.asarray(data.vectors).tolist())}
+    support = {place[tuple(v)] for v in np.asarray(episode.support.inputs).tolist()}
+    assert len(support) == 30 and not support & set(np.asarray(who).tolist())
+    assert bool(jnp.all(jnp.any(episode.query.label > 0, axis=1) == (episode.query.mask > 0)))
+    size = episode.query.label.sum(axis=0)
+    assert episode.query.label.shape == (20, shelves.SHELF) and float(size.sum()) > 0
+
+
+def test_a_ridge_head_without_evidence_is_popularity():
+    pair = small_pair()
+    data = shelves.shelves(pair, 2)
+    episode, _ = shelves.draw(data, jax.random.key(1), 30, 20, random=False)
+    learner = shelves.ridge_head(shelves.trunk(), penalty=1e12)
+    params = learner.init(jax.random.key(0), episode)
+    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
+    found = learner.predict(state, episode.query.inputs)
+    taken = episode.support.label.sum(axis=0)
+    expected = jnp.log((taken + 1) / 32)
+    np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-4, atol=1e-4)
+
+
+def walkers(num_people: int = 8, length: int = 130, num_items: int = 160) -> histories.Sequences:
+    item = np.arange(num_people)[:, None] * 7 + np.arange(length)[None, :]
+    user = np.repeat(np.arange(num_people), length)
+    return histories.assemble("walk", user, (item % num_items).reshape(-1))
+
+
+def test_stretches_are_the_newest_items_in_order():
+    data = walkers()
+    rows = history.stretches(data, data.length)
+    np.testing.assert_array_equal(rows.reshape(8, -1)[3], data.items[4 * 130 - 120 : 4 * 130])
+    some = history.of_people(data, np.array([5, 2]))
+    np.testing.assert_array_equal(some.items[:130], data.items[5 * 130 : 6 * 130])
+    parts = history.groups(103)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(103))
+
+
+def test_places_are_those_of_a_loop():
+    data = walkers(3)
+    settings = sequence.Settings(data.num_items, sequence.small(8, 1, 2), dropout=0.0)
+    base = sequence.init(jax.random.key(0), settings)
+    learner = window.implicit_head()
+    params = {"base": base, "weight": jnp.asarray(0.0), "penalty": jnp.asarray(1.0)}
+    read = history.window(settings, history.ROW)
+    both = lambda state, tail: (read(state.params, tail), sequence.vectors(state.params))
+    found = history.places(settings.num_items, learner, both, params, data)
+    model = sequence.next_item(settings)
+    for j in (0, 4, 9):
+        items = data.items[130 * 2 - 10 + j - (10 + j) : 130 * 2 - 10 + j]
+        padded = np.zeros(20, np.int32)
+        padded[: len(items)] = items
+        scores = np.array(model.apply(base, (), (padded[None], jnp.array([len(items)])))[0])
+        seen = data.items[130 : 130 * 2 - 10 + j]
+        target = data.items[130 * 2 - 10 + j]
+        scores[np.setdiff1d(seen, [target])] = -np.inf
+        assert found[1, j] == np.sum(scores > scores[target])
+
+
+def test_reading_exactly_one_item_is_the_model_on_one_item():
+    data = walkers(1)
+    settings = sequence.Settings(data.num_items, sequence.small(8, 1, 2), dropout=0.0)
+    base = sequence.init(jax.random.key(0), settings)
+    tail = jnp.asarray(data.items[-120:])
+    found = history.exactly(settings, 1)(base, tail) @ base["items"].T
+    rows = tail[-11:-1][:, None]
+    expected = sequence.next_item(settings).apply(base, (), (rows, jnp.ones(10, jnp.int32)))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match="no record"):
+        regimes.main(regimes.Config(from_records=True))
+
+    def told(seeds: int, people: int, steps: int, world: World):
+        rows = {
+            ("no adaptation", "still"): np.full((2, 9), 4.0),
+            ("ridge head", "still"): np.ones((2, 9)),
+        }
+        return rows, {"ridge head": 3.0}, {}
+
+    monkeypatch.setattr(drift, "run", told)
+    config = regimes.Config(window=False, domains=False, out=tmp_path, publish=True)
+    regimes.main(config)
+    regimes.main(regimes.Config(from_records=True, out=tmp_path))
+    shown = capsys.readouterr().out
+    assert shown.count("ridge head - no adaptation: -3.0000 [-3.0000, -3.0000]") == 2
+    assert "1.0000 [1.0000, 1.0000]" in shown and "2.0000 [2.0000, 2.0000]" in shown

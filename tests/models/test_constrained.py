@@ -1,0 +1,77 @@
+"""Constrained decoding: real items alone, in the order of their likelihood; semantic codes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax.data.features import codes
+from metajax.models.language import constrained, decoder
+from metajax.models.transformer import Shape
+from metajax.types import UserError
+
+DECODER = decoder.Decoder(Shape(1, 8, 2, 1, 12), 9)
+PARAMS = jax.tree.map(lambda x: 20 * x, decoder.init(jax.random.key(0), DECODER))
+ROWS = [[1, 2, 8], [1, 3, 4, 8], [5, 8], [1, 3, 6, 8], [7, 7, 7, 8]]
+PROMPT = jnp.array([3, 1, 4, 0, 0])
+
+
+def likelihood_of(row):
+    whole = jnp.array([3, 1, 4, *row])
+    judged = jnp.array([0, 0, 0] + [1] * len(row))
+    return float(constrained.log_likelihood(DECODER, PARAMS, whole, judged))
+
+
+@pytest.fixture(scope="module")
+def found():
+    search = jax.jit(
+        lambda prompt, length: constrained.best_items(
+            DECODER, PARAMS, prompt, length, constrained.tree_of(ROWS), 8
+        )
+    )
+    return [np.asarray(x) for x in search(PROMPT, 3)]
+
+
+def test_a_wide_beam_orders_all_items_by_their_likelihood(found):
+    items, scores = found
+    expected = np.array([likelihood_of(row) for row in ROWS])
+    np.testing.assert_array_equal(items[:5], np.argsort(-expected))
+    np.testing.assert_allclose(scores[:5], np.sort(expected)[::-1], rtol=1e-4)
+
+
+def test_nothing_but_items_comes_out(found):
+    items, scores = found
+    assert sorted(items[:5].tolist()) == [0, 1, 2, 3, 4]
+    assert (items[5:] == -1).all() and np.isneginf(scores[5:]).all()
+
+
+def test_a_likelihood_is_a_product_of_softmaxes():
+    log_p = jax.nn.log_softmax(decoder.logits(DECODER, PARAMS, jnp.array([3, 1, 4, 5])), axis=-1)
+    np.testing.assert_allclose(likelihood_of([5, 8]), log_p[2, 5] + log_p[3, 8], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([[1, 2], [1, 2]], "item 1 has no tokens of its own"),
+        ([[1], [1, 2]], "item 0 begins item 1"),
+        ([[1, 2], [1]], "item 1 has no tokens of its own"),
+        ([[1], []], "item 1 has no tokens"),
+    ],
+)
+def test_items_that_cannot_be_told_apart_are_refused(rows, sentence):
+    with pytest.raises(UserError, match=sentence):
+        constrained.tree_of(rows)
+
+
+def test_codes_put_like_items_together_and_tell_all_apart():
+    rng = np.random.default_rng(0)
+    centers = 10 * rng.normal(size=(4, 3))
+    group = np.repeat(np.arange(4), 10)
+    vectors = centers[group] + 0.1 * rng.normal(size=(40, 3))
+    found = codes.residual_codes(vectors, 4, levels=2)
+    assert len(np.unique(found, axis=0)) == 40
+    firsts = [np.unique(found[group == g, 0]) for g in range(4)]
+    assert all(len(f) == 1 for f in firsts) and len(np.unique(firsts)) == 4
+    twins = codes.residual_codes(np.zeros((3, 2)), 2, levels=2)
+    assert twins[:, -1].tolist() == [0, 1, 2]

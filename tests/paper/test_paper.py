@@ -1,0 +1,303 @@
+"""The paper is a function of records: its numbers, its verdicts, and what makes the build fail."""
+
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from small_records import record
+
+from metajax.results import records as report
+from metajax.types import UserError
+
+PAPER = pathlib.Path(__file__).resolve().parent.parent / "paper"
+OFFSETS = {
+    "A0 item mean": 0.6,
+    "A1 bias": 0.4,
+    "A2 fold-in": 0.2,
+    "A7 hier. Bayes": -0.1,
+    "A3 joint": 0.5,
+    "A4 fine-tuned": 0.1,
+}
+
+
+@pytest.fixture(autouse=True)
+def path(monkeypatch):
+    monkeypatch.syspath_prepend(str(PAPER))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Records of the small edition: MAML is best, Meta-SGD worst, FOMA and ANIL in between."""
+    for name, arm, offset in (
+        ("maml", "A6 MAML", 0.0),
+        ("metasgd", "A6 Meta-SGD", 0.3),
+        ("foma", "A6 FOMA", 0.15),
+        ("anil", "A6 ANIL", 0.2),
+    ):
+        made = record(name, offsets=OFFSETS | {arm: offset}, method=arm)
+        if name == "anil":  # as far above fold-in for one half of the users as below for the other
+            sign = np.where(np.arange(50) % 2 == 0, 0.05, -0.05)
+            made.scores["user_cold|A6 ANIL|all|mae"] += sign
+        report.write(tmp_path / "records" / name, f"{name}-synthetic", made)
+    report.write(tmp_path / "records" / "sines", "sinusoid-k5", sines("K=5"))
+    return tmp_path / "records"
+
+
+def sines(scenario: str, worse: float = 0.0) -> report.Record:
+    """MAML errs 1 after no step and .5 + ``worse`` after ten; pretraining always 2."""
+    scores = {}
+    for arm, last in (("MAML", 0.5 + worse), ("pretrained", 2.0)):
+        for step, value in ((0, max(1.0, last)), (10, last)):
+            values = np.full((2, 30), value) + np.arange(30) / 1e4
+            scores[f"{scenario}|{arm}|steps={step}|squared error"] = values
+    facts = record().facts | {"scenario": scenario, "arms": ["MAML", "pretrained"]}
+    return report.Record({k: v for k, v in facts.items() if k != "split"}, scores)
+
+
+def characters(arm: str, scenario: str, correct: float) -> report.Record:
+    """One seed, 100 tasks, of which a share is all right and the rest all wrong."""
+    values = (np.arange(100) < 100 * correct).astype(float)[None]
+    facts = record().facts | {"scenario": scenario, "arm": arm, "seconds": {"train": 600.0}}
+    facts |= {"schedule": {"num_steps": 1234}, "config": {}}
+    return report.Record(facts, {f"{scenario}|{arm}|test|accuracy": values})
+
+
+@pytest.fixture
+def everything(folder):
+    """The records of the small edition with Omniglot and the field's tables beside them."""
+    few = "5-way 1-shot"
+    report.write(folder / "o", "omniglot-5w1s-maml", characters("MAML", few, 0.5))
+    for arm, right in (("CACTUs-ProtoNets", 0.5), ("from scratch", 0.1), ("with labels", 0.9)):
+        made = characters(arm, few + ", no labels", right)
+        report.write(folder / "o", f"omniglot-unsupervised-5w1s-{arm.replace(' ', '-')}", made)
+    made = record("tables", offsets=OFFSETS | {"A6 MAML": 0.0}, table="T2")
+    report.write(folder / "t", "tables-T2-ml-1m-melu", made)
+    aucs = ((0, 0.6), (20, 0.7))
+    scores = {f"item_cold|MWUF|k={k}|auc": np.full((2, 1), auc) for k, auc in aucs}
+    facts = record().facts | {"arms": ["MWUF"], "shots": [0, 20]}
+    facts = {name: value for name, value in facts.items() if name != "method"}
+    report.write(folder / "t", "tables-T4-ml-100k-ctr", report.Record(facts, scores))
+    import records
+
+    small = records.editions()["small"]
+    wide = dataclasses.replace(small, optional=("omniglot-*", "tables-*"))
+    return records.load(wide, folder)
+
+
+def load(folder: pathlib.Path):
+    import records
+
+    return records.load(records.editions()["small"], folder)
+
+
+def test_numbers_and_verdicts_follow_from_the_scores(folder):
+    """MAE of user t is 1 + t / 1000 plus the arm's offset; the mean of t / 1000 is .0245."""
+    from claims import CLAIMS
+
+    r = load(folder)
+    assert float(CLAIMS["fold-in-mae"](r)) == pytest.approx(1.2245, abs=0.0006)
+    assert sorted(re.split(", | and ", CLAIMS["methods"](r))) == [
+        "ANIL",
+        "FOMA",
+        "MAML",
+        "Meta-SGD",
+    ]
+    sides = r.against("A2 fold-in")
+    assert (sorted(sides.better), sides.worse, sides.open) == (
+        ["FOMA", "MAML"],
+        ["Meta-SGD"],
+        ["ANIL"],
+    )
+    assert CLAIMS["headline"](r).startswith("two of four meta-learners are better than ridge")
+    assert "A7 hier. Bayes (MAE 0.92" in CLAIMS["best"](r)
+    assert "between 0.300 and 0.300 MAE" in CLAIMS["adapt"](r)
+    assert "none is better" in CLAIMS["against-bayes"](r)
+    assert CLAIMS["users"](r) == "100" and CLAIMS["seeds"](r) == "2"
+
+
+def test_the_tables_of_the_field_star_what_the_method_is_ahead_of(everything):
+    """MAML is ahead of all but A7, which is better by .1 for every user."""
+    import field
+
+    grids = field.field_tables(everything)
+    assert list(grids) == ["T2", "T3", "T4"]
+    cells = {row[0]: row[1:] for row in grids["T2"].rows}
+    assert grids["T2"].headings == ["arm", "user-cold", "warm"]
+    # The mean of t / 1000 is .0245, which a table rounds to .024 or .025.
+    assert cells["A2 fold-in"][0] in ("1.224*", "1.225*") and cells["A2 fold-in"][1][-1] == "*"
+    assert cells["A7 hier. Bayes"][0] in ("0.924", "0.925")
+    assert cells["A6 MAML"][0] in ("1.024", "1.025") and grids["T2"].bold == [6]
+    assert grids["T3"].headings == ["arm", "0", "5", "all"]
+    assert grids["T4"].rows == [["MWUF", "0.600", "0.700"]]
+    said = list(field.verdicts(everything))
+    assert said[0] == "in T2 the MAML is nowhere ahead of all arms that are not meta-learned"
+
+
+def test_findings_about_the_classics_follow_from_the_records(everything, folder):
+    import findings
+    from claims import CLAIMS
+
+    assert "below the published one for MAML, 5-way 1-shot (50.0 against 98.7)" in (
+        CLAIMS["omniglot"](everything)
+    )
+    assert CLAIMS["unlabeled"](everything).endswith("above from scratch and below with labels")
+    assert findings.more_points_hurt(everything) == ""
+    worse = dataclasses.replace(
+        everything, sinusoid={"b": sines("K=10", worse=1.0), "a": sines("K=5")}
+    )
+    assert "MAML from 5 to 10 points (0.50 to 1.50; its seeds lie between 1.50 and 1.50)" in (
+        findings.more_points_hurt(worse)
+    )
+    small = load(folder)
+    assert CLAIMS["omniglot"](small) == CLAIMS["unlabeled"](small) == CLAIMS["field"](small) == ""
+
+
+def test_negative_results_are_named(folder):
+    """FOMA and Meta-SGD are behind their own A4 at .1, ANIL too; MAML is ahead."""
+    from claims import CLAIMS
+
+    r = load(folder)
+    said = CLAIMS["no-meta-gain"](r)
+    assert "ANIL" in said and "FOMA" in said and "MAML," not in said and "three of four" in said
+    assert "Meta-SGD for new users" in CLAIMS["not-better"](r)
+    assert "differs by up to 0.020" in CLAIMS["seed-noise"](r), "two seeds, .01 to either side"
+
+
+def test_a_paper_with_every_section_compiles(everything, tmp_path):
+    pytest.importorskip("typst")
+    import build as paper
+
+    for name, text in paper.contents(everything).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    paper.figures(everything, tmp_path / "figures")
+    assert paper.compile_pdf(tmp_path).read_bytes().startswith(b"%PDF")
+    assert {"T2.tex", "T3.csv", "omniglot.typ", "unlabeled.tex"} <= {
+        p.name for p in (tmp_path / "tables").iterdir()
+    }
+
+
+def test_a_method_that_does_not_adapt_is_named(folder):
+    from claims import CLAIMS
+
+    made = record("foma", offsets=OFFSETS | {"A6 FOMA": 0.1}, method="A6 FOMA")
+    made.scores["user_cold|A6 FOMA|shuffled|mae"] = made.scores["user_cold|A6 FOMA|all|mae"]
+    report.write(folder / "foma", "foma-synthetic", made)
+    assert CLAIMS["adapt"](load(folder)).startswith("For FOMA the interval of the cost touches 0")
+
+
+def test_sentences_of_each_outcome():
+    from claims import _sides
+    from records import Against
+
+    assert _sides(Against(["a"], ["b", "c"], []), "X") == (
+        "Of three meta-learners, compared with X, one is better (a), two are worse (b and c) and "
+        "none cannot be told apart from it"
+    )
+    assert _sides(Against([], [], ["a"]), "X").endswith(
+        "none is better, none is worse and one cannot be told apart from it (a)"
+    )
+
+
+def build(folder: pathlib.Path, *options: str) -> subprocess.CompletedProcess:
+    arguments = [
+        "--edition",
+        "small",
+        "--results",
+        str(folder),
+        "--out",
+        str(folder.parent / "built"),
+    ]
+    return subprocess.run(
+        [sys.executable, str(PAPER / "build.py"), *arguments, *options],
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_pdf_builds_and_verify_finds_a_changed_number(folder):
+    pytest.importorskip("typst")
+    done = build(folder)
+    assert done.returncode == 0, done.stderr
+    built = folder.parent / "built"
+    assert (built / "paper.pdf").read_bytes().startswith(b"%PDF")
+    assert {p.name for p in (built / "figures").iterdir()} == {
+        *("forest.svg", "k-shot.svg", "learning.svg", "pareto.svg", "sinusoid.svg")
+    }
+    assert r"\begin{tabular}" in (built / "tables" / "quality.tex").read_text()
+    assert "- [x] per-task scores: " in (built / "checklist.md").read_text()
+    assert "equal" in build(folder, "--verify").stdout
+    numbers = json.loads((built / "numbers.json").read_text())
+    (built / "numbers.json").write_text(json.dumps(numbers | {"users": "101"}))
+    done = build(folder, "--verify")
+    assert done.returncode == 1 and "numbers.json is not what the records say" in done.stderr
+
+
+def test_a_changed_score_is_found(folder):
+    path = folder / "maml" / "maml-synthetic.npz"
+    with np.load(path) as arrays:
+        changed = dict(arrays)
+    changed["user_cold|A6 MAML|all|mae"] += 0.001
+    np.savez_compressed(path, allow_pickle=False, **changed)
+    done = build(folder, "--verify")
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "is not the file that maml-synthetic.json was written with" in done.stderr
+
+
+def test_a_missing_record_fails_the_build_by_name(folder):
+    (folder / "anil" / "anil-synthetic.json").unlink()
+    done = build(folder)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "the paper needs the record anil-synthetic.json" in done.stderr
+
+
+def test_records_of_two_splits_are_refused(folder):
+    made = record("foma", offsets=OFFSETS | {"A6 FOMA": 0.1}, method="A6 FOMA")
+    made.facts["split"]["checksum"] = "another"
+    report.write(folder / "foma", "foma-synthetic", made)
+    with pytest.raises(UserError, match="different splits"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('say("headline")', 'say("no-such-claim")', "asks for no-such-claim"),
+        ("@holm1979,", "@nobody2031,", "holm1979, nobody2031"),
+    ],
+)
+def test_a_claim_or_a_reference_that_is_not_there_fails(
+    folder, tmp_path, monkeypatch, old, new, said
+):
+    import build as paper
+
+    for name in ("paper.typ", "refs.bib"):
+        (tmp_path / name).write_text((PAPER / name).read_text().replace(old, new))
+    monkeypatch.setattr(paper, "HERE", tmp_path)
+    with pytest.raises(UserError, match=said):
+        paper.contents(load(folder))
+
+
+def test_no_number_is_typed_into_the_prose():
+    """Digits stand in settings, citations, labels and names of arms only."""
+    prose = (PAPER / "paper.typ").read_text().partition("[Abstract]")[2]
+    prose = re.sub(
+        r"@\w+|<[\w-]+>|#\w+\([^)]*\)?|`[^`]*`|A\d|N1|\.05|95 %|100%|exclude 0|MovieLens 1M",
+        "",
+        prose,
+    )
+    assert len(prose) > 4000 and not re.findall(r"\d+", prose)
+
+
+def test_every_reference_has_authors_title_year_and_place():
+    remark, *entries = re.split(r"\n(?=@)", (PAPER / "refs.bib").read_text())
+    assert "looked up" in remark and len(entries) > 25
+    for entry in entries:
+        for field in ("author", "title", "year"):
+            assert re.search(rf"\b{field} = ", entry), entry[:40]
+        assert re.search(r"(booktitle|journal|publisher|url) = ", entry), entry[:40]

@@ -1,0 +1,145 @@
+"""Serving: the exported programs answer as the learner does, without its source."""
+
+import pathlib
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax import tree
+from metajax.adapters.conditions import last_layer
+from metajax.learners.closed_form import ridge
+from metajax.learners.gradient.maml import gradient
+from metajax.models.features import vector_features
+from metajax.models.towers import identity, vector_linear
+from metajax.serving import service as serve
+from metajax.types import Episode, Examples, UserError
+
+pytest.importorskip("flatbuffers", reason="exported programs: pip install metajax[serve]")
+
+D = 3
+
+
+def examples(n: int, seed: int) -> Examples:
+    x = jax.random.normal(jax.random.key(seed), (n, D))
+    return Examples(x, x @ jnp.array([1.0, -2.0, 0.5]), jnp.ones(n))
+
+
+EPISODE = Episode((), examples(4, 0), examples(6, 1))
+LEARNERS = {
+    "ridge": ridge(identity(), vector_linear(), D),
+    "last layer": gradient(
+        last_layer(vector_features((8,))), optax.sgd(0.1), 2, adapts=tree.under("adapter")
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=LEARNERS)
+def exported(request, tmp_path_factory):
+    learner = LEARNERS[request.param]
+    params = learner.init(jax.random.key(2), EPISODE)
+    folder = tmp_path_factory.mktemp("served")
+    serve.export(learner, params, EPISODE, folder)
+    return learner, params, folder
+
+
+def test_the_service_answers_as_the_learner_after_each_event(exported):
+    learner, params, folder = exported
+    service = serve.Service(folder)
+    key = jax.random.key(0)
+    state = learner.start(params, ())
+    cold = service.scores(42, [EPISODE.query.inputs])
+    np.testing.assert_allclose(cold, learner.predict(state, EPISODE.query.inputs), atol=1e-6)
+    x, y, _ = EPISODE.support
+    for rows in (slice(0, 3), slice(3, 4)):
+        padded = jnp.zeros(4).at[: len(y[rows])].set(1.0)
+        fill = lambda v, r=rows: jnp.zeros((4, *v.shape[1:])).at[: len(v[r])].set(v[r])
+        state = learner.adapt(state, Examples(fill(x), fill(y), padded), key)
+        service.observe(42, [np.asarray(x[rows])], np.asarray(y[rows]))
+    warm = service.scores(42, [EPISODE.query.inputs])
+    expected = learner.predict(state, EPISODE.query.inputs)
+    np.testing.assert_allclose(warm, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(warm - cold).max() > 0.1
+    np.testing.assert_array_equal(service.scores(7, [EPISODE.query.inputs]), cold)
+
+
+def test_only_the_users_own_part_is_stored(exported):
+    learner, _, folder = exported
+    service = serve.Service(folder)
+    service.observe(1, [np.ones((1, D), np.float32)], np.ones(1))
+    kept = sum(x.nbytes for x in service.store.get(1) or [])
+    own = {LEARNERS["ridge"]: 4 * (D * D + D), LEARNERS["last layer"]: 4 * (8 + 1)}
+    assert kept == own[learner] == service.about["bytes_per_user"]
+
+
+def test_a_store_survives_a_restart(exported, tmp_path):
+    service = serve.Service(exported[2])
+    service.observe(5, [np.ones((2, D), np.float32)], np.array([1.0, 2.0]))
+    service.store.save(tmp_path / "states.npz")
+    again = serve.Service(exported[2], serve.Store.read(tmp_path / "states.npz"))
+    query = [EPISODE.query.inputs]
+    assert len(again.store) == 1
+    np.testing.assert_array_equal(again.scores(5, query), service.scores(5, query))
+
+
+def test_the_programs_run_without_the_source_of_the_library(exported, tmp_path):
+    """In an isolated interpreter that cannot import metajax, flax or optax."""
+    _, _, folder = exported
+    np.save(tmp_path / "query.npy", EPISODE.query.inputs)
+    script = textwrap.dedent("""
+        import sys
+        for name in ("metajax", "flax", "optax", "chex", "orbax"):
+            sys.modules[name] = None
+        import jax, jax.export, numpy as np
+        folder, query, out = sys.argv[1:]
+        read = lambda p: jax.export.deserialize(open(f"{folder}/{p}.stablehlo", "rb").read()).call
+        start, adapt, predict = (read(p) for p in ("start", "adapt", "predict"))
+        with np.load(f"{folder}/params.npz") as z:
+            params = [z[name] for name in sorted(z.files)]
+        x = np.load(query)
+        state = adapt(params, [], start(params, []), [x[:4]], x[:4, 0], np.ones(4, np.float32))
+        np.save(out, predict(params, [], state, [x]))
+    """)
+    arguments = [str(p) for p in (folder, tmp_path / "query.npy", tmp_path / "out.npy")]
+    code = [sys.executable, "-P", "-c", script, *arguments]
+    done = subprocess.run(code, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    service = serve.Service(folder)
+    x = np.asarray(EPISODE.query.inputs)
+    service.observe(3, [x[:4]], x[:4, 0])
+    expected = service.scores(3, [x])
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_wrong_folder_or_too_many_events_get_one_line(exported, tmp_path):
+    with pytest.raises(UserError, match=r"has no about\.json; write it with"):
+        serve.Service(tmp_path)
+    service = serve.Service(exported[2])
+    with pytest.raises(UserError, match="5 events at once, and the program takes 4"):
+        service.observe(1, [np.ones((5, D), np.float32)], np.ones(5))
+    with pytest.raises(UserError, match="no states at"):
+        serve.Store.read(pathlib.Path(tmp_path / "none.npz"))
+
+
+def test_the_best_items_are_those_of_a_full_sort():
+    scores = np.random.default_rng(0).normal(size=50_001).astype(np.float32)
+    scores[[17, 49_999]] = 9.0
+    found, place = serve.best(jnp.asarray(scores), 20)
+    order = np.argsort(-scores, kind="stable")[:20]
+    np.testing.assert_array_equal(place, order)
+    np.testing.assert_array_equal(found, scores[order])
+
+
+def test_a_recommendation_is_the_best_of_the_scores(exported):
+    items = EPISODE.query.inputs
+    service = serve.Service(exported[2], catalogue=[items])
+    service.observe(1, [np.ones((1, D), np.float32)], np.ones(1))
+    places, scores = service.recommend(1, 2)
+    every = np.asarray(service.scores(1, [items]))
+    np.testing.assert_array_equal(places, np.argsort(-every)[:2])
+    np.testing.assert_allclose(scores, np.sort(every)[::-1][:2], rtol=1e-5)
