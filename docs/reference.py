@@ -4,7 +4,8 @@ import pathlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 LIBRARY = HERE.parent / "metajax"
-CORE = ("types", "tree", "losses", "metrics", "stats", "optim")
+CORE = ("types", "tree", "losses")
+ROOM_OF = {"optim": "core"}  # a room that stands on the page of another
 TITLES = {
     "core": "Core",
     "data": "Data",
@@ -23,10 +24,10 @@ def pages() -> dict[str, list[str]]:
         parts = path.relative_to(LIBRARY.parent).with_suffix("").parts
         if parts[-1].startswith("_"):
             continue
-        page = parts[1] if len(parts) > 2 else "core" if parts[1] in CORE else "runs"
+        page = "core" if parts[1] in CORE else ROOM_OF.get(parts[1], parts[1])
         found[page if page in found else "runs"].append(".".join(parts))
     order = {f"metajax.{name}": i for i, name in enumerate(CORE)}
-    found["core"].sort(key=lambda name: order[name])
+    found["core"].sort(key=lambda name: order.get(name, len(order)))
     return found
 
 

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+import experiments
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 
@@ -85,6 +87,8 @@ def test_commands_named_in_the_pages_exist():
         for module in re.findall(r"python -m ((?:metajax|experiments)[\w.]*)", text):
             if module != "experiments.level":
                 assert importlib.util.find_spec(module), (page.name, module)
+        for name in re.findall(r"python -m experiments (\w+)", text):
+            assert experiments.find(name), (page.name, name)
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from metajax.results import records as report
 from metajax.training import journal, loop, progress
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
-PUBLISHED = pathlib.Path(__file__).resolve().parent.parent / "third_party" / "published.toml"
+PUBLISHED = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "published.toml"
 
 
 class Method(NamedTuple):

@@ -4,7 +4,7 @@ A meta-training task shows its amplitude as a one-hot input, so that one network
 without looking at their points. At test the one-hot is drawn at random: it tells nothing, and only
 a learner that reads the support is right.
 Paper: Yin et al., "Meta-learning without memorization", ICLR 2020, section 6.1.
-Run: python -m experiments memorization        (the tables come with experiments.classics.sinusoid.sinusoid)
+Run: python -m experiments memorization        (the tables come with experiments.classics.sinusoid)
 Deviates: the first four arms take 25 tasks per outer step, not one, a noise that starts from a
 scale at which it can be felt, inner gradients bounded at norm 10, without which a hundred steps
 diverge for some tasks, and Adam as everyone knows it. The authors' notebook makes a new Adam

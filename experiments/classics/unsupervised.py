@@ -5,7 +5,7 @@ clusters taken for classes; the learner trained on such tasks is judged on true 
 same with random partitions of the same sizes, the nearest neighbor in the embedding, and training
 from scratch on the support; above them, the same learner trained with the labels.
 Paper: Hsu et al., "Unsupervised learning via meta-learning", ICLR 2019.
-Run: python -m experiments unsupervised        (the table comes with experiments.classics.omniglot.omniglot too)
+Run: python -m experiments unsupervised        (`omniglot` prints the table too)
 Deviates: the embedding is whitened principal components of blurred images, not an adversarial
 autoencoder; the learner is prototypical, with 20-way tasks; 8 partitions, not 100.
 """

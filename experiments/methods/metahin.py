@@ -9,7 +9,7 @@ recommendation", KDD 2020.
 Run: python -m experiments metahin --dataset ml-1m
 Published: none under this protocol; the code's own settings are one step of 5e-3 on the aggregator,
 one of 5e-3 on the decision weights, Adam at 5e-4, 32 tasks.
-Deviates: as `metajax.learners.cold_start.metahin` says; no path through other users' ratings (UMUM); a
+Deviates: as `learners.cold_start.metahin` says; no path through other users' ratings (UMUM); a
 neighbor is its stored factors and bias, estimated beforehand from meta-training ratings, not a
 learned embedding; the profile stands beside the neighbors; inner rates are ten times as large.
 """

@@ -2,7 +2,7 @@
 
 Reference: Yin, Tucker, Zhou, Levine, Finn, "Meta-learning without memorization", ICLR 2020.
 Run: python -m experiments mr_maml --dataset ml-1m
-Published: none under this protocol; the paper's own tasks are in experiments/classics/memorization.py.
+Published: none under this protocol; the paper's own tasks are in `memorization`.
 Deviates: item factors and biases are estimated beforehand from all meta-training ratings.
 """
 

@@ -9,7 +9,7 @@ IJCAI 2021.
 Run: python -m experiments paml
 Published: none under this protocol; the code's own settings are one inner step at 1e-3 and Adam
 at 1e-3 with weight decay 3e-3.
-Deviates: as `metajax.learners.cold_start.paml` says; item factors and biases are estimated beforehand
+Deviates: as `learners.cold_start.paml` says; item factors and biases are estimated beforehand
 from all meta-training ratings; the synthetic log has friends drawn from a user's own group.
 """
 

@@ -23,7 +23,7 @@ from ..classics import few_shot, projection
 from ..classics.omniglot import omniglot
 from ..classics.sinusoid import report as sinusoid_report
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SETTINGS = tuple(f"{ways}-way {shots}-shot" for ways in (5, 20) for shots in (1, 5))
 
 
@@ -247,7 +247,7 @@ def main(config: Config) -> None:
     """Writes page and block, or prints the block."""
     if not list(report.RESULTS.glob("omniglot-*w*s-*.json")):
         raise UserError(
-            f"no records in {report.RESULTS}; run experiments.classics.omniglot.omniglot --publish"
+            f"no records in {report.RESULTS}; run python -m experiments omniglot --publish"
         )
     if config.from_records:
         print(readme_block())

@@ -11,10 +11,10 @@ import re
 from metajax.results import records as report
 from metajax.results import tables
 
+from .. import HERE, sources
 from ..field.as_published import report as as_published_report
 from ..speed import page
 
-HERE = pathlib.Path(__file__).resolve().parent
 FIELDS = ("References", "Reference", "Run", "Published", "Deviates")
 
 HEAD = """# Experiments
@@ -37,6 +37,11 @@ def described(path: pathlib.Path) -> dict[str, str]:
     flat = [" ".join(part.split()) for part in parts]
     fields = dict(zip(flat[1::2], flat[2::2], strict=True))
     return {"title": text.splitlines()[0], **fields}
+
+
+def commands() -> list[pathlib.Path]:
+    """The file with the docstring of every command, by the command's name."""
+    return sorted((path for _, _, path in sources()), key=lambda path: path.stem)
 
 
 def tabled(path: pathlib.Path) -> list[report.Record]:
@@ -137,7 +142,7 @@ def as_published() -> str:
     stored = report.RESULTS / "as_published.json"
     if not stored.is_file():
         return ""
-    text = described(HERE / "as_published.py")["title"]
+    text = described(HERE / "field" / "as_published" / "as_published.py")["title"]
     table = tables.markdown(as_published_report.grid(report.read(stored)))
     return "\n".join(["## `as_published`", "", text, "", table])
 
@@ -145,9 +150,9 @@ def as_published() -> str:
 def others(shown: list[pathlib.Path]) -> str:
     """The programs whose records have tables of another kind."""
     lines = ["## Further programs", "", "Each prints its stored tables with `--from-records`.", ""]
-    for path in sorted(HERE.glob("*.py")):
-        if path not in shown and "__main__" in path.read_text():
-            lines.append(f"- `python -m experiments.{path.stem}`: {described(path)['title']}")
+    for path in commands():
+        if path not in shown:
+            lines.append(f"- `python -m experiments {path.stem}`: {described(path)['title']}")
     return "\n".join([*lines, ""])
 
 
@@ -159,8 +164,7 @@ def _signed(a, b) -> str:
 
 def build() -> str:
     """The whole page."""
-    files = sorted(p for p in HERE.glob("*.py") if p.stem != "__init__")
-    found = {path: records for path in files if (records := tabled(path))}
+    found = {path: records for path in commands() if (records := tabled(path))}
     own = [r for path, records in found.items() if path.stem != "tables" for r in records]
     first = [glance(own), speed(), as_published()]
     sections = [section(path, records) for path, records in found.items()]

@@ -157,7 +157,7 @@ def main(config: Config) -> None:
     if config.from_records:
         path = records.RESULTS / f"{NAME}.json"
         if not path.is_file():
-            raise UserError(f"no record {path}; run experiments.speed.curves --publish")
+            raise UserError(f"no record {path}; run python -m experiments.speed.curves --publish")
         draw(records.read(path).facts["curves"])
         print(f"wrote {PICTURE}")
         return

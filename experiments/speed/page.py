@@ -167,7 +167,7 @@ def write() -> pathlib.Path:
     found = stored("speed-w*.json")
     if not found:
         raise UserError(
-            f"no records in {report.RESULTS}; run experiments.speed.benchmark --publish"
+            f"no records in {report.RESULTS}; run python -m experiments benchmark --publish"
         )
     parts = [HEAD, "## At a glance\n", "\n".join([*glance(found), ""]), *map(markdown, found)]
     profiles = stored("speed-profile-*.json")

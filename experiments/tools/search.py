@@ -28,6 +28,8 @@ from metajax.tuning import search
 from metajax.tuning.search import Choice, Found, Real, Whole
 from metajax.types import UserError
 
+from .. import find, with_config
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
@@ -153,7 +155,7 @@ def _shown(value: Any) -> str:
 def main(config: Config) -> None:
     """Searches, writes the record, prints the trials and saves the figures."""
     try:
-        module = importlib.import_module(f"experiments.{config.experiment}")
+        module = importlib.import_module(with_config(f"experiments.{find(config.experiment)}"))
         base = dataclasses.replace(module.Config(), run=config.run)
         module.build  # noqa: B018
     except (ImportError, AttributeError) as error:

@@ -33,6 +33,8 @@ from metajax.results import tables
 from metajax.training import journal
 from metajax.types import UserError
 
+from .. import find, with_config
+
 SUITES = pathlib.Path(__file__).resolve().parent / "suites"
 PATIENCE = 60.0  # seconds that a member is given to end by itself
 
@@ -98,9 +100,9 @@ def _combinations(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def _member(settings: dict[str, Any]) -> Member:
     settings = dict(settings)
     experiment = str(settings.pop("experiment", ""))
-    module = experiment if "." in experiment else f"experiments.{experiment}"
+    module = experiment if "." in experiment else f"experiments.{find(experiment)}"
     try:
-        config_type = importlib.import_module(module).Config
+        config_type = importlib.import_module(with_config(module)).Config
     except (ImportError, AttributeError) as error:
         raise UserError(f"no experiment {experiment!r} ({error})") from error
     options: list[str] = []

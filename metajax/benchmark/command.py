@@ -45,7 +45,7 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if IN_ORDER.partition("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
-    cache = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
+    cache = pathlib.Path(__file__).resolve().parents[2] / ".cache" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     try:
         with _signals():

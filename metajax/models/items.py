@@ -1,6 +1,6 @@
 """Networks over the estimated item columns: features for a task's own head, and what all share.
 
-Inputs are the columns that `metajax.data.features.represent.represent` adds. Both networks start as the
+Inputs are the columns that `data.features.represent` adds. Both networks start as the
 closed-form models they refine: the features as ALS factors beside those of hierarchical Bayes, the
 offset as the stored mean.
 """

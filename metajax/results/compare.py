@@ -1,7 +1,7 @@
 """Runs side by side: one table with paired differences, and what differs in their configurations.
 
-python -m metajax.results.records compare RUN... where RUN is a run folder or the JSON file of a record;
-python -m metajax.results.records check FOLDER... re-hashes what runs have written.
+python -m metajax.results compare RUN... where RUN is a run folder or the JSON file of a record;
+python -m metajax.results check FOLDER... re-hashes what runs have written.
 """
 
 import dataclasses
@@ -253,7 +253,7 @@ def check(config: Check) -> None:
 
 
 def cli() -> None:
-    """The command line of `python -m metajax.results.records`."""
+    """The command line of `python -m metajax.results`."""
     try:
         chosen = tyro.extras.subcommand_cli_from_dict({"compare": Compare, "check": Check})
         check(chosen) if isinstance(chosen, Check) else main(chosen)

@@ -16,8 +16,8 @@ import numpy as np
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
+from metajax.results import intervals, reliability
 from metajax.results import records as report
-from metajax.results import reliability
 from metajax.types import UserError
 
 MARKERS = "osD^vPX*<>hpd8"
@@ -141,9 +141,7 @@ def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> 
         legend(axes, len(histories))
 
 
-def forest(
-    rows: Sequence[tuple[str, report.stats.Interval]], path: pathlib.Path, label: str
-) -> None:
+def forest(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, label: str) -> None:
     """Saves a forest plot: one paired difference with its interval per line, and a line at 0.
 
     A filled marker stands for an interval that excludes 0.
@@ -201,7 +199,7 @@ def profile(curves: Mapping[str, np.ndarray], path: pathlib.Path, label: str) ->
     sign = -1.0 if together.max() <= 0 else 1.0
     with page(path, 2.9) as axes:
         for i, (arm, scores) in enumerate(curves.items()):
-            shares = report.stats.performance_profile(scores, thresholds)
+            shares = intervals.performance_profile(scores, thresholds)
             axes.plot(sign * thresholds, shares, label=arm, markevery=(3 * i, 25), **look(i))
         axes.set_xlabel(label)
         axes.set_ylabel("share of seeds and tasks")

@@ -24,7 +24,7 @@ import numpy as np
 from metajax.results import intervals
 from metajax.types import UserError
 
-RESULTS = pathlib.Path(__file__).resolve().parent.parent / "paper" / "results"
+RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
 PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
 PLACES = ("preset", "seeds_at_once", "out", "data_dir", "fresh", "publish", "from_records")
@@ -197,9 +197,3 @@ def difference(a: np.ndarray, b: np.ndarray) -> intervals.Interval:
     with np.errstate(invalid="ignore"):  # both diverged: neither is ahead
         gap = _diverged(a - b)
     return gap or intervals.paired_bootstrap(a, b)
-
-
-if __name__ == "__main__":
-    from metajax.results import compare
-
-    compare.cli()

@@ -19,6 +19,7 @@ from experiments.methods import fold_in, maml
 from metajax import benchmark
 from metajax.benchmark import baselines, command, problem
 from metajax.data.worlds import latent
+from metajax.results import records
 from metajax.training import loop
 from metajax.types import UserError
 
@@ -57,7 +58,7 @@ def test_help_gives_each_field_of_the_docstring_a_line_of_its_own(monkeypatch, c
 
 def test_a_reader_that_goes_away_gets_no_traceback():
     """`--help | head -1`: the pipe is closed before the page is written."""
-    code = "from experiments import foma; from metajax import command; "
+    code = "from experiments.methods import foma; from metajax.benchmark import command; "
     code += "command.cli(foma.main, foma.Config)"
     command_line = [sys.executable, "-c", code, "--help"]
     child = subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -126,7 +127,7 @@ def test_users_with_too_few_interactions_are_told(monkeypatch, capsys, tmp_path)
 
 def test_a_diverged_run_names_the_step(monkeypatch):
     config = maml.Config(benchmark.Run(dataset="synthetic", seeds=1, num_steps=4, num_tasks=2))
-    monkeypatch.setattr(problem.sources, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
     loaded = benchmark.load(config.run)
     learner, _ = maml.build(config, loaded)
 
@@ -135,8 +136,8 @@ def test_a_diverged_run_names_the_step(monkeypatch):
 
 
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(problem.sources, "load", lambda *_: latent.rating_log(240, 120))
-    monkeypatch.setattr(benchmark.report, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     run = benchmark.Run(
         dataset="synthetic", seeds=2, num_steps=4, num_tasks=4, out=tmp_path, publish=True
     )
@@ -148,7 +149,7 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     mean_error = record.of("user_cold", "A0 item mean", "all", "mae").mean()
     assert f"{mean_error:.4f}" in printed
 
-    stored = benchmark.report.read(tmp_path / "results" / "fold_in-synthetic.json")
+    stored = records.read(tmp_path / "results" / "fold_in-synthetic.json")
     for name, scores in record.scores.items():
         np.testing.assert_allclose(stored.scores[name], scores, rtol=1e-6)
     cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
@@ -156,22 +157,22 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
 
 
 def test_a_damaged_record_is_refused(tmp_path):
-    record = benchmark.report.Record({"experiment": "x"}, {"a|b|c|d": np.ones((1, 3))})
-    path = benchmark.report.write(tmp_path, "x", record)
+    record = records.Record({"experiment": "x"}, {"a|b|c|d": np.ones((1, 3))})
+    path = records.write(tmp_path, "x", record)
     scores = path.with_suffix(".npz")
     scores.write_bytes(scores.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"x\.npz is not the file"):
-        benchmark.report.read(path)
+        records.read(path)
 
 
 def test_an_arm_that_diverged_is_shown_and_stops_nothing():
     fine, gone = np.ones((2, 3)), np.array([[1.0, np.inf, 2.0]])
-    assert benchmark.report.interval(fine, "mae").mean == 1.0
-    found = benchmark.report.interval(gone, "mse")
+    assert records.interval(fine, "mae").mean == 1.0
+    found = records.interval(gone, "mse")
     assert found.mean == np.inf and np.isnan(found.low) and found.num_units == 3
-    assert benchmark.report.difference(fine, gone).mean == -np.inf
-    assert benchmark.report.difference(gone, fine).mean == np.inf
-    assert np.isnan(benchmark.report.difference(fine, gone).low)
+    assert records.difference(fine, gone).mean == -np.inf
+    assert records.difference(gone, fine).mean == np.inf
+    assert np.isnan(records.difference(fine, gone).low)
 
 
 def test_operations_run_in_order_unless_the_user_says_otherwise(monkeypatch, capsys):
@@ -195,7 +196,7 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
         return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
 
-    monkeypatch.setattr(baselines.train, "fit", fit)
+    monkeypatch.setattr(baselines.loop, "fit", fit)
     split = types.SimpleNamespace(num_query=1)
     ready = types.SimpleNamespace(split=split, train=None)
     run = benchmark.Run(seeds=5, seeds_at_once=2, num_steps=4, out=tmp_path)

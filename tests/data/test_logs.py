@@ -274,7 +274,7 @@ def test_real_log_equals_the_reader(data_dir, tmp_path):
 
 def test_command_line(tmp_path):
     path = put(tmp_path, "log.csv", CSV)
-    command = [sys.executable, "-m", "metajax.data.logs.read"]
+    command = [sys.executable, "-m", "metajax.data.logs"]
     done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
     expected = "log: 3 rows, 2 users, 2 items, labels 1.5..5, 1997-12-04 to 1997-12-04\n"
     assert done.stdout == expected
@@ -287,7 +287,7 @@ def test_command_line(tmp_path):
 @pytest.mark.slow
 def test_ten_million_rows():
     """The bound: 10 million rows of Parquet in less than 20 s and 3 GB, in a process of its own."""
-    command = [sys.executable, "-m", "metajax.data.logs.read", "--measure", "10000000"]
+    command = [sys.executable, "-m", "metajax.data.logs", "--measure", "10000000"]
     line = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     words = line.split()
     assert words[0] == "10000000"

@@ -269,8 +269,8 @@ def unread(sources_: dict[str, str]) -> list[str]:
 
 
 def test_every_option_is_read_by_something():
-    root = pathlib.Path(protocols.__file__).parent.parent
-    files = [*root.glob("experiments/*.py"), *root.glob("metajax/*.py")]
+    root = pathlib.Path(protocols.__file__).parents[2]
+    files = [*root.glob("experiments/**/*.py"), *root.glob("metajax/**/*.py")]
     assert unread({str(f): f.read_text() for f in files}) == []
 
 

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.classics import few_shot, projection
 from experiments.classics.omniglot import omniglot
 from experiments.pages import classics
+from experiments.pages.classics import few_shot, projection
 from metajax.results import records
 from metajax.types import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def counted(f, *shapes) -> float:
@@ -69,7 +69,7 @@ def test_the_projection_is_its_own_arithmetic():
 
 def test_cells_show_ours_and_theirs(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    with pytest.raises(UserError, match=r"run experiments\.omniglot --publish"):
+    with pytest.raises(UserError, match=r"run python -m experiments omniglot --publish"):
         classics.main(classics.Config(from_records=True))
     for arm, share, count in (("MAML, layer norm", 0.5, 600), ("FOMAML", 0.25, 20)):
         facts = {"scenario": "5-way 1-shot", "arm": arm}

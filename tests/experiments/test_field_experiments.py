@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+from experiments import find, with_config
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.worlds import latent
@@ -48,7 +49,7 @@ def config_of(module):
 @pytest.mark.parametrize("name", METHODS)
 def test_it_learns_and_its_support_counts(name):
     """One outer step moves the parameters; adapted predictions are not the unadapted ones."""
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(with_config(f"experiments.{find(name)}"))
     learner, tx = module.build(config_of(module), small())
     episode, key = small().example, jax.random.key(0)
     episode = episode._replace(support=episode.support._replace(mask=jnp.ones(16)))
@@ -73,7 +74,7 @@ def test_it_learns_and_its_support_counts(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_model_beside_it_takes_plain_profiles(name):
-    module = importlib.import_module(f"experiments.{name}")
+    module = importlib.import_module(with_config(f"experiments.{find(name)}"))
     model = module.model(config_of(module), small())
     episode = small().example
     init = jax.eval_shape(model.init, jax.random.key(0), episode.profile, episode.support.inputs)

@@ -215,10 +215,11 @@ def test_published_training_has_a_constant_rate_and_a_head_at_full_scale():
 
 KILLED = """
 import pathlib, sys
-sys.path[:0] = ["tests"]
+sys.path[:0] = ["tests", "tests/experiments"]
 import jax, numpy as np
 from test_omniglot import strokes
-from experiments import few_shot, omniglot
+from experiments.classics import few_shot
+from experiments.classics.omniglot import omniglot
 method = omniglot.maml(omniglot.Config(steps=40))._replace(num_tasks=2)
 judge = lambda params: params["model"]["head"]["bias"][0]
 found = few_shot.meta_train(

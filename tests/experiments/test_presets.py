@@ -4,7 +4,6 @@ import dataclasses
 import importlib
 import json
 import os
-import pathlib
 import re
 import subprocess
 import sys
@@ -13,24 +12,22 @@ import types
 
 import pytest
 
+from experiments import HERE, find, sources, with_config
 from experiments.methods import anil, evidence, maml
 from experiments.tools import search as tuning
 from metajax.benchmark import command, problem
 from metajax.results import records
 from metajax.types import UserError
 
-EXPERIMENTS = pathlib.Path(maml.__file__).parent
-
-
-ROOT = EXPERIMENTS.parent
+ROOT = HERE.parent
 
 
 def taking_a_run() -> list[str]:
     """The experiments that are told what a rating experiment is told, and the other programs."""
     own = ["omniglot", "unsupervised", "sinusoid", "memorization", "metaemb", "datasets"]
     shared = [
-        path.stem
-        for path in sorted(EXPERIMENTS.glob("*.py"))
+        name
+        for _, name, path in sorted(sources())
         if "run_experiment(" in path.read_text()
         or re.search(r"^    run: (benchmark\.)?Run = ", path.read_text(), re.MULTILINE)
     ]
@@ -40,7 +37,7 @@ def taking_a_run() -> list[str]:
 
 
 def module(name: str) -> types.ModuleType:
-    return importlib.import_module(f"experiments.{name}")
+    return importlib.import_module(with_config(f"experiments.{find(name)}"))
 
 
 @pytest.mark.parametrize("name", taking_a_run())

@@ -15,7 +15,7 @@ from experiments.tools import suite
 from metajax.results import records
 from metajax.types import UserError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 FAKE = """
 import dataclasses, pathlib, sys, time
 
@@ -100,10 +100,10 @@ def test_lists_stand_for_all_combinations(place):
 def test_the_hash_is_the_same_imported_and_run_as_a_program(place):
     """The program prints the hash of its own configuration, as a record would hold it."""
     (place / "fakes" / "told.py").write_text(
-        "import dataclasses, pathlib\nfrom metajax import report\n\n"
+        "import dataclasses, pathlib\nfrom metajax.results import records\n\n"
         "@dataclasses.dataclass(frozen=True)\n"
         "class Config:\n    out: pathlib.Path | None = None\n\n"
-        "if __name__ == '__main__':\n    print(report.config_hash(Config(pathlib.Path('x'))))\n"
+        "if __name__ == '__main__':\n    print(records.config_hash(Config(pathlib.Path('x'))))\n"
     )
     (place / "s.toml").write_text("[[members]]\nexperiment = 'fakes.told'\n")
     arguments = [sys.executable, "-m", "fakes.told"]

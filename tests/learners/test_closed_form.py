@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from learner_rows import last_column, zero
+from learners.test_gradient import in_double, slopes
 from sklearn.linear_model import Ridge
-from test_gradient import in_double, slopes
 
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import identity, vector_linear, vector_mlp

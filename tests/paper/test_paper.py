@@ -14,7 +14,7 @@ from small_records import record
 from metajax.results import records as report
 from metajax.types import UserError
 
-PAPER = pathlib.Path(__file__).resolve().parent.parent / "paper"
+PAPER = pathlib.Path(__file__).resolve().parents[2] / "paper"
 OFFSETS = {
     "A0 item mean": 0.6,
     "A1 bias": 0.4,

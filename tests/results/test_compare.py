@@ -88,7 +88,7 @@ def test_the_better_share_knows_the_direction_of_the_metric():
 
 def command(*args) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-m", "metajax.results.records", *map(str, args)],
+        [sys.executable, "-m", "metajax.results", *map(str, args)],
         capture_output=True,
         text=True,
     )

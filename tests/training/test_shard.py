@@ -11,7 +11,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-import sharded_run
+from training import sharded_run
 
 from metajax.profiling import collectives
 from metajax.training import devices, outer_gradient

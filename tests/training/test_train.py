@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_gradient import in_double
+from learners.test_gradient import in_double
 
 from metajax import losses
 from metajax.data.worlds.latent import LatentUsers, SineTasks

@@ -8,7 +8,7 @@ import numpy as np
 from metajax.data import images
 from metajax.data.builders import cache
 
-SPLIT = pathlib.Path(__file__).with_name("omniglot_split.json")
+SPLIT = pathlib.Path(__file__).with_name("split.json")
 
 
 def load(data_dir: pathlib.Path | None) -> dict[str, np.ndarray]:

@@ -340,7 +340,7 @@ def main(config: Config) -> None:
         records = [report.read(p) for p in sorted(report.RESULTS.glob("omniglot-*.json"))]
         if not records:
             raise UserError(
-                f"no records in {report.RESULTS}; run experiments.classics.omniglot.omniglot --publish"
+                f"no records in {report.RESULTS}; run python -m experiments omniglot --publish"
             )
     else:
         data = load(config.data_dir)

@@ -137,7 +137,7 @@ def show_stored(out: pathlib.Path) -> None:
     paths = sorted(files, key=lambda path: (len(path.stem), path.stem))
     if not paths:
         raise UserError(
-            f"no records in {records.RESULTS}; run experiments.classics.sinusoid.sinusoid --publish"
+            f"no records in {records.RESULTS}; run python -m experiments sinusoid --publish"
         )
     for path in paths:
         record = records.read(path)

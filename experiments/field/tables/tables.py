@@ -229,7 +229,7 @@ def main(config: Config) -> list[report.Record]:
     found = {name_of(config, p): r for p, r in zip(wanted, records, strict=True) if r}
     if not found:
         raise UserError(
-            f"no record of {config.table} in {report.RESULTS}; run experiments.field.tables.tables "
+            f"no record of {config.table} in {report.RESULTS}; run python -m experiments tables "
             f"{config.table} --run.publish first"
         )
     tables_report.show(config.table, found)

@@ -1,4 +1,4 @@
-"""The trunk of `experiments.large.adapt_large.adapt_large`: items by their text and estimates, and what it costs."""
+"""The trunk of `adapt_large`: items by their text and estimates, and what it costs."""
 
 import dataclasses
 import pathlib

@@ -1,6 +1,6 @@
 """A smaller recommender from a large one: taught, pruned, or in eight bits, and then adapted.
 
-The Transformer of `experiments.large.sasrec.sasrec` teaches one of a fifth of its bytes, by its full softmax or
+The Transformer of `sasrec` teaches one of a fifth of its bytes, by its full softmax or
 by whom it ranks first; it is pruned by magnitude along the cubic schedule while it trains on; its
 weights are rounded to eight bits, and its activations too. Each is judged as it is and after
 adapting scales and shifts to a person's own newest items. Controls: teachers of shuffled histories
@@ -43,9 +43,9 @@ class Config:
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
     epochs: int = 16
-    """Passes of the teacher over the histories, as in experiments.large.sasrec.sasrec."""
+    """Passes of the teacher over the histories, as in experiments.large.sasrec."""
     teacher_out: pathlib.Path | None = None
-    """Folder of a run of experiments.large.sasrec.sasrec, whose recommender is the teacher; else
+    """Folder of a run of experiments.large.sasrec, whose recommender is the teacher; else
     out/sasrec-DATASET. Where there is none, the teacher is trained and kept there."""
     window: int = 32
     """Items that a person's state holds, for all rows of the table."""

@@ -1,4 +1,4 @@
-"""How `experiments.large.distill.distill` judges: places of the held-out items, as it is and after adapting."""
+"""How `distill` judges: places of the held-out items, as it is and after adapting."""
 
 import time
 from typing import Any

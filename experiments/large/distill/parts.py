@@ -1,4 +1,4 @@
-"""The rows of `experiments.large.distill.distill`: students and their teachers, pruned and rounded models."""
+"""The rows of `distill`: students and their teachers, pruned and rounded models."""
 
 import dataclasses
 import functools
@@ -127,7 +127,7 @@ class Workshop:
     """Trains and compresses.
 
     Args:
-      config: of `experiments.large.distill.distill`.
+      config: of `distill`.
     """
 
     def __init__(self, config: Any, data: Sequences):
@@ -169,7 +169,7 @@ class Workshop:
         return params, time.perf_counter() - began
 
     def teacher(self, seed: int) -> Made:
-        """The recommender of `experiments.large.sasrec.sasrec`: trained, or read where it stands trained."""
+        """The recommender of `sasrec`: trained, or read where it stands trained."""
         config = self.config.teacher()
         settings = sasrec.build(config, self.data.num_items)
         params, took = sasrec.kept(config, self.data, seed, self.config.teacher_folder())

@@ -1,4 +1,4 @@
-"""How `experiments.large.llm_rec.llm_rec` writes people and items: profile tokens and semantic codes."""
+"""How `llm_rec` writes people and items: profile tokens and semantic codes."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The arms of `experiments.large.llm_rec.llm_rec`: a decoder trained here, and what adapts it to a person."""
+"""The arms of `llm_rec`: a decoder trained here, and what adapts it to a person."""
 
 import functools
 import time

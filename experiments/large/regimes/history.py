@@ -1,4 +1,4 @@
-"""What `experiments.large.regimes.window` trains and judges: people in groups, stretches, places."""
+"""What `regimes.window` trains and judges: people in groups, stretches, places."""
 
 import dataclasses
 import functools

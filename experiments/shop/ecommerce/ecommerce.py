@@ -47,7 +47,7 @@ START = "common start"
 REGISTRATION = """
 Question. In a shop whose users differ in taste (tau = 1), does a recommender that is trained
 through its adaptation predict the next ten events of unseen users better than conventional ones?
-Data. The generator of metajax/data/worlds/commerce.py with its declared settings. Users are disjoint: the
+Data. The generator of metajax/data/commerce.py with its declared settings. Users are disjoint: the
 first 90 % train, the next 5 % validate, the last 5 % test; of the latter those with at least 30
 events, up to the number given. In each, the last ten events are the query and the K events before
 them the support: what is known precedes what is predicted, and every K has the same queries.

@@ -1,4 +1,4 @@
-"""``python -m metajax.data.logs.read``: what a log holds, and how fast and small its reading is."""
+"""``python -m metajax.data.logs``: what a log holds, and how fast and small its reading is."""
 
 import argparse
 import resource
@@ -16,7 +16,7 @@ from metajax.types import UserError
 
 def main(arguments: list[str] | None = None) -> None:
     """Prints what a log holds, or measures the reading of a made one."""
-    parser = argparse.ArgumentParser(prog="python -m metajax.data.logs.read", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m metajax.data.logs", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="a log to read")
     parser.add_argument("--measure", type=int, metavar="N", help="read N made rows of Parquet")
     parser.add_argument("--write", type=int, metavar="N", help="only write N made rows to FILE")
@@ -73,7 +73,7 @@ def measure(num_rows: int) -> str:
         command = [
             sys.executable,
             "-m",
-            "metajax.data.logs.read",
+            "metajax.data.logs",
             str(path),
             "--write",
             str(num_rows),

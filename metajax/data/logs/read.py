@@ -244,9 +244,3 @@ def _find_columns(path: Path, header: list[str], given: dict[str, str | None]) -
             wanted = f"no column {name!r}" if name else f"no column of the {role} found"
             raise UserError(f"{path}: {wanted}; the first line names: {shown}; say {role}=NAME")
     return found
-
-
-if __name__ == "__main__":
-    from metajax.data.logs import command
-
-    command.main()
