@@ -34,7 +34,7 @@ def make_available(count: int) -> None:
     """
     if count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # settled already: what there is must do
-            jax.config.update("jax_num_cpu_devices", max(count, jax.config.jax_num_cpu_devices))
+            jax.config.update("jax_num_cpu_devices", count)
     _check(count)
 
 

@@ -1,8 +1,8 @@
 """One outer step: draw a batch, take its gradient, update the parameters.
 
 A `Recipe` says how, as three functions. `recipe` makes one of a learner and an optax optimizer;
-whoever wants another gradient (chunks, prepared features, touched rows: `metajax.training.outer_gradient`), another
-update (`metajax.training.updates`) or more devices (`metajax.training.devices`) exchanges that function.
+whoever wants another gradient (`training.outer_gradient`, `optim.touched_rows`), another update
+(`training.updates`) or more devices (`training.devices`) exchanges that function.
 """
 
 from collections.abc import Callable

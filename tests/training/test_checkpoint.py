@@ -29,7 +29,7 @@ from metajax.types import UserError
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 HERE = pathlib.Path(__file__).resolve()
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 
 
 def tiny_fit(folder: pathlib.Path | None, num_steps: int = 60, *, rate: float = 0.1, **options):
