@@ -63,7 +63,10 @@ def partition(tree: PyTree, keep: Filter) -> tuple[PyTree, PyTree]:
 
 
 def merge(first: PyTree, second: PyTree) -> PyTree:
-    """The inverse of `partition`."""
+    """The first tree, with the leaves of the second where the first has ``None``.
+
+    It undoes `partition`; the second tree may also be whole.
+    """
     return jax.tree.map(
         lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
     )

@@ -3,6 +3,10 @@
 A recommender meets a new user or item as a *task*: cold at first, warmer with every interaction. A
 meta-learner is five pure functions on ONE task. Batching over tasks is ``jax.vmap``, learning over
 time is ``jax.lax.scan``, learning to learn is ``jax.grad`` of ``loss``.
+
+What all tasks share are the *params*; what a task has of its own is its *state*. A state is what a
+service stores of a user, what a device keeps of its owner and what ``vmap`` copies per task, so
+nothing that is shared stands in it.
 """
 
 from collections.abc import Callable
@@ -57,23 +61,43 @@ class Model(NamedTuple):
     apply: Callable[[Params, PyTree, PyTree], jax.Array]
 
 
-class MetaLearner(NamedTuple):
-    """Five pure functions on one task.
+class Adapted(NamedTuple):
+    """Where a state holds the model parameters that gradient steps move.
+
+    Transforms that read or scale these parameters, whatever the state looks like, go through it.
 
     Attributes:
-      init: (key, episode) -> params, the meta-parameters theta.
-      start: (params, profile) -> state, the cold start.
-      adapt: (state, examples, key) -> state, the warm-up; may be called again and again.
-      predict: (state, inputs) -> scores (N,).
+      get: state -> the adapted parameters.
+      put: (state, adapted parameters) -> the state with these in their place.
+    """
+
+    get: Callable[[PyTree], PyTree]
+    put: Callable[[PyTree, PyTree], PyTree]
+
+
+class MetaLearner(NamedTuple):
+    """Five pure functions on one task, and what adapting costs.
+
+    Attributes:
+      init: (key, episode) -> params, the meta-parameters theta that all tasks share.
+      start: (params, profile) -> state, the cold start: all that a task has of its own.
+      adapt: (params, state, examples, key) -> state, the warm-up; may be called again and again.
+      predict: (params, state, inputs) -> scores (N,).
       loss: (params, episode, key) -> (scalar, info); its ``jax.grad`` is the outer update. ``info``
         is a dict of scalars a person wants to see.
+      num_gradients: how many gradients of the task's loss one call of ``adapt`` takes; 0 if it
+        solves or reads the examples without any.
+      adapted: where the state holds the parameters that start as meta-parameters and are moved by
+        those gradients; None if there are none, or not in one place.
     """
 
     init: Callable[[jax.Array, Episode], Params]
     start: Callable[[Params, PyTree], PyTree]
-    adapt: Callable[[PyTree, Examples, jax.Array], PyTree]
-    predict: Callable[[PyTree, PyTree], jax.Array]
+    adapt: Callable[[Params, PyTree, Examples, jax.Array], PyTree]
+    predict: Callable[[Params, PyTree, PyTree], jax.Array]
     loss: Callable[[Params, Episode, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
+    num_gradients: int = 0
+    adapted: Adapted | None = None
 
 
 class UserError(Exception):

@@ -136,13 +136,13 @@ def play(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str
     """Everything that a learner does with one task."""
     learner = row.learner
     before = learner.start(params, episode.profile)
-    after = learner.adapt(before, episode.support, key)
+    after = learner.adapt(params, before, episode.support, key)
     loss, _ = learner.loss(params, episode, key)
     return {
         "before": before,
         "after": after,
-        "cold": learner.predict(before, episode.query.inputs),
-        "warm": learner.predict(after, episode.query.inputs),
+        "cold": learner.predict(params, before, episode.query.inputs),
+        "warm": learner.predict(params, after, episode.query.inputs),
         "loss": loss,
     }
 

@@ -199,8 +199,7 @@ def content_score() -> Model:
 
 def click_probability(learner: MetaLearner) -> MetaLearner:
     """A learner of logits whose scores are probabilities."""
-    predict = lambda state, inputs: jax.nn.sigmoid(learner.predict(state, inputs))
-    return learner._replace(predict=predict)
+    return learner._replace(predict=lambda *given: jax.nn.sigmoid(learner.predict(*given)))
 
 
 def _transforms(users: LatentUsers) -> list[Row]:

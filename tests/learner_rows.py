@@ -214,8 +214,9 @@ class TwoKinds:
 
 def probability(learner: MetaLearner) -> MetaLearner:
     """A learner of two classes whose scores are the probability of class 1."""
-    predict = lambda state, inputs: jax.nn.softmax(learner.predict(state, inputs), axis=1)[:, 1]
-    return learner._replace(predict=predict)
+    return learner._replace(
+        predict=lambda *given: jax.nn.softmax(learner.predict(*given), axis=1)[:, 1]
+    )
 
 
 def _few_shot_rows() -> list[Row]:

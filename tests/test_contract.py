@@ -139,8 +139,8 @@ def a_second_call_does_not_retrace(t: Trial) -> None:
     again = t.one(t.params, t.episode._replace(query=other.query), jax.random.key(98))
     t.one(jax.tree.map(lambda x: x + 0 * x, t.params), other, KEY)
     adapt = traced_once(t.row.learner.adapt)
-    state = adapt(again["before"], t.episode.support, KEY)
-    adapt(state, other.support, KEY)
+    state = adapt(t.params, again["before"], t.episode.support, KEY)
+    adapt(t.params, state, other.support, KEY)
 
 
 def _errors_below(first: np.ndarray, second: np.ndarray) -> float:
@@ -224,8 +224,8 @@ def _detaches_the_adapted_state() -> Row:
     learner = MAML.learner
 
     def loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key)
-        score = learner.predict(jax.lax.stop_gradient(state), episode.query.inputs)
+        state = learner.adapt(params, learner.start(params, episode.profile), episode.support, key)
+        score = learner.predict(params, jax.lax.stop_gradient(state), episode.query.inputs)
         return losses.squared_error(score, episode.query.label, episode.query.mask), {}
 
     return MAML._replace(learner=learner._replace(loss=loss))
@@ -261,8 +261,8 @@ def _draws_the_query_as_support() -> Row:
 def _decays_on_an_empty_support() -> Row:
     learner = MAML.learner
 
-    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        state = learner.adapt(state, examples, key)
+    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        state = learner.adapt(params, state, examples, key)
         return state._replace(fast=jax.tree.map(lambda x: 0.9 * x, state.fast))
 
     return MAML._replace(learner=learner._replace(adapt=adapt))
@@ -276,14 +276,16 @@ def _weighs_later_rows_more() -> Row:
 def _counts_calls_in_python_numbers() -> Row:
     learner = MAML.learner
 
-    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        return learner.adapt(state, examples, key)._replace(moments=0)
+    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        return learner.adapt(params, state, examples, key)._replace(moments=0)
 
     return MAML._replace(learner=learner._replace(adapt=adapt))
 
 
 def _never_adapts() -> Row:
-    return MAML._replace(learner=MAML.learner._replace(adapt=lambda state, examples, key: state))
+    return MAML._replace(
+        learner=MAML.learner._replace(adapt=lambda params, state, examples, key: state)
+    )
 
 
 PLANTED = [

@@ -19,7 +19,16 @@ from metajax.results import records as report
 from metajax.training import journal, loop, progress
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
-PUBLISHED = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "published.toml"
+from .. import HERE
+
+PUBLISHED = next(
+    place
+    for place in (
+        HERE.parent / "third_party" / "published.toml",  # in a checkout
+        HERE / "published.toml",  # in an installed package
+    )
+    if place.is_file()
+)
 
 
 class Method(NamedTuple):
@@ -32,7 +41,6 @@ class Method(NamedTuple):
       num_steps: outer steps.
       num_tasks: tasks per outer step.
       ways, shots, queries: the training tasks.
-      inner_steps: gradients that adapt to a training task, and to one of the test.
       trains_wide: whether training tasks have other classes to tell apart than those of the test.
       chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
         elsewhere all tasks are taken at once.
@@ -47,7 +55,6 @@ class Method(NamedTuple):
     ways: int
     shots: int
     queries: int
-    inner_steps: tuple[int, int] = (0, 0)
     trains_wide: bool = False
     chunk_size: int | None = 1
     num_looks: int = 25
@@ -139,28 +146,28 @@ def accuracies(
         episode = images.draw(
             data, key_draw, ways=ways, shots=shots, queries=queries, rotates=rotates
         )
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key_adapt)
-        scores = learner.predict(state, episode.query.inputs)
+        state = learner.start(params, episode.profile)
+        state = learner.adapt(params, state, episode.support, key_adapt)
+        scores = learner.predict(params, state, episode.query.inputs)
         return jnp.mean(jnp.argmax(scores, axis=1) == episode.query.label)
 
     return jax.lax.map(one, jax.random.split(key, num_tasks))
 
 
-def in_batches(learner: MetaLearner, size: int) -> MetaLearner:
-    """The learner that adapts on batches of ``size`` examples, one after the other, in any order.
+def in_batches(learner: MetaLearner, size: int, num_batches: int) -> MetaLearner:
+    """The learner that adapts on ``num_batches`` batches of ``size`` examples, one after the other.
 
-    What is left over when ``size`` does not divide their number is not seen this time.
+    The examples of a call are drawn without replacement; those left over are not seen this time.
     """
 
-    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        num_batches = max(1, len(examples.label) // size)
+    def adapt(params: Params, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
         key_order, key_adapt = jax.random.split(key)
         order = jax.random.permutation(key_order, len(examples.label))[: num_batches * size]
         batches = jax.tree.map(lambda x: x[order].reshape(num_batches, -1, *x.shape[1:]), examples)
-        step = lambda state, at: (learner.adapt(state, *at), None)
+        step = lambda state, at: (learner.adapt(params, state, *at), None)
         return jax.lax.scan(step, state, (batches, jax.random.split(key_adapt, num_batches)))[0]
 
-    return learner._replace(adapt=adapt)
+    return learner._replace(adapt=adapt, num_gradients=num_batches * learner.num_gradients)
 
 
 def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float) -> dict[str, Any]:
@@ -179,15 +186,16 @@ def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float)
 
 def schedule(method: Method) -> dict[str, Any]:
     """The numbers of a method: steps, tasks, ways, shots, queries, chunks."""
-    return {name: getattr(method, name) for name in Method._fields[3:]}
+    inner = (method.learner.num_gradients, method.tested.num_gradients)
+    return {name: getattr(method, name) for name in Method._fields[3:]} | {"inner_steps": inner}
 
 
 def gradients(method: Method) -> dict[str, int]:
     """How many task gradients a training takes, per seed, and how many adapt to one test task."""
-    trained, tested = method.inner_steps
+    tasks = method.num_steps * method.num_tasks
     return {
-        "training": method.num_steps * method.num_tasks * (1 + trained),
-        "per_task": tested,
+        "training": tasks * (1 + method.learner.num_gradients),
+        "per_task": method.tested.num_gradients,
     }
 
 
@@ -231,7 +239,5 @@ def show(title: str, records: Sequence[report.Record]) -> None:
 
 def published(experiment: str) -> dict[str, str]:
     """ "scenario|arm" -> the quoted number, from third_party/published.toml where it is."""
-    if not PUBLISHED.is_file():
-        return {}
     rows = tomllib.loads(PUBLISHED.read_text()).get(experiment, [])
     return {f"{row['scenario']}|{row['arm']}": row["value"] for row in rows}

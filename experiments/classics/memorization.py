@@ -184,9 +184,9 @@ def errors(
         episode = world.sample(key)
 
         def step(state, key):
-            scores = learner.predict(state, episode.query.inputs)
+            scores = learner.predict(params, state, episode.query.inputs)
             value = losses.squared_error(scores, episode.query.label, episode.query.mask)
-            return learner.adapt(state, episode.support, key), value
+            return learner.adapt(params, state, episode.support, key), value
 
         cold = learner.start(params, episode.profile)
         found = jax.lax.scan(step, cold, jax.random.split(key, TEST_STEPS[-1] + 1))[1]

@@ -109,11 +109,13 @@ def in_units(learner: MetaLearner, scale: float) -> MetaLearner:
     def episode_of(e: Episode) -> Episode:
         return e._replace(support=own(e.support), query=own(e.query))
 
-    return MetaLearner(
+    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
+        return scale * learner.predict(params, state, _rescaled(inputs, scale))
+
+    return learner._replace(
         init=lambda key, episode: learner.init(key, episode_of(episode)),
-        start=learner.start,
-        adapt=lambda state, examples, key: learner.adapt(state, own(examples), key),
-        predict=lambda state, inputs: scale * learner.predict(state, _rescaled(inputs, scale)),
+        adapt=lambda params, state, examples, key: learner.adapt(params, state, own(examples), key),
+        predict=predict,
         loss=lambda params, episode, key: learner.loss(params, episode_of(episode), key),
     )
 

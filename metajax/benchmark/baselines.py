@@ -21,7 +21,7 @@ from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
 from metajax.training import journal, loop, progress
-from metajax.types import Episode, MetaLearner, Model, Params
+from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
 A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
@@ -155,16 +155,30 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 
-def gradients(arms: Mapping[str, Trained], config: Any) -> dict[str, dict[str, int]]:
-    """How many task gradients each arm took: in training, per seed, and to adapt to one user."""
-    run: Run = config.run
+def gradients(arms: Mapping[str, Trained], run: Run) -> dict[str, dict[str, int]]:
+    """How many gradients of a task's loss each arm took, as its learner states them.
+
+    Returns:
+      arm -> ``training``: in all outer steps of one seed, one for the outer loss of each task and
+      those of its ``adapt``, 0 for an arm that was not trained; ``per_user``: to adapt once.
+    """
     counts: dict[str, dict[str, int]] = {}
     for arm, trained in arms.items():
-        inner = 0 if arm == A3 or not trained.history else getattr(config, "inner_steps", 0)
-        outer = run.num_steps * run.num_tasks if trained.history else 0
-        per_user = int(trained.settings.get("steps", inner))
-        counts[arm] = {"training": outer * (1 + inner), "per_user": per_user}
+        inner = trained.learner.num_gradients
+        tasks = run.num_steps * run.num_tasks if trained.history else 0
+        counts[arm] = {"training": tasks * (1 + inner), "per_user": inner}
     return counts
+
+
+def state_bytes(learner: MetaLearner, params: Params, profile: PyTree) -> int:
+    """The bytes of one user's state, which is what a service stores of them; nothing is computed.
+
+    Args:
+      params: of one seed.
+      profile: of one user.
+    """
+    state = jax.eval_shape(learner.start, params, profile)
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
 
 
 def fine_tuned_arm(
@@ -209,8 +223,8 @@ def _valid_by_step(
             episode = episodes.fetch(index, source)
 
             def step(state, _):
-                state = learner.adapt(state, episode.support, jax.random.key(0))
-                scores = learner.predict(state, episode.query.inputs)
+                state = learner.adapt(params, state, episode.support, jax.random.key(0))
+                scores = learner.predict(params, state, episode.query.inputs)
                 return state, problem.error(scores, episode.query.label, episode.query.mask)
 
             return jax.lax.scan(step, learner.start(params, episode.profile), length=num_steps)[1]

@@ -206,6 +206,6 @@ def judged(
         "shots": shots,
         "seconds": seconds,
         "peak_memory": journal.peak_memory(),
-        "gradients": gradients(arms, config),
+        "gradients": gradients(arms, config.run),
     }
     return records.Record(facts, scores)

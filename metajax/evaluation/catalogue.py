@@ -56,10 +56,11 @@ def full(
         index, key = task
         key_adapt, key_ties = jax.random.split(key)
         episode = fetch(index, source)
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key_adapt)
+        state = learner.start(params, episode.profile)
+        state = learner.adapt(params, state, episode.support, key_adapt)
         wanted = index.query._replace(inputs=catalogue_C)
         catalogue = fetch(index._replace(query=wanted), source).query.inputs
-        score_C = learner.predict(state, catalogue)
+        score_C = learner.predict(params, state, catalogue)
         relevant = (index.query.mask > 0) & (index.query.label > threshold)
         zeros = jnp.zeros(size)
         label_C = zeros.at[place(index.query.inputs)].max(relevant * 1.0, mode="drop")

@@ -103,8 +103,9 @@ def predictions(
         key_alter, key_adapt = jax.random.split(key)
         altered = alter(key_alter, index)._replace(query=index.query)
         episode = fetch(altered, source)
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key_adapt)
-        return learner.predict(state, episode.query.inputs)
+        state = learner.start(params, episode.profile)
+        state = learner.adapt(params, state, episode.support, key_adapt)
+        return learner.predict(params, state, episode.query.inputs)
 
     num_tasks = episodes.query.label.shape[0]
     keys = jax.random.split(key, num_tasks)
@@ -166,13 +167,14 @@ def prequential(
     def one(task: tuple[Episode, jax.Array]) -> jax.Array:
         episode = fetch(task[0], source)
         key_support, key_stream = jax.random.split(task[1])
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key_support)
+        state = learner.start(params, episode.profile)
+        state = learner.adapt(params, state, episode.support, key_support)
 
         def step(state, row):
             example, key = row
             example = jax.tree.map(lambda x: x[None], example)
-            score = learner.predict(state, example.inputs)[0]
-            return learner.adapt(state, example, key), score
+            score = learner.predict(params, state, example.inputs)[0]
+            return learner.adapt(params, state, example, key), score
 
         keys = jax.random.split(key_stream, episode.query.label.shape[0])
         return jax.lax.scan(step, state, (episode.query, keys))[1]

@@ -14,13 +14,11 @@ class State(NamedTuple):
     """What a task remembers: the sum and number of its encoded examples.
 
     Attributes:
-      shared: the meta-parameters, the same for all tasks.
       total: (D,) sum of codes.
       weight: () number of examples.
       profile: the task's profile.
     """
 
-    shared: PyTree
     total: jax.Array
     weight: jax.Array
     profile: PyTree
@@ -60,17 +58,18 @@ def neural_process(
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
-        return State(params, jnp.zeros(num_code), jnp.zeros(()), profile)
+        del params
+        return State(jnp.zeros(num_code), jnp.zeros(()), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
         pairs = (examples.inputs, examples.label)
-        code_NxD = encode.apply(state.shared["encode"], state.profile, pairs)
+        code_NxD = encode.apply(params["encode"], state.profile, pairs)
         total, number = real_sum(code_NxD, examples.mask)
         return state._replace(total=state.total + total, weight=state.weight + number)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         code = state.total / jnp.maximum(state.weight, 1.0)
-        return decode.apply(state.shared["decode"], (state.profile, code), inputs)
+        return decode.apply(params["decode"], (state.profile, code), inputs)
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -18,17 +18,15 @@ from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
 class State(NamedTuple):
-    """The posterior over a task's weights, as natural parameters.
+    """The sums that a task's weights are solved from.
 
     Attributes:
-      shared: parameters of embedding and offset, the same for all tasks.
-      precision: (D, D) prior precision plus the sum of x x'.
-      moment: (D,) precision times mean.
+      gram: (D, D) sum of x x' over the examples met.
+      moment: (D,) sum of x times the label less the offset.
       profile: the task's profile.
     """
 
-    shared: PyTree
-    precision: jax.Array
+    gram: jax.Array
     moment: jax.Array
     profile: PyTree
 
@@ -67,24 +65,25 @@ def ridge(
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
-        prior = jnp.exp(params["log_precision"])
-        shared = {"embed": params["embed"], "offset": params["offset"]}
-        return State(shared, jnp.diag(prior), prior * params["mean"], profile)
+        del params
+        return State(jnp.zeros((num_features, num_features)), jnp.zeros(num_features), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        x_NxD = embed.apply(state.shared["embed"], state.profile, examples.inputs)
-        base = offset.apply(state.shared["offset"], state.profile, examples.inputs)
+        x_NxD = embed.apply(params["embed"], state.profile, examples.inputs)
+        base = offset.apply(params["offset"], state.profile, examples.inputs)
         weighted_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         residual = jnp.where(examples.mask > 0, examples.label - base, 0.0)
         return state._replace(
-            precision=state.precision + weighted_NxD.T @ weighted_NxD,
+            gram=state.gram + weighted_NxD.T @ weighted_NxD,
             moment=state.moment + weighted_NxD.T @ residual,
         )
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        weights = jsp.linalg.solve(state.precision, state.moment, assume_a="pos")
-        x_NxD = embed.apply(state.shared["embed"], state.profile, inputs)
-        return offset.apply(state.shared["offset"], state.profile, inputs) + x_NxD @ weights
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        prior = jnp.exp(params["log_precision"])
+        precision, moment = jnp.diag(prior) + state.gram, prior * params["mean"] + state.moment
+        weights = jsp.linalg.solve(precision, moment, assume_a="pos")
+        x_NxD = embed.apply(params["embed"], state.profile, inputs)
+        return offset.apply(params["offset"], state.profile, inputs) + x_NxD @ weights
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

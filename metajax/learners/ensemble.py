@@ -23,18 +23,16 @@ GAIN = 10.0
 
 
 class State(NamedTuple):
-    """What a task remembers.
+    """What a task has of its own.
 
     Attributes:
       bases: the state of each base.
-      weigher: parameters of stack or gate, the same for all tasks.
       error: (M,) sum of each base's errors on examples it had not adapted on.
       weight: () number of those examples.
       profile: the task's profile.
     """
 
     bases: tuple[PyTree, ...]
-    weigher: PyTree
     error: jax.Array
     weight: jax.Array
     profile: PyTree
@@ -42,6 +40,7 @@ class State(NamedTuple):
 
 def out_of_fold_errors(
     learners: Sequence[MetaLearner],
+    params: Sequence[PyTree],
     states: Sequence[PyTree],
     examples: Examples,
     key: jax.Array,
@@ -52,21 +51,25 @@ def out_of_fold_errors(
     Row i is in fold ``i % num_folds`` and is predicted by the learner adapted on the other folds.
     One fold means *in*-fold errors: each row is predicted after adapting on all of them, which
     flatters whoever overfits.
+
+    Args:
+      params, states: of each learner.
+      examples: rows that the states have not adapted on.
+      key: for ``adapt``.
     """
     fold = jnp.arange(examples.mask.shape[0]) % num_folds
 
-    def of_fold(learner: MetaLearner, state: PyTree, k: jax.Array) -> jax.Array:
+    def of_fold(learner: MetaLearner, own: PyTree, state: PyTree, k: jax.Array) -> jax.Array:
         held = (fold == k).astype(examples.mask.dtype)
         others = examples.mask * (1.0 - held) if num_folds > 1 else examples.mask
-        adapted = learner.adapt(state, examples._replace(mask=others), key)
-        error = jnp.abs(learner.predict(adapted, examples.inputs) - examples.label)
+        adapted = learner.adapt(own, state, examples._replace(mask=others), key)
+        error = jnp.abs(learner.predict(own, adapted, examples.inputs) - examples.label)
         return jnp.sum(jnp.where(examples.mask * held > 0, error, 0.0))
 
-    over_folds = lambda learner, state: jnp.sum(
-        jax.vmap(lambda k: of_fold(learner, state, k))(jnp.arange(num_folds))
-    )
-    pairs = zip(learners, states, strict=True)
-    return jnp.stack([over_folds(learner, state) for learner, state in pairs])
+    folds = jnp.arange(num_folds)
+    over_folds = lambda x, p, s: jnp.sum(jax.vmap(lambda k: of_fold(x, p, s, k))(folds))
+    bases = zip(learners, params, states, strict=True)
+    return jnp.stack([over_folds(x, p, s) for x, p, s in bases])
 
 
 def error_and_support_size(profile: PyTree, error: jax.Array, weight: jax.Array) -> jax.Array:
@@ -80,7 +83,7 @@ def averaged(
 ) -> MetaLearner:
     """The uniform average of the learners' scores. It has nothing to learn."""
     share = jnp.full(len(learners), 1.0 / len(learners), float)
-    return _ensemble(learners, lambda key, profile: (), lambda state: share, 0, loss)
+    return _ensemble(learners, lambda key, profile: (), lambda weigher, state: share, 0, loss)
 
 
 def stacked(
@@ -94,7 +97,7 @@ def stacked(
     References: Wolpert, "Stacked generalization", Neural Networks 1992.
     """
     begin = lambda key, profile: {"share": jnp.full(len(learners), 1.0 / len(learners), float)}
-    return _ensemble(learners, begin, lambda state: state.weigher["share"], 0, loss)
+    return _ensemble(learners, begin, lambda weigher, state: weigher["share"], 0, loss)
 
 
 def gated(
@@ -127,8 +130,8 @@ def gated(
         z = evidence(profile, jnp.zeros(num_bases), jnp.zeros(()))
         return {"kernel": jnp.zeros((z.shape[0], num_bases)), "bias": jnp.zeros(num_bases)}
 
-    def share(state: State) -> jax.Array:
-        return jax.nn.softmax(seen(state) @ state.weigher["kernel"] + state.weigher["bias"])
+    def share(weigher: PyTree, state: State) -> jax.Array:
+        return jax.nn.softmax(seen(state) @ weigher["kernel"] + weigher["bias"])
 
     return _ensemble(learners, begin, share, num_folds, loss)
 
@@ -152,8 +155,8 @@ def blended(
         del key, profile
         return {"level": jnp.zeros(num_bases), "slope": jnp.zeros(num_bases)}
 
-    def share(state: State) -> jax.Array:
-        level, slope = state.weigher["level"], state.weigher["slope"]
+    def share(weigher: PyTree, state: State) -> jax.Array:
+        level, slope = weigher["level"], weigher["slope"]
         return jax.nn.softmax(GAIN * (level + slope * jnp.log1p(state.weight)))
 
     mixture = _ensemble(learners, begin, share, 0, loss, trained=True)
@@ -170,17 +173,23 @@ def blended(
 def _ensemble(
     learners: Sequence[MetaLearner],
     begin: Callable[[jax.Array, PyTree], PyTree],
-    share: Callable[[State], jax.Array],
+    share: Callable[[PyTree, State], jax.Array],
     num_folds: int,
     loss: losses.Loss,
     trained: bool = False,
 ) -> MetaLearner:
-    """The learner that scores by ``share(state) (M,)`` of its bases.
+    """The learner whose scores are those of its bases, summed by their shares.
 
     Args:
+      begin: (key, profile) -> weigher, what the shares are learned with.
+      share: (weigher, state) -> (M,).
       num_folds: of the bases' errors; 0 keeps none.
       trained: whether the bases get a gradient.
     """
+
+    def own(params: PyTree) -> Sequence[PyTree]:
+        """The parameters of each base."""
+        return params["bases"] if trained else jax.lax.stop_gradient(params["bases"])
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_own, *keys = jax.random.split(key, len(learners) + 1)
@@ -188,30 +197,32 @@ def _ensemble(
         return {"bases": bases, "weigher": begin(key_own, episode.profile)}
 
     def start(params: PyTree, profile: PyTree) -> State:
-        own = params["bases"] if trained else jax.lax.stop_gradient(params["bases"])
-        bases = tuple(x.start(p, profile) for x, p in zip(learners, own, strict=True))
-        return State(bases, params["weigher"], jnp.zeros(len(learners)), jnp.zeros(()), profile)
+        pairs = zip(learners, own(params), strict=True)
+        bases = tuple(x.start(p, profile) for x, p in pairs)
+        return State(bases, jnp.zeros(len(learners)), jnp.zeros(()), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         state = state._replace(weight=state.weight + jnp.sum(examples.mask > 0))
         if num_folds:
-            error = out_of_fold_errors(learners, state.bases, examples, key, num_folds)
+            error = out_of_fold_errors(learners, own(params), state.bases, examples, key, num_folds)
             state = state._replace(error=state.error + error)
-        pairs = zip(learners, state.bases, strict=True)
-        return state._replace(bases=tuple(x.adapt(s, examples, key) for x, s in pairs))
+        bases = zip(learners, own(params), state.bases, strict=True)
+        return state._replace(bases=tuple(x.adapt(p, s, examples, key) for x, p, s in bases))
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        pairs = zip(learners, state.bases, strict=True)
-        return share(state) @ jnp.stack([x.predict(s, inputs) for x, s in pairs])
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        bases = zip(learners, own(params), state.bases, strict=True)
+        scores_MxN = jnp.stack([x.predict(p, s, inputs) for x, p, s in bases])
+        return share(params["weigher"], state) @ scores_MxN
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
+        state = adapt(params, start(params, episode.profile), episode.support, key)
+        scores = predict(params, state, episode.query.inputs)
         value = loss(scores, episode.query.label, episode.query.mask)
-        shares = {f"share_{i}": s for i, s in enumerate(share(state))}
+        shares = {f"share_{i}": s for i, s in enumerate(share(params["weigher"], state))}
         return value, {"query_loss": value, **shares}
 
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    num_gradients = (1 + num_folds) * sum(x.num_gradients for x in learners)
+    return MetaLearner(init, start, adapt, predict, outer_loss, num_gradients)
 
 
 def stacking_weights(

@@ -21,12 +21,10 @@ class State(NamedTuple):
     """A history.
 
     Attributes:
-      shared: the recommender's parameters, the same for all tasks.
       items: (L,) the newest items, oldest first, padded on the right with 0.
       length: how many are real.
     """
 
-    shared: Params
     items: jax.Array
     length: jax.Array
 
@@ -50,10 +48,10 @@ def sequence_learner(
         return sequence.init(key, settings, content)
 
     def start(params: Params, profile: PyTree) -> State:
-        del profile
-        return State(params, jnp.zeros(window, jnp.int32), jnp.zeros((), jnp.int32))
+        del params, profile
+        return State(jnp.zeros(window, jnp.int32), jnp.zeros((), jnp.int32))
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
         del key
         old = jnp.arange(window) < state.length
         items, mask = joined(state.items, old, examples.inputs, examples.mask)
@@ -63,9 +61,9 @@ def sequence_learner(
         kept = jnp.where(jnp.arange(window) < length, newest, 0)
         return state._replace(items=kept, length=length)
 
-    def predict(state: State, inputs: jax.Array) -> jax.Array:
-        catalogue = sequence.vectors(state.shared)
-        hidden = sequence.states(settings, state.shared, catalogue, state.items)[state.length]
+    def predict(params: Params, state: State, inputs: jax.Array) -> jax.Array:
+        catalogue = sequence.vectors(params)
+        hidden = sequence.states(settings, params, catalogue, state.items)[state.length]
         return catalogue[inputs] @ hidden
 
     def outer_loss(params: Params, episode: Episode, key: jax.Array):

@@ -14,13 +14,11 @@ class State(NamedTuple):
     """What a task remembers: the sum and number of embedded examples of each class.
 
     Attributes:
-      shared: parameters of the embedding, the same for all tasks.
       total: (C, D) sum of embeddings per class.
       weight: (C,) number of examples per class.
       profile: the task's profile.
     """
 
-    shared: PyTree
     total: jax.Array
     weight: jax.Array
     profile: PyTree
@@ -52,12 +50,12 @@ def prototypes(
         return {"embed": embed.init(key, episode.profile, episode.support.inputs)}
 
     def start(params: PyTree, profile: PyTree) -> State:
-        total = jnp.zeros((num_classes, num_features))
-        return State(params["embed"], total, jnp.zeros(num_classes), profile)
+        del params
+        return State(jnp.zeros((num_classes, num_features)), jnp.zeros(num_classes), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        x_NxD = embed.apply(state.shared, state.profile, examples.inputs)
+        x_NxD = embed.apply(params["embed"], state.profile, examples.inputs)
         x_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         member_NxC = jax.nn.one_hot(examples.label.astype(jnp.int32), num_classes)
         member_NxC = jnp.where(examples.mask[:, None] > 0, member_NxC, 0.0)
@@ -66,9 +64,9 @@ def prototypes(
             weight=state.weight + jnp.sum(member_NxC, axis=0),
         )
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         center_CxD = state.total / jnp.maximum(state.weight, 1.0)[:, None]
-        x_NxD = embed.apply(state.shared, state.profile, inputs)
+        x_NxD = embed.apply(params["embed"], state.profile, inputs)
         return -jnp.sum((x_NxD[:, None, :] - center_CxD[None, :, :]) ** 2, axis=-1)
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -1,5 +1,6 @@
 """Pieces that learners are put together from: the outer loss of most, sums, linear layers."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -7,17 +8,36 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from metajax import losses
-from metajax.types import Episode, Examples, Params, PyTree
+from metajax.types import Adapted, Episode, Examples, MetaLearner, Params, PyTree, UserError
 
 OuterLoss = Callable[[Params, Episode, jax.Array], tuple[jax.Array, dict[str, jax.Array]]]
 
 
+@dataclasses.dataclass(frozen=True)
+class QueryLoss:
+    """The outer loss that most learners have: on the query, after one ``adapt`` on the support.
+
+    It is called like any outer loss. A transform that has to put another outer loss in its place
+    (`plain_loss`) knows by this class that nothing but the plain loss is lost.
+
+    Attributes:
+      loss: (scores, label, mask) -> scalar, the loss on the query.
+      outer: (params, episode, key) -> (scalar, info), which computes it.
+    """
+
+    loss: losses.Loss
+    outer: OuterLoss
+
+    def __call__(self, params: Params, episode: Episode, key: jax.Array):
+        return self.outer(params, episode, key)
+
+
 def query_loss(
     start: Callable[[Params, PyTree], PyTree],
-    adapt: Callable[[PyTree, Examples, jax.Array], PyTree],
-    predict: Callable[[PyTree, PyTree], jax.Array],
+    adapt: Callable[[Params, PyTree, Examples, jax.Array], PyTree],
+    predict: Callable[[Params, PyTree, PyTree], jax.Array],
     loss: losses.Loss,
-) -> OuterLoss:
+) -> QueryLoss:
     """The outer loss that most learners have: ``loss`` on the query after adapting on the support.
 
     Args:
@@ -26,12 +46,47 @@ def query_loss(
     """
 
     def outer_loss(params: Params, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
+        state = adapt(params, start(params, episode.profile), episode.support, key)
+        scores = predict(params, state, episode.query.inputs)
         value = loss(scores, episode.query.label, episode.query.mask)
         return value, {"query_loss": value}
 
-    return outer_loss
+    return QueryLoss(loss, outer_loss)
+
+
+def plain_loss(learner: MetaLearner, transform: str) -> losses.Loss:
+    """The loss on the query of a learner whose outer loss is nothing but that, a `QueryLoss`.
+
+    Args:
+      transform: the name of the transform that asks, for the message.
+
+    Raises:
+      UserError: the outer loss is another one, which the transform would silently replace.
+    """
+    if not isinstance(learner.loss, QueryLoss):
+        raise UserError(
+            f"{transform} replaces the outer loss, and this learner has one of its own that would "
+            f"be lost: apply {transform} before the transform that set it, or build the loss with "
+            "metajax.learners.parts.query_loss"
+        )
+    return learner.loss.loss
+
+
+def moved_by_gradients(learner: MetaLearner, transform: str) -> Adapted:
+    """Where a learner's state holds the parameters that its gradient steps move.
+
+    Args:
+      transform: the name of the transform that asks, for the message.
+
+    Raises:
+      UserError: there are none that start as meta-parameters and are moved by gradients.
+    """
+    if learner.adapted is None or learner.num_gradients == 0:
+        raise UserError(
+            f"{transform} needs a learner that moves its meta-parameters by gradient steps in each "
+            "task, such as metajax.gradient; this one does not"
+        )
+    return learner.adapted
 
 
 def real_sum(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -18,9 +18,11 @@ def pooled(model: Model, *, loss: losses.Loss = losses.squared_error) -> MetaLea
     """Joint training without adaptation: the loss is over all examples, ``adapt`` changes nothing.
 
     With a model that knows items only by a stored mean this is the item-mean baseline. Parameters
-    have the form of `gradient`'s, so that what is trained here can be fine-tuned there.
+    have the form of `gradient`'s, so that what is trained here can be fine-tuned there. All that a
+    state holds is the task's profile.
     """
-    return fine_tuned(model, optax.identity(), 0, loss=loss)
+    learner = fine_tuned(model, optax.identity(), 0, adapts=tree.nothing, loss=loss)
+    return learner._replace(adapted=None)
 
 
 def fine_tuned(

@@ -5,10 +5,11 @@ parameters beside them; `Service` answers "here are new events of user 42: which
 folder is all that a server needs: it runs with jax and numpy, without this library's source, and
 `load` is written so that it can be copied.
 
-What is kept of a user is their own part of the state, a few kilobytes; what all users share stays
-in the folder's parameters.
+What is kept of a user is their state, often a few kilobytes; what all users share stays in the
+folder's parameters.
 """
 
+import functools
 import importlib.util
 import json
 import pathlib
@@ -23,16 +24,16 @@ import numpy as np
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
 
 PROGRAMS = ("start", "adapt", "predict")
-FORMAT = 1
+FORMAT = 2
 
 
 class Programs(NamedTuple):
     """The exported programs, on flat lists of arrays.
 
     Attributes:
-      start: (params, profile) -> own part of the state.
-      adapt: (params, profile, own, inputs, label, mask) -> own part of the state.
-      predict: (params, profile, own, inputs) -> scores (Q,).
+      start: (params, profile) -> state.
+      adapt: (params, state, inputs, label, mask) -> state.
+      predict: (params, state, inputs) -> scores (Q,).
     """
 
     start: Callable[..., list[jax.Array]]
@@ -50,46 +51,28 @@ def export(learner: MetaLearner, params: Params, episode: Episode, folder: pathl
       folder: to write; ``start``, ``adapt``, ``predict``, ``params.npz`` and ``about.json``.
     """
     _require_flatbuffers()
-    cold = learner.start(params, episode.profile)
-    leaves, treedef = jax.tree.flatten(cold)
-    own = _own(learner, params, episode)
-    flat = jax.tree.leaves
-    profile_def = jax.tree.structure(episode.profile)
-    inputs_def = jax.tree.structure(episode.support.inputs)
-    params_def = jax.tree.structure(params)
+    state = learner.start(params, episode.profile)
+    inputs, query = episode.support.inputs, episode.query.inputs
+    whole = lambda like: functools.partial(jax.tree.unflatten, jax.tree.structure(like))
+    params_of, profile_of, state_of = whole(params), whole(episode.profile), whole(state)
+    inputs_of, query_of, flat = whole(inputs), whole(query), jax.tree.leaves
 
-    def whole(params_flat, profile_flat, mine):
-        """The state: what is shared from the parameters, what is the user's own from the store."""
-        params = jax.tree.unflatten(params_def, params_flat)
-        fresh = flat(learner.start(params, jax.tree.unflatten(profile_def, profile_flat)))
-        kept = iter(mine)
-        return jax.tree.unflatten(
-            treedef, [next(kept) if is_own else x for x, is_own in zip(fresh, own, strict=True)]
-        )
+    def start(params, profile):
+        return flat(learner.start(params_of(params), profile_of(profile)))
 
-    def of_user(state: PyTree) -> list[jax.Array]:
-        return [x for x, is_own in zip(flat(state), own, strict=True) if is_own]
+    def adapt(params, state, inputs, label, mask):
+        examples = Examples(inputs_of(inputs), label, mask)
+        key = jax.random.key(0)
+        return flat(learner.adapt(params_of(params), state_of(state), examples, key))
 
-    def start(params_flat, profile_flat):
-        params = jax.tree.unflatten(params_def, params_flat)
-        return of_user(learner.start(params, jax.tree.unflatten(profile_def, profile_flat)))
+    def predict(params, state, inputs):
+        return learner.predict(params_of(params), state_of(state), query_of(inputs))
 
-    def adapt(params_flat, profile_flat, mine, inputs, label, mask):
-        examples = Examples(jax.tree.unflatten(inputs_def, inputs), label, mask)
-        state = whole(params_flat, profile_flat, mine)
-        return of_user(learner.adapt(state, examples, jax.random.key(0)))
-
-    def predict(params_flat, profile_flat, mine, inputs):
-        state = whole(params_flat, profile_flat, mine)
-        return learner.predict(state, jax.tree.unflatten(inputs_def, inputs))
-
-    mine = [x for x, is_own in zip(leaves, own, strict=True) if is_own]
-    common = (flat(params), flat(episode.profile))
-    support, query = episode.support, episode.query
+    own, support = (flat(params), flat(state)), episode.support
     calls = {
-        "start": (start, common),
-        "adapt": (adapt, (*common, mine, flat(support.inputs), support.label, support.mask)),
-        "predict": (predict, (*common, mine, flat(query.inputs))),
+        "start": (start, (flat(params), flat(episode.profile))),
+        "adapt": (adapt, (*own, flat(inputs), support.label, support.mask)),
+        "predict": (predict, (*own, flat(query))),
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, (function, arguments) in calls.items():
@@ -100,9 +83,9 @@ def export(learner: MetaLearner, params: Params, episode: Episode, folder: pathl
     about = {
         "format": FORMAT,
         "jax": jax.__version__,
-        "bytes_per_user": sum(x.size * x.dtype.itemsize for x in mine),
+        "bytes_per_user": sum(x.nbytes for x in flat(state)),
         "support": int(support.label.shape[0]),
-        "query": int(query.label.shape[0]),
+        "query": int(episode.query.label.shape[0]),
     }
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
@@ -116,18 +99,8 @@ def _shapes(arguments: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), arguments)
 
 
-def _own(learner: MetaLearner, params: Params, episode: Episode) -> list[bool]:
-    """Which leaves of a state are the user's own: those that ``adapt`` does not hand through."""
-    state = learner.start(params, episode.profile)
-    closed = jax.make_jaxpr(lambda s, e: jax.tree.leaves(learner.adapt(s, e, jax.random.key(0))))(
-        state, episode.support
-    )
-    given = closed.jaxpr.invars[: len(jax.tree.leaves(state))]
-    return [out is not into for out, into in zip(closed.jaxpr.outvars, given, strict=True)]
-
-
 def load(folder: pathlib.Path) -> tuple[Programs, list[jax.Array], dict[str, Any]]:
-    """The programs of a folder, the parameters to call them with, and what is told about them.
+    """The programs of a folder, the parameters to call them with, and what ``about.json`` says.
 
     Needs jax and numpy alone.
 
@@ -152,7 +125,7 @@ def load(folder: pathlib.Path) -> tuple[Programs, list[jax.Array], dict[str, Any
 
 
 class Store:
-    """The users' own states, in memory, with a file to survive a restart."""
+    """The users' states, in memory, with a file to survive a restart."""
 
     def __init__(self) -> None:
         self._states: dict[int, list[np.ndarray]] = {}
@@ -221,7 +194,7 @@ class Service:
         Args:
           inputs: leaves (n, ...) of what is known of each event, n at most the exported support.
           label: (n,).
-          profile: leaves of the user's profile.
+          profile: leaves of the user's profile, read the first time only: the state keeps it.
 
         Raises:
           UserError: more events than one call takes.
@@ -234,18 +207,18 @@ class Service:
         columns = [pad(np.asarray(x)) for x in inputs]
         labels = pad(np.asarray(label, np.float32))
         state = self._state(user, profile)
-        state = self.programs.adapt(self.params, list(profile), list(state), columns, labels, mask)
+        state = self.programs.adapt(self.params, list(state), columns, labels, mask)
         self.store.put(user, state)
 
     def scores(self, user: int, inputs: Sequence[np.ndarray], profile: Sequence = ()) -> jax.Array:
         """The scores (Q,) of the exported number of items for a user, seen before or not."""
         state = self._state(user, profile)
-        return self.programs.predict(self.params, list(profile), list(state), list(inputs))
+        return self.programs.predict(self.params, list(state), list(inputs))
 
     def recommend(self, user: int, k: int, profile: Sequence = ()) -> tuple[np.ndarray, np.ndarray]:
         """The k best items of the catalogue for a user, best first, and their scores."""
         state = self._state(user, profile)
-        given = (self.params, list(profile), list(state), self.catalogue)
+        given = (self.params, list(state), self.catalogue)
         scores, items = self._best(k, *given)
         return np.asarray(items), np.asarray(scores)
 

@@ -5,22 +5,20 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import losses, tree
-from metajax.learners.parts import query_loss
-from metajax.types import Episode, Examples, MetaLearner, PyTree
+from metajax import tree
+from metajax.learners.parts import moved_by_gradients, plain_loss, query_loss
+from metajax.types import Adapted, Episode, Examples, MetaLearner, PyTree
 
 
 class State(NamedTuple):
-    """What a task remembers.
+    """What a task has of its own.
 
     Attributes:
-      inner: the wrapped learner's state, with the adapted parameters in its field ``fast``.
-      attenuator: the network's parameters, the same for all tasks.
+      inner: the wrapped learner's state.
       fresh: () 1 until the task has met its first examples.
     """
 
     inner: PyTree
-    attenuator: PyTree
     fresh: jax.Array
 
 
@@ -41,7 +39,6 @@ def attenuate(
     learner: MetaLearner,
     *,
     kept: float = 0.95,
-    loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
     """The learner that first scales its start: ``theta_i <- gamma_i(grad L_S(theta)) theta_i``.
 
@@ -49,41 +46,58 @@ def attenuate(
     once in a task, on the first examples. With gamma = 1 this is the wrapped learner.
 
     Args:
-      learner: one whose state has the adapted parameters in a field ``fast``, as `gradient`'s has;
-        its parameters become ``{"learner": ..., "attenuator": ...}``.
+      learner: one that adapts by gradients from meta-parameters and whose outer loss is the plain
+        loss on the query, which is also the loss on the support that gamma sees. The parameters
+        become ``{"learner": ..., "attenuator": ...}``.
       kept: about what gamma starts from; the paper starts near 1/2.
-      loss: (scores, label, mask) -> scalar, on the support for gamma and on the query outside.
+
+    Raises:
+      UserError: the learner is not such a one.
 
     References: Baik et al., "Learning to forget for meta-learning", CVPR 2020, equations 3 and 4.
     """
 
+    get, put = moved_by_gradients(learner, "attenuate")
+    loss = plain_loss(learner, "attenuate")
+
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_learner, *keys = jax.random.split(key, 4)
         params = learner.init(key_learner, episode)
-        width = len(jax.tree.leaves(learner.start(params, episode.profile).fast))
+        width = len(jax.tree.leaves(get(learner.start(params, episode.profile))))
         normal = lambda k: jax.random.normal(k, (width, width)) * (2.0 / width) ** 0.5
         layers = [{"kernel": normal(k), "bias": jnp.full(width, 0.1, float)} for k in keys]
         layers[-1]["bias"] = jnp.full(width, jnp.log(kept / (1.0 - kept)), float)
         return {"learner": params, "attenuator": layers}
 
     def start(params: PyTree, profile: PyTree) -> State:
-        inner = learner.start(params["learner"], profile)
-        return State(inner, params["attenuator"], jnp.ones(()))
+        return State(learner.start(params["learner"], profile), jnp.ones(()))
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
+        own = params["learner"]
+
         def support_loss(fast: PyTree) -> jax.Array:
-            scores = learner.predict(state.inner._replace(fast=fast), examples.inputs)
+            scores = learner.predict(own, put(state.inner, fast), examples.inputs)
             return loss(scores, examples.label, examples.mask)
 
-        fast, real = state.inner.fast, jnp.any(examples.mask > 0)
-        gamma = kept_shares(state.attenuator, jax.grad(support_loss)(fast))
+        fast, real = get(state.inner), jnp.any(examples.mask > 0)
+        gamma = kept_shares(params["attenuator"], jax.grad(support_loss)(fast))
         scaled = jax.tree.map(jnp.multiply, fast, gamma)
         first = (state.fresh > 0) & real
-        inner = state.inner._replace(fast=tree.where(first, scaled, fast))
-        fresh = jnp.where(real, 0.0, state.fresh)
-        return State(learner.adapt(inner, examples, key), state.attenuator, fresh)
+        inner = put(state.inner, tree.where(first, scaled, fast))
+        return State(learner.adapt(own, inner, examples, key), jnp.where(real, 0.0, state.fresh))
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        return learner.predict(state.inner, inputs)
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        return learner.predict(params["learner"], state.inner, inputs)
 
-    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
+    return MetaLearner(
+        init,
+        start,
+        adapt,
+        predict,
+        query_loss(start, adapt, predict, loss),
+        learner.num_gradients + 1,
+        Adapted(
+            lambda state: get(state.inner),
+            lambda state, fast: state._replace(inner=put(state.inner, fast)),
+        ),
+    )

@@ -2,7 +2,7 @@
 
 import jax
 
-from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
 
 
 def committee(learner: MetaLearner, num_members: int) -> MetaLearner:
@@ -15,7 +15,8 @@ def committee(learner: MetaLearner, num_members: int) -> MetaLearner:
     References: Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive uncertainty
     estimation using deep ensembles", NeurIPS 2017.
     """
-    assert num_members >= 1, "a committee has one member or more"
+    if num_members < 1:
+        raise UserError(f"a committee has one member or more, not {num_members}")
 
     def init(key: jax.Array, episode: Episode) -> Params:
         keys = jax.random.split(key, num_members)
@@ -24,16 +25,16 @@ def committee(learner: MetaLearner, num_members: int) -> MetaLearner:
     def start(params: Params, profile: PyTree) -> PyTree:
         return jax.vmap(lambda p: learner.start(p, profile))(params)
 
-    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+    def adapt(params: Params, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
         keys = jax.random.split(key, num_members)
-        return jax.vmap(lambda s, k: learner.adapt(s, examples, k))(state, keys)
+        return jax.vmap(lambda p, s, k: learner.adapt(p, s, examples, k))(params, state, keys)
 
-    def predict(state: PyTree, inputs: PyTree) -> jax.Array:
-        return jax.vmap(lambda s: learner.predict(s, inputs))(state).mean(axis=0)
+    def predict(params: Params, state: PyTree, inputs: PyTree) -> jax.Array:
+        return jax.vmap(lambda p, s: learner.predict(p, s, inputs))(params, state).mean(axis=0)
 
     def loss(params: Params, episode: Episode, key: jax.Array):
         keys = jax.random.split(key, num_members)
         own = jax.vmap(lambda p, k: learner.loss(p, episode, k))(params, keys)
         return jax.tree.map(lambda x: x.mean(axis=0), own)
 
-    return MetaLearner(init, start, adapt, predict, loss)
+    return MetaLearner(init, start, adapt, predict, loss, num_members * learner.num_gradients)

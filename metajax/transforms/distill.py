@@ -60,8 +60,9 @@ def distilled(
         query = episode.query
 
         def scores(learner: MetaLearner, params: Params) -> jax.Array:
-            state = learner.adapt(learner.start(params, episode.profile), episode.support, key)
-            return learner.predict(state, query.inputs)
+            state = learner.start(params, episode.profile)
+            state = learner.adapt(params, state, episode.support, key)
+            return learner.predict(params, state, query.inputs)
 
         told = jax.lax.stop_gradient(scores(teacher, teacher_params))
         said = scores(student, params)

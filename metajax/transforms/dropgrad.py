@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax import losses
+from metajax.learners.parts import plain_loss
 from metajax.types import Episode, MetaLearner, PyTree, UserError
 
 
@@ -48,33 +48,46 @@ def gaussian_noise(share: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def dropgrad(learner: MetaLearner, *, loss: losses.Loss = losses.squared_error) -> MetaLearner:
+def dropgrad(learner: MetaLearner) -> MetaLearner:
     """The learner whose inner gradients are noisy while it is meta-trained, and only then.
 
     Args:
-      learner: one whose inner optimizer has `gaussian_noise` in it.
-      loss: the outer loss on the query set.
+      learner: one that adapts by gradients, with `gaussian_noise` in its inner optimizer, and whose
+        outer loss is the plain loss on the query.
 
     Raises:
-      UserError: there is no `gaussian_noise` in the learner's state.
+      UserError: the learner takes no gradients or has another outer loss; or there is no
+        `gaussian_noise` in its state, which the first call of ``init`` or ``loss`` tells.
 
     References: Tseng et al., "Regularizing meta-learning via gradient dropout", ACCV 2020.
     """
+    loss = plain_loss(learner, "dropgrad")
+    if learner.num_gradients == 0:
+        raise UserError("dropgrad needs a learner that adapts by gradients; this one does not")
     is_noise = lambda x: isinstance(x, Noise)
 
-    def switched_on(state: PyTree, key: jax.Array) -> PyTree:
+    def started(params: PyTree, profile: PyTree) -> PyTree:
+        state = learner.start(params, profile)
         if not any(map(is_noise, jax.tree.leaves(state, is_leaf=is_noise))):
             raise UserError("dropgrad: put dropgrad.gaussian_noise(share) into the inner optimizer")
+        return state
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        params = learner.init(key, episode)
+        jax.eval_shape(started, params, episode.profile)
+        return params
+
+    def switched_on(state: PyTree, key: jax.Array) -> PyTree:
         seed = jax.random.bits(key, (), jnp.uint32)
         turn = lambda x: x._replace(seed=seed, on=jnp.ones_like(x.on)) if is_noise(x) else x
         return jax.tree.map(turn, state, is_leaf=is_noise)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         key_noise, key_adapt = jax.random.split(key)
-        state = switched_on(learner.start(params, episode.profile), key_noise)
-        state = learner.adapt(state, episode.support, key_adapt)
-        scores = learner.predict(state, episode.query.inputs)
+        state = switched_on(started(params, episode.profile), key_noise)
+        state = learner.adapt(params, state, episode.support, key_adapt)
+        scores = learner.predict(params, state, episode.query.inputs)
         value = loss(scores, episode.query.label, episode.query.mask)
         return value, {"query_loss": value}
 
-    return learner._replace(loss=outer_loss)
+    return learner._replace(init=init, loss=outer_loss)

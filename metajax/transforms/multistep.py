@@ -5,15 +5,13 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from metajax import losses
-from metajax.types import Episode, Examples, MetaLearner, PyTree
+from metajax.learners.parts import plain_loss
+from metajax.types import Episode, Examples, MetaLearner, PyTree, UserError
 
 
 def multistep(
     learner: MetaLearner,
     weights: Sequence[float],
-    *,
-    loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
     """The learner that adapts ``len(weights)`` times on its support and is judged after each time.
 
@@ -26,24 +24,33 @@ def multistep(
       learner: one call of its ``adapt`` is one step, for instance `gradient` with ``num_steps=1``;
         with `optim.learned_step_rates` each of the steps has a learned rate of its own.
       weights: one per step.
-      loss: the outer loss on the query set.
+
+    Raises:
+      UserError: the learner takes no gradients, so that a second call on the same support would
+        count it twice; or its outer loss is not the plain loss on the query.
 
     References: Antoniou et al., "How to train your MAML", ICLR 2019, equation 4.
     """
 
-    def adapt(state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        step = lambda state, key: (learner.adapt(state, examples, key), None)
+    loss = plain_loss(learner, "multistep")
+    if learner.num_gradients == 0:
+        raise UserError("multistep needs a learner that adapts by gradients; this one does not")
+
+    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        step = lambda state, key: (learner.adapt(params, state, examples, key), None)
         return jax.lax.scan(step, state, jax.random.split(key, len(weights)))[0]
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         query = episode.query
 
         def step(state: PyTree, key: jax.Array):
-            state = learner.adapt(state, episode.support, key)
-            return state, loss(learner.predict(state, query.inputs), query.label, query.mask)
+            state = learner.adapt(params, state, episode.support, key)
+            scores = learner.predict(params, state, query.inputs)
+            return state, loss(scores, query.label, query.mask)
 
         keys = jax.random.split(key, len(weights))
         _, each = jax.lax.scan(step, learner.start(params, episode.profile), keys)
         return jnp.asarray(weights, each.dtype) @ each, {"query_loss": each[-1]}
 
-    return learner._replace(adapt=adapt, loss=outer_loss)
+    num_gradients = len(weights) * learner.num_gradients
+    return learner._replace(adapt=adapt, loss=outer_loss, num_gradients=num_gradients)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
-from metajax.types import Episode, MetaLearner, PyTree
+from metajax.types import Episode, Examples, MetaLearner, PyTree
 
 
 def gaussian_divergence(mean: PyTree, log_scale: PyTree) -> jax.Array:
@@ -53,6 +53,12 @@ def noisy(
     def start(params: PyTree, profile: PyTree) -> PyTree:
         return learner.start(params["mean"], profile)
 
+    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        return learner.adapt(params["mean"], state, examples, key)
+
+    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
+        return learner.predict(params["mean"], state, inputs)
+
     def loss(params: PyTree, episode: Episode, key: jax.Array):
         key_draw, key_loss = jax.random.split(key)
         value, info = learner.loss(draw(params, key_draw), episode, key_loss)
@@ -60,4 +66,4 @@ def noisy(
         divergence = gaussian_divergence(mean, params["log_scale"])
         return value + strength * divergence, {**info, "divergence": divergence}
 
-    return learner._replace(init=init, start=start, loss=loss)
+    return learner._replace(init=init, start=start, adapt=adapt, predict=predict, loss=loss)

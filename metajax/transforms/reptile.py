@@ -3,30 +3,38 @@
 import jax
 import jax.numpy as jnp
 
-from metajax import losses, tree
+from metajax import tree
+from metajax.learners.parts import moved_by_gradients, plain_loss
 from metajax.learners.pooled import all_examples
 from metajax.types import Episode, MetaLearner, PyTree
 
 
-def reptile(learner: MetaLearner, *, loss: losses.Loss = losses.squared_error) -> MetaLearner:
+def reptile(learner: MetaLearner) -> MetaLearner:
     """The learner with Reptile's outer update, ``theta <- theta + b (phi - theta)``.
 
     The update is the gradient of the surrogate ``0.5 ||theta - stop_gradient(phi)||^2``, where phi
-    is the state after adapting on all examples of the task. Only what adapts is learned.
+    are the parameters after adapting on all examples of the task. Only what adapts is learned. The
+    loss on the query is shown as ``query_loss`` and has no gradient.
 
     Args:
-      learner: the learner whose ``adapt`` is the inner loop.
-      loss: what is shown as ``query_loss``; it has no gradient.
+      learner: one that adapts by gradients from meta-parameters and whose outer loss is the plain
+        loss on the query; its ``adapt`` is the inner loop.
+
+    Raises:
+      UserError: the learner is not such a one.
 
     References: Nichol et al., "On first-order meta-learning algorithms", 2018.
     """
 
+    get, _ = moved_by_gradients(learner, "reptile")
+    loss = plain_loss(learner, "reptile")
+
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         before = learner.start(params, episode.profile)
-        after = jax.lax.stop_gradient(learner.adapt(before, all_examples(episode), key))
-        is_float = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.floating)
-        way = jax.tree.map(lambda a, b: a - b if is_float(a) else jnp.zeros(()), before, after)
-        scores = learner.predict(after, episode.query.inputs)
+        after = learner.adapt(params, before, all_examples(episode), key)
+        after = jax.lax.stop_gradient(after)
+        way = jax.tree.map(jnp.subtract, get(before), get(after))
+        scores = learner.predict(jax.lax.stop_gradient(params), after, episode.query.inputs)
         query_loss = loss(scores, episode.query.label, episode.query.mask)
         return 0.5 * tree.squared_norm(way), {"query_loss": query_loss}
 

@@ -150,13 +150,13 @@ def test_first_order_is_told_apart(case: str):
     params = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], episodes))
 
     def cut(params, episode, key):
-        state = learner.adapt(learner.start(params, ()), episode.support, key)
+        state = learner.adapt(params, learner.start(params, ()), episode.support, key)
         fast = jax.tree.map(
             lambda phi, theta: theta + jax.lax.stop_gradient(phi - theta),
             state.fast,
             learner.start(params, ()).fast,
         )
-        scores = learner.predict(state._replace(fast=fast), episode.query.inputs)
+        scores = learner.predict(params, state._replace(fast=fast), episode.query.inputs)
         loss = losses.squared_error if case == "mlp" else losses.class_cross_entropy
         return loss(scores, episode.query.label, episode.query.mask), {}
 

@@ -142,11 +142,11 @@ def test_paml_in_numpy():
         return np.array([0.5, -0.5]) / (1 + np.exp(-logit))
 
     cold = learner.start(params, profile)
-    np.testing.assert_allclose(learner.predict(cold, X), X @ gated(np.zeros(2)), rtol=1e-5)
+    np.testing.assert_allclose(learner.predict(params, cold, X), X @ gated(np.zeros(2)), rtol=1e-5)
     w, x, y = gated(np.full(2, 1.5)), np.asarray(X[:2]), np.asarray(LABEL[:2])
     w = w - 0.1 * 2 * x.T @ (x @ w - y) / 2
-    warm = learner.adapt(cold, EXAMPLES, KEY)
-    np.testing.assert_allclose(learner.predict(warm, X), X @ w, rtol=1e-4, atol=1e-6)
+    warm = learner.adapt(params, cold, EXAMPLES, KEY)
+    np.testing.assert_allclose(learner.predict(params, warm, X), X @ w, rtol=1e-4, atol=1e-6)
 
 
 def conditioned() -> Model:
@@ -173,7 +173,7 @@ def test_metahin_in_numpy():
     )  # fmt: skip
     examples = EXAMPLES._replace(inputs=inputs)
     params = learner.init(KEY, Episode((), examples, examples))
-    warm = learner.adapt(learner.start(params, ()), examples, KEY)
+    warm = learner.adapt(params, learner.start(params, ()), examples, KEY)
     p = jax.tree.map(lambda v: np.asarray(v, np.float64), params)
     x, label = np.asarray(X, np.float64), np.asarray(LABEL[:2])
     omega, gate = p["decide"]["w"], p["gate"]["kernel"][0]
@@ -200,7 +200,9 @@ def test_metahin_in_numpy():
     share = np.exp(-np.array(errors)) / np.exp(-np.array(errors)).sum()
     u, w = share @ users, share @ np.array(weights)
     expected = x @ w[:2] + u * w[2]
-    np.testing.assert_allclose(learner.predict(warm, inputs), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        learner.predict(params, warm, inputs), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 USERS = LatentUsers(dim=4, num_support=12, num_query=8, random_shots=True, reveals=True)
@@ -230,8 +232,10 @@ def errors_of(path: str, shuffle: bool) -> dict[str, np.ndarray]:
         return change(key_deal, batch) if dealt else batch
 
     def judge(params: PyTree, episode: Episode) -> jax.Array:
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, KEY)
-        return jnp.mean((learner.predict(state, episode.query.inputs) - episode.query.label) ** 2)
+        state = learner.adapt(params, learner.start(params, episode.profile), episode.support, KEY)
+        return jnp.mean(
+            (learner.predict(params, state, episode.query.inputs) - episode.query.label) ** 2
+        )
 
     def play(key: jax.Array) -> dict[str, jax.Array]:
         key_init, key_train, key_test = jax.random.split(key, 3)
@@ -274,8 +278,8 @@ def test_query_labels_and_the_order_of_query_items_change_no_prediction(path: st
 
     @jax.jit
     def play(episode: Episode) -> jax.Array:
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, KEY)
-        return learner.predict(state, episode.query.inputs)
+        state = learner.adapt(params, learner.start(params, episode.profile), episode.support, KEY)
+        return learner.predict(params, state, episode.query.inputs)
 
     before, query = play(episode), episode.query
     relabeled = episode._replace(query=query._replace(label=query.label[::-1] + 1.0))
@@ -321,8 +325,8 @@ def test_its_experiment_learns_and_its_support_and_links_count(name: str):
 
     def play(params, of: Episode):
         cold = learner.start(params, of.profile)
-        warm = learner.adapt(cold, of.support, key)
-        return [learner.predict(state, episode.query.inputs) for state in (cold, warm)]
+        warm = learner.adapt(params, cold, of.support, key)
+        return [learner.predict(params, state, episode.query.inputs) for state in (cold, warm)]
 
     grads, params = jax.jit(step, compiler_options=FAST_TO_COMPILE)(key)
     play = jax.jit(play, compiler_options=FAST_TO_COMPILE)

@@ -46,9 +46,9 @@ def measured() -> dict[str, np.ndarray]:
     learner = ridge(identity(), zero(), world.dim, precision=0.1)
 
     def from_zero(episode: Episode) -> jax.Array:
-        state = learner.start(learner.init(jax.random.key(0), episode), ())
-        state = learner.adapt(state, episode.support, jax.random.key(0))
-        return learner.predict(state, episode.query.inputs)
+        params = learner.init(jax.random.key(0), episode)
+        state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
+        return learner.predict(params, state, episode.query.inputs)
 
     sample, bayes, ridge_scores = (
         jax.jit(jax.vmap(f), compiler_options=FAST) for f in (world.sample, world.bayes, from_zero)
@@ -107,8 +107,8 @@ def test_bayes_is_ridge_around_the_mean_weights(shots):
         "mean": world.mean_weights,
         "log_precision": jnp.full(world.dim, 2 * jnp.log(0.4 / 0.7)),
     }
-    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
-    scores = learner.predict(state, episode.query.inputs)
+    state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
+    scores = learner.predict(params, state, episode.query.inputs)
     np.testing.assert_allclose(scores, world.bayes(episode), rtol=1e-4, atol=1e-5)
 
 

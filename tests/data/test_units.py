@@ -51,8 +51,8 @@ def played(given: problem.Problem) -> tuple[jax.Array, jax.Array]:
             return (optax.apply_updates(params, updates), state), None
 
         (params, _), _ = jax.lax.scan(step, (params, tx.init(params)), length=4)
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key)
-        return first, learner.predict(state, episode.query.inputs)
+        state = learner.adapt(params, learner.start(params, episode.profile), episode.support, key)
+        return first, learner.predict(params, state, episode.query.inputs)
 
     return jax.jit(play, compiler_options=FAST_TO_COMPILE)(episode)
 

@@ -135,14 +135,14 @@ def test_the_curve_is_judging_with_the_support_cut():
 def running_mean() -> MetaLearner:
     """A learner that scores the mean of all labels seen, 0 before any."""
 
-    def adapt(state, examples: Examples, key):
+    def adapt(params, state, examples: Examples, key):
         return state + jnp.stack([jnp.sum(examples.label * examples.mask), jnp.sum(examples.mask)])
 
     return MetaLearner(
         init=lambda key, episode: {},
         start=lambda params, profile: jnp.zeros(2),
         adapt=adapt,
-        predict=lambda state, inputs: jnp.full(
+        predict=lambda params, state, inputs: jnp.full(
             inputs["item"].shape, state[0] / jnp.maximum(state[1], 1)
         ),
         loss=lambda params, episode, key: (jnp.zeros(()), {}),
@@ -182,8 +182,8 @@ def scores_of(table: np.ndarray) -> MetaLearner:
     return MetaLearner(
         init=lambda key, episode: {},
         start=lambda params, profile: (),
-        adapt=lambda state, examples, key: state,
-        predict=lambda state, inputs: fixed[inputs["item"]],
+        adapt=lambda params, state, examples, key: state,
+        predict=lambda params, state, inputs: fixed[inputs["item"]],
         loss=lambda params, episode, key: (jnp.zeros(()), {}),
     )
 

@@ -286,8 +286,8 @@ def mean_of_support() -> MetaLearner:
     return MetaLearner(
         init=lambda key, episode: {},
         start=lambda params, profile: jnp.zeros(2),
-        adapt=lambda state, examples, key: state + add(examples.label, examples.mask),
-        predict=lambda state, inputs: jnp.full(inputs["item"].shape, mean(state)),
+        adapt=lambda params, state, examples, key: state + add(examples.label, examples.mask),
+        predict=lambda params, state, inputs: jnp.full(inputs["item"].shape, mean(state)),
         loss=lambda params, episode, key: (jnp.zeros(()), {}),
     )
 

@@ -86,8 +86,8 @@ def test_every_row_builds_and_scores_one_number_per_item(name):
     def play(key, episode):
         params = learner.init(key, episode)
         loss, _ = learner.loss(params, episode, key)
-        state = learner.adapt(learner.start(params, episode.profile), episode.support, key)
-        return loss, learner.predict(state, episode.query.inputs), tx.init(params)
+        state = learner.adapt(params, learner.start(params, episode.profile), episode.support, key)
+        return loss, learner.predict(params, state, episode.query.inputs), tx.init(params)
 
     loss, scores, _ = jax.eval_shape(play, jax.random.key(0), mine.example)
     assert loss.shape == () and scores.shape == mine.example.query.label.shape
@@ -124,7 +124,7 @@ def test_mamo_expects_a_rating_from_five_probabilities():
         out["bias"] = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.1, 0.3]))
         steps, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
         cold = learner.start(params, episode.profile)
-        return learner.predict(cold, episode.query.inputs), steps
+        return learner.predict(params, cold, episode.query.inputs), steps
 
     scores, steps = fast(play)(jax.random.key(0), mine.example)
     np.testing.assert_allclose(scores, 0.1 + 0.4 + 0.9 + 0.4 + 1.5, rtol=1e-5)
@@ -140,8 +140,8 @@ def sum_of_labels() -> MetaLearner:
     return MetaLearner(
         init=lambda key, episode: {},
         start=lambda params, profile: jnp.zeros(()),
-        adapt=lambda state, e, key: state + seen(e),
-        predict=lambda state, inputs: jnp.full(inputs["item"].shape, 1.0) * state,
+        adapt=lambda params, state, e, key: state + seen(e),
+        predict=lambda params, state, inputs: jnp.full(inputs["item"].shape, 1.0) * state,
         loss=lambda params, episode, key: (jnp.zeros(()), {}),
     )
 
@@ -177,7 +177,7 @@ def test_ties_are_broken_alike_in_every_condition():
     label = 1.0 + jax.random.randint(jax.random.key(1), (40, 10), 0, 5)
     rows = Examples(ten, label, jnp.ones((40, 10)))
     tasks = Episode(jnp.zeros(40, int), rows, rows)
-    still = sum_of_labels()._replace(adapt=lambda state, e, key: state)
+    still = sum_of_labels()._replace(adapt=lambda params, state, e, key: state)
     nobody = Tasks(*[np.zeros(1, np.int32)] * 5)
     source = episodes.Source(nobody, {}, {"bias": jnp.zeros(10)})
     found = as_published.scores_of(
@@ -257,8 +257,8 @@ def test_every_way_to_warm_up_builds_and_a_new_item_changes_with_its_clicks(name
     def play(key, episode):
         params = learner.init(key, episode)
         loss, _ = learner.loss(params, episode, key)
-        state = judged.adapt(judged.start(params, episode.profile), episode.support, key)
-        return loss, judged.predict(state, episode.query.inputs)
+        state = judged.adapt(params, judged.start(params, episode.profile), episode.support, key)
+        return loss, judged.predict(params, state, episode.query.inputs)
 
     loss, scores = jax.eval_shape(play, jax.random.key(0), example)
     assert loss.shape == () and scores.shape == (4,)

@@ -62,7 +62,7 @@ def test_the_ridge_head_is_one_newton_step_of_the_log_posterior():
     hessian = prior + v.T @ np.diag(p * (1 - p)) @ v
     w = m - np.linalg.solve(hessian, gradient)
     x = np.asarray(asked.inputs, float)
-    found = learner.predict(learner.adapt(state, seen, KEY), asked.inputs)
+    found = learner.predict(params, learner.adapt(params, state, seen, KEY), asked.inputs)
     np.testing.assert_allclose(found, x[:, -1] + x[:, :-1] @ w, rtol=2e-5, atol=1e-5)
 
 
@@ -76,23 +76,23 @@ def test_few_steps_descend_the_summed_loss():
         p = 1 / (1 + np.exp(-(x[:, -1] + x[:, :-1] @ w)))
         w = w - np.exp(rate) * (x[:, :-1].T @ (p - np.asarray(seen.label, float)[:3])) / 4
     asked_x = np.asarray(asked.inputs, float)
-    found = learner.predict(learner.adapt(state, seen, KEY), asked.inputs)
+    found = learner.predict(params, learner.adapt(params, state, seen, KEY), asked.inputs)
     np.testing.assert_allclose(found, asked_x[:, -1] + asked_x[:, :-1] @ w, rtol=2e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_recommenders_see_no_padding_and_are_linear_in_the_item(name):
     learner = LEARNERS[name](SIZES)
-    _, state = started(learner)
+    params, state = started(learner)
     seen, asked = events(2, 3), events(3, 4)
     junk = seen._replace(
         inputs=seen.inputs.at[3].set(99.0), label=seen.label.at[3].set(1.0 - seen.label[3])
     )
-    after = jax.jit(lambda s, e: learner.adapt(s, e, KEY))
-    predict = jax.jit(learner.predict)
+    after = jax.jit(lambda s, e: learner.adapt(params, s, e, KEY))
+    predict = jax.jit(lambda s, x: learner.predict(params, s, x))
     scores = predict(after(state, seen), asked.inputs)
     np.testing.assert_allclose(predict(after(state, junk), asked.inputs), scores, atol=1e-5)
-    w = parts.user_vector(learner._replace(predict=jax.jit(learner.predict)), after(state, seen), 5)
+    w = parts.user_vector(learner, params, after(state, seen), 5)
     np.testing.assert_allclose(np.asarray(asked.inputs) @ np.asarray(w), scores, atol=1e-5)
     gap = np.asarray(scores) - np.asarray(predict(state, asked.inputs))
     assert (np.abs(gap).max() > 1e-4) == (name != "mean user")
@@ -100,17 +100,17 @@ def test_recommenders_see_no_padding_and_are_linear_in_the_item(name):
 
 def test_the_history_keeps_the_newest_events_in_their_order():
     learner = parts.over_history(SIZES)
-    _, state = started(learner)
+    params, state = started(learner)
     first, second = events(4, 3), events(5, 2)
-    adapt = jax.jit(lambda s, e: learner.adapt(s, e, KEY))
+    adapt = jax.jit(lambda s, e: learner.adapt(params, s, e, KEY))
     once = adapt(adapt(state, first), second)
     together = jnp.concatenate([first.inputs[1:3], second.inputs[:2]])
     np.testing.assert_array_equal(once.events.inputs, together)
     other = learner.adapt(
-        state, Examples(together[::-1], once.events.label[::-1], jnp.ones(4)), KEY
+        params, state, Examples(together[::-1], once.events.label[::-1], jnp.ones(4)), KEY
     )
     basis = events(3, 4).inputs
-    gap = learner.predict(once, basis) - learner.predict(other, basis)
+    gap = learner.predict(params, once, basis) - learner.predict(params, other, basis)
     assert float(jnp.abs(gap).max()) > 1e-4
 
 

@@ -60,9 +60,10 @@ def test_it_learns_and_its_support_counts(name):
         updates, _ = tx.update(grads, tx.init(params), params)
         params = optax.apply_updates(params, updates)
         cold = learner.start(params, episode.profile)
-        warm = learner.adapt(cold, episode.support, key)
+        warm = learner.adapt(params, cold, episode.support, key)
         inputs = episode.query.inputs
-        return before, params, learner.predict(cold, inputs), learner.predict(warm, inputs)
+        scores = [learner.predict(params, state, inputs) for state in (cold, warm)]
+        return before, params, *scores
 
     before, after, cold, warm = jax.jit(play, compiler_options=FAST_TO_COMPILE)(key)
     chex.assert_tree_all_finite((after, cold, warm))

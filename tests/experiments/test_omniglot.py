@@ -148,14 +148,14 @@ def test_prototypes_learn_easy_images(tmp_path):
 def test_batches_of_a_support_are_adapted_on_one_after_the_other():
     """A learner that writes down what it sees: ten examples by fours are two batches."""
 
-    def adapt(state, examples, key):
+    def adapt(params, state, examples, key):
         return jnp.concatenate([state[4:], examples.label])
 
     base = omniglot.prototypes(omniglot.conv.conv4_features(4), 5, 16)
-    learner = few_shot.in_batches(base._replace(adapt=adapt), 4)
+    learner = few_shot.in_batches(base._replace(adapt=adapt), 4, 2)
     examples = Examples(jnp.zeros((10, 1)), jnp.arange(10), jnp.ones(10))
     keys = jax.random.split(jax.random.key(0), 50)
-    adapt_all = jax.vmap(lambda key: learner.adapt(jnp.full(8, -1), examples, key))
+    adapt_all = jax.vmap(lambda key: learner.adapt({}, jnp.full(8, -1), examples, key))
     seen = jax.jit(adapt_all)(keys)
     assert all(len(set(row)) == 8 and min(row) >= 0 for row in seen.tolist())
     assert set(np.asarray(seen).ravel().tolist()) == set(range(10))

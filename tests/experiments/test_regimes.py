@@ -70,14 +70,14 @@ def test_what_fades_slowly_is_ridge_and_what_fades_at_once_is_the_last_event():
     episode = WORLD.sample(1.0, jax.random.key(2))
     learner = forgetting(3)
     params = {"mean": WORLD.mean, "log_precision": jnp.log(0.25), "log_fade": jnp.array(-30.0)}
-    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
-    found = learner.predict(state, episode.query.inputs)
+    state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
+    found = learner.predict(params, state, episode.query.inputs)
     np.testing.assert_allclose(found, ridge_around(WORLD, episode), rtol=1e-4, atol=1e-4)
     params = {**params, "log_fade": jnp.log(40.0)}
-    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
+    state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
     last = jax.tree.map(lambda x: x[-1:], episode.support)
     expected = ridge_around(WORLD, episode._replace(support=last))
-    found = learner.predict(state, episode.query.inputs)
+    found = learner.predict(params, state, episode.query.inputs)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -85,10 +85,10 @@ def test_fading_in_two_parts_is_fading_at_once():
     episode = WORLD.sample(0.9, jax.random.key(3))
     learner, key = forgetting(3), jax.random.key(0)
     params = learner.init(key, episode)
-    whole = learner.adapt(learner.start(params, ()), episode.support, key)
+    whole = learner.adapt(params, learner.start(params, ()), episode.support, key)
     cut = lambda s: jax.tree.map(lambda x: x[s], episode.support)
-    parts = learner.adapt(learner.start(params, ()), cut(slice(0, 2)), key)
-    parts = learner.adapt(parts, cut(slice(2, None)), key)
+    parts = learner.adapt(params, learner.start(params, ()), cut(slice(0, 2)), key)
+    parts = learner.adapt(params, parts, cut(slice(2, None)), key)
     np.testing.assert_allclose(whole.precision, parts.precision, rtol=1e-5)
     np.testing.assert_allclose(whole.moment, parts.moment, rtol=1e-4, atol=1e-6)
 
@@ -97,9 +97,10 @@ def test_one_by_one_is_a_loop_over_the_events():
     episode = WORLD.sample(0.9, jax.random.key(4))
     learner = ridge(identity(), vector_linear(), 3)
     key = jax.random.key(0)
-    state = learner.start(learner.init(key, episode), ())
-    together = learner.adapt(state, episode.support, key)
-    streamed = one_by_one(learner).adapt(state, episode.support, key)
+    params = learner.init(key, episode)
+    state = learner.start(params, ())
+    together = learner.adapt(params, state, episode.support, key)
+    streamed = one_by_one(learner).adapt(params, state, episode.support, key)
     np.testing.assert_allclose(together.moment, streamed.moment, rtol=1e-5, atol=1e-6)
 
 
@@ -112,7 +113,8 @@ def test_a_reader_does_not_see_padding():
     other = Examples(x.at[3:].set(9.0), y.at[3:].set(9.0), half.mask)
     key, start = jax.random.key(0), learner.start(params, ())
     found = [
-        learner.predict(learner.adapt(start, e, key), episode.query.inputs) for e in (half, other)
+        learner.predict(params, learner.adapt(params, start, e, key), episode.query.inputs)
+        for e in (half, other)
     ]
     np.testing.assert_array_equal(*found)
 
@@ -144,8 +146,8 @@ def test_a_ridge_head_without_evidence_is_popularity():
     episode, _ = shelves.draw(data, jax.random.key(1), 30, 20, random=False)
     learner = shelves.ridge_head(shelves.trunk(), penalty=1e12)
     params = learner.init(jax.random.key(0), episode)
-    state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
-    found = learner.predict(state, episode.query.inputs)
+    state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
+    found = learner.predict(params, state, episode.query.inputs)
     taken = episode.support.label.sum(axis=0)
     expected = jnp.log((taken + 1) / 32)
     np.testing.assert_allclose(found, np.broadcast_to(expected, found.shape), rtol=1e-4, atol=1e-4)
@@ -174,7 +176,10 @@ def test_places_are_those_of_a_loop():
     learner = window.implicit_head()
     params = {"base": base, "weight": jnp.asarray(0.0), "penalty": jnp.asarray(1.0)}
     read = history.window(settings, history.ROW)
-    both = lambda state, tail: (read(state.params, tail), sequence.vectors(state.params))
+    both = lambda params, state, tail: (
+        read(params["base"], tail),
+        sequence.vectors(params["base"]),
+    )
     found = history.places(settings.num_items, learner, both, params, data)
     model = sequence.next_item(settings)
     for j in (0, 4, 9):

@@ -23,9 +23,9 @@ def _scores_its_inputs() -> MetaLearner:
     """A learner whose score is the input, whatever it adapts on."""
     return MetaLearner(
         init=lambda key, episode: {},
-        start=lambda params, profile: params,
-        adapt=lambda state, examples, key: state,
-        predict=lambda state, inputs: inputs["score"],
+        start=lambda params, profile: (),
+        adapt=lambda params, state, examples, key: state,
+        predict=lambda params, state, inputs: inputs["score"],
         loss=lambda params, episode, key: (jnp.zeros(()), {}),
     )
 
@@ -59,9 +59,10 @@ def test_calibration_is_logistic_regression_on_meta_validation():
     oracle = LogisticRegression(C=np.inf).fit(score.reshape(-1, 1), label.ravel())
     np.testing.assert_allclose(fit, [oracle.coef_[0, 0], oracle.intercept_[0]], rtol=2e-3)
     logits = clicks.as_logits(_scores_its_inputs())
-    state = logits.start(({}, fit), {})
+    params = ({}, fit)
     given = {"score": jnp.array([0.5])}
-    np.testing.assert_allclose(logits.predict(state, given), fit[0] * 0.5 + fit[1], rtol=1e-6)
+    found = logits.predict(params, logits.start(params, {}), given)
+    np.testing.assert_allclose(found, fit[0] * 0.5 + fit[1], rtol=1e-6)
 
 
 @pytest.mark.slow

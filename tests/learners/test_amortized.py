@@ -17,12 +17,15 @@ def test_mean_of_labels_by_hand():
     examples = Examples(
         jnp.zeros((4, 2)), jnp.array([1.0, 2.0, 6.0, 1e6]), jnp.array([1, 1, 1, 0.0])
     )
-    state = learner.start(learner.init(jax.random.key(0), Episode((), examples, examples)), ())
-    np.testing.assert_array_equal(learner.predict(state, jnp.zeros((2, 2))), [0.0, 0.0])
-    state = learner.adapt(state, examples, jax.random.key(0))
-    np.testing.assert_allclose(learner.predict(state, jnp.zeros((2, 2))), [3.0, 3.0])
-    state = learner.adapt(state, examples._replace(label=examples.label + 2), jax.random.key(0))
-    np.testing.assert_allclose(learner.predict(state, jnp.zeros((2, 2))), [4.0, 4.0])
+    params = learner.init(jax.random.key(0), Episode((), examples, examples))
+    state = learner.start(params, ())
+    np.testing.assert_array_equal(learner.predict(params, state, jnp.zeros((2, 2))), [0.0, 0.0])
+    state = learner.adapt(params, state, examples, jax.random.key(0))
+    np.testing.assert_allclose(learner.predict(params, state, jnp.zeros((2, 2))), [3.0, 3.0])
+    state = learner.adapt(
+        params, state, examples._replace(label=examples.label + 2), jax.random.key(0)
+    )
+    np.testing.assert_allclose(learner.predict(params, state, jnp.zeros((2, 2))), [4.0, 4.0])
 
 
 def test_networks_adapting_twice_is_once_on_both():
@@ -32,9 +35,9 @@ def test_networks_adapting_twice_is_once_on_both():
     params = learner.init(jax.random.key(1), Episode((), examples, examples))
     part = lambda rows: jax.tree.map(lambda v: v[rows], examples)
     key = jax.random.key(2)
-    whole = learner.adapt(learner.start(params, ()), examples, key)
-    halves = learner.adapt(learner.start(params, ()), part(slice(0, 2)), key)
-    halves = learner.adapt(halves, part(slice(2, 6)), key)
+    whole = learner.adapt(params, learner.start(params, ()), examples, key)
+    halves = learner.adapt(params, learner.start(params, ()), part(slice(0, 2)), key)
+    halves = learner.adapt(params, halves, part(slice(2, 6)), key)
     np.testing.assert_allclose(
-        learner.predict(whole, x), learner.predict(halves, x), rtol=1e-5, atol=1e-6
+        learner.predict(params, whole, x), learner.predict(params, halves, x), rtol=1e-5, atol=1e-6
     )

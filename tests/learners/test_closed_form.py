@@ -52,34 +52,35 @@ def test_predictions_are_those_of_the_normal_equations():
     # minimize ||y - x offset - x w||^2 + sum_d precision_d (w_d - mean_d)^2
     penalty = np.diag(precision)
     w = np.linalg.inv(x.T @ x + penalty) @ (x.T @ (y - x @ offset) + penalty @ mean)
-    state = LEARNER.adapt(LEARNER.start(prior(), ()), support, KEY)
+    state = LEARNER.adapt(prior(), LEARNER.start(prior(), ()), support, KEY)
     expected = np.asarray(query.inputs) @ (offset + w)
-    np.testing.assert_allclose(LEARNER.predict(state, query.inputs), expected, rtol=1e-12)
+    np.testing.assert_allclose(LEARNER.predict(prior(), state, query.inputs), expected, rtol=1e-12)
 
 
 def test_it_is_scikit_learns_ridge_from_zero():
     learner = ridge(identity(), zero(), D, precision=0.7)
     support, query = rows(3, 6), rows(4, 5)
     episode = Episode((), support, query)
-    state = learner.adapt(learner.start(learner.init(KEY, episode), ()), support, KEY)
+    params = learner.init(KEY, episode)
+    state = learner.adapt(params, learner.start(params, ()), support, KEY)
     fitted = Ridge(alpha=0.7, fit_intercept=False).fit(support.inputs, support.label)
     expected = fitted.predict(query.inputs)
-    np.testing.assert_allclose(learner.predict(state, query.inputs), expected, rtol=1e-10)
+    np.testing.assert_allclose(learner.predict(params, state, query.inputs), expected, rtol=1e-10)
 
 
 def test_adapting_twice_is_adapting_once_on_both_sets():
     first, second = rows(5, 4, num_padding=2), rows(6, 3)
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
     start = LEARNER.start(prior(), ())
-    twice = LEARNER.adapt(LEARNER.adapt(start, first, KEY), second, KEY)
-    once = LEARNER.adapt(start, both, KEY)
-    for name in ("precision", "moment"):
+    twice = LEARNER.adapt(prior(), LEARNER.adapt(prior(), start, first, KEY), second, KEY)
+    once = LEARNER.adapt(prior(), start, both, KEY)
+    for name in ("gram", "moment"):
         np.testing.assert_allclose(getattr(twice, name), getattr(once, name), rtol=1e-12)
 
 
 def test_the_cold_start_is_the_prior_mean():
     query = rows(7, 4)
-    scores = LEARNER.predict(LEARNER.start(prior(), ()), query.inputs)
+    scores = LEARNER.predict(prior(), LEARNER.start(prior(), ()), query.inputs)
     expected = np.asarray(query.inputs) @ np.array([0.2 + 0.5, -0.1 - 1.0, 0.4 + 0.25])
     np.testing.assert_allclose(scores, expected, rtol=1e-12)
 
@@ -91,8 +92,8 @@ def test_on_a_constant_it_is_the_damped_user_bias():
         jnp.ones((4, 1)), jnp.asarray([1.0, 2.0, 4.0, 1e6]), jnp.ones(4).at[3].set(0)
     )
     params = learner.init(KEY, Episode((), support, support))
-    state = learner.adapt(learner.start(params, ()), support, KEY)
-    np.testing.assert_allclose(learner.predict(state, jnp.ones((2, 1))), 7 / 8, rtol=1e-12)
+    state = learner.adapt(params, learner.start(params, ()), support, KEY)
+    np.testing.assert_allclose(learner.predict(params, state, jnp.ones((2, 1))), 7 / 8, rtol=1e-12)
 
 
 def features() -> Model:
@@ -114,9 +115,9 @@ def test_a_detached_solution_fails_the_finite_differences():
     learner = ridge(features(), vector_mlp((4,)), D, precision=0.5)
 
     def loss(params, episode, key):
-        state = learner.adapt(learner.start(params, ()), episode.support, key)
-        state = state._replace(precision=jax.lax.stop_gradient(state.precision))
-        scores = learner.predict(state, episode.query.inputs)
+        state = learner.adapt(params, learner.start(params, ()), episode.support, key)
+        state = state._replace(gram=jax.lax.stop_gradient(state.gram))
+        scores = learner.predict(params, state, episode.query.inputs)
         return jnp.mean((scores - episode.query.label) ** 2), {}
 
     assert not np.allclose(*slopes(learner._replace(loss=loss)), rtol=1e-6, atol=1e-7)
@@ -128,6 +129,8 @@ def test_the_posterior_is_the_bayes_rule_in_one_dimension():
     support = Examples(jnp.ones((4, 1)), jnp.asarray([1.0, 3.0, 2.0, 2.0]), jnp.ones(4))
     params = in_double(learner.init(KEY, Episode((), support, support)))
     params = params | {"mean": jnp.asarray([0.5]), "log_precision": jnp.log(jnp.asarray([3.0]))}
-    state = learner.adapt(learner.start(params, ()), support, KEY)
+    state = learner.adapt(params, learner.start(params, ()), support, KEY)
     expected = (3 * 0.5 + 8) / 7
-    np.testing.assert_allclose(learner.predict(state, jnp.ones((1, 1))), expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        learner.predict(params, state, jnp.ones((1, 1))), expected, rtol=1e-12
+    )

@@ -29,7 +29,7 @@ def test_one_step_by_hand():
         episode = Episode((), Examples(ones, y * ones, ones), Examples(ones, z * ones, ones))
         learner = cavia(sum_model(), 1, optax.sgd(a), 1)
         params = learner.init(jax.random.key(0), episode)
-        state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
+        state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
         c = 2 * a * s * (y - theta)
         assert float(state.fast["context"][0]) == pytest.approx(c, rel=1e-12)
         grads, _ = jax.grad(learner.loss, has_aux=True)(params, episode, jax.random.key(0))
@@ -50,8 +50,8 @@ def test_context_starts_from_zero_whatever_the_parameters_hold():
     params = learner.init(jax.random.key(1), Episode((), examples, examples))
     moved = jax.tree.map(lambda x: x, params)
     moved["model"]["context"] = jnp.full(3, 7.0)
-    cold = learner.predict(learner.start(params, ()), x)
-    np.testing.assert_array_equal(cold, learner.predict(learner.start(moved, ()), x))
-    state = learner.adapt(learner.start(params, ()), examples, jax.random.key(0))
+    cold = learner.predict(params, learner.start(params, ()), x)
+    np.testing.assert_array_equal(cold, learner.predict(moved, learner.start(moved, ()), x))
+    state = learner.adapt(params, learner.start(params, ()), examples, jax.random.key(0))
     assert jax.tree.leaves(state.fast)[0].shape == (3,) and len(jax.tree.leaves(state.fast)) == 1
-    assert float(jnp.max(jnp.abs(learner.predict(state, x) - cold))) > 1e-3
+    assert float(jnp.max(jnp.abs(learner.predict(params, state, x) - cold))) > 1e-3

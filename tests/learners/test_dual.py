@@ -57,7 +57,10 @@ def test_the_dual_form_has_the_loss_and_the_gradient_of_the_plain_one(num_steps,
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-13), grads, to_params
         )
         twice = lambda learner: learner.adapt(
-            learner.adapt(learner.start(params, ()), task.support, KEY), task.query, KEY
+            params,
+            learner.adapt(params, learner.start(params, ()), task.support, KEY),
+            task.query,
+            KEY,
         )
         if num_steps == 1:
             close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13)

@@ -63,11 +63,11 @@ def test_the_average_and_the_stack_by_hand():
     learners = [constant(1.0), constant(3.0)]
     for learner in (averaged(learners), stacked(learners)):
         params = learner.init(KEY, episode)
-        state = learner.adapt(learner.start(params, ()), episode.support, KEY)
-        np.testing.assert_allclose(learner.predict(state, episode.query.inputs), 2.0)
+        state = learner.adapt(params, learner.start(params, ()), episode.support, KEY)
+        np.testing.assert_allclose(learner.predict(params, state, episode.query.inputs), 2.0)
     params["weigher"]["share"] = jnp.array([2.0, -0.5])
     state = learner.start(params, ())
-    np.testing.assert_allclose(learner.predict(state, episode.query.inputs), 0.5)
+    np.testing.assert_allclose(learner.predict(params, state, episode.query.inputs), 0.5)
 
 
 def test_out_of_fold_errors_by_hand():
@@ -77,9 +77,9 @@ def test_out_of_fold_errors_by_hand():
     learner = label_mean()
     params = learner.init(KEY, Episode((), examples, examples))
     states = [learner.start(params, ())]
-    error = out_of_fold_errors([learner], states, examples, KEY)
+    error = out_of_fold_errors([learner], [params], states, examples, KEY)
     np.testing.assert_allclose(error, [3 + 0 + 1 + 4], rtol=1e-4)
-    inside = out_of_fold_errors([learner], states, examples, KEY, num_folds=1)
+    inside = out_of_fold_errors([learner], [params], states, examples, KEY, num_folds=1)
     np.testing.assert_allclose(inside, [2 + 1 + 0 + 3], rtol=1e-4)
 
 
@@ -91,7 +91,7 @@ def test_in_fold_errors_flatter_whoever_overfits():
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], episodes))
     state = learner.start(params, ())
     mean = lambda folds: float(
-        jax.vmap(lambda e: out_of_fold_errors([learner], [state], e.support, KEY, folds))(
+        jax.vmap(lambda e: out_of_fold_errors([learner], [params], [state], e.support, KEY, folds))(
             episodes
         ).mean()
     )
@@ -106,13 +106,13 @@ def test_the_gate_in_numpy():
     params = learner.init(KEY, episode)
     kernel = np.array([[0.3, 0.0], [0.0, -0.2], [0.1, 0.4]])
     params["weigher"] = {"kernel": jnp.asarray(kernel), "bias": jnp.array([0.0, 0.5])}
-    state = learner.adapt(learner.start(params, ()), support, KEY)
+    state = learner.adapt(params, learner.start(params, ()), support, KEY)
     np.testing.assert_allclose(state.error, [1 + 1 + 4 + 4, 4 * 1.5], rtol=1e-4)
     z = np.array([10 / 4, 6 / 4, np.log(5.0)])
     logits = z @ kernel + [0.0, 0.5]
     share = np.exp(logits) / np.exp(logits).sum()
-    np.testing.assert_allclose(learner.predict(state, x), share @ [1.0, 3.5], rtol=1e-4)
-    cold = learner.predict(learner.start(params, ()), x)
+    np.testing.assert_allclose(learner.predict(params, state, x), share @ [1.0, 3.5], rtol=1e-4)
+    cold = learner.predict(params, learner.start(params, ()), x)
     share = np.exp([0.0, 0.5]) / np.exp([0.0, 0.5]).sum()
     np.testing.assert_allclose(cold, share @ [1.0, 0.0] * np.ones(4), rtol=1e-4)
 
@@ -186,11 +186,11 @@ def test_a_blend_follows_the_number_of_examples_and_teaches_its_bases_by_their_o
     params["weigher"] = {"level": jnp.array([0.05, 0.0]), "slope": jnp.array([-0.1, 0.1])}
     state = learner.start(params, ())
     first = 1 / (1 + np.exp(-0.5))
-    assert float(learner.predict(state, x)[0]) == pytest.approx(3 - 2 * first, rel=1e-5)
-    state = learner.adapt(state, support, KEY)
+    assert float(learner.predict(params, state, x)[0]) == pytest.approx(3 - 2 * first, rel=1e-5)
+    state = learner.adapt(params, state, support, KEY)
     share = 1 / (1 + np.exp(-0.5 + 2 * np.log(4.0)))
     blend = 3 - 2 * share
-    assert float(learner.predict(state, x)[0]) == pytest.approx(blend, rel=1e-5)
+    assert float(learner.predict(params, state, x)[0]) == pytest.approx(blend, rel=1e-5)
     own = [(3 * 1.0 + 0.0) / 4, (3 * 1.0 + 4.0) / 4]  # joint training: support and query together
     expected = ((blend - 1) ** 2 + sum(own)) / 3
     assert float(learner.loss(params, task, KEY)[0]) == pytest.approx(expected, rel=1e-5)

@@ -57,7 +57,9 @@ def test_an_inner_loop_looks_embeddings_up_once():
     examples = Examples(rows, jnp.ones(6), jnp.ones(6))
     params = {"model": net.init(jax.random.key(0), profile, rows), "rates": ()}
     state = learner.start(params, profile)
-    program = jax.make_jaxpr(lambda s: learner.adapt(s, examples, jax.random.key(0)))(state)
+    program = jax.make_jaxpr(lambda s: learner.adapt(*s, examples, jax.random.key(0)))(
+        (params, state)
+    )
     (loop,) = [e for e in program.eqns if e.primitive.name == "scan"]
     assert "gather" not in str(loop.params["jaxpr"]) and "dot_general" in str(loop.params["jaxpr"])
     assert "gather" in str(program)

@@ -26,7 +26,7 @@ def zero() -> Model:
 
 
 def adapted(learner, params):
-    return learner.adapt(learner.start(params, ()), SUPPORT, KEY)
+    return learner.adapt(params, learner.start(params, ()), SUPPORT, KEY)
 
 
 @pytest.mark.parametrize("summed", [False, True])
@@ -38,14 +38,17 @@ def test_lwa_in_numpy(summed):
     pool = np.sum if summed else np.mean
     r0, r1 = pool(X[DISLIKED], axis=0), pool(X[LIKED], axis=0)
     expected = 0.3 + Q @ (w0 @ r0 + w1 @ r1)
-    got = learner.predict(adapted(learner, params), jnp.asarray(Q))
+    got = learner.predict(params, adapted(learner, params), jnp.asarray(Q))
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(learner.predict(learner.start(params, ()), jnp.asarray(Q)), 0.3)
+    np.testing.assert_allclose(
+        learner.predict(params, learner.start(params, ()), jnp.asarray(Q)), 0.3
+    )
 
 
 def test_lwa_starts_as_the_nearer_of_two_means():
     learner = lwa(identity(), zero(), 3)
-    got = learner.predict(adapted(learner, learner.init(KEY, EPISODE)), jnp.asarray(Q))
+    params = learner.init(KEY, EPISODE)
+    got = learner.predict(params, adapted(learner, params), jnp.asarray(Q))
     direction = X[LIKED].mean(axis=0) - X[DISLIKED].mean(axis=0)
     np.testing.assert_allclose(got, Q @ direction, rtol=1e-5, atol=1e-6)
 
@@ -60,7 +63,7 @@ def test_nlba_in_numpy():
     hidden = np.maximum(hidden + r1 @ first["classes"][1], 0.0)
     expected = hidden @ last["kernel"] + last["bias"]
     expected = (expected + r0 @ last["classes"][0] + r1 @ last["classes"][1])[:, 0]
-    got = learner.predict(adapted(learner, params), jnp.asarray(Q))
+    got = learner.predict(params, adapted(learner, params), jnp.asarray(Q))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -68,8 +71,8 @@ def test_nlba_shares_its_kernels_between_tasks():
     """Two tasks differ by the constant that R adds before the ReLU: one layer is parallel."""
     learner = nlba(identity(), zero(), 3, ())
     params = learner.init(KEY, EPISODE)
-    cold = learner.predict(learner.start(params, ()), jnp.asarray(Q))
-    warm = learner.predict(adapted(learner, params), jnp.asarray(Q))
+    cold = learner.predict(params, learner.start(params, ()), jnp.asarray(Q))
+    warm = learner.predict(params, adapted(learner, params), jnp.asarray(Q))
     np.testing.assert_allclose(warm - cold, np.full(4, float(warm[0] - cold[0])), rtol=1e-4)
     assert abs(float(warm[0] - cold[0])) > 1e-2
 

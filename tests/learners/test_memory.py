@@ -76,7 +76,7 @@ def test_a_task_starts_from_what_the_memories_hold():
     mix = np.einsum("m,mij->ij", weight, np.asarray(memory["task"]))
     np.testing.assert_allclose(state.fast["mix"], mix, rtol=1e-4)
     expected = (np.asarray(X) * np.asarray(state.fast["body"]["s"]) @ mix.T) @ [0.5, -0.5]
-    np.testing.assert_allclose(learner.predict(state, X), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(learner.predict(params, state, X), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_surrogate_step_is_the_published_write():
@@ -101,7 +101,7 @@ def test_memories_get_their_writes_at_their_rates_and_the_rest_its_gradient():
         @ params["attention"]
     )
     before = learner.start(params, EPISODE.profile)
-    after = learner.adapt(before, EXAMPLES, KEY)
+    after = learner.adapt(params, before, EXAMPLES, KEY)
     old = params["memory"]
     outer = lambda value: jnp.multiply.outer(weight, value)
     kept = {
@@ -132,9 +132,11 @@ def test_two_reads_of_the_same_task_are_the_same():
     """Control for the published code, whose attention is drawn anew at every read."""
     learner = learner_of()
     params = learner.init(KEY, EPISODE)
-    first, second = (learner.predict(learner.start(params, EPISODE.profile), X) for _ in "ab")
+    first, second = (
+        learner.predict(params, learner.start(params, EPISODE.profile), X) for _ in "ab"
+    )
     np.testing.assert_array_equal(first, second)
-    other = learner.predict(learner.start(params, jnp.array([-1.0, 1.0])), X)
+    other = learner.predict(params, learner.start(params, jnp.array([-1.0, 1.0])), X)
     assert float(jnp.max(jnp.abs(other - first))) > 1e-4
 
 
@@ -142,7 +144,7 @@ def test_only_what_is_personal_starts_from_a_memory():
     learner = learner_of(personal=tree.nothing)
     params = learner.init(KEY, EPISODE)
     assert not jax.tree.leaves(params["memory"]["gradient"])
-    state = learner.adapt(learner.start(params, EPISODE.profile), EXAMPLES, KEY)
-    np.testing.assert_array_equal(state.shared["body"]["s"], params["model"]["body"]["s"])
+    state = learner.adapt(params, learner.start(params, EPISODE.profile), EXAMPLES, KEY)
+    assert state.fast["body"]["s"] is None, "what is not personal stays among the parameters"
     value, _ = learner.loss(params, EPISODE, KEY)
     assert float(value) == pytest.approx(float(learner.loss(params, EPISODE, KEY)[0]))

@@ -26,8 +26,8 @@ def test_agrees_with_nearest_centroid():
     )
     learner = prototypes(identity(), 4, 3)
     params = learner.init(jax.random.key(0), Episode((), support, query))
-    state = learner.adapt(learner.start(params, ()), spoiled, jax.random.key(0))
-    scores = np.asarray(learner.predict(state, query.inputs))
+    state = learner.adapt(params, learner.start(params, ()), spoiled, jax.random.key(0))
+    scores = np.asarray(learner.predict(params, state, query.inputs))
     oracle = NearestCentroid().fit(support.inputs[:25], support.label[:25])
     np.testing.assert_array_equal(scores.argmax(axis=1), oracle.predict(query.inputs))
     center = oracle.centroids_[2]
@@ -38,15 +38,19 @@ def test_agrees_with_nearest_centroid():
 def test_cold_scores_are_equal_and_sets_add_up():
     support, query = examples(2), examples(3)
     learner = prototypes(identity(), 4, 3)
-    cold = learner.start(learner.init(jax.random.key(0), Episode((), support, query)), ())
-    scores = np.asarray(learner.predict(cold, query.inputs))
+    params = learner.init(jax.random.key(0), Episode((), support, query))
+    cold = learner.start(params, ())
+    scores = np.asarray(learner.predict(params, cold, query.inputs))
     np.testing.assert_array_equal(scores, np.repeat(scores[:, :1], 4, axis=1))
     part = lambda rows: jax.tree.map(lambda v: v[rows], support)
     key = jax.random.key(0)
-    whole = learner.adapt(cold, support, key)
-    twice = learner.adapt(learner.adapt(cold, part(slice(0, 11)), key), part(slice(11, 30)), key)
+    whole = learner.adapt(params, cold, support, key)
+    twice = learner.adapt(params, cold, part(slice(0, 11)), key)
+    twice = learner.adapt(params, twice, part(slice(11, 30)), key)
     np.testing.assert_allclose(
-        learner.predict(whole, query.inputs), learner.predict(twice, query.inputs), rtol=1e-4
+        learner.predict(params, whole, query.inputs),
+        learner.predict(params, twice, query.inputs),
+        rtol=1e-4,
     )
 
 

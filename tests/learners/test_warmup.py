@@ -58,7 +58,7 @@ def test_meta_embedding_by_hand():
     logit = xs @ a @ e
     gradient = ((1 / (1 + np.exp(-logit)) - ys) @ (xs @ a)) / 3
     warm = e - 0.5 * gradient
-    state = learner.adapt(learner.start(params, CONTENT), SUPPORT, KEY)
+    state = learner.adapt(params, learner.start(params, CONTENT), SUPPORT, KEY)
     np.testing.assert_allclose(embedding_of(state), warm, rtol=1e-4)
     expected = 0.1 * log_loss(logit, ys).mean() + 0.9 * log_loss(x[4:] @ a @ warm, y[4:]).mean()
     assert float(learner.loss(params, EPISODE, KEY)[0]) == pytest.approx(expected, rel=1e-4)
@@ -88,8 +88,8 @@ def test_a_warm_up_in_phases_goes_on_from_where_it_stands():
     params = learner.init(KEY, EPISODE)
     state = learner.start(params, CONTENT)
     for _ in range(2):
-        state = learner.adapt(state, SUPPORT, KEY)
-    once = longer.adapt(longer.start(params, CONTENT), SUPPORT, KEY)
+        state = learner.adapt(params, state, SUPPORT, KEY)
+    once = longer.adapt(params, longer.start(params, CONTENT), SUPPORT, KEY)
     np.testing.assert_allclose(embedding_of(state), embedding_of(once), rtol=1e-5)
 
 
@@ -100,14 +100,14 @@ def test_scale_and_shift_by_hand():
     params = learner.init(KEY, EPISODE)
     a = np.array([[1.0, 0.5], [0.0, 2.0]])
     x = np.asarray(X)
-    state = learner.adapt(learner.start(params, CONTENT), SUPPORT, KEY)
+    state = learner.adapt(params, learner.start(params, CONTENT), SUPPORT, KEY)
     np.testing.assert_allclose(state.total / state.weight, x[:3].mean(axis=0), rtol=1e-4)
     e = np.asarray(embedding_of(state.item))
     assert float(np.abs(e - np.asarray(params["mean"])).max()) > 1e-3, "e adapts on the support"
     scale = np.asarray(CONTENT) @ np.asarray(params["scale"]["K"])
     seen = np.concatenate([np.asarray(CONTENT), x[:3].mean(axis=0)])
     warm = scale * e + seen @ np.asarray(params["shift"]["K"])
-    got = learner.predict(state, X[4:])
+    got = learner.predict(params, state, X[4:])
     np.testing.assert_allclose(got, x[4:] @ a @ warm, rtol=1e-4, atol=1e-6)
 
 
@@ -115,9 +115,9 @@ def test_the_shift_does_not_see_users_of_the_query():
     """Control for the published code: other query users leave the warm embedding as it is."""
     learner = scale_and_shift(bilinear(), identity(), linear(2), linear(2), 2, 2, optax.sgd(0.5))
     params = learner.init(KEY, EPISODE)
-    state = learner.adapt(learner.start(params, CONTENT), SUPPORT, KEY)
-    alone = learner.predict(state, X[4:5])[0]
-    assert float(learner.predict(state, 9.0 * X.at[4].set(X[4] / 9))[4]) == pytest.approx(
+    state = learner.adapt(params, learner.start(params, CONTENT), SUPPORT, KEY)
+    alone = learner.predict(params, state, X[4:5])[0]
+    assert float(learner.predict(params, state, 9.0 * X.at[4].set(X[4] / 9))[4]) == pytest.approx(
         float(alone), rel=1e-5
     )
 
@@ -134,10 +134,12 @@ def test_scale_and_shift_learn_from_the_warm_loss_and_the_mean_from_the_cold_one
 def test_dropout_net_reads_the_users_who_clicked():
     learner = dropout_net(bilinear(), identity(), 2, share=0.0)
     params = learner.init(KEY, EPISODE)
-    state = learner.adapt(learner.start(params, CONTENT), SUPPORT, KEY)
+    state = learner.adapt(params, learner.start(params, CONTENT), SUPPORT, KEY)
     e = (np.asarray(X)[0] + np.asarray(X)[2]) / 3
     expected = np.asarray(X)[4:] @ np.array([[1.0, 0.5], [0.0, 2.0]]) @ e
-    np.testing.assert_allclose(learner.predict(state, X[4:]), expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        learner.predict(params, state, X[4:]), expected, rtol=1e-4, atol=1e-6
+    )
     kept = learner.loss(params, EPISODE, KEY)[0]
     np.testing.assert_allclose(kept, log_loss(expected, np.asarray(CLICK)[4:]).mean(), rtol=1e-4)
     dropped = dropout_net(bilinear(), identity(), 2, share=1.0).loss(params, EPISODE, KEY)[0]
@@ -161,8 +163,8 @@ def test_cvar_starts_from_the_decoded_prior_mean_and_warms_up():
     np.testing.assert_allclose(
         embedding_of(before), seen @ np.asarray(params["decode"]["K"]), rtol=1e-4
     )
-    after = learner.adapt(before, SUPPORT, KEY)
-    cost = lambda s: losses.log_loss(learner.predict(s, SUPPORT.inputs), *SUPPORT[1:])
+    after = learner.adapt(params, before, SUPPORT, KEY)
+    cost = lambda s: losses.log_loss(learner.predict(params, s, SUPPORT.inputs), *SUPPORT[1:])
     assert float(cost(after)) < float(cost(before))
 
 
@@ -224,7 +226,7 @@ def test_a_generator_fed_with_other_items_content_is_no_better_than_the_mean_emb
     @jax.jit
     def cold_loss(params, permuted: jax.Array) -> jax.Array:
         one = lambda e: losses.squared_error(
-            learner.predict(learner.start(params, e.profile), e.query.inputs), *e.query[1:]
+            learner.predict(params, learner.start(params, e.profile), e.query.inputs), *e.query[1:]
         )
         tasks = ads(permuted, jax.random.split(jax.random.key(5), 1000))
         return jnp.mean(jax.vmap(one)(tasks))

@@ -74,8 +74,8 @@ def test_the_context_is_the_mean_code_and_sends_no_gradient_to_the_embedding():
     masked = EXAMPLES._replace(
         label=jnp.array([1.0, 2.0, 6.0, 1e6, 0, 0]), mask=jnp.array([1.0, 1, 1, 0, 0, 0])
     )
-    state = learner.adapt(learner.start(params, ()), masked, KEY)
-    np.testing.assert_allclose(learner.predict(state, X), 3.0 * np.ones(6))
+    state = learner.adapt(params, learner.start(params, ()), masked, KEY)
+    np.testing.assert_allclose(learner.predict(params, state, X), 3.0 * np.ones(6))
     leaky = Model(lambda k, p, x: {}, lambda params, p, x: x[0][:, :1])
     learner = modulated(scaled, leaky, decode, zero(), 1)
     grads, _ = jax.grad(learner.loss, has_aux=True)(params, EPISODE, KEY)
@@ -121,10 +121,12 @@ def test_tanp_predicts_the_same_whatever_the_key_and_adds_up():
     params = jax.jit(learner.init)(KEY, EPISODE)
     adapt, predict = jax.jit(learner.adapt), jax.jit(learner.predict)
     part = lambda rows: jax.tree.map(lambda v: v[rows], EXAMPLES)
-    whole = adapt(learner.start(params, ()), EXAMPLES, jax.random.key(5))
-    halves = adapt(learner.start(params, ()), part(slice(0, 3)), jax.random.key(6))
-    halves = adapt(halves, part(slice(3, 6)), jax.random.key(7))
-    np.testing.assert_allclose(predict(whole, X), predict(halves, X), rtol=1e-4, atol=1e-6)
+    whole = adapt(params, learner.start(params, ()), EXAMPLES, jax.random.key(5))
+    halves = adapt(params, learner.start(params, ()), part(slice(0, 3)), jax.random.key(6))
+    halves = adapt(params, halves, part(slice(3, 6)), jax.random.key(7))
+    np.testing.assert_allclose(
+        predict(params, whole, X), predict(params, halves, X), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_tanp_pays_nothing_when_the_query_tells_nothing_new():

@@ -35,8 +35,8 @@ def learner_and_params(settings=SETTINGS):
 def scores_after(learner, params, *supports):
     state = learner.start(params, ())
     for support in supports:
-        state = learner.adapt(state, support, jax.random.key(0))
-    return learner.predict(state, jnp.arange(V)), state
+        state = learner.adapt(params, state, support, jax.random.key(0))
+    return learner.predict(params, state, jnp.arange(V)), state
 
 
 def test_the_full_loss_of_equal_scores_is_log_of_the_catalogue():

@@ -54,21 +54,23 @@ def test_the_service_answers_as_the_learner_after_each_event(exported):
     key = jax.random.key(0)
     state = learner.start(params, ())
     cold = service.scores(42, [EPISODE.query.inputs])
-    np.testing.assert_allclose(cold, learner.predict(state, EPISODE.query.inputs), atol=1e-6)
+    np.testing.assert_allclose(
+        cold, learner.predict(params, state, EPISODE.query.inputs), atol=1e-6
+    )
     x, y, _ = EPISODE.support
     for rows in (slice(0, 3), slice(3, 4)):
         padded = jnp.zeros(4).at[: len(y[rows])].set(1.0)
         fill = lambda v, r=rows: jnp.zeros((4, *v.shape[1:])).at[: len(v[r])].set(v[r])
-        state = learner.adapt(state, Examples(fill(x), fill(y), padded), key)
+        state = learner.adapt(params, state, Examples(fill(x), fill(y), padded), key)
         service.observe(42, [np.asarray(x[rows])], np.asarray(y[rows]))
     warm = service.scores(42, [EPISODE.query.inputs])
-    expected = learner.predict(state, EPISODE.query.inputs)
+    expected = learner.predict(params, state, EPISODE.query.inputs)
     np.testing.assert_allclose(warm, expected, rtol=1e-4, atol=1e-5)
     assert np.abs(warm - cold).max() > 0.1
     np.testing.assert_array_equal(service.scores(7, [EPISODE.query.inputs]), cold)
 
 
-def test_only_the_users_own_part_is_stored(exported):
+def test_only_what_is_the_users_own_is_stored(exported):
     learner, _, folder = exported
     service = serve.Service(folder)
     service.observe(1, [np.ones((1, D), np.float32)], np.ones(1))
@@ -102,8 +104,8 @@ def test_the_programs_run_without_the_source_of_the_library(exported, tmp_path):
         with np.load(f"{folder}/params.npz") as z:
             params = [z[name] for name in sorted(z.files)]
         x = np.load(query)
-        state = adapt(params, [], start(params, []), [x[:4]], x[:4, 0], np.ones(4, np.float32))
-        np.save(out, predict(params, [], state, [x]))
+        state = adapt(params, start(params, []), [x[:4]], x[:4, 0], np.ones(4, np.float32))
+        np.save(out, predict(params, state, [x]))
     """)
     arguments = [str(p) for p in (folder, tmp_path / "query.npy", tmp_path / "out.npy")]
     code = [sys.executable, "-P", "-c", script, *arguments]

@@ -162,9 +162,11 @@ def sine_losses(learner: MetaLearner, num_steps: int) -> dict[str, float]:
 
     def judge(params, key):
         episode = test.sample(key)
-        state = learner.adapt(learner.start(params, ()), episode.support, key)
+        state = learner.adapt(params, learner.start(params, ()), episode.support, key)
         query: Examples = episode.query
-        return losses.squared_error(learner.predict(state, query.inputs), query.label, query.mask)
+        return losses.squared_error(
+            learner.predict(params, state, query.inputs), query.label, query.mask
+        )
 
     run = jax.jit(jax.vmap(judge, (None, 0)))
     tasks = jax.random.split(jax.random.key(77), 600)

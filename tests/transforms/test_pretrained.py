@@ -10,7 +10,7 @@ from metajax.models.ctr import content_net, deep_fm, table_rows, with_table
 from metajax.models.modulated import at_rest, centered, over_features
 from metajax.models.towers import vector_linear
 from metajax.transforms.pretrained import starting_from
-from metajax.types import Episode, Examples, Model
+from metajax.types import Episode, Examples, Model, UserError
 
 KEY = jax.random.key(0)
 USERS, ITEMS = {"job": 4}, {"genre": 3}
@@ -26,7 +26,7 @@ def test_a_learner_starts_from_what_it_is_given():
     params = learner.init(KEY, episode)
     np.testing.assert_array_equal(params["model"]["head"]["kernel"], [0, 1, 2])
     assert params.keys() == pooled(vector_linear()).init(KEY, episode).keys()
-    with pytest.raises(AssertionError, match="basis"):
+    with pytest.raises(UserError, match="no parameters basis; there are model, rates"):
         starting_from(pooled(vector_linear()), basis=given).init(KEY, episode)
 
 

@@ -59,7 +59,7 @@ def test_one_step_of_reptile_is_joint_training():
 
     def joint(params):
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), task.support, task.query)
-        scores = learner.predict(learner.start(params, ()), both.inputs)
+        scores = learner.predict(params, learner.start(params, ()), both.inputs)
         return RATE * jnp.sum(both.mask * (scores - both.label) ** 2) / jnp.sum(both.mask)
 
     jax.tree.map(
@@ -86,7 +86,7 @@ def test_the_moments_of_an_inner_optimizer_carry_no_gradient():
     task = episode()
     params = {"model": {"head": {"kernel": jnp.asarray([0.3, -0.7, 1.1])}}, "rates": ()}
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), task.support, task.query)
-    phi = inner.adapt(inner.start(params, ()), both, KEY).fast
+    phi = inner.adapt(params, inner.start(params, ()), both, KEY).fast
     actual = outer_gradient(reptile(inner), params, task)["model"]
     np.testing.assert_allclose(
         actual["head"]["kernel"], params["model"]["head"]["kernel"] - phi["head"]["kernel"], 1e-12

@@ -78,8 +78,8 @@ def test_dropgrad_trains_with_noise_and_serves_without():
     value, _ = maml.loss(params, episode, KEY)
     assert float(noisy(0.0).loss(params, episode, KEY)[0]) == pytest.approx(float(value), rel=1e-5)
     assert abs(float(noisy(0.3).loss(params, episode, KEY)[0] - value)) > 1e-4
-    served = noisy(0.3).adapt(noisy(0.3).start(params, ()), episode.support, KEY)
-    plain = maml.adapt(maml.start(params, ()), episode.support, KEY)
+    served = noisy(0.3).adapt(params, noisy(0.3).start(params, ()), episode.support, KEY)
+    plain = maml.adapt(params, maml.start(params, ()), episode.support, KEY)
     np.testing.assert_array_equal(served.fast["head"]["kernel"], plain.fast["head"]["kernel"])
 
 
@@ -87,7 +87,7 @@ def test_dropgrad_without_noise_in_the_optimizer_is_refused():
     episode = WORLD.sample(KEY)
     learner = dropgrad(gradient(vector_linear(), optax.sgd(0.3), 2))
     with pytest.raises(UserError, match="gaussian_noise"):
-        learner.loss(learner.init(KEY, episode), episode, KEY)
+        learner.init(KEY, episode)
 
 
 def test_l2f_is_maml_when_everything_is_kept():
@@ -108,11 +108,11 @@ def test_l2f_by_hand_and_once_in_a_task():
     params = learner.init(KEY, episode)
     params["attenuator"][-1] = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
     empty = episode.support._replace(mask=jnp.zeros(1))
-    state = learner.adapt(learner.start(params, ()), empty, KEY)
+    state = learner.adapt(params, learner.start(params, ()), empty, KEY)
     assert float(state.inner.fast["theta"]) == 1.0
-    state = learner.adapt(state, episode.support, KEY)
+    state = learner.adapt(params, state, episode.support, KEY)
     assert float(state.inner.fast["theta"]) == pytest.approx(1.0, rel=1e-5)
-    state = learner.adapt(state, episode.support, KEY)
+    state = learner.adapt(params, state, episode.support, KEY)
     assert float(state.inner.fast["theta"]) == pytest.approx(1.4, rel=1e-5)
 
 
@@ -133,10 +133,12 @@ def test_a_committee_averages_members_that_learn_alone():
     member = lambda i: jax.tree.map(lambda x: x[i], params)
     kernels = np.asarray(params["model"]["head"]["kernel"])
     assert not np.allclose(kernels[0], kernels[1]) and not np.allclose(kernels[1], kernels[2])
-    state = many.adapt(many.start(params, ()), episode.support, KEY)
-    scores = many.predict(state, episode.query.inputs)
-    alone = [learner.adapt(learner.start(member(i), ()), episode.support, KEY) for i in range(3)]
-    one_by_one = [learner.predict(s, episode.query.inputs) for s in alone]
+    state = many.adapt(params, many.start(params, ()), episode.support, KEY)
+    scores = many.predict(params, state, episode.query.inputs)
+    one_by_one = []
+    for p in map(member, range(3)):
+        alone = learner.adapt(p, learner.start(p, ()), episode.support, KEY)
+        one_by_one.append(learner.predict(p, alone, episode.query.inputs))
     np.testing.assert_allclose(scores, np.mean(one_by_one, axis=0), rtol=1e-5)
     assert np.ptp(one_by_one, axis=0).max() > 0.1, "members that agree need no committee"
     own = [jax.grad(lambda p: learner.loss(p, episode, KEY)[0])(member(i)) for i in range(3)]

@@ -176,7 +176,6 @@ def _maml_like(config: Config, arm: str, learner: Callable[[int], MetaLearner]) 
         ways=config.ways,
         shots=config.shots,
         queries=config.shots if long else 3,
-        inner_steps=(inner.trained, inner.tested),
     )
 
 
@@ -224,7 +223,7 @@ def reptile_of(config: Config) -> few_shot.Method:
     learner = lambda steps: gradient(network(config), inner, steps, loss=CROSS_ENTROPY)
     num_steps = _num_steps(config, "reptile")
     return few_shot.Method(
-        reptile(few_shot.in_batches(learner(1), 2 * config.ways), loss=CROSS_ENTROPY),
+        reptile(few_shot.in_batches(learner(1), 2 * config.ways, 5)),
         learner(50),
         optax.sgd(optax.linear_schedule(1.0, 0.0, num_steps)),
         num_steps,
@@ -232,7 +231,6 @@ def reptile_of(config: Config) -> few_shot.Method:
         ways=config.ways,
         shots=5,
         queries=5,
-        inner_steps=(5, 50),
         num_looks=5,
     )
 

@@ -94,7 +94,6 @@ class Arm(NamedTuple):
       stepped: the learner whose every ``adapt`` is one inner step, for the curve over steps.
       reveal: what the arm is shown of a task beside its points.
       trains: whether there is anything to train.
-      inner_steps: gradients that adapt to a training task.
     """
 
     learner: MetaLearner
@@ -102,11 +101,10 @@ class Arm(NamedTuple):
     stepped: MetaLearner
     reveal: Callable[[Episode], Episode] = lambda episode: episode
     trains: bool = True
-    inner_steps: int = 0
 
 
 def _by_gradient(config: Config, make: Callable[[int], MetaLearner], steps: int = 1) -> Arm:
-    return Arm(make(steps), optax.adam(config.outer_rate), make(1), inner_steps=steps)
+    return Arm(make(steps), optax.adam(config.outer_rate), make(1))
 
 
 def maml(config: Config) -> Arm:
@@ -127,7 +125,7 @@ def reptile_of(config: Config) -> Arm:
     inner = optax.chain(optax.clip_by_global_norm(10.0), optax.sgd(config.inner_rate))
     make = lambda n: gradient(towers.vector_mlp(), inner, n)
     tx = optax.sgd(optax.linear_schedule(1.0, 0.0, config.num_steps))
-    return Arm(reptile(make(10)), tx, make(1), inner_steps=10)
+    return Arm(reptile(make(10)), tx, make(1))
 
 
 def meta_sgd(config: Config) -> Arm:
@@ -145,21 +143,20 @@ def cavia_of(config: Config) -> Arm:
 def cnp(config: Config) -> Arm:
     """A conditional neural process."""
     encode, decode = features.labeled_features((40, 40)), features.conditioned_mlp((40, 40))
-    make = lambda n: neural_process(encode, decode, 40)
-    return _by_gradient(config, make)._replace(inner_steps=0)
+    return _by_gradient(config, lambda n: neural_process(encode, decode, 40))
 
 
 def ridge_on_features(config: Config) -> Arm:
     """Ridge regression on learned features, its prior learned too."""
     embed = features.vector_features((40, 40))
-    make = lambda n: ridge(embed, towers.vector_linear(), 40)
-    return _by_gradient(config, make)._replace(inner_steps=0)
+    return _by_gradient(config, lambda n: ridge(embed, towers.vector_linear(), 40))
 
 
 def pretrained(config: Config, rate: float = 0.01) -> Arm:
     """Joint training, then fine-tuning at the rate that is best on validation tasks."""
-    make = lambda n: fine_tuned(towers.vector_mlp(), optax.sgd(rate), n)
-    return _by_gradient(config, make)._replace(inner_steps=0)
+    net = towers.vector_mlp()
+    make = lambda n: fine_tuned(net, optax.sgd(rate), n)
+    return _by_gradient(config, make)._replace(learner=pooled(net))
 
 
 def oracle_network(config: Config) -> Arm:
@@ -249,11 +246,13 @@ def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks
     def one_task(key: jax.Array) -> jax.Array:
         episode = arm.reveal(world.sample(key))
         mse = lambda s: losses.squared_error(
-            arm.stepped.predict(s, episode.query.inputs), episode.query.label, episode.query.mask
+            arm.stepped.predict(params, s, episode.query.inputs),
+            episode.query.label,
+            episode.query.mask,
         )
 
         def step(state, key):
-            return arm.stepped.adapt(state, episode.support, key), mse(state)
+            return arm.stepped.adapt(params, state, episode.support, key), mse(state)
 
         cold = arm.stepped.start(params, episode.profile)
         found = jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
@@ -296,7 +295,7 @@ def run_shots(config: Config, shots: int) -> records.Record:
             found[name], settings[name] = tuned(config, params[name], tested)
         seconds[name] = time.perf_counter() - began
         tasks = config.num_steps * config.num_tasks if arm.trains else 0
-        gradients[name] = {"training": tasks * (1 + arm.inner_steps)}
+        gradients[name] = {"training": tasks * (1 + arm.learner.num_gradients)}
     for name, arm in found.items():
         key = jax.random.key(3)
         measured = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))

@@ -169,7 +169,7 @@ def mamo_as_given(given: Problem) -> Built:
         personal=lambda path: path.startswith("user"),
         loss=lambda p_NxC, label, mask: losses.class_cross_entropy(p_NxC, label - low, mask),
     )
-    expected = lambda state, inputs: learner.predict(state, inputs) @ stars
+    expected = lambda params, state, inputs: learner.predict(params, state, inputs) @ stars
     return learner._replace(predict=expected), memory_optimizer(optax.sgd(0.05 * 100))
 
 
@@ -232,7 +232,7 @@ def lwa_or_nlba(given: Problem, dim: int, hidden: int, biases: bool) -> Built:
         drawn = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
         return kept | jax.tree.unflatten(shape, drawn)
 
-    click = lambda state, inputs: jax.nn.sigmoid(own.predict(state, inputs))
+    click = lambda params, state, inputs: jax.nn.sigmoid(own.predict(params, state, inputs))
     return own._replace(init=init, predict=click), optax.sgd(0.01 * 8)
 
 

@@ -17,7 +17,7 @@ from metajax.benchmark.problem import Problem, Run
 from metajax.data import split
 from metajax.data.table import Interactions, swapped
 from metajax.evaluation import evaluate
-from metajax.types import MetaLearner, Params
+from metajax.types import MetaLearner, Params, PyTree
 
 from ..metaemb import metaemb
 from . import contenders
@@ -25,11 +25,16 @@ from . import contenders
 
 def as_logits(learner: MetaLearner) -> MetaLearner:
     """The learner with logits ``scale * score + shift``; its parameters are ``(params, (2,))``."""
+
+    def predict(params: Params, state: PyTree, inputs: PyTree) -> jax.Array:
+        scale, shift = params[1]
+        return scale * learner.predict(params[0], state, inputs) + shift
+
     return learner._replace(
         init=lambda key, episode: (learner.init(key, episode), jnp.array([1.0, 0.0])),
-        start=lambda params, profile: (learner.start(params[0], profile), params[1]),
-        adapt=lambda state, examples, key: (learner.adapt(state[0], examples, key), state[1]),
-        predict=lambda state, inputs: state[1][0] * learner.predict(state[0], inputs) + state[1][1],
+        start=lambda params, profile: learner.start(params[0], profile),
+        adapt=lambda params, *given: learner.adapt(params[0], *given),
+        predict=predict,
         loss=lambda params, episode, key: learner.loss(params[0], episode, key),
     )
 

@@ -43,7 +43,7 @@ from metajax.results import records
 from metajax.types import Model, Params, PyTree
 
 from .. import report as large_report
-from .parts import clipped, evidence, own_part, perceptron, shortened, with_text
+from .parts import clipped, evidence, perceptron, shortened, with_text
 
 SHOTS = (0, 1, 3, 5, 10, 20, 50)
 NUM_QUERY = 20
@@ -229,13 +229,11 @@ def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int],
         params = jax.tree.map(lambda x: x[0], arm.params)
         start = jax.jit(arm.learner.start)(params, example.profile)
         adapt = jax.jit(arm.learner.adapt)
-        own = own_part(start)
-        own = own["adapter"] if isinstance(own, dict) and "adapter" in own else own
-        size[name] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(own))
+        size[name] = baselines.state_bytes(arm.learner, params, example.profile)
         took = []
         for _ in range(30):
             began = time.perf_counter()
-            jax.block_until_ready(adapt(start, example.support, jax.random.key(0)))
+            jax.block_until_ready(adapt(params, start, example.support, jax.random.key(0)))
             took.append(time.perf_counter() - began)
         milliseconds[name] = 1e3 * float(np.median(took))
     return size | {NO_ADAPTATION: 0, baselines.A0: 0}, milliseconds

@@ -69,12 +69,3 @@ def perceptron(hidden: int, finish: Callable[[jax.Array, PyTree], jax.Array], wi
 def clipped(inner: optim.Inner) -> optim.Inner:
     """The inner optimizer on gradients cut to [-1, 1]: one odd task must not end the run."""
     return inner._replace(make=lambda rates: optax.chain(optax.clip(1.0), inner.make(rates)))
-
-
-def own_part(state) -> PyTree:
-    """What a state holds beside shared parameters and profile."""
-    for field in ("fast", "moment", "total"):
-        if hasattr(state, field):
-            found = getattr(state, field)
-            return (state.precision, found) if field == "moment" else found
-    return ()

@@ -84,8 +84,8 @@ class Judge:
 
             def one(person, history, length):
                 mine = jax.tree.map(lambda x: x[person], support)
-                state = learner.adapt(learner.start(start, ()), mine, jax.random.key(0))
-                return learner.predict(state, (history[None], length[None]))[0]
+                state = learner.adapt(start, learner.start(start, ()), mine, jax.random.key(0))
+                return learner.predict(start, state, (history[None], length[None]))[0]
 
             key = jax.random.key(6)
             found = next_item.places(jax.vmap(one), held, data.num_items, key, batch_size=16)

@@ -19,6 +19,7 @@ from metajax.models.language import constrained, decoder
 from metajax.models.language.decoder import Decoder
 from metajax.models.transformer import Shape
 from metajax.training import loop
+from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 PLAIN, TUNED = "no adaptation", "LoRA fine-tuned"
@@ -111,7 +112,7 @@ class Lab:
         learner = pooled(likelihood(self.decoder), loss=unlikeliness)
         config = self.config
         trained = self.fit(learner, config.num_steps, config.batch, config.rate, seed)["model"]
-        whole = lambda state: tree.merge(state.fast, state.shared)
+        whole = lambda params, state: params["model"]
         search = self.search(learner, {"model": trained, "rates": ()}, whole)
         took = time.perf_counter() - began
         return (search, took, {"valid nats per item": self.nats(trained)}), trained
@@ -140,7 +141,7 @@ class Lab:
             steps = config.inner_steps
             under = tree.under("adapter")
             learner = gradient(model, inner, steps, adapts=under, loss=unlikeliness)
-            learner = started_from(learner, trained)
+            learner = starting_from(learner, model={"base": trained})
             params = self.fit(learner, config.meta_steps, 8, 3e-3, seed)
             self.bytes[name] = 4 * tree.size(params["model"]["adapter"])
             found[name] = (self.search(learner, params, use), time.perf_counter() - began, {})
@@ -151,7 +152,7 @@ class Lab:
         began, scores, made = time.perf_counter(), {}, {}
         episodes = self.held(self.valid)
         for rate in RATES:
-            learner = started_from(self.descent(low, rate), trained)
+            learner = starting_from(self.descent(low, rate), model={"base": trained})
             first = jax.tree.map(lambda x: x[0], episodes)
             params = learner.init(jax.random.key(seed), first)
             one = lambda p, e, r=learner: r.loss(p, e, jax.random.key(0))[0]
@@ -174,18 +175,21 @@ class Lab:
         who = jnp.asarray(people)
         return jax.vmap(lambda p: self.episode(self.arrays, p, self.arrays[2][p]))(who)
 
-    def search(self, learner: MetaLearner, params: Params, use: Callable[[Any], Params]) -> Search:
+    def search(
+        self, learner: MetaLearner, params: Params, use: Callable[[Params, Any], Params]
+    ) -> Search:
         """A search that adapts to a person's older rows and decodes the item after the newest."""
         width = self.words.items.shape[1]
 
         def one(params: Params, person: jax.Array) -> jax.Array:
             last = self.arrays[2][person] - 1
             older = self.episode(self.arrays, person, last)
-            state = learner.adapt(learner.start(params, ()), older.support, jax.random.key(0))
+            state = learner.start(params, ())
+            state = learner.adapt(params, state, older.support, jax.random.key(0))
             tokens, _, whole = self.text(self.arrays, person, last)
             short = tokens.shape[0] - width * self.config.window
             length = jnp.where(whole > 0, tokens.shape[0], short)
-            own = use(state)
+            own = use(params, state)
             return constrained.best_items(
                 self.decoder, own, tokens, length, self.tree, self.config.beam
             )[0]
@@ -194,21 +198,11 @@ class Lab:
         return lambda people: np.asarray(many(params, jnp.asarray(people)))
 
 
-def started_from(learner: MetaLearner, base: Params) -> MetaLearner:
-    """The learner whose frozen base is trained already."""
-
-    def init(key: jax.Array, episode: Episode) -> Params:
-        params = learner.init(key, episode)
-        return {**params, "model": {**params["model"], "base": base}}
-
-    return learner._replace(init=init)
-
-
-def _with_lora(state: Any) -> Params:
-    params = tree.merge(state.fast, state.shared)
+def _with_lora(params: Params, state: Any) -> Params:
+    params = tree.merge(state.fast, params["model"])
     return adapted(params["base"], params["adapter"])
 
 
-def _with_prompt(state: Any) -> Params:
-    params = tree.merge(state.fast, state.shared)
+def _with_prompt(params: Params, state: Any) -> Params:
+    params = tree.merge(state.fast, params["model"])
     return {**params["base"], "prompt": params["adapter"]["prompt"]}

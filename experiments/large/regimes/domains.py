@@ -80,8 +80,8 @@ def judge(learner: MetaLearner, data: Shelves, shots: int, num_tasks: int) -> Ju
 
     def one(params: Params, data: Shelves, key: jax.Array):
         episode, who = shop.draw(data, key, shots, shop.NUM_QUERY, random=False)
-        state = learner.adapt(learner.start(params, ()), episode.support, key)
-        score = learner.predict(state, episode.query.inputs)
+        state = learner.adapt(params, learner.start(params, ()), episode.support, key)
+        score = learner.predict(params, state, episode.query.inputs)
         ties, ones = jax.random.split(key, len(who)), jnp.ones(SHELF)
         gain = jax.vmap(lambda s, y, k: metrics.ndcg(s, y, ones, k, k=10))
         return gain(score, episode.query.label, ties), who, episode.query.mask

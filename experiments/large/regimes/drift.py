@@ -72,8 +72,9 @@ def predicted(learner: MetaLearner, params: Params, episodes: Episode) -> jax.Ar
     """Scores (S, T, Q) after adapting to each support."""
 
     def one(params: Params, episode: Episode) -> jax.Array:
-        state = learner.adapt(learner.start(params, ()), episode.support, jax.random.key(0))
-        return learner.predict(state, episode.query.inputs)
+        state = learner.start(params, ())
+        state = learner.adapt(params, state, episode.support, jax.random.key(0))
+        return learner.predict(params, state, episode.query.inputs)
 
     many = lambda p: jax.lax.map(lambda e: one(p, e), episodes, batch_size=50)
     return jax.jit(lambda p: jax.lax.map(many, p))(params)
@@ -94,8 +95,8 @@ def tuned(
 
         def one(episode: Episode) -> jax.Array:
             def step(state: Any, _: None):
-                state = learner.adapt(state, episode.support, jax.random.key(0))
-                score = learner.predict(state, episode.query.inputs)
+                state = learner.adapt(params, state, episode.support, jax.random.key(0))
+                score = learner.predict(params, state, episode.query.inputs)
                 return state, jnp.mean((score - episode.query.label) ** 2)
 
             return jax.lax.scan(step, learner.start(params, ()), length=20)[1]

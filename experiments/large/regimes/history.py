@@ -160,14 +160,15 @@ def exactly(settings: sequence.Settings, context: int) -> Reader:
 def places(
     num_items: int,
     learner: MetaLearner,
-    read: Callable[[PyTree, jax.Array], tuple[jax.Array, jax.Array]],
+    read: Callable[[Params, PyTree, jax.Array], tuple[jax.Array, jax.Array]],
     params: Params,
     data: Sequences,
 ) -> np.ndarray:
     """The places (U, JUDGED) of each person's last items, after adapting to the older ones.
 
     Args:
-      read: (state, a person's newest items) -> hidden vectors (JUDGED, D) and the catalogue (V, D).
+      read: (parameters, state, a person's newest items) -> hidden vectors (JUDGED, D) and the
+        catalogue (V, D).
     """
     rows = jnp.asarray(stretches(data, data.length))
     seen = np.full((len(data.length), int(data.length.max())), num_items, np.int32)
@@ -176,8 +177,8 @@ def places(
 
     def one(params: Params, person: tuple[jax.Array, ...]) -> jax.Array:
         rows, seen, key = person
-        state = learner.adapt(learner.start(params, ()), episode(rows).support, key)
-        hidden, catalogue = read(state, rows.reshape(-1))
+        state = learner.adapt(params, learner.start(params, ()), episode(rows).support, key)
+        hidden, catalogue = read(params, state, rows.reshape(-1))
         target = rows[-1, ROW - JUDGED :]
         new = jnp.ones(num_items).at[seen].set(0.0, mode="drop")
         met = jnp.cumsum(jax.nn.one_hot(target, num_items), axis=0)

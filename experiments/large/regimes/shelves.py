@@ -140,9 +140,8 @@ def with_head(columns: int, features: Model) -> Model:
 
 
 class Rows(NamedTuple):
-    """The support, kept as it is, and what reads it."""
+    """The support, kept as it is."""
 
-    params: Params
     support: Examples
 
 
@@ -152,16 +151,16 @@ def reading(
     """A learner that keeps its support and computes ``score(params, support, inputs)``."""
 
     def start(params: Params, profile: PyTree) -> Rows:
-        del profile
+        del params, profile
         none = Examples(jnp.zeros((0, WIDTH)), jnp.zeros((0, SHELF)), jnp.zeros(0))
-        return Rows(params, none)
+        return Rows(none)
 
-    def adapt(state: Rows, examples: Examples, key: jax.Array) -> Rows:
-        del key
-        return state._replace(support=examples)
+    def adapt(params: Params, state: Rows, examples: Examples, key: jax.Array) -> Rows:
+        del params, state, key
+        return Rows(examples)
 
-    def predict(state: Rows, inputs: jax.Array) -> jax.Array:
-        return score(state.params, state.support, inputs)
+    def predict(params: Params, state: Rows, inputs: jax.Array) -> jax.Array:
+        return score(params, state.support, inputs)
 
     def outer_loss(params: Params, episode: Episode, key: jax.Array):
         del key

@@ -19,7 +19,8 @@ from metajax.data.histories.sequences import Sequences
 from metajax.evaluation import next_item
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
-from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
+from metajax.transforms.pretrained import starting_from
+from metajax.types import Examples, MetaLearner, Model, Params, PyTree
 
 from . import history as lab
 from .history import ROW, Plan
@@ -32,10 +33,8 @@ LOW = tree.matching("attention/(query|value)/kernel")
 
 
 class Mean(NamedTuple):
-    """A taste solved on what a person met, beside the recommender and the head's settings."""
+    """A taste (D,) solved on what a person met."""
 
-    params: Params
-    head: dict[str, jax.Array]
     taste: jax.Array
 
 
@@ -51,32 +50,19 @@ def implicit_head() -> MetaLearner:
 
     def start(params: Params, profile: PyTree) -> Mean:
         del profile
-        base, head = params["base"], {k: params[k] for k in ("weight", "penalty")}
-        return Mean(base, head, jnp.zeros(base["items"].shape[1]))
+        return Mean(jnp.zeros(params["base"]["items"].shape[1]))
 
-    def adapt(state: Mean, examples: Examples, key: jax.Array) -> Mean:
-        del key
+    def adapt(params: Params, state: Mean, examples: Examples, key: jax.Array) -> Mean:
+        del state, key
         rows, _ = examples.inputs
-        vectors = sequence.vectors(state.params)
+        vectors = sequence.vectors(params["base"])
         met = vectors[rows.reshape(-1)]
         all_items = vectors.T @ vectors / len(vectors)
-        normal = all_items + met.T @ met + state.head["penalty"] * jnp.eye(met.shape[1])
-        return state._replace(
-            taste=state.head["weight"] * jnp.linalg.solve(normal, met.sum(axis=0))
-        )
+        normal = all_items + met.T @ met + params["penalty"] * jnp.eye(met.shape[1])
+        return Mean(params["weight"] * jnp.linalg.solve(normal, met.sum(axis=0)))
 
     none = lambda *given: jnp.zeros(())
     return MetaLearner(lambda key, episode: {}, start, adapt, none, lambda *given: (none(), {}))
-
-
-def started_from(learner: MetaLearner, base: Params) -> MetaLearner:
-    """The learner whose frozen base is trained already."""
-
-    def init(key: jax.Array, episode: Episode) -> Params:
-        params = learner.init(key, episode)
-        return {**params, "model": {**params["model"], "base": base}}
-
-    return learner._replace(init=init)
 
 
 class Arms:
@@ -108,7 +94,10 @@ class Arms:
 
     def as_it_is(self, reader: lab.Reader) -> np.ndarray:
         """Places of the test without adaptation."""
-        read = lambda state, tail: (reader(state.params, tail), sequence.vectors(state.params))
+        read = lambda params, state, tail: (
+            reader(params["base"], tail),
+            sequence.vectors(params["base"]),
+        )
         return self.found(implicit_head(), read, self.weighted(0.0, 1.0), self.test)
 
     def weighted(self, weight: float, penalty: float) -> Params:
@@ -119,8 +108,8 @@ class Arms:
         """Reads the short window with the parameters that ``use`` makes of a state."""
         reader = lab.window(self.settings_of, ROW)
 
-        def read(state: Any, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
-            own = use(tree.merge(state.fast, state.shared))
+        def read(params: Params, state: Any, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
+            own = use(tree.merge(state.fast, params["model"]))
             return reader(own, tail), sequence.vectors(own)
 
         return read
@@ -129,8 +118,9 @@ class Arms:
         """The closed-form head, its weight and penalty chosen."""
         reader = lab.window(self.settings_of, ROW)
 
-        def read(state: Mean, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return reader(state.params, tail) + state.taste[None], sequence.vectors(state.params)
+        def read(params: Params, state: Mean, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
+            base = params["base"]
+            return reader(base, tail) + state.taste[None], sequence.vectors(base)
 
         valid, learner = {}, implicit_head()
         for weight in (0.3, 1.0, 3.0):
@@ -159,7 +149,7 @@ class Arms:
         """Three gradient steps on an adapter, its start and its rates learned across people."""
         inner, adapts = optim.learned_rates(0.03), tree.under("adapter")
         learner = gradient(model, inner, 3, adapts=adapts, loss=lab.unlikeliness)
-        learner = started_from(learner, self.base)
+        learner = starting_from(learner, model={"base": self.base})
         params = lab.meta_fit(learner, self.meta, self.plan.meta_steps, self.seed)
         self.bytes[arm] = 4 * tree.size(params["model"]["adapter"])
         return self.found(learner, self.reads(use), params, self.test)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.learners.parts import query_loss
 from metajax.models import transformer
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
 
@@ -82,12 +83,10 @@ class Weighted(NamedTuple):
 
     Attributes:
       precision, moment: of the data alone, each event's share fading with every later one.
-      params: the learned prior and ``log_fade``.
     """
 
     precision: jax.Array
     moment: jax.Array
-    params: PyTree
 
 
 def forgetting(dim: int) -> MetaLearner:
@@ -101,57 +100,46 @@ def forgetting(dim: int) -> MetaLearner:
         return {"mean": jnp.zeros(dim), "log_precision": jnp.zeros(()), "log_fade": jnp.array(-3.0)}
 
     def start(params: Params, profile: PyTree) -> Weighted:
-        del profile
-        return Weighted(jnp.zeros((dim, dim)), jnp.zeros(dim), params)
+        del params, profile
+        return Weighted(jnp.zeros((dim, dim)), jnp.zeros(dim))
 
-    def adapt(state: Weighted, examples: Examples, key: jax.Array) -> Weighted:
+    def adapt(params: Params, state: Weighted, examples: Examples, key: jax.Array) -> Weighted:
         del key
         real = examples.mask > 0
         age = jnp.sum(real) - jnp.cumsum(real)
-        fade = jnp.exp(state.params["log_fade"])
+        fade = jnp.exp(params["log_fade"])
         weight = jnp.where(real, jnp.exp(-fade * age), 0.0)
         x, old = examples.inputs, jnp.exp(-fade * jnp.sum(real))
-        residual = examples.label - x @ state.params["mean"]
+        residual = examples.label - x @ params["mean"]
         precision = old * state.precision + (x * weight[:, None]).T @ x
         return state._replace(
             precision=precision, moment=old * state.moment + x.T @ (weight * residual)
         )
 
-    def predict(state: Weighted, inputs: jax.Array) -> jax.Array:
-        prior = jnp.exp(state.params["log_precision"]) * jnp.eye(dim)
+    def predict(params: Params, state: Weighted, inputs: jax.Array) -> jax.Array:
+        prior = jnp.exp(params["log_precision"]) * jnp.eye(dim)
         weights = jnp.linalg.solve(state.precision + prior, state.moment)
-        return inputs @ (state.params["mean"] + weights)
+        return inputs @ (params["mean"] + weights)
 
-    def outer_loss(params: Params, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        query = episode.query
-        value = losses.squared_error(predict(state, query.inputs), query.label, query.mask)
-        return value, {"query_loss": value}
-
+    outer_loss = query_loss(start, adapt, predict, losses.squared_error)
     return MetaLearner(init, start, adapt, predict, outer_loss)
 
 
 def one_by_one(learner: MetaLearner) -> MetaLearner:
     """The learner that adapts to each event of a support by itself, in their order."""
 
-    def adapt(state: Any, examples: Examples, key: jax.Array) -> Any:
+    def adapt(params: Params, state: Any, examples: Examples, key: jax.Array) -> Any:
         rows = jax.tree.map(lambda x: x[:, None], examples)
-        return jax.lax.scan(lambda s, row: (learner.adapt(s, row, key), None), state, rows)[0]
+        step = lambda state, row: (learner.adapt(params, state, row, key), None)
+        return jax.lax.scan(step, state, rows)[0]
 
-    def outer_loss(params: Params, episode: Episode, key: jax.Array):
-        state = adapt(learner.start(params, episode.profile), episode.support, key)
-        query = episode.query
-        score = learner.predict(state, query.inputs)
-        value = losses.squared_error(score, query.label, query.mask)
-        return value, {"query_loss": value}
-
+    outer_loss = query_loss(learner.start, adapt, learner.predict, losses.squared_error)
     return learner._replace(adapt=adapt, loss=outer_loss)
 
 
 class Read(NamedTuple):
-    """The events read so far, and what reads them."""
+    """The events read so far."""
 
-    shared: Params
     seen: Examples
 
 
@@ -167,27 +155,21 @@ def reader(world: World, shape: transformer.Shape) -> MetaLearner:
         return {**stack, "write": write, "read": 0.1 * read}
 
     def start(params: Params, profile: PyTree) -> Read:
-        del profile
+        del params, profile
         n = world.num_support
-        return Read(params, Examples(jnp.zeros((n, world.dim)), jnp.zeros(n), jnp.zeros(n)))
+        return Read(Examples(jnp.zeros((n, world.dim)), jnp.zeros(n), jnp.zeros(n)))
 
-    def adapt(state: Read, examples: Examples, key: jax.Array) -> Read:
-        del key
-        return state._replace(seen=examples)
+    def adapt(params: Params, state: Read, examples: Examples, key: jax.Array) -> Read:
+        del params, state, key
+        return Read(examples)
 
-    def predict(state: Read, inputs: jax.Array) -> jax.Array:
-        params, (x, label, mask) = state.shared, state.seen
+    def predict(params: Params, state: Read, inputs: jax.Array) -> jax.Array:
+        x, label, mask = state.seen
         columns = [x, label[:, None], jnp.ones((len(label), 1))]
         told = jnp.concatenate(columns, axis=1) * mask[:, None]
         asked = jnp.pad(inputs, ((0, 0), (0, 2)))
         rows = jnp.concatenate([told, asked]) @ params["write"]
         return transformer.forward(shape, params, rows)[len(label) :] @ params["read"]
 
-    def outer_loss(params: Params, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        query = episode.query
-        score = predict(state, query.inputs)
-        value = losses.squared_error(score, query.label, query.mask)
-        return value, {"query_loss": value}
-
+    outer_loss = query_loss(start, adapt, predict, losses.squared_error)
     return MetaLearner(init, start, adapt, predict, outer_loss)

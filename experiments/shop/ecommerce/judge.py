@@ -33,8 +33,8 @@ def vectors(
 
     def one(support):
         known = support._replace(inputs=items_VxW[support.inputs])
-        state = learner.adapt(learner.start(params, ()), known, jax.random.key(0))
-        return parts.user_vector(learner, state, items_VxW.shape[1])
+        state = learner.adapt(params, learner.start(params, ()), known, jax.random.key(0))
+        return parts.user_vector(learner, params, state, items_VxW.shape[1])
 
     return jax.lax.map(one, episodes.support, batch_size=256)
 

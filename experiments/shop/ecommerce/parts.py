@@ -15,6 +15,7 @@ import jax.scipy.linalg as jsp
 
 from metajax import losses, optim
 from metajax.learners.gradient.maml import gradient
+from metajax.learners.parts import query_loss
 from metajax.models import transformer
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
@@ -62,30 +63,23 @@ def split(inputs: jax.Array) -> tuple[jax.Array, jax.Array]:
     return inputs[:, :-1], inputs[:, -1]
 
 
-def user_vector(learner: MetaLearner, state: PyTree, width: int) -> jax.Array:
+def user_vector(learner: MetaLearner, params: Params, state: PyTree, width: int) -> jax.Array:
     """(w, 1) as (width,), which any embedded item is scored with by one product.
 
     Scores are linear in the embedded item, so that those of the unit vectors tell them all.
     """
-    return learner.predict(state, jnp.eye(width))
+    return learner.predict(params, state, jnp.eye(width))
 
 
 def _learner(init, start, adapt, predict) -> MetaLearner:
     """The five functions; the loss is the log loss of the query."""
-
-    def outer_loss(params: Params, episode: Episode, key: jax.Array):
-        state = adapt(start(params, episode.profile), episode.support, key)
-        scores = predict(state, episode.query.inputs)
-        value = losses.log_loss(scores, episode.query.label, episode.query.mask)
-        return value, {"query_loss": value}
-
+    outer_loss = query_loss(start, adapt, predict, losses.log_loss)
     return MetaLearner(init, start, adapt, predict, outer_loss)
 
 
 class Posterior(NamedTuple):
-    """A normal posterior over w: the prior's mean, the precision, and precision times mean."""
+    """What events add to a normal prior over w: to its precision (D, D), and to it times mean."""
 
-    prior: jax.Array
     precision: jax.Array
     moment: jax.Array
 
@@ -108,23 +102,24 @@ def newton(sizes: Sizes, precision: float = 1.0) -> MetaLearner:
         }
 
     def start(params: Params, profile: PyTree) -> Posterior:
-        del profile
-        prior = jnp.exp(params["log_precision"])
-        return Posterior(params["mean"], jnp.diag(prior), prior * params["mean"])
+        del params, profile
+        return Posterior(jnp.zeros((dim, dim)), jnp.zeros(dim))
 
-    def adapt(state: Posterior, examples: Examples, key: jax.Array) -> Posterior:
+    def adapt(params: Params, state: Posterior, examples: Examples, key: jax.Array) -> Posterior:
         del key
         v_NxD, offset = split(examples.inputs)
-        chance = jax.nn.sigmoid(offset + v_NxD @ state.prior)
+        chance = jax.nn.sigmoid(offset + v_NxD @ params["mean"])
         weight = chance * (1.0 - chance) * examples.mask
-        working = (examples.label - chance) * examples.mask + weight * (v_NxD @ state.prior)
-        return state._replace(
+        working = (examples.label - chance) * examples.mask + weight * (v_NxD @ params["mean"])
+        return Posterior(
             precision=state.precision + (v_NxD * weight[:, None]).T @ v_NxD,
             moment=state.moment + v_NxD.T @ working,
         )
 
-    def predict(state: Posterior, inputs: jax.Array) -> jax.Array:
-        w = jsp.solve(state.precision, state.moment, assume_a="pos")
+    def predict(params: Params, state: Posterior, inputs: jax.Array) -> jax.Array:
+        prior = jnp.exp(params["log_precision"])
+        precision, moment = jnp.diag(prior) + state.precision, prior * params["mean"] + state.moment
+        w = jsp.solve(precision, moment, assume_a="pos")
         v_NxD, offset = split(inputs)
         return offset + v_NxD @ w
 
@@ -150,7 +145,6 @@ def few_steps(sizes: Sizes, num_steps: int = 5) -> MetaLearner:
 class Pooled(NamedTuple):
     """Sums of the disliked and the liked items' vectors (2, D), their numbers (2,)."""
 
-    shared: Params
     total: jax.Array
     number: jax.Array
 
@@ -174,21 +168,21 @@ def two_tower(sizes: Sizes) -> MetaLearner:
         }
 
     def start(params: Params, profile: PyTree) -> Pooled:
-        del profile
-        return Pooled(params, jnp.zeros((2, dim)), jnp.zeros(2))
+        del params, profile
+        return Pooled(jnp.zeros((2, dim)), jnp.zeros(2))
 
-    def adapt(state: Pooled, examples: Examples, key: jax.Array) -> Pooled:
-        del key
+    def adapt(params: Params, state: Pooled, examples: Examples, key: jax.Array) -> Pooled:
+        del params, key
         liked = examples.label > 0.5
         member_2xN = jnp.stack([~liked, liked]) * examples.mask[None, :]
         total = state.total + member_2xN @ split(examples.inputs)[0]
         return state._replace(total=total, number=state.number + member_2xN.sum(axis=1))
 
-    def predict(state: Pooled, inputs: jax.Array) -> jax.Array:
+    def predict(params: Params, state: Pooled, inputs: jax.Array) -> jax.Array:
         mean = state.total / jnp.maximum(state.number, 1.0)[:, None]
         x = jnp.concatenate([mean.ravel(), jnp.log1p(state.number)])[None]
-        x = jax.nn.relu(transformer.dense(state.shared["hidden"], x))
-        w = transformer.dense(state.shared["out"], x)[0]
+        x = jax.nn.relu(transformer.dense(params["hidden"], x))
+        w = transformer.dense(params["out"], x)[0]
         v_NxD, offset = split(inputs)
         return offset + v_NxD @ w
 
@@ -198,7 +192,6 @@ def two_tower(sizes: Sizes) -> MetaLearner:
 class History(NamedTuple):
     """The newest events: embedded items (L, D + 1), labels (L,), which are real (L,)."""
 
-    shared: Params
     events: Examples
 
 
@@ -226,22 +219,22 @@ def over_history(sizes: Sizes, num_layers: int = 2, num_heads: int = 2) -> MetaL
         }
 
     def start(params: Params, profile: PyTree) -> History:
-        del profile
+        del params, profile
         rows = sizes.shots
         empty = Examples(jnp.zeros((rows, width)), jnp.zeros(rows), jnp.zeros(rows))
-        return History(params, empty)
+        return History(empty)
 
-    def adapt(state: History, examples: Examples, key: jax.Array) -> History:
-        del key
+    def adapt(params: Params, state: History, examples: Examples, key: jax.Array) -> History:
+        del params, key
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), state.events, examples)
         order = jnp.argsort(both.mask <= 0, stable=True)
         count = jnp.sum(both.mask > 0, dtype=jnp.int32)
         first = jnp.maximum(count - sizes.shots, 0)
         newest = jax.lax.dynamic_slice(order, (first,), (sizes.shots,))
-        return state._replace(events=jax.tree.map(lambda x: x[newest], both))
+        return History(jax.tree.map(lambda x: x[newest], both))
 
-    def predict(state: History, inputs: jax.Array) -> jax.Array:
-        params, events = state.shared, state.events
+    def predict(params: Params, state: History, inputs: jax.Array) -> jax.Array:
+        events = state.events
         liked = params["label"][(events.label > 0.5).astype(jnp.int32)]
         token = transformer.dense(params["read"], split(events.inputs)[0]) + liked
         x = jnp.concatenate([params["start"], token])

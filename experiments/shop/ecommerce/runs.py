@@ -121,8 +121,9 @@ def adapted(learner: MetaLearner, num_items: int, num_features: int, sizes: part
 
         def scores(support, x_NxW):
             known = support._replace(inputs=x_NxW[:num_support])
-            state = learner.adapt(learner.start(params["learner"], ()), known, jax.random.key(0))
-            return learner.predict(state, x_NxW[num_support:])
+            own = params["learner"]
+            state = learner.adapt(own, learner.start(own, ()), known, jax.random.key(0))
+            return learner.predict(own, state, x_NxW[num_support:])
 
         score = jax.vmap(scores)(batch.support, x_BxNxW)
         mask, after = batch.query.mask, slice(num_support, None)

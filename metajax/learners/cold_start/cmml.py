@@ -51,21 +51,22 @@ def modulated(
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
-        return State(params, jnp.zeros(num_context), jnp.zeros(()), profile)
+        del params
+        return State(jnp.zeros(num_context), jnp.zeros(()), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        shared, profile = state.shared, state.profile
-        x_NxE = jax.lax.stop_gradient(embed.apply(shared["embed"], profile, examples.inputs))
-        code_NxC = encode.apply(shared["encode"], profile, (x_NxE, examples.label))
+        profile = state.profile
+        x_NxE = jax.lax.stop_gradient(embed.apply(params["embed"], profile, examples.inputs))
+        code_NxC = encode.apply(params["encode"], profile, (x_NxE, examples.label))
         total, number = real_sum(code_NxC, examples.mask)
         return state._replace(total=state.total + total, weight=state.weight + number)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        shared, profile = state.shared, state.profile
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        profile = state.profile
         context = state.total / jnp.maximum(state.weight, 1.0)
-        x_NxE = embed.apply(shared["embed"], profile, inputs)
-        base = offset.apply(shared["offset"], profile, inputs)
-        return base + decode.apply(shared["decode"], (profile, context), x_NxE)
+        x_NxE = embed.apply(params["embed"], profile, inputs)
+        base = offset.apply(params["offset"], profile, inputs)
+        return base + decode.apply(params["decode"], (profile, context), x_NxE)
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -23,13 +23,11 @@ class State(NamedTuple):
     """What a task remembers: the sum and number of its embedded items per class.
 
     Attributes:
-      shared: the meta-parameters, the same for all tasks.
       total: (2, D) sums; row 0 of the items disliked, row 1 of those liked.
       weight: (2,) their numbers.
       profile: the task's profile.
     """
 
-    shared: PyTree
     total: jax.Array
     weight: jax.Array
     profile: PyTree
@@ -143,20 +141,21 @@ def _by_classes(
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
-        return State(params, jnp.zeros((2, num_features)), jnp.zeros(2), profile)
+        del params
+        return State(jnp.zeros((2, num_features)), jnp.zeros(2), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        x_NxD = embed.apply(state.shared["embed"], state.profile, examples.inputs)
+        x_NxD = embed.apply(params["embed"], state.profile, examples.inputs)
         x_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         liked = examples.label > threshold
         member_2xN = jnp.where(examples.mask[None, :] > 0, jnp.stack([~liked, liked]), 0.0)
         total, weight = state.total + member_2xN @ x_NxD, state.weight + member_2xN.sum(axis=1)
         return state._replace(total=total, weight=weight)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        x_NxD = embed.apply(state.shared["embed"], state.profile, inputs)
-        base = offset.apply(state.shared["offset"], state.profile, inputs)
-        return base + score(state.shared, x_NxD, pool(state.total, state.weight))
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        x_NxD = embed.apply(params["embed"], state.profile, inputs)
+        base = offset.apply(params["offset"], state.profile, inputs)
+        return base + score(params, x_NxD, pool(state.total, state.weight))
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -116,22 +116,33 @@ def mamo(
         theta = _recalled(params, weight, personal, shift)
         return base.start({"model": theta, "rates": params["rates"]}, profile)
 
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
+        return base.adapt(_for_base(params), state, examples, key)
+
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        return base.predict(_for_base(params), state, inputs)
+
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         description, weight = _attended(describe, params, episode.profile)
         before = start(params, episode.profile)
-        after = base.adapt(before, episode.support, key)
-        scores = base.predict(after, episode.query.inputs)
+        after = adapt(params, before, episode.support, key)
+        scores = predict(params, after, episode.query.inputs)
         value = loss(scores, episode.query.label, episode.query.mask)
         new = {
             "profile": description,
-            "gradient": _support_gradient(base, before, episode.support, loss),
+            "gradient": _support_gradient(predict, params, before, episode.support, loss),
             "task": after.fast["mix"],
         }
         write = sum(written(weight, new[k], memory) for k, memory in params["memory"].items())
         write = jnp.where(jnp.any(episode.support.mask > 0), write, 0.0)
         return value + write, {"query_loss": value, "write": write}
 
-    return base._replace(init=init, start=start, loss=outer_loss)
+    return MetaLearner(init, start, adapt, predict, outer_loss, base.num_gradients)
+
+
+def _for_base(params: PyTree) -> PyTree:
+    """The parameters of the gradient learner, whose matrix stands in the state alone."""
+    return {"model": {**params["model"], "mix": None}, "rates": params["rates"]}
 
 
 def _adapting(personal: tree.Filter) -> tree.Filter:
@@ -196,13 +207,17 @@ def _recalled(params: PyTree, weight: jax.Array, personal: tree.Filter, shift: f
 
 
 def _support_gradient(
-    base: MetaLearner, state: State, support: Examples, loss: losses.Loss
+    predict: Callable[[PyTree, State, PyTree], jax.Array],
+    params: PyTree,
+    state: State,
+    support: Examples,
+    loss: losses.Loss,
 ) -> PyTree:
     """The gradient of the support loss in the personal parameters."""
 
     def support_loss(own: PyTree) -> jax.Array:
         fast = {**state.fast, "body": own}
-        scores = base.predict(state._replace(fast=fast), support.inputs)
+        scores = predict(params, state._replace(fast=fast), support.inputs)
         return loss(scores, support.label, support.mask)
 
     return jax.grad(support_loss)(state.fast["body"])

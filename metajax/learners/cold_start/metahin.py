@@ -45,10 +45,9 @@ class Networks(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a task remembers of each of P paths.
+    """What a task has of its own along each of P paths.
 
     Attributes:
-      shared: the meta-parameters, the same for all tasks.
       total: (P, D + 1) sum of the neighbors that the task's items lead to, and their number.
       aggregate: the aggregator adapted along each path, leaves (P, ...).
       moved: what the gradient steps have added to the decision weights, leaves (P, ...).
@@ -57,7 +56,6 @@ class State(NamedTuple):
       profile: the task's profile.
     """
 
-    shared: PyTree
     total: jax.Array
     aggregate: PyTree
     moved: PyTree
@@ -109,16 +107,17 @@ def metahin(
         dim = params["aggregate"]["kernel"].shape[0]
         total, none = jnp.zeros((num_paths, dim + 1)), jnp.zeros(num_paths)
         aggregate = jax.tree.map(spread, params["aggregate"])
-        return State(params, total, aggregate, moved, none, jnp.zeros(()), profile)
+        return State(total, aggregate, moved, none, jnp.zeros(()), profile)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        user, decision = fused(state)
-        x_NxE, base = _features(nets, state, inputs)
+    def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
+        user, decision = fused(params, state)
+        x_NxE, base = _features(nets, params, state, inputs)
         return base + decide.apply(decision, (state.profile, user), x_NxE)
 
     init = _initializer(nets, num_code)
     adapt = _adaptation(nets, loss, step_of(path_rate), step_of(task_rate))
-    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
+    outer_loss = query_loss(start, adapt, predict, loss)
+    return MetaLearner(init, start, adapt, predict, outer_loss, 2 * num_paths)
 
 
 def _initializer(nets: Networks, num_code: int) -> Callable[[jax.Array, Episode], Params]:
@@ -146,25 +145,25 @@ def _initializer(nets: Networks, num_code: int) -> Callable[[jax.Array, Episode]
 
 def _adaptation(
     nets: Networks, loss: losses.Loss, path_step: Step, task_step: Step
-) -> Callable[[State, Examples, jax.Array], State]:
+) -> Callable[[Params, State, Examples, jax.Array], State]:
     """`MetaLearner.adapt` of MetaHIN, given the steps on aggregator and decision weights."""
 
     def fit(decision: PyTree, user: jax.Array, rows: tuple) -> jax.Array:
         profile, x_NxE, base, label, mask = rows
         return loss(base + nets.decide.apply(decision, (profile, user), x_NxE), label, mask)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        shared, (inputs, label, mask) = state.shared, examples
-        total, _ = real_sum(nets.reach.apply(shared["reach"], state.profile, inputs), mask)
+        inputs, label, mask = examples
+        total, _ = real_sum(nets.reach.apply(params["reach"], state.profile, inputs), mask)
         state = state._replace(total=state.total + total)
-        rows = (state.profile, *_features(nets, state, inputs), label, mask)
+        rows = (state.profile, *_features(nets, params, state, inputs), label, mask)
 
         def along(aggregate: PyTree, moved: PyTree, mean: jax.Array):
             of_path = lambda a, given: fit(given[0], code(a, given[1]), given[2])
-            aggregate = path_step(of_path, aggregate, (shared["decide"], mean, rows))
+            aggregate = path_step(of_path, aggregate, (params["decide"], mean, rows))
             user = code(aggregate, mean)
-            before = gated_weights(shared["decide"], shared["gate"], user)
+            before = gated_weights(params["decide"], params["gate"], user)
             decision = jax.tree.map(jnp.add, before, moved)
             after = task_step(lambda w, given: fit(w, *given), decision, (user, rows))
             return aggregate, jax.tree.map(jnp.subtract, after, before), fit(after, user, rows)
@@ -181,10 +180,12 @@ def _adaptation(
     return adapt
 
 
-def _features(nets: Networks, state: State, inputs: PyTree) -> tuple[jax.Array, jax.Array]:
+def _features(
+    nets: Networks, params: Params, state: State, inputs: PyTree
+) -> tuple[jax.Array, jax.Array]:
     """The features (N, E) and the offset (N,) of inputs."""
-    x_NxE = nets.embed.apply(state.shared["embed"], state.profile, inputs)
-    return x_NxE, nets.offset.apply(state.shared["offset"], state.profile, inputs)
+    x_NxE = nets.embed.apply(params["embed"], state.profile, inputs)
+    return x_NxE, nets.offset.apply(params["offset"], state.profile, inputs)
 
 
 def means(state: State) -> jax.Array:
@@ -197,10 +198,10 @@ def code(aggregate: PyTree, mean: jax.Array) -> jax.Array:
     return jax.nn.leaky_relu(linear(aggregate, mean))
 
 
-def fused(state: State) -> tuple[jax.Array, PyTree]:
+def fused(params: Params, state: State) -> tuple[jax.Array, PyTree]:
     """The user (H,) and the decision weights over all paths."""
     attention = jax.nn.softmax(-state.loss / jnp.maximum(state.weight, 1.0))
     x_PxH = jax.vmap(code)(state.aggregate, means(state))
-    of_path = lambda x: gated_weights(state.shared["decide"], state.shared["gate"], x)
+    of_path = lambda x: gated_weights(params["decide"], params["gate"], x)
     weights = jax.tree.map(jnp.add, jax.vmap(of_path)(x_PxH), state.moved)
     return attention @ x_PxH, jax.tree.map(lambda w: jnp.tensordot(attention, w, 1), weights)

@@ -33,16 +33,14 @@ Embed = Callable[[Params, PyTree, PyTree], jax.Array]
 
 
 class State(NamedTuple):
-    """What a task remembers: its gated and adapted weights, and what its gates are made of.
+    """What a task has of its own: its adapted weights, and what its gates are made of.
 
     Attributes:
-      shared: the meta-parameters, the same for all tasks.
       inner: the state of the gradient steps; its fast weights are the task's decision weights.
       total: (C,) sum of the codes of the task's own examples.
       weight: () number of examples.
     """
 
-    shared: PyTree
     inner: maml.State
     total: jax.Array
     weight: jax.Array
@@ -100,13 +98,13 @@ def paml(
         return gated_weights(tree.partition(params["model"], adapts)[0], params["gate"], code)
 
     def start(params: Params, profile: PyTree) -> State:
-        inner_state = base.start({k: params[k] for k in ("model", "rates")}, profile)
+        inner_state = base.start(params, profile)
         nothing = jnp.zeros(num_code), jnp.zeros(())
         fast = gated(params, profile, *nothing)
-        return State(params, inner_state._replace(fast=fast), *nothing)
+        return State(inner_state._replace(fast=fast), *nothing)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
-        params, before = state.shared, state.inner
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
+        before = state.inner
         x_NxE = embed(params["model"], before.profile, examples.inputs)
         code_NxC = encode.apply(params["encode"], before.profile, (x_NxE, examples.label))
         total, number = real_sum(code_NxC, examples.mask)
@@ -114,13 +112,14 @@ def paml(
         old = gated(params, before.profile, state.total, state.weight)
         new = gated(params, before.profile, more.total, more.weight)
         fast = jax.tree.map(lambda w, a, b: w + (b - a), before.fast, old, new)
-        return more._replace(inner=base.adapt(before._replace(fast=fast), examples, key))
+        return more._replace(inner=base.adapt(params, before._replace(fast=fast), examples, key))
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        return base.predict(state.inner, inputs)
+    def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
+        return base.predict(params, state.inner, inputs)
 
     init = _initializer(base, embed, encode, friends, adapts, num_code)
-    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
+    outer_loss = query_loss(start, adapt, predict, loss)
+    return MetaLearner(init, start, adapt, predict, outer_loss, num_steps)
 
 
 def _initializer(

@@ -25,17 +25,15 @@ from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 
 class State(NamedTuple):
-    """What a task remembers: sums of its encoded examples and their number.
+    """What a task has of its own: sums of its encoded examples and their number.
 
     Attributes:
-      shared: the meta-parameters, the same for all tasks.
       latent: (H,) sum of the codes that the latent variable is made of.
       task: (T,) sum of the codes that the task embedding is made of.
       weight: () number of examples.
       profile: the task's profile.
     """
 
-    shared: PyTree
     latent: jax.Array
     task: jax.Array
     weight: jax.Array
@@ -114,24 +112,25 @@ def tanp(
     num_code, num_task = num_codes
 
     def start(params: PyTree, profile: PyTree) -> State:
-        return State(params, jnp.zeros(num_code), jnp.zeros(num_task), jnp.zeros(()), profile)
+        del params
+        return State(jnp.zeros(num_code), jnp.zeros(num_task), jnp.zeros(()), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        return _encoded(nets, state, examples)
+        return _encoded(nets, params, state, examples)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        return _decoded(nets, state, latent_of(state).mean, inputs)[0]
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        return _decoded(nets, params, state, latent_of(params, state).mean, inputs)[0]
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        context = adapt(start(params, episode.profile), episode.support, key)
-        posterior = latent_of(adapt(context, episode.query, key))
+        context = adapt(params, start(params, episode.profile), episode.support, key)
+        posterior = latent_of(params, adapt(params, context, episode.query, key))
         noise = jax.random.normal(key, (num_latent,))
         target = all_examples(episode)
         drawn = posterior.mean + posterior.deviation * noise
-        scores, share = _decoded(nets, context, drawn, target.inputs)
+        scores, share = _decoded(nets, params, context, drawn, target.inputs)
         fit = loss(scores, target.label, target.mask)
-        gap, clusters = divergence(posterior, latent_of(context)), cluster_loss(share)
+        gap, clusters = divergence(posterior, latent_of(params, context)), cluster_loss(share)
         value = fit + divergence_weight * gap + cluster_weight * clusters
         return value, {"query_loss": fit, "divergence": gap, "clusters": clusters}
 
@@ -165,12 +164,12 @@ def _initializer(
     return init
 
 
-def _encoded(nets: Networks, state: State, examples: Examples) -> State:
+def _encoded(nets: Networks, params: Params, state: State, examples: Examples) -> State:
     """The state with the codes of the examples added."""
-    shared, profile = state.shared, state.profile
-    pairs = (nets.embed.apply(shared["embed"], profile, examples.inputs), examples.label)
-    latent_NxH = nets.encode_latent.apply(shared["encode_latent"], profile, pairs)
-    task_NxT = nets.encode_task.apply(shared["encode_task"], profile, pairs)
+    profile = state.profile
+    pairs = (nets.embed.apply(params["embed"], profile, examples.inputs), examples.label)
+    latent_NxH = nets.encode_latent.apply(params["encode_latent"], profile, pairs)
+    task_NxT = nets.encode_task.apply(params["encode_task"], profile, pairs)
     latent, number = real_sum(latent_NxH, examples.mask)
     task, _ = real_sum(task_NxT, examples.mask)
     return state._replace(
@@ -178,21 +177,21 @@ def _encoded(nets: Networks, state: State, examples: Examples) -> State:
     )
 
 
-def latent_of(state: State) -> Gaussian:
+def latent_of(params: Params, state: State) -> Gaussian:
     """q(z | what the state has met)."""
     code = state.latent / jnp.maximum(state.weight, 1.0)
-    share = jax.nn.sigmoid(linear(state.shared["deviation"], code))
-    return Gaussian(linear(state.shared["mean"], code), 0.1 + 0.9 * share)
+    share = jax.nn.sigmoid(linear(params["deviation"], code))
+    return Gaussian(linear(params["mean"], code), 0.1 + 0.9 * share)
 
 
 def _decoded(
-    nets: Networks, state: State, latent: jax.Array, inputs: PyTree
+    nets: Networks, params: Params, state: State, latent: jax.Array, inputs: PyTree
 ) -> tuple[jax.Array, jax.Array]:
     """Scores (N,) under a latent (Z,), and the cluster shares (K,)."""
-    shared, profile = state.shared, state.profile
+    profile = state.profile
     task = state.task / jnp.maximum(state.weight, 1.0)
-    share = assignment(task, shared["memory"])
-    code = (latent, task + share @ shared["memory"])
-    x_NxE = nets.embed.apply(shared["embed"], profile, inputs)
-    base = nets.offset.apply(shared["offset"], profile, inputs)
-    return base + nets.decode.apply(shared["decode"], (profile, code), x_NxE), share
+    share = assignment(task, params["memory"])
+    code = (latent, task + share @ params["memory"])
+    x_NxE = nets.embed.apply(params["embed"], profile, inputs)
+    base = nets.offset.apply(params["offset"], profile, inputs)
+    return base + nets.decode.apply(params["decode"], (profile, code), x_NxE), share

@@ -6,7 +6,8 @@ import optax
 
 from metajax import losses, optim, tree
 from metajax.learners.gradient.maml import gradient
-from metajax.types import Episode, MetaLearner, Model, PyTree
+from metajax.learners.parts import query_loss
+from metajax.types import MetaLearner, Model, PyTree
 
 
 def contextual(model: Model, num_context: int) -> Model:
@@ -85,7 +86,5 @@ def cavia(
     def start(params: PyTree, profile: PyTree):
         return base.start(from_zero(params), profile)
 
-    def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
-        return base.loss(from_zero(params), episode, key)
-
-    return base._replace(start=start, loss=outer_loss)
+    outer_loss = query_loss(start, base.adapt, base.predict, loss)
+    return base._replace(start=start, loss=outer_loss, adapted=None)

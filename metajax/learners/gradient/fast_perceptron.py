@@ -19,6 +19,7 @@ import optax
 
 from metajax import losses
 from metajax.learners.gradient.maml import UNROLL_UP_TO, State, gradient
+from metajax.learners.parts import QueryLoss
 from metajax.types import Examples, MetaLearner, Model, PyTree
 
 GRAM, LOW_RANK, WHOLE = "Gram", "low rank", "whole"
@@ -94,8 +95,8 @@ def dual(
             layers = step(layers)
         return layers
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
-        del key
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
+        del params, key  # all parameters adapt, and the rate is given
         after = [_whole(layer) for layer in moved(state.fast, examples)]
         pairs = [{"kernel": layer.kernel, "bias": layer.bias} for layer in after]
         names = sorted(state.fast["body"])
@@ -112,7 +113,7 @@ def dual(
         value = loss(scores, episode.query.label, episode.query.mask)
         return value, {"query_loss": value}
 
-    return plain._replace(adapt=adapt, loss=outer_loss)
+    return plain._replace(adapt=adapt, loss=QueryLoss(loss, outer_loss))
 
 
 def forms(layers: list[Layer], num_rows: int, num_steps: int) -> list[str]:

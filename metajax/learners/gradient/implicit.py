@@ -1,7 +1,6 @@
 """Adaptation to a minimum, differentiated without the way there: implicit MAML."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,22 +8,9 @@ import jax.scipy as jsp
 import optax
 
 from metajax import losses, tree
+from metajax.learners.gradient.maml import FAST, State
 from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
-
-
-class State(NamedTuple):
-    """What a task remembers while it adapts.
-
-    Attributes:
-      shared: model parameters that do not adapt, the same for all tasks.
-      fast: model parameters that this task has adapted; ``None`` where shared.
-      profile: the task's profile.
-    """
-
-    shared: PyTree
-    fast: PyTree
-    profile: PyTree
 
 
 def minimizer(
@@ -118,15 +104,17 @@ def implicit(
         return {"model": model.init(key, episode.profile, episode.support.inputs)}
 
     def start(params: PyTree, profile: PyTree) -> State:
-        fast, shared = tree.partition(params["model"], adapts)
-        return State(shared, fast, profile)
+        fast, _ = tree.partition(params["model"], adapts)
+        return State(fast, (), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        after = minimum(state.fast, state.shared, (state.profile, examples))
+        _, shared = tree.partition(params["model"], adapts)
+        after = minimum(state.fast, shared, (state.profile, examples))
         return state._replace(fast=tree.where(jnp.any(examples.mask > 0), after, state.fast))
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        return model.apply(tree.merge(state.fast, params["model"]), state.profile, inputs)
 
-    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
+    outer_loss = query_loss(start, adapt, predict, loss)
+    return MetaLearner(init, start, adapt, predict, outer_loss, num_steps, FAST)

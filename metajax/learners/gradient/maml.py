@@ -23,28 +23,29 @@ from metajax import losses, optim, tree
 from metajax.learners.gradient.curvature import inner_gradient
 from metajax.learners.gradient.hoist import hoist
 from metajax.learners.parts import constant_gradient, query_loss
-from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+from metajax.types import Adapted, Episode, Examples, MetaLearner, Model, PyTree
 
 UNROLL_UP_TO = 5
 """Inner loops up to this length are unrolled; longer ones are scanned and rematerialized."""
 
 
 class State(NamedTuple):
-    """What a task remembers while it adapts by gradients.
+    """What a task has of its own when it adapts by gradients.
 
     Attributes:
-      shared: model parameters that do not adapt, the same for all tasks: never batch over them.
-      fast: model parameters that this task has adapted; ``None`` where shared.
-      rates: meta-parameters of the inner optimizer, the same for all tasks.
-      moments: the inner optimizer's own state.
+      fast: the model parameters that this task adapts; ``None`` in the place of a parameter that
+        all tasks share.
+      moments: the inner optimizer's state, such as momentum; empty for plain gradient descent.
       profile: the task's profile.
     """
 
-    shared: PyTree
     fast: PyTree
-    rates: PyTree
     moments: PyTree
     profile: PyTree
+
+
+FAST = Adapted(lambda state: state.fast, lambda state, fast: state._replace(fast=fast))
+"""Where a state with a field ``fast`` holds its adapted parameters."""
 
 
 def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
@@ -92,15 +93,14 @@ def gradient(
         return {"model": theta, "rates": inner.init(fast)}
 
     def start(params: PyTree, profile: PyTree) -> State:
-        fast, shared = tree.partition(params["model"], adapts)
-        moments = inner.make(params["rates"]).init(fast)
-        return State(shared, fast, params["rates"], moments, profile)
+        fast, _ = tree.partition(params["model"], adapts)
+        return State(fast, inner.make(params["rates"]).init(fast), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        tx = inner.make(state.rates)
+        tx = inner.make(params["rates"])
         apply = lambda fast, given: model.apply(tree.merge(fast, given[0]), *given[1:])
-        rest, values = hoist(apply, state.fast, (state.shared, state.profile, examples.inputs))
+        rest, values = hoist(apply, state.fast, (params["model"], state.profile, examples.inputs))
         given = (values, examples.label, examples.mask)
         support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
 
@@ -114,7 +114,8 @@ def gradient(
         fast, moments = tree.where(jnp.any(examples.mask > 0), after, before)
         return state._replace(fast=fast, moments=moments)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
-        return model.apply(tree.merge(state.fast, state.shared), state.profile, inputs)
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
+        return model.apply(tree.merge(state.fast, params["model"]), state.profile, inputs)
 
-    return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))
+    outer_loss = query_loss(start, adapt, predict, loss)
+    return MetaLearner(init, start, adapt, predict, outer_loss, num_steps, FAST)

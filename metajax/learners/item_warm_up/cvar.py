@@ -19,7 +19,12 @@ import optax
 from metajax import losses
 from metajax.learners.gradient.context import context_learner
 from metajax.learners.gradient.maml import State
-from metajax.learners.item_warm_up.meta_embedding import begin, embedding_of, init_base
+from metajax.learners.item_warm_up.meta_embedding import (
+    embedding_of,
+    init_base,
+    on_base,
+    on_frozen_base,
+)
 from metajax.learners.pooled import all_examples
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
@@ -42,10 +47,15 @@ def drawn(gaussian: jax.Array, noise: float, key: jax.Array) -> jax.Array:
 
 
 def _settled(
-    learner: MetaLearner, state: State, examples: Examples, key: jax.Array, num_calls: int
+    learner: MetaLearner,
+    params: PyTree,
+    state: State,
+    examples: Examples,
+    key: jax.Array,
+    num_calls: int,
 ) -> jax.Array:
     """The embedding (D,) after so many calls of ``adapt`` on the same examples."""
-    step = lambda s, k: (learner.adapt(s, examples, k), None)
+    step = lambda s, k: (learner.adapt(params, s, examples, k), None)
     state, _ = jax.lax.scan(step, state, jax.random.split(key, num_calls))
     return jax.lax.stop_gradient(embedding_of(state))
 
@@ -76,7 +86,9 @@ def cvar(
       noise: factor on the deviation of the draws; published 1e-4.
       inner, num_steps, loss: as in `meta_embedding`.
     """
-    learner = context_learner(base, num_embedding, inner, num_steps, loss=loss)
+    item = context_learner(base, num_embedding, inner, num_steps, loss=loss)
+    learner = on_frozen_base(item)
+    begin = lambda params, embedding, profile: item.start(on_base(params, embedding), profile)
     decoded = lambda params, profile, z: decode.apply(params["decode"], profile, z)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
@@ -92,18 +104,18 @@ def cvar(
 
     def start(params: PyTree, profile: PyTree) -> State:
         mean = mean_of(prior.apply(params["prior"], profile, ()))
-        return begin(learner, params["base"], decoded(params, profile, mean), profile)
+        return begin(params, decoded(params, profile, mean), profile)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         key_teacher, key_encoded, key_prior = jax.random.split(key, 3)
         profile, examples = episode.profile, all_examples(episode)
-        unknown = begin(learner, params["base"], jnp.zeros(num_embedding), profile)
-        known = _settled(learner, unknown, examples, key_teacher, num_teacher_steps)
+        unknown = begin(params, jnp.zeros(num_embedding), profile)
+        known = _settled(learner, params, unknown, examples, key_teacher, num_teacher_steps)
         posterior = encode.apply(params["encode"], profile, known)
         expected = prior.apply(params["prior"], profile, ())
         made = decoded(params, profile, drawn(expected, noise, key_prior))
-        state = begin(learner, params["base"], made, profile)
-        fit = loss(learner.predict(state, examples.inputs), examples.label, examples.mask)
+        state = begin(params, made, profile)
+        fit = loss(learner.predict(params, state, examples.inputs), examples.label, examples.mask)
         again = decoded(params, profile, drawn(posterior, noise, key_encoded))
         error, gap = jnp.mean((again - known) ** 2), wasserstein(posterior, expected)
         value = fit + reconstruction_weight * error + wasserstein_weight * gap

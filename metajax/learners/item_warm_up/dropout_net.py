@@ -43,25 +43,26 @@ def dropout_net(
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
-        return State(params, jnp.zeros(num_embedding), jnp.zeros(()), profile)
+        del params
+        return State(jnp.zeros(num_embedding), jnp.zeros(()), profile)
 
-    def adapt(state: State, examples: Examples, key: jax.Array) -> State:
+    def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        frozen = jax.lax.stop_gradient(state.shared["user"])
+        frozen = jax.lax.stop_gradient(params["user"])
         user_NxD = user.apply(frozen, state.profile, examples.inputs)
         total, number = real_sum(examples.label[:, None] * user_NxD, examples.mask)
         return state._replace(total=state.total + total, weight=state.weight + number)
 
-    def predict(state: State, inputs: PyTree) -> jax.Array:
+    def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         embedding = state.total / jnp.maximum(state.weight, 1.0)
-        return base.apply(state.shared["base"], (state.profile, embedding), inputs)
+        return base.apply(params["base"], (state.profile, embedding), inputs)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         before = start(params, episode.profile)
-        after = adapt(before, episode.support, key)
+        after = adapt(params, before, episode.support, key)
         state = tree.where(jax.random.bernoulli(key, share), before, after)
         query = episode.query
-        value = loss(predict(state, query.inputs), query.label, query.mask)
+        value = loss(predict(params, state, query.inputs), query.label, query.mask)
         return value, {"query_loss": value}
 
     return MetaLearner(init, start, adapt, predict, outer_loss)

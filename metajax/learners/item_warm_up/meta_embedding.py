@@ -22,10 +22,24 @@ def embedding_of(state: State) -> jax.Array:
     return state.fast["context"]
 
 
-def begin(learner: MetaLearner, base: PyTree, embedding: jax.Array, profile: PyTree) -> State:
-    """The state of a `context_learner` that starts from an embedding; the base gets no gradient."""
-    frozen = jax.lax.stop_gradient(base)
-    return learner.start({"model": {"net": frozen, "context": embedding}, "rates": ()}, profile)
+def on_base(params: PyTree, embedding: jax.Array | None = None) -> PyTree:
+    """The parameters of a `context_learner` around ``params["base"]``, which gets no gradient.
+
+    Args:
+      params: of a warm-up learner.
+      embedding: (D,) that ``start`` begins from; ``adapt`` and ``predict`` have it in the state.
+    """
+    frozen = jax.lax.stop_gradient(params["base"])
+    return {"model": {"net": frozen, "context": embedding}, "rates": ()}
+
+
+def on_frozen_base(learner: MetaLearner) -> MetaLearner:
+    """A `context_learner` whose ``adapt`` and ``predict`` take a warm-up learner's parameters."""
+    return learner._replace(
+        adapt=lambda params, *given: learner.adapt(on_base(params), *given),
+        predict=lambda params, *given: learner.predict(on_base(params), *given),
+        adapted=None,
+    )
 
 
 def init_base(base: Model, key: jax.Array, episode: Episode, num_embedding: int) -> PyTree:
@@ -62,7 +76,8 @@ def meta_embedding(
     References: Pan et al., "Warm up cold-start advertisements: improving CTR predictions via
     learning to learn ID embeddings", SIGIR 2019, equations 7 to 13.
     """
-    learner = context_learner(base, num_embedding, inner, num_steps, loss=loss)
+    item = context_learner(base, num_embedding, inner, num_steps, loss=loss)
+    learner = on_frozen_base(item)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_base, key_generate = jax.random.split(key)
@@ -73,14 +88,14 @@ def meta_embedding(
 
     def start(params: PyTree, profile: PyTree) -> State:
         embedding = generate.apply(params["generate"], profile, ())
-        return begin(learner, params["base"], embedding, profile)
+        return item.start(on_base(params, embedding), profile)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         support, query = episode.support, episode.query
         before = start(params, episode.profile)
-        after = learner.adapt(before, support, key)
-        cold = loss(learner.predict(before, support.inputs), support.label, support.mask)
-        warm = loss(learner.predict(after, query.inputs), query.label, query.mask)
+        after = learner.adapt(params, before, support, key)
+        cold = loss(learner.predict(params, before, support.inputs), support.label, support.mask)
+        warm = loss(learner.predict(params, after, query.inputs), query.label, query.mask)
         value = cold_share * cold + (1.0 - cold_share) * warm
         return value, {"query_loss": warm, "cold_loss": cold}
 

@@ -18,23 +18,26 @@ import optax
 from metajax import losses
 from metajax.learners.gradient.context import context_learner
 from metajax.learners.gradient.maml import State
-from metajax.learners.item_warm_up.meta_embedding import begin, embedding_of, init_base
+from metajax.learners.item_warm_up.meta_embedding import (
+    embedding_of,
+    init_base,
+    on_base,
+    on_frozen_base,
+)
 from metajax.learners.parts import real_sum
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
 class Shifted(NamedTuple):
-    """What an item remembers under `scale_and_shift`.
+    """What an item has of its own under `scale_and_shift`.
 
     Attributes:
-      item: the state of its own embedding.
-      nets: parameters of the two networks, the same for all items.
+      item: the state of its embedding.
       total: (U,) sum of the vectors of the users met.
       weight: () their number.
     """
 
     item: State
-    nets: PyTree
     total: jax.Array
     weight: jax.Array
 
@@ -60,7 +63,8 @@ def scale_and_shift(
       shift: a model whose ``apply(params, profile, mean user vector)`` is (``num_embedding``,).
       inner, num_steps, loss: as in `meta_embedding`.
     """
-    learner = context_learner(base, num_embedding, inner, num_steps, second_order=False, loss=loss)
+    item = context_learner(base, num_embedding, inner, num_steps, second_order=False, loss=loss)
+    learner = on_frozen_base(item)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_base, key_user, key_scale, key_shift, key_mean = jax.random.split(key, 5)
@@ -74,36 +78,35 @@ def scale_and_shift(
         }
 
     def start(params: PyTree, profile: PyTree) -> Shifted:
-        item = begin(learner, params["base"], params["mean"], profile)
-        nets = {"scale": params["scale"], "shift": params["shift"]}
-        nets["user"] = jax.lax.stop_gradient(params["user"])
-        return Shifted(item, nets, jnp.zeros(num_user), jnp.zeros(()))
+        cold = item.start(on_base(params, params["mean"]), profile)
+        return Shifted(cold, jnp.zeros(num_user), jnp.zeros(()))
 
-    def adapt(state: Shifted, examples: Examples, key: jax.Array) -> Shifted:
-        user_NxU = user.apply(state.nets["user"], state.item.profile, examples.inputs)
+    def adapt(params: PyTree, state: Shifted, examples: Examples, key: jax.Array) -> Shifted:
+        frozen = jax.lax.stop_gradient(params["user"])
+        user_NxU = user.apply(frozen, state.item.profile, examples.inputs)
         total, number = real_sum(user_NxU, examples.mask)
-        item = learner.adapt(state.item, examples, key)
-        return state._replace(item=item, total=state.total + total, weight=state.weight + number)
+        moved = learner.adapt(params, state.item, examples, key)
+        return Shifted(moved, state.total + total, state.weight + number)
 
-    def predict(state: Shifted, inputs: PyTree) -> jax.Array:
-        return learner.predict(_warmed(scale, shift, state), inputs)
+    def predict(params: PyTree, state: Shifted, inputs: PyTree) -> jax.Array:
+        return learner.predict(params, _warmed(scale, shift, params, state), inputs)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         query = episode.query
         before = start(params, episode.profile)
-        cold = loss(learner.predict(before.item, query.inputs), query.label, query.mask)
-        after = adapt(before, episode.support, key)
+        cold = loss(learner.predict(params, before.item, query.inputs), query.label, query.mask)
+        after = adapt(params, before, episode.support, key)
         constant = after._replace(item=jax.lax.stop_gradient(after.item))
-        warm = loss(predict(constant, query.inputs), query.label, query.mask)
+        warm = loss(predict(params, constant, query.inputs), query.label, query.mask)
         return warm + cold, {"query_loss": warm, "cold_loss": cold}
 
-    return MetaLearner(init, start, adapt, predict, outer_loss)
+    return MetaLearner(init, start, adapt, predict, outer_loss, num_steps)
 
 
-def _warmed(scale: Model, shift: Model, state: Shifted) -> State:
+def _warmed(scale: Model, shift: Model, params: PyTree, state: Shifted) -> State:
     """The state of the item with its embedding carried over."""
-    profile, nets = state.item.profile, state.nets
+    profile = state.item.profile
     mean_user = state.total / jnp.maximum(state.weight, 1.0)
-    factor = scale.apply(nets["scale"], profile, ())
-    warm = factor * embedding_of(state.item) + shift.apply(nets["shift"], profile, mean_user)
+    factor = scale.apply(params["scale"], profile, ())
+    warm = factor * embedding_of(state.item) + shift.apply(params["shift"], profile, mean_user)
     return state.item._replace(fast={**state.item.fast, "context": warm})
