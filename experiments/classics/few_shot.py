@@ -19,7 +19,16 @@ from metajax.results import records as report
 from metajax.training import journal, loop, progress
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
-PUBLISHED = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "published.toml"
+from .. import HERE
+
+PUBLISHED = next(
+    place
+    for place in (
+        HERE.parent / "third_party" / "published.toml",  # in a checkout
+        HERE / "published.toml",  # in an installed package
+    )
+    if place.is_file()
+)
 
 
 class Method(NamedTuple):
@@ -229,7 +238,5 @@ def show(title: str, records: Sequence[report.Record]) -> None:
 
 def published(experiment: str) -> dict[str, str]:
     """ "scenario|arm" -> the quoted number, from third_party/published.toml where it is."""
-    if not PUBLISHED.is_file():
-        return {}
     rows = tomllib.loads(PUBLISHED.read_text()).get(experiment, [])
     return {f"{row['scenario']}|{row['arm']}": row["value"] for row in rows}

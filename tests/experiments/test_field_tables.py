@@ -84,7 +84,9 @@ def test_without_records_and_with_unknown_parts_one_line_says_what_to_do(tmp_pat
         tables.main(tables.Config("T2", parts=("nothing",)))
     monkeypatch.setattr(tables.report, "RESULTS", tmp_path)
     run = tables.Run(from_records=True)
-    with pytest.raises(UserError, match=r"no record of T1 in .* run experiments.field.tables T1"):
+    with pytest.raises(
+        UserError, match=r"no record of T1 in .* run python -m experiments tables T1"
+    ):
         tables.main(tables.Config("T1", run=run))
 
 
