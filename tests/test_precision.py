@@ -8,14 +8,13 @@ import optax
 import pytest
 from jax.extend import core
 
-from metajax import precision
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.closed_form import ridge
 from metajax.learners.ensemble import stacking_weights
 from metajax.learners.gradient.implicit import implicit
 from metajax.models.towers import identity, vector_linear
 from metajax.tuning import search
-from metajax.types import Episode, Examples
+from metajax.types import Episode
 
 
 def products(jaxpr: core.Jaxpr) -> Iterator[str]:
