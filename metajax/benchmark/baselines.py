@@ -23,6 +23,7 @@ from metajax.learners import closed_form, pooled
 from metajax.models import towers
 from metajax.settings import Training
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
@@ -99,8 +100,7 @@ def trial(
       watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
     """
     fitted = loop.fit(
-        learner,
-        tx,
+        on_devices(training.devices, loop.recipe(learner, tx)),
         sampler(problem, training),
         problem.train,
         jax.random.split(jax.random.key(1), training.seeds),
@@ -138,13 +138,11 @@ def trained_arm(
             journal.opened(folder, title) as keep,
         ):
             fitted = loop.fit(
-                learner,
-                tx,
+                on_devices(training.devices, loop.recipe(learner, tx)),
                 sample,
                 problem.train,
                 group,
                 training.num_steps,
-                block=min(100, training.num_steps),
                 validate=lambda params: valid_error(learner, params, problem),
                 report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
                 checkpoint=folder and folder / "checkpoints" / journal.slug(title),
