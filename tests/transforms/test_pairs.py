@@ -26,6 +26,7 @@ from metajax.transforms.dropgrad import dropgrad, gaussian_noise
 from metajax.transforms.multistep import multistep
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
+from metajax.transforms.residual import residual
 from metajax.types import Episode, Examples, MetaLearner, UserError
 
 KEY = jax.random.key(0)
@@ -58,9 +59,12 @@ TRANSFORMS: dict[str, Callable[[MetaLearner], MetaLearner]] = {
     "noisy": lambda learner: noisy(learner, 0.1, tree.everything),
     "committee": lambda learner: committee(learner, 2),
     "hide": lambda learner: hide(learner, 0.5, jnp.zeros_like),
+    "residual": lambda learner: residual(learner, vector_linear()),
 }
 
-BY_GRADIENTS, SETS_LOSS = {"maml", "anil", "dual"}, {"reptile", "multistep", "dropgrad"}
+BY_GRADIENTS = {"maml", "anil", "dual"}
+NEEDS_PLAIN_LOSS = {"attenuate", "reptile", "multistep", "dropgrad", "residual"}
+HAS_PLAIN_LOSS = {"attenuate", "residual"}
 
 FITS: dict[str, set[str]] = {
     "attenuate": BY_GRADIENTS,
@@ -70,6 +74,7 @@ FITS: dict[str, set[str]] = {
     "noisy": set(LEARNERS),
     "committee": set(LEARNERS),
     "hide": set(LEARNERS),
+    "residual": set(LEARNERS) - {"pooled", "fine-tuned"},
 }
 """Transform -> the learners that it fits."""
 
@@ -124,9 +129,8 @@ PAIRS = [
 def test_a_transform_of_a_transform_works_or_is_refused_when_made(first, second, learner):
     """Refused is what would throw an outer loss away: whoever sets one goes first."""
     inner = TRANSFORMS[first](LEARNERS[learner])
-    if learner in FITS[second] and (
-        second not in ("attenuate", *SETS_LOSS) or first == "attenuate"
-    ):
+    keeps = second not in NEEDS_PLAIN_LOSS or first in HAS_PLAIN_LOSS
+    if learner in FITS[second] and keeps:
         plays(TRANSFORMS[second](inner))
     else:
         with pytest.raises(UserError) as error:
