@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax.learners.parts import inside, plain_loss, query_loss
-from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+from metajax.learners.parts import QueryLoss, inside, query_loss
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree, UserError
 
 
 class State(NamedTuple):
@@ -40,16 +40,21 @@ def residual(
     The parameters become ``{"learner": ..., "offset": ...}``; the offset does not adapt.
 
     Args:
-      learner: one whose outer loss is the plain loss on the query.
+      learner: any. An outer loss that is not the plain loss on the query (`parts.QueryLoss`) is
+        computed on an episode whose labels are what the offset leaves.
       offset: a model of scores, of the shape that the learner's have.
       shown: (label (N,), offset (N,)) -> the labels that the learner adapts to. By default what
         the offset leaves, which is right for a learner that minimizes a loss of
         ``score - label``; `unchanged` for one that reads labels in another way.
 
     Raises:
-      UserError: the learner has an outer loss of its own.
+      UserError: the learner has such a loss and is to be shown something else.
     """
-    loss = plain_loss(learner, "residual")
+    if not isinstance(learner.loss, QueryLoss) and shown is not jnp.subtract:
+        raise UserError(
+            "residual: this learner has an outer loss of its own, which has to see what the offset "
+            "leaves of the labels; use residual without the argument shown"
+        )
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         key_learner, key_offset = jax.random.split(key)
@@ -69,11 +74,22 @@ def residual(
         base = offset.apply(params["offset"], state.profile, inputs)
         return base + learner.predict(params["learner"], state.inner, inputs)
 
+    def own_loss(params: PyTree, episode: Episode, key: jax.Array):
+        def left(examples: Examples) -> Examples:
+            base = offset.apply(params["offset"], episode.profile, examples.inputs)
+            return examples._replace(label=examples.label - base)
+
+        episode = episode._replace(support=left(episode.support), query=left(episode.query))
+        return learner.loss(params["learner"], episode, key)
+
+    loss = own_loss
+    if isinstance(learner.loss, QueryLoss):
+        loss = query_loss(start, adapt, predict, learner.loss.loss)
     return learner._replace(
         init=init,
         start=start,
         adapt=adapt,
         predict=predict,
-        loss=query_loss(start, adapt, predict, loss),
+        loss=loss,
         adapted=inside(learner.adapted),
     )
