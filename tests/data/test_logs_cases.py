@@ -384,13 +384,15 @@ def test_a_day_that_may_be_a_month_is_asked_for(tmp_path):
 
 
 def test_repeats_and_ties_are_counted_by_hand(tmp_path):
-    text = "user,item,time\n1,1,5\n1,2,5\n1,1,9\n2,1,5\n2,1,6\n"
+    text = "user,item,date\n1,1,{0}5\n1,2,{0}5\n1,1,{0}9\n2,1,{0}5\n2,1,{0}6\n".format("2020-01-0")
     read = load(put(tmp_path, "a.csv", text))
     assert table.repeated_pairs(read) == 2 and table.tied_rows(read) == 2
     assert (
         "2 rows repeat a pair" in read.notes and "40.0% of the rows share their time" in read.notes
     )
-    calm = load(put(tmp_path, "b.csv", "user,item,time\n1,1,5\n1,2,6\n2,1,5\n"))
+    calm = load(
+        put(tmp_path, "b.csv", "user,item,date\n1,1,2020-01-05\n1,2,2020-01-06\n2,1,2020-01-05\n")
+    )
     assert table.repeated_pairs(calm) == table.tied_rows(calm) == 0 and "note" not in calm.notes
 
 

@@ -101,6 +101,9 @@ def ids(column: Column, keep_texts: bool = False) -> tuple[Read, np.ndarray]:
         )
     odd: list[str] = []
     if values.dtype == polars.String:
+        nul = values.str.contains("\0", literal=True)
+        if nul.any():
+            raise column.error(int(nul.arg_max() or 0), "holds a NUL, which is not text")
         odd = _odd_texts(column._replace(values=values))
         numbers = _plain_integers(polars, values)
         values = values if numbers is None else numbers

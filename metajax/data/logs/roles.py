@@ -136,7 +136,8 @@ def _absent(source: Source, role: str) -> UserError:
             f"--user {sessions[0]} to take each session for a user"
         )
     return UserError(
-        f"{path}: no column of the {role} found; the columns are: {shown(names)}; say --{role} NAME"
+        f"{path}: no column of the {role} found; the columns are: {shown(names)}; say --{role} NAME; "
+        "without a header name the columns in their order, such as --columns user,item"
     )
 
 

@@ -70,7 +70,9 @@ def _odd(out: np.ndarray, said: str) -> list[str]:
         odd.append(f"times in {said}, each read by its own size or form")
     if out.max() >= LATEST:
         odd.append("times after 2099: is their unit right?")
-    if out.min() < 100_000_000 and out.max() > 500_000_000:
+    if out.max() < 100_000_000:
+        odd.append("every time lies before 1974: is the unit right?")
+    elif out.min() < 100_000_000 and out.max() > 500_000_000:
         odd.append("times around 1970 beside later ones")
     return odd
 
@@ -141,8 +143,11 @@ def _from_text(column: Column, written: str | None) -> tuple[np.ndarray, str]:
     out = np.zeros(len(values), np.int64)
     place = np.flatnonzero(~number.to_numpy())
     rows = place if column.rows is None else column.rows[place]
-    said = ["text"]
     texts = column._replace(values=values.filter(~number), rows=rows)
+    offset = texts.values.str.contains(r":.*(Z|z|UTC|GMT|[+-]\d\d:?\d\d)( \d{4})?$")
+    said = ["text"]
+    if offset.any() and not offset.all():
+        said = ["text with an offset", "text without one (UTC)"]
     out[place] = _epoch(_dates(texts))
     if number.any():
         at = np.flatnonzero(number.to_numpy())
