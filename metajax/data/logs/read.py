@@ -149,8 +149,8 @@ def _table(
     item, item_ids = columns.ids(found["item"], options.missing == "keep")
     path = found["user"].path
     roles.refuse_hidden_label(path, user.values, item.values, others)
-    _say(told, found["user"], user, f"{len(user_ids):,} ids, {user.said}")
-    _say(told, found["item"], item, f"{len(item_ids):,} ids, {item.said}")
+    _say(told, found["user"], user, _many(len(user_ids), "id") + f", {user.said}")
+    _say(told, found["item"], item, _many(len(item_ids), "id") + f", {item.said}")
     scale, label, count, time = (0.0, 1.0), np.ones(len(user.values), np.float32), None, None
     if "label" in found:
         read = columns.labels(found["label"], options.decimal)
@@ -195,6 +195,15 @@ def _plainly(column: columns.Column) -> str:
     return column.values.name.split(":")[0]
 
 
+def _many(number: int, word: str) -> str:
+    """A number of things.
+
+    >>> _many(1, "row"), _many(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
 def _line(
     path: Path,
     num_rows: int,
@@ -204,7 +213,7 @@ def _line(
     table: Interactions,
 ) -> str:
     """What was understood of a log, in one line."""
-    parts = [f"{path.name}: {num_rows:,} rows read ({', '.join(said)})", *told.facts]
+    parts = [f"{path.name}: {_many(num_rows, 'row')} read ({', '.join(said)})", *told.facts]
     if ignored:
         names = [name or "a column without a name" for name in ignored]
         parts.append(f"ignored {roles.shown(names)}")
@@ -219,7 +228,8 @@ def _repeats(table: Interactions) -> list[str]:
     out = []
     repeated, tied = repeated_pairs(table), tied_rows(table)
     if repeated:
-        out.append(f"{repeated:,} rows repeat a pair of user and item")
+        verb = "repeats" if repeated == 1 else "repeat"
+        out.append(f"{_many(repeated, 'row')} {verb} a pair of user and item")
     if tied:
         out.append(
             f"{tied / len(table):.1%} of the rows share their time with another of their user"

@@ -113,7 +113,8 @@ def read(path: Path, role: str, ids: np.ndarray, id_name: str, options: ReadOpti
 def _id_place(path: Path, role: str, names: list[str], id_name: str) -> int:
     """The place of the column of ids: called as in the log, or by a usual name."""
     by_name = {roles.plain(name): place for place, name in reversed(list(enumerate(names)))}
-    for name in (id_name, *roles.USUAL[role], "id"):
+    usual = [name for name in roles.USUAL[role] if roles.plain(name) not in TITLES]
+    for name in (id_name, *usual, "id"):
         if roles.plain(name) in by_name:
             return by_name[roles.plain(name)]
     raise UserError(

@@ -22,6 +22,7 @@ SEPARATORS = {
     **dict.fromkeys(raw.ATOMIC, ("\t",)),
 }
 ANY = ("\t", "::", ",", ";", "|", " ")
+NEWLINE = b"\n"
 NAMED = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space", "::": "'::'"}
 
 
@@ -37,6 +38,9 @@ def from_text(path: Path, data: bytes, options: ReadOptions) -> Source:
     first = data[: data.index(b"\n")].decode() if data else ""
     if not first.strip():
         raise UserError(f"{path}: no rows; give a log with at least one row below the header")
+    remarks = _remarks(data)
+    data = data[len(remarks) :]
+    first = data[: data.index(b"\n")].decode() if data else ""
     said_so = re.fullmatch(r"sep=(.)", first.strip())  # a line that spreadsheets write
     if said_so:
         data = data[data.index(b"\n") + 1 :]
@@ -50,6 +54,7 @@ def from_text(path: Path, data: bytes, options: ReadOptions) -> Source:
     names, skip = _names(options, cells)
     said = [f"{shown}-separated" if len(cells) > 1 else "one column"]
     said += ["no header"] * (not skip)
+    said += [f"{remarks.count(NEWLINE):,} lines of remarks left out"] * bool(remarks)
     said += [f"{blank:,} blank lines left out"] * (blank > 0)
 
     def read(places: list[int]) -> dict[int, Any]:
@@ -64,6 +69,19 @@ def from_text(path: Path, data: bytes, options: ReadOptions) -> Source:
 
     header = cells if skip and options.columns is None else None
     return Source(path, names, read, said, first=header)
+
+
+def _remarks(data: bytes) -> bytes:
+    """The lines at the start that begin with % or #, but for a header."""
+    end = 0
+    for line in re.findall(rb"\A(?:[%#][^\n]*\n)+", data)[:1]:
+        end = len(line)
+    lines = data[:end].splitlines(keepends=True)
+    if lines and lines[-1].startswith(b"#"):
+        _, header = "", lines[-1].decode().strip("# \n")
+        if _is_header([cell.strip() for cell in re.split(r"[,;|\t ]", header)]):
+            end -= len(lines[-1])
+    return data[:end]
 
 
 def _named(columns: dict[int, Any], names: list[str]) -> dict[int, Any]:
