@@ -221,17 +221,15 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
     draw = lambda key: arm.reveal(world.sample(key))
     sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
     keys = jax.random.split(jax.random.key(1), config.seeds)
-    block = min(1000, config.num_steps)
     try:
         with progress.bar(title, config.num_steps) as update:
             return loop.fit(
-                arm.learner,
-                arm.tx,
+                loop.recipe(arm.learner, arm.tx),
                 sample,
                 (),
                 keys,
                 config.num_steps,
-                block=block,
+                block=1000,
                 validate=lambda params: after_one(params).mean(),
                 report=update,
             ).params
