@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import losses, optim
+from metajax import losses, optim, precision
 from metajax.benchmark.command import Preset
 from metajax.data.worlds.latent import SineTasks
 from metajax.learners.amortized import neural_process
@@ -175,6 +175,7 @@ def oracle(config: Config) -> Arm:
     return Arm(learner, optax.identity(), learner, trains=False)
 
 
+@precision.highest
 def told(episode: Episode) -> Episode:
     """The episode with amplitude and phase as inputs, read off its noiseless points.
 
