@@ -103,13 +103,13 @@ def split(r: Results) -> str:
 @claim
 def seeds(r: Results) -> str:
     """The number of training seeds, or the range of them."""
-    return _range([record.facts["config"]["run"]["seeds"] for record in r.ratings.values()])
+    return _range([record.facts["config"]["seeds"] for record in r.ratings.values()])
 
 
 @claim
 def steps(r: Results) -> str:
     """The number of outer steps, or the range of them."""
-    return _range([record.facts["config"]["run"]["num_steps"] for record in r.ratings.values()])
+    return _range([record.facts["config"]["num_steps"] for record in r.ratings.values()])
 
 
 def _range(values: list[int]) -> str:

@@ -84,7 +84,7 @@ def overfits(r: Results) -> str:
     """Arms whose validation error was lowest well before the last step."""
     early = []
     for name, record in r.ratings.items():
-        steps = record.facts["config"]["run"]["num_steps"]
+        steps = record.facts["config"]["num_steps"]
         for arm in record.facts["arms"]:
             best = record.facts["settings"].get(arm, {}).get("best_step")
             if arm.startswith("A6 ") and best and np.mean(best) <= steps / 2:

@@ -89,7 +89,7 @@ def provenance(r: Results) -> tables.Grid:
     rows = []
     for name, record in r.everything().items():
         facts, e = record.facts, record.facts["environment"]
-        run = facts["config"].get("run", facts["config"])
+        run = facts["config"]
         commit = e["commit"][:8] + ("+" if e["uncommitted_changes"] else "")
         told = facts["seconds"]
         seconds = told.get("total", told.get("train", sum(told.values())))

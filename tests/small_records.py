@@ -40,7 +40,7 @@ def record(
             "experiment": experiment,
             "method": "A6 MAML",
             "arms": list(offsets),
-            "config": {"inner_steps": 5, "run": {"seeds": 2, "num_steps": 300, "out": "here"}},
+            "config": {"inner_steps": 5, "seeds": 2, "num_steps": 300, "out": "here"},
             "config_hash": "0" * 12,
             "environment": {
                 "date": "2026-01-02T03:04:05Z",

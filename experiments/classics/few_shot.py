@@ -1,6 +1,5 @@
 """What the image classics share: training that survives a kill, and their test."""
 
-import dataclasses
 import functools
 import pathlib
 import time
@@ -16,6 +15,7 @@ from rich.table import Table
 
 from metajax.data import images
 from metajax.results import records as report
+from metajax.settings import flat
 from metajax.training import journal, loop, progress
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
@@ -176,7 +176,7 @@ def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float)
         "experiment": experiment,
         "scenario": scenario,
         "arm": arm,
-        "config": dataclasses.asdict(config),
+        "config": flat(config),
         "config_hash": report.config_hash(config),
         "environment": report.environment(),
         "seconds": {"train": seconds, "cpu": time.process_time()},

@@ -1,7 +1,5 @@
 """Records and tables of the experiments with large models: arms by conditions, seconds, bytes."""
 
-import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax.results import records
+from metajax.settings import flat
 from metajax.training import journal
 
 from ..classics import few_shot
@@ -35,15 +34,15 @@ def written(
         "experiment": experiment,
         "scenario": scenario,
         "arms": list(arms),
-        "config": dataclasses.asdict(config),
+        "config": flat(config),
         "config_hash": records.config_hash(config),
         "environment": records.environment(),
         "seconds": dict(seconds),
         "peak_memory": journal.peak_memory(),
     }
     record = records.Record(known | facts, dict(scores))
-    records.write(config.out, name, record)
-    if config.publish:
+    records.write(config.output.folder(name), name, record)
+    if config.output.publish:
         records.write(records.RESULTS, name, record)
     return record
 
@@ -89,8 +88,3 @@ def show(
     console.print(table)
     for row, text in quoted.items():
         console.print(f"published: {row}: {text}")
-
-
-def folder(out: pathlib.Path | None, name: str) -> pathlib.Path:
-    """Where a run keeps its files."""
-    return out or pathlib.Path("out") / name

@@ -115,7 +115,7 @@ def glance(records: list[report.Record]) -> str:
         for record in (r for r in records if r.facts["data"]["name"] == name):
             if "user_cold" not in record.facts["split"]["tasks"]:
                 continue
-            run = record.facts["config"]["run"]
+            run = record.facts["config"]
             for row in rows(record):
                 _, scenario, arm, mae, fold_in, _, _, n0, _ = row.strip("| ").split(" | ")
                 if scenario == "user-cold" and arm.startswith("A"):  # "-": an ablation

@@ -23,6 +23,7 @@ import jax
 from metajax.benchmark import command
 from metajax.profiling.flops import computations
 from metajax.results import records
+from metajax.settings import Positive, flat
 from metajax.types import UserError
 
 from . import ours, problems
@@ -46,9 +47,9 @@ class Config:
 
     workload: tuple[str, ...] = ("W2", "W3")
     """Workloads."""
-    steps: int = 1
+    steps: Positive = 1
     """Inner steps."""
-    calls: int = 5
+    calls: Positive = 5
     """Programs traced."""
     publish: bool = False
     """Store the record in paper/results."""
@@ -155,7 +156,7 @@ def main(config: Config) -> None:
             "scenario": f"{name}, {config.steps} inner steps: where the time goes",
             "title": problems.PROBLEMS[name]().title,
             "rows": rows,
-            "config": dataclasses.asdict(config),
+            "config": flat(config),
             "config_hash": records.config_hash(config),
             "environment": records.environment(),
         }

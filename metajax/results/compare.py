@@ -184,7 +184,7 @@ def differing(records: Mapping[str, report.Record]) -> tables.Grid:
     ignored = {
         "environment.date",
         "environment.command",
-        *(f"config.run.{p}" for p in report.PLACES),
+        *(f"config.{p}" for p in report.PLACES),
     }
     all_flat = {
         name: flat({part: record.facts.get(part, {}) for part in parts})

@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from metajax import settings
 from metajax.results import intervals
 from metajax.types import UserError
 
@@ -102,11 +103,8 @@ def config_hash(config: Any) -> str:
     do not count: they change no result but for its last bits. Two experiments of equal settings
     have equal digests.
     """
-    settings = dataclasses.asdict(config)
-    for part in (settings, settings.get("run", {})):
-        for name in PLACES:
-            part.pop(name, None)
-    text = json.dumps(settings, sort_keys=True, default=str)
+    named = {name: value for name, value in settings.flat(config).items() if name not in PLACES}
+    text = json.dumps(named, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
@@ -162,10 +160,16 @@ def read(path: pathlib.Path) -> Record:
         facts = json.loads(path.read_text())
         if _digest(scores_path) != facts["scores_blake2b"]:
             raise UserError(f"{scores_path} is not the file that {path.name} was written with")
+        facts["config"] = flat_config(facts.get("config", {}))
         with np.load(scores_path) as arrays:
             return Record(facts, dict(arrays))
     except (ValueError, KeyError, OSError) as error:
         raise UserError(f"{path} is damaged ({error}); run the experiment again") from error
+
+
+def flat_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a record; older ones have those that experiments share under ``run``."""
+    return {**config.get("run", {}), **{k: v for k, v in config.items() if k != "run"}}
 
 
 def _diverged(values: np.ndarray) -> intervals.Interval | None:

@@ -176,7 +176,7 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
             rows.append([name if i == 0 else "", *cells] if wide else ["  " + cells[0], *cells[1:]])
     title = (
         f"{facts['experiment']} on {facts['data']['name']}, protocol {facts['split']['protocol']}, "
-        f"split {facts['split']['checksum']}, {facts['config']['run']['seeds']} seeds"
+        f"split {facts['split']['checksum']}, {facts['config']['seeds']} seeds"
     )
     headings = [
         *(("scenario", "arm", "MAE [95 %]") if wide else ("arm", "MAE")),

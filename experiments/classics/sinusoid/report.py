@@ -1,20 +1,17 @@
 """Records, tables and plots of the sinusoid experiments."""
 
-import dataclasses
 import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
 from metajax.results import plots, records
+from metajax.settings import flat
 from metajax.training import journal
 from metajax.types import UserError
 
@@ -45,7 +42,7 @@ def written(
         "experiment": "sinusoid",
         "scenario": scenario,
         "arms": list(arms),
-        "config": dataclasses.asdict(config),
+        "config": flat(config),
         "config_hash": records.config_hash(config),
         "environment": records.environment(),
         "settings": dict(settings),
@@ -54,15 +51,16 @@ def written(
         "peak_memory": journal.peak_memory(),
     }
     record = records.Record(facts, dict(scores))
-    if getattr(config, "arms", ()) and config.publish:
+    if getattr(config, "arms", ()) and config.output.publish:
         record = joined(records.read(records.RESULTS / f"{name}.json"), record)
     known = {full.split("|")[1] for full in record.scores}
     record.facts["arms"] = [arm for arm in record.facts["arms"] if arm in known]
-    records.write(config.out, name, record)
-    if config.publish:
+    folder = config.output.folder("sinusoid")
+    records.write(folder, name, record)
+    if config.output.publish:
         records.write(records.RESULTS, name, record)
-    plot(record, config.out / f"{name}.png")
-    journal.write_checksums(config.out)
+    plot(record, folder / f"{name}.png")
+    journal.write_checksums(folder)
     return record
 
 
@@ -147,7 +145,8 @@ def show_stored(out: pathlib.Path) -> None:
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
     """Saves the curve of the error over inner steps, one line per arm."""
-    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.subplots()
     steps, scenario = conditions(record), record.facts["scenario"]
     for i, arm in enumerate(record.facts["arms"]):
         results = [
@@ -175,4 +174,3 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
     figure.legend(loc="outside lower center", fontsize=7, ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
-    plt.close(figure)

@@ -67,7 +67,7 @@ def scenario_grid(table: str, name: str, record: records.Record, scenario: str) 
     count = facts["split"]["tasks"][scenario]
     return tables.Grid(
         f"{table} {name.split('-', 2)[2]}, {scenario.replace('_', '-')}: {count} test tasks, "
-        f"{facts['config']['run']['seeds']} seeds",
+        f"{facts['config']['seeds']} seeds",
         headings,
         rows,
         bold=bold,
