@@ -28,7 +28,16 @@ from metajax.types import UserError
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
 PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
 
-PLACES = ("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish", "from_records")
+PLACES = (
+    "preset",
+    "seeds_at_once",
+    "devices",
+    "out",
+    "data_dir",
+    "fresh",
+    "publish",
+    "from_records",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -196,12 +196,13 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
     calls = []
 
-    def fit(learner, tx, sample, data, keys, num_steps, *, checkpoint, **rest):
+    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, **rest):
         calls.append((keys, checkpoint))
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
         return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
 
     monkeypatch.setattr(baselines.loop, "fit", fit)
+    monkeypatch.setattr(baselines.loop, "recipe", lambda learner, tx: None)
     split = types.SimpleNamespace(num_query=1)
     ready = types.SimpleNamespace(split=split, train=None)
     training = Training(seeds=5, seeds_at_once=2, num_steps=4)
