@@ -162,7 +162,7 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     if len(parts) == 1:
         return parts[0]
     joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
-    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:-1]]
+    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:4]]
     return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 
