@@ -47,22 +47,21 @@ def checklist(r: Results) -> str:
     """The reproducibility checklist, from the records, in Markdown."""
     lines = ["# Reproducibility checklist", "", "Written by paper/build.py from the records.", ""]
     for name, record in r.everything().items():
-        f, e = record.facts, record.facts["environment"]
-        split, test = f.get("split", {}), f.get("test", {})
+        e, split = record.environment, record.split
+        times = record.opened[0].times_opened if len(record.opened) == 1 else None
         told = {
-            "command": e["command"],
-            "code": e["commit"]
-            + (", with uncommitted changes" if e["uncommitted_changes"] else ""),
-            "versions": ", ".join(f"{k} {v}" for k, v in e["packages"].items()),
-            "python": e["python"],
-            "device": f"{e['device']}, {e['num_cpus']} cores",
-            "configuration": f["config_hash"],
-            "data": f.get("data", {}).get("checksum", "generated"),
-            "split": split.get("checksum", "generated") if isinstance(split, dict) else "-",
-            "test opened": f"{test.get('times_opened', 'not recorded')} time(s)",
-            "per-task scores": f["scores_blake2b"],
-            "wall time": f"{f['seconds'].get('total', float('nan')) / 60:.1f} minutes",
-            "peak memory": f"{f.get('peak_memory', {}).get('host_mb', 'not recorded')} MB",
+            "command": e.command,
+            "code": e.commit + (", with uncommitted changes" if e.uncommitted_changes else ""),
+            "versions": ", ".join(f"{k} {v}" for k, v in e.packages.items()),
+            "python": e.python,
+            "device": f"{e.device}, {e.num_cpus} cores",
+            "configuration": record.config_hash,
+            "data": (record.data and record.data.checksum) or "generated",
+            "split": (split and split.checksum) or "generated",
+            "test opened": f"{'not recorded' if times is None else times} time(s)",
+            "per-task scores": record.scores_digest,
+            "wall time": f"{record.seconds.get('total', float('nan')) / 60:.1f} minutes",
+            "peak memory": f"{record.peak_memory.get('host_mb', 'not recorded')} MB",
         }
         lines += [f"## {name}", "", *(f"- [x] {k}: {v}" for k, v in told.items()), ""]
     return "\n".join(lines)

@@ -42,12 +42,8 @@ def counted(value: int, noun: str) -> str:
 
 def sinusoid_scores(record: records.Record, condition: str = "steps=10") -> dict[str, np.ndarray]:
     """Arm -> squared errors (S, T) of the sinusoid's record after so many gradient steps."""
-    found = {}
-    for key, values in record.scores.items():
-        _, arm, had, metric = key.split("|")
-        if (had, metric) == (condition, "squared error"):
-            found[arm] = values
-    return found
+    wanted = (condition, "squared error")
+    return {k.arm: v for k, v in record.scores.items() if (k.condition, k.metric) == wanted}
 
 
 def _mae(r: Results, arm: str, condition: str = "all", scenario: str = "user_cold") -> float:
@@ -68,7 +64,7 @@ def _sides(sides: Against, baseline: str) -> str:
 
 
 def _count(part: str, key: str) -> Callable[[Results], str]:
-    return lambda r: f"{int(r.base.facts[part][key]):,}"
+    return lambda r: f"{int(getattr(getattr(r.base, part), key)):,}"
 
 
 for _name, _part, _key in (
@@ -91,25 +87,25 @@ def data(r: Results) -> str:
 @claim
 def cold_users(r: Results) -> str:
     """How many cold users are tested."""
-    return f"{r.base.facts['split']['tasks']['user_cold']:,}"
+    return f"{r.base.tasks['user_cold']:,}"
 
 
 @claim
 def split(r: Results) -> str:
     """Protocol and checksum of the split."""
-    return f"{r.base.facts['split']['protocol']} ({r.base.facts['split']['checksum']})"
+    return f"{r.base_split.protocol} ({r.base_split.checksum})"
 
 
 @claim
 def seeds(r: Results) -> str:
     """The number of training seeds, or the range of them."""
-    return _range([record.facts["config"]["run"]["seeds"] for record in r.ratings.values()])
+    return _range([record.run["seeds"] for record in r.ratings.values()])
 
 
 @claim
 def steps(r: Results) -> str:
     """The number of outer steps, or the range of them."""
-    return _range([record.facts["config"]["run"]["num_steps"] for record in r.ratings.values()])
+    return _range([record.run["num_steps"] for record in r.ratings.values()])
 
 
 def _range(values: list[int]) -> str:
@@ -162,7 +158,7 @@ def headline(r: Results) -> str:
 @claim
 def best(r: Results) -> str:
     """The arm with the lowest error for new users, with its interval."""
-    baselines = [arm for arm in r.base.facts["arms"] if arm in BASELINES]
+    baselines = [arm for arm in r.base.names() if arm in BASELINES]
     scores = {arm: r.base.of("user_cold", arm, "all", "mae") for arm in baselines}
     scores |= {m.arm: r.ratings[m.record].of("user_cold", m.arm, "all", "mae") for m in r.methods()}
     found = {arm: records.interval(values, "mae") for arm, values in scores.items()}
@@ -203,14 +199,14 @@ def adapt(r: Results) -> str:
 @claim
 def first_rating(r: Results) -> str:
     """What one rating does to the error of the gradient-based arms."""
-    if "k=1" not in {key.split("|")[2] for key in r.base.scores}:
+    if "k=1" not in r.base.conditions():
         return ""
     arms = [(r.base, "A4 fine-tuned"), *((r.ratings[m.record], m.arm) for m in r.methods())]
     hurt = []
     for record, arm in arms:
         one, none = (record.of("user_cold", arm, f"k={k}", "mae") for k in (1, 0))
         if records.difference(one, none).low > 0:
-            hurt.append(arm.partition(" ")[2])
+            hurt.append(records.label(arm))
     if not hurt:
         return "No arm that adapts by gradient is made worse by a first rating"
     be = "is" if len(hurt) == 1 else "are"
@@ -225,7 +221,7 @@ def closed_form_cold(r: Results) -> str:
     """The error of hierarchical Bayes and of fold-in with 0 and with 5 ratings."""
     parts = []
     for arm in ("A2 fold-in", "A7 hier. Bayes"):
-        none, five, name = _mae(r, arm, "k=0"), _mae(r, arm, "k=5"), arm.partition(" ")[2]
+        none, five, name = _mae(r, arm, "k=0"), _mae(r, arm, "k=5"), records.label(arm)
         parts.append(f"{none:.3f} with no rating and {five:.3f} with five for {name}")
     return f"The error is {listed(parts)}"
 
@@ -233,7 +229,7 @@ def closed_form_cold(r: Results) -> str:
 @claim
 def minutes(r: Results) -> str:
     """The time that all rating records took together."""
-    total = sum(record.facts["seconds"]["total"] for record in r.ratings.values()) / 60
+    total = sum(record.total_seconds for record in r.ratings.values()) / 60
     return f"{total:.0f} minutes" if total >= 1.5 else f"{60 * total:.0f} seconds"
 
 
@@ -241,9 +237,8 @@ def minutes(r: Results) -> str:
 def devices(r: Results) -> str:
     """What the records were made on."""
     found = {
-        (e["device"].partition(":")[0].upper(), e["num_cpus"])
-        for record in r.ratings.values()
-        for e in [record.facts["environment"]]
+        (e.device.partition(":")[0].upper(), e.num_cpus)
+        for e in (record.environment for record in r.ratings.values())
     }
     return listed(sorted(f"{device}, {cores} cores" for device, cores in found))
 
@@ -257,7 +252,7 @@ def sinusoid(r: Results) -> str:
         errors = {arm: float(v.mean()) for arm, v in scores.items() if "oracle" not in arm}
         low, high = min(errors, key=lambda a: errors[a]), max(errors, key=lambda a: errors[a])
         sentences.append(
-            f"from {record.facts['scenario'].replace('K=', '')} points {low} has the lowest mean "
+            f"from {record.scenario.replace('K=', '')} points {low} has the lowest mean "
             f"squared error ({errors[low]:.3f}) and {high} the highest ({errors[high]:.2f})"
         )
     return listed(sentences) if sentences else ""

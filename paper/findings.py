@@ -15,12 +15,12 @@ def omniglot(r: Results) -> str:
     """How far the accuracies are from the published ones; empty without records."""
     quoted, near, far = published(), [], []
     for record in r.omniglot.values():
-        f, here = record.facts, accuracy(record)
-        told = quoted.get(f"{f['scenario']}|{f['arm']}")
+        scenario, arm, here = record.scenario, record.method, accuracy(record)
+        told = quoted.get(f"{scenario}|{arm}")
         if told is None:
             continue
         value = float(told.split()[0])
-        said = f"{f['arm']}, {f['scenario']} ({here.mean:.1f} against {value:.1f})"
+        said = f"{arm}, {scenario} ({here.mean:.1f} against {value:.1f})"
         (near if here.high >= value else far).append(said)
     parts = []
     if near:
@@ -33,7 +33,7 @@ def omniglot(r: Results) -> str:
 @claim
 def unlabeled(r: Results) -> str:
     """What training without labels is worth; empty without records."""
-    found = {rec.facts["arm"]: accuracy(rec) for rec in r.unlabeled.values()}
+    found = {rec.method: accuracy(rec) for rec in r.unlabeled.values()}
     if "CACTUs-ProtoNets" not in found:
         return ""
     mine = found["CACTUs-ProtoNets"]
@@ -83,13 +83,12 @@ def no_meta_gain(r: Results) -> str:
 def overfits(r: Results) -> str:
     """Arms whose validation error was lowest well before the last step."""
     early = []
-    for name, record in r.ratings.items():
-        steps = record.facts["config"]["run"]["num_steps"]
-        for arm in record.facts["arms"]:
-            best = record.facts["settings"].get(arm, {}).get("best_step")
-            if arm.startswith("A6 ") and best and np.mean(best) <= steps / 2:
-                early.append(arm.partition(" ")[2])
-        del name
+    for record in r.ratings.values():
+        steps = record.run["num_steps"]
+        for arm in record.arms:
+            best = arm.settings.get("best_step")
+            if arm.role == records.METHOD and best and np.mean(best) <= steps / 2:
+                early.append(arm.label)
     if not early:
         return "No meta-learner had its lowest validation error in the first half of its training"
     be = "had its" if len(early) == 1 else "had their"
@@ -102,7 +101,7 @@ def overfits(r: Results) -> str:
 @claim
 def more_points_hurt(r: Results) -> str:
     """Arms of the sinusoid whose error grows with more points; empty below two records."""
-    order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.facts["scenario"][2:]))
+    order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.scenario[2:]))
     hurt = []
     for few, many in itertools.pairwise(order):
         a, b = sinusoid_scores(few), sinusoid_scores(many)
@@ -111,7 +110,7 @@ def more_points_hurt(r: Results) -> str:
             if high.low > low.high:
                 seeds = b[arm].mean(axis=1)
                 hurt.append(
-                    f"{arm} from {few.facts['scenario'][2:]} to {many.facts['scenario'][2:]} "
+                    f"{arm} from {few.scenario[2:]} to {many.scenario[2:]} "
                     f"points ({low.mean:.2f} to {high.mean:.2f}; its seeds lie between "
                     f"{seeds.min():.2f} and {seeds.max():.2f})"
                 )

@@ -140,7 +140,7 @@ def metarec(table: Interactions, num_splits: int) -> dict[str, np.ndarray]:
         for arm, scorer in scorers.items():
             values = [_judged(protocol, prepared, part, scorer) for part in parts]
             for metric in METRICS:
-                name = records.score_name(f"{table.name} {mode}", arm, "all", metric)
+                name = records.Key(f"{table.name} {mode}", arm, "all", metric)
                 found[name] = np.stack([v[metric] for v in values])
     return found
 
@@ -211,7 +211,7 @@ def _melu_draw(table: Interactions, seed: int) -> dict[str, np.ndarray]:
         for arm, score in scores.items():
             error = np.abs(score - task.query.label)
             drawn = part.num_query / part.test[state].length
-            name = lambda metric, s=state, a=arm: records.score_name(f"melu {s}", a, "all", metric)
+            name = lambda metric, s=state, a=arm: records.Key(f"melu {s}", a, "all", metric)
             found[name("mae")] = error.mean(axis=1)
             found[name(DRAW)] = error.var(axis=1, ddof=1) / part.num_query * (1 - drawn)
     return found
@@ -298,7 +298,7 @@ def _table(console: Console, record: records.Record, title: str, rows, columns) 
 def main(config: Config) -> None:
     """Computes all rows, writes the record and prints the tables."""
     if config.from_records:
-        show(records.read(records.RESULTS / "protocols.json"))
+        show(records.stored("protocols"))
         return
     began = time.perf_counter()
     scores, checksums = {}, {}
@@ -307,20 +307,19 @@ def main(config: Config) -> None:
         checksums[name] = table.checksum()
         scores |= metarec(table, config.num_splits)
     scores |= melu(table, config.num_draws)
-    facts = {
-        "experiment": "protocols",
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "data": checksums,
-        "seconds": {"total": time.perf_counter() - began},
-    }
-    record = records.Record(facts, scores)
+    record = records.made(
+        "protocols",
+        config,
+        records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE),
+        scores,
+        seconds={"total": time.perf_counter() - began},
+        extra={"data": checksums},
+    )
     path = records.write(config.out, "protocols", record)
     if config.publish:
-        records.write(records.RESULTS, "protocols", record)
+        records.publish("protocols", record)
     show(record)
-    print(f"record {path}, {facts['seconds']['total']:.0f} s")
+    print(f"record {path}, {record.total_seconds:.0f} s")
 
 
 if __name__ == "__main__":

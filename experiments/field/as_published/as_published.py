@@ -144,7 +144,7 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
         values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
         scores = {
-            records.score_name(f"{part.dataset} {scenario}", name, *rest): value
+            records.Key(f"{part.dataset} {scenario}", name, *rest): value
             for (scenario, *rest), value in values.items()
         }
         numbers = {f"{part.dataset} {k}": v for k, v in row.published.items()}
@@ -190,7 +190,7 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
         values = warm.judged(mine, judged, found.params)
         yield (
             name,
-            {f"{scenario}|{name}|{k}": value for k, value in values.items()},
+            {records.Key(scenario, name, *which): value for which, value in values.items()},
             {
                 "steps": steps,
                 "published_steps": way.steps,
@@ -224,10 +224,10 @@ def kept(config: Config, names: list[str]) -> dict[str, records.Record]:
     """The finished rows of the folder that were made with these settings, by name."""
     same, found = settled(config), {}
     for name in names:
-        path = config.out / "rows" / f"{journal.slug(name)}.json"
+        path = records.path_of(journal.slug(name), config.out / "rows")
         if path.is_file():
             row = records.read(path)
-            found |= {name: row} if row.facts["config_hash"] == same else {}
+            found |= {name: row} if row.config_hash == same else {}
     return found
 
 
@@ -244,37 +244,37 @@ def make(config: Config, names: list[str]) -> None:
     for part, mine in parts.items():
         made: Callable = functools.partial(of_part, part) if part else of_items
         for name, scores, facts in made(mine, config):
-            row = records.Record(facts | {"config_hash": settled(config)}, scores)
+            arm = records.Arm(name, records.PUBLISHED, history=facts.pop("history"))
+            row = records.made(NAME, config, [arm], scores, extra=facts)
+            row = dataclasses.replace(row, config_hash=settled(config))
             records.write(config.out / "rows", journal.slug(name), row)
 
 
 def main(config: Config) -> records.Record:
     """The record of the rows in the folder, made or read, and the table printed."""
     if config.from_records:
-        record = records.read(records.RESULTS / f"{NAME}.json")
+        record = records.stored(NAME)
         as_published_report.show(record)
         return record
     wanted, everything = chosen(config), chosen(dataclasses.replace(config, rows=()))
     done = kept(config, everything)
     make(config, [name for name in wanted if name not in done])
     rows = kept(config, everything)
-    facts = {
-        "experiment": NAME,
-        "arms": list(rows),
-        "rows": {name: row.facts for name, row in rows.items()},
-        "config": dataclasses.asdict(dataclasses.replace(config, rows=())),
-        "config_hash": settled(config),
-        "environment": records.environment(),
-        "seconds": {"total": sum(row.facts["seconds"] for row in rows.values())},
-        "peak_memory": journal.peak_memory(),
-    }
-    scores = {k: v for row in rows.values() for k, v in row.scores.items()}
-    record = records.Record(facts, scores)
+    settings = dataclasses.replace(config, rows=())
+    record = records.made(
+        NAME,
+        settings,
+        [row.arms[0] for row in rows.values()],
+        {k: v for row in rows.values() for k, v in row.scores.items()},
+        seconds={"total": sum(row.extra["seconds"] for row in rows.values())},
+        peak_memory=journal.peak_memory(),
+        extra={"rows": {name: row.extra for name, row in rows.items()}},
+    )
     path = records.write(config.out, NAME, record)
+    if config.publish:
+        records.publish(NAME, record)
     as_published_report.plot(record, config.out / "as_published.png")
     journal.write_checksums(config.out)
-    if config.publish:
-        records.write(records.RESULTS, NAME, record)
     as_published_report.show(record)
     print(f"record {path}\nplot   {config.out / 'as_published.png'}")
     return record
