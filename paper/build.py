@@ -1,8 +1,8 @@
 """Builds the paper from records alone: tables, figures, every number in the prose, checklist, PDF.
 
-Run: python paper/build.py --edition full
-     python paper/build.py --edition small --results out/suite-small --out out/paper-small
-     python paper/build.py --verify      recomputes everything and compares it with what was built
+Run: python -m paper.build --edition full
+     python -m paper.build --edition small --results out/suite-small --out out/paper-small
+     python -m paper.build --verify      recomputes everything and compares it with what was built
 A record, a claim or a reference that is missing fails the build with one line.
 """
 
@@ -14,15 +14,23 @@ import shutil
 import sys
 from typing import Literal
 
-import findings  # noqa: F401 - registers its claims
 import tyro
-from claims import CLAIMS
-from figures import figures
-from grids import differences, field_tables, omniglot, provenance, quality, sinusoids, unlabeled
-from records import HERE, Results, editions, load
 
 from metajax.results import records, tables
 from metajax.types import UserError
+from paper import findings as findings  # registers its claims
+from paper.claims import CLAIMS
+from paper.edition import HERE, Results, editions, load
+from paper.figures import figures
+from paper.grids import (
+    differences,
+    field_tables,
+    omniglot,
+    provenance,
+    quality,
+    sinusoids,
+    unlabeled,
+)
 
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
 ACROSS = ("quality", "sinusoid", "records", "T1", "T2", "T3", "T4", "T5")

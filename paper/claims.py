@@ -7,9 +7,9 @@ text can only say what the records say.
 from collections.abc import Callable
 
 import numpy as np
-from records import BASELINES, Against, Results
 
 from metajax.results import records
+from paper.edition import BASELINES, Against, Results
 
 CLAIMS: dict[str, Callable[[Results], str]] = {}
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from records import ALPHA, HERE, SCENARIOS, Results
 
 from metajax.results import intervals, records, tables
 from metajax.results.reliability import lower_is_better
+from paper.edition import ALPHA, HERE, SCENARIOS, Results
 
 PUBLISHED = HERE.parent / "third_party" / "published.toml"
 METRICS = {"T1": "ndcg@5", "T2": "mae", "T3": "mae", "T5": "mae"}

@@ -2,10 +2,9 @@
 
 import pathlib
 
-from claims import sinusoid_scores
-from records import Results
-
 from metajax.results import plots, records
+from paper.claims import sinusoid_scores
+from paper.edition import Results
 
 
 def figures(r: Results, folder: pathlib.Path) -> None:

@@ -3,11 +3,11 @@
 import itertools
 
 import numpy as np
-from claims import claim, counted, listed, number, sinusoid_scores
-from field import accuracy, published, verdicts
-from records import Results
 
 from metajax.results import intervals, records
+from paper.claims import claim, counted, listed, number, sinusoid_scores
+from paper.edition import Results
+from paper.field import accuracy, published, verdicts
 
 
 @claim

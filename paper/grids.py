@@ -1,11 +1,11 @@
 """The tables of the paper: functions of the records."""
 
 import numpy as np
-from claims import sinusoid_scores
-from field import field_tables, omniglot, unlabeled
-from records import BASELINES, Results
 
 from metajax.results import intervals, records, tables
+from paper.claims import sinusoid_scores
+from paper.edition import BASELINES, Results
+from paper.field import field_tables, omniglot, unlabeled
 
 __all__ = [
     "differences",

@@ -194,8 +194,11 @@ def run(config: Config) -> records.Record:
     seconds, peak = executed(config, kept, jax.block_until_ready(params))
     return large_report.written(
         name, name, "one outer step", list(made), config, {}, compiling,
-        data=records.Data("random"), planned=plans, ways=list(ways), stored=sizes(config),
-        step_seconds=seconds, peak_after=peak,
+        data=records.Data("random"),
+        extra={
+            "planned": plans, "ways": list(ways), "stored": sizes(config),
+            "step_seconds": seconds, "peak_after": peak,
+        },
     )  # fmt: skip
 
 

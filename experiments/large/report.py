@@ -26,7 +26,7 @@ def written(
     data: records.Data | None = None,
     settings: Mapping[str, Any] | None = None,
     size: Mapping[str, int] | None = None,
-    **extra: Any,
+    extra: Mapping[str, Any] | None = None,
 ) -> records.Record:
     """The record, after writing it to the folder of the configuration, and publishing it if asked.
 
@@ -45,7 +45,7 @@ def written(
         data=data,
         seconds={name: value for name, value in seconds.items() if name not in arms},
         peak_memory=journal.peak_memory(),
-        extra=extra,
+        extra=extra or {},
     )
     records.write(config.out, name, record)
     if config.publish:

@@ -200,7 +200,14 @@ def run(config: Config) -> records.Record:
     }
     seconds = {"total": time.perf_counter() - began}
     return large_report.written(
-        "latency", "latency", "requests", list(found), config, scores, seconds, machine=facts
+        "latency",
+        "latency",
+        "requests",
+        list(found),
+        config,
+        scores,
+        seconds,
+        extra={"machine": facts},
     )
 
 

@@ -153,7 +153,9 @@ def run(config: Config) -> records.Record:
     }
     name = f"stream-{config.preset}"
     arms = list(trainers)
-    return large_report.written(name, "stream", "stream", arms, config, scores, seconds, data=facts)
+    return large_report.written(
+        name, "stream", "stream", arms, config, scores, seconds, extra={"data": facts}
+    )
 
 
 def _forever(blocks: stream.Blocks, seed: int):

@@ -158,7 +158,14 @@ def run(config: Config) -> records.Record:
     facts["parameters"] = found[ONE][0]["parameters"]
     seconds = {"total": time.perf_counter() - began}
     return large_report.written(
-        "scaling-two-cores", "scaling", "scaling", list(found), config, scores, seconds, data=facts
+        "scaling-two-cores",
+        "scaling",
+        "scaling",
+        list(found),
+        config,
+        scores,
+        seconds,
+        extra={"data": facts},
     )
 
 

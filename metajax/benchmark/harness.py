@@ -195,7 +195,7 @@ def judged(
     opened = time.perf_counter()
     scores, shots = judge(arms, problem, ticket, metrics)
     spent = {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
-    took = gradients(arms, config)
+    took = gradients(arms, config.run)
     times = len(problem.opened)
     return records.made(
         name,

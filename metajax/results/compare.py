@@ -165,7 +165,8 @@ def _better(e: Entry, base: Entry | None, metric: str) -> float:
 
 def _plain(part: Any) -> dict[str, Any]:
     """A part of a record as a dictionary, without what is not known."""
-    found = dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part or {}
+    found: Any = part or {}
+    found = dataclasses.asdict(found) if dataclasses.is_dataclass(found) else found
     return {name: value for name, value in found.items() if value not in (None, "", ())}
 
 

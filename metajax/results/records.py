@@ -91,7 +91,7 @@ __all__ = [
     "write",
 ]
 
-RESULTS = pathlib.Path(__file__).resolve().parent.parent / "paper" / "results"
+RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
 """Where published records are."""
 SUFFIX = ".record"
 PLACES = ("preset", "seeds_at_once", "out", "data_dir", "fresh", "publish", "from_records")

@@ -119,7 +119,7 @@ def arms_of(
         if owner:
             told = value if key == owner else {key.removeprefix(f"{owner}, "): value}
             found[owner] = found.get(owner, {}) | told
-    get = lambda told, name, other=None: (told or {}).get(name, other)
+    get = lambda told, name: (told or {}).get(name)
     return tuple(
         Arm(
             name,
@@ -128,7 +128,7 @@ def arms_of(
             get(seconds, name),
             get(gradients, name),
             get(bytes_per_task, name),
-            get(history, name, {}),
+            get(history, name) or {},
         )
         for name in names
     )

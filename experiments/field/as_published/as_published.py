@@ -40,7 +40,7 @@ from .parts import fitted
 from .rows import ROWS, Row
 
 NAME = "as_published"
-Made = tuple[str, dict[str, np.ndarray], dict[str, Any]]
+Made = tuple[str, dict[records.Key, np.ndarray], dict[str, Any]]
 """A row's name, its scores and what the record says of it."""
 CONDITIONS: dict[str, evaluate.Alteration] = {  # the second is what ``change`` is told from
     "all": evaluate.unaltered,

@@ -235,7 +235,7 @@ def judge(
     source: episodes.Source,
     tasks: Episode,
     protocol: protocols.Protocol,
-) -> dict[str, np.ndarray]:
+) -> dict[tuple[str, str], np.ndarray]:
     """(condition, metric) -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
 
     A draw of ``auc_draws`` is the AUC over the rows of items drawn with replacement, the same for

@@ -251,7 +251,7 @@ def run(config: Config) -> records.Record:
     settings = {name: arm.settings for name, arm in trained.items()}
     scores = judged(trained, problem, benchmark.freeze(config, settings))
     size, milliseconds = cost(trained, problem)
-    people = {
+    about = {
         "split": problem.split.checksum(),
         "test people": problem.split.test["user_cold"].num_tasks,
     }
@@ -259,8 +259,8 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     return large_report.written(
         name, "adapt_large", "new people", list(trained), config, scores, seconds,
-        data=benchmark.data_of(problem), settings=settings, size=size, milliseconds=milliseconds,
-        **about,
+        data=benchmark.data_of(problem), settings=settings, size=size,
+        extra=about | {"milliseconds": milliseconds},
     )  # fmt: skip
 
 

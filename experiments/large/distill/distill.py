@@ -134,7 +134,8 @@ def run(config: Config) -> records.Record:
     about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "distill", "leave-one-out", list(size), config, scores, seconds,
-        data=about, settings=settings, stored=size, milliseconds=milliseconds,
+        data=about, settings=settings,
+        extra={"stored": size, "milliseconds": milliseconds},
     )  # fmt: skip
 
 

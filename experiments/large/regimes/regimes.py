@@ -130,8 +130,9 @@ class Book:
         arms = {arm: None for names in self.arms.values() for arm in names}
         return large_report.written(
             self.name, "regimes", "several", list(arms), config, self.scores, seconds,
-            data=data, settings=settings, arms_of=self.arms, conditions_of=self.conditions,
-            bytes_of=self.bytes, **extra,
+            data=data, settings=settings,
+            extra={"arms_of": self.arms, "conditions_of": self.conditions, "bytes_of": self.bytes}
+            | extra,
         )  # fmt: skip
 
 

@@ -245,8 +245,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds | {"total": time.perf_counter() - began},
-        data=shops,
-        registration=registration,
+        extra={"data": shops, "registration": registration},
     )
 
 
