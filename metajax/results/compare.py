@@ -167,7 +167,7 @@ def _plain(part: Any) -> dict[str, Any]:
     """A part of a record as a dictionary, without what is not known."""
     found: Any = part or {}
     found = dataclasses.asdict(found) if dataclasses.is_dataclass(found) else found
-    return {name: value for name, value in found.items() if value not in (None, "", ())}
+    return {name: value for name, value in found.items() if value not in (None, ())}
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -101,10 +101,11 @@ def required() -> list[str]:
 
 @pytest.mark.parametrize("name", required())
 def test_paper_is_the_size_of_the_stored_record(name):
-    facts = json.loads((records.RESULTS / f"{name}-ml-1m.json").read_text())
+    record = records.facts(records.path_of(f"{name}-ml-1m"))
+    assert record is not None
     config = module(name).Config()
     now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    for setting, value in facts["config"]["run"].items():
+    for setting, value in record.run.items():
         if setting not in records.PLACES:
             assert now["run"][setting] == value, setting
 

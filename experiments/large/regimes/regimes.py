@@ -203,7 +203,10 @@ def of_regime(record: report.Record, regime: str) -> report.Record:
     """The record as if it held one regime alone."""
     size = record.extra["bytes_of"]
     arms = (record.arm(name) for name in record.extra["arms_of"][regime])
-    sized = (dataclasses.replace(arm, bytes_per_task=size.get(arm.name)) for arm in arms)
+    sized = (
+        dataclasses.replace(arm, bytes_per_task=size.get(arm.name, 0) if size else None)
+        for arm in arms
+    )
     return dataclasses.replace(record, scenario=regime, arms=tuple(sized))
 
 
