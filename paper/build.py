@@ -18,8 +18,7 @@ import tyro
 
 from metajax.results import records, tables
 from metajax.types import UserError
-from paper import findings as findings  # registers its claims
-from paper.claims import CLAIMS
+from paper import claims, findings
 from paper.edition import HERE, Results, editions, load
 from paper.figures import figures
 from paper.grids import (
@@ -32,6 +31,7 @@ from paper.grids import (
     unlabeled,
 )
 
+CLAIMS = claims.claims_of(claims) | claims.claims_of(findings)
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
 ACROSS = ("quality", "sinusoid", "records", "T1", "T2", "T3", "T4", "T5")
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")

@@ -5,12 +5,11 @@ import itertools
 import numpy as np
 
 from metajax.results import intervals, records
-from paper.claims import claim, counted, listed, number, sinusoid_scores
+from paper.claims import counted, listed, number, sinusoid_scores
 from paper.edition import Results
 from paper.field import accuracy, published, verdicts
 
 
-@claim
 def omniglot(r: Results) -> str:
     """How far the accuracies are from the published ones; empty without records."""
     quoted, near, far = published(), [], []
@@ -30,7 +29,6 @@ def omniglot(r: Results) -> str:
     return "; ".join(parts)
 
 
-@claim
 def unlabeled(r: Results) -> str:
     """What training without labels is worth; empty without records."""
     found = {rec.method: accuracy(rec) for rec in r.unlabeled.values()}
@@ -46,14 +44,12 @@ def unlabeled(r: Results) -> str:
     )
 
 
-@claim
 def field(r: Results) -> str:
     """Where the methods of the tables are ahead; empty without records."""
     found = list(verdicts(r))
     return "; ".join(found)[:1].upper() + "; ".join(found)[1:]
 
 
-@claim
 def not_better(r: Results) -> str:
     """Methods that lose to a closed form, scenario by scenario."""
     said = {"user_cold": "for new users", "item_cold": "for new items", "both_cold": "for both"}
@@ -65,7 +61,6 @@ def not_better(r: Results) -> str:
     return f"Of {total}, worse than fold-in after Holm are: {'; '.join(parts)}"
 
 
-@claim
 def no_meta_gain(r: Results) -> str:
     """Methods that meta-training does not put ahead of fine-tuning their own network."""
     sides = r.against("A4 fine-tuned")
@@ -79,7 +74,6 @@ def no_meta_gain(r: Results) -> str:
     )
 
 
-@claim
 def overfits(r: Results) -> str:
     """Arms whose validation error was lowest well before the last step."""
     early = []
@@ -98,7 +92,6 @@ def overfits(r: Results) -> str:
     )
 
 
-@claim
 def more_points_hurt(r: Results) -> str:
     """Arms of the sinusoid whose error grows with more points; empty below two records."""
     order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.scenario[2:]))
@@ -124,7 +117,6 @@ def more_points_hurt(r: Results) -> str:
     )
 
 
-@claim
 def seed_noise(r: Results) -> str:
     """How much the seeds of one arm differ, beside the interval over users."""
     widest = (0.0, "", 0.0)

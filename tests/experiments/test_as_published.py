@@ -282,7 +282,7 @@ def test_finished_rows_are_kept_and_others_settings_are_not(tmp_path):
     config = as_published.Config(out=tmp_path, rows=("melu",))
     scores = {records.Key("s", "a", "all", "mae"): np.ones((1, 2))}
     row = records.Record("x", (), scores, config_hash=as_published.settled(config))
-    records.write(tmp_path / "rows", "melu", row)
+    records.write(tmp_path / "rows", "MeLU", row)
     assert list(as_published.kept(config, ["MeLU", "MAMO"])) == ["MeLU"]
     assert list(as_published.kept(dataclasses.replace(config, rows=()), ["MeLU"])) == ["MeLU"]
     assert not as_published.kept(dataclasses.replace(config, max_steps=7), ["MeLU"])

@@ -128,6 +128,5 @@ def test_quick_runs_where_there_is_no_data(name, options, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (path,) = (p for p in (tmp_path / "out").glob("*.json"))
-    config = json.loads(path.read_text())["config"]
-    assert config.get("run", config)["preset"] == "quick"
+    (path,) = (p for p in (tmp_path / "out").glob("*.record"))
+    assert records.read(path).run["preset"] == "quick"

@@ -102,7 +102,7 @@ def load(folder: pathlib.Path):
 
 def test_numbers_and_verdicts_follow_from_the_scores(folder):
     """MAE of user t is 1 + t / 1000 plus the arm's offset; the mean of t / 1000 is .0245."""
-    from paper.claims import CLAIMS
+    from paper.build import CLAIMS
 
     r = load(folder)
     assert float(CLAIMS["fold-in-mae"](r)) == pytest.approx(1.2245, abs=0.0006)
@@ -127,7 +127,7 @@ def test_numbers_and_verdicts_follow_from_the_scores(folder):
 
 def test_the_tables_of_the_field_star_what_the_method_is_ahead_of(everything):
     """MAML is ahead of all but A7, which is better by .1 for every user."""
-    import field
+    from paper import field
 
     grids = field.field_tables(everything)
     assert list(grids) == ["T2", "T3", "T4"]
@@ -144,9 +144,8 @@ def test_the_tables_of_the_field_star_what_the_method_is_ahead_of(everything):
 
 
 def test_findings_about_the_classics_follow_from_the_records(everything, folder):
-    import findings
-
-    from paper.claims import CLAIMS
+    from paper import findings
+    from paper.build import CLAIMS
 
     assert "below the published one for MAML, 5-way 1-shot (50.0 against 98.7)" in (
         CLAIMS["omniglot"](everything)
@@ -165,7 +164,7 @@ def test_findings_about_the_classics_follow_from_the_records(everything, folder)
 
 def test_negative_results_are_named(folder):
     """FOMA and Meta-SGD are behind their own A4 at .1, ANIL too; MAML is ahead."""
-    from paper.claims import CLAIMS
+    from paper.build import CLAIMS
 
     r = load(folder)
     said = CLAIMS["no-meta-gain"](r)
@@ -189,7 +188,7 @@ def test_a_paper_with_every_section_compiles(everything, tmp_path):
 
 
 def test_a_method_that_does_not_adapt_is_named(folder):
-    from paper.claims import CLAIMS
+    from paper.build import CLAIMS
 
     made = record("foma", offsets=OFFSETS | {"A6 FOMA": 0.1}, method="A6 FOMA")
     made.scores[report.Key("user_cold", "A6 FOMA", "shuffled", "mae")] = made.scores[
