@@ -15,7 +15,7 @@ def first_line(path: pathlib.Path) -> str:
 
 def show() -> None:
     """Prints every command by its room."""
-    print("usage: python -m experiments NAME [--help | options]\n")
+    print(f"usage: python -m {__package__} NAME [--help | options]\n")
     last = ""
     for room, name, path in sources():
         if room != last:

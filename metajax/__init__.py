@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from metajax.learners.pooled import fine_tuned, pooled
     from metajax.models.bridge import from_nnx
     from metajax.results.records import Record, difference, interval
-    from metajax.training.loop import batch_gradient, fit
+    from metajax.training.loop import Recipe, fit, outer_gradient, recipe
     from metajax.transforms.augment import hide
     from metajax.transforms.multistep import multistep
     from metajax.transforms.pretrained import starting_from
@@ -45,7 +45,7 @@ PLACES = {
     "learners.pooled": ("fine_tuned", "pooled"),
     "models.bridge": ("from_nnx",),
     "results.records": ("Record", "difference", "interval"),
-    "training.loop": ("batch_gradient", "fit"),
+    "training.loop": ("Recipe", "fit", "outer_gradient", "recipe"),
     "transforms.augment": ("hide",),
     "transforms.multistep": ("multistep",),
     "transforms.pretrained": ("starting_from",),
@@ -60,10 +60,10 @@ __all__ = [
     "Examples",
     "MetaLearner",
     "Model",
+    "Recipe",
     "Record",
     "UserError",
     "averaged",
-    "batch_gradient",
     "blended",
     "cavia",
     "controls",
@@ -81,9 +81,11 @@ __all__ = [
     "multistep",
     "neural_process",
     "noisy",
+    "outer_gradient",
     "pooled",
     "predictions",
     "prototypes",
+    "recipe",
     "reptile",
     "ridge",
     "shuffled_labels",

@@ -1,13 +1,15 @@
 """A trial of a row of the contract battery: its compiled programs and what they are tried on."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from learner_rows import BATCH, Row, World
 
 from metajax import losses
@@ -68,6 +70,34 @@ def traced_once(function: Callable) -> Callable:
     return jax.jit(counted, compiler_options=FAST_TO_COMPILE)
 
 
+@contextlib.contextmanager
+def gradients_counted() -> Iterator[list[int]]:
+    """A list that gets a 1 for every gradient evaluated inside, in loops and mapped tasks too.
+
+    Programs that were compiled before do not count.
+    """
+    count: list[int] = []
+
+    def counted(transform: Callable) -> Callable:
+        def made(*arguments, **options):
+            function = transform(*arguments, **options)
+
+            def called(*given):
+                out = function(*given)
+                one = sum(jnp.sum(x) for x in jax.tree.leaves(out))  # mapped where the gradient is
+                jax.debug.callback(lambda _: count.append(1), one)
+                return out
+
+            return called
+
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "grad", counted(jax.grad))
+        patch.setattr(jax, "value_and_grad", counted(jax.value_and_grad))
+        yield count
+
+
 class Trial:
     """A row with its compiled programs, each traced once, and its trained parameters."""
 
@@ -76,8 +106,8 @@ class Trial:
         self.one = traced_once(functools.partial(play, row))
         self.many = traced_once(jax.vmap(functools.partial(judge, row), (None, 0, None)))
         self.gradient = traced_once(
-            lambda params, episodes: loop.batch_gradient(
-                row.learner, params, episodes, jax.random.key(5)
+            lambda params, episodes: loop.outer_gradient(row.learner)(
+                params, episodes, jax.random.key(5)
             )
         )
 
@@ -100,8 +130,8 @@ class Trial:
         def run(params: PyTree, pool: Episode) -> PyTree:
             zero = jnp.zeros((), jnp.int32)
             state = loop.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
-            body = lambda s, _: loop.step(row.learner, row.tx, _from_pool, pool, s)
-            return jax.lax.scan(body, state, length=row.num_steps)[0].params
+            advance = loop.steps(loop.recipe(row.learner, row.tx), _from_pool, row.num_steps)
+            return advance(state, pool)[0].params
 
         return traced_once(run)(self.params, pool)
 

@@ -19,7 +19,16 @@ from metajax.results import records as report
 from metajax.training import journal, loop, progress
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
-PUBLISHED = pathlib.Path(__file__).resolve().parents[2] / "third_party" / "published.toml"
+from .. import HERE
+
+PUBLISHED = next(
+    place
+    for place in (
+        HERE.parent / "third_party" / "published.toml",  # in a checkout
+        HERE / "published.toml",  # in an installed package
+    )
+    if place.is_file()
+)
 
 
 class Method(NamedTuple):
@@ -84,18 +93,19 @@ def meta_train(
       UserError: a loss is not finite, or the checkpoints are another run's.
     """
     images.check(data, method.ways, method.shots + method.queries)
+    chunk = method.chunk_size if jax.default_backend() == "cpu" else None
+    gradient_fn = loop.outer_gradient(method.learner, chunk)
+    recipe = loop.recipe(method.learner, method.tx, gradient_fn)
     bar, kept = progress.bar(title, method.num_steps), journal.opened(folder.parent, title)
     with bar as update, kept as keep:
         return loop.fit(
-            method.learner,
-            method.tx,
+            recipe,
             sampler(method),
             data,
             jax.random.split(jax.random.key(seed), seeds),
             method.num_steps,
-            block=min(block, method.num_steps),
+            block=block,
             validate=lambda params: 1.0 - judge(params),
-            chunk_size=method.chunk_size if jax.default_backend() == "cpu" else None,
             report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
             checkpoint=folder,
             save_every=save_every,
@@ -236,7 +246,5 @@ def show(title: str, records: Sequence[report.Record]) -> None:
 
 def published(experiment: str) -> dict[str, str]:
     """ "scenario|arm" -> the quoted number, from third_party/published.toml where it is."""
-    if not PUBLISHED.is_file():
-        return {}
     rows = tomllib.loads(PUBLISHED.read_text()).get(experiment, [])
     return {f"{row['scenario']}|{row['arm']}": row["value"] for row in rows}

@@ -205,7 +205,6 @@ def judged(learner: MetaLearner, shots: int, params: Params) -> jax.Array:
 def main(config: Config) -> None:
     """Trains the arms once and tests them at each number of shots; writes and prints records."""
     keys = jax.random.split(jax.random.key(1), config.seeds)
-    block = min(1000, config.num_steps)
     trained, seconds = {}, {}
     for name, arm in arms(config).items():
         began = time.perf_counter()
@@ -213,13 +212,12 @@ def main(config: Config) -> None:
         valid = functools.partial(judged, arm.learner, min(config.shots))
         with progress.bar(name, config.num_steps) as update:
             trained[name] = loop.fit(
-                arm.learner,
-                arm.tx,
+                loop.recipe(arm.learner, arm.tx),
                 sample,
                 (),
                 keys,
                 config.num_steps,
-                block=block,
+                block=1000,
                 validate=valid,
                 report=update,
             )

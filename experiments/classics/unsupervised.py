@@ -163,9 +163,8 @@ def fit(title: str, data: images.ClassImages, config: Config) -> tuple[Params, f
 
     tx = optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
     keys = jax.random.split(jax.random.key(config.seed), 1)
-    block = min(100, config.steps)
     with progress.bar(title, config.steps) as update:
-        found = loop.fit(learner, tx, sample, data, keys, config.steps, block=block, report=update)
+        found = loop.fit(loop.recipe(learner, tx), sample, data, keys, config.steps, report=update)
     return jax.tree.map(lambda x: x[0], found.params), found.seconds
 
 

@@ -133,7 +133,7 @@ def compiled(
     """
     params = jax.eval_shape(lambda: learner.init(jax.random.key(0), one))
     tasks = jax.eval_shape(lambda: batch(one, num_tasks))
-    step = functools.partial(outer_gradient.batch_gradient, learner, chunk_size=chunk)
+    step = outer_gradient.outer_gradient(learner, chunk)
     return jax.jit(step, compiler_options=options).lower(params, tasks, jax.random.key(0)).compile()
 
 

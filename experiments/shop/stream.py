@@ -28,13 +28,15 @@ from metajax.benchmark.command import Preset
 from metajax.data.histories import log as rows
 from metajax.data.histories import stream
 from metajax.data.worlds import commerce, shop
-from metajax.optim import touched_rows
 from metajax.results import records
+from metajax.training import loop
 
 from ..large import report as large_report
 from .ecommerce import parts, runs
 
 RESIDENT, STREAMED = "log on the device", "streamed in blocks"
+STEPS = 50
+"""Outer steps of a call."""
 WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 
 
@@ -77,25 +79,20 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 class Trainer:
-    """Training that goes on over whatever log it is given, fifty steps a call."""
+    """Training that goes on over logs of the shape of the first, fifty steps a call."""
 
-    def __init__(self, config: Config, content: jax.Array, count: jax.Array):
-        sizes = parts.Sizes()
+    def __init__(self, config: Config, content: jax.Array, count: jax.Array, log: rows.Log):
+        sizes, self.about = parts.Sizes(), (content, count)
         plan = runs.adapted(parts.newton(sizes), config.num_items, content.shape[1], sizes)
-        self.about, self.advance = (content, count), runs.program(plan, config.batch, sizes)
-        params = plan.init(jax.random.key(config.seed))
-        tables = {
-            name: touched_rows.Rows.of(jnp.zeros(shape)) for name, shape in plan.tables.items()
-        }
-        start = (params, runs.CLIPPED.init(params), tables, jax.random.key(config.seed + 1))
-        self.state = runs.State(*start, jnp.zeros((), jnp.int32))
+        recipe, sample = runs.recipe(plan, 3e-3, 10**6), runs.sampler(plan, config.batch, sizes)
+        self.advance = jax.jit(loop.steps(recipe, sample, STEPS), donate_argnums=0)
+        key = jax.random.key(config.seed)
+        self.state = loop.init(recipe, key, sample(runs.Data(log, *self.about), key))
 
     def take(self, log: rows.Log) -> float:
         """The mean loss of the next fifty steps."""
-        data = runs.Data(log, *self.about)
-        rate, length = jnp.float32(3e-3), jnp.float32(1e6)
-        self.state, losses = self.advance(self.state, data, rate, length)
-        return float(losses.mean())
+        self.state, info = self.advance(self.state, runs.Data(log, *self.about))
+        return float(info["loss"].mean())
 
 
 def written(config: Config, folder: pathlib.Path) -> tuple[shop.Shop, stream.Blocks, dict]:
@@ -106,7 +103,7 @@ def written(config: Config, folder: pathlib.Path) -> tuple[shop.Shop, stream.Blo
     place = folder / "blocks" / f"{name}-{config.batch}"
     log, seconds = rows.Log(made.offsets, made.item, made.label), 0.0
     if not (place / stream.MANIFEST).is_file():
-        people = runs.BLOCK * config.batch
+        people = STEPS * config.batch
         _, seconds, _ = timed(lambda: stream.write(log, place, people))
     return made, stream.Blocks(place), {"generate": generated, "write": seconds}
 
@@ -124,22 +121,23 @@ def run(config: Config) -> records.Record:
     content = jnp.asarray(np.asarray(made.content))
     whole = rows.Log.of(made.offsets, made.item, made.label)
     count = jnp.zeros(config.num_items).at[whole.items].add(1.0)
-    trainers = {arm: Trainer(config, content, count) for arm in (RESIDENT, STREAMED)}
+    firsts = {RESIDENT: whole, STREAMED: blocks.block(0)}
+    trainers = {arm: Trainer(config, content, count, log) for arm, log in firsts.items()}
     _, seconds["read"], _ = timed(lambda: [b.items[:1] for b in blocks.read(config.seed, 0)])
-    trainers[RESIDENT].take(whole)
-    trainers[STREAMED].take(blocks.block(0))
+    for arm, log in firsts.items():
+        trainers[arm].take(log)
     found = {(arm, unit): [] for arm in trainers for unit in (WALL, PROCESSOR)}
     passing = _forever(blocks, config.seed)
     for _ in range(config.rounds):
         for arm, log in ((RESIDENT, lambda: whole), (STREAMED, lambda: next(passing))):
             _, wall, processor = timed(lambda arm=arm, log=log: trainers[arm].take(log()))
-            found[arm, WALL].append(1e3 * wall / runs.BLOCK)
-            found[arm, PROCESSOR].append(1e3 * processor / runs.BLOCK)
+            found[arm, WALL].append(1e3 * wall / STEPS)
+            found[arm, PROCESSOR].append(1e3 * processor / STEPS)
     passing.close()
     streamed = lambda: [trainers[STREAMED].take(b) for b in blocks.read(config.seed, 1)]
     losses, seconds["pass"], seconds["pass, processor"] = timed(streamed)
     scores = {
-        records.Key("stream", arm, f"{runs.BLOCK} steps", unit): np.array([values])
+        records.Key("stream", arm, f"{STEPS} steps", unit): np.array([values])
         for (arm, unit), values in found.items()
     }
     facts = {
@@ -177,7 +175,7 @@ def show(record: records.Record) -> None:
             rate = events / seconds[name]
             console.print(f"{name}: {seconds[name]:.1f} s, {rate:,.0f} events/s")
     for unit in (WALL, PROCESSOR):
-        each = [record.of("stream", arm, f"{runs.BLOCK} steps", unit)[0] for arm in record.names()]
+        each = [record.of("stream", arm, f"{STEPS} steps", unit)[0] for arm in record.names()]
         ratio = np.median(each[1] / each[0])
         said = ", ".join(
             f"{arm} {np.median(values):.2f}"

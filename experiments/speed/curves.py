@@ -85,7 +85,7 @@ def kept(num_steps: int) -> MetaLearner:
 def measured(learner: MetaLearner, episodes: Episode, chunk: int | None = None) -> dict[str, float]:
     """Milliseconds of an outer gradient, and megabytes of temporary memory."""
     params = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], episodes))
-    run = lambda p, e: outer_gradient.batch_gradient(learner, p, e, jax.random.key(1), chunk)[0]
+    run = lambda p, e: outer_gradient.outer_gradient(learner, chunk)(p, e, jax.random.key(1))[0]
     compiled = jax.jit(run).lower(params, episodes).compile()
     jax.block_until_ready(compiled(params, episodes))
     seconds = []
@@ -124,7 +124,7 @@ def curves(config: Config) -> list[dict]:
 
 def on_table(num_items: int) -> dict[str, float]:
     """Milliseconds and megabytes, beside the table itself, of a step on touched rows."""
-    step = tables.Touched(num_items, 16)
+    step = tables.touched(num_items, 16)
     rng, seconds = np.random.default_rng(0), []
     for _ in range(12):
         drawn = tables.draw(rng, num_items)

@@ -30,6 +30,7 @@ from rich.table import Table
 from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
+from metajax.profiling import collectives
 from metajax.results import records
 from metajax.training import devices as shard
 from metajax.training import loop
@@ -83,22 +84,18 @@ def work(told: dict) -> None:
     mesh = shard.mesh()
     num_tasks = told["tasks"] * jax.device_count()
     sample = lambda data, key: draw(num_tasks, key)
-
-    @jax.jit
-    def many(state: loop.TrainState) -> loop.TrainState:
-        one = lambda s, _: (loop.step(LEARNER, TX, sample, (), s, 8, mesh=mesh)[0], None)
-        return jax.lax.scan(one, state, length=told["steps"])[0]
-
-    first = jax.tree.map(lambda x: x[0], draw(1, jax.random.key(0)))
-    state = shard.place(mesh, loop.init(LEARNER, TX, jax.random.key(1), first))
-    compiled = many.lower(state).compile()
+    recipe = loop.recipe(LEARNER, TX, shard.dealt(mesh, loop.outer_gradient(LEARNER, 8)))
+    many = loop.steps(recipe, sample, told["steps"])
+    first = loop.init(recipe, jax.random.key(1), draw(1, jax.random.key(0)))
+    state = shard.place(mesh, first)
+    compiled = jax.jit(lambda state: many(state, ())[0]).lower(state).compile()
     state = jax.block_until_ready(compiled(state))
     found = []
     for _ in range(told["rounds"]):
         began, used = time.perf_counter(), time.process_time()
         state = jax.block_until_ready(compiled(state))
         found.append((time.perf_counter() - began, time.process_time() - used))
-    sent = shard.collective_bytes(compiled.as_text() or "")
+    sent = collectives.collective_bytes(compiled.as_text() or "")
     size = sum(x.nbytes for x in jax.tree.leaves(state.params))
     print(json.dumps({"times": found, "sent": sent, "parameters": size}), flush=True)
 

@@ -100,8 +100,7 @@ def trial(
       watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
     """
     fitted = loop.fit(
-        learner,
-        tx,
+        loop.recipe(learner, tx),
         sampler(problem, run),
         problem.train,
         jax.random.split(jax.random.key(1), run.seeds),
@@ -131,13 +130,11 @@ def trained_arm(
         title = name if len(groups) == 1 else f"{name} group {i + 1}"
         with progress.bar(title, run.num_steps) as update, journal.opened(run.out, title) as keep:
             fitted = loop.fit(
-                learner,
-                tx,
+                loop.recipe(learner, tx),
                 sample,
                 problem.train,
                 group,
                 run.num_steps,
-                block=min(100, run.num_steps),
                 validate=lambda params: valid_error(learner, params, problem),
                 report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
                 checkpoint=run.out and run.out / "checkpoints" / journal.slug(title),

@@ -242,8 +242,7 @@ def errors_of(path: str, shuffle: bool) -> dict[str, np.ndarray]:
         params = learner.init(key_init, world.sample(key_init))
         state = loop.TrainState(params, tx.init(params), key_train, jnp.zeros((), jnp.int32))
         sample = lambda _, key: drawn(key, 16, shuffle)
-        body = lambda s, _: loop.step(learner, tx, sample, (), s)
-        params = jax.lax.scan(body, state, length=300)[0].params
+        params = loop.steps(loop.recipe(learner, tx), sample, 300)(state, ())[0].params
         score = lambda dealt: jax.vmap(judge, (None, 0))(params, drawn(key_test, 2000, dealt))
         return {"true": score(False), "dealt": score(True)}
 

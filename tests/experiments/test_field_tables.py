@@ -105,7 +105,9 @@ def test_a_table_is_tuned_by_equal_trials_and_goes_on_where_it_stood(tmp_path, m
     (second,) = tables.main(config)
     for name, values in first.scores.items():
         np.testing.assert_array_equal(values, second.scores[name])
-    written = tables.records.stored("tables-T1-synthetic-rating", tmp_path / "tables-T1-synthetic-rating")
+    written = tables.report.stored(
+        "tables-T1-synthetic-rating", tmp_path / "tables-T1-synthetic-rating"
+    )
     assert written.names() == list(arms)
 
 

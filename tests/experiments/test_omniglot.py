@@ -120,14 +120,13 @@ def test_every_method_learns_on_easy_images(arm: str):
     method = build(config)._replace(num_tasks=2, chunk_size=None)
     data = strokes(classes=60)
     state = loop.init(
-        method.learner,
-        method.tx,
+        loop.recipe(method.learner, method.tx),
         jax.random.key(0),
-        jax.tree.map(lambda x: x[0], few_shot.sampler(method)(data, jax.random.key(0))),
+        few_shot.sampler(method)(data, jax.random.key(0)),
     )
     sample = few_shot.sampler(method)
     after, info = jax.jit(
-        lambda s: loop.step(method.learner, method.tx, sample, data, s, method.chunk_size)
+        lambda s: loop.step(loop.recipe(method.learner, method.tx), sample, s, data)
     )(state)
     assert np.isfinite(float(info["loss"]))
     moved = jax.tree.map(lambda a, b: float(jnp.max(jnp.abs(a - b))), state.params, after.params)
@@ -172,7 +171,7 @@ def test_one_training_of_prototypes_serves_all_ways():
         params = method.learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch))
         chosen = jax.make_jaxpr(few_shot.judge(method, data))(params)
         trained = jax.make_jaxpr(
-            lambda p, m=method, b=batch: loop.batch_gradient(m.learner, p, b, jax.random.key(0))
+            lambda p, m=method, b=batch: loop.outer_gradient(m.learner)(p, b, jax.random.key(0))
         )(params)
         programs.add((str(chosen), str(trained)))
     assert len(programs) == 1 and methods[0].ways == 30

@@ -144,7 +144,7 @@ def test_the_published_program_has_its_amplitudes_erased():
         learner, tx, num_tasks = arms[name]
         sample = loop.world_sampler(memorization.GivenAway(10, 10, honest=True), num_tasks)
         keys = jax.random.split(jax.random.key(1), 3)
-        params = loop.fit(learner, tx, sample, (), keys, 15_000, block=15_000).params
+        params = loop.fit(loop.recipe(learner, tx), sample, (), keys, 15_000, block=15_000).params
         encoder = params.get("mean", params)["model"]["encoder"]
         (first,) = [x for x in jax.tree.leaves(encoder) if x.ndim == 3 and x.shape[1] == 21]
         size[name] = [float(jnp.sqrt(jnp.mean(first[:, i] ** 2))) for i in (slice(1), slice(1, 17))]

@@ -158,6 +158,6 @@ def test_twenty_inner_steps_of_w2_fit_into_twenty_megabytes(num_tasks):
     )
     episodes = jax.tree.map(lambda x: x[:num_tasks], ours.episodes_of(problem))
     params = {"model": problem.weights, "rates": ()}
-    run = lambda p, e: outer_gradient.batch_gradient(learner, p, e, jax.random.key(0), 1)
+    run = lambda p, e: outer_gradient.outer_gradient(learner, 1)(p, e, jax.random.key(0))
     memory = jax.jit(run).lower(params, episodes).compile().memory_analysis()
     assert memory is not None and memory.temp_size_in_bytes < 20e6

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import losses, optim
+from metajax import losses, optim, precision
 from metajax.benchmark.command import Preset
 from metajax.data.worlds.latent import SineTasks
 from metajax.learners.amortized import neural_process
@@ -175,6 +175,7 @@ def oracle(config: Config) -> Arm:
     return Arm(learner, optax.identity(), learner, trains=False)
 
 
+@precision.highest
 def told(episode: Episode) -> Episode:
     """The episode with amplitude and phase as inputs, read off its noiseless points.
 
@@ -221,17 +222,15 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
     draw = lambda key: arm.reveal(world.sample(key))
     sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
     keys = jax.random.split(jax.random.key(1), config.seeds)
-    block = min(1000, config.num_steps)
     try:
         with progress.bar(title, config.num_steps) as update:
             return loop.fit(
-                arm.learner,
-                arm.tx,
+                loop.recipe(arm.learner, arm.tx),
                 sample,
                 (),
                 keys,
                 config.num_steps,
-                block=block,
+                block=1000,
                 validate=lambda params: after_one(params).mean(),
                 report=update,
             ).params

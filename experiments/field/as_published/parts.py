@@ -251,8 +251,7 @@ def fitted(
     keys = jax.random.split(jax.random.key(1), seeds)
     with progress.bar(name, num_steps) as update, journal.opened(folder, name) as keep:
         return train.fit(
-            learner,
-            tx,
+            train.recipe(learner, tx),
             sample,
             source,
             keys,

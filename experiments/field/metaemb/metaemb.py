@@ -162,13 +162,13 @@ def fitted(
 
     with progress.bar(name, num_steps) as update:
         return loop.fit(
-            learner,
-            optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate)),
+            loop.recipe(
+                learner, optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
+            ),
             many,
             data.source,
             jax.random.split(jax.random.key(1), seeds),
             num_steps,
-            block=min(100, num_steps),
             validate=validate,
             report=update,
         )

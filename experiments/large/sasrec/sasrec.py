@@ -144,13 +144,12 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.F
 
     with progress.bar(f"SASRec seed {seed}", num_steps) as update:
         fitted = loop.fit(
-            learner,
-            tx,
+            loop.recipe(learner, tx),
             sample,
             windows,
             jax.random.key(seed)[None],
             num_steps,
-            block=min(per_epoch // 100 * 100 or 100, num_steps),
+            block=per_epoch // 100 * 100 or 100,
             validate=validate,
             report=update,
             checkpoint=out / "checkpoints" / f"seed-{seed}",

@@ -1,0 +1,44 @@
+"""The command ``metajax``, which is ``python -m metajax`` too."""
+
+import importlib.util
+import runpy
+import sys
+
+USAGE = """usage: metajax COMMAND [--help | options]
+
+  describe LOG        what a log of ratings or clicks holds, and how it can be split
+  experiments [NAME]  list the experiments, or run one
+"""
+
+
+def main() -> None:
+    """Runs the command that the first argument names, or lists all of them."""
+    name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "describe":
+        _run("metajax.data")
+    elif name == "experiments":
+        del sys.argv[1]
+        _run(experiments())
+    elif name in ("", "-h", "--help"):
+        print(USAGE, end="")
+    else:
+        sys.exit(f"error: no command {name!r}; metajax --help lists them all")
+
+
+def experiments() -> str:
+    """The package of the experiments: inside an installed metajax, beside it in a checkout."""
+    inside = "metajax.experiments"
+    return inside if importlib.util.find_spec(inside) else "experiments"
+
+
+def _run(package: str) -> None:
+    try:
+        runpy.run_module(f"{package}.__main__", run_name="__main__", alter_sys=True)
+    except ModuleNotFoundError as error:
+        if error.name != package:
+            raise
+        sys.exit(f"error: no package {package} here; run this in the folder of the repository")
+
+
+if __name__ == "__main__":
+    main()
