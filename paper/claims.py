@@ -98,12 +98,12 @@ def split(r: Results) -> str:
 
 def seeds(r: Results) -> str:
     """The number of training seeds, or the range of them."""
-    return _range([record.run["seeds"] for record in r.ratings.values()])
+    return _range([record.config["seeds"] for record in r.ratings.values()])
 
 
 def steps(r: Results) -> str:
     """The number of outer steps, or the range of them."""
-    return _range([record.run["num_steps"] for record in r.ratings.values()])
+    return _range([record.config["num_steps"] for record in r.ratings.values()])
 
 
 def _range(values: list[int]) -> str:

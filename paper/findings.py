@@ -78,7 +78,7 @@ def overfits(r: Results) -> str:
     """Arms whose validation error was lowest well before the last step."""
     early = []
     for record in r.ratings.values():
-        steps = record.run["num_steps"]
+        steps = record.config["num_steps"]
         for arm in record.arms:
             best = arm.settings.get("best_step")
             if arm.role == records.METHOD and best and np.mean(best) <= steps / 2:

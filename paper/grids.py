@@ -92,7 +92,7 @@ def provenance(r: Results) -> tables.Grid:
         commit = e.commit[:8] + ("+" if e.uncommitted_changes else "")
         rows.append(
             [
-                *(name, commit, record.config_hash, e.device, str(record.run.get("seeds", 1))),
+                *(name, commit, record.config_hash, e.device, str(record.config.get("seeds", 1))),
                 *(f"{record.total_seconds / 60:.1f}", e.packages["jax"]),
             ]
         )

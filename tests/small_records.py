@@ -64,7 +64,7 @@ def record(
             history=HISTORY,
         ),
         "method": "A6 MAML",
-        "config": {"inner_steps": 5, "run": {"seeds": 2, "num_steps": 300, "out": "here"}},
+        "config": {"inner_steps": 5, "seeds": 2, "num_steps": 300, "out": "here"},
         "config_hash": "0" * 12,
         "environment": ENVIRONMENT,
         "data": records.Data("made", "d" * 16, 100, 20, 999),

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from rich.table import Table
 
 from metajax import benchmark
 from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
-from metajax.benchmark.command import Preset
 from metajax.benchmark.problem import Problem, freeze, problem_of
 from metajax.data import split
 from metajax.data.sources import named
@@ -33,6 +32,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import catalogue as ranking
 from metajax.evaluation import evaluate, protocols
 from metajax.results import intervals, records
+from metajax.settings import Output, Presets
 from metajax.types import Episode, MetaLearner, UserError
 
 CUTS = ((10, 13), (5, 8), (2, 4))  # query rows, fewest rows of a task
@@ -47,23 +47,15 @@ FIXED = 1e6  # a prior precision that no support can move
 class Config:
     """Settings of the experiment."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
+    output: Output = Output()
     dataset: tuple[str, ...] = tuple(named.READERS)
     """The data sets, by name or path."""
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ../shared/data."""
+    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
     split_seed: int = 0
     """Seed of every split."""
-    out: pathlib.Path = pathlib.Path("out/datasets")
-    """Folder of the record."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {"quick": {"dataset": ("ml-100k",)}, "paper": {}, "gpu": {}}
+    PRESETS: ClassVar[Presets] = {"quick": {"dataset": ("ml-100k",)}}
 
 
 def with_negatives(table: Interactions, seed: int = 0) -> Interactions:
@@ -279,7 +271,7 @@ def _rows(
 
 def main(config: Config) -> None:
     """Runs every data set, writes the record and prints the tables."""
-    if config.from_records:
+    if config.output.from_records:
         show(records.stored("datasets"))
         return
     scores, about = {}, {}
@@ -291,8 +283,8 @@ def main(config: Config) -> None:
         print(f"{name}: {about[name]['seconds']:.0f} s", flush=True)
     arms = records.arms_of(ARMS, roles=records.BASELINE)
     record = records.made("datasets", config, arms, scores, extra={"datasets": about})
-    path = records.write(config.out, "datasets", record)
-    if config.publish:
+    path = records.write(config.output.folder("datasets"), "datasets", record)
+    if config.output.publish:
         records.publish("datasets", record)
     show(record)
     print(f"record {path}")

@@ -15,7 +15,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax import benchmark
-from metajax.benchmark.command import Preset
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import protocols
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets
 
 METRICS = ("precision@5", "recall@5", "hit@5", "ndcg@5", "mrr@5")
 DRAW = "mae drawing variance"
@@ -89,27 +89,17 @@ MELU = {
 class Config:
     """Settings of the experiment."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    num_splits: int = 20
+    output: Output = Output()
+    num_splits: Positive = 20
     """Random user splits of MetaRec's protocol."""
-    num_draws: int = 12
+    num_draws: Positive = 12
     """Random query rows of MeLU's protocol."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    out: pathlib.Path = pathlib.Path("out/protocols")
-    """Folder of the record."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored record, without running anything."""
+    """Folder of the data sets; else METAJAX_DATA, else ./data."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_splits": 2, "num_draws": 2},
-    "paper": {},
-    "gpu": {},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_splits": 2, "num_draws": 2},
+    }
 
 
 def damped_item_mean(table: Interactions, rows: np.ndarray, damping: float = 5.0):
@@ -297,7 +287,7 @@ def _table(console: Console, record: records.Record, title: str, rows, columns) 
 
 def main(config: Config) -> None:
     """Computes all rows, writes the record and prints the tables."""
-    if config.from_records:
+    if config.output.from_records:
         show(records.stored("protocols"))
         return
     began = time.perf_counter()
@@ -315,8 +305,8 @@ def main(config: Config) -> None:
         seconds={"total": time.perf_counter() - began},
         extra={"data": checksums},
     )
-    path = records.write(config.out, "protocols", record)
-    if config.publish:
+    path = records.write(config.output.folder("protocols"), "protocols", record)
+    if config.output.publish:
         records.publish("protocols", record)
     show(record)
     print(f"record {path}, {record.total_seconds:.0f} s")

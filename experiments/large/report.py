@@ -1,6 +1,5 @@
 """Records and tables of the experiments with large models: arms by conditions, seconds, bytes."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,8 +46,8 @@ def written(
         peak_memory=journal.peak_memory(),
         extra=extra or {},
     )
-    records.write(config.out, name, record)
-    if config.publish:
+    records.write(config.output.folder(name), name, record)
+    if config.output.publish:
         records.publish(name, record)
     return record
 
@@ -94,8 +93,3 @@ def show(
     console.print(table)
     for row, text in quoted.items():
         console.print(f"published: {row}: {text}")
-
-
-def folder(out: pathlib.Path | None, name: str) -> pathlib.Path:
-    """Where a run keeps its files."""
-    return out or pathlib.Path("out") / name

@@ -31,9 +31,9 @@ class Config(Base):
 
     outer_rate: float = 3e-4
     """Rate of AdamW across tasks."""
-    hyper: int = 256
+    hyper: benchmark.Positive = 256
     """Width of the network that makes scales and shifts."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the modulated layers."""
 
 

@@ -22,13 +22,12 @@ from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class Base(benchmark.Config):
     """Settings of the experiments whose networks read the features of a user-item pair."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
 
 
@@ -36,9 +35,9 @@ class Base:
 class Config(Base):
     """Settings of the experiment."""
 
-    code: int = 64
+    code: benchmark.Positive = 64
     """Width of a user's code."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers of the decoder."""
 
 

@@ -21,13 +21,12 @@ from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     outer_rate: float = 3e-3
     """Rate of Adam across tasks."""
-    hidden: tuple[int, ...] = (64,)
+    hidden: tuple[benchmark.Positive, ...] = (64,)
     """Widths of NLBA's hidden layers."""
 
 

@@ -26,21 +26,20 @@ from .cnp import features
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     inner_rate: float = 0.05
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
-    features: int = 32
+    features: benchmark.Positive = 32
     """Width of the layer that a user's own matrix multiplies."""
-    memories: int = 3
+    memories: benchmark.Positive = 3
     """Rows of each memory."""
     shift: float = 0.01
     """How far the remembered gradient moves a user's start."""

@@ -39,21 +39,20 @@ from .cnp import features
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     path_rate: float = 0.05
     """Rate of the step on the aggregator."""
     task_rate: float = 0.05
     """Rate of the step on the decision weights."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
-    code: int = 16
+    code: benchmark.Positive = 16
     """Width of a user along a path."""
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[benchmark.Positive, ...] = (32, 32)
     """Widths of the decision layers."""
     paths: tuple[str, ...] = ()
     """Item columns that link items; else cast and director, else the genre."""

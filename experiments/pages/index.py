@@ -114,7 +114,7 @@ def glance(records: list[report.Record]) -> str:
         for record in (r for r in records if r.dataset == name):
             if "user_cold" not in record.tasks:
                 continue
-            run = record.run
+            run = record.config
             for row in rows(record):
                 _, scenario, arm, mae, fold_in, _, _, n0, _ = row.strip("| ").split(" | ")
                 ablation = record.arm(arm).role == report.ABLATION

@@ -16,7 +16,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,11 @@ import numpy as np
 from rich.console import Console
 
 from metajax import benchmark
-from metajax.benchmark.command import Preset
 from metajax.data.histories import log as rows
 from metajax.data.histories import stream
 from metajax.data.worlds import commerce, shop
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets, replace
 from metajax.training import loop
 
 from ..large import report as large_report
@@ -44,31 +44,22 @@ WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run."""
-    num_users: int = 1_430_000
+    output: Output = Output()
+    num_users: Positive = 1_430_000
     """Users; each has 35 events on average."""
-    num_items: int = 1_000_000
+    num_items: Positive = 1_000_000
     """Items of the shop, and rows of the table that is trained."""
-    batch: int = 256
+    batch: Positive = 256
     """Tasks per step."""
-    rounds: int = 12
+    rounds: Positive = 12
     """Calls of 50 steps timed of each way, in turns."""
     seed: int = 0
     """Of shop, order and training."""
-    out: pathlib.Path | None = None
-    """Folder of shop, blocks and record; else out/stream."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_users": 40_000, "num_items": 20_000, "rounds": 3},
-    "paper": {},
-    "gpu": {"batch": 4_096},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_users": 40_000, "num_items": 20_000, "rounds": 3},
+        "gpu": {"batch": 4_096},
+    }
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -115,8 +106,8 @@ def _told(done: int, total: int) -> None:
 
 def run(config: Config) -> records.Record:
     """Generates, writes, times both ways in turns, streams one pass; writes the record."""
-    folder = large_report.folder(config.out, "stream")
-    config = dataclasses.replace(config, out=folder)
+    folder = config.output.folder("stream")
+    config = replace(config, out=folder)
     made, blocks, seconds = written(config, folder)
     content = jnp.asarray(np.asarray(made.content))
     whole = rows.Log.of(made.offsets, made.item, made.label)
@@ -149,7 +140,7 @@ def run(config: Config) -> records.Record:
         "digest": made.digest,
         "loss": [losses[0], losses[-1]],
     }
-    name = f"stream-{config.preset}"
+    name = f"stream-{config.output.preset}"
     arms = list(trainers)
     return large_report.written(
         name, "stream", "stream", arms, config, scores, seconds, extra={"data": facts}
@@ -187,8 +178,8 @@ def show(record: records.Record) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    name = f"stream-{config.preset}"
-    record = large_report.stored(name) if config.from_records else run(config)
+    name = f"stream-{config.output.preset}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     show(record)
     return record
 

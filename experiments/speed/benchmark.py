@@ -12,12 +12,12 @@ Transformer of which low-rank updates adapt (W4h: its head).
 import dataclasses
 import importlib.metadata
 import importlib.util
-import pathlib
 
 import numpy as np
 
 from metajax.benchmark import command
 from metajax.results import records
+from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
 from . import curves, measure, page, problems, worker
@@ -33,7 +33,7 @@ class Config:
 
     workload: tuple[str, ...] = ("W1", "W2", "W3")
     """Workloads: W1, W2, W2q15, W3, W4, W4h."""
-    steps: tuple[int, ...] = (1, 5)
+    steps: tuple[Positive, ...] = (1, 5)
     """Inner steps."""
     first_order: bool = False
     """Leave second derivatives out."""
@@ -47,12 +47,7 @@ class Config:
     """Fewer rounds."""
     patience: float = 900.0
     """Seconds to wait for a way to compile before it is skipped."""
-    out: pathlib.Path = pathlib.Path("out/speed")
-    """Folder for records."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Write docs/speed.md from the stored records, without running anything."""
+    output: Stored = Stored()
 
 
 def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict[str, str]]:
@@ -114,8 +109,8 @@ def run_one(config: Config, name: str, num_steps: int) -> records.Record:
     arms = records.arms_of(key.arm for key in scores)
     record = records.made("speed", config, arms, scores, scenario=scenario, extra=extra)
     stem = f"speed-{name}-{num_steps}".lower() + "-first" * config.first_order
-    records.write(config.out, stem, record)
-    if config.publish:
+    records.write(config.output.folder("speed"), stem, record)
+    if config.output.publish:
         records.publish(stem, record)
     return record
 
@@ -134,7 +129,7 @@ def main(config: Config) -> None:
         raise UserError(f"no workload {unknown[0]!r}; the known ones are {known}")
     if min(config.steps) < 1:
         raise UserError("inner steps must be 1 or more; give --steps 1 5")
-    if config.from_records:
+    if config.output.from_records:
         print(f"wrote {page.write()}")
         if records.path_of(curves.NAME).is_file():
             curves.main(curves.Config(from_records=True))

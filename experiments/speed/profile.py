@@ -23,6 +23,7 @@ import jax
 from metajax.benchmark import command
 from metajax.profiling.flops import computations
 from metajax.results import records
+from metajax.settings import Positive
 from metajax.types import UserError
 
 from . import ours, problems
@@ -46,9 +47,9 @@ class Config:
 
     workload: tuple[str, ...] = ("W2", "W3")
     """Workloads."""
-    steps: int = 1
+    steps: Positive = 1
     """Inner steps."""
-    calls: int = 5
+    calls: Positive = 5
     """Programs traced."""
     publish: bool = False
     """Store the record in paper/results."""

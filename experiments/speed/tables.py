@@ -20,6 +20,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.optim import touched_rows
 from metajax.results import records
+from metajax.settings import Positive
 from metajax.training import loop, outer_gradient, updates
 from metajax.types import Episode, Examples, Params
 
@@ -30,11 +31,11 @@ WIDTH, TASKS, SHOTS = 64, 32, 10
 class Config:
     """What the comparison can be told."""
 
-    items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    items: tuple[Positive, ...] = (10_000, 100_000, 1_000_000)
     """Rows of the table."""
-    rounds: int = 15
+    rounds: Positive = 15
     """Steps of each way."""
-    dense_up_to: int = 1_000_000
+    dense_up_to: Positive = 1_000_000
     """Largest table for the dense ways."""
     publish: bool = False
     """Store the record in paper/results."""

@@ -30,6 +30,7 @@ from tyro.conf import Positional
 from metajax.benchmark import command
 from metajax.results import records as report
 from metajax.results import tables
+from metajax.settings import flat
 from metajax.training import journal
 from metajax.types import UserError
 
@@ -97,16 +98,16 @@ def _combinations(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(table, chosen, strict=True))
 
 
-def _member(settings: dict[str, Any]) -> Member:
-    settings = dict(settings)
-    experiment = str(settings.pop("experiment", ""))
+def _member(declared: dict[str, Any]) -> Member:
+    declared = dict(declared)
+    experiment = str(declared.pop("experiment", ""))
     module = experiment if "." in experiment else f"experiments.{find(experiment)}"
     try:
         config_type = importlib.import_module(with_config(module)).Config
     except (ImportError, AttributeError) as error:
         raise UserError(f"no experiment {experiment!r} ({error})") from error
     options: list[str] = []
-    for name, value in settings.items():
+    for name, value in declared.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             options.append(f"--{flag}" if value else f"--no-{flag}")
@@ -116,9 +117,9 @@ def _member(settings: dict[str, Any]) -> Member:
         config = command.parse(config_type, options)
     except UserError as error:
         raise UserError(f"{experiment}: {error}") from error
-    run = getattr(config, "run", config)
-    steps = getattr(run, "num_steps", 0) * getattr(run, "seeds", 0)
-    shown = [str(v) for k, v in settings.items() if k != "publish"]
+    told = flat(config)
+    steps = told.get("num_steps", 0) * told.get("seeds", 0)
+    shown = [str(v) for k, v in declared.items() if k != "publish"]
     name = journal.slug("-".join([experiment.rpartition(".")[2], *shown]))
     return Member(name, module, tuple(options), report.config_hash(config), steps)
 
@@ -235,7 +236,7 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
         record = report.facts(path)
         if record is None or record.experiment != experiment or not record.total_seconds:
             continue
-        past, total = record.run, record.total_seconds
+        past, total = record.config, record.total_seconds
         steps = past.get("num_steps", 0) * past.get("seeds", 0)
         scale = member.steps / steps if member.steps and steps else 1.0
         found.append((past.get("dataset") == dataset, total * scale))

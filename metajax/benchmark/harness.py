@@ -4,7 +4,6 @@ The test tasks are opened once, after the last choice, and the record says when.
 """
 
 import dataclasses
-import pathlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -26,20 +25,27 @@ from metajax.benchmark.baselines import (
     trained_arm,
 )
 from metajax.benchmark.command import cli
-from metajax.benchmark.problem import Frozen, Problem, Run, freeze, load
+from metajax.benchmark.problem import Frozen, Problem, freeze, load
 from metajax.data.episodes import Source
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.learners import pooled
 from metajax.results import plots, records, tables
+from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
 from metajax.training import journal, progress
 from metajax.types import Episode, MetaLearner, Model, Params
 
 __all__ = [
     "A2",
     "A4",
+    "Config",
+    "Data",
+    "Output",
+    "Positive",
     "Problem",
-    "Run",
+    "Share",
+    "SplitOptions",
+    "Training",
     "cli",
     "fold_in_learner",
     "freeze",
@@ -47,6 +53,17 @@ __all__ = [
     "load",
     "run_experiment",
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of every rating experiment; an experiment adds its own in a subclass."""
+
+    output: Output = Output()
+    data: Data = Data()
+    split: SplitOptions = SplitOptions()
+    training: Training = Training()
+
 
 Metrics = Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]]
 
@@ -143,28 +160,29 @@ def run_experiment(
       prepare: (config, problem) -> the problem with columns that the methods need.
       ablations: those of the methods that are the method with a part changed.
     """
-    run: Run = config.run
-    short = named.short_name(run.dataset)
-    if run.from_records:
+    output, training = config.output, config.training
+    short = named.short_name(config.data.dataset)
+    if output.from_records:
         record = records.stored(f"{name}-{short}")
         tables.show(record)
         return record
-    if run.publish:
+    if output.publish:
         records.require_clean(records.environment())
     began = time.perf_counter()
-    folder = run.out or pathlib.Path("out") / f"{name}-{short}"
-    if run.fresh:
+    folder = output.folder(f"{name}-{short}")
+    if training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    run = dataclasses.replace(run, out=folder)
-    problem = prepare(config, load(run))
+    problem = prepare(config, load(config.data, config.split, training.num_support))
     loaded = time.perf_counter() - began
-    arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
+    network = model(config, problem)
+    arms = baselines(problem, network, training, config.outer_rate, joint, folder)
     for arm, build in methods.items():
         role = records.ABLATION if arm in ablations else records.METHOD
-        arms[arm] = trained_arm(arm, *build(config, problem), problem, run)._replace(role=role)
+        made = trained_arm(arm, *build(config, problem), problem, training, folder)
+        arms[arm] = made._replace(role=role)
     record = judged(name, config, method, problem, arms, {"data": loaded}, began)
     path = records.write(folder, f"{name}-{short}", record)
-    if run.publish:
+    if output.publish:
         records.publish(f"{name}-{short}", record)
     plots.k_shot(record, "user_cold", folder / "k_shot.png")
     journal.write_checksums(folder)
@@ -195,7 +213,7 @@ def judged(
     opened = time.perf_counter()
     scores, shots = judge(arms, problem, ticket, metrics)
     spent = {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
-    took = gradients(arms, config.run)
+    took = gradients(arms, config.training)
     times = len(problem.opened)
     return records.made(
         name,

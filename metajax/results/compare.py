@@ -185,7 +185,7 @@ def differing(records: Mapping[str, report.Record]) -> tables.Grid:
     ignored = {
         "environment.date",
         "environment.command",
-        *(f"config.run.{p}" for p in report.PLACES),
+        *(f"config.{p}" for p in report.PLACES),
     }
     all_flat = {
         name: flat({part: _plain(getattr(record, part)) for part in parts})

@@ -12,9 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from metajax.results import intervals, reliability
 from metajax.results import records as report
@@ -50,15 +48,14 @@ TEXT: Any = {
 @contextlib.contextmanager
 def page(path: pathlib.Path, height: float = 2.4) -> Iterator[Any]:
     """The axes of a figure as wide as a column; it is saved to ``path`` when the context ends."""
-    with plt.rc_context(TEXT):
-        figure, axes = plt.subplots(figsize=(COLUMN, height), layout="constrained")
-        yield axes
+    with matplotlib.rc_context(TEXT):
+        figure = Figure(figsize=(COLUMN, height), layout="constrained")
+        yield figure.subplots()
         path.parent.mkdir(parents=True, exist_ok=True)
         still = {"Date": None} if path.suffix in (".svg", ".pdf") else None
         if path.suffix == ".pdf":
             still = {"CreationDate": None}
         figure.savefig(path, dpi=300, metadata=still)
-        plt.close(figure)
 
 
 def look(i: int) -> dict[str, Any]:
@@ -125,7 +122,7 @@ def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> 
     }
     if not histories:
         raise UserError(f"the record of {record.experiment} has no history of {name!r}")
-    run = record.config.get("run", {})
+    run = record.config
     with page(path) as axes:
         for i, (arm, values) in enumerate(histories.items()):
             values = np.atleast_2d(values)

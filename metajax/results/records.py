@@ -6,7 +6,7 @@
                           scores={Key("user_cold", "Mine", "all", "mae"): values_SxT},
                           method="Mine", seconds={"total": 12.0}, extra={"note": "..."})
     path = records.write(folder, "mine-ml-1m", record)   # first, so that a plot cannot lose it
-    if config.publish:
+    if config.output.publish:
         records.publish("mine-ml-1m", record)            # smaller, among the stored records
     record = records.read(path)                          # this version, or version 0
     records.stored("maml-ml-1m"), records.all_stored("tables-*")
@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from metajax import settings
 from metajax.results import intervals, packing, version0
 from metajax.results.environment import environment, now, require_clean
 from metajax.results.schema import (
@@ -112,7 +113,7 @@ def made(
       config: the configuration, a dataclass.
       fields: the others of `Record`.
     """
-    known = {"config": plain(dataclasses.asdict(config)), "config_hash": config_hash(config)}
+    known = {"config": plain(settings.flat(config)), "config_hash": config_hash(config)}
     known |= {"environment": environment()}
     return Record(experiment, tuple(arms), dict(scores or {}), **(known | fields))
 
@@ -133,11 +134,8 @@ def config_hash(config: Any) -> str:
     do not count: they change no result but for its last bits. Two experiments of equal settings
     have equal digests.
     """
-    settings = dataclasses.asdict(config)
-    for part in (settings, settings.get("run", {})):
-        for name in PLACES:
-            part.pop(name, None)
-    text = json.dumps(settings, sort_keys=True, default=str)
+    named = {name: value for name, value in settings.flat(config).items() if name not in PLACES}
+    text = json.dumps(named, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 

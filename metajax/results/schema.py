@@ -242,7 +242,7 @@ class Record:
       arms: the lines of its table, in their order.
       scores: `Key` -> (S, T) per-task scores, one row per seed and one column per test task; arms
         without randomness have one row. NaN where a metric is not defined for a task.
-      config: the whole configuration, nested.
+      config: setting -> value of the whole configuration, see `settings.flat`.
       config_hash: its digest, see `records.config_hash`.
       environment: versions, device, commit, command.
       method: the name of the arm that the record is about; empty if it is about all.
@@ -315,11 +315,6 @@ class Record:
     def tasks(self) -> Mapping[str, int]:
         """Test scenario -> number of tasks, of the split; empty where tasks are drawn."""
         return self.split.tasks if self.split else {}
-
-    @property
-    def run(self) -> Mapping[str, Any]:
-        """The settings of training: the part ``run`` of the configuration, or all of it."""
-        return self.config.get("run", self.config)
 
     @property
     def total_seconds(self) -> float:

@@ -176,7 +176,7 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
     split = record.split or records.Split("none")
     title = (
         f"{record.experiment} on {record.dataset}, protocol {split.protocol}, "
-        f"split {split.checksum}, {record.run['seeds']} seeds"
+        f"split {split.checksum}, {record.config['seeds']} seeds"
     )
     headings = [
         *(("scenario", "arm", "MAE [95 %]") if wide else ("arm", "MAE")),

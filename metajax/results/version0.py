@@ -28,10 +28,20 @@ from metajax.results.schema import (
 )
 from metajax.types import UserError
 
-SAME = ("experiment", "config", "config_hash", "method", "scenario", "protocol", "peak_memory")
+SAME = ("experiment", "config_hash", "method", "scenario", "protocol", "peak_memory")
 """Fields that have kept their names."""
 OF_ARMS = ("arms", "arm", "settings", "seconds", "gradients", "bytes", "history", "best_step")
-READ = {*SAME, *OF_ARMS, "environment", "data", "split", "shots", "test", "scores_blake2b"}
+READ = {
+    *SAME,
+    *OF_ARMS,
+    "config",
+    "environment",
+    "data",
+    "split",
+    "shots",
+    "test",
+    "scores_blake2b",
+}
 
 
 def read(path: pathlib.Path) -> Record:
@@ -82,6 +92,7 @@ def upgraded(facts: Mapping[str, Any], scores: Mapping[Key, np.ndarray]) -> Reco
     return Record(
         arms=arms,
         scores=dict(scores),
+        config=flat_config(facts.get("config", {})),
         environment=Environment(**facts["environment"]),
         data=_data(data),
         split=_split(split),
@@ -134,3 +145,8 @@ def _split(told: Mapping[str, Any] | None) -> Split | None:
 
 def _opened(told: Mapping[str, Any]) -> tuple[Opening, ...]:
     return tuple(Opening(**one) for one in told.get("folds", [told] if told else []))
+
+
+def flat_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a record; older ones have those that experiments share under ``run``."""
+    return {**config.get("run", {}), **{k: v for k, v in config.items() if k != "run"}}

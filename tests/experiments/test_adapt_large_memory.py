@@ -12,6 +12,7 @@ from metajax import tree
 from metajax.adapters.lora import lora
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, MetaLearner, Model
 
 WIDTH = 128
@@ -76,7 +77,14 @@ def test_what_is_stored_of_a_person_by_pencil():
 @pytest.mark.slow
 def test_the_whole_table_at_a_small_size(tmp_path, capsys):
     config = memory.Config(
-        num_layers=1, width=16, num_items=20, few=4, many=8, chunk=2, rows=1, out=tmp_path
+        num_layers=1,
+        width=16,
+        num_items=20,
+        few=4,
+        many=8,
+        chunk=2,
+        rows=1,
+        output=Output(tmp_path),
     )
     memory.main(config)
     shown = capsys.readouterr().out

@@ -11,6 +11,7 @@ from experiments.large.distill import distill, judge, parts
 from experiments.large.sasrec import sasrec
 from metajax.data.histories import sequences as histories
 from metajax.results import records
+from metajax.settings import Data, Output
 from metajax.types import UserError
 
 
@@ -65,8 +66,8 @@ def test_the_whole_table_on_a_circle(tmp_path, monkeypatch):
     pytest.importorskip("qwix")
     monkeypatch.setattr(sasrec, "load", lambda config: circle())
     config = distill.Config(
-        dataset="circle", window=8, student_width=8, epochs=30, num_steps=60, prune_steps=20,
-        batch=8, shares=(0.5,), people=20, passed_over=20, adapted=6, out=tmp_path,
+        data=Data("circle"), window=8, student_width=8, epochs=30, num_steps=60, prune_steps=20,
+        batch=8, shares=(0.5,), people=20, passed_over=20, adapted=6, output=Output(tmp_path),
         teacher_out=tmp_path / "t",
     )  # fmt: skip
     record = distill.run(config)

@@ -16,6 +16,7 @@ from metajax.data.histories import log as rows
 from metajax.data.worlds import commerce
 from metajax.optim import touched_rows
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, UserError
 
 SIZES = parts.Sizes(width=5, hidden=6, shots=4)
@@ -309,7 +310,7 @@ def test_what_the_events_add_leaves_out_what_was_ahead_before():
 
 
 def test_the_registration_keeps_its_first_date(tmp_path):
-    config = ecommerce.Config(out=tmp_path)
+    config = ecommerce.Config(output=Output(tmp_path))
     first = ecommerce.registered(config)
     assert first["text"] == ecommerce.REGISTRATION
     assert ecommerce.registered(dataclasses.replace(config, seeds=3)) == first
@@ -319,7 +320,7 @@ def test_the_registration_keeps_its_first_date(tmp_path):
 def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     config = ecommerce.Config(
         num_users=600, num_items=3_000, start_steps=50, num_steps=50, trial_steps=50,
-        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, out=tmp_path,
+        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, output=Output(tmp_path),
     )  # fmt: skip
     made = ecommerce.main(config)
     assert "control:" in capsys.readouterr().out
@@ -338,12 +339,12 @@ def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
 def test_a_missing_record_gets_one_line(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
-        experiment.main(experiment.Config(from_records=True))
+        experiment.main(experiment.Config(output=Output(from_records=True)))
 
 
 def test_the_stored_record_of_the_stream_says_what_streaming_costs(capsys):
     """The ratio printed is the median of the pairs in the file, worked out here."""
-    stream.main(stream.Config(from_records=True))
+    stream.main(stream.Config(output=Output(from_records=True)))
     said = " ".join(capsys.readouterr().out.split())
     record = records.stored("stream-paper")
     arms = [record.of("stream", a, "50 steps", stream.PROCESSOR)[0] for a in record.names()]

@@ -6,6 +6,7 @@ from small_records import record
 
 from experiments.field.tables import contenders, report, tables
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7
+from metajax.settings import Output, Training
 from metajax.types import UserError
 
 SETTINGS = {arm: {"trials": 5} for arm in ("A2 fold-in", "A3 joint", "A4 fine-tuned", "A6 MAML")}
@@ -81,19 +82,20 @@ def test_without_records_and_with_unknown_parts_one_line_says_what_to_do(tmp_pat
     with pytest.raises(UserError, match="no record of T2 has such a name; there are tables-T2"):
         tables.main(tables.Config("T2", parts=("nothing",)))
     monkeypatch.setattr(tables.report, "RESULTS", tmp_path)
-    run = tables.Run(from_records=True)
     with pytest.raises(
         UserError, match=r"no record of T1 in .* run python -m experiments tables T1"
     ):
-        tables.main(tables.Config("T1", run=run))
+        tables.main(tables.Config("T1", output=Output(from_records=True)))
 
 
 @pytest.mark.slow
 def test_a_table_is_tuned_by_equal_trials_and_goes_on_where_it_stood(tmp_path, monkeypatch, capsys):
     part = tables.Part("synthetic", "rating", ("A6 ridge head", "A6 LWA"))
     monkeypatch.setitem(tables.TABLES, "T1", (part,))
-    run = tables.Run(seeds=2, num_steps=20, num_tasks=8, num_support=16, out=tmp_path)
-    config = tables.Config("T1", run, trials=2, trial_steps=6)
+    training = Training(seeds=2, num_steps=20, num_tasks=8, num_support=16)
+    config = tables.Config(
+        "T1", output=Output(tmp_path), training=training, trials=2, trial_steps=6
+    )
     (first,) = tables.main(config)
     told = capsys.readouterr().out
     assert "ridge head - arm" in told and "precision@5" in told

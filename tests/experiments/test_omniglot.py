@@ -19,6 +19,7 @@ from experiments.classics.omniglot import omniglot
 from metajax.benchmark import command
 from metajax.data import images
 from metajax.results import records
+from metajax.settings import Output
 from metajax.training import loop
 from metajax.types import Examples, UserError
 
@@ -303,7 +304,7 @@ def test_published_numbers_say_where_they_are_from():
 def test_stored_records_print_their_table(capsys):
     if not records.files(records.RESULTS, "omniglot-*"):
         pytest.skip("no record is stored yet")
-    omniglot.main(omniglot.Config(from_records=True))
+    omniglot.main(omniglot.Config(output=Output(from_records=True)))
     assert "5-way 1-shot" in capsys.readouterr().out
 
 

@@ -10,6 +10,7 @@ from metajax import losses, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
 from metajax.results import records
+from metajax.settings import Stored
 from metajax.training import outer_gradient
 from metajax.types import UserError
 
@@ -47,7 +48,7 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
         benchmark.main(benchmark.Config(workload=("W7",)))
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match="no records"):
-        benchmark.main(benchmark.Config(from_records=True))
+        benchmark.main(benchmark.Config(output=Stored(from_records=True)))
     with pytest.raises(UserError, match="no record"):
         curves.main(curves.Config(from_records=True))
 

@@ -179,8 +179,8 @@ def test_a_stopped_suite_stops_its_member_and_goes_on_later(place):
 def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
     """300 steps x 2 seeds took 60 s; 600 x 4 should take 240 s; another data set counts less."""
     for dataset, seconds in (("ml-1m", 60.0), ("ml-100k", 7.0)):
-        run = {**record().run, "dataset": dataset}
-        made = record("imagined", config={"run": run}, seconds={"total": seconds})
+        config = {**record().config, "dataset": dataset}
+        made = record("imagined", config=config, seconds={"total": seconds})
         records.write(tmp_path / "out" / dataset, "made", made)
     member = suite.Member("m", "experiments.imagined", ("--dataset", "ml-1m"), "x", 600 * 4)
     assert suite.estimate(member, tmp_path / "out" / "suite") == pytest.approx(240.0)

@@ -80,7 +80,7 @@ def test_errors_are_better_when_lower():
 
 def test_what_differs_names_the_setting_and_leaves_out_places(folders):
     rows = compare.differing(compare.find(folders)).rows
-    assert rows == [["config.inner_steps", "5", "1"], ["config.run.num_steps", "300", "-"]]
+    assert rows == [["config.inner_steps", "5", "1"], ["config.num_steps", "300", "-"]]
 
 
 def test_the_better_share_knows_the_direction_of_the_metric():

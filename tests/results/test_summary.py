@@ -97,11 +97,10 @@ def test_the_front_and_its_stars():
 
 def test_the_profile_is_drawn_from_left_to_right_in_the_metric(tmp_path, monkeypatch):
     lines = []
-    close = plots.plt.close
     monkeypatch.setattr(
-        plots.plt,
-        "close",
-        lambda f: (lines.extend(x for a in f.axes for x in a.get_lines()), close(f)),
+        plots.Figure,
+        "savefig",
+        lambda f, *_, **__: lines.extend(x for a in f.axes for x in a.get_lines()),
     )
     errors = np.linspace(0.5, 1.5, 101)[None]
     plots.profile({"A6": -errors}, tmp_path / "p.png", "MAE, share below")

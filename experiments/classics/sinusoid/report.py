@@ -5,11 +5,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -48,15 +45,15 @@ def written(
         scenario=scenario,
         peak_memory=journal.peak_memory(),
     )
-    if getattr(config, "arms", ()) and config.publish:
+    if getattr(config, "arms", ()) and config.output.publish:
         record = joined(records.stored(name), record)
     known = {key.arm for key in record.scores}
     record = dataclasses.replace(record, arms=tuple(a for a in record.arms if a.name in known))
-    records.write(config.out, name, record)
-    if config.publish:
+    records.write(config.output.folder("sinusoid"), name, record)
+    if config.output.publish:
         records.publish(name, record)
-    plot(record, config.out / f"{name}.png")
-    journal.write_checksums(config.out)
+    plot(record, config.output.folder("sinusoid") / f"{name}.png")
+    journal.write_checksums(config.output.folder("sinusoid"))
     return record
 
 
@@ -135,7 +132,8 @@ def show_stored(out: pathlib.Path) -> None:
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
     """Saves the curve of the error over inner steps, one line per arm."""
-    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.subplots()
     steps, scenario = conditions(record), record.scenario
     for i, arm in enumerate(record.names()):
         results = [
@@ -163,4 +161,3 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
     figure.legend(loc="outside lower center", fontsize=7, ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
-    plt.close(figure)

@@ -73,7 +73,7 @@ def scenario_grid(table: str, name: str, record: records.Record, scenario: str) 
     count = record.tasks[scenario]
     return tables.Grid(
         f"{table} {name.split('-', 2)[2]}, {scenario.replace('_', '-')}: {count} test tasks, "
-        f"{record.run['seeds']} seeds",
+        f"{record.config['seeds']} seeds",
         headings,
         rows,
         bold=bold,

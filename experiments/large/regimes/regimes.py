@@ -16,13 +16,13 @@ domain stand for its categories, which the data do not name.
 import dataclasses
 import functools
 import pathlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from metajax.benchmark.command import Preset
 from metajax.results import plots
 from metajax.results import records as report
+from metajax.settings import Data, Output, Positive, Presets, replace
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -41,57 +41,51 @@ SHELF = "a shelf of another domain"
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    dataset: str = "ml-1m"
-    """Histories for the headroom and the long window."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    output: Output = Output()
+    data: Data = Data()
     window: bool = True
     """Run the headroom and the histories longer than the window."""
     domains: bool = True
     """Run the shelves of other domains."""
     drift: bool = True
     """Run the people who drift."""
-    seeds: int = 3
+    seeds: Positive = 3
     """Training seeds of shelves and drift."""
-    window_seeds: int = 1
+    window_seeds: Positive = 1
     """Training seeds of the long window: each trains a recommender."""
-    window_steps: int = 800
+    window_steps: Positive = 800
     """Training steps of that recommender."""
     meta_steps: int = 40
     """Outer steps of its adapters."""
-    people: int = 150
+    people: Positive = 150
     """People of its test, at most."""
-    shelf_steps: int = 200
+    shelf_steps: Positive = 200
     """Outer steps of the arms that are trained on shelves."""
-    shelves: int = 40
+    shelves: Positive = 40
     """Shelves of the test."""
-    drift_steps: int = 400
+    drift_steps: Positive = 400
     """Outer steps of the arms that are trained on people who drift."""
-    drifters: int = 300
+    drifters: Positive = 300
     """People of their test."""
     drift_world: int = 2
     """Seed of their world: another one than settings were chosen in."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/regimes."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "ml-100k", "seeds": 1, "window_steps": 50, "meta_steps": 5, "people": 40},
-    "paper": {},
-    "gpu": {
-        "seeds": 10,
-        "window_seeds": 5,
-        "window_steps": 20_000,
-        "meta_steps": 1_000,
-        "people": 2_000,
-    },
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {
+            "dataset": "ml-100k",
+            "seeds": 1,
+            "window_steps": 50,
+            "meta_steps": 5,
+            "people": 40,
+        },
+        "gpu": {
+            "seeds": 10,
+            "window_seeds": 5,
+            "window_steps": 20_000,
+            "meta_steps": 1_000,
+            "people": 2_000,
+        },
+    }
 
 
 class Book:
@@ -152,7 +146,7 @@ def shelved(config: Config, pair: str) -> report.Record:
     """Runs the shelves of a pair of domains."""
     book = Book(f"domains-{pair.replace(' ', '-')}")
     found, seconds, settings = regimes_domains.run(
-        pair, config.data_dir, config.shelf_steps, config.seeds, config.shelves
+        pair, config.data.data_dir, config.shelf_steps, config.seeds, config.shelves
     )
     for (arm, shots), values in found.items():
         book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
@@ -162,7 +156,7 @@ def shelved(config: Config, pair: str) -> report.Record:
 def long_window(config: Config) -> report.Record:
     """Runs the headroom and the histories longer than the window."""
     book = Book("window")
-    data = sasrec.load(sasrec.Config(dataset=config.dataset, data_dir=config.data_dir))
+    data = sasrec.load(sasrec.Config(data=config.data))
     plan = history.Plan(64, config.window_steps, config.meta_steps, config.people)
     scores, room, seconds, settings, size = regimes_window.run(plan, data, config.window_seeds)
     for context, values in room.items():
@@ -177,7 +171,7 @@ def long_window(config: Config) -> report.Record:
 
 def run(config: Config) -> list[report.Record]:
     """Runs the regimes asked for, each of which has a record of its own."""
-    config = dataclasses.replace(config, out=large_report.folder(config.out, "regimes"))
+    config = replace(config, out=config.output.folder("regimes"))
     pairs = [functools.partial(shelved, pair=pair) for pair in regimes_domains.PAIRS]
     wanted = [(config.drift, drifting), *((config.domains, pair) for pair in pairs)]
     wanted.append((config.window, long_window))
@@ -243,8 +237,8 @@ def picture(record: report.Record, path: pathlib.Path) -> None:
 
 def main(config: Config) -> list[report.Record]:
     """The records of the experiment, run or read, their tables and the picture of the headroom."""
-    records = stored(config) if config.from_records else run(config)
+    records = stored(config) if config.output.from_records else run(config)
     for record in records:
         show(record)
-        picture(record, large_report.folder(config.out, "regimes") / "headroom.png")
+        picture(record, config.output.folder("regimes") / "headroom.png")
     return records
