@@ -18,6 +18,7 @@ from metajax.models.features import conditioned_mlp, labeled_features
 from metajax.models.modulated import at_rest, centered, over_features, pair_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
+from metajax.transforms.residual import residual, unchanged
 from metajax.types import MetaLearner, Model
 
 
@@ -65,9 +66,9 @@ def build(
         features(problem, config.embedding),
         centered(labeled_features((64, config.code)), problem.mean),
         conditioned_mlp(config.hidden),
-        stored_mean(problem.mean),
         config.code,
     )
+    learner = residual(learner, stored_mean(problem.mean), shown=unchanged)
     return learner, optax.adam(config.outer_rate)
 
 

@@ -20,6 +20,7 @@ from metajax.learners.cold_start.mamo import mamo, memory_optimizer
 from metajax.models.modulated import user_features
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
+from metajax.transforms.residual import residual
 from metajax.types import MetaLearner, Model, PyTree
 
 from .cnp import features
@@ -93,7 +94,6 @@ def build(
     learner = mamo(
         body(config, problem),
         vector_mlp((32,)),
-        stored_mean(problem.mean),
         user_features(sizes, config.embedding),
         optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate)),
         config.inner_steps,
@@ -103,6 +103,7 @@ def build(
         num_memories=config.memories,
         shift=config.shift,
     )
+    learner = residual(learner, stored_mean(problem.mean))
     return learner, memory_optimizer(optax.adam(config.outer_rate))
 
 

@@ -33,6 +33,7 @@ from metajax.models.features import conditioned_mlp
 from metajax.models.modulated import at_rest, over_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
+from metajax.transforms.residual import residual
 from metajax.types import MetaLearner, Model, UserError
 
 from .cnp import features
@@ -119,13 +120,12 @@ def build(
         embed,
         Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs[name]),
         decide,
-        offset,
         num_paths=1 + len(columns_of(config, given.table)),
         num_code=config.code,
         path_rate=config.path_rate,
         task_rate=config.task_rate,
     )
-    return learner, optax.adam(config.outer_rate)
+    return residual(learner, offset), optax.adam(config.outer_rate)
 
 
 def main(config: Config) -> records.Record:

@@ -41,6 +41,7 @@ from metajax.models import modulated as nets
 from metajax.models.features import conditioned_mlp, labeled_features
 from metajax.results import records
 from metajax.settings import replace
+from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model, Params, PyTree
 
 from .. import report as large_report
@@ -140,7 +141,8 @@ def centered_codes(config: Config, problem: Problem):
     plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
     encode = nets.centered(labeled_features((config.hidden, 32)), problem.mean)
     decode = conditioned_mlp((config.hidden, config.hidden))
-    return modulated(plain, encode, decode, towers.stored_mean(problem.mean), 32)
+    learner = modulated(plain, encode, decode, 32)
+    return residual(learner, towers.stored_mean(problem.mean), shown=unchanged)
 
 
 def jointly_trained(config: Config, problem: Problem) -> dict[str, Trained]:
