@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metajax.data.sources.named import load
-    from metajax.evaluation.evaluate import controls, k_shot, predictions, shuffled_labels
+    from metajax.evaluation.evaluate import k_shot, predictions, shuffled_labels
+    from metajax.evaluation.judge import judge
     from metajax.learners.amortized import neural_process
     from metajax.learners.closed_form import ridge
     from metajax.learners.ensemble import averaged, blended, gated, stacked
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
 
 PLACES = {
     "data.sources.named": ("load",),
-    "evaluation.evaluate": ("controls", "k_shot", "predictions", "shuffled_labels"),
+    "evaluation.evaluate": ("k_shot", "predictions", "shuffled_labels"),
+    "evaluation.judge": ("judge",),
     "learners.amortized": ("neural_process",),
     "learners.closed_form": ("ridge",),
     "learners.gradient.context": ("cavia",),
@@ -66,7 +68,6 @@ __all__ = [
     "averaged",
     "blended",
     "cavia",
-    "controls",
     "difference",
     "fine_tuned",
     "fit",
@@ -77,6 +78,7 @@ __all__ = [
     "hide",
     "implicit",
     "interval",
+    "judge",
     "k_shot",
     "load",
     "multistep",

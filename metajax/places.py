@@ -14,6 +14,14 @@ def state() -> pathlib.Path:
     return _folder("XDG_STATE_HOME", ".local/state")
 
 
+def published() -> pathlib.Path:
+    """The folder of published records: METAJAX_RESULTS, else the checkout's, else ``./results``."""
+    if chosen := os.environ.get("METAJAX_RESULTS"):
+        return pathlib.Path(chosen)
+    checkout = pathlib.Path(__file__).resolve().parents[1] / "paper" / "results"
+    return checkout if checkout.is_dir() else pathlib.Path("results")
+
+
 def _folder(variable: str, below_home: str) -> pathlib.Path:
     """METAJAX_HOME; else ``metajax`` in the folder that the variable names, by custom of XDG."""
     if chosen := os.environ.get("METAJAX_HOME"):

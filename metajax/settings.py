@@ -15,6 +15,8 @@ A number must be finite and not negative. A type with a `Range`, such as `Positi
 """
 
 import dataclasses
+import hashlib
+import json
 import math
 import pathlib
 import typing
@@ -27,6 +29,13 @@ Preset = Literal["quick", "paper", "gpu"]
 """Sizes of a run: minutes on two cores; as the stored records; large batches, full schedules."""
 Presets = Mapping[Preset, Mapping[str, Any]]
 """Preset -> setting -> value. ``paper`` names nothing: declared defaults are those of records."""
+
+
+PLACES = (
+    *("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish"),
+    "from_records",
+)
+"""Settings that change no result but for its last bits."""
 
 
 class Range(NamedTuple):
@@ -83,14 +92,49 @@ class Data:
     PRESETS: ClassVar[Presets] = {"quick": {"dataset": "synthetic"}}
 
 
+Protocol = Literal[
+    "melu",
+    "users",
+    "first-k",
+    "tanp",
+    "time",
+    "stream",
+    "leave-one-out",
+    "items",
+    "domains",
+    "file",
+]
+"""Who is new, and what is asked of them: see `metajax.benchmark.splits`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class SplitOptions:
     """Who is seen in meta-training, and who is tested."""
 
+    protocol: Protocol = "melu"
+    """melu: warm, user-cold, item-cold and both-cold; users: new users, rows at random; first-k:
+    new users, their first rows are the support; tanp: new users, all other rows are asked; time:
+    the past is learned from, the future asked; stream: each row is asked, then learned from;
+    leave-one-out: everybody's last row; items: new items as tasks; domains: users new in a domain;
+    file: the tasks of --tasks."""
     split_seed: int = 0
     """Seed of the split: meta-validation users, query rows, states where none are published."""
     redraw: bool = False
-    """Draw the cold users and items anew even where a published split exists."""
+    """melu: draw the cold users and items anew even where a published split exists."""
+    min_rows: Positive | None = None
+    """Rows of a test task, at least; items: rows of a known item."""
+    max_rows: Positive | None = None
+    """Rows of a test task, at most."""
+    support_rows: Positive | None = None
+    """Support rows of a test task: as many (first-k, tanp), or at most; items: of each phase."""
+    query_rows: Positive | None = None
+    """Query rows of a test task: as many (melu, users), or at most."""
+    fold: int | None = None
+    """users: which share of the users is tested; no two folds share a test user."""
+    source_domain: str = ""
+    """domains: the data set that supports come from; --dataset is what is asked."""
+    tasks: pathlib.Path | None = None
+    """file: the task file that `metajax.data.split.save` wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +185,26 @@ def flat(config: Any) -> dict[str, Any]:
     return dict(settings)
 
 
+def config_hash(config: Any) -> str:
+    """A digest of a resolved configuration, as 12 hexadecimal digits.
+
+    Where the data lie, where results go, the name of the preset and how many seeds go side by side
+    do not count, see `PLACES`. Two experiments of equal settings have equal digests.
+    """
+    named = {name: value for name, value in flat(config).items() if name not in PLACES}
+    text = json.dumps(named, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def option(name: str) -> str:
+    """The option of a setting.
+
+    >>> option("num_steps")
+    '--num-steps'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
 def check(config: Any) -> Any:
     """The configuration itself, if every number in it is one that makes sense.
 
@@ -153,8 +217,7 @@ def check(config: Any) -> Any:
             if isinstance(number, bool) or not isinstance(number, int | float):
                 continue
             if not (math.isfinite(number) and allowed.low <= number <= allowed.high):
-                option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} must be {allowed}, and it is {number:g}")
+                raise UserError(f"{option(name)} must be {allowed}, and it is {number:g}")
     return config
 
 

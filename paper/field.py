@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.results import intervals, records, tables
-from metajax.results.reliability import lower_is_better
+from metajax.results.tables import lower_is_better
 from paper.edition import ALPHA, HERE, SCENARIOS, Results
 
 PUBLISHED = HERE.parent / "third_party" / "published.toml"

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax.data import images
+from metajax.results import ledger
 from metajax.results import records as report
 from metajax.training import journal, loop, progress
 from metajax.types import Examples, MetaLearner, Params, PyTree
@@ -170,14 +171,36 @@ def in_batches(learner: MetaLearner, size: int, num_batches: int) -> MetaLearner
     return learner._replace(adapt=adapt, num_gradients=num_batches * learner.num_gradients)
 
 
+def opened_for(
+    config: Any, arm: str, choices: Any, test: images.ClassImages, *sizes: Any
+) -> report.Opening:
+    """The line of the ledger for the test tasks that are drawn from the test classes.
+
+    Args:
+      arm: who opens them.
+      choices: what was chosen on validation classes.
+      sizes: ways, shots and number of the tasks.
+    """
+    return report.open_tests(
+        config, {arm: choices}, f"omniglot {arm}", ledger.checksum(test, *sizes)
+    )
+
+
 def record_of(
-    scenario: str, arm: report.Arm, config: Any, seconds: float, scores: np.ndarray, **fields: Any
+    scenario: str,
+    arm: report.Arm,
+    config: Any,
+    seconds: float,
+    scores: np.ndarray,
+    opened: report.Opening,
+    **fields: Any,
 ) -> report.Record:
     """The record of one arm on Omniglot.
 
     Args:
       seconds: of its training.
       scores: accuracies (S, T) on the test tasks.
+      opened: the line of the ledger, of `opened_for`.
       fields: others of `report.Record`; ``extra`` holds the ``schedule``.
     """
     return report.made(
@@ -187,6 +210,7 @@ def record_of(
         {report.Key(scenario, arm.name, "test", "accuracy"): scores},
         method=arm.name,
         scenario=scenario,
+        opened=(opened,),
         seconds={"train": seconds, "cpu": time.process_time()},
         peak_memory=journal.peak_memory(),
         **fields,

@@ -30,7 +30,7 @@ import optax
 from metajax import benchmark, losses, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import features, towers
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.transforms.regularize import noisy
@@ -216,18 +216,21 @@ def main(config: Config) -> None:
         seconds[name] = time.perf_counter() - began
     for shots in config.shots:
         world, scenario = GivenAway(shots, 200, honest=False), f"amplitude given away, K={shots}"
-        scores = {}
-        for name, arm in arms(config).items():
-            key, params = jax.random.key(3), trained[name].params
+        name, scores = f"sinusoid-memorization-k{shots}", {}
+        tests = ledger.checksum(name, config.test_tasks)
+        opened = records.open_tests(config, {}, name, tests)
+        for arm_name, arm in arms(config).items():
+            key, params = jax.random.key(3), trained[arm_name].params
             over_seeds = jax.vmap(errors, (None, 0, None, None, None))
             test = jax.jit(over_seeds, static_argnums=(0, 2, 4))
             found = np.asarray(test(arm.learner, params, world, key, config.test_tasks))
             for i, step in enumerate(TEST_STEPS):
                 condition = f"steps={step}"
-                full = records.Key(scenario, name, condition, sinusoid_report.METRIC)
+                full = records.Key(scenario, arm_name, condition, sinusoid_report.METRIC)
                 scores[full] = found[..., i]
-        name = f"sinusoid-memorization-k{shots}"
-        record = sinusoid_report.written(name, scenario, list(trained), config, {}, seconds, scores)
+        record = sinusoid_report.written(
+            name, scenario, list(trained), config, {}, seconds, scores, opened=opened
+        )
         sinusoid_report.show(record)
 
 

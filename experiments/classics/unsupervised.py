@@ -241,16 +241,20 @@ def main(config: Config) -> None:
             queries=config.shots,
             num_tasks=config.test_tasks,
         )
-        scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
-        seconds = sum(arm.seconds for arm in arms)
         settings = (
             arms[0].settings if len(arms) == 1 else {str(i): a.settings for i, a in enumerate(arms)}
         )
+        sizes = (config.ways, config.shots, config.test_tasks)
+        opened = few_shot.opened_for(config, name, settings, test, *sizes)
+        scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
+        seconds = sum(arm.seconds for arm in arms)
         slug = name.lower().replace(", ", "-").replace(" ", "-")
         file = f"omniglot-unsupervised-{config.ways}w{config.shots}s-{slug}"
         extra = {"schedule": {"num_steps": arms[0].num_steps}}
         arm = report.Arm(name, settings=settings)
-        record = few_shot.record_of(scenario, arm, config, seconds, np.stack(scores), extra=extra)
+        record = few_shot.record_of(
+            scenario, arm, config, seconds, np.stack(scores), opened, extra=extra
+        )
         report.write(config.output.folder("unsupervised"), file, record)
         if config.output.publish:
             report.publish(file, record)

@@ -26,11 +26,12 @@ from rich.table import Table
 from metajax import benchmark
 from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
 from metajax.benchmark.problem import Problem, freeze, problem_of
-from metajax.data import split
+from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import catalogue as ranking
-from metajax.evaluation import evaluate, protocols
+from metajax.evaluation import protocols
+from metajax.evaluation.judge import judge
 from metajax.results import intervals, records
 from metajax.settings import Output, Presets
 from metajax.types import Episode, MetaLearner, UserError
@@ -117,7 +118,7 @@ def closed_form(problem: Problem) -> tuple[MetaLearner, dict[str, Any], dict[str
     return learner, params, {arm: trained.settings for arm, trained in tuned.items()}
 
 
-def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
+def run(name: str, config: Config) -> tuple[dict[records.Key, np.ndarray], dict]:
     """Per-task scores of one data set, and the facts about it."""
     began, cpu_began = time.perf_counter(), time.process_time()
     table = named.load(name, config.data_dir)
@@ -127,8 +128,7 @@ def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
     parts, min_rows = cut(table, config.split_seed)
     problem = problem_of(table, parts)
     learner, params, settings = closed_form(problem)
-    ticket = freeze(config, settings)
-    source, opened = problem.open_test(ticket)
+    source, opened = problem.open_test(freeze(config, settings), "datasets")
     scores = judged(learner, params, source, opened)
     known = np.unique(table.item[parts.train_rows])
     catalogue = {"user_cold": known, "item_cold": np.setdiff1d(np.unique(table.item), known)}
@@ -152,7 +152,7 @@ def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
         "tasks": {k: t.num_tasks for k, t in parts.test.items()},
         "candidates": {k: len(v) for k, v in catalogue.items()},
         "settings": settings,
-        "test": ticket._asdict(),
+        "opened": problem.opened[-1],
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu_began,
     }
@@ -167,32 +167,19 @@ def drawn(tasks: Episode, seed: int) -> Episode:
 
 def judged(
     learner: MetaLearner, params: Any, source: Any, opened: dict[str, Episode]
-) -> dict[str, np.ndarray]:
-    """Per-task scores (1, T) of the arms, as they are and with shuffled support labels."""
-    everything = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
+) -> dict[records.Key, np.ndarray]:
+    """Per-task scores (1, T) of the arms, as they are and under the controls.
 
-    @jax.jit
-    def judge(params: Any, source: Any, tasks: Episode) -> dict[str, jax.Array]:
-        def under(arm: Any, shuffle: jax.Array) -> dict[str, jax.Array]:
-            alter = evaluate.when(shuffle > 0, evaluate.shuffled_labels)
-            key_predict, key_ties = jax.random.split(jax.random.key(2))
-            found = evaluate.predictions(learner, arm, source, tasks, key_predict, alter)
-            return evaluate.rating_metrics(found, tasks, key_ties)
-
-        both = lambda arm: jax.lax.map(lambda c: under(arm, c), jnp.arange(2))
-        return jax.lax.map(both, params)
-
-    found = judge(params, source, everything)
-    scores, end = {}, 0
-    for scenario, tasks in opened.items():
-        rows = slice(end, end + len(tasks.query.label))
-        end = rows.stop
-        for metric, (i, arm), (j, condition) in itertools.product(
-            found, enumerate(ARMS), enumerate(("all", "shuffled"))
-        ):
-            name = records.Key(scenario, arm, condition, metric)
-            scores[name] = np.asarray(found[metric][i, j, rows])[None]
-    return scores
+    The arms are one learner with parameters of their own, and are judged as if they were seeds.
+    """
+    found = judge(
+        {"arms": (learner, params)}, opened, fetch=episodes.fetch, source=source, main="mae"
+    )
+    return {
+        key._replace(arm=arm): values[i][None]
+        for key, values in found.items()
+        for i, arm in enumerate(ARMS)
+    }
 
 
 def ranked(
@@ -282,7 +269,10 @@ def main(config: Config) -> None:
         scores |= {of(key): values for key, values in found.items()}
         print(f"{name}: {about[name]['seconds']:.0f} s", flush=True)
     arms = records.arms_of(ARMS, roles=records.BASELINE)
-    record = records.made("datasets", config, arms, scores, extra={"datasets": about})
+    opened = tuple(told.pop("opened") for told in about.values())
+    record = records.made(
+        "datasets", config, arms, scores, opened=opened, extra={"datasets": about}
+    )
     path = records.write(config.output.folder("datasets"), "datasets", record)
     if config.output.publish:
         records.publish("datasets", record)

@@ -29,7 +29,7 @@ from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import protocols
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
 
 METRICS = ("precision@5", "recall@5", "hit@5", "ndcg@5", "mrr@5")
@@ -291,10 +291,12 @@ def main(config: Config) -> None:
         show(records.stored("protocols"))
         return
     began = time.perf_counter()
-    scores, checksums = {}, {}
+    scores, checksums, opened = {}, {}, []
     for name in ("ml-100k", "ml-1m"):
         table = named.load(name, config.data_dir)
         checksums[name] = table.checksum()
+        tests = ledger.checksum(checksums[name], config.num_splits, config.num_draws)
+        opened.append(records.open_tests(config, {}, "protocols", tests))
         scores |= metarec(table, config.num_splits)
     scores |= melu(table, config.num_draws)
     record = records.made(
@@ -303,6 +305,7 @@ def main(config: Config) -> None:
         records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE),
         scores,
         seconds={"total": time.perf_counter() - began},
+        opened=tuple(opened),
         extra={"data": checksums},
     )
     path = records.write(config.output.folder("protocols"), "protocols", record)

@@ -184,7 +184,7 @@ def run(config: Config) -> records.Record:
     seconds, peak = executed(config, kept, jax.block_until_ready(params))
     return large_report.written(
         name, name, "one outer step", list(made), config, {}, compiling,
-        data=records.Data("random"),
+        opened=(), data=records.Data("random"),
         extra={
             "planned": plans, "ways": list(ways), "stored": sizes(config),
             "step_seconds": seconds, "peak_after": peak,

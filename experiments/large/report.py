@@ -22,6 +22,7 @@ def written(
     scores: Mapping[records.Key, np.ndarray],
     seconds: Mapping[str, float],
     *,
+    opened: Sequence[records.Opening],
     data: records.Data | None = None,
     settings: Mapping[str, Any] | None = None,
     size: Mapping[str, int] | None = None,
@@ -31,6 +32,7 @@ def written(
 
     Args:
       scores: by `report.Key`.
+      opened: the lines of the ledger, of `records.open_tests`; empty where nothing is tested.
       settings: of the arms, by name or by "NAME, PART".
       size: arm -> bytes that a service keeps of one person.
       extra: what else the record should hold.
@@ -44,6 +46,7 @@ def written(
         data=data,
         seconds={name: value for name, value in seconds.items() if name not in arms},
         peak_memory=journal.peak_memory(),
+        opened=tuple(opened),
         extra=extra or {},
     )
     records.write(config.output.folder(name), name, record)

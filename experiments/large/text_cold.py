@@ -28,7 +28,7 @@ from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import metrics
 from metajax.models.language import bert
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.types import UserError
 
@@ -145,6 +145,8 @@ def run(config: Config) -> records.Record:
     texts = [str(title) for title in table.item_titles]
     text = bert.cached(texts, config.text_model, out / "titles.npz")
     seconds = {"titles": time.perf_counter() - began}
+    tests = ledger.checksum(table.checksum(), config.cold_share, config.seeds)
+    opened = records.open_tests(config, {}, "text_cold", tests)
     by_seed = [run_seed(config, table, text, seed) for seed in range(config.seeds)]
     scores = {
         records.Key("item-cold", arm, "hidden items", metric): np.stack(
@@ -156,7 +158,7 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     data = records.Data(table.name, table.checksum(), table.num_users)
     return large_report.written(
-        name, "text_cold", "item-cold", ARMS, config, scores, seconds, data=data
+        name, "text_cold", "item-cold", ARMS, config, scores, seconds, opened=[opened], data=data
     )
 
 

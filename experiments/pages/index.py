@@ -85,7 +85,7 @@ def rows(record: report.Record) -> list[str]:
                 "" if arm == other else _signed(mine, record.of(scenario, other, "all", "mae"))
                 for other in ("A2 fold-in", "A4 fine-tuned")
             ]
-            gap = tables.verdict(record, scenario, arm)
+            gap = tables.gap(record, scenario, arm)
             cold = report.Key(scenario, arm, "k=0", "mae")
             cells = [
                 record.dataset,

@@ -197,6 +197,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds,
+        opened=(),
         extra={"machine": facts},
     )
 

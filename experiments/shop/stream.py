@@ -143,7 +143,7 @@ def run(config: Config) -> records.Record:
     name = f"stream-{config.output.preset}"
     arms = list(trainers)
     return large_report.written(
-        name, "stream", "stream", arms, config, scores, seconds, extra={"data": facts}
+        name, "stream", "stream", arms, config, scores, seconds, opened=(), extra={"data": facts}
     )
 
 

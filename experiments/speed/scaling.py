@@ -157,6 +157,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds,
+        opened=(),
         extra={"data": facts},
     )
 

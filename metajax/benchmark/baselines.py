@@ -19,6 +19,7 @@ import optax
 from metajax import tree
 from metajax.benchmark.problem import Problem, valid_error
 from metajax.data import episodes
+from metajax.evaluation import evaluate
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
 from metajax.results import records
@@ -227,22 +228,19 @@ def _valid_by_step(
 ) -> jax.Array:
     """Validation error (S, R, N) of fine-tuning at R rates after each of N steps."""
     source, tasks = problem.valid
-    num_tasks = tasks.query.label.shape[0]
+    fetch, key = episodes.fetch_from(source), jax.random.key(0)
 
     def of_rate(params: Params, rate: jax.Array) -> jax.Array:
         learner = tune(optax.sgd(rate), 1)
 
-        def of_task(index: Episode) -> jax.Array:
-            episode = episodes.fetch(index, source)
+        def error(state: PyTree, episode: Episode) -> jax.Array:
+            scores = learner.predict(params, state, episode.query.inputs)
+            return problem.error(scores, episode.query.label, episode.query.mask)
 
-            def step(state, _):
-                state = learner.adapt(params, state, episode.support, jax.random.key(0))
-                scores = learner.predict(params, state, episode.query.inputs)
-                return state, problem.error(scores, episode.query.label, episode.query.mask)
-
-            return jax.lax.scan(step, learner.start(params, episode.profile), length=num_steps)[1]
-
-        return jax.lax.map(of_task, tasks, batch_size=min(128, num_tasks)).mean(axis=0)
+        found_TxN = evaluate.while_adapting(
+            learner, params, tasks, key, error, num_steps, fetch=fetch
+        )
+        return found_TxN.mean(axis=0)[1:]
 
     return jax.vmap(lambda p: jax.lax.map(functools.partial(of_rate, p), rates))(params)
 

@@ -4,14 +4,12 @@ The test tasks are opened once, after the last choice, and the record says when.
 """
 
 import dataclasses
+import pathlib
 import shutil
 import time
 from collections.abc import Callable, Collection, Mapping
-from functools import partial
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.benchmark.baselines import (
@@ -25,15 +23,16 @@ from metajax.benchmark.baselines import (
     trained_arm,
 )
 from metajax.benchmark.command import cli
-from metajax.benchmark.problem import Frozen, Problem, freeze, load
-from metajax.data.episodes import Source
+from metajax.benchmark.problem import Problem, freeze, load
+from metajax.data import episodes
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
+from metajax.evaluation import judge as judging
 from metajax.learners import pooled
 from metajax.results import plots, records, tables
 from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
 from metajax.training import journal, progress
-from metajax.types import Episode, MetaLearner, Model, Params
+from metajax.types import Episode, MetaLearner, Model
 
 __all__ = [
     "A2",
@@ -65,56 +64,44 @@ class Config:
     training: Training = Training()
 
 
-Metrics = Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]]
+Metrics = evaluate.Metrics
+Extra = Callable[[Any, Problem, pathlib.Path], Mapping[str, Trained]]
+"""(config, problem, folder of the run) -> further arms, trained, for the table."""
+CURVE = "user_cold"
+
+
+def curves_of(scenarios: Collection[str]) -> tuple[str, ...]:
+    """The scenario whose k-shot curve is drawn: that of new users, else the first."""
+    return (CURVE if CURVE in scenarios else next(iter(scenarios)),)
 
 
 def judge(
-    arms: dict[str, Trained],
+    arms: Mapping[str, Trained],
     problem: Problem,
-    ticket: Frozen,
+    opened: Mapping[str, Episode],
     metrics: Metrics = evaluate.rating_metrics,
-) -> tuple[dict[records.Key, np.ndarray], list[int]]:
-    """Per-task test scores of every arm, scenario and condition; opens the test tasks.
-
-    All conditions are laid out as one list of tasks, so that an arm is one program.
+    curves: Collection[str] | None = None,
+    main: str = "mae",
+) -> dict[records.Key, np.ndarray]:
+    """Per-task test scores of trained arms on test tasks that were opened, see `judge.judge`.
 
     Args:
-      metrics: (scores (T, Q), episodes, key) -> metrics (T,) per task.
-
-    Returns:
-      The scores by `report.Key`, and the shots of the k-shot curve.
+      opened: scenario -> tasks, of `Problem.open_test`.
+      curves: the scenarios whose k-shot curve is wanted; None for that of new users.
+      main: the metric that controls are compared by.
     """
-    source, opened = problem.open_test(ticket)
-    key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
-    laid_out: dict[tuple[str, str], Episode] = {}
-    for i, (scenario, tasks) in enumerate(opened.items()):
-        keys = jax.random.split(jax.random.fold_in(key_alter, i), tasks.query.label.shape[0])
-        laid_out[scenario, "all"] = tasks
-        laid_out[scenario, "shuffled"] = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
-    cold = opened["user_cold"]
-    curve = [k for k in evaluate.SHOTS if k < cold.support.mask.shape[1]]
-    for k in curve:
-        laid_out["user_cold", f"k={k}"] = jax.vmap(partial(evaluate.first_shots(k), key_ties))(cold)
-    together = jax.tree.map(lambda *x: jnp.concatenate(x), *laid_out.values())
-    ends = np.cumsum([tasks.query.label.shape[0] for tasks in laid_out.values()])
-
-    rate = jax.jit(jax.vmap(metrics, (0, None, None)))
-    scores: dict[records.Key, np.ndarray] = {}
     with progress.bar("test", len(arms)) as update:
-        for i, (arm, trained) in enumerate(arms.items()):
-            predict = jax.jit(partial(_predict, trained.learner))
-            found = rate(predict(trained.params, source, together, key_predict), together, key_ties)
-            for metric, values in found.items():
-                parts = np.split(np.asarray(values), ends[:-1], axis=1)
-                for (scenario, condition), part in zip(laid_out, parts, strict=True):
-                    scores[records.Key(scenario, arm, condition, metric)] = part
-            update(i + 1, {})
-    return scores, curve
-
-
-def _predict(learner: MetaLearner, params: Params, source: Source, tasks: Episode, key: jax.Array):
-    """Scores (S, T, Q) of every seed."""
-    return jax.lax.map(lambda p: evaluate.predictions(learner, p, source, tasks, key), params)
+        return judging.judge(
+            {name: (trained.learner, trained.params) for name, trained in arms.items()},
+            opened,
+            fetch=episodes.fetch,
+            source=problem.valid[0],
+            metrics=metrics,
+            curves=curves_of(opened) if curves is None else curves,
+            main=main,
+            predict=problem.predict,
+            report=lambda done: update(done, {}),
+        )
 
 
 def data_of(problem: Problem) -> records.Data:
@@ -137,6 +124,11 @@ def split_of(problem: Problem) -> records.Split:
     )
 
 
+def load_data(config: Any) -> Problem:
+    """The problem that the options ask for."""
+    return load(config.data, config.split, config.training.num_support)
+
+
 def run_experiment(
     name: str,
     config: Any,
@@ -146,12 +138,18 @@ def run_experiment(
     joint: Joint = pooled.pooled,
     prepare: Callable[[Any, Problem], Problem] = lambda config, problem: problem,
     ablations: Collection[str] = (),
+    *,
+    protocol: Callable[[Any], Problem] = load_data,
+    metrics: Metrics = evaluate.rating_metrics,
+    main: str = "mae",
+    extra: Extra = lambda config, problem, folder: {},
+    table: Callable[[records.Record], None] = tables.show,
 ) -> records.Record:
     """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
 
     Args:
       name: the experiment.
-      config: its configuration, with ``run`` and ``outer_rate``.
+      config: its `Config`, with ``outer_rate``.
       model: (config, problem) -> the model that A3, A4 and the methods share.
       methods: arm name -> build(config, problem) -> (learner, outer optimizer).
       method: the arm that the table is about.
@@ -159,36 +157,59 @@ def run_experiment(
         tasks: A3 and A4 then do so too.
       prepare: (config, problem) -> the problem with columns that the methods need.
       ablations: those of the methods that are the method with a part changed.
+      protocol: config -> the problem: data, split and how choices are made.
+      metrics: (scores (T, Q), tasks, key) -> metric -> (T,), what the test measures.
+      main: the metric of differences, controls and the curve.
+      extra: further arms beside baselines and methods, trained by whatever means.
+      table: prints a record.
     """
-    output, training = config.output, config.training
+    output = config.output
     short = named.short_name(config.data.dataset)
+    folder = output.folder(f"{name}-{short}")
     if output.from_records:
-        record = records.stored(f"{name}-{short}")
-        tables.show(record)
+        record = records.stored(f"{name}-{short}", otherwise=folder)
+        table(record)
         return record
     if output.publish:
         records.require_clean(records.environment())
     began = time.perf_counter()
-    folder = output.folder(f"{name}-{short}")
-    if training.fresh:
+    if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    problem = prepare(config, load(config.data, config.split, training.num_support))
+    problem = prepare(config, protocol(config))
     loaded = time.perf_counter() - began
-    network = model(config, problem)
-    arms = baselines(problem, network, training, config.outer_rate, joint, folder)
+    arms = train_arms(config, problem, folder, model, methods, joint, ablations)
+    arms |= extra(config, problem, folder)
+    record = judged(
+        name, config, method, problem, arms, {"data": loaded}, began, metrics, main=main
+    )
+    path = records.write(folder, f"{name}-{short}", record)
+    if output.publish:
+        records.publish(f"{name}-{short}", record)
+    plot = folder / "k_shot.png"
+    plots.k_shot(record, curves_of(record.tasks)[0], plot, main)
+    journal.write_checksums(folder)
+    table(record)
+    print(f"record {path}\nplot   {plot}")
+    return record
+
+
+def train_arms(
+    config: Any,
+    problem: Problem,
+    folder: pathlib.Path,
+    model: Callable[[Any, Problem], Model],
+    methods: Mapping[str, Callable[[Any, Problem], tuple[MetaLearner, Any]]],
+    joint: Joint,
+    ablations: Collection[str],
+) -> dict[str, Trained]:
+    """The tuned baselines and the meta-trained methods; arguments are those of `run_experiment`."""
+    training = config.training
+    arms = baselines(problem, model(config, problem), training, config.outer_rate, joint, folder)
     for arm, build in methods.items():
         role = records.ABLATION if arm in ablations else records.METHOD
         made = trained_arm(arm, *build(config, problem), problem, training, folder)
         arms[arm] = made._replace(role=role)
-    record = judged(name, config, method, problem, arms, {"data": loaded}, began)
-    path = records.write(folder, f"{name}-{short}", record)
-    if output.publish:
-        records.publish(f"{name}-{short}", record)
-    plots.k_shot(record, "user_cold", folder / "k_shot.png")
-    journal.write_checksums(folder)
-    tables.show(record)
-    print(f"record {path}\nplot   {folder / 'k_shot.png'}")
-    return record
+    return arms
 
 
 def judged(
@@ -196,25 +217,27 @@ def judged(
     config: Any,
     method: str,
     problem: Problem,
-    arms: dict[str, Trained],
+    arms: Mapping[str, Trained],
     seconds: dict[str, float],
     began: float,
     metrics: Metrics = evaluate.rating_metrics,
+    curves: Collection[str] | None = None,
+    main: str = "mae",
 ) -> records.Record:
     """The record of arms that are trained: freezes their settings and opens the test tasks.
 
     Args:
+      name: the experiment, who opens the test tasks.
       seconds: of what was done beside training.
       began: `time.perf_counter` at the start of it all.
-      metrics: see `judge`.
+      metrics, curves, main: see `judge`.
     """
     settings = {arm: trained.settings for arm, trained in arms.items()}
-    ticket = freeze(config, settings)
-    opened = time.perf_counter()
-    scores, shots = judge(arms, problem, ticket, metrics)
-    spent = {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
+    _, opened = problem.open_test(freeze(config, settings), name)
+    since = time.perf_counter()
+    scores = judge(arms, problem, opened, metrics, curves, main)
+    spent = {"test": time.perf_counter() - since, "total": time.perf_counter() - began}
     took = gradients(arms, config.training)
-    times = len(problem.opened)
     return records.made(
         name,
         config,
@@ -226,8 +249,14 @@ def judged(
         method=method,
         data=data_of(problem),
         split=split_of(problem),
-        shots=tuple(shots),
+        shots=shots_of(scores),
         seconds=seconds | spent,
-        opened=(records.Opening(**ticket._asdict(), times_opened=times),),
+        opened=(problem.opened[-1],),
         peak_memory=journal.peak_memory(),
     )
+
+
+def shots_of(scores: Mapping[records.Key, np.ndarray]) -> tuple[int, ...]:
+    """The numbers of support rows that a k-shot curve in the scores has."""
+    found = {key.condition for key in scores if key.condition.startswith("k=")}
+    return tuple(sorted(int(condition[2:]) for condition in found))

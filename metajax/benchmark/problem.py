@@ -1,49 +1,24 @@
 """A data set that is ready to be learned, and the lock on its test tasks."""
 
 import dataclasses
-import hashlib
-import json
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.benchmark import splits
 from metajax.data import episodes, split
 from metajax.data.features import represent
-from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import evaluate
-from metajax.results import records
+from metajax.evaluation.judge import Predict, together
+from metajax.results import ledger, records
+from metajax.results.ledger import freeze
 from metajax.settings import Data, SplitOptions
 from metajax.types import Episode, MetaLearner, Params, UserError
 
-
-class Frozen(NamedTuple):
-    """What was fixed before the test tasks were opened: the ticket that `Problem.open_test` wants.
-
-    Attributes:
-      config_hash: of the resolved configuration.
-      settings_hash: of every choice made on meta-validation.
-      frozen: when, in UTC.
-    """
-
-    config_hash: str
-    settings_hash: str
-    frozen: str
-
-
-def freeze(config: Any, settings: Mapping[str, Any]) -> Frozen:
-    """The ticket for the test tasks: nothing may be chosen after it.
-
-    Args:
-      config: the resolved configuration, a dataclass.
-      settings: what was chosen on meta-validation, by arm.
-    """
-    text = json.dumps(settings, sort_keys=True, default=str)
-    digest = hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
-    return Frozen(records.config_hash(config), digest, records.now())
+__all__ = ["Problem", "freeze", "laid_out", "load", "problem_of", "valid_error", "with_columns"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,13 +30,15 @@ class Problem:
       split: who is seen when.
       mean: the mean training rating.
       train: source of meta-training tasks, whose item columns do not know the task's ratings.
-      valid: source and episodes of meta-validation; its columns are those of the test, too.
+      valid: source and episodes of meta-validation, of all its scenarios; its columns are those of
+        the test, too.
       example: one episode, for shapes.
       error: what choices minimize: the absolute error; where lists are judged by their order, the
         share of misordered pairs.
       shots: the numbers of support rows that choices are made at; empty for all rows there are.
       scale: the standard deviation of what item biases leave of the training ratings.
-      opened: the tickets that the test tasks were opened with, at most one.
+      predict: how scores of tasks come about; `evaluate.prequential` in a stream.
+      opened: what the ledger says of each opening of the test tasks, all after the same choice.
     """
 
     table: Interactions
@@ -73,29 +50,45 @@ class Problem:
     error: losses.Loss = losses.absolute_error
     shots: tuple[int, ...] = ()
     scale: float = 1.0
-    opened: list[Frozen] = dataclasses.field(default_factory=list)
+    predict: Predict = evaluate.predictions
+    opened: list[records.Opening] = dataclasses.field(default_factory=list)
 
-    def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
+    def open_test(
+        self, ticket: records.Opening, experiment: str
+    ) -> tuple[episodes.Source, dict[str, Episode]]:
         """Columns and episodes of each test scenario, once everything is `freeze`-d.
+
+        The opening is written into the ledger.
+
+        Args:
+          ticket: of `freeze`.
+          experiment: who opens.
 
         Raises:
           UserError: no ticket, or the tasks were opened before with another choice.
         """
-        if not isinstance(ticket, Frozen):
+        if not isinstance(ticket, records.Opening):
             raise UserError("test tasks are closed: call benchmark.freeze after the last choice")
-        if self.opened and self.opened[0][:2] != ticket[:2]:
+        choice = (ticket.config_hash, ticket.settings_hash)
+        if self.opened and choice != (self.opened[0].config_hash, self.opened[0].settings_hash):
             raise UserError(
                 f"test tasks were opened for configuration {self.opened[0].config_hash} with other "
                 "settings; a new choice needs a new split: give another --split-seed"
             )
-        self.opened.append(ticket)
-        tests = self.split.test
-        widest = max(int((t.length - self.split.query_size(t)).max()) for t in tests.values())
-        ready = {
-            name: jax.tree.map(jnp.asarray, episodes.fixed(tasks, self.split.num_query, widest))
-            for name, tasks in tests.items()
-        }
+        tests = self.split.checksum()
+        line = ledger.enter(ticket, experiment, tests, published=records.RESULTS)
+        self.opened.append(line)
+        num_query = self.split.num_query
+        ready = {name: laid_out(tasks, num_query) for name, tasks in self.split.test.items()}
         return self.valid[0], ready
+
+
+def laid_out(tasks: split.Tasks, num_query: int) -> Episode:
+    """Stored tasks as episodes of indices on the device; supports have a row at least, a pad."""
+    widest = max(1, int((tasks.length if tasks.shots is None else tasks.shots).max()))
+    if tasks.shots is None:
+        widest = max(1, widest - num_query)
+    return jax.tree.map(jnp.asarray, episodes.fixed(tasks, num_query, widest))
 
 
 def load(data: Data, options: SplitOptions | None = None, num_support: int = 64) -> Problem:
@@ -108,11 +101,9 @@ def load(data: Data, options: SplitOptions | None = None, num_support: int = 64)
     Raises:
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
-    options = options or SplitOptions()
-    table = named.load(data.dataset, data.data_dir)
-    return problem_of(
-        table, split.melu(table, options.split_seed, redraw=options.redraw), num_support
-    )
+    table, parts, predict = splits.make(data, options or SplitOptions())
+    made = problem_of(table, parts, num_support)
+    return dataclasses.replace(made, predict=predict)
 
 
 def problem_of(
@@ -122,16 +113,24 @@ def problem_of(
     error: losses.Loss = losses.absolute_error,
     shots: tuple[int, ...] = (),
 ) -> Problem:
-    """The problem of a table under a split with one validation scenario.
+    """The problem of a table under a split, whose validation scenarios are judged as one.
 
     Where tasks are items, the table is `swapped`: its users are the tasks.
+
+    Raises:
+      UserError: the split has no meta-validation tasks.
     """
+    if not parts.valid:
+        raise UserError(
+            f"{table.name}: the {parts.protocol} split has no meta-validation tasks, which "
+            "settings are chosen on; give one that has"
+        )
     known = represent.represent(table, parts.train_rows)
     source = episodes.source_of_folds(parts.train, known.table, known.fold, known.held_out)
     example = episodes.draw(jax.random.key(0), source, num_support, parts.num_query)
-    (valid,) = parts.valid.values()
-    fixed = jax.tree.map(jnp.asarray, episodes.fixed(valid, parts.num_query))
-    ready = (episodes.source_of_users(valid, known.table), fixed)
+    valid = together([laid_out(tasks, parts.num_query) for tasks in parts.valid.values()])
+    first = next(iter(parts.valid.values()))
+    ready = (episodes.source_of_users(first, known.table), valid)
     return Problem(
         known.table, parts, known.mean, source, ready, example, error, shots, known.scale
     )
@@ -150,7 +149,8 @@ def valid_error(learner: MetaLearner, params: Params, problem: Problem) -> jax.A
     source, tasks = problem.valid
 
     def error(alter: evaluate.Alteration) -> jax.Array:
-        scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0), alter)
+        key, fetch = jax.random.key(0), episodes.fetch_from(source)
+        scores = problem.predict(learner, params, tasks, key, fetch=fetch, alter=alter)
         return problem.error(scores, tasks.query.label, tasks.query.mask)
 
     if not problem.shots:

@@ -1,5 +1,7 @@
 """From stored tasks to episodes: drawn at random on the device, or laid out for evaluation."""
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -102,6 +104,11 @@ def fetch(episode: Episode, source: Source) -> Episode:
         support=with_columns(episode.support),
         query=with_columns(episode.query),
     )
+
+
+def fetch_from(source: Source) -> Callable[[Episode], Episode]:
+    """`fetch` bound to a source: the function that evaluation wants."""
+    return functools.partial(fetch, source=source)
 
 
 def draw(

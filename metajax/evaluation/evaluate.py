@@ -1,27 +1,40 @@
-"""Judging a learner on stored tasks: cold, warm, at every shot, in a stream, and under controls.
+"""Adapting a learner to many tasks and measuring it: cold, warm, at every shot, in a stream.
+
+Tasks are any batch that ``fetch`` turns into episodes, one at a time: stored indices whose columns
+are looked up (`metajax.data.episodes.fetch_from`), keys that an episode is drawn from, or episodes
+as they are. Tasks are mapped in batches, so that memory does not grow with their number. Every
+function here is pure: jit it, vmap it over parameters.
 
 An *alteration* is a pure function ``(key, episode) -> episode`` on one task that changes its
-support before the learner adapts: fewer shots, shuffled labels, someone else's support. The query
-is never altered, and its labels never reach the learner.
+support before the learner adapts: fewer shots, shuffled labels. The query is never altered, and its
+labels never reach the learner.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from metajax import tree
-from metajax.data.episodes import Source, fetch
 from metajax.evaluation import metrics
-from metajax.results import intervals
-from metajax.types import Episode, MetaLearner, Params
+from metajax.types import Episode, MetaLearner, Params, PyTree
 
 Alteration = Callable[[jax.Array, Episode], Episode]
+Fetch = Callable[[Any], Episode]
+"""One task of a batch -> its episode."""
+Measure = Callable[[PyTree, Episode], Any]
+"""(state after adapting, the episode) -> what is to be known of the task, a pytree of arrays."""
+Metrics = Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]]
+"""(scores (T, Q), episodes, key) -> metric -> values (T,) per task."""
 
 SHOTS = (0, 1, 3, 5, 10, 20)
-N0, N1, N2, N3 = "N0 zero steps", "N1 shuffled labels", "N2 another's support", "N3 random init"
+
+
+def as_it_is(task: Any) -> Episode:
+    """The task itself, where tasks are episodes: the default ``fetch``."""
+    return task
 
 
 def unaltered(key: jax.Array, episode: Episode) -> Episode:
@@ -78,38 +91,100 @@ def others_support(key: jax.Array, episodes: Episode) -> Episode:
     )
 
 
+def after_adapting(
+    learner: MetaLearner,
+    params: Params,
+    tasks: Any,
+    key: jax.Array,
+    measure: Measure,
+    *,
+    fetch: Fetch = as_it_is,
+    alter: Alteration = unaltered,
+    batch_size: int = 128,
+) -> Any:
+    """What ``measure`` says of each task after one adaptation to its support; leaves (T, ...).
+
+    Args:
+      params: of one seed.
+      tasks: leaves (T, ...); one of them is what ``fetch`` is given.
+      key: randomness of the alteration and of the learner.
+      measure: is given the altered support and the query as they were before.
+      batch_size: tasks at a time.
+    """
+
+    def one(given: tuple[Any, jax.Array]) -> Any:
+        task, key = given
+        key_alter, key_adapt = jax.random.split(key)
+        episode = fetch(task)
+        episode = alter(key_alter, episode)._replace(query=episode.query)
+        state = learner.start(params, episode.profile)
+        return measure(learner.adapt(params, state, episode.support, key_adapt), episode)
+
+    return _mapped(one, tasks, key, batch_size)
+
+
+def while_adapting(
+    learner: MetaLearner,
+    params: Params,
+    tasks: Any,
+    key: jax.Array,
+    measure: Measure,
+    num_steps: int,
+    *,
+    fetch: Fetch = as_it_is,
+    batch_size: int = 128,
+) -> Any:
+    """What ``measure`` says of each task after 0, 1, ... ``num_steps`` adaptations to its support.
+
+    The support is the same each time: a learner whose ``adapt`` is one gradient step is measured
+    after every step. Arguments are those of `after_adapting`.
+
+    Returns:
+      leaves (T, num_steps + 1, ...).
+    """
+
+    def one(given: tuple[Any, jax.Array]) -> Any:
+        task, key = given
+        episode = fetch(task)
+
+        def step(state: PyTree, key: jax.Array) -> tuple[PyTree, Any]:
+            return learner.adapt(params, state, episode.support, key), measure(state, episode)
+
+        cold = learner.start(params, episode.profile)
+        return jax.lax.scan(step, cold, jax.random.split(key, num_steps + 1))[1]
+
+    return _mapped(one, tasks, key, batch_size)
+
+
+def _mapped(
+    one: Callable[[tuple[Any, jax.Array]], Any], tasks: Any, key: jax.Array, batch_size: int
+) -> Any:
+    """The function of (task, key) over all tasks, so many at a time."""
+    num_tasks = jax.tree.leaves(tasks)[0].shape[0]
+    keys = jax.random.split(key, num_tasks)
+    return jax.lax.map(one, (tasks, keys), batch_size=min(batch_size, num_tasks))
+
+
 def predictions(
     learner: MetaLearner,
     params: Params,
-    source: Source,
-    episodes: Episode,
+    tasks: Any,
     key: jax.Array,
+    *,
+    fetch: Fetch = as_it_is,
     alter: Alteration = unaltered,
     batch_size: int = 128,
 ) -> jax.Array:
-    """Scores (T, Q) of the query rows of stored tasks, each after adapting on its support.
+    """Scores (T, Q) of the query rows of each task, after adapting to its support.
 
-    Pure: jit it, vmap it over params. Tasks are mapped in batches, so that memory does not grow
-    with their number.
-
-    Args:
-      episodes: indices from `episodes.fixed`, leaves (T, ...).
-      source: the columns that the indices point to.
-      key: randomness of the alteration and of the learner.
+    Arguments are those of `after_adapting`.
     """
 
-    def one(task: tuple[Episode, jax.Array]) -> jax.Array:
-        index, key = task
-        key_alter, key_adapt = jax.random.split(key)
-        altered = alter(key_alter, index)._replace(query=index.query)
-        episode = fetch(altered, source)
-        state = learner.start(params, episode.profile)
-        state = learner.adapt(params, state, episode.support, key_adapt)
+    def measure(state: PyTree, episode: Episode) -> jax.Array:
         return learner.predict(params, state, episode.query.inputs)
 
-    num_tasks = episodes.query.label.shape[0]
-    keys = jax.random.split(key, num_tasks)
-    return jax.lax.map(one, (episodes, keys), batch_size=min(batch_size, num_tasks))
+    options = {"fetch": fetch, "alter": alter, "batch_size": batch_size}
+    return after_adapting(learner, params, tasks, key, measure, **options)
 
 
 def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
@@ -130,22 +205,24 @@ def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict
 def k_shot(
     learner: MetaLearner,
     params: Params,
-    source: Source,
-    episodes: Episode,
+    tasks: Episode,
     key: jax.Array,
     shots: Sequence[int] = SHOTS,
-    judge: Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]] = rating_metrics,
+    judge: Metrics = rating_metrics,
+    *,
+    fetch: Fetch = as_it_is,
 ) -> dict[str, jax.Array]:
     """Per-task metrics (K, T) after the first 0, 1, 3 ... support rows: curves, or warm-up phases.
 
     Args:
-      judge: (scores (T, Q), episodes, key) -> metrics (T,).
+      tasks: stored episodes, whose query labels ``judge`` reads.
     """
     key_predict, key_ties = jax.random.split(key)
 
     def at(shots: jax.Array) -> dict[str, jax.Array]:
-        scores = predictions(learner, params, source, episodes, key_predict, first_shots(shots))
-        return judge(scores, episodes, key_ties)
+        alter = first_shots(shots)
+        scores = predictions(learner, params, tasks, key_predict, fetch=fetch, alter=alter)
+        return judge(scores, tasks, key_ties)
 
     return jax.lax.map(at, jnp.asarray(shots))
 
@@ -153,20 +230,25 @@ def k_shot(
 def prequential(
     learner: MetaLearner,
     params: Params,
-    source: Source,
-    episodes: Episode,
+    tasks: Any,
     key: jax.Array,
+    *,
+    fetch: Fetch = as_it_is,
+    alter: Alteration = unaltered,
     batch_size: int = 128,
 ) -> jax.Array:
     """Scores (T, Q) of a stream: each query row is predicted first, then adapted on.
 
     Query rows are read in their order; row j is scored by a learner that has adapted on the support
-    and on rows 0..j-1, one after the other. Padded rows get a score and teach nothing.
+    and on rows 0..j-1, one after the other. Padded rows get a score and teach nothing. Arguments
+    are those of `after_adapting`.
     """
 
-    def one(task: tuple[Episode, jax.Array]) -> jax.Array:
-        episode = fetch(task[0], source)
-        key_support, key_stream = jax.random.split(task[1])
+    def one(given: tuple[Any, jax.Array]) -> jax.Array:
+        task, key = given
+        key_alter, key_support, key_stream = jax.random.split(key, 3)
+        episode = fetch(task)
+        episode = alter(key_alter, episode)._replace(query=episode.query)
         state = learner.start(params, episode.profile)
         state = learner.adapt(params, state, episode.support, key_support)
 
@@ -179,86 +261,4 @@ def prequential(
         keys = jax.random.split(key_stream, episode.query.label.shape[0])
         return jax.lax.scan(step, state, (episode.query, keys))[1]
 
-    num_tasks = episodes.query.label.shape[0]
-    keys = jax.random.split(key, num_tasks)
-    return jax.lax.map(one, (episodes, keys), batch_size=min(batch_size, num_tasks))
-
-
-def controls(
-    learner: MetaLearner,
-    params: Params,
-    source: Source,
-    episodes: Episode,
-    key: jax.Array,
-    metric: metrics.Metric = metrics.mae,
-) -> dict[str, jax.Array]:
-    """Per-task scores (T,) of a metric, as it is ("own") and under the four controls, by name.
-
-    N0 adapts on nothing, N1 on shuffled support labels, N2 on another user's support, N3 starts
-    from a fresh random initialization. `control_gaps` says what each costs.
-    """
-    key_predict, key_donor, key_init = jax.random.split(key, 3)
-    first = fetch(jax.tree.map(lambda x: jnp.asarray(x)[0], episodes), source)
-    donated = others_support(key_donor, episodes)
-    fresh = learner.init(key_init, first)
-
-    def judged(params: Params, tasks: Episode, alter: Alteration = unaltered) -> jax.Array:
-        scores = predictions(learner, params, source, tasks, key_predict, alter)
-        return jax.vmap(metric)(scores, tasks.query.label, tasks.query.mask)
-
-    return {
-        "own": judged(params, episodes),
-        N0: judged(params, episodes, first_shots(0)),
-        N1: judged(params, episodes, shuffled_labels),
-        N2: judged(params, donated),
-        N3: judged(fresh, episodes),
-    }
-
-
-def control_gaps(scores: Mapping[str, jax.Array]) -> dict[str, intervals.Interval]:
-    """What each control adds to the score, paired by user, with its interval.
-
-    Args:
-      scores: of `controls`, (T,) each, or (S, T) with one row per seed.
-    """
-    by_user = {k: intervals.mean_of_seeds(np.atleast_2d(np.asarray(v))) for k, v in scores.items()}
-    own = by_user.pop("own")
-    return {name: intervals.paired_bootstrap(values, own) for name, values in by_user.items()}
-
-
-def by_group(
-    values: np.ndarray, group: np.ndarray, names: Sequence[str] | None = None
-) -> dict[str, intervals.Interval]:
-    """The mean of per-task values (T,) in each group of tasks, with its interval.
-
-    Args:
-      group: (T,) a code per task, e.g. a column of the user features.
-      names: of the codes 0..; else the codes themselves.
-    """
-    found = {}
-    for code in np.unique(group):
-        mine = values[group == code]
-        if not np.isnan(mine).all():
-            found[str(code) if names is None else names[code]] = intervals.mean_interval(mine)
-    return found
-
-
-def by_activity(
-    values: np.ndarray, activity: np.ndarray, num_buckets: int = 4
-) -> dict[str, intervals.Interval]:
-    """The mean of per-task values (T,) by how active the user is, in buckets of about equal size.
-
-    Args:
-      activity: (T,) interactions of each task; a number of interactions is never torn apart.
-
-    Returns:
-      "lowest-highest" activity of a bucket -> mean with its interval, in rising order.
-    """
-    edges = np.unique(
-        np.quantile(activity, np.arange(1, num_buckets) / num_buckets, method="lower")
-    )
-    bucket = np.searchsorted(edges, activity, side="left")
-    low = {b: activity[bucket == b].min() for b in np.unique(bucket)}
-    high = {b: activity[bucket == b].max() for b in low}
-    names = [f"{low.get(b, 0)}-{high.get(b, 0)}" for b in range(int(bucket.max()) + 1)]
-    return by_group(values, bucket, names)
+    return _mapped(one, tasks, key, batch_size)

@@ -73,7 +73,7 @@ def run(
         shots = protocol.shots or (fixed.support.mask.shape[1],)
         of_shots = jax.jit(
             lambda params, source, tasks, shots=shots: evaluate.k_shot(
-                learner, params, source, tasks, key, shots, judge
+                learner, params, tasks, key, shots, judge, fetch=episodes.fetch_from(source)
             )
         )
         found[scenario] = of_shots(params, source_of(tasks, table), fixed)

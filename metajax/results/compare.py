@@ -16,7 +16,8 @@ from tyro.conf import Positional
 
 from metajax.results import intervals, reliability, tables
 from metajax.results import records as report
-from metajax.results.reliability import Entry, lower_is_better, pairs, shown
+from metajax.results.reliability import Entry, pairs, shown
+from metajax.results.tables import lower_is_better
 from metajax.training import journal
 from metajax.types import UserError
 

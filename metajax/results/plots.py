@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from metajax.results import intervals, reliability
+from metajax.results import intervals, reliability, tables
 from metajax.results import records as report
 from metajax.types import UserError
 
@@ -238,14 +238,14 @@ def of_comparison(
         }
         if base in kept:
             saved.append(folder / f"profile-{named(scenario)}.png")
-            better = "below" if reliability.lower_is_better(metric) else "above"
+            better = "below" if tables.lower_is_better(metric) else "above"
             profile(curves, saved[-1], f"{reliability.shown(metric)}, share {better}")
     for cost, field in reliability.COSTS.items():
         found_costs = reliability.costs(records, metric=metric)
         points = {f"{c.run}: {c.arm}" if len(records) > 1 else c.arm: c for c in found_costs}
         known = {n: (getattr(c, field), c.quality) for n, c in points.items()}
         known = {n: p for n, p in known.items() if np.isfinite(p).all()}
-        if known and reliability.lower_is_better(metric):
+        if known and tables.lower_is_better(metric):
             saved.append(folder / f"pareto-{field.replace('_', '-')}.png")
             pareto(known, saved[-1], cost, f"{reliability.shown(metric)} of new users")
     for name, record in records.items():

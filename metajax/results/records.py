@@ -30,14 +30,19 @@ from typing import Any
 
 import numpy as np
 
-from metajax import settings
-from metajax.results import intervals, packing, version0
+from metajax import places, settings
+from metajax.results import intervals, ledger, packing, version0
 from metajax.results.environment import environment, now, require_clean
 from metajax.results.schema import (
     ABLATION,
+    ALL,
     BASELINE,
     CONTROL,
     METHOD,
+    N0,
+    N1,
+    N2,
+    N3,
     PUBLISHED,
     ROLES,
     VERSION,
@@ -53,13 +58,19 @@ from metajax.results.schema import (
     label,
     owner_of,
 )
+from metajax.settings import PLACES, config_hash
 from metajax.types import UserError
 
 __all__ = [
     "ABLATION",
+    "ALL",
     "BASELINE",
     "CONTROL",
     "METHOD",
+    "N0",
+    "N1",
+    "N2",
+    "N3",
     "PLACES",
     "PUBLISHED",
     "RESULTS",
@@ -83,6 +94,7 @@ __all__ = [
     "label",
     "made",
     "now",
+    "open_tests",
     "owner_of",
     "path_of",
     "publish",
@@ -92,14 +104,9 @@ __all__ = [
     "write",
 ]
 
-RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
+RESULTS = places.published()
 """Where published records are."""
 SUFFIX = ".record"
-PLACES = (
-    *("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish"),
-    "from_records",
-)
-"""Settings that change no result but for its last bits."""
 
 
 def made(
@@ -121,6 +128,17 @@ def made(
     return Record(experiment, tuple(arms), dict(scores or {}), **(known | fields))
 
 
+def open_tests(config: Any, choices: Mapping[str, Any], experiment: str, tests: str) -> Opening:
+    """Opens test tasks after the last choice: the line of the ledger for the record.
+
+    Args:
+      choices: what was chosen on meta-validation, by arm.
+      experiment: who opens them.
+      tests: checksum of the test tasks, see `ledger.checksum`.
+    """
+    return ledger.enter(ledger.freeze(config, choices), experiment, tests, published=RESULTS)
+
+
 def plain(value: Any) -> Any:
     """The value as JSON has it: tuples are lists, paths are text."""
     return json.loads(json.dumps(value, default=_plain))
@@ -128,18 +146,6 @@ def plain(value: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def config_hash(config: Any) -> str:
-    """A digest of a resolved configuration, as 12 hexadecimal digits.
-
-    Where the data lie, where results go, the name of the preset and how many seeds go side by side
-    do not count: they change no result but for its last bits. Two experiments of equal settings
-    have equal digests.
-    """
-    named = {name: value for name, value in settings.flat(config).items() if name not in PLACES}
-    text = json.dumps(named, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
@@ -273,13 +279,21 @@ def path_of(name: str, folder: pathlib.Path | None = None) -> pathlib.Path:
     return next(iter(files(folder, name)), folder / f"{name}{SUFFIX}")
 
 
-def stored(name: str, folder: pathlib.Path | None = None) -> Record:
+def stored(
+    name: str, folder: pathlib.Path | None = None, otherwise: pathlib.Path | None = None
+) -> Record:
     """The published record of a name.
+
+    Args:
+      otherwise: the folder of a run, whose record serves where none is published.
 
     Raises:
       UserError: there is none, or as `read`.
     """
-    return read(path_of(name, folder))
+    path = path_of(name, folder)
+    if otherwise and not path.is_file() and path_of(name, otherwise).is_file():
+        path = path_of(name, otherwise)
+    return read(path)
 
 
 def all_stored(pattern: str, folder: pathlib.Path | None = None) -> dict[str, Record]:
@@ -294,6 +308,7 @@ def publish(name: str, record: Record, folder: pathlib.Path | None = None) -> pa
       UserError: it was made by code that is not committed.
     """
     require_clean(record.environment)
+    ledger.publish(record.opened, record.experiment, folder or RESULTS)
     return write(folder or RESULTS, name, record)
 
 

@@ -60,13 +60,6 @@ def shown(metric: str) -> str:
     return "RMSE" if metric == "mse" else metric.upper() if metric in ("mae", "rmse") else metric
 
 
-def lower_is_better(metric: str) -> bool:
-    """Whether a smaller value of the metric is the better one."""
-    return metric in ("mae", "mse", "rmse", "loss", "log_loss", "nll", "brier", "ece") or (
-        metric.endswith(" error")
-    )
-
-
 def pairs(e: Entry, base: Entry) -> bool:
     """Whether two entries are of the same tasks."""
     return e.tasks == base.tasks and e.scores.shape[1] == base.scores.shape[1]
@@ -74,7 +67,7 @@ def pairs(e: Entry, base: Entry) -> bool:
 
 def oriented(scores: np.ndarray, metric: str) -> np.ndarray:
     """Scores of which more is better."""
-    return -scores if lower_is_better(metric) else scores
+    return -scores if tables.lower_is_better(metric) else scores
 
 
 def common(group: Sequence[Entry]) -> list[np.ndarray]:
@@ -160,7 +153,9 @@ def front(points: Sequence[tuple[float, float]]) -> list[bool]:
 
 def cost_table(found: Sequence[Cost], metric: str) -> tables.Grid:
     """The table of costs; a cost is starred where no other arm is as cheap and as good."""
-    error: Callable[[Cost], float] = lambda c: c.quality if lower_is_better(metric) else -c.quality
+    error: Callable[[Cost], float] = lambda c: (
+        c.quality if tables.lower_is_better(metric) else -c.quality
+    )
     on_front = [front([(getattr(c, field), error(c)) for c in found]) for field in COSTS.values()]
     rows = []
     for i, c in enumerate(found):

@@ -30,13 +30,19 @@ PUBLISHED = "published"
 ROLES = (METHOD, BASELINE, ABLATION, CONTROL, PUBLISHED)
 
 
+ALL = "all"
+"""The condition of a task that is judged as it is, with all of its support."""
+N0, N1, N2, N3 = "no support", "shuffled", "another's support", "untrained"
+"""The conditions of the controls, see `metajax.evaluation.judge`."""
+
+
 class Key(NamedTuple):
     """Where an array of scores belongs.
 
     Attributes:
       scenario: which test tasks: "user_cold", "5-way 1-shot".
       arm: the name of the arm.
-      condition: what the learner was given: "all", "shuffled", "k=5", "steps=10".
+      condition: what the learner was given: `ALL`, a control such as "shuffled", "k=5", "steps=10".
       metric: "mae", "ndcg@5", "accuracy".
     """
 
@@ -191,8 +197,10 @@ class Opening:
       frozen: when the last choice was made, in UTC.
       config_hash: of the configuration, see `records.config_hash`.
       settings_hash: of what was chosen on meta-validation.
-      times_opened: how often these test tasks were opened up to then; None if nobody counted.
-      split: checksum of the split that was opened.
+      times_opened: how often the experiment had opened these test tasks by then; None if nobody
+        counted.
+      split: checksum of the split, or of the test tasks, that was opened.
+      configurations: under how many configurations it had; None if nobody counted.
     """
 
     frozen: str = ""
@@ -200,6 +208,7 @@ class Opening:
     settings_hash: str = ""
     times_opened: int | None = None
     split: str = ""
+    configurations: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -145,15 +145,55 @@ def typst_text(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\*_`$#@<>[]~=+-/" else c for c in text)
 
 
-def verdict(record: records.Record, scenario: str, arm: str) -> intervals.Interval:
-    """How much shuffled support labels cost the arm, in MAE (control N1), with its interval."""
-    shuffled = record.of(scenario, arm, "shuffled", "mae")
-    return records.difference(shuffled, record.of(scenario, arm, "all", "mae"))
+def heading(metric: str) -> str:
+    """A metric as a heading; mse is shown as its root.
+
+    >>> heading("mse"), heading("mae"), heading("ndcg@5")
+    ('RMSE', 'MAE', 'nDCG@5')
+    """
+    short = {"mse": "RMSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC"}
+    return short.get(metric, metric.replace("ndcg", "nDCG"))
 
 
-def adapts(gap: intervals.Interval) -> bool:
-    """Whether the N1 gap is above zero with its whole interval."""
-    return gap.low > 0
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one."""
+    return metric in ("mae", "mse", "rmse", "loss", "log_loss", "nll", "brier", "ece") or (
+        metric.endswith(" error")
+    )
+
+
+def metrics_of(record: records.Record) -> list[str]:
+    """The metrics of a record's test; the first is the one that differences are taken of."""
+    known = dict.fromkeys(key.metric for key in record.scores if key.condition == records.ALL)
+    first = [metric for metric in ("mae", "mse", "ndcg@5") if metric in known]
+    return [*first, *(metric for metric in known if metric not in first)]
+
+
+def gap(
+    record: records.Record, scenario: str, arm: str, control: str = records.N1
+) -> intervals.Interval:
+    """What a control costs the arm: the first metric under it minus as it is, paired by task."""
+    metric = metrics_of(record)[0]
+    changed = record.of(scenario, arm, control, metric)
+    return records.difference(changed, record.of(scenario, arm, records.ALL, metric))
+
+
+def adapts(found: intervals.Interval, metric: str = "mae") -> bool:
+    """Whether a control is worse than the arm as it is, with the whole interval of their gap."""
+    return found.low > 0 if lower_is_better(metric) else found.high < 0
+
+
+def opened(record: records.Record) -> str:
+    """How often the test tasks of a record were opened, in a sentence."""
+    times = max([line.times_opened or 1 for line in record.opened], default=1)
+    if times == 1:
+        return f"Test tasks opened once, on {record.environment.date}."
+    configurations = max(line.configurations or 1 for line in record.opened)
+    under = "one configuration" if configurations == 1 else f"{configurations} configurations"
+    return (
+        f"Test tasks opened {times} times by this experiment, under {under}; for this record on "
+        f"{record.environment.date}."
+    )
 
 
 def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
@@ -162,16 +202,18 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
     Args:
       wide: with intervals, for 150 columns; else without, for 80.
     """
+    metrics = metrics_of(record)
+    names = [heading(metric) for metric in metrics]
     rows, sections, bold = [], [], []
     for scenario, count in record.tasks.items():
         sections.append(len(rows))
         name = f"{scenario.replace('_', '-')} ({count})"
         if not wide:
-            rows.append([name, *[""] * 6])
+            rows.append([name, *[""] * (len(metrics) + 3)])
         for i, arm in enumerate(record.names()):
             if arm == record.method:
                 bold.append(len(rows))
-            cells = _row(record, scenario, arm, wide)
+            cells = _row(record, scenario, arm, metrics, wide)
             rows.append([name if i == 0 else "", *cells] if wide else ["  " + cells[0], *cells[1:]])
     split = record.split or records.Split("none")
     title = (
@@ -179,45 +221,85 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
         f"split {split.checksum}, {record.config['seeds']} seeds"
     )
     headings = [
-        *(("scenario", "arm", "MAE [95 %]") if wide else ("arm", "MAE")),
-        *("RMSE", "nDCG@5"),
-        *(f"MAE - {baseline[:2]}" if wide else f"- {baseline[:2]}" for baseline in BASELINES),
+        *(("scenario", "arm", f"{names[0]} [95 %]") if wide else ("arm", names[0])),
+        *names[1:],
+        *(f"{names[0]} - {other[:2]}" if wide else f"- {other[:2]}" for other in BASELINES),
         "N1 gap",
     ]
     notes = [
-        "MAE, RMSE: lower is better; nDCG@5: higher. Differences are paired by user; * marks an "
+        f"{_directions(metrics)} Differences are paired by user; * marks an "
         "interval that excludes 0.",
-        "N1 gap: MAE with shuffled support labels minus MAE. "
-        f"Test tasks opened once, on {record.environment.date}.",
+        f"N1 gap: {names[0]} with shuffled support labels minus {names[0]}. {opened(record)}",
     ]
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
 
 
+def _directions(metrics: Sequence[str]) -> str:
+    """Which metrics are better when lower, and which when higher, in a sentence."""
+    lower = ", ".join(heading(m) for m in metrics if lower_is_better(m))
+    higher = ", ".join(heading(m) for m in metrics if not lower_is_better(m))
+    if lower and higher:
+        return f"{lower}: lower is better; {higher}: higher."
+    return f"{lower}: lower is better." if lower else f"{higher}: higher is better."
+
+
+CONTROLS = {
+    records.N0: "N0 no support",
+    records.N1: "N1 shuffled labels",
+    records.N2: "N2 another's support",
+    records.N3: "N3 untrained",
+}
+
+
+def controls_of(record: records.Record) -> Grid:
+    """What the four controls cost every arm, in the first metric, with intervals."""
+    metric = metrics_of(record)[0]
+    rows, sections, bold = [], [], []
+    for scenario in record.tasks:
+        sections.append(len(rows))
+        for i, arm in enumerate(record.names()):
+            if arm == record.method:
+                bold.append(len(rows))
+            cells = [signed(gap(record, scenario, arm, control)) for control in CONTROLS]
+            rows.append([scenario.replace("_", "-") if i == 0 else "", arm, *cells])
+    notes = [
+        f"{heading(metric)} under the control minus {heading(metric)} as it is. No support: the "
+        "cold start. Another's support: that of a task drawn at random. Untrained: a fresh random "
+        "initialization. A gap of 0 says that the arm makes no use of what the control takes away."
+    ]
+    title = f"Controls of {record.experiment} on {record.dataset}"
+    return Grid(title, ["scenario", "arm", *CONTROLS.values()], rows, 2, notes, sections, bold)
+
+
 def show(record: records.Record, console: Console | None = None) -> None:
-    """Prints the table of an experiment, and where its method does not adapt."""
+    """Prints the tables of an experiment, and where its method does not adapt."""
     console = console or Console()
     wide = not console.is_terminal or console.width >= WIDE
     terminal(grid_of(record, wide=wide), console)
-    method = record.method
+    if wide and any(key.condition == records.N2 for key in record.scores):
+        terminal(controls_of(record), console)
+    method, metric = record.method, metrics_of(record)[0]
     for scenario in record.tasks:
-        if not adapts(verdict(record, scenario, method)):
+        if not adapts(gap(record, scenario, method), metric):
             console.print(f"NO ADAPTATION: {method} on {scenario}: N1 gap touches 0", style="bold")
 
 
-def _row(record: records.Record, scenario: str, arm: str, wide: bool) -> list[str]:
+def _row(
+    record: records.Record, scenario: str, arm: str, metrics: Sequence[str], wide: bool
+) -> list[str]:
     cells, digits = [arm], 4 if wide else 3
-    for metric in ("mae", "mse", "ndcg@5"):
-        r = records.interval(record.of(scenario, arm, "all", metric), metric)
-        whole = metric == "mae" and wide
+    for metric in metrics:
+        r = records.interval(record.of(scenario, arm, records.ALL, metric), metric)
+        whole = metric == metrics[0] and wide
         cells.append(with_interval(r) if whole else f"{r.mean:.{digits}f}")
-    mine = record.of(scenario, arm, "all", "mae")
+    mine = record.of(scenario, arm, records.ALL, metrics[0])
     for baseline in BASELINES:
         if arm == baseline or baseline not in record.names():
             cells.append("")
             continue
-        gap = records.difference(mine, record.of(scenario, baseline, "all", "mae"))
-        cells.append(signed(gap, wide))
-    cells.append(signed(verdict(record, scenario, arm), wide))
+        other = record.of(scenario, baseline, records.ALL, metrics[0])
+        cells.append(signed(records.difference(mine, other), wide))
+    cells.append(signed(gap(record, scenario, arm), wide))
     return cells
 
 

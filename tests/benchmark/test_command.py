@@ -17,7 +17,7 @@ import pytest
 
 from experiments.methods import fold_in, maml
 from metajax import benchmark
-from metajax.benchmark import baselines, command, problem
+from metajax.benchmark import baselines, command, splits
 from metajax.data.worlds import latent
 from metajax.results import records
 from metajax.settings import Data, Output, Training
@@ -130,7 +130,7 @@ def test_a_diverged_run_names_the_step(monkeypatch):
     config = maml.Config(
         data=Data("synthetic"), training=Training(seeds=1, num_steps=4, num_tasks=2)
     )
-    monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(splits.named, "load", lambda *_: latent.rating_log(240, 120))
     loaded = benchmark.load(config.data)
     learner, _ = maml.build(config, loaded)
 
@@ -139,7 +139,7 @@ def test_a_diverged_run_names_the_step(monkeypatch):
 
 
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(splits.named, "load", lambda *_: latent.rating_log(240, 120))
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(records, "require_clean", lambda where: None)
     config = maml.Config(

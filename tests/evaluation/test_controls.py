@@ -10,10 +10,11 @@ import pytest
 from metajax.data import episodes, split
 from metajax.data.episodes import Source
 from metajax.evaluation import catalogue as ranking
-from metajax.evaluation import evaluate, metrics
+from metajax.evaluation import evaluate, judge
 from metajax.learners.closed_form import ridge
 from metajax.learners.pooled import pooled
 from metajax.models import towers
+from metajax.results import intervals, records
 from metajax.types import Episode, Examples, MetaLearner, Model
 
 DIM, NUM_ITEMS, NUM_USERS, SUPPORT, QUERY = 4, 60, 80, 12, 8
@@ -53,56 +54,114 @@ def params_of(learner: MetaLearner):
 
 
 @functools.cache
-def controlled(build) -> dict[str, jax.Array]:
-    """The controls of a learner, in one program."""
+def controlled(build, metrics=evaluate.rating_metrics, trained=None) -> dict[str, np.ndarray]:
+    """The scores (1, T) of a learner by condition, in the judge's one program."""
     learner, (source, tasks) = build(), world()
-    run = jax.jit(lambda p, key: evaluate.controls(learner, p, source, tasks, key))
-    return jax.tree.map(np.asarray, run(params_of(learner), jax.random.key(1)))
+    params = params_of(learner)
+    if trained is not None:
+        params = jax.tree.map(lambda x: jnp.full_like(x, trained), params)
+    arms = {"x": (learner, jax.tree.map(lambda x: x[None], params))}
+    found = judge.judge(arms, {"s": tasks}, fetch=episodes.fetch, source=source, metrics=metrics)
+    return {key.condition: values for key, values in found.items() if key.metric == "mae"}
+
+
+def gaps_of(scores: dict[str, np.ndarray]) -> dict[str, intervals.Interval]:
+    """What each control costs."""
+    controls = (records.N0, records.N1, records.N2, records.N3)
+    return {name: records.difference(scores[name], scores[records.ALL]) for name in controls}
 
 
 def test_controls_tell_a_learner_that_adapts():
-    gaps = evaluate.control_gaps(controlled(fold_in))
-    assert gaps.keys() == {evaluate.N0, evaluate.N1, evaluate.N2, evaluate.N3}
-    for name in (evaluate.N0, evaluate.N1, evaluate.N2):
+    gaps = gaps_of(controlled(fold_in))
+    for name in (records.N0, records.N1, records.N2):
         assert gaps[name].low > 0.2, name
     # its prior is all it has, and the prior is not random
-    assert gaps[evaluate.N3].mean == pytest.approx(0.0, abs=1e-6)
+    assert gaps[records.N3].mean == pytest.approx(0.0, abs=1e-6)
 
 
 def test_controls_find_no_adaptation_in_a_learner_without():
-    learner = lambda: pooled(three())
-    gaps = evaluate.control_gaps(controlled(learner))
-    for name, gap in gaps.items():
+    for name, gap in gaps_of(controlled(constant)).items():
         assert gap.mean == 0.0 == gap.low == gap.high, name
+
+
+def constant() -> MetaLearner:
+    return pooled(three())
 
 
 def test_zero_steps_are_the_cold_start():
     _, tasks = world()
     expected = np.abs(np.asarray(tasks.query.label) - 3.0).mean(axis=1)
-    np.testing.assert_allclose(controlled(fold_in)[evaluate.N0], expected, rtol=1e-5)
+    np.testing.assert_allclose(controlled(fold_in)[records.N0][0], expected, rtol=1e-5)
+
+
+def prior_of_three() -> MetaLearner:
+    """A learner whose parameter is the score itself: 3 once trained, anything at first."""
+    guess = Model(
+        lambda key, profile, inputs: {"score": 10.0 * jax.random.normal(key)},
+        lambda params, profile, x: params["score"] + 0.0 * x["item"],
+    )
+    return pooled(guess)
 
 
 def test_random_initialization_costs_a_learner_that_knows_something():
-    def prior_of_three() -> MetaLearner:
-        """A learner whose parameter is the score itself: 3 once trained, anything at first."""
-        guess = Model(
-            lambda key, profile, inputs: {"score": 10.0 * jax.random.normal(key)},
-            lambda params, profile, x: params["score"] + 0.0 * x["item"],
-        )
-        return pooled(guess)
+    gaps = gaps_of(controlled(prior_of_three, trained=3.0))
+    assert gaps[records.N3].low > 0
+    assert gaps[records.N1].mean == gaps[records.N2].mean == 0.0
 
-    learner, (source, tasks) = prior_of_three(), world()
-    trained = jax.tree.map(lambda x: jnp.full_like(x, 3.0), params_of(learner))
-    scores = evaluate.controls(learner, trained, source, tasks, jax.random.key(3))
-    gaps = evaluate.control_gaps(scores)
-    assert gaps[evaluate.N3].low > 0
-    assert gaps[evaluate.N1].mean == gaps[evaluate.N2].mean == 0.0
+
+def test_the_judge_has_every_scenario_condition_and_metric_asked_for():
+    """Two scenarios of unlike widths, a curve for one of them, controls in one metric alone."""
+    learner, (source, tasks) = fold_in(), world()
+    params = jax.tree.map(lambda x: jnp.stack([x, x]), params_of(learner))
+    short = jax.tree.map(lambda x: x[:10, :5] if x.ndim > 1 else x[:10], tasks)
+    scenarios = {"new": tasks, "old": short}
+    options = {"fetch": episodes.fetch, "source": source, "curves": ["old"], "main": "mae"}
+    found = judge.judge({"x": (learner, params)}, scenarios, **options)
+    both = {"all", "shuffled", "no support", "another's support", "untrained"}
+    of = lambda scenario, metric: {k[2] for k in found if (k[0], k[3]) == (scenario, metric)}
+    assert of("new", "mae") == both and of("old", "mae") == both | {"k=0", "k=1", "k=3"}
+    assert of("new", "mse") == {"all", "shuffled"}
+    assert found["old", "x", "all", "mae"].shape == (2, 10)
+    alone = judge.judge({"x": (learner, params)}, {"old": short}, **options)
+    for key, values in alone.items():
+        if key.metric == "mae" and key.condition not in ("shuffled", "another's support"):
+            np.testing.assert_allclose(values, found[key], rtol=2e-4, err_msg=str(key))
+    cold = found["old", "x", "k=0", "mae"]
+    np.testing.assert_array_equal(cold, found["old", "x", "no support", "mae"])
+    direct = evaluate.predictions(
+        learner, params_of(learner), tasks, jax.random.key(9), fetch=episodes.fetch_from(source)
+    )
+    expected = jnp.abs(direct - tasks.query.label).mean(axis=1)
+    np.testing.assert_allclose(found["new", "x", "all", "mae"][0], expected, rtol=1e-4)
+
+
+def test_every_adaptation_is_measured_in_turn():
+    """The mean of the labels seen: 0 before any, then the support's mean, however often read."""
+    support = Examples({"item": jnp.zeros((2, 2))}, jnp.array([[2.0, 4.0], [5.0, 0.0]]), None)
+    support = support._replace(mask=jnp.array([[1.0, 1.0], [1.0, 0.0]]))
+    tasks = Episode((), support, support)
+    score = lambda state, episode: state[0] / jnp.maximum(state[1], 1)
+    found = evaluate.while_adapting(running_mean(), {}, tasks, jax.random.key(0), score, 2)
+    np.testing.assert_allclose(found, [[0.0, 3.0, 3.0], [0.0, 5.0, 5.0]])
+
+
+def test_tasks_may_be_keys_that_episodes_are_drawn_from():
+    keys = jax.random.split(jax.random.key(4), 3)
+
+    def drawn(key):
+        label = jax.random.normal(key, (4,))
+        examples = Examples({"item": jnp.zeros(4)}, label, jnp.ones(4))
+        return Episode((), examples, examples)
+
+    scores = evaluate.predictions(running_mean(), {}, keys, jax.random.key(0), fetch=drawn)
+    expected = [float(jax.random.normal(key, (4,)).mean()) for key in keys]
+    np.testing.assert_allclose(scores[:, 0], expected, rtol=1e-5)
 
 
 def test_nobody_keeps_their_own_support():
     _, tasks = world()
     for seed in range(5):
-        donated = evaluate.others_support(jax.random.key(seed), tasks)
+        donated = judge.others_support(jax.random.key(seed), tasks)
         own = np.asarray(tasks.support.inputs)
         given = np.asarray(donated.support.inputs)
         assert not (own == given).all(axis=1).any()
@@ -110,22 +169,21 @@ def test_nobody_keeps_their_own_support():
         np.testing.assert_array_equal(tasks.query.label, donated.query.label)
 
 
-def test_seeds_are_averaged_before_users_are_paired():
-    own = np.array([[1.0, 2.0], [3.0, 2.0]])
-    gaps = evaluate.control_gaps({"own": own, evaluate.N1: own + np.array([[0.0], [1.0]])})
-    assert gaps[evaluate.N1].mean == pytest.approx(0.5)
-    assert gaps[evaluate.N1].num_units == 2
-
-
 def test_the_curve_is_judging_with_the_support_cut():
     learner, (source, tasks) = fold_in(), world()
     params = params_of(learner)
-    curve = evaluate.k_shot(learner, params, source, tasks, jax.random.key(0), (0, 5, 12))
+    curve = evaluate.k_shot(
+        learner, params, tasks, jax.random.key(0), (0, 5, 12), fetch=episodes.fetch_from(source)
+    )
     for k, found in zip((0, 5, 12), curve["mae"], strict=True):
         mask = jnp.where(jnp.arange(SUPPORT) < k, 1.0, 0.0)
         cut = tasks.support._replace(mask=tasks.support.mask * mask[None, :])
         scores = evaluate.predictions(
-            learner, params, source, tasks._replace(support=cut), jax.random.key(9)
+            learner,
+            params,
+            tasks._replace(support=cut),
+            jax.random.key(9),
+            fetch=episodes.fetch_from(source),
         )
         expected = jnp.abs(scores - tasks.query.label).mean(axis=1)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
@@ -160,20 +218,10 @@ def test_a_stream_is_predicted_before_it_is_learned_from():
         ),
     )
     source = Source(split.Tasks(*[np.zeros(1)] * 5), {}, {})
-    scores = evaluate.prequential(running_mean(), {}, source, tasks, jax.random.key(0))
+    fetch = episodes.fetch_from(source)
+    scores = evaluate.prequential(running_mean(), {}, tasks, jax.random.key(0), fetch=fetch)
     # task 0: 6, then (6+2)/2, then (6+2+4)/3; task 1 has no support: 0, then 1, then (1+3)/2
     np.testing.assert_allclose(scores, [[6.0, 4.0, 4.0], [0.0, 1.0, 2.0]])
-
-
-def test_groups_and_activity():
-    values = np.array([1.0, 2.0, 3.0, 4.0, np.nan, 6.0])
-    found = evaluate.by_group(values, np.array([0, 0, 1, 1, 2, 1]), ["f", "m", "?"])
-    assert found.keys() == {"f", "m"}  # of the third group nothing is known
-    assert found["f"].mean == 1.5 and found["m"].mean == pytest.approx(13 / 3)
-    activity = np.array([13, 13, 13, 20, 50, 99])
-    found = evaluate.by_activity(np.arange(6.0), activity, 2)
-    assert list(found) == ["13-13", "20-99"]
-    assert found["13-13"].mean == 1.0 and found["20-99"].num_units == 3
 
 
 def scores_of(table: np.ndarray) -> MetaLearner:
@@ -240,11 +288,3 @@ def test_a_constant_scorer_gets_chance_in_the_full_catalogue():
     found = rank(np.zeros(catalogue), tasks, np.arange(catalogue), k=k)
     chance = k / (catalogue - 4)
     assert abs(float(found["recall@10"].mean()) - chance) < 4 * np.sqrt(chance / (2 * num))
-
-
-def test_metrics_other_than_mae_can_be_controlled():
-    learner, (source, tasks) = fold_in(), world()
-    scores = evaluate.controls(
-        learner, params_of(learner), source, tasks, jax.random.key(0), metrics.rmse
-    )
-    assert (np.asarray(scores["own"]) >= controlled(fold_in)["own"] - 1e-5).all()

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax import benchmark
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.features import factors, represent
@@ -153,32 +152,36 @@ class Config:
 def test_test_tasks_stay_closed_until_the_configuration_is_frozen(ready):
     for not_a_ticket in (None, "open", Config(), ("a", "b", "c")):
         with pytest.raises(UserError, match="test tasks are closed"):
-            ready.open_test(not_a_ticket)
-    with pytest.raises(UserError, match="test tasks are closed"):
-        benchmark.judge({}, ready, None)  # pyright: ignore[reportArgumentType]
+            ready.open_test(not_a_ticket, "mine")
     assert ready.opened == []
     ticket = problem.freeze(Config(), {"arm": {"steps": 5}})
-    _, opened = ready.open_test(ticket)
-    assert opened.keys() == set(split.SCENARIOS) and ready.opened == [ticket]
+    _, opened = ready.open_test(ticket, "mine")
+    assert opened.keys() == set(split.SCENARIOS)
+    (line,) = ready.opened
+    assert line == dataclasses.replace(
+        ticket, split=ready.split.checksum(), times_opened=1, configurations=1
+    )
 
 
 @pytest.mark.parametrize("other", [(Config(0.2), {"steps": 5}), (Config(), {"steps": 10})])
 def test_no_other_choice_is_judged_once_the_test_is_open(ready, other):
     first = problem.freeze(Config(), {"steps": 5})
-    ready.open_test(first)
-    ready.open_test(problem.freeze(Config(), {"steps": 5}))  # the same choice may be judged again
+    ready.open_test(first, "choosy")
+    ready.open_test(
+        problem.freeze(Config(), {"steps": 5}), "choosy"
+    )  # the same choice may be judged again
     with pytest.raises(UserError, match="a new choice needs a new split"):
-        ready.open_test(problem.freeze(*other))
+        ready.open_test(problem.freeze(*other), "choosy")
     copied = dataclasses.replace(ready, mean=0.0)
     with pytest.raises(UserError, match="a new choice needs a new split"):
-        copied.open_test(problem.freeze(*other))
+        copied.open_test(problem.freeze(*other), "choosy")
 
 
 def test_choosing_the_best_on_test_is_refused(ready):
     def select_on_test() -> float:
         best = 0.0
         for rate in (0.1, 0.2):
-            ready.open_test(problem.freeze(Config(rate), {}))
+            ready.open_test(problem.freeze(Config(rate), {}), "greedy")
             best = rate
         return best
 
@@ -188,7 +191,8 @@ def test_choosing_the_best_on_test_is_refused(ready):
 
 def test_the_ticket_is_of_the_configuration_and_of_every_choice():
     base = problem.freeze(Config(), {"a": {"x": 1}})
-    assert base[:2] == problem.freeze(Config(), {"a": {"x": 1}})[:2]
+    again = problem.freeze(Config(), {"a": {"x": 1}})
+    assert dataclasses.replace(again, frozen=base.frozen) == base
     assert base.config_hash != problem.freeze(Config(0.3), {"a": {"x": 1}}).config_hash
     assert base.settings_hash != problem.freeze(Config(), {"a": {"x": 2}}).settings_hash
     assert base.frozen.endswith("Z") and len(base.frozen) == 20

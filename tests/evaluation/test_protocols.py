@@ -5,6 +5,7 @@ import dataclasses
 import io
 import itertools
 import pathlib
+import re
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from experiments.field import protocols as reproduced
+from metajax.benchmark import splits
 from metajax.data import split
 from metajax.data.sources import named
 from metajax.data.worlds import latent
@@ -253,14 +255,18 @@ def test_real_rows_of_ml_100k(data_dir):
             assert abs(z) < 3, (scenario, arm)
 
 
+CLASSES = ("Config", "Stored", "Output", "SplitOptions", "Training")
+
+
 def settings_of(tree: ast.Module) -> list[str]:
-    """The fields of every class of settings (`Config`, `Run`) in a file."""
+    """The fields of every class of settings (`Config` and its parts) in a file."""
     return [
         field.target.id
         for node in ast.walk(tree)
-        if isinstance(node, ast.ClassDef) and node.name in ("Config", "Run")
+        if isinstance(node, ast.ClassDef) and node.name in CLASSES
         for field in node.body
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if not re.search("ClassVar|KW_ONLY", ast.unparse(field.annotation))
     ]
 
 
@@ -268,7 +274,8 @@ def unread(sources_: dict[str, str]) -> list[str]:
     """The settings that no file reads as an attribute."""
     trees = [ast.parse(text) for text in sources_.values()]
     read = {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
-    read.add("preset")  # the command line reads it by name
+    read |= {"preset"}  # the command line reads it by name, and so do the rules of protocols
+    read |= {name for rule in splits.RULES.values() for name in rule.options}
     return [name for tree in trees for name in settings_of(tree) if name not in read]
 
 

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from small_records import record
 
-from metajax.results import compare, reliability
+from metajax.results import compare, reliability, tables
 from metajax.results import records as report
 from metajax.training import journal
 
 
 @pytest.fixture
 def folders(tmp_path):
-    other = record("melu", config={"inner_steps": 1, "run": {"seeds": 2, "out": "there"}})
+    other = record("melu", config={"inner_steps": 1, "seeds": 2, "out": "there"})
     for scores in (s for key, s in other.scores.items() if key.arm == "A6 MAML"):
         scores += 0.05
     report.write(tmp_path / "a", "maml-made", record())
@@ -74,8 +74,8 @@ def test_tasks_that_are_drawn_by_a_key_are_paired_by_experiment_and_scenario(tmp
 
 
 def test_errors_are_better_when_lower():
-    assert reliability.lower_is_better("squared error") and reliability.lower_is_better("log_loss")
-    assert not reliability.lower_is_better("accuracy") and not reliability.lower_is_better("auc")
+    assert tables.lower_is_better("squared error") and tables.lower_is_better("log_loss")
+    assert not tables.lower_is_better("accuracy") and not tables.lower_is_better("auc")
 
 
 def test_what_differs_names_the_setting_and_leaves_out_places(folders):

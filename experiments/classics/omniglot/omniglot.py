@@ -303,7 +303,9 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     tested = functools.partial(few_shot.accuracies, num_tasks=config.test_tasks, **size)
     tested = functools.partial(tested, method.tested)
     of_seeds = jax.jit(lambda many, *rest: jax.lax.map(lambda one: tested(one, *rest), many))
-    scores = of_seeds(trained.params, part(data, "test"), jax.random.key(2))
+    test, best = part(data, "test"), trained.best_step.tolist()
+    opened = few_shot.opened_for(config, arm, best, test, *size.values(), config.test_tasks)
+    scores = of_seeds(trained.params, test, jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
     shown = label + (", layer norm" if config.layer_norm else "")
     made = report.Arm(
@@ -320,6 +322,7 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
         config,
         trained.seconds,
         np.asarray(scores),
+        opened,
         data=report.Data("omniglot28", checkpoint.digest(data["images"])),
         split=report.Split(SPLIT.name, images.read_split(SPLIT)["seed"]),
         extra=extra,

@@ -28,6 +28,8 @@ def written(
     seconds: Mapping[str, float],
     scores: Mapping[records.Key, np.ndarray],
     gradients: Mapping[str, records.Gradients] | None = None,
+    *,
+    opened: records.Opening,
 ) -> records.Record:
     """The record, after writing it and its plot to the folder of the configuration.
 
@@ -43,6 +45,7 @@ def written(
         records.arms_of(arms, settings=settings, seconds=seconds, gradients=gradients),
         scores,
         scenario=scenario,
+        opened=(opened,),
         peak_memory=journal.peak_memory(),
     )
     if getattr(config, "arms", ()) and config.output.publish:

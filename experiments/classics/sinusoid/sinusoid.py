@@ -33,7 +33,7 @@ from metajax.learners.gradient.context import cavia
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import features, towers
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.transforms.reptile import reptile
@@ -288,6 +288,8 @@ def run_shots(config: Config, shots: int) -> records.Record:
         seconds[name] = time.perf_counter() - began
         tasks = config.num_steps * config.num_tasks if arm.trains else 0
         gradients[name] = records.Gradients(tasks * (1 + arm.learner.num_gradients))
+    tests = ledger.checksum("sinusoid", shots, config.test_tasks)
+    opened = records.open_tests(config, settings, f"sinusoid-k{shots}", tests)
     for name, arm in found.items():
         key = jax.random.key(3)
         measured = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))
@@ -306,6 +308,7 @@ def run_shots(config: Config, shots: int) -> records.Record:
         seconds,
         scores,
         gradients,
+        opened=opened,
     )
 
 

@@ -25,6 +25,7 @@ import optax
 
 from metajax import benchmark, losses
 from metajax.benchmark.problem import Problem, freeze
+from metajax.data import episodes
 from metajax.data.episodes import Source
 from metajax.evaluation import evaluate
 from metajax.results import records
@@ -103,7 +104,8 @@ def scores_of(
     together = jax.tree.map(lambda *x: jnp.concatenate(x), *altered)
 
     def of_seed(source: Source, together: Episode, params: PyTree) -> dict[str, jax.Array]:
-        scores = evaluate.predictions(learner, params, source, together, key_predict)
+        fetch = episodes.fetch_from(source)
+        scores = evaluate.predictions(learner, params, together, key_predict, fetch=fetch)
         score_CxTxQ = scores.reshape(len(CONDITIONS), -1, scores.shape[1])
         found = jax.vmap(lambda score: metrics(score, tasks, key_ties))(score_CxTxQ)
         moved = jnp.abs(score_CxTxQ - score_CxTxQ[1][None])
@@ -129,7 +131,7 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
     part = part._replace(dataset=config.dataset or part.dataset)
     given = tables.prepared(part, config.data_dir, 0, 90)
     ticket = freeze(dataclasses.replace(config, rows=()), {})
-    _, opened = given.open_test(ticket)
+    _, opened = given.open_test(ticket, NAME)
     for name in names:
         row, began = ROWS[name], time.perf_counter()
         mine = row.prepare(given)
@@ -158,7 +160,7 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
                 "differs": row.differs,
                 "published": {} if config.dataset else numbers,
                 "scenarios": list(numbers) or [f"{part.dataset} user_cold"],
-                "test": ticket._asdict() | {"times_opened": len(given.opened)},
+                "opened": given.opened[-1],
             },
         )
 
@@ -168,6 +170,9 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
     warm, dataset = as_published_warm, config.dataset or "ml-1m"
     data = warm.load(dataset, config.data_dir)
     bases: dict[int, Params] = {}
+    opened = records.open_tests(
+        dataclasses.replace(config, rows=()), {}, NAME, data.split.checksum()
+    )
     for name in names:
         way, began = warm.WAYS[name], time.perf_counter()
         mine = warm.with_base(data, way)
@@ -198,6 +203,7 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
                 "differs": way.differs,
                 "published": {scenario: way.published} if shown else {},
                 "scenarios": [scenario],
+                "opened": opened,
             },
         )
 
@@ -241,7 +247,8 @@ def make(config: Config, names: list[str]) -> None:
         made: Callable = functools.partial(of_part, part) if part else of_items
         for name, scores, facts in made(mine, config):
             arm = records.Arm(name, records.PUBLISHED, history=facts.pop("history"))
-            row = records.made(NAME, config, [arm], scores, extra=facts)
+            opened = (facts.pop("opened"),)
+            row = records.made(NAME, config, [arm], scores, opened=opened, extra=facts)
             row = dataclasses.replace(row, config_hash=settled(config))
             records.write(folder_of(config) / "rows", journal.slug(name), row)
 
@@ -263,6 +270,7 @@ def main(config: Config) -> records.Record:
         [row.arms[0] for row in rows.values()],
         {k: v for row in rows.values() for k, v in row.scores.items()},
         seconds={"total": sum(row.extra["seconds"] for row in rows.values())},
+        opened=tuple(dict.fromkeys(line for row in rows.values() for line in row.opened)),
         peak_memory=journal.peak_memory(),
         extra={"rows": {name: row.extra for name, row in rows.items()}},
     )

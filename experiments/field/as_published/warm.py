@@ -193,8 +193,9 @@ def change(
     """How much adapting changes the probability of a click: mean absolute change (S, T)."""
 
     def of_seed(source: episodes.Source, tasks: Episode, params: PyTree) -> jax.Array:
+        key, fetch = jax.random.key(2), episodes.fetch_from(source)
         at = lambda alter: jax.nn.sigmoid(
-            evaluate.predictions(learner, params, source, tasks, jax.random.key(2), alter)
+            evaluate.predictions(learner, params, tasks, key, fetch=fetch, alter=alter)
         )
         moved = jnp.abs(at(evaluate.unaltered) - at(evaluate.first_shots(0)))
         return jax.vmap(losses.masked_mean)(moved, tasks.query.mask)

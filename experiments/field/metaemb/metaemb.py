@@ -145,8 +145,8 @@ def fitted(
 
     def validate(params: Params) -> jax.Array:
         alter = evaluate.first_shots(data.split.num_query)
-        key = jax.random.key(0)
-        scores = evaluate.predictions(learner, params, data.source, valid, key, alter)
+        key, fetch = jax.random.key(0), episodes.fetch_from(data.source)
+        scores = evaluate.predictions(learner, params, valid, key, fetch=fetch, alter=alter)
         return jnp.mean(jax.vmap(losses.log_loss)(scores, *valid.query[1:]))
 
     with progress.bar(name, num_steps) as update:
@@ -234,7 +234,8 @@ def judge(
 
     def at(params: Params, shots: jax.Array) -> dict[str, jax.Array]:
         alter = evaluate.first_shots(shots)
-        scores = evaluate.predictions(learner, params, source, tasks, key, alter)
+        fetch = episodes.fetch_from(source)
+        scores = evaluate.predictions(learner, params, tasks, key, fetch=fetch, alter=alter)
         judged = protocol.judge(jax.nn.sigmoid(scores), tasks.query, key)
         of_items = {"log_loss": jax.vmap(losses.log_loss)(scores, *tasks.query[1:])}
         return judged | of_items | {"scores": scores}
@@ -285,6 +286,8 @@ def run(config: Config, also: Also | None = None) -> records.Record:
         role = records.ABLATION if arm == OTHERS_CONTENT else records.METHOD
         seconds = time.perf_counter() - start
         arms[arm] = Arm(learner, params, data.source, settings, seconds, role)
+    choices = {name: arm.settings for name, arm in arms.items()}
+    opened = records.open_tests(config, choices, "metaemb", data.split.checksum())
     tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
     scores = {
         records.Key(SCENARIO, name, *which): values
@@ -299,6 +302,7 @@ def run(config: Config, also: Also | None = None) -> records.Record:
         method=next(iter(others), METHOD),
         protocol=protocol.name,
         shots=tuple(protocol.shots),
+        opened=(opened,),
         seconds={"total": time.perf_counter() - began},
         extra={"in_time": data.in_time, "test_items": data.split.test[SCENARIO].num_tasks},
     )

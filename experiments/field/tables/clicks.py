@@ -14,7 +14,7 @@ import optax
 from metajax import losses
 from metajax.benchmark import problem
 from metajax.benchmark.problem import Problem
-from metajax.data import split
+from metajax.data import episodes, split
 from metajax.data.table import Interactions, swapped
 from metajax.evaluation import evaluate
 from metajax.settings import Training
@@ -48,8 +48,9 @@ def calibration(
     References: Platt, "Probabilistic outputs for support vector machines", 1999; by L-BFGS.
     """
     source, tasks = ready.valid
+    fetch, key = episodes.fetch_from(source), jax.random.key(0)
     at = lambda k: evaluate.predictions(
-        learner, params, source, tasks, jax.random.key(0), evaluate.first_shots(k)
+        learner, params, tasks, key, fetch=fetch, alter=evaluate.first_shots(k)
     )
     score_KxTxQ = jax.lax.map(at, jnp.asarray(shots))
     _, label, mask = tasks.query

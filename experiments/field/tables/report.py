@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from metajax.results import intervals, plots, records, tables
-from metajax.results.compare import lower_is_better
+from metajax.results.tables import lower_is_better
 
 from ..metaemb import report as metaemb_report
 
@@ -134,7 +134,7 @@ def show(table: str, found: Mapping[str, records.Record]) -> None:
             tables.terminal(scenario_grid(table, name, record, scenario))
             for metric in METRICS[table][:1] + (("ndcg@5",) if table != "T1" else ()):
                 print("  " + verdicts(record, scenario, "all", metric))
-            gap = tables.verdict(record, scenario, record.method)
+            gap = tables.gap(record, scenario, record.method)
             print(f"  N1 gap of {records.label(record.method)}, MAE: {tables.signed(gap)}")
 
 

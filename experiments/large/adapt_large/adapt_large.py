@@ -30,7 +30,7 @@ from metajax.adapters.lora import lora
 from metajax.benchmark import baselines
 from metajax.benchmark.baselines import Trained
 from metajax.benchmark.problem import Problem, problem_of
-from metajax.data import split
+from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.learners import closed_form, pooled
@@ -198,19 +198,20 @@ def frozen_head(learner, joint: Trained, problem: Problem, width: int) -> Traine
 
 def _valid(learner, params: Params, problem: Problem) -> jax.Array:
     source, tasks = problem.valid
-    scores = evaluate.predictions(learner, params, source, tasks, jax.random.key(0))
+    fetch = episodes.fetch_from(source)
+    scores = evaluate.predictions(learner, params, tasks, jax.random.key(0), fetch=fetch)
     return problem.error(scores, tasks.query.label, tasks.query.mask)
 
 
 def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[records.Key, np.ndarray]:
     """Per-person test scores (S, T) of every row and K."""
-    source, opened = problem.open_test(ticket)
-    tasks = opened["user_cold"]
+    source, opened = problem.open_test(ticket, "adapt_large")
+    tasks, fetch = opened["user_cold"], episodes.fetch_from(source)
     scores = {}
     for name, arm in trained.items():
         curve = jax.jit(
             lambda params, learner=arm.learner: jax.lax.map(
-                lambda p: evaluate.k_shot(learner, p, source, tasks, jax.random.key(3), SHOTS),
+                lambda p: evaluate.k_shot(learner, p, tasks, jax.random.key(3), SHOTS, fetch=fetch),
                 params,
             )
         )
@@ -259,7 +260,7 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     return large_report.written(
         name, "adapt_large", "new people", list(trained), config, scores, seconds,
-        data=benchmark.data_of(problem), settings=chosen, size=size,
+        opened=problem.opened, data=benchmark.data_of(problem), settings=chosen, size=size,
         extra=about | {"milliseconds": milliseconds},
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from metajax.data.sources import named
 from metajax.evaluation import next_item
-from metajax.results import plots, records
+from metajax.results import ledger, plots, records
 from metajax.settings import Data, Output, Positive, Presets, Share, Stored, replace
 
 from .. import report as large_report
@@ -101,6 +101,8 @@ def run(config: Config) -> records.Record:
     data = sasrec.load(config.teacher())
     shop = Workshop(config, data)
     big = sasrec.build(config.teacher(), data.num_items)
+    tests = ledger.checksum("leave-one-out", data.digest(), config.people, config.passed_over)
+    opened = records.open_tests(config, {}, "distill", tests)
     judges = {settings: Judge(config, data, settings) for settings in (big, shop.little)}
     ranks: dict[tuple[str, str], list[np.ndarray]] = {}
     seconds, settings, size, milliseconds = {}, {}, {}, {}
@@ -122,7 +124,7 @@ def run(config: Config) -> records.Record:
     about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "distill", "leave-one-out", list(size), config, scores, seconds,
-        data=about, settings=settings,
+        opened=[opened], data=about, settings=settings,
         extra={"stored": size, "milliseconds": milliseconds},
     )  # fmt: skip
 

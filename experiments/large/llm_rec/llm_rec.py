@@ -30,7 +30,7 @@ from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import next_item
 from metajax.models.language import bert, constrained, decoder
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, replace
 from metajax.types import UserError
 
@@ -207,6 +207,9 @@ def run(config: Config) -> records.Record:
     if table.item_titles is None:
         raise UserError(f"{table.name} has no item titles; try ml-100k or ml-1m")
     data = histories.of_table(table)
+    test = groups(len(data.length))[2]
+    tests = ledger.checksum("people not trained on", data.digest(), test, config.people)
+    opened = records.open_tests(config, {}, "llm_rec", tests)
     made = (
         from_folder(config, table, data)
         if config.checkpoint
@@ -221,7 +224,7 @@ def run(config: Config) -> records.Record:
     about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "llm_rec", "people not trained on", list(places), config, scores, seconds,
-        data=about, settings=settings, size=size,
+        opened=[opened], data=about, settings=settings, size=size,
     )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from metajax.results import plots
+from metajax.results import ledger, plots
 from metajax.results import records as report
 from metajax.settings import Data, Output, Positive, Presets, replace
 from metajax.types import UserError
@@ -118,45 +118,56 @@ class Book:
         seconds: dict[str, float],
         settings: dict[str, Any],
         data: report.Data,
+        opened: report.Opening,
         **extra: Any,
     ) -> report.Record:
         """The record, written."""
         arms = {arm: None for names in self.arms.values() for arm in names}
         return large_report.written(
             self.name, "regimes", "several", list(arms), config, self.scores, seconds,
-            data=data, settings=settings,
+            opened=[opened], data=data, settings=settings,
             extra={"arms_of": self.arms, "conditions_of": self.conditions, "bytes_of": self.bytes}
             | extra,
         )  # fmt: skip
+
+
+def opened_for(config: Config, book: Book, *tests: Any) -> report.Opening:
+    """The line of the ledger for the test tasks of a regime."""
+    return report.open_tests(config, {}, book.name, ledger.checksum(book.name, *tests))
 
 
 def drifting(config: Config) -> report.Record:
     """Runs the people who drift."""
     book = Book("drift")
     world = regimes_world.World(seed=config.drift_world)
+    opened = opened_for(config, book, world.seed, config.drifters)
     errors, seconds, settings = regimes_drift.run(
         config.seeds, config.drifters, config.drift_steps, world
     )
     for (arm, drift), values in errors.items():
         book.keep(DRIFT, arm, drift, "mse", values)
-    return book.written(config, seconds, settings, report.Data("synthetic"), world=world.seed)
+    return book.written(
+        config, seconds, settings, report.Data("synthetic"), opened, world=world.seed
+    )
 
 
 def shelved(config: Config, pair: str) -> report.Record:
     """Runs the shelves of a pair of domains."""
     book = Book(f"domains-{pair.replace(' ', '-')}")
+    opened = opened_for(config, book, config.shelves)
     found, seconds, settings = regimes_domains.run(
         pair, config.data.data_dir, config.shelf_steps, config.seeds, config.shelves
     )
     for (arm, shots), values in found.items():
         book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
-    return book.written(config, seconds, settings, report.Data(pair))
+    return book.written(config, seconds, settings, report.Data(pair), opened)
 
 
 def long_window(config: Config) -> report.Record:
     """Runs the headroom and the histories longer than the window."""
     book = Book("window")
     data = sasrec.load(sasrec.Config(data=config.data))
+    opened = opened_for(config, book, data.digest(), config.people)
     plan = history.Plan(64, config.window_steps, config.meta_steps, config.people)
     scores, room, seconds, settings, size = regimes_window.run(plan, data, config.window_seeds)
     for context, values in room.items():
@@ -166,7 +177,7 @@ def long_window(config: Config) -> report.Record:
     book.bytes = size
     people = len(scores["no adaptation"][0])
     about = report.Data(data.name, data.digest())
-    return book.written(config, seconds, settings, about, people=people)
+    return book.written(config, seconds, settings, about, opened, people=people)
 
 
 def run(config: Config) -> list[report.Record]:

@@ -32,7 +32,7 @@ from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.learners import in_context
 from metajax.models import sequence
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
 from metajax.types import Params, UserError
@@ -214,6 +214,8 @@ def run(config: Config) -> records.Record:
             for metric, values in next_item.from_place(np.atleast_2d(rank)).items():
                 scores[records.Key("leave-one-out", arm, condition, metric)] = values
 
+    tests = ledger.checksum("leave-one-out", data.digest(), config.window)
+    opened = records.open_tests(config, {}, "sasrec", tests)
     for arm, (ranks, chosen, took) in simple_arms(data, config.window).items():
         keep(arm, ranks)
         settings[arm], seconds[arm] = chosen, took
@@ -245,6 +247,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds,
+        opened=[opened],
         data=records.Data(data.name, data.digest(), *sizes),
         settings=settings,
     )

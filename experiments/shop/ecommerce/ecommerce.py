@@ -33,9 +33,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
-from metajax.benchmark import problem
 from metajax.data.worlds import commerce
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets, replace
 from metajax.types import Params
 
@@ -192,7 +191,9 @@ def one_shop(config: Config, tau: float) -> tuple[dict[records.Key, np.ndarray],
     )
     folder = _out(config) / "parts" / f"{records.config_hash(config)}-tau-{tau:g}"
     ready = [arms_of(config, shop, folder, seed) for seed in range(config.seeds)]
-    ticket = problem.freeze(config, {str(s): ready[s][1] for s in range(config.seeds)})
+    choices = {str(s): ready[s][1] for s in range(config.seeds)}
+    tests = ledger.checksum(shop.shop.digest, shop.people)
+    opened = records.open_tests(config, choices, "ecommerce", tests)
     found: dict[records.Key, list[np.ndarray]] = {}
     for arm in case.ARMS:
         for seed in range(1 if arm in (case.POPULAR, case.TRUTH) else config.seeds):
@@ -211,7 +212,7 @@ def one_shop(config: Config, tau: float) -> tuple[dict[records.Key, np.ndarray],
         "positive_rate": shop.positive_rate,
         "settings": [settings for _, settings, _ in ready],
         "seconds": [seconds for _, _, seconds in ready],
-        "frozen": ticket._asdict(),
+        "opened": opened,
     }
     return {k: np.stack(v) for k, v in found.items()}, facts
 
@@ -236,6 +237,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds | {"total": time.perf_counter() - began},
+        opened=[shop.pop("opened") for shop in shops.values()],
         extra={"data": shops, "registration": registration},
     )
 

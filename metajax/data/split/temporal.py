@@ -121,8 +121,13 @@ def _require_windows(table: Interactions, windows: dict[str, dict[str, Tasks]]) 
             )
 
 
-def leave_one_out(table: Interactions, seed: int = 0, *, min_rows: int = 5) -> Split:
+def leave_one_out(
+    table: Interactions, seed: int = 0, *, min_rows: int = 5, max_support: int | None = None
+) -> Split:
     """Each user's last interaction is the test, the one before it the validation, by time.
+
+    Args:
+      max_support: of the rows before it, at most so many of the last are support; else all.
 
     Raises:
       UserError: the table has no times, or no user has ``min_rows`` interactions.
@@ -131,15 +136,16 @@ def leave_one_out(table: Interactions, seed: int = 0, *, min_rows: int = 5) -> S
     if tasks.num_tasks == 0:
         raise UserError(f"{table.name}: no user has {min_rows} interactions; give a larger log")
     from_end = np.repeat(tasks.length, tasks.length) - place_in_group(table.user[rows])
-    tasks_until = lambda last: grouped(table, rows[from_end > last], 1)[0]
+    most = max_support or len(table)
+    until = lambda last, first: grouped(table, rows[(from_end > last) & (from_end <= first)], 1)[0]
     judged = lambda t: {"warm": t._replace(shots=t.length - 1)}
     return Split(
         "leave-one-out",
         seed,
         np.sort(rows[from_end > 2]),
-        tasks_until(2),
-        judged(tasks_until(1)),
-        judged(tasks),
+        until(2, len(table)),
+        judged(until(1, most + 2)),
+        judged(until(0, most + 1)),
         num_query=1,
     )
 

@@ -116,7 +116,8 @@ def rating_log(
     A user's taste is the mean taste of an (observed) group plus a personal part of twice its
     variance; an item's vector is that of an (observed) genre plus its own. Users rate 15 to 90
     items, popular ones more often. A quarter of the items are released from 1998 on, as the cold
-    items of the MeLU protocol are.
+    items of the MeLU protocol are. Users join over a year and rate most in their first
+    weeks.
     """
     rng = np.random.default_rng(seed)
     group = rng.integers(6, size=num_users)
@@ -137,13 +138,15 @@ def rating_log(
     score = 3.6 + quality[item] + habit[user] + np.sum(taste[user] * vector[item], 1) / dim**0.5
     label = np.clip(np.round(score + 0.5 * rng.normal(size=len(user))), 1, 5).astype(np.float32)
     year = np.where(rng.random(num_items) < 0.25, 1999, 1990).astype(np.int16)
+    clock = np.random.default_rng([seed, 1])
+    days = clock.uniform(0, 365, num_users)[user] + clock.exponential(10, len(user))
     return validate(
         Interactions(
             name="synthetic",
             user=user,
             item=item,
             label=label,
-            time=None,
+            time=(1_000_000_000 + 86_400 * days).astype(np.int64),
             user_ids=np.arange(num_users),
             item_ids=np.arange(num_items),
             user_features=Features({"group": (group[:, None] + 1).astype(np.int32)}, {"group": 7}),

@@ -1,0 +1,119 @@
+"""The protocols that ``--protocol`` names, each a rule of `metajax.data.split` with its options."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from metajax import settings
+from metajax.data import split
+from metajax.data.sources import named
+from metajax.data.table import Interactions, swapped
+from metajax.evaluation import evaluate
+from metajax.evaluation.judge import Predict
+from metajax.settings import Data, Protocol, SplitOptions
+from metajax.types import UserError
+
+Made = tuple[Interactions, split.Split]
+
+
+class Rule(NamedTuple):
+    """A protocol.
+
+    Attributes:
+      make: (table, data, options, **keywords) -> the table that tasks are made of, and the split.
+      options: setting of `SplitOptions` -> the keyword of ``make`` that it gives, "" where ``make``
+        reads the setting itself. A protocol takes no other settings than these.
+      predict: how scores of test tasks come about.
+    """
+
+    make: Callable[..., Made]
+    options: Mapping[str, str]
+    predict: Predict = evaluate.predictions
+
+
+def by(make: Callable[..., split.Split]) -> Callable[..., Made]:
+    """`Rule.make` of (table, seed, **keywords) -> split."""
+
+    def made(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Made:
+        del data
+        return table, make(table, options.split_seed, **given)
+
+    return made
+
+
+def from_file(table: Interactions, data: Data, options: SplitOptions) -> Made:
+    """The tasks of a task file."""
+    del data
+    return table, split.load(_needed(options, "tasks"), table)
+
+
+def of_domains(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Made:
+    """Shared users who are new in the domain of the table, and known in another one."""
+    source = named.load(_needed(options, "source_domain"), data.data_dir)
+    return split.domain_transfer(source, table, options.split_seed, **given)
+
+
+ROWS = {"min_rows": "min_rows", "max_rows": "max_rows"}
+MOST = {"support_rows": "max_support", "query_rows": "max_query"}
+RULES: dict[Protocol, Rule] = {
+    "melu": Rule(by(split.melu), {**ROWS, "query_rows": "num_query", "redraw": "redraw"}),
+    "users": Rule(by(split.user_disjoint), {**ROWS, "query_rows": "num_query", "fold": "fold"}),
+    "first-k": Rule(by(split.first_k), {**ROWS, "support_rows": "num_support"}),
+    "tanp": Rule(by(split.tanp), {**ROWS, "support_rows": "num_support"}),
+    "time": Rule(by(split.global_time), MOST),
+    "stream": Rule(by(split.prequential), MOST, evaluate.prequential),
+    "leave-one-out": Rule(
+        by(functools.partial(split.leave_one_out, max_support=100)),
+        {"min_rows": "min_rows", "support_rows": "max_support"},
+    ),
+    "items": Rule(by(split.ctr_warmup), {"min_rows": "hot", "support_rows": "per_phase"}),
+    "domains": Rule(of_domains, {**MOST, "source_domain": ""}),
+    "file": Rule(from_file, {"tasks": ""}),
+}
+
+
+def make(data: Data, options: SplitOptions) -> tuple[Interactions, split.Split, Predict]:
+    """The data set, its split by the protocol that was asked for, and how its tests are scored.
+
+    Where tasks are items, the table is `swapped`.
+
+    Raises:
+      UserError: the data set is missing or damaged, or does not have what the protocol needs; an
+        option is not one of the protocol's.
+    """
+    rule = RULES[options.protocol]
+    given = _given(rule, options)
+    table = named.load(data.dataset, data.data_dir)
+    table, parts = rule.make(table, data, options, **given)
+    return table if parts.side == "user" else swapped(table), parts, rule.predict
+
+
+def _given(rule: Rule, options: SplitOptions) -> dict[str, Any]:
+    """The keywords of the rule that options were given for.
+
+    Raises:
+      UserError: an option is not one of the protocol's.
+    """
+    always, declared, given = ("protocol", "split_seed"), SplitOptions(), {}
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.name in always or value == getattr(declared, field.name):
+            continue
+        if field.name not in rule.options:
+            known = " ".join(map(settings.option, rule.options))
+            raise UserError(
+                f"{settings.option(field.name)} says nothing to --protocol {options.protocol}; "
+                f"its own options are {known}"
+            )
+        if rule.options[field.name]:
+            given[rule.options[field.name]] = value
+    return given
+
+
+def _needed(options: SplitOptions, name: str) -> Any:
+    """The value of an option that the protocol cannot do without."""
+    value = getattr(options, name)
+    if not value:
+        raise UserError(f"--protocol {options.protocol} needs {settings.option(name)}")
+    return value

@@ -1,0 +1,179 @@
+"""One judge for all learners: named scenarios in, per-task scores under every condition out.
+
+A scenario is a batch of stored episodes. Each is judged as it is, at several shots if a curve is
+asked for, and under four controls that tell whether a learner learns from the support at all:
+
+- N0, no support: what the task is predicted before it has said anything;
+- N1, shuffled labels: a learner that gains as much from them knows the mean of a task's labels at
+  most, and not its taste;
+- N2, another task's support: what reading any support at all is worth;
+- N3, a fresh random initialization: what meta-training is worth.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.evaluation import evaluate
+from metajax.evaluation.evaluate import Fetch, Metrics
+from metajax.results.schema import ALL, N0, N1, N2, N3, Key
+from metajax.types import Episode, MetaLearner, Params
+
+Predict = Callable[..., jax.Array]
+"""`evaluate.predictions`, or `evaluate.prequential` for streams."""
+
+
+def others_support(key: jax.Array, episodes: Episode) -> Episode:
+    """A batch of tasks, each with the support of another one drawn at random (control N2).
+
+    Nobody keeps their own: the tasks are put in a random circle and each takes its neighbor's. A
+    task without any other keeps its own.
+    """
+    circle = jax.random.permutation(key, episodes.query.label.shape[0])
+    donor = jnp.zeros_like(circle).at[circle].set(jnp.roll(circle, 1))
+    return episodes._replace(
+        support=jax.tree.map(lambda x: jnp.asarray(x)[donor], episodes.support)
+    )
+
+
+def together(batches: Collection[Episode]) -> Episode:
+    """The tasks of several batches one after the other, all padded to the widest of them."""
+    width = lambda part: max(getattr(b, part).label.shape[1] for b in batches)
+    support, query = width("support"), width("query")
+
+    def padded(x: Any, size: int) -> jax.Array:
+        x = jnp.asarray(x)
+        return jnp.pad(x, [(0, 0), (0, size - x.shape[1])] + [(0, 0)] * (x.ndim - 2))
+
+    wide = [
+        b._replace(
+            support=jax.tree.map(lambda x: padded(x, support), b.support),
+            query=jax.tree.map(lambda x: padded(x, query), b.query),
+        )
+        for b in batches
+    ]
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *wide)
+
+
+def conditions(
+    scenarios: Mapping[str, Episode], curves: Collection[str], key: jax.Array
+) -> dict[tuple[str, str], Episode]:
+    """(scenario, condition) -> its tasks, of all conditions that only change the support.
+
+    Args:
+      curves: the scenarios that are judged at each of `evaluate.SHOTS` below their longest support.
+      key: of shuffling and of dealing supports out anew.
+    """
+    found: dict[tuple[str, str], Episode] = {}
+    cut = lambda tasks, k: jax.vmap(partial(evaluate.first_shots(k), key))(tasks)
+    for scenario, tasks in scenarios.items():
+        found[scenario, ALL] = tasks
+    for i, (scenario, tasks) in enumerate(scenarios.items()):
+        keys = jax.random.split(jax.random.fold_in(key, i), tasks.query.label.shape[0])
+        found[scenario, N1] = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
+    for scenario in curves:
+        tasks = scenarios[scenario]
+        for k in evaluate.SHOTS:
+            if k < tasks.support.mask.shape[1]:
+                found[scenario, f"k={k}"] = cut(tasks, k)
+    for i, (scenario, tasks) in enumerate(scenarios.items()):
+        found[scenario, N0] = cut(tasks, 0)
+        found[scenario, N2] = others_support(jax.random.fold_in(key, 1000 + i), tasks)
+    return found
+
+
+def judge(
+    arms: Mapping[str, tuple[MetaLearner, Params]],
+    scenarios: Mapping[str, Episode],
+    *,
+    fetch: Fetch = evaluate.as_it_is,
+    source: Any = None,
+    metrics: Metrics = evaluate.rating_metrics,
+    curves: Collection[str] = (),
+    main: str = "",
+    predict: Predict = evaluate.predictions,
+    report: Callable[[int], Any] | None = None,
+) -> dict[Key, np.ndarray]:
+    """Per-task scores (S, T) of every arm, scenario, condition and metric.
+
+    Conditions are "all" of the support, "k=0", "k=1" ... of a curve and the controls N0 to N3. All
+    of them go through one program per arm, as many tasks at a time as the scenarios have.
+
+    Args:
+      arms: name -> learner and its parameters, leaves (S, ...) of S seeds.
+      scenarios: name -> stored tasks, leaves (T, ...); their query labels are what is judged by.
+      fetch: one task -> its episode, see `evaluate`; with a ``source``, (task, source) -> episode.
+      source: large arrays that ``fetch`` reads; they become an argument of the program.
+      metrics: (scores (T, Q), tasks, key) -> metric -> (T,).
+      curves: the scenarios whose k-shot curve is wanted.
+      main: of the controls N0, N2 and N3 this metric is kept alone; empty keeps all.
+      predict: how scores come about.
+      report: called with the number of arms that are done.
+    """
+    key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
+    laid_out = conditions(scenarios, curves, key_alter)
+    tasks, size = together(laid_out.values()), sum(_count(t) for t in scenarios.values())
+    first = jax.tree.map(lambda x: x[:size], tasks)  # all scenarios, as they are
+    example = _fetcher(fetch, source)(jax.tree.map(lambda x: x[0], first))
+    rate = jax.jit(jax.vmap(metrics, (0, None, None)))
+    counts = {place: _count(t) for place, t in laid_out.items()}
+    untrained = {(scenario, N3): _count(t) for scenario, t in scenarios.items()}
+    scores: dict[Key, np.ndarray] = {}
+    for i, (arm, (learner, params)) in enumerate(arms.items()):
+        run = jax.jit(partial(_of_seeds, predict, learner, fetch))
+        keys = jax.random.split(jax.random.key(3), _num_seeds(params))
+        fresh = jax.jit(jax.vmap(learner.init, (0, None)))(keys, example)
+        for places, batch, theta in ((counts, tasks, params), (untrained, first, fresh)):
+            predicted = _in_parts(partial(run, theta, source), batch, size, key_predict)
+            for metric, values in rate(predicted, batch, key_ties).items():
+                split = np.split(np.asarray(values), np.cumsum([*places.values()])[:-1], axis=1)
+                for (scenario, condition), part in zip(places, split, strict=True):
+                    if main in ("", metric) or condition not in (N0, N2, N3):
+                        scores[Key(scenario, arm, condition, metric)] = part
+        if report:
+            report(i + 1)
+    return scores
+
+
+def _num_seeds(params: Params) -> int:
+    """S; a learner without parameters is judged once."""
+    return next((leaf.shape[0] for leaf in jax.tree.leaves(params)), 1)
+
+
+def _count(tasks: Episode) -> int:
+    return tasks.query.label.shape[0]
+
+
+def _in_parts(
+    run: Callable[[Episode, jax.Array], jax.Array], tasks: Episode, size: int, key: jax.Array
+) -> jax.Array:
+    """The scores (S, T, Q) of all tasks by a program for ``size`` of them; the last part wraps."""
+    found, total = [], _count(tasks)
+    for i, begin in enumerate(range(0, total, size)):
+        rows = np.arange(begin, begin + size) % total
+        part = jax.tree.map(lambda x, rows=rows: x[rows], tasks)
+        found.append(run(part, jax.random.fold_in(key, i)))
+    return jnp.concatenate(found, axis=1)[:, :total]
+
+
+def _fetcher(fetch: Callable[..., Episode], source: Any) -> Fetch:
+    return fetch if source is None else partial(fetch, source=source)
+
+
+def _of_seeds(
+    predict: Predict,
+    learner: MetaLearner,
+    fetch: Callable[..., Episode],
+    params: Params,
+    source: Any,
+    tasks: Episode,
+    key: jax.Array,
+) -> jax.Array:
+    """Scores (S, T, Q) of every seed, one after the other."""
+    fetched = _fetcher(fetch, source)
+    of_seed = lambda p: predict(learner, p, tasks, key, fetch=fetched)
+    return jax.lax.map(of_seed, params) if jax.tree.leaves(params) else of_seed(params)[None]
