@@ -1,12 +1,12 @@
 """From scores to a distribution over the rating scale, by one link that every arm gets alike.
 
 A score says which rating is expected; absolute error, squared error and ranking each want another
-number of the same belief. So each arm's scores are put through a cumulative logistic link, ``P(label
-<= level_k) = sigmoid(cut_k - slope * score)``, whose cut points and slope are fitted by maximum
-likelihood on meta-validation. From the distribution come the median (best in absolute error), the
-mean (best in squared error), the expected gain (best in nDCG), and two proper scores of the
-distribution itself: the log-loss and the CRPS. An arm that has a distribution of its own brings it
-instead.
+number of the same belief. So each arm's scores are put through a cumulative logistic link,
+``P(label <= level_k) = sigmoid(cut_k - slope * score)``, whose cut points and slope are fitted by
+maximum likelihood on meta-validation. From the distribution come the median (best in absolute
+error), the mean (best in squared error), the expected gain (best in nDCG), and two proper scores of
+the distribution itself: the log-loss and the CRPS. An arm that has a distribution of its own brings
+it instead.
 
 References: McCullagh, "Regression models for ordinal data", JRSS B 1980; Gneiting, Raftery,
 "Strictly proper scoring rules, prediction, and estimation", JASA 2007.
