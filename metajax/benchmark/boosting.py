@@ -113,10 +113,14 @@ def _of_like_items(episode: Episode, mean: float, sizes: Mapping[str, int]) -> j
     residual = jnp.where(support.mask > 0, support.label - mean - support.inputs["bias"], 0.0)
     close_QxS = jax.nn.relu(query["factor"] @ support.inputs["factor"].T)
     alike = [close_QxS]
-    for name in sizes:
+    for name, size in sizes.items():
         ours, theirs = query[name], support.inputs[name]
-        shared = (ours[:, None, :, None] == theirs[None, :, None, :]) & (ours > 0)[:, None, :, None]
-        alike.append(jnp.any(shared, axis=(2, 3)).astype(jnp.float32))
+        if size <= MOST_CODES:
+            number = _indicators(ours, size) @ _indicators(theirs, size).T
+        else:
+            same = ours[:, None, :, None] == theirs[None, :, None, :]
+            number = jnp.sum(same & (ours > 0)[:, None, :, None], axis=(2, 3))
+        alike.append(jnp.minimum(number.astype(jnp.float32), 1.0))
     found = []
     for like_QxS in alike:
         weight = like_QxS * support.mask[None, :]
@@ -126,8 +130,9 @@ def _of_like_items(episode: Episode, mean: float, sizes: Mapping[str, int]) -> j
 
 
 def _indicators(codes_NxW: jax.Array, size: int) -> jax.Array:
-    """Which categories (N, size - 1) each row has."""
-    return jnp.any(codes_NxW[:, :, None] == jnp.arange(1, size)[None, None, :], axis=1)
+    """Which categories (N, size - 1) each row has, as 0 and 1."""
+    has = jnp.any(codes_NxW[:, :, None] == jnp.arange(1, size)[None, None, :], axis=1)
+    return has.astype(jnp.float32)
 
 
 class Trees(NamedTuple):
