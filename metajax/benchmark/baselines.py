@@ -21,8 +21,10 @@ from metajax.benchmark.problem import Problem, valid_error
 from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
+from metajax.results import records
 from metajax.settings import Training
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
@@ -40,6 +42,7 @@ class Trained(NamedTuple):
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
+      role: what it is in a table, one of `report.ROLES`.
     """
 
     learner: MetaLearner
@@ -47,6 +50,7 @@ class Trained(NamedTuple):
     settings: dict[str, Any]
     history: dict[str, np.ndarray]
     seconds: float
+    role: str = records.METHOD
 
 
 def closed_form_arm(
@@ -99,7 +103,7 @@ def trial(
       watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
     """
     fitted = loop.fit(
-        loop.recipe(learner, tx),
+        on_devices(training.devices, loop.recipe(learner, tx)),
         sampler(problem, training),
         problem.train,
         jax.random.split(jax.random.key(1), training.seeds),
@@ -137,7 +141,7 @@ def trained_arm(
             journal.opened(folder, title) as keep,
         ):
             fitted = loop.fit(
-                loop.recipe(learner, tx),
+                on_devices(training.devices, loop.recipe(learner, tx)),
                 sample,
                 problem.train,
                 group,
@@ -161,22 +165,21 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     if len(parts) == 1:
         return parts[0]
     joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
-    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:-1]]
+    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:4]]
     return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 
-def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, dict[str, int]]:
+def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, records.Gradients]:
     """How many gradients of a task's loss each arm took, as its learner states them.
 
-    Returns:
-      arm -> ``training``: in all outer steps of one seed, one for the outer loss of each task and
-      those of its ``adapt``, 0 for an arm that was not trained; ``per_user``: to adapt once.
+    In training: in all outer steps of one seed, one for the outer loss of each task and those of
+    its ``adapt``; 0 for an arm that was not trained.
     """
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
         inner = trained.learner.num_gradients
         tasks = training.num_steps * training.num_tasks if trained.history else 0
-        counts[arm] = {"training": tasks * (1 + inner), "per_user": inner}
+        counts[arm] = records.Gradients(tasks * (1 + inner), inner)
     return counts
 
 
@@ -260,7 +263,12 @@ def baselines(
     arms = closed_form_arms(problem)
     arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, training, folder)
     arms[A4] = fine_tuned_arm(model, arms[A3], problem, adapts=tree.negate(tree.under("embed")))
-    return arms
+    return as_baselines(arms)
+
+
+def as_baselines(arms: Mapping[str, Trained]) -> dict[str, Trained]:
+    """The arms with the role of baselines."""
+    return {name: arm._replace(role=records.BASELINE) for name, arm in arms.items()}
 
 
 def closed_form_arms(problem: Problem) -> dict[str, Trained]:
@@ -279,7 +287,7 @@ def closed_form_arms(problem: Problem) -> dict[str, Trained]:
         towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
     )
     arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
-    return arms
+    return as_baselines(arms)
 
 
 def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float]]]:
