@@ -24,7 +24,7 @@ from metajax.benchmark.stacking import Columns, drawn_rows, first_seed, rows_of,
 from metajax.evaluation import evaluate
 from metajax.types import Episode, Examples, UserError
 
-A8, A8_ALONE = "A8 boosting", "A8 boosting, alone"
+A8, A8_ALONE = "A8 boosting", "A8 boosting alone"
 Backend = Literal["sklearn", "lightgbm"]
 MOST_CODES = 64  # of a multi-valued column that is shown value by value
 
