@@ -14,7 +14,7 @@ from metajax.training import journal
 
 @pytest.fixture
 def folders(tmp_path):
-    other = record("melu", config={"inner_steps": 1, "run": {"seeds": 2, "out": "there"}})
+    other = record("melu", config={"inner_steps": 1, "seeds": 2, "out": "there"})
     for scores in (s for key, s in other.scores.items() if key.arm == "A6 MAML"):
         scores += 0.05
     report.write(tmp_path / "a", "maml-made", record())
