@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import pathlib
 from collections.abc import Mapping
 
@@ -19,6 +18,7 @@ from metajax.data.episodes import Source
 from metajax.learners.cold_start import lwa
 from metajax.learners.cold_start.mamo import mamo, memory_optimizer
 from metajax.learners.gradient.maml import gradient
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.models.ctr import content_net
 from metajax.models.modulated import user_features
@@ -100,13 +100,10 @@ class _Layers(nnx.Module):
     """Layers with leaky ReLU behind each."""
 
     def __init__(self, rngs: nnx.Rngs, *widths: int):
-        pairs = itertools.pairwise(widths)
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
+        self.layers = mlp.stack(rngs, widths)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = jax.nn.leaky_relu(layer(x), 0.1)
-        return x
+        return mlp.behind(self.layers, x, lambda x: jax.nn.leaky_relu(x, 0.1))
 
 
 class _Body(nnx.Module):
@@ -142,12 +139,6 @@ class _Classes(nnx.Module):
         return jax.nn.softmax(self.out(self.layers(x_NxD)))
 
 
-def nothing(width: int | None = None) -> Model:
-    """An offset of 0: scores (N,), or (N, ``width``)."""
-    shape = lambda inputs: inputs["item"].shape if width is None else (*inputs["item"].shape, width)
-    return Model(lambda key, profile, inputs: {}, lambda params, p, x: jnp.zeros(shape(x)))
-
-
 def mamo_as_given(given: Problem) -> Built:
     """MAMO over five classes: Adam on the user's tower, matrix and head; one summed outer step."""
     known = given.table.user_features.sizes, given.table.item_features.sizes
@@ -160,7 +151,6 @@ def mamo_as_given(given: Problem) -> Built:
     learner = mamo(
         from_nnx(lambda rngs, profile, inputs: _Body(rngs, users, items)),
         from_nnx(lambda rngs, profile, x: _Classes(rngs, x.shape[-1], len(stars))),
-        nothing(1),
         user_features(users, 100),
         optax.chain(optax.clip_by_global_norm(5.0), optax.adam(0.01)),
         9,
@@ -221,12 +211,12 @@ def probability_twice(score: jax.Array, label: jax.Array, mask: jax.Array) -> ja
 def lwa_or_nlba(given: Problem, dim: int, hidden: int, biases: bool) -> Built:
     """LWA or, with ``biases``, NLBA of RecBole-MetaRec: class sums, normal starts."""
     settings = {"pool": lwa.by_sum, "loss": probability_twice}
-    parts = item_vectors(given, dim, hidden), nothing(), dim
+    parts = item_vectors(given, dim, hidden), dim
     own = lwa.nlba(*parts, (hidden,), **settings) if biases else lwa.lwa(*parts, **settings)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         params = own.init(key, episode)
-        kept = {k: params.pop(k) for k in ("embed", "offset")}
+        kept = {"embed": params.pop("embed")}
         leaves, shape = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
         drawn = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]
