@@ -158,6 +158,48 @@ def tanp(
     return require_tasks(table, split, f"no user is left with more than {num_support} rows in")
 
 
+def newcomers(
+    table: Interactions,
+    seed: int = 0,
+    *,
+    valid_users: float = 0.1,
+    num_query: int = NUM_QUERY,
+    max_support: int = 100,
+    most_valid: int = 2000,
+) -> Split:
+    """Users 9:1, for a log of any size: what a service needs to choose a learner, without a test.
+
+    A validation user has 2 rows or more; the query is half of them, at most ``num_query``: the last
+    by time where the log has times, else random ones. The support is what comes before.
+
+    Args:
+      max_support: rows of a support, at most: the last ones.
+      most_valid: validation users, at most.
+
+    Raises:
+      UserError: fewer than ten users have two rows.
+    """
+    rng = np.random.default_rng([seed, 6])
+    users = rng.permutation(eligible_users(table, 2, None))
+    num_valid = min(max(3, round(valid_users * len(users))), most_valid)
+    chosen = np.sort(users[:num_valid])
+    rows = rng.permutation(rows_of(table, chosen))
+    if table.time is not None:
+        rows = in_time(table, rows)
+    rows = rows[np.argsort(table.user[rows], kind="stable")]
+    length = np.bincount(table.user[rows], minlength=table.num_users)[table.user[rows]]
+    query = np.minimum(num_query, length // 2)
+    rows = rows[place_in_group(table.user[rows]) >= length - query - max_support]
+    valid, _ = grouped(table, rows, 2)
+    count = np.bincount(table.user[rows_of(table, chosen)], minlength=table.num_users)
+    queries = np.minimum(num_query, count[valid.owner] // 2)
+    valid = valid._replace(shots=(valid.length - queries).astype(np.int32))
+    train_rows = np.setdiff1d(np.arange(len(table)), rows_of(table, chosen))
+    train, _ = grouped(table, rng.permutation(train_rows), 2)
+    judged = {"user_cold": valid}
+    return require_tasks(table, Split("newcomers", seed, train_rows, train, judged, {}, num_query))
+
+
 def merge_domains(source: Interactions, target: Interactions) -> Interactions:
     """One table of two domains: the users of both, the items of ``target``, then of ``source``.
 
