@@ -1,13 +1,15 @@
 """A trial of a row of the contract battery: its compiled programs and what they are tried on."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from learner_rows import BATCH, Row, World
 
 from metajax import losses
@@ -66,6 +68,34 @@ def traced_once(function: Callable) -> Callable:
         return function(*arguments)
 
     return jax.jit(counted, compiler_options=FAST_TO_COMPILE)
+
+
+@contextlib.contextmanager
+def gradients_counted() -> Iterator[list[int]]:
+    """A list that gets a 1 for every gradient evaluated inside, in loops and mapped tasks too.
+
+    Programs that were compiled before do not count.
+    """
+    count: list[int] = []
+
+    def counted(transform: Callable) -> Callable:
+        def made(*arguments, **options):
+            function = transform(*arguments, **options)
+
+            def called(*given):
+                out = function(*given)
+                one = sum(jnp.sum(x) for x in jax.tree.leaves(out))  # mapped where the gradient is
+                jax.debug.callback(lambda _: count.append(1), one)
+                return out
+
+            return called
+
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "grad", counted(jax.grad))
+        patch.setattr(jax, "value_and_grad", counted(jax.value_and_grad))
+        yield count
 
 
 class Trial:

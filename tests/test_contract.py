@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from contract_trial import KEY, SHOTS, Trial, at, masked, play, tasks_of, traced_once
+from contract_trial import (
+    KEY,
+    SHOTS,
+    Trial,
+    at,
+    gradients_counted,
+    masked,
+    play,
+    tasks_of,
+    traced_once,
+)
 from field_rows import FIELD_ROWS
 from learner_rows import ROWS as CORE_ROWS
 from learner_rows import Row, World
@@ -90,6 +100,32 @@ def adapt_keeps_the_state(t: Trial) -> None:
     chex.assert_trees_all_equal_structs(played["after"], played["before"])
     kinds = lambda tree_: jax.tree.map(lambda x: str(jax.typeof(x)), tree_)
     assert kinds(played["after"]) == kinds(played["before"])
+
+
+def nothing_in_a_state_is_shared(t: Trial) -> None:
+    """What adapting hands through unchanged is the same under other parameters.
+
+    So a state holds no parameter, and nothing that is made of parameters alone.
+    """
+    played = t.one(t.params, t.episode, KEY)
+    other = jax.tree.map(lambda x: 1.3 * x + 0.1, t.params)
+    elsewhere = jax.jit(t.row.learner.start)(other, t.episode.profile)
+    paths = jax.tree_util.tree_leaves_with_path(played["before"])
+    leaves = (jax.tree.leaves(x) for x in (played["after"], elsewhere))
+    for (path, before), after, under_other in zip(paths, *leaves, strict=True):
+        handed_through = bool(jnp.all(before == after))
+        of_params = not bool(jnp.all(before == under_other))
+        assert not (handed_through and of_params), f"{tree.path_name(path)} is shared"
+
+
+def num_gradients_is_what_adapt_takes(t: Trial) -> None:
+    """The stated cost is the number of gradients that are evaluated in one call of ``adapt``."""
+    params, episode = t.params, t.episode
+    state = jax.jit(t.row.learner.start)(params, episode.profile)
+    with gradients_counted() as count:
+        t.row.learner.adapt(params, state, episode.support, KEY)
+        jax.effects_barrier()
+    assert sum(count) == t.row.learner.num_gradients
 
 
 def params_stay_untouched(t: Trial) -> None:
@@ -177,6 +213,8 @@ PROPERTIES = [
     support_moves_predictions,
     query_labels_cannot_move_predictions,
     adapt_keeps_the_state,
+    nothing_in_a_state_is_shared,
+    num_gradients_is_what_adapt_takes,
     params_stay_untouched,
     vmap_is_loop,
     jit_is_eager,
@@ -282,6 +320,18 @@ def _counts_calls_in_python_numbers() -> Row:
     return MAML._replace(learner=learner._replace(adapt=adapt))
 
 
+def _keeps_the_model_in_the_state() -> Row:
+    learner = MAML.learner
+    start = lambda params, profile: (learner.start(params, profile), params["model"])
+    adapt = lambda params, state, *given: (learner.adapt(params, state[0], *given), state[1])
+    predict = lambda params, state, inputs: learner.predict(params, state[0], inputs)
+    return MAML._replace(learner=learner._replace(start=start, adapt=adapt, predict=predict))
+
+
+def _states_a_cost_of_one() -> Row:
+    return MAML._replace(learner=MAML.learner._replace(num_gradients=1))
+
+
 def _never_adapts() -> Row:
     return MAML._replace(
         learner=MAML.learner._replace(adapt=lambda params, state, examples, key: state)
@@ -298,6 +348,8 @@ PLANTED = [
     (_weighs_later_rows_more, order_does_not_matter),
     (_counts_calls_in_python_numbers, adapt_keeps_the_state),
     (_counts_calls_in_python_numbers, a_second_call_does_not_retrace),
+    (_keeps_the_model_in_the_state, nothing_in_a_state_is_shared),
+    (_states_a_cost_of_one, num_gradients_is_what_adapt_takes),
     (_never_adapts, support_moves_predictions),
     (_never_adapts, adapting_beats_the_cold_start),
 ]

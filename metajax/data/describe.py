@@ -1,17 +1,17 @@
 """What a data set holds and which tasks each split would make of it."""
 
+import textwrap
 from collections.abc import Callable
-from datetime import UTC, datetime
 
 import numpy as np
 
 from metajax.data import split
 from metajax.data.split import Split
-from metajax.data.table import Features, Interactions
+from metajax.data.table import Features, Interactions, repeated_pairs, tied_rows
 from metajax.types import UserError
 
 RULES: dict[str, Callable[[Interactions], Split]] = {
-    "melu (published states)": split.melu,
+    "melu": split.melu,
     "melu, drawn anew": lambda table: split.melu(table, redraw=True),
     "melu, cold by time": lambda table: split.melu(table, state=_newest(table)),
     "user-disjoint (metarec)": split.user_disjoint,
@@ -32,14 +32,19 @@ def _newest(table: Interactions) -> np.ndarray:
 def summary(table: Interactions) -> list[tuple[str, str]]:
     """What the table holds, as pairs of a name and a text."""
     n, cells = len(table), table.num_users * table.num_items
-    pairs = np.unique(table.user.astype(np.int64) * table.num_items + table.item)
+    repeated = repeated_pairs(table)
     values, counts = np.unique(table.label, return_counts=True)
     middle = (table.scale[0] + table.scale[1]) / 2
+    parts = table.notes.split("; ") if table.notes else []
+    read = [part for part in parts if not part.startswith("note: ")]
+    odd = [part.removeprefix("note: ") for part in parts if part.startswith("note: ")]
     facts = [
         ("data set", f"{table.name}, checksum {table.checksum()}"),
-        ("interactions", f"{n:,}, {n - len(pairs):,} of a pair that occurred before"),
+        *(("read" if not place else "", text) for place, text in enumerate(read)),
+        *(("WARNING", one) for one in odd),
+        ("interactions", f"{n:,}, {repeated:,} of a pair that occurred before"),
         ("users, items", f"{table.num_users:,}, {table.num_items:,}"),
-        ("density", f"{len(pairs) / cells:.3%} of all pairs"),
+        ("density", f"{(n - repeated) / cells:.3%} of all pairs"),
         ("rows of a user", _quantiles(np.bincount(table.user, minlength=table.num_users))),
         ("rows of an item", _quantiles(np.bincount(table.item, minlength=table.num_items))),
         ("labels", f"{table.scale[0]:g} to {table.scale[1]:g}, mean {table.label.mean():.4f}"),
@@ -48,7 +53,9 @@ def summary(table: Interactions) -> list[tuple[str, str]]:
     if len(values) <= 12:
         shares = ", ".join(f"{v:g}: {c / n:.1%}" for v, c in zip(values, counts, strict=True))
         facts.append(("shares of labels", shares))
-    facts.append(("times", _period(table.time)))
+    if table.count is not None:
+        facts.append(("counts", f"{table.count.min():g} to {table.count.max():g}"))
+    facts.append(("times", _period(table)))
     facts.append(("user features", _features(table.user_features)))
     facts.append(("item features", _features(table.item_features)))
     if table.state is not None:
@@ -65,12 +72,16 @@ def _quantiles(counts: np.ndarray) -> str:
     return ", ".join(named)
 
 
-def _period(time: np.ndarray | None) -> str:
-    """First and last day, and how many distinct times."""
-    if time is None:
+def _period(table: Interactions) -> str:
+    """First and last day, how many distinct times, and how many rows of a user share one."""
+    if table.time is None:
         return "unknown"
-    first, last = (datetime.fromtimestamp(int(t), UTC).date() for t in (time.min(), time.max()))
-    return f"{first} to {last}, {len(np.unique(time)):,} distinct"
+    ends = [str(np.datetime64(int(t), "s"))[:10] for t in (table.time.min(), table.time.max())]
+    tied = tied_rows(table) / len(table)
+    distinct = len(np.unique(table.time))
+    return (
+        f"{ends[0]} to {ends[1]}, {distinct:,} distinct, {tied:.1%} of rows tied within their user"
+    )
 
 
 def _features(features: Features) -> str:
@@ -99,9 +110,26 @@ def _tasks_of(table: Interactions, rule: Callable[[Interactions], Split]) -> str
     return f"{', '.join(shown)}; {num_query:,} test rows; checksum {made.checksum()}"
 
 
-def show(table: Interactions) -> str:
-    """Everything about a table as text, one fact per line."""
-    lines = [f"{name:<23} {text}" for name, text in summary(table)]
+def show(table: Interactions, width: int = 0) -> str:
+    """Everything about a table as text, a fact per line; folded at ``width``, where it is not 0."""
+    facts = summary(table)
+    lines = [_folded(name, text, width) for name, text in facts]
     lines += ["", "tasks of each split (seed 0; tanp: 2020)"]
-    lines += [f"{name:<23} {text}" for name, text in tasks(table)]
+    lines += [_folded(name, text, width) for name, text in tasks(table)]
     return "\n".join(lines)
+
+
+def _folded(name: str, text: str, width: int) -> str:
+    """One fact, on several lines if it is too long for one."""
+    line = f"{name:<23} {text}"
+    if not 0 < width < (len(line) if name else 72):
+        return line
+    indent = " " * (24 if width >= 72 else 4)
+    lines = textwrap.wrap(
+        line if width >= 72 else text,
+        width,
+        initial_indent="" if width >= 72 else indent,
+        subsequent_indent=indent,
+        break_on_hyphens=False,
+    )
+    return "\n".join(lines if width >= 72 or not name else [name, *lines])

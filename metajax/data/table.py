@@ -48,6 +48,8 @@ class Interactions:
         3 both-cold), or None.
       item_year: (num_items,) int16 release year, 0 where unknown, or None.
       item_titles: (num_items,) text, or None.
+      count: (n,) float32 how often an implicit event happened (plays, a quantity), or None.
+      notes: what was understood when a file was read, and what is odd about it, in one line.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Interactions:
     state: np.ndarray | None = None
     item_year: np.ndarray | None = None
     item_titles: np.ndarray | None = None
+    count: np.ndarray | None = None
+    notes: str = ""
 
     @property
     def num_users(self) -> int:
@@ -83,7 +87,7 @@ class Interactions:
         columns = {"user": self.user, "item": self.item, "label": self.label, "time": self.time}
         columns |= {f"user.{k}": v for k, v in sorted(self.user_features.columns.items())}
         columns |= {f"item.{k}": v for k, v in sorted(self.item_features.columns.items())}
-        columns["state"] = self.state
+        columns |= {"state": self.state, "count": self.count}
         for name, values in columns.items():
             if values is not None:
                 digest.update(f"{name}:{values.dtype}:{values.shape}".encode())
@@ -120,7 +124,7 @@ def validate(table: Interactions) -> Interactions:
     n = len(table.user)
     if n == 0:
         raise UserError(f"{table.name}: no interactions; give a log with at least one row")
-    for name in ("item", "label", "time", "state"):
+    for name in ("item", "label", "time", "state", "count"):
         values = getattr(table, name)
         if values is not None and len(values) != n:
             raise UserError(f"{table.name}: column {name} has {len(values)} rows, user has {n}")
@@ -137,6 +141,29 @@ def validate(table: Interactions) -> Interactions:
             f"scale {low:g}..{high:g}; correct the file or give another scale"
         )
     return table
+
+
+def repeated_pairs(table: Interactions) -> int:
+    """The number of rows whose pair of user and item occurred in a row before."""
+    pairs = np.sort(table.user.astype(np.int64) * table.num_items + table.item)
+    return int((pairs[1:] == pairs[:-1]).sum())
+
+
+def tied_rows(table: Interactions) -> int:
+    """The number of rows whose user has another row of the same time; 0 without times.
+
+    The order of such rows is that of the file, not that in which things happened.
+    """
+    if table.time is None:
+        return 0
+    time = table.time - table.time.min()
+    span = int(time.max()) + 1
+    if span * table.num_users >= 2**63:
+        time = index_encode(time)[0]
+        span = len(table)
+    moments = np.sort(table.user.astype(np.int64) * span + time)
+    same = moments[1:] == moments[:-1]
+    return int((np.append(same, False) | np.append(False, same)).sum())
 
 
 def index_encode(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

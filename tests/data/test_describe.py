@@ -40,7 +40,10 @@ def test_counts_by_hand(path):
     assert facts["labels"] == "1 to 5, mean 3.0000"
     assert facts["positive rate"] == "0.5000 above 3"
     assert facts["shares of labels"] == "1: 25.0%, 2: 25.0%, 4: 25.0%, 5: 25.0%"
-    assert facts["times"] == "1970-01-01 to 1970-01-02, 3 distinct"
+    assert (
+        facts["times"]
+        == "1970-01-01 to 1970-01-02, 3 distinct, 0.0% of rows tied within their user"
+    )
     assert facts["user features"] == "none"
 
 

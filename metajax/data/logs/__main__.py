@@ -1,6 +1,8 @@
-"""The command ``python -m metajax.data.logs LOG``: what is understood of a file."""
+"""``python -m metajax.data.logs LOG``, a short name of ``python -m metajax.data describe LOG``."""
 
-from metajax.data.logs import command
+import sys
+
+from metajax.data.__main__ import main
 
 if __name__ == "__main__":
-    command.main()
+    main(["describe", *sys.argv[1:]])

@@ -1,73 +1,186 @@
-"""Columns of a person's own log turned into indices, ratings and seconds, or one clear error."""
+"""Columns of a person's own log turned into indices, ratings and counts, or one clear error."""
 
-import dataclasses
-import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from metajax.data.table import Interactions
+from metajax.data.logs.raw import require_polars
 from metajax.types import UserError
 
-# From the finest on: numbers from this size on are in that many parts of a second.
-UNITS = ((1e17, 1_000_000_000), (1e14, 1_000_000), (1e11, 1_000))
-ISO = (
-    "%Y-%m-%dT%H:%M:%S%.f%:z",
-    "%Y-%m-%dT%H:%M:%S%.f",
-    "%Y-%m-%dT%H:%M",
-)
+NULLS = (r"\n", "nan", "-nan", "null", "(null)", "none", "na", "n/a", "#n/a", "<na>", "nat", "nil")
+"""Texts by which other programs write that there is no value, in lower case."""
+TRUTH = {"true": "1", "false": "0", "yes": "1", "no": "0", "t": "1", "f": "0"}
+EXACT = {"Float16": 2**11, "Float32": 2**24, "Float64": 2**53}
+"""From here on floats of a type leave whole numbers out, so that different ids are one float."""
+EMPTY = "correct the row, or say --missing drop to leave such rows out"
+COUNTS_SPAN = 1e4  # ratings whose scale is this wide are more likely counts
 
 
 class Column(NamedTuple):
-    """A column of a file: where it is from, what it is for ("user", "time"), its values."""
+    """A column of a file.
+
+    Attributes:
+      path: the file.
+      role: what the column is for, such as "user" or "time".
+      values: a polars.Series.
+      rows: the number of each value's row, from 0; None is 0, 1, 2...
+    """
 
     path: Path
     role: str
-    values: Any  # polars.Series
+    values: Any
+    rows: np.ndarray | None = None
 
-    def error(self, row: int, what: str) -> UserError:
-        """The error of one row, counted from 1 below the header."""
+    def error(self, row: int, what: str, remedy: str = "correct or remove the row") -> UserError:
+        """The error of one value; rows are counted from 1 below the header."""
+        number = row if self.rows is None else int(self.rows[row])
         return UserError(
-            f"{self.path}: row {row + 1}: the {self.role} {what} (column {self.values.name!r}); "
-            "correct or remove the row"
+            f"{self.path}: row {number + 1}: the {self.role} {what} (column {self.values.name!r}); "
+            f"{remedy}"
         )
 
+    def kept(self, keep: np.ndarray) -> "Column":
+        """The column without some of its rows, whose numbers stay."""
+        rows = np.arange(len(keep)) if self.rows is None else self.rows
+        return self._replace(values=self.values.filter(keep), rows=rows[keep])
 
-def ids(column: Column) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and identifiers of a column of ids: ((rows,) int32, the distinct ids in order).
 
-    Raises:
-      UserError: an empty id; a type that is neither whole numbers nor text.
-    """
-    polars = importlib.import_module("polars")
-    values = column.values
+class Read(NamedTuple):
+    """A column that was understood: its values, what they are, and what is odd about them."""
+
+    values: np.ndarray
+    said: str
+    odd: list[str]
+
+
+def trimmed(values: Any) -> Any:
+    """Text without surrounding space and with null for "" ; other types as they are."""
+    polars = require_polars()
     if values.dtype in (polars.Categorical, polars.Enum, polars.Null):
         values = values.cast(polars.String)
+    return values.str.strip_chars().replace("", None) if values.dtype == polars.String else values
+
+
+def missing(column: Column, keep_texts: bool) -> np.ndarray:
+    """Which rows have no value: (rows,) bool.
+
+    Args:
+      column: any.
+      keep_texts: whether NA, null and the like are values.
+    """
+    polars = require_polars()
+    values = trimmed(column.values)
+    absent = values.is_null()
+    if values.dtype == polars.String and not keep_texts:
+        absent = absent | values.str.to_lowercase().is_in(NULLS).fill_null(False)
+    elif values.dtype.is_float():
+        absent = absent | values.is_nan().fill_null(False)
+    return absent.to_numpy()
+
+
+def ids(column: Column, keep_texts: bool = False) -> tuple[Read, np.ndarray]:
+    """Indices of a column of ids and the distinct ids in order: (rows,) int32, (n,).
+
+    Raises:
+      UserError: an absent id; ids that cannot be told apart; a type that is neither whole numbers
+        nor text.
+    """
+    polars = require_polars()
+    values = trimmed(column.values)
+    absent = missing(column, keep_texts)
+    if absent.any():
+        row = int(np.argmax(absent))
+        if values[row] is None:
+            raise column.error(row, "is empty", EMPTY)
+        raise column.error(
+            row,
+            f"is {values[row]!r}, which means that there is none",
+            "correct the row, or say --missing drop to leave such rows out, --missing keep to take "
+            "it for an id",
+        )
+    odd: list[str] = []
     if values.dtype == polars.String:
-        values = values.str.strip_chars().replace("", None)
-    if values.null_count():
-        raise column.error(int(values.is_null().arg_max() or 0), "is empty")
-    if values.dtype == polars.String:
+        odd = _odd_texts(column._replace(values=values))
         numbers = _plain_integers(polars, values)
         values = values if numbers is None else numbers
     elif values.dtype.is_float():
-        whole = values.is_finite() & (values == values.floor())
-        if not whole.all():
-            row = int((~whole).arg_max() or 0)
-            raise column.error(row, f"{values[row]} is not a whole number")
-        values = values.cast(polars.Int64)
+        values, odd = _whole(column, values), [f"{column.role} ids are stored as floats"]
     if values.dtype == polars.String:
         known = values.unique().sort()
         codes = values.cast(polars.Enum(known)).to_physical().to_numpy()
-        return codes.astype(np.int32), known.to_numpy().astype(np.str_)
+        return Read(codes.astype(np.int32), "text", odd), known.to_numpy().astype(np.str_)
+    if values.dtype == polars.Int128:
+        return ids(column._replace(values=values.cast(polars.String)), keep_texts)
     if not values.dtype.is_integer():
         raise UserError(
             f"{column.path}: the {column.role} column {values.name!r} has the type "
             f"{values.dtype}; ids are whole numbers or text"
         )
     known, codes = np.unique(values.to_numpy(), return_inverse=True)
-    return codes.astype(np.int32), known
+    return Read(codes.astype(np.int32), "whole numbers", odd), known
+
+
+def _whole(column: Column, values: Any) -> Any:
+    """Float ids as whole numbers.
+
+    Raises:
+      UserError: one is not whole, or so large that its neighbors are the same float.
+    """
+    polars = require_polars()
+    whole = values.is_finite() & (values == values.floor())
+    if not whole.all():
+        row = int((~whole).arg_max() or 0)
+        raise column.error(row, f"{values[row]} is not a whole number")
+    large = values.abs() >= EXACT[str(values.dtype)]
+    if large.any():
+        raise _merged(column, int(large.arg_max() or 0))
+    return values.cast(polars.Int64)
+
+
+def _merged(column: Column, row: int) -> UserError:
+    """The error of an id that was once a float too large to be told from its neighbors."""
+    return column.error(
+        row,
+        f"{column.values[row]} is a rounded number",
+        "ids of this size that passed through floats cannot be told apart: write them as whole "
+        "numbers or text",
+    )
+
+
+def _odd_texts(column: Column) -> list[str]:
+    """What is odd about ids of text.
+
+    Raises:
+      UserError: floats too large to be exact; a number written in two ways, such as 1 and 1.0.
+    """
+    polars = require_polars()
+    values = column.values
+    rounded = values.str.contains(r"^[-+]?\d(\.\d+)?[eE]\+?\d+$")
+    if rounded.any():
+        raise _merged(column, int(rounded.arg_max() or 0))
+    floats = values.str.contains(r"^[-+]?\d+\.0*$")
+    odd = []
+    if floats.any():
+        numbers = values.cast(polars.Float64, strict=False)
+        large = floats & (numbers.abs() >= EXACT["Float64"]).fill_null(False)
+        if large.any():
+            raise _merged(column, int(large.arg_max() or 0))
+        both = floats & numbers.is_in(numbers.filter(~floats).drop_nulls().implode())
+        if both.any():
+            text = values[int(both.arg_max() or 0)]
+            raise UserError(
+                f"{column.path}: the {column.role} {text} is also written {text.split('.')[0]} "
+                f"(column {values.name!r}); write each id one way"
+            )
+        odd.append(f"{column.role} ids are written as floats, such as {values.filter(floats)[0]}")
+    zeros = values.str.contains(r"^0\d+$")
+    if (
+        zeros.any()
+        and values.is_in(values.filter(zeros).str.strip_chars_start("0").implode()).any()
+    ):
+        odd.append(f"{column.role} ids differ only in leading zeros, such as 007 and 7")
+    return odd
 
 
 def _plain_integers(polars: Any, values: Any) -> Any | None:
@@ -79,44 +192,108 @@ def _plain_integers(polars: Any, values: Any) -> Any | None:
     return numbers
 
 
-def _floats(column: Column) -> np.ndarray | None:
-    """The numbers of a column, None where it holds text that is not numbers at all.
+def floats(column: Column, decimal: str | None = None) -> tuple[np.ndarray, str] | None:
+    """The numbers of a column and how they were written; None for a type that holds none.
 
     Raises:
-      UserError: a missing value; a value that is not a finite number.
+      UserError: an absent value; a value that is not a finite number; commas that may be decimal
+        signs or stand between thousands.
     """
-    polars = importlib.import_module("polars")
-    values = column.values
-    if values.dtype == polars.String:
-        values = values.str.strip_chars().replace("", None)
+    polars = require_polars()
+    values, said = trimmed(column.values), ""
     if values.null_count():
-        raise column.error(int(values.is_null().arg_max() or 0), "is empty")
+        raise column.error(int(values.is_null().arg_max() or 0), "is empty", EMPTY)
     if not (values.dtype.is_numeric() or values.dtype in (polars.String, polars.Boolean)):
         return None
+    text = values
+    if values.dtype == polars.String:
+        lower = values.str.to_lowercase()
+        if lower.is_in(list(TRUTH)).all():
+            values, said = lower.replace(TRUTH), "true and false as 1 and 0"
+        elif decimal != "." and values.str.contains(",", literal=True).any():
+            values, said = _with_points(column._replace(values=values), decimal), "decimal commas"
+    elif values.dtype == polars.Boolean:
+        said = "true and false as 1 and 0"
     numbers = values.cast(polars.Float64, strict=False)
     if numbers.null_count():
         row = int(numbers.is_null().arg_max() or 0)
-        raise column.error(row, f"{values[row][:40]!r} is not a number")
+        raise column.error(row, f"{text[row][:40]!r} is not a number")
     out = numbers.to_numpy()
     if not np.isfinite(out).all():
         row = int(np.argmin(np.isfinite(out)))
         raise column.error(row, f"is {out[row]}, not a finite number")
-    return out
+    return out, said
 
 
-def labels(column: Column) -> np.ndarray:
+def _with_points(column: Column, decimal: str | None) -> Any:
+    """Numbers with decimal commas, with points instead."""
+    values = column.values
+    commas = values.str.contains(r"^[-+]?\d*,\d+$")
+    if decimal is None and not (commas | values.str.contains(r"^[-+]?\d+$")).all():
+        return values
+    thousands = values.str.contains(r"^[-+]?\d{1,3},\d{3}$")
+    if decimal is None and (thousands == commas).all():
+        row = int(commas.arg_max() or 0)
+        raise UserError(
+            f"{column.path}: row {row + 1}: the {column.role} {values[row]} may hold a decimal "
+            "comma or thousands; say --decimal , or write it without"
+        )
+    return values.str.replace(",", ".", literal=True)
+
+
+def labels(column: Column, decimal: str | None = None) -> Read:
     """The ratings of a column: (rows,) float32.
 
     Raises:
-      UserError: a missing value; a value that is not a finite number.
+      UserError: an absent value; a value that is not a finite number; true in every row.
     """
-    out = _floats(column)
-    if out is None:
+    found = floats(column, decimal)
+    if found is None:
         raise UserError(
             f"{column.path}: the label column {column.values.name!r} has the type "
             f"{column.values.dtype}; ratings are numbers"
         )
-    return out.astype(np.float32)
+    out, said = found
+    if said.startswith("true") and (out == out[0]).all():
+        raise UserError(
+            f"{column.path}: the label {column.values.name!r} is {column.values[0]} in every row, "
+            "so that there is nothing to learn; say --label none to read every row as an event"
+        )
+    odd = []
+    low, high = float(out.min()), float(out.max())
+    if high - low >= COUNTS_SPAN:
+        odd.append(
+            f"ratings from {low:g} to {high:g}: if they are counts, say --count "
+            f"{column.values.name}"
+        )
+    with np.errstate(over="ignore"):
+        small = out.astype(np.float32)
+    if not np.isfinite(small).all():
+        row = int(np.argmin(np.isfinite(small)))
+        raise column.error(row, f"{out[row]:g} is too large")
+    return Read(small, said, odd)
+
+
+def counts(column: Column, decimal: str | None = None) -> Read:
+    """How often the events of a column happened: (rows,) float32, none below 0.
+
+    Raises:
+      UserError: an absent value; a value that is not a number or below 0.
+    """
+    read = labels(column, decimal)
+    if (read.values < 0).any():
+        row = int(np.argmax(read.values < 0))
+        raise column.error(
+            row,
+            f"{read.values[row]:g} is below 0",
+            "remove the row, or say --count none to read every row as an event",
+        )
+    positive = read.values[read.values > 0]
+    odd = []
+    if len(positive) and positive.max() / positive.min() >= 1e5:
+        orders = int(np.log10(positive.max() / positive.min()))
+        odd.append(f"counts span {orders} orders of magnitude")
+    return Read(read.values, read.said, odd)
 
 
 def scale_of(path: Path, label: np.ndarray) -> tuple[float, float]:
@@ -130,75 +307,7 @@ def scale_of(path: Path, label: np.ndarray) -> tuple[float, float]:
         return 0.0, 1.0
     if low == high:
         raise UserError(
-            f"{path}: every rating is {low:g}; give the scale, as scale=(lowest, highest)"
+            f"{path}: every rating is {low:g}; give the scale, as --scale LOWEST HIGHEST, or say "
+            "--label none to read every row as an event"
         )
     return low, high
-
-
-def seconds(column: Column) -> np.ndarray:
-    """The times of a column in Unix seconds: (rows,) int64, parts of a second dropped.
-
-    Dates and date-times, numbers in s, ms, us or ns by their magnitude, numbers as text, ISO text.
-
-    Raises:
-      UserError: a missing value; a value that is none of these.
-    """
-    polars = importlib.import_module("polars")
-    values = column.values
-    if values.dtype == polars.String:
-        text = values.str.strip_chars()
-        first = text.drop_nulls().head(1)
-        if first.len() and first.cast(polars.Float64, strict=False).null_count():
-            values = _from_iso(polars, column)
-        else:  # a float64 does not hold nanoseconds
-            integers = _plain_integers(polars, text)
-            values = values if integers is None else integers
-    if values.dtype in (polars.Date, polars.Datetime):
-        if values.null_count():
-            raise column.error(int(values.is_null().arg_max() or 0), "is empty")
-        return values.dt.epoch("s").cast(polars.Int64).to_numpy()
-    if values.dtype.is_integer() and not values.null_count():
-        numbers = values.cast(polars.Int64).to_numpy()
-    else:
-        numbers = _floats(column._replace(values=values))
-    if numbers is None:
-        raise UserError(
-            f"{column.path}: the time column {values.name!r} has the type {values.dtype}; times "
-            "are numbers, dates or ISO text"
-        )
-    largest = float(np.abs(numbers).max())
-    parts = next((parts for bound, parts in UNITS if largest >= bound), 1)
-    return (numbers // parts).astype(np.int64)
-
-
-def _from_iso(polars: Any, column: Column) -> Any:
-    """ISO 8601 text as date-times in UTC."""
-    text = column.values.str.strip_chars().str.replace(r"^(\d{4}-\d\d-\d\d)$", "${1}T00:00")
-    text = text.str.replace(" ", "T").str.replace(r"(Z| ?UTC)$", "+00:00")
-    out = None
-    for form in ISO:
-        parsed = text.str.to_datetime(form, strict=False, time_unit="us")
-        if parsed.dtype.time_zone is not None:
-            parsed = parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        out = parsed if out is None else out.zip_with(out.is_not_null(), parsed)
-        if not out.null_count():
-            return out
-    row = int(out.is_null().arg_max() or 0) if out is not None else 0
-    value = column.values[row]
-    raise column.error(row, "is empty" if not value else f"{value[:40]!r} is not an ISO 8601 time")
-
-
-def keep_last(table: Interactions) -> Interactions:
-    """The last row of each (user, item) pair: by time, by row among equals and without times."""
-    n = len(table)
-    order = np.arange(n) if table.time is None else np.argsort(table.time, kind="stable")
-    pair = table.user.astype(np.int64) * table.num_items + table.item
-    _, first = np.unique(pair[order[::-1]], return_index=True)
-    kept = np.sort(order[::-1][first])
-    return dataclasses.replace(
-        table,
-        user=table.user[kept],
-        item=table.item[kept],
-        label=table.label[kept],
-        time=None if table.time is None else table.time[kept],
-    )

@@ -1,246 +1,270 @@
-"""A person's own interaction log as `Interactions`: CSV, TSV, Parquet or RecBole atomic files.
+"""A person's own interaction log as `Interactions`, and the line that says what was understood.
 
-    table = logs.load("my_ratings.csv")            # columns found by their usual names
-    table = logs.load("events.parquet", user="visitor", item="sku", label="")
+    table = read.load("my_ratings.csv")            # columns found by their usual names
+    table = read.load("events.parquet", user="visitor", item="sku", label="none")
+    print(table.notes)
 
 What is done with what is found:
 
 * Ids are whole numbers or text, with surrounding space removed. A column of text that holds nothing
   but plain whole numbers becomes numbers; "007" keeps it text. Users and items are numbered in
-  sorted order, rows keep the order of the file.
-* No label column: every row is an event with the label 1.0 on the scale 0..1. Otherwise ratings, on
-  the scale given or from the lowest to the highest that occurs.
-* Times become Unix seconds. Numbers whose largest is below 1e11 are seconds, below 1e14
-  milliseconds, below 1e17 microseconds, else nanoseconds (so each unit is told right for dates
-  after March 1973). Text is ISO 8601, without an offset taken as UTC.
-* Repeated (user, item) pairs are kept; with ``last_only`` only the last by time (by row without
-  times) is.
-* A `.csv` may also be separated by ``;``, tab or ``|``; text is UTF-8, with a header. A `.inter`
-  file is read with the `.user` and `.item` files beside it, see `metajax.data.logs.atomic`.
-
-``python -m metajax.data.logs.read FILE`` says what a file holds; ``--measure N`` measures N rows.
+  sorted order, rows keep the order of the file. Ids that mean "none" (NA, NaN, null, \\N) and
+  floats too large to be told apart are refused.
+* A column of ratings is the label, on the scale given or from the lowest to the highest. A column
+  of counts, such as plays, makes every row an event: the label is 1.0 on the scale 0..1,
+  `Interactions.count` is how often it happened, rows with 0 are left out. Without either every row
+  is an event. A column that was left over and looks like the label is an error.
+* Times become Unix seconds, see `metajax.data.logs.times`.
+* Repeated (user, item) pairs are kept and counted; with ``last_only`` only the last by time (by row
+  without times) is.
+* Text is delimited (by any usual separator, quoted or not), JSON lines, or Netflix's or MIND's;
+  packed as gz, bz2, xz, zst or zip. A `.inter` file is read with the `.user` and `.item` files
+  beside it, any log with the tables that ``items`` and ``users`` name.
 """
 
-import codecs
-import importlib
-import re
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metajax.data.logs import atomic, columns
-from metajax.data.table import Features, Interactions, validate
+from metajax.data.logs import columns, opened, raw, roles, side, times
+from metajax.data.logs.options import ReadOptions
+from metajax.data.logs.source import Source
+from metajax.data.table import Features, Interactions, repeated_pairs, tied_rows, validate
 from metajax.types import UserError
-
-# The usual names, most specific first; compared without case, "_", "-" and space.
-USER = ("user_id", "user", "uid", "userid", "reviewer_id", "customer_id", "member_id", "visitor_id")
-ITEM = (
-    *("item_id", "item", "iid", "movie_id", "asin", "parent_asin", "product_id", "book_id", "isbn"),
-    *("business_id", "track_id", "song_id", "article_id", "news_id", "game_id", "movie", "product"),
-)
-LABEL = ("rating", "label", "score", "stars", "overall", "user_rating", "click")
-TIME = ("timestamp", "time", "unix_review_time", "datetime", "date", "ts", "created_at", "rated_at")
-
-LONGEST_LINE = 1 << 20  # bytes
-SEPARATORS = {".csv": ",;\t|", ".tsv": "\t", ".inter": "\t"}
-PARQUET = (".parquet", ".pq")
 
 
 def load(
     path: Path | str,
+    options: ReadOptions | None = None,
     *,
-    user: str | None = None,
-    item: str | None = None,
-    label: str | None = None,
-    time: str | None = None,
-    scale: tuple[float, float] | None = None,
-    last_only: bool = False,
     min_users: int = 2,
     name: str | None = None,
+    **changes: Any,
 ) -> Interactions:
-    """The log in ``path``, as a table.
+    """The log in ``path``, as a table whose ``notes`` say in one line what was understood.
 
     Args:
-      path: a `.csv`, `.tsv`, `.parquet`, `.pq` or RecBole `.inter` file.
-      user, item, label, time: the columns; None finds them by their usual names, "" for label or
-        time means that there is none.
-      scale: (lowest, highest) rating; None takes it from the data.
-      last_only: keep only the last row of each (user, item) pair.
+      path: of the file.
+      options: how it is read, where a guess would be wrong.
       min_users: refuse fewer users; 1 allows one person's own log.
       name: of the table; None takes the file's.
+      changes: fields of `ReadOptions`, as ``user="visitor"``, in place of options.
 
     Raises:
       UserError: one line for anything wrong with the file, with what to do.
     """
     path = Path(path)
-    found = _read_columns(path, {"user": user, "item": item, "label": label, "time": time})
-    codes_user, user_ids = columns.ids(found.pop("user"))
-    codes_item, item_ids = columns.ids(found.pop("item"))
-    if len(user_ids) < min_users:
-        raise UserError(f"{path}: {len(user_ids)} user; give a log of at least {min_users} users")
-    labels = columns.labels(found.pop("label")) if "label" in found else None
-    times = columns.seconds(found.pop("time")) if "time" in found else None
-    if labels is None:
-        scale, labels = scale or (0.0, 1.0), np.ones(len(codes_user), np.float32)
-    is_atomic = path.suffix == ".inter"
-    about_user = atomic.features(path.with_suffix(".user"), user_ids) if is_atomic else None
-    about_item = atomic.features(path.with_suffix(".item"), item_ids) if is_atomic else None
-    table = Interactions(
-        name=name or path.stem,
-        user=codes_user,
-        item=codes_item,
-        label=labels,
-        time=times,
-        user_ids=user_ids,
-        item_ids=item_ids,
-        user_features=about_user.features if about_user else Features(),
-        item_features=about_item.features if about_item else Features(),
-        scale=scale or columns.scale_of(path, labels),
-        item_year=about_item.year if about_item else None,
-        item_titles=about_item.titles if about_item else None,
-    )
-    return columns.keep_last(validate(table)) if last_only else validate(table)
+    options = dataclasses.replace(options or ReadOptions(), **changes)
+    raw.check(path)
+    source = opened.source(path, options)
+    places = roles.find(source, options.roles())
+    read = _Reading(source, places, options)
+    table = read.table(name or raw.stem(path))
+    table = _selected(read, table, options)
+    if table.num_users < min_users:
+        raise UserError(f"{path}: {table.num_users} user; give a log of at least {min_users} users")
+    table = _with_sides(read, table, options)
+    return validate(dataclasses.replace(table, notes=read.line(table)))
 
 
-def _read_columns(path: Path, given: dict[str, str | None]) -> dict[str, columns.Column]:
-    """The columns of a checked file by their role; only these are read."""
-    polars = require_polars()
-    check_file(path)
-    try:
-        wanted = _find_columns(path, _header(polars, path), given)
-        frame = _read(polars, path, list(dict.fromkeys(wanted.values())))
-    except (polars.exceptions.PolarsError, polars.exceptions.PanicException, OSError) as error:
-        raise UserError(f"{path}: cannot be read: {_one_line(error)}") from error
-    if frame.height == 0:
-        raise UserError(f"{path}: no rows; give a log with at least one row below the header")
-    return {role: columns.Column(path, role, frame[at]) for role, at in wanted.items()}
+class _Reading:
+    """One reading of a log: its columns, and what is said about them."""
 
+    def __init__(self, source: Source, places: dict[str, int], options: ReadOptions):
+        self.source, self.places, self.options = source, places, options
+        left = roles.left_over(source, places)
+        judged = options.label is None and not {"label", "count"} & places.keys()
+        if options.columns is not None or source.roles:
+            judged = False
+        wanted = [*places.values(), *(left if judged else [])]
+        found = source.read(wanted)
+        self.others = [found[place] for place in left] if judged else []
+        self.ignored = [source.names[place] for place in left]
+        self.columns = {
+            role: columns.Column(source.path, role, found[place]) for role, place in places.items()
+        }
+        self.num_rows = len(found[wanted[0]])
+        self.dropped: dict[str, int] = {}
+        self.facts: list[str] = []
+        self.odd: list[str] = []
+        if not self.num_rows:
+            raise UserError(
+                f"{source.path}: no rows; give a log with at least one row below the header"
+            )
 
-def check_file(path: Path) -> None:
-    """Refuses a file before it is read: absent, unknown kind, empty, not UTF-8, a giant line.
+    def name(self, role: str) -> str:
+        """The name of a role's column, without RecBole's type."""
+        return self.source.names[self.places[role]].split(":")[0]
 
-    Works in blocks, so that no line, however long, is ever held in memory.
+    def drop(self, reason: str, keep: np.ndarray) -> None:
+        """Counts rows that are left out."""
+        number = int((~keep).sum())
+        if number:
+            self.dropped[reason] = number
+        if number == len(keep):
+            raise UserError(f"{self.source.path}: no row is left; left out were {self._losses()}")
 
-    Raises:
-      UserError: one line, with what to do.
-    """
-    kinds = [*SEPARATORS, *PARQUET]
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; give the path of a log ({', '.join(kinds)})")
-    if path.suffix not in kinds:
-        raise UserError(f"{path}: unknown kind {path.suffix!r}; give one of {', '.join(kinds)}")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path}: the file is empty; give a log with a header and rows")
-    if path.suffix in PARQUET:
-        _check_parquet(path)
-        return
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        block = b"start"
-        while block:
-            block = file.read(LONGEST_LINE)
-            if len(block) == LONGEST_LINE and b"\n" not in block:
-                raise UserError(
-                    f"{path}: a line is longer than {LONGEST_LINE} bytes; is this a text file "
-                    "with one row per line?"
-                )
-            try:
-                decoder.decode(block, final=not block)
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}: the text is not UTF-8 ({error.reason} near byte "
-                    f"{file.tell() - len(block) + error.start}); save the file as UTF-8"
-                ) from error
+    def _losses(self) -> str:
+        return ", ".join(f"{number:,} {reason}" for reason, number in self.dropped.items())
 
-
-def _check_parquet(path: Path) -> None:
-    """Refuses a file without the marks at both ends of a Parquet file."""
-    with path.open("rb") as file:
-        head = file.read(4)
-        file.seek(-min(4, path.stat().st_size), 2)
-        tail = file.read(4)
-    if head != b"PAR1" or tail != b"PAR1":
-        raise UserError(f"{path}: not a complete Parquet file; it may be cut short: write it again")
-
-
-def require_polars() -> Any:
-    """The module polars, of the extra ``data``.
-
-    Raises:
-      UserError: it is not installed.
-    """
-    try:
-        return importlib.import_module("polars")
-    except ImportError as error:
-        raise UserError(
-            "reading your own log needs polars; install it with: pip install 'metajax[data]'"
-        ) from error
-
-
-def _one_line(error: BaseException) -> str:
-    """The message of an error, short and on one line."""
-    return " ".join(str(error).split())[:200]
-
-
-def separator(path: Path, first_line: str) -> str:
-    """The separator of a text file: of those its kind may have, the most frequent in line 1."""
-    return max(SEPARATORS.get(path.suffix, "\t"), key=first_line.count)
-
-
-def _first_line(path: Path) -> str:
-    """The first line of a text file, as far as a sound one goes."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return file.readline(LONGEST_LINE)
-
-
-def _header(polars: Any, path: Path) -> list[str]:
-    """The names of the columns."""
-    if path.suffix in PARQUET:
-        return polars.scan_parquet(path, glob=False).collect_schema().names()
-    return list(_read_text(polars, path, None, 0).columns)
-
-
-def _read_text(polars: Any, path: Path, names: list[str] | None, rows: int | None) -> Any:
-    """Columns of a text file as they are written; all of them without names."""
-    return polars.read_csv(
-        path,
-        separator=separator(path, _first_line(path)),
-        columns=names,
-        n_rows=rows,
-        glob=False,
-        infer_schema=False,
-        quote_char=None if path.suffix in (".inter", ".user", ".item") else '"',
-    )
-
-
-def _read(polars: Any, path: Path, names: list[str]) -> Any:
-    """The named columns of a log."""
-    if path.suffix in PARQUET:
-        return polars.read_parquet(path, columns=names, glob=False)
-    return _read_text(polars, path, names, None)
-
-
-def _plain(column: str) -> str:
-    """A column's name for comparison; RecBole's ``:type`` is dropped."""
-    return re.sub(r"[\s_-]", "", column.split(":")[0]).lower()
-
-
-def _find_columns(path: Path, header: list[str], given: dict[str, str | None]) -> dict[str, str]:
-    """The role -> column of a header; label and time only if there."""
-    by_name = {_plain(column): column for column in reversed(header)}
-    usual = {"user": USER, "item": ITEM, "label": LABEL, "time": TIME}
-    found: dict[str, str] = {}
-    for role, name in given.items():
-        if name:
-            column = name if name in header else by_name.get(_plain(name))
+    def table(self, name: str) -> Interactions:
+        """The log without side information."""
+        options = self.options
+        self._drop_missing()
+        user, user_ids = columns.ids(self.columns["user"], options.missing == "keep")
+        item, item_ids = columns.ids(self.columns["item"], options.missing == "keep")
+        roles.refuse_hidden_label(self.source.path, user.values, item.values, self.others)
+        scale, label, count = (0.0, 1.0), np.ones(len(user.values), np.float32), None
+        self._said("user", user, f"{len(user_ids):,} ids, {user.said}")
+        self._said("item", item, f"{len(item_ids):,} ids, {item.said}")
+        if "label" in self.columns:
+            read = columns.labels(self.columns["label"], options.decimal)
+            label, scale = (
+                read.values,
+                options.scale or columns.scale_of(self.source.path, read.values),
+            )
+            self._said("label", read, f"{scale[0]:g}..{scale[1]:g}", read.said)
+        elif "count" in self.columns:
+            read = columns.counts(self.columns["count"], options.decimal)
+            count = read.values
+            self._said(
+                "count", read, f"events, {count.min():g} to {count.max():g} times", read.said
+            )
         else:
-            matches = (by_name.get(_plain(u)) for u in usual[role] if name is None)
-            column = next((match for match in matches if match), None)
-        if column:
-            found[role] = column
-        elif name or role in ("user", "item"):
-            shown = " ".join(", ".join(header[:20]).split())[:200]
-            wanted = f"no column {name!r}" if name else f"no column of the {role} found"
-            raise UserError(f"{path}: {wanted}; the first line names: {shown}; say {role}=NAME")
-    return found
+            scale = options.scale or scale
+            self.facts.append("no label: every row is an event")
+        time = None
+        if "time" in self.columns:
+            form = options.time_format or self.source.time_format
+            read = times.seconds(self.columns["time"], form)
+            time = read.values
+            ends = [str(np.datetime64(int(t), "s"))[:10] for t in (time.min(), time.max())]
+            self._said("time", read, f"{read.said}, {ends[0]} to {ends[1]}")
+        return Interactions(
+            name=name,
+            user=user.values,
+            item=item.values,
+            label=label,
+            time=time,
+            user_ids=user_ids,
+            item_ids=item_ids,
+            user_features=Features(),
+            item_features=Features(),
+            scale=scale,
+            count=count,
+        )
+
+    def _drop_missing(self) -> None:
+        """Leaves rows without a value out, if the person said so."""
+        if self.options.missing != "drop":
+            return
+        absent = [columns.missing(column, False) for column in self.columns.values()]
+        keep = ~np.any(absent, axis=0)
+        self.drop("without a value", keep)
+        self.columns = {role: column.kept(keep) for role, column in self.columns.items()}
+        self.others = [other.filter(keep) for other in self.others]
+
+    def _said(self, role: str, read: columns.Read, *facts: str) -> None:
+        """Adds what was understood of a column."""
+        self.facts.append(
+            f"{role} = {self.name(role)} ({', '.join(fact for fact in facts if fact)})"
+        )
+        self.odd += read.odd
+
+    def line(self, table: Interactions) -> str:
+        """What was understood, in one line."""
+        said = ", ".join(self.source.said)
+        parts = [f"{self.source.path.name}: {self.num_rows:,} rows read ({said})"]
+        parts += self.facts
+        if self.ignored:
+            names = [name or "a column without a name" for name in self.ignored]
+            parts.append(f"ignored {roles.shown(names)}")
+        if self.dropped:
+            parts.append(f"left out {self._losses()}")
+        odd = [*self.odd, *_repeats(table)]
+        parts += [f"note: {one}" for one in odd]
+        return " ".join("; ".join(parts).split())
+
+
+def _repeats(table: Interactions) -> list[str]:
+    """What is odd about rows side by side: repeated pairs, ties in time."""
+    out = []
+    repeated, tied = repeated_pairs(table), tied_rows(table)
+    if repeated:
+        out.append(f"{repeated:,} rows repeat a pair of user and item")
+    if tied:
+        out.append(
+            f"{tied / len(table):.1%} of the rows share their time with another of their user"
+        )
+    return out
+
+
+def _selected(read: _Reading, table: Interactions, options: ReadOptions) -> Interactions:
+    """The rows of a table that the person wants."""
+    if table.count is not None:
+        keep = table.count > 0
+        read.drop("with a count of 0", keep)
+        table = _rows(table, keep)
+    if options.last_only:
+        keep = last_of_pairs(table)
+        read.drop("repeated before the last of their pair", keep)
+        table = _rows(table, keep)
+    if options.min_rows:
+        keep = np.bincount(table.user, minlength=table.num_users)[table.user] >= options.min_rows
+        read.drop(f"of users with fewer than {options.min_rows}", keep)
+        table = _rows(table, keep)
+    return table
+
+
+def _rows(table: Interactions, keep: np.ndarray) -> Interactions:
+    """Some rows of a table without features, and the users and items that are left."""
+    if keep.all():
+        return table
+    known_user, user = np.unique(table.user[keep], return_inverse=True)
+    known_item, item = np.unique(table.item[keep], return_inverse=True)
+    return dataclasses.replace(
+        table,
+        user=user.astype(np.int32),
+        item=item.astype(np.int32),
+        label=table.label[keep],
+        time=None if table.time is None else table.time[keep],
+        count=None if table.count is None else table.count[keep],
+        user_ids=table.user_ids[known_user],
+        item_ids=table.item_ids[known_item],
+    )
+
+
+def last_of_pairs(table: Interactions) -> np.ndarray:
+    """Whether a row is the last of its pair: by time, by row among equals and without times."""
+    n = len(table)
+    order = np.arange(n) if table.time is None else np.argsort(table.time, kind="stable")
+    pair = table.user.astype(np.int64) * table.num_items + table.item
+    _, first = np.unique(pair[order[::-1]], return_index=True)
+    keep = np.zeros(n, bool)
+    keep[order[::-1][first]] = True
+    return keep
+
+
+def _with_sides(read: _Reading, table: Interactions, options: ReadOptions) -> Interactions:
+    """The table with side information of both sides, where there is any."""
+    path = read.source.path
+    atomic = raw.kind(path) == ".inter"
+    changes: dict[str, Any] = {}
+    for role, given, ids in (
+        ("user", options.users, table.user_ids),
+        ("item", options.items, table.item_ids),
+    ):
+        beside = side.beside(path, role) if atomic else None
+        if given is None and beside is None:
+            if atomic:
+                read.facts.append(f"no .{role} file beside it")
+            continue
+        found = side.read(Path(given or beside or path), role, ids, read.name(role), options)
+        read.facts.append(found.said)
+        read.odd += found.odd
+        changes[f"{role}_features"] = found.features
+        if role == "item":
+            changes |= {"item_titles": found.titles, "item_year": found.year}
+    return dataclasses.replace(table, **changes)

@@ -78,7 +78,7 @@ def rows(
       UserError: a line with another number of fields.
     """
     out = []
-    for number, line in enumerate(read_text(path, encoding).splitlines(), start=1):
+    for number, line in enumerate(re.split(r"\r\n|\n|\r", read_text(path, encoding)), start=1):
         if not line or (header and number == 1):
             continue
         fields = line.split(separator)

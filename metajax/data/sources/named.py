@@ -1,10 +1,12 @@
 """Data sets by name or path: ``load("ml-1m", data_dir)`` reads one into `Interactions`."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from metajax.data.logs import read
+from metajax.data.logs import raw, read
+from metajax.data.logs.options import ReadOptions
 from metajax.data.sources import crossdomain, movielens, published
 from metajax.data.table import Interactions
 from metajax.data.worlds import latent
@@ -54,8 +56,17 @@ def load_named(name: str, data_dir: Path | str | None = None) -> Interactions:
     return READERS[name](data_folder(data_dir))
 
 
-def load(dataset: str, data_dir: Path | str | None = None) -> Interactions:
+def load(
+    dataset: str, data_dir: Path | str | None = None, options: ReadOptions | None = None
+) -> Interactions:
     """The data set of that name, the synthetic one, or a person's own log by its path.
+
+    What was understood of an own log is told in one line on standard error.
+
+    Args:
+      dataset: a name, or the path of a file.
+      data_dir: the folder of named data sets, see `data_folder`.
+      options: how an own log is read.
 
     Raises:
       UserError: neither a known name nor a file; a missing or damaged file.
@@ -66,11 +77,13 @@ def load(dataset: str, data_dir: Path | str | None = None) -> Interactions:
         return load_named(dataset, data_dir)
     path = Path(dataset)
     if path.suffix or len(path.parts) > 1:
-        return read.load(path)
+        table = read.load(path, options)
+        print(table.notes, file=sys.stderr)
+        return table
     known = ", ".join(sorted([*READERS, "synthetic"]))
     raise UserError(f"no data set {dataset!r}; give the path of a log, or one of {known}")
 
 
 def short_name(dataset: str) -> str:
-    """The name itself, or that of the file without folder and ending: fit for a file's name."""
-    return Path(dataset).stem
+    """The name itself, or that of the file without folder and endings: fit for a file's name."""
+    return raw.stem(Path(dataset))
