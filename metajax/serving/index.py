@@ -27,19 +27,19 @@ def exact(scores: np.ndarray, top: int, hidden: np.ndarray) -> tuple[np.ndarray,
     if top <= 0:
         return np.zeros(0, np.int64), np.zeros(0, scores.dtype)
     if len(scores) <= 2 * top * BLOCK:
-        chosen = _highest(scores, top)
+        chosen = highest(scores, top)
         return chosen, scores[chosen]
     whole = len(scores) // BLOCK * BLOCK
     maxima = scores[:whole].reshape(-1, BLOCK).max(axis=1)
-    blocks = np.sort(_highest(maxima, top))
+    blocks = np.sort(highest(maxima, top))
     places = np.concatenate(
         [*(np.arange(b * BLOCK, (b + 1) * BLOCK) for b in blocks), np.arange(whole, len(scores))]
     )
-    chosen = places[_highest(scores[places], top)]
+    chosen = places[highest(scores[places], top)]
     return chosen, scores[chosen]
 
 
-def _highest(scores: np.ndarray, top: int) -> np.ndarray:
+def highest(scores: np.ndarray, top: int) -> np.ndarray:
     """The places of the highest scores, best first, ties by place."""
     if top >= len(scores):
         return np.argsort(-scores, kind="stable")
@@ -118,7 +118,7 @@ class Index:
         places = np.concatenate([np.arange(a, b) for a, b in spans])
         if len(hidden):
             scores[np.isin(places, self.rank[hidden])] = -np.inf
-        found = _highest(scores, min(top, self.num_items - len(hidden)))
+        found = highest(scores, min(top, self.num_items - len(hidden)))
         return self.place[places[found]], scores[found]
 
 

@@ -13,7 +13,7 @@ import hashlib
 import json
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -227,14 +227,14 @@ def save(
     columns: Mapping[str, np.ndarray],
     known: Known,
     card: str = "",
-    others: Sequence[pathlib.Path] = (),
+    others: Mapping[str, pathlib.Path] | None = None,
 ) -> Model:
     """Writes a model folder, whole or not at all, and gives the model back as `load` reads it.
 
     Args:
       about: facts to keep: the log, the table of the arms.
       columns: the item columns (N, ...) that the recipe reads.
-      card: the text of README.md; others: files to take along, such as a plot.
+      card: the text of README.md; others: name -> file to take along, such as a plot.
 
     Raises:
       UserError: the folder holds something else; a number of the model is not finite.
@@ -269,8 +269,8 @@ def save(
     }
     (made / "model.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     (made / "README.md").write_text(card, encoding="utf-8")
-    for other in others:
-        shutil.copy(other, made / other.name)
+    for name, other in (others or {}).items():
+        shutil.copy(other, made / name)
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)
     return load(folder)

@@ -181,20 +181,16 @@ def newcomers(
     """
     rng = np.random.default_rng([seed, 6])
     users = rng.permutation(eligible_users(table, 2, None))
-    num_valid = min(max(3, round(valid_users * len(users))), most_valid)
-    chosen = np.sort(users[:num_valid])
-    rows = rng.permutation(rows_of(table, chosen))
-    if table.time is not None:
-        rows = in_time(table, rows)
+    chosen = users[: min(max(3, round(valid_users * len(users))), most_valid)]
+    held = rows_of(table, chosen)
+    rows = rng.permutation(held) if table.time is None else in_time(table, held)
     rows = rows[np.argsort(table.user[rows], kind="stable")]
-    length = np.bincount(table.user[rows], minlength=table.num_users)[table.user[rows]]
-    query = np.minimum(num_query, length // 2)
-    rows = rows[place_in_group(table.user[rows]) >= length - query - max_support]
-    valid, _ = grouped(table, rows, 2)
-    count = np.bincount(table.user[rows_of(table, chosen)], minlength=table.num_users)
-    queries = np.minimum(num_query, count[valid.owner] // 2)
-    valid = valid._replace(shots=(valid.length - queries).astype(np.int32))
-    train_rows = np.setdiff1d(np.arange(len(table)), rows_of(table, chosen))
+    length = np.bincount(table.user, minlength=table.num_users)
+    queries = np.minimum(num_query, length // 2)
+    first = (length - queries - max_support)[table.user[rows]]
+    valid, _ = grouped(table, rows[place_in_group(table.user[rows]) >= first], 2)
+    valid = valid._replace(shots=(valid.length - queries[valid.owner]).astype(np.int32))
+    train_rows = np.setdiff1d(np.arange(len(table)), held)
     train, _ = grouped(table, rng.permutation(train_rows), 2)
     judged = {"user_cold": valid}
     return require_tasks(table, Split("newcomers", seed, train_rows, train, judged, {}, num_query))
