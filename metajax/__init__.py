@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from metajax.learners.gradient.maml import gradient
     from metajax.learners.metric import prototypes
     from metajax.learners.pooled import fine_tuned, pooled
-    from metajax.models.bridge import from_nnx
+    from metajax.models.bridge import from_linen, from_nnx
     from metajax.results.records import Record, difference, interval
-    from metajax.training.loop import batch_gradient, fit
+    from metajax.training.loop import Recipe, fit, outer_gradient, recipe
     from metajax.transforms.augment import hide
     from metajax.transforms.multistep import multistep
     from metajax.transforms.pretrained import starting_from
@@ -43,9 +43,9 @@ PLACES = {
     "learners.gradient.implicit": ("implicit",),
     "learners.metric": ("prototypes",),
     "learners.pooled": ("fine_tuned", "pooled"),
-    "models.bridge": ("from_nnx",),
+    "models.bridge": ("from_linen", "from_nnx"),
     "results.records": ("Record", "difference", "interval"),
-    "training.loop": ("batch_gradient", "fit"),
+    "training.loop": ("Recipe", "fit", "outer_gradient", "recipe"),
     "transforms.augment": ("hide",),
     "transforms.multistep": ("multistep",),
     "transforms.pretrained": ("starting_from",),
@@ -60,16 +60,17 @@ __all__ = [
     "Examples",
     "MetaLearner",
     "Model",
+    "Recipe",
     "Record",
     "UserError",
     "averaged",
-    "batch_gradient",
     "blended",
     "cavia",
     "controls",
     "difference",
     "fine_tuned",
     "fit",
+    "from_linen",
     "from_nnx",
     "gated",
     "gradient",
@@ -81,9 +82,11 @@ __all__ = [
     "multistep",
     "neural_process",
     "noisy",
+    "outer_gradient",
     "pooled",
     "predictions",
     "prototypes",
+    "recipe",
     "reptile",
     "ridge",
     "shuffled_labels",

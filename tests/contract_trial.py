@@ -106,8 +106,8 @@ class Trial:
         self.one = traced_once(functools.partial(play, row))
         self.many = traced_once(jax.vmap(functools.partial(judge, row), (None, 0, None)))
         self.gradient = traced_once(
-            lambda params, episodes: loop.batch_gradient(
-                row.learner, params, episodes, jax.random.key(5)
+            lambda params, episodes: loop.outer_gradient(row.learner)(
+                params, episodes, jax.random.key(5)
             )
         )
 
@@ -130,8 +130,8 @@ class Trial:
         def run(params: PyTree, pool: Episode) -> PyTree:
             zero = jnp.zeros((), jnp.int32)
             state = loop.TrainState(params, row.tx.init(params), jax.random.key(7), zero)
-            body = lambda s, _: loop.step(row.learner, row.tx, _from_pool, pool, s)
-            return jax.lax.scan(body, state, length=row.num_steps)[0].params
+            advance = loop.steps(loop.recipe(row.learner, row.tx), _from_pool, row.num_steps)
+            return advance(state, pool)[0].params
 
         return traced_once(run)(self.params, pool)
 

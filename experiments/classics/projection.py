@@ -107,12 +107,10 @@ def cost(method: few_shot.Method, data: images.ClassImages, compiles: bool = Tru
 
     Without ``compiles`` launches are not counted, which takes a second instead of a minute.
     """
-    sample = few_shot.sampler(method)
-    batch = jax.eval_shape(sample, data, jax.random.key(0))
-    first = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch)
-    start = lambda key, episode: loop.init(method.learner, method.tx, key, episode)
-    state = jax.eval_shape(start, jax.random.key(0), first)
-    step = lambda state, data: loop.step(method.learner, method.tx, sample, data, state)
+    sample, recipe = few_shot.sampler(method), loop.recipe(method.learner, method.tx)
+    start = lambda key, data: loop.init(recipe, key, sample(data, key))
+    state = jax.eval_shape(start, jax.random.key(0), data)
+    step = lambda state, data: loop.step(recipe, sample, state, data)
     operations = flops(jax.make_jaxpr(step)(state, data).jaxpr)
     if not compiles:
         return Cost(operations, 0)

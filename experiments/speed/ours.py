@@ -14,8 +14,7 @@ from metajax import losses, tree
 from metajax.learners.gradient.fast_perceptron import dual
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
-from metajax.training import devices, loop
-from metajax.training.outer_gradient import Prepare
+from metajax.training import devices, loop, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 from . import problems
@@ -200,7 +199,24 @@ def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: in
         rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
         return Episode((), rows(episodes.support), rows(episodes.query))
 
-    return learner, Prepare(tree.under("tables"), apply_tables)
+    return learner, outer_gradient.Prepare(tree.under("tables"), apply_tables)
+
+
+def _gradient(
+    learner: MetaLearner, how: How, prepare: outer_gradient.Prepare | None
+) -> outer_gradient.GradientFn:
+    """The outer gradient in the measured way."""
+    tasks = outer_gradient.of_tasks(learner)
+    if how.lengths:
+        tasks = outer_gradient.cut_to_length(tasks, how.lengths)
+    if how.chunk_size is not None:
+        tasks = outer_gradient.in_chunks(tasks, how.chunk_size)
+    found = (
+        outer_gradient.of_batch(tasks)
+        if prepare is None
+        else outer_gradient.prepared(tasks, prepare)
+    )
+    return outer_gradient.sorted_by_length(found) if how.lengths else found
 
 
 def library(
@@ -224,19 +240,12 @@ def library(
     def run(state: loop.TrainState, data: PyTree):
         episodes, frozen = data
         learner, prepare = _learner(name, problem, frozen, num_steps, second_order)
-        sample = lambda data, key: data
-        body = lambda s, _: loop.step(
-            nested(learner),
-            OUTER,
-            sample,
-            episodes,
-            s,
-            how.chunk_size,
-            how.lengths,
-            prepare,
-            mesh,
-        )
-        state, info = jax.lax.scan(body, state, length=how.num_outer)
+        learner = nested(learner)
+        gradient_fn = _gradient(learner, how, prepare)
+        if mesh is not None:
+            gradient_fn = devices.dealt(mesh, gradient_fn)
+        recipe = loop.recipe(learner, OUTER, gradient_fn)
+        state, info = loop.steps(recipe, lambda data, key: data, how.num_outer)(state, episodes)
         return state, info["loss"]
 
     start = loop.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))

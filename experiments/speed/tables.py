@@ -6,7 +6,6 @@ second order. Figures are medians of processor seconds; touched rows and PyTorch
 """
 
 import dataclasses
-import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -21,7 +20,9 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.optim import touched_rows
 from metajax.results import records
-from metajax.types import Episode, Examples
+from metajax.settings import Positive
+from metajax.training import loop, outer_gradient, updates
+from metajax.types import Episode, Examples, Params
 
 WIDTH, TASKS, SHOTS = 64, 32, 10
 
@@ -30,84 +31,87 @@ WIDTH, TASKS, SHOTS = 64, 32, 10
 class Config:
     """What the comparison can be told."""
 
-    items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    items: tuple[Positive, ...] = (10_000, 100_000, 1_000_000)
     """Rows of the table."""
-    rounds: int = 15
+    rounds: Positive = 15
     """Steps of each way."""
-    dense_up_to: int = 1_000_000
+    dense_up_to: Positive = 1_000_000
     """Largest table for the dense ways."""
     publish: bool = False
     """Store the record in paper/results."""
 
 
-def outer_loss(rows, params, place, label):
-    """MAML's mean outer loss over tasks on looked-up rows."""
-    learner = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
+LEARNER = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
+
+Batch = tuple[jax.Array, jax.Array]
+"""Items (T, N) and labels (T, N) of tasks."""
+
+
+def outer_loss(rows_TxNxD: jax.Array, params: Params, label_TxN: jax.Array):
+    """MAML's mean outer loss over tasks on looked-up rows, and nothing beside."""
     part = lambda x, y: Examples(x, y, jnp.ones(y.shape))
 
     def one(x, y):
         task = Episode((), part(x[:SHOTS], y[:SHOTS]), part(x[SHOTS:], y[SHOTS:]))
-        return learner.loss(params, task, jax.random.key(0))[0]
+        return LEARNER.loss(params, task, jax.random.key(0))[0]
 
-    return jnp.mean(jax.vmap(one)(rows[place], label))
+    return jnp.mean(jax.vmap(one)(rows_TxNxD, label_TxN)), {}
 
 
-def _params(width: int = WIDTH) -> dict:
+def _first(num_items: int, width: int = WIDTH) -> touched_rows.Tabled:
+    """The parameters before the first step: the table and the perceptron."""
     part = Examples(jnp.zeros((2, width)), jnp.zeros(2), jnp.ones(2))
-    learner = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
-    return learner.init(jax.random.key(0), Episode((), part, part))
+    net = LEARNER.init(jax.random.key(0), Episode((), part, part))
+    return touched_rows.Tabled({"items": jnp.zeros((num_items, width)) + 0.01}, net)
 
 
-ROWS_OUTER = optax.adam(1e-3)
+def _touched(num_items: int, width: int) -> loop.Recipe:
+    """An outer step by touched rows."""
+    loss = lambda rows, place, net, batch, key: outer_loss(
+        rows["items"][place["items"]], net, batch[1]
+    )
+    gradient_fn = touched_rows.row_gradient(loss, lambda batch: {"items": batch[0]})
+    update = updates.touched_rows(optax.scale_by_adam(), lambda count: 1e-3)
+    return loop.Recipe(lambda key, batch: _first(num_items, width), gradient_fn, update)
 
 
-@functools.partial(jax.jit, donate_argnums=(0, 1, 2))
-def _touched_step(table, params, moments, index, label):
-    loss = lambda rows, params, place: outer_loss(rows, params, place, label)
-    found = touched_rows.value_and_gradient(loss, table.value, params, index)
-    _, to_params, unique, to_rows = found
-    updates, moments = ROWS_OUTER.update(to_params, moments, params)
-    table = touched_rows.lazy_adam(table, unique.rows, to_rows, 1e-3)
-    return table, optax.apply_updates(params, updates), moments
+def _dense(num_items: int) -> loop.Recipe:
+    """An outer step with the gradient of the whole table and the usual Adam."""
+    loss = lambda both, batch, key: outer_loss(both.tables["items"][batch[0]], both.rest, batch[1])
+    update = updates.optimizer(optax.adam(1e-3))
+    return loop.Recipe(
+        lambda key, batch: _first(num_items), outer_gradient.loss_gradient(loss), update
+    )
 
 
-class Touched:
-    """A step by touched rows, with a donated table, compiled.
+class Step:
+    """An outer step on a batch, with donated parameters, compiled.
 
     Attributes:
       megabytes: the compiler's temporary memory, the table not counted.
     """
 
-    def __init__(self, num_items: int, width: int = WIDTH):
-        params, table = _params(width), touched_rows.Rows.of(jnp.zeros((num_items, width)) + 0.01)
-        self.state = [table, params, ROWS_OUTER.init(params)]
-        shape = (TASKS, 2 * SHOTS)
+    def __init__(self, recipe: loop.Recipe):
+        shape, given = (TASKS, 2 * SHOTS), lambda batch, key: batch
         drawn = (jnp.zeros(shape, jnp.int32), jnp.zeros(shape))
-        self.compiled = _touched_step.lower(*self.state, *drawn).compile()
+        self.state = loop.init(recipe, jax.random.key(0), drawn)
+        run = jax.jit(lambda s, batch: loop.step(recipe, given, s, batch)[0], donate_argnums=0)
+        self.compiled = run.lower(self.state, drawn).compile()
         planned = self.compiled.memory_analysis()
         self.megabytes = planned.temp_size_in_bytes / 1e6 if planned else 0.0
 
     def __call__(self, index: np.ndarray, label: np.ndarray) -> None:
-        self.state[:] = jax.block_until_ready(self.compiled(*self.state, index, label))
+        self.state = jax.block_until_ready(self.compiled(self.state, (index, label)))
 
 
-def dense(num_items: int) -> Callable[[np.ndarray, np.ndarray], None]:
+def touched(num_items: int, width: int = WIDTH) -> Step:
+    """A step by touched rows."""
+    return Step(_touched(num_items, width))
+
+
+def dense(num_items: int) -> Step:
     """A step with the gradient of the whole table and the usual Adam."""
-    tx = optax.adam(1e-3)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step(both, moments, index, label):
-        loss = lambda both: outer_loss(both[0], both[1], index, label)
-        updates, moments = tx.update(jax.grad(loss)(both), moments, both)
-        return optax.apply_updates(both, updates), moments
-
-    both = (jnp.zeros((num_items, WIDTH)) + 0.01, _params())
-    state = [both, tx.init(both)]
-
-    def run(index: np.ndarray, label: np.ndarray) -> None:
-        state[:] = jax.block_until_ready(step(*state, index, label))
-
-    return run
+    return Step(_dense(num_items))
 
 
 def torch_sparse(num_items: int) -> Callable[[np.ndarray, np.ndarray], None]:
@@ -140,7 +144,7 @@ def torch_sparse(num_items: int) -> Callable[[np.ndarray, np.ndarray], None]:
     return run
 
 
-WAYS = {"touched rows": Touched, "dense": dense, "torch SparseAdam": torch_sparse}
+WAYS = {"touched rows": touched, "dense": dense, "torch SparseAdam": torch_sparse}
 
 
 def measured(config: Config, num_items: int) -> dict[str, list[float]]:
@@ -178,7 +182,7 @@ def main(config: Config) -> None:
     for num_items in config.items:
         for name, values in measured(config, num_items).items():
             scenario = f"{num_items} items"
-            scores[records.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
+            scores[records.Key(scenario, name, "step", "cpu_seconds")] = np.array([values])
             middle[name, num_items] = 1e3 * statistics.median(values)
             print(f"{num_items:>10,} x {WIDTH}  {name:<18} {middle[name, num_items]:9.2f} ms")
     first, last = config.items[0], config.items[-1]
@@ -187,17 +191,14 @@ def main(config: Config) -> None:
     print(f"touched rows: {last:,} items take {growth:.2f}x the time of {first:,}")
     print(f"touched rows: {ahead:.2f}x torch SparseAdam at {last:,} items")
     if config.publish:
-        facts = {
-            "experiment": "speed",
-            "scenario": "large tables",
+        extra = {
             "milliseconds": {f"{name}, {n}": v for (name, n), v in middle.items()},
             "growth": growth,
             "ahead_of_torch": ahead,
-            "config": dataclasses.asdict(config),
-            "config_hash": records.config_hash(config),
-            "environment": records.environment(),
         }
-        records.write(records.RESULTS, "speed-tables", records.Record(facts, scores))
+        arms = records.arms_of(dict.fromkeys(key.arm for key in scores))
+        record = records.made("speed", config, arms, scores, scenario="large tables", extra=extra)
+        records.publish("speed-tables", record)
 
 
 if __name__ == "__main__":

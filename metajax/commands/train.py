@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,8 @@ import optax
 
 from metajax import losses
 from metajax.benchmark import baselines, problem
-from metajax.benchmark.problem import Problem, Run
+from metajax.benchmark.command import in_order
+from metajax.benchmark.problem import Problem
 from metajax.commands import verdict
 from metajax.data import negatives, split
 from metajax.data.features.represent import as_cold
@@ -28,6 +29,7 @@ from metajax.data.table import Interactions
 from metajax.learners import item_ridge
 from metajax.serving import linear, model
 from metajax.serving.catalogue import Catalogue, Labels
+from metajax.settings import Positive, Range, Training, check
 from metajax.transforms.augment import hide
 from metajax.types import MetaLearner, UserError
 
@@ -42,22 +44,14 @@ class Settings:
 
     num_steps: int = 400
     """Outer steps of the meta-learner; 0 compares the closed forms alone."""
-    num_tasks: int = 64
+    num_tasks: Positive = 64
     """People per outer step."""
-    num_support: int = 64
+    num_support: Annotated[int, Range(1, 600)] = 64
     """Events that a person adapts on in training, at most."""
     outer_rate: float = 1e-3
     """Rate of AdamW across tasks, decayed to 0 along a cosine."""
-    seed: int = 0
-    """Of the validation users and of the first parameters."""
-
-    def __post_init__(self) -> None:
-        for name, least in {"num_steps": 0, "num_tasks": 1, "num_support": 1, "seed": 0}.items():
-            if getattr(self, name) < least:
-                option = "--" + name.replace("_", "-")
-                raise UserError(f"{option} {getattr(self, name)}: give {least} or more")
-        if not 0 < self.outer_rate < 1:
-            raise UserError(f"--outer-rate {self.outer_rate:g}: give a number above 0 and below 1")
+    split_seed: int = 0
+    """Seed of the validation users and of the items drawn for people of an event log."""
 
 
 class Arm(NamedTuple):
@@ -81,9 +75,8 @@ def labels_of(table: Interactions) -> Labels:
     Raises:
       UserError: every rating is the same, so that there is nothing to tell apart.
     """
-    count = getattr(table, "count", None)
-    if count is not None:
-        return Labels("counts", unit=float(np.log1p(count).mean()))
+    if table.count is not None:
+        return Labels("counts", unit=float(np.log1p(table.count).mean()))
     if (table.label == 1).all() and table.scale == (0.0, 1.0):
         return Labels("clicks")
     if np.ptp(table.label) == 0:
@@ -97,8 +90,8 @@ def labels_of(table: Interactions) -> Labels:
 def prepared(table: Interactions, labels: Labels, seed: int) -> tuple[Interactions, Problem]:
     """The log with one row a pair, and the problem of it: split, negatives drawn, represented."""
     table = negatives.once_a_pair(table)
-    if labels.kind == "counts":
-        label = np.log1p(getattr(table, "count")).astype(np.float32) / labels.unit  # noqa: B009
+    if table.count is not None:
+        label = (np.log1p(table.count) / labels.unit).astype(np.float32)
         table = dataclasses.replace(table, label=label, scale=(0.0, float(label.max())))
     parts = split.newcomers(table, seed)
     error, given = losses.absolute_error, table
@@ -195,7 +188,7 @@ def _trained(
     recipe: item_ridge.Recipe, labels: Labels, ready: Problem, settings: Settings
 ) -> tuple[Any, float]:
     """The parameters of the meta-learner that are best on validation, and seconds."""
-    run = Run(
+    training = Training(
         seeds=1,
         num_steps=settings.num_steps,
         num_tasks=settings.num_tasks,
@@ -204,7 +197,7 @@ def _trained(
     rate = optax.cosine_decay_schedule(settings.outer_rate, settings.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
     learner = _built(recipe, labels, ready)
-    trained = baselines.trained_arm(HEAD, learner, tx, ready, run)
+    trained = baselines.trained_arm(HEAD, learner, tx, ready, training)
     return jax.tree.map(lambda x: x[0], trained.params), trained.seconds
 
 
@@ -220,9 +213,10 @@ def train(
     Raises:
       UserError: the log is too small, or its ratings are all the same.
     """
-    settings, began = settings or Settings(), time.perf_counter()
+    settings, began = check(settings or Settings()), time.perf_counter()
+    in_order()
     labels = labels_of(table)
-    log, ready = prepared(table, labels, settings.seed)
+    log, ready = prepared(table, labels, settings.split_seed)
     found, notes = arms(ready, labels, settings)
     said = verdict.compare({k: a.form for k, a in found.items()}, log, ready.split, labels, HEAD)
     arm = found[said.chosen]
@@ -234,7 +228,7 @@ def train(
             "users": log.num_users,
             "items": log.num_items,
             "rows": len(log),
-            "notes": getattr(table, "notes", ""),
+            "notes": table.notes,
         },
         "arm": said.chosen,
         "settings": dataclasses.asdict(settings),

@@ -112,9 +112,7 @@ def _shot(tasks: Tasks, i: int, shots: int | None) -> tuple[np.ndarray, ...]:
     return other[rows], label[rows], other[query], label[query], other[begin : begin + kept]
 
 
-def _errors(
-    form: linear.Form, table: Interactions, tasks: Tasks, labels: Labels
-) -> np.ndarray:
+def _errors(form: linear.Form, table: Interactions, tasks: Tasks, labels: Labels) -> np.ndarray:
     """Absolute errors (K, T) of the ratings that would be shown."""
     del table
     out = np.zeros((len(SHOTS), tasks.num_tasks))
@@ -127,9 +125,7 @@ def _errors(
     return out
 
 
-def _ranking(
-    form: linear.Form, table: Interactions, tasks: Tasks, labels: Labels
-) -> np.ndarray:
+def _ranking(form: linear.Form, table: Interactions, tasks: Tasks, labels: Labels) -> np.ndarray:
     """nDCG@10 (K, T) of the catalogue, without the support, for the events of the query."""
     del labels
     most = max(20, int(RANKED / (table.num_items * max(form.x.shape[1], 1) * len(SHOTS))))
@@ -153,7 +149,11 @@ def grid(made: Verdict, name: str) -> tables.Grid:
     users = made.scores[arms[0]].shape[1]
     heads = ["all" if k is None else f"{k}" for k in SHOTS]
     rows = [
-        [arm, *(f"{v:.4f}" for v in made.scores[arm].mean(axis=1)), f"{made.scores[arm].mean():.4f}"]
+        [
+            arm,
+            *(f"{v:.4f}" for v in made.scores[arm].mean(axis=1)),
+            f"{made.scores[arm].mean():.4f}",
+        ]
         for arm in arms
     ]
     better = "lower" if made.error else "higher"

@@ -17,10 +17,10 @@ def once_a_pair(table: Interactions) -> Interactions:
     rank = np.argsort(kept)
     changes = {name: getattr(table, name)[kept[rank]] for name in ("user", "item", "label")}
     for name in ("time", "state", "count"):
-        values = getattr(table, name, None)
+        values = getattr(table, name)
         if values is not None:
             changes[name] = values[kept[rank]]
-    if getattr(table, "count", None) is not None:
+    if table.count is not None:
         changes["count"] = np.bincount(inverse, table.count[order[::-1]])[rank]
     return dataclasses.replace(table, **changes)
 
@@ -44,7 +44,7 @@ def with_negatives(
     owner, size = owner[new], int(new.sum())
     more = {"user": owner, "item": item[new], "label": np.zeros(size, np.float32)}
     for name in ("time", "state", "count"):
-        if getattr(table, name, None) is not None:
+        if getattr(table, name) is not None:
             more[name] = np.zeros(size, getattr(table, name).dtype)
     joined = {name: np.concatenate([getattr(table, name), v]) for name, v in more.items()}
     scale = (min(0.0, table.scale[0]), table.scale[1])

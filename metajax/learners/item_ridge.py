@@ -134,6 +134,8 @@ def positives_only(learner: MetaLearner) -> MetaLearner:
         return learner.loss(params, episode._replace(support=kept(episode.support)), key)
 
     return learner._replace(
-        adapt=lambda params, state, examples, key: learner.adapt(params, state, kept(examples), key),
+        adapt=lambda params, state, examples, key: learner.adapt(
+            params, state, kept(examples), key
+        ),
         loss=loss,
     )

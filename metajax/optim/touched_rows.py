@@ -14,7 +14,7 @@ Array([1, 0, 1], dtype=int32)
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -88,7 +88,7 @@ def distinct(index: jax.Array, capacity: int, num_rows: int) -> Distinct:
 
 
 def gather(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """The rows (U, D) of a table (I, D); rows that are none are 0."""
+    """The rows (U, D) of a table (I, D); a number that is no row of the table gives zeros."""
     return table.at[rows].get(mode="fill", fill_value=0)
 
 
@@ -123,25 +123,55 @@ def lazy_adam(
     return Rows(put(table.value, before.value + change), put(table.memory, memory))
 
 
-def value_and_gradient(
-    loss: Callable[[jax.Array, PyTree, jax.Array], jax.Array],
-    table: jax.Array,
-    params: PyTree,
-    index: jax.Array,
-    capacity: int | None = None,
-) -> tuple[jax.Array, PyTree, Distinct, jax.Array]:
-    """A loss with its gradients to the parameters and to the touched rows of a table.
+class RowGradient(NamedTuple):
+    """The gradient to the touched rows of a table, in the place of the gradient to all of it.
+
+    Attributes:
+      rows: (U,) distinct; a number that is no row of the table is padding.
+      gradient: (U, D) of those rows.
+    """
+
+    rows: jax.Array
+    gradient: jax.Array
+
+
+class Tabled(NamedTuple):
+    """Parameters, or their gradients, some of which are large tables.
+
+    Attributes:
+      tables: name -> (I, D); of a gradient, name -> `RowGradient`.
+      rest: all other parameters.
+    """
+
+    tables: dict[str, Any]
+    rest: PyTree
+
+
+def row_gradient(
+    loss: Callable[[dict[str, jax.Array], dict[str, jax.Array], PyTree, Any, jax.Array], Any],
+    index: Callable[[Any], dict[str, jax.Array]],
+) -> Callable[[Tabled, Any, jax.Array], tuple[Tabled, dict[str, jax.Array]]]:
+    """A ``gradient_fn`` for `Tabled` parameters: of large tables, of the rows a batch uses alone.
 
     Args:
-      loss: (rows (U, D), params, place) -> scalar; ``rows[place]`` are the rows of the indices.
-      index: the indices into the table, of any shape.
-      capacity: see `distinct`; the number of indices by default.
-
-    Returns:
-      The loss, the gradient to ``params``, the touched rows and the gradient (U, D) to them.
+      loss: (rows by name (U, D), places by name, rest, batch, key) -> (scalar, info);
+        ``rows[name][places[name]]`` are the rows that ``index`` asked for.
+      index: batch -> name -> the indices into that table, of any shape.
     """
-    touched = distinct(index, capacity or index.size, table.shape[0])
-    rows = gather(table, touched.rows)
-    both = jax.value_and_grad(loss, (0, 1))
-    value, (to_rows, to_params) = both(rows, params, touched.place)
-    return value, to_params, touched, to_rows
+
+    def gradient(params: Tabled, batch: Any, key: jax.Array):
+        asked = index(batch)
+        touched = {
+            name: distinct(asked[name], asked[name].size, table.shape[0])
+            for name, table in params.tables.items()
+        }
+        rows = {name: gather(params.tables[name], found.rows) for name, found in touched.items()}
+        place = {name: found.place for name, found in touched.items()}
+        both = jax.value_and_grad(
+            lambda rows, rest: loss(rows, place, rest, batch, key), (0, 1), has_aux=True
+        )
+        (value, info), (to_rows, to_rest) = both(rows, params.rest)
+        of_tables = {name: RowGradient(touched[name].rows, to_rows[name]) for name in touched}
+        return Tabled(of_tables, to_rest), {"loss": value, **info}
+
+    return gradient

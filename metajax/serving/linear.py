@@ -140,9 +140,7 @@ def predict(form: Form, state: State, items: np.ndarray | slice = slice(None)) -
     return form.scale * score
 
 
-def influence(
-    form: Form, items: np.ndarray, label: np.ndarray, targets: np.ndarray
-) -> np.ndarray:
+def influence(form: Form, items: np.ndarray, label: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """How much each event moved each target's score: (len(targets), len(items)), exactly.
 
     Scores are affine in the labels. So they are what they would be if the person had rated every

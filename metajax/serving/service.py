@@ -206,7 +206,8 @@ class Store:
                 about = json.loads(arrays["about"].tobytes())
                 store.identity = about["identity"]
                 store.seen = {
-                    user: set(seen) for user, seen in zip(about["users"], about["seen"], strict=True)
+                    user: set(seen)
+                    for user, seen in zip(about["users"], about["seen"], strict=True)
                 }
                 names = sorted((int(i), int(j)) for i, _, j in _parts(arrays.files))
                 for i, j in names:

@@ -47,12 +47,13 @@ class Store(NamedTuple):
     """The checkpoints of one run.
 
     Attributes:
-      latest: (like) -> the newest good checkpoint in the structure of ``like``, or None.
+      latest: (like, passes) -> the newest good checkpoint in the structure of ``like`` whose step
+        ``passes``, or None.
       save: (step, tree, notes, score) -> None; returns before the files are written. ``notes`` is
         JSON; the checkpoint with the lowest ``score`` is kept besides the last two.
     """
 
-    latest: Callable[[PyTree], Saved | None]
+    latest: Callable[..., Saved | None]
     save: Callable[[int, PyTree, dict[str, Any], float], None]
 
 
@@ -92,8 +93,8 @@ def opened(folder: pathlib.Path, identity: str) -> Iterator[Store]:
             )
         pending.append(response)
 
-    def latest(like: PyTree) -> Saved | None:
-        return _latest(folder, identity, like, lambda path: ocp.load(path))
+    def latest(like: PyTree, passes: Callable[[int], bool] = lambda step: True) -> Saved | None:
+        return _latest(folder, identity, like, passes, lambda path: ocp.load(path))
 
     try:
         yield Store(latest, save)
@@ -160,12 +161,17 @@ def _told(folder: pathlib.Path) -> Iterator[None]:
 
 
 def _latest(
-    folder: pathlib.Path, identity: str, like: PyTree, load: Callable[[pathlib.Path], Any]
+    folder: pathlib.Path,
+    identity: str,
+    like: PyTree,
+    passes: Callable[[int], bool],
+    load: Callable[[pathlib.Path], Any],
 ) -> Saved | None:
     """The newest good checkpoint; a damaged one is named, set aside, and the one before tried."""
     if not folder.is_dir():
         return None
-    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    stored = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+    steps = sorted(filter(passes, stored), reverse=True)
     for step in steps:
         path = folder / str(step)
         try:

@@ -7,8 +7,9 @@ the gradient of the shared parameters, once. Tables stay where their rows lie; t
 the touched rows.
 """
 
-import math
-import re
+import contextlib
+import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,32 +17,48 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from metajax.training import outer_gradient
-from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
+from metajax.training.outer_gradient import GradientFn, task_keys
+from metajax.training.steps import Recipe
+from metajax.types import Episode, Params, PyTree, UserError
 
 TASKS, ROWS = "tasks", "rows"
-COLLECTIVES = (
-    "all-reduce",
-    "all-gather",
-    "reduce-scatter",
-    "all-to-all",
-    "collective-permute",
-    "ragged-all-to-all",
-)
-_RESULT = re.compile(rf"= (\(?[^=]*?) ({'|'.join(COLLECTIVES)})(?:-start)?\(")
-_ARRAY = re.compile(r"(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
 
-def mesh(num_rows: int = 1) -> Mesh:
-    """All devices, of all processes, as a mesh with the axes ``tasks`` and ``rows``.
+def make_available(count: int) -> None:
+    """Sees to it that JAX has so many devices; a processor is split into as many, if it must.
+
+    Call it before anything is computed: JAX settles its devices then, once.
+
+    Raises:
+      UserError: there are fewer devices.
+    """
+    if count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with contextlib.suppress(RuntimeError):  # settled already: what there is must do
+            jax.config.update("jax_num_cpu_devices", count)
+    _check(count)
+
+
+def _check(count: int) -> None:
+    there, kind = jax.device_count(), jax.default_backend()
+    if count > there:
+        raise UserError(
+            f"--devices {count} asks for more devices than there are: {there} ({kind}); "
+            f"ask for {there} or fewer"
+        )
+
+
+def mesh(num_rows: int = 1, count: int | None = None) -> Mesh:
+    """The devices, of all processes, as a mesh with the axes ``tasks`` and ``rows``.
 
     Args:
       num_rows: devices that share the rows of a large table; the others repeat them.
+      count: how many devices; None is all of them.
 
     Raises:
-      UserError: the devices cannot be dealt so.
+      UserError: the devices cannot be dealt so, or there are fewer.
     """
-    devices = np.asarray(jax.devices())
+    _check(count or 1)
+    devices = np.asarray(jax.devices()[:count])
     if len(devices) % num_rows:
         raise UserError(f"{len(devices)} devices do not divide into groups of {num_rows}")
     return Mesh(devices.reshape(-1, num_rows), (TASKS, ROWS))
@@ -73,34 +90,18 @@ def fetch(tree: PyTree) -> PyTree:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def batch_gradient(
-    mesh: Mesh,
-    learner: MetaLearner,
-    params: Params,
-    episodes: Episode,
-    key: jax.Array,
-    *how: Any,
-) -> tuple[PyTree, dict[str, jax.Array]]:
-    """`outer.batch_gradient` of a batch that is dealt over the ``tasks`` axis of a mesh.
+def dealt(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
+    """The same gradient of a batch of tasks that is dealt over the ``tasks`` axis of a mesh.
 
-    Every task gets the key that it would get on one device. Chunks are chunks of one device.
-
-    Args:
-      params: on every device.
-      episodes: leaves (T, ...); the axis must divide T.
-      how: the further arguments of `outer.batch_gradient`.
+    Every task gets the key that it would get on one device; chunks are chunks of one device. The
+    parameters are whole on every device, and the gradients are joined by one mean.
 
     Raises:
-      UserError: the tasks cannot be dealt evenly.
+      UserError: when called, if the tasks cannot be dealt evenly.
     """
-    num_tasks, num_devices = len(episodes.query.mask), mesh.shape[TASKS]
-    if num_tasks % num_devices:
-        raise UserError(f"{num_tasks} tasks do not divide over {num_devices} devices")
-    keys = jax.random.split(key, num_tasks)
 
     def local(params: Params, episodes: Episode, keys: jax.Array):
-        found = outer_gradient.batch_gradient(learner, params, episodes, keys, *how)
-        return jax.lax.pmean(found, TASKS)
+        return jax.lax.pmean(gradient_fn(params, episodes, keys), TASKS)
 
     dealt, whole = PartitionSpec(TASKS), PartitionSpec()
     run = jax.shard_map(
@@ -111,37 +112,76 @@ def batch_gradient(
         axis_names={TASKS, ROWS},
         check_vma=False,
     )
-    return run(params, episodes, keys)
+
+    def gradient(params: Params, episodes: Episode, key: jax.Array):
+        _check_even(len(episodes.query.mask), mesh, "tasks")
+        return run(params, episodes, task_keys(episodes, key))
+
+    return gradient
 
 
-def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes of what each kind of collective of a compiled program results in, on one device.
+def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> GradientFn:
+    """The same gradient of a batch whose rows the compiler deals over the ``tasks`` axis.
 
-    >>> text = "%a = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %p), replica_groups={{0,1}}"
-    >>> collective_bytes(text)
-    {'all-reduce': 128}
-
-    What crosses the wire follows from it: a ring of N devices sends and receives 2 (N - 1) / N of
-    it for an all-reduce, (N - 1) / N for an all-gather. One inside a loop counts once.
+    For losses of a whole batch that are no mean over tasks. What the devices must tell each other
+    is up to the compiler.
 
     Args:
-      program: `jax.stages.Compiled.as_text`.
+      axis: of the rows, in all leaves of a batch; of an `Episode`, of support and query.
+
+    Raises:
+      UserError: when called, if the rows cannot be dealt evenly.
     """
-    found: dict[str, int] = {}
-    for line in re.sub(r"/\*.*?\*/", "", program).splitlines():
-        match = _RESULT.search(line)
-        if match is None:
-            continue
-        arrays = _ARRAY.findall(match[1])
-        if "-start(" in line and match[2] != "all-reduce":  # the operands stand before the results
-            arrays = arrays[len(arrays) // 2 :]
-        size = sum(
-            _bits(kind) // 8 * math.prod(map(int, filter(None, shape.split(","))))
-            for kind, shape in arrays
-        )
-        found[match[2]] = found.get(match[2], 0) + size
-    return found
+    where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
+
+    def dealt(rows: PyTree) -> PyTree:
+        for leaf in jax.tree.leaves(rows):
+            _check_even(leaf.shape[axis], mesh, "rows")
+        return jax.lax.with_sharding_constraint(rows, where)
+
+    def gradient(params: Params, batch: Any, key: jax.Array):
+        if isinstance(batch, Episode):
+            support, query = dealt((batch.support, batch.query))
+            return gradient_fn(params, batch._replace(support=support, query=query), key)
+        return gradient_fn(params, dealt(batch), key)
+
+    return gradient
 
 
-def _bits(kind: str) -> int:
-    return 8 if kind == "pred" else int(kind.lstrip("bsuf"))
+def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
+    """`split_by_compiler` for one episode of stacked people, leaves (1, B, ...).
+
+    Such are the batches of `learners.in_context.in_batches`.
+    """
+    return split_by_compiler(mesh, gradient_fn, 1)
+
+
+def _check_even(number: int, mesh: Mesh, what: str) -> None:
+    if number % mesh.shape[TASKS]:
+        raise UserError(f"{number} {what} do not divide over {mesh.shape[TASKS]} devices")
+
+
+def on_devices(
+    count: int,
+    recipe: Recipe,
+    deal: Callable[[Mesh, GradientFn], GradientFn] = dealt,
+) -> Recipe:
+    """The recipe on so many devices: what ``--devices`` asks for. One device changes nothing.
+
+    Args:
+      count: the number of devices.
+      recipe: how one device trains.
+      deal: `dealt`, `split_by_compiler` or `split_second_axis`.
+
+    Raises:
+      UserError: there are fewer devices.
+    """
+    if count == 1:
+        return recipe
+    over = mesh(count=count)
+    whole = NamedSharding(over, PartitionSpec())
+
+    def init(key: jax.Array, batch: Any) -> Params:
+        return jax.lax.with_sharding_constraint(recipe.init(key, batch), whole)
+
+    return recipe._replace(init=init, gradient_fn=deal(over, recipe.gradient_fn))

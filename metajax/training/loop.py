@@ -1,51 +1,99 @@
-"""Learning to learn: outer steps over batches of tasks, scanned on the device.
+"""The training loop: outer steps on the device, block by block, for several seeds at once.
 
-`init` and `step` are pure; `fit` is the loop around them, for several seeds at once. Episodes are
-drawn inside the compiled program, so that nothing crosses between host and device in a step.
+`fit` is the only loop that updates parameters by gradients across tasks. Between two blocks of
+steps the host looks: are the numbers finite, are these the best parameters so far on validation,
+is it time to save. Batches are drawn inside the compiled program, so that nothing crosses between
+host and device within a block.
 """
 
 import functools
 import hashlib
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh
+from jax.sharding import NamedSharding, PartitionSpec
 
 from metajax.training import checkpoint as checkpoints
-from metajax.training import devices
-from metajax.training.outer_gradient import Prepare, batch_gradient
-from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
+from metajax.training.outer_gradient import outer_gradient
+from metajax.training.steps import (
+    GRADIENT,
+    LOSS,
+    PARAMETERS,
+    SCORE,
+    Recipe,
+    Sampler,
+    TrainState,
+    init,
+    recipe,
+    step,
+    steps,
+    world_sampler,
+)
+from metajax.types import Params, PyTree, UserError
 
-Sampler = Callable[[PyTree, jax.Array], Episode]
-"""(data, key) -> a batch of episodes, leaves (T, ...)."""
+__all__ = [
+    "Diverged",
+    "Fitted",
+    "Recipe",
+    "Sampler",
+    "TrainState",
+    "fit",
+    "init",
+    "outer_gradient",
+    "recipe",
+    "step",
+    "steps",
+    "world_sampler",
+]
+
+Validate = Callable[[Params], jax.Array]
+"""params of one seed -> scalar, lower is better; it may look at meta-validation only."""
 
 
-class TrainState(NamedTuple):
-    """What the next outer step needs."""
+_TOLD = {
+    LOSS: "the loss{} is not finite at outer step {}; lower the inner or outer rate",
+    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is; lower the inner "
+    "rate, or look for an inner gradient of exactly 0, as of an empty support: Adam without "
+    "eps_root and clipping by norm have no derivative there",
+    PARAMETERS: "the parameters{} are not finite after outer step {}, and loss and gradient are; "
+    "lower the outer rate",
+    SCORE: "the validation score{} is not finite after outer step {}, and the parameters are; "
+    "lower the inner rate, or look at the validation tasks",
+}
 
-    params: Params
-    opt_state: optax.OptState
-    key: jax.Array
-    step: jax.Array
+
+class Diverged(NamedTuple):
+    """A seed that cannot go on: its number from 0, the outer step, and what was not finite there.
+
+    Its text is a message with advice.
+    """
+
+    seed: int
+    step: int
+    what: int
+
+    def __str__(self) -> str:
+        return _TOLD[self.what].format(f" of seed {self.seed}", self.step)
 
 
 class Fitted(NamedTuple):
     """The outcome of `fit`; every leaf has the seeds as its leading axis.
 
     Attributes:
-      params: the parameters that were best on meta-validation, or the last ones without it.
+      params: the parameters that were best on meta-validation, or the last ones without it; they
+        are finite.
       best_step: (S,) the outer step at which they stood.
       history: name -> (S, number of blocks); ``loss`` is the mean outer loss of each block,
         ``valid`` the validation score after it, if there is one.
       state: the state after the last step.
       seconds: time spent in the loop, that before a resume included.
+      diverged: the seeds that diverged, where `fit` was asked to go on without them.
     """
 
     params: Params
@@ -53,6 +101,7 @@ class Fitted(NamedTuple):
     history: dict[str, np.ndarray]
     state: TrainState
     seconds: float = 0.0
+    diverged: tuple[Diverged, ...] = ()
 
 
 class Progress(NamedTuple):
@@ -63,6 +112,9 @@ class Progress(NamedTuple):
       best: the parameters with the lowest validation score so far.
       best_score: (S,) those scores.
       best_step: (S,) the outer steps they were reached at.
+      broken: (S, 2) the outer step at which a seed diverged and what was not finite; 0 if it did
+        not.
+      done: outer steps done.
       history: name -> (S, blocks done).
       seconds: spent so far.
     """
@@ -71,64 +123,27 @@ class Progress(NamedTuple):
     best: Params
     best_score: np.ndarray
     best_step: np.ndarray
+    broken: np.ndarray
+    done: int
     history: dict[str, np.ndarray]
     seconds: float
 
 
-def init(
-    learner: MetaLearner, tx: optax.GradientTransformation, key: jax.Array, episode: Episode
-) -> TrainState:
-    """The state before the first step. ``episode`` is one task, for its shapes."""
-    key_init, key_train = jax.random.split(key)
-    params = learner.init(key_init, episode)
-    return TrainState(params, tx.init(params), key_train, jnp.zeros((), jnp.int32))
-
-
-def step(
-    learner: MetaLearner,
-    tx: optax.GradientTransformation,
-    sample: Sampler,
-    data: PyTree,
-    state: TrainState,
-    chunk_size: int | None = None,
-    lengths: Sequence[int] = (),
-    prepare: Prepare | None = None,
-    mesh: Mesh | None = None,
-) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One outer step: draw a batch of tasks, take the outer gradient, update the parameters.
-
-    For ``chunk_size``, ``lengths`` and ``prepare`` see `outer.batch_gradient`. With a ``mesh`` of
-    `shard.mesh` the tasks are dealt over its devices.
-    """
-    key, key_sample, key_loss = jax.random.split(state.key, 3)
-    episodes = sample(data, key_sample)
-    gradient = batch_gradient
-    if mesh is not None:
-        gradient = functools.partial(devices.batch_gradient, mesh)
-    grads, info = gradient(learner, state.params, episodes, key_loss, chunk_size, lengths, prepare)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, key, state.step + 1), info
-
-
 def fit(
-    learner: MetaLearner,
-    tx: optax.GradientTransformation,
+    recipe: Recipe,
     sample: Sampler,
     data: PyTree,
     keys: jax.Array,
     num_steps: int,
     *,
     block: int = 100,
-    validate: Callable[[Params], jax.Array] | None = None,
-    chunk_size: int | None = None,
-    lengths: Sequence[int] = (),
-    prepare: Prepare | None = None,
+    validate: Validate | None = None,
     report: Callable[[int, dict[str, float]], Any] | None = None,
     checkpoint: pathlib.Path | None = None,
     save_every: float = 10.0,
+    go_on: bool = False,
 ) -> Fitted:
-    """Meta-trains for ``num_steps`` outer steps, for all seeds in one program.
+    """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
     The program runs ``block`` steps at a time; between blocks the host looks at the losses and, if
     ``validate`` is given, keeps the parameters with the lowest validation score per seed.
@@ -138,98 +153,196 @@ def fit(
     A call with more steps goes on from a run that is done.
 
     Args:
-      chunk_size, lengths, prepare: how the outer gradient is computed; see `outer.batch_gradient`.
-      data: what ``sample`` draws from; it is an argument of the program, not a constant in it.
+      recipe: first parameters, gradient and update; `recipe` makes it of a learner.
+      sample: draws the batch of a step.
+      data: what ``sample`` draws from; it is an argument of the program, not a constant in it. It
+        is laid where the recipe lays the parameters.
       keys: (S,) one key per seed.
-      validate: params of one seed -> scalar, lower is better; it may look at meta-validation only.
+      num_steps: outer steps. If blocks do not divide them, the last block is shorter.
+      block: outer steps between two looks of the host.
+      validate: params of one seed -> scalar, lower is better.
       report: called after each block with the number of steps done and the mean metrics.
       checkpoint: folder of this run's checkpoints.
       save_every: seconds between checkpoints, at least; there is always one after the last step.
+      go_on: a seed whose loss, gradient, parameters or validation score is not finite keeps its
+        best parameters from before, and is named in `Fitted.diverged`. Otherwise it is an error.
 
     Raises:
-      UserError: a loss is not finite; the message says at which step. Or the checkpoints are
-        another run's, damaged, or cannot be written.
+      UserError: something is not finite; the message says what, and at which step. Or the
+        checkpoints are another run's, damaged, or cannot be written.
     """
+    if num_steps < 1:
+        raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
+    block = min(block, num_steps)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def run_block(state: TrainState, data: PyTree):
-        body = lambda s, _: step(learner, tx, sample, data, s, chunk_size, lengths, prepare)
-        advance = lambda s: jax.lax.scan(body, s, length=block)
-        return jax.lax.map(advance, state) if lengths else jax.vmap(advance)(state)
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=2)
+    def run_block(state: TrainState, data: PyTree, length: int):
+        advance = steps(recipe, sample, length)
+        state, info = _over_seeds(lambda one: advance(one, data))(state)
+        return state, {name: info[name] for name in ("loss", "trouble")}
 
-    judge = None if validate is None else jax.jit(jax.vmap(validate))
-    start = lambda key: init(learner, tx, key, _first(sample(data, key)))
-    at = _fresh(jax.jit(jax.vmap(start))(keys))
-    num_blocks = max(1, -(-num_steps // block))
+    judge = None if validate is None else jax.jit(_over_seeds(validate))
+    begin = lambda key: init(recipe, key, sample(data, key))
+    at = _fresh(jax.jit(jax.vmap(begin))(keys))
+    laid = functools.partial(jax.device_put, device=_where(at.state.params))
+    at, data = at._replace(state=laid(at.state)), laid(data)
     with ExitStack() as stack:
         save, saved = lambda at: None, time.perf_counter()
         if checkpoint is not None:
-            identity = _identity(run_block, judge, at.state, data)
+            identity = _identity(run_block, judge, at, data, block)
             store = stack.enter_context(checkpoints.opened(checkpoint, identity))
-            save = functools.partial(_save, store, block)
-            at = _resumed(store, at, num_blocks * block, checkpoint)
-        for i in range(_blocks_done(at), num_blocks):
-            at = _advance(run_block, judge, at, data, block)
-            if time.perf_counter() - saved >= save_every or i + 1 == num_blocks:
+            save = functools.partial(_save, store)
+            at = _resumed(store, at, num_steps, block, checkpoint)
+            at = at._replace(state=laid(at.state))
+        while at.done < num_steps:
+            at = _advance(run_block, judge, at, data, min(block, num_steps - at.done), go_on)
+            if time.perf_counter() - saved >= save_every or at.done == num_steps:
                 save(at)
                 saved = time.perf_counter()
             if report is not None:
-                report((i + 1) * block, {k: float(v[:, -1].mean()) for k, v in at.history.items()})
-    return Fitted(at.best, at.best_step, at.history, at.state, at.seconds)
+                report(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
+    return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
+
+
+def _over_seeds(function: Callable) -> Callable:
+    """The function of one seed for all seeds, side by side; for one seed, the program of one."""
+
+    def run(state: PyTree):
+        if jax.tree.leaves(state)[0].shape[0] > 1:
+            return jax.vmap(function)(state)
+        found = function(jax.tree.map(lambda x: x[0], state))
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], found)
+
+    return run
 
 
 def _fresh(state: TrainState) -> Progress:
     """Where a run stands before its first block."""
-    num_seeds = len(state.step)
-    best = jax.tree.map(jnp.copy, state.params)
-    return Progress(state, best, np.full(num_seeds, np.inf), np.zeros(num_seeds, int), {}, 0.0)
+    num_seeds, best = len(state.step), jax.tree.map(jnp.copy, _on_one_device(state.params))
+    if not all(np.isfinite(x).all() for x in map(np.asarray, jax.tree.leaves(best))):
+        raise UserError("the first parameters are not finite; look at the learner's init")
+    never = np.zeros(num_seeds, int)
+    broken = np.zeros((num_seeds, 2), int)
+    return Progress(state, best, np.full(num_seeds, np.inf), never, broken, 0, {}, 0.0)
 
 
-def _blocks_done(at: Progress) -> int:
-    return at.history["loss"].shape[1] if at.history else 0
+def _where(params: Params) -> Any:
+    """Where state and data belong: on one device, or whole on each that the parameters lie on."""
+    leaves = jax.tree.leaves(params)
+    where = leaves[0].sharding if leaves else None
+    return NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
 
 
-def _advance(run_block: Callable, judge: Callable | None, at: Progress, data: PyTree, block: int):
-    """Where the run stands one block later."""
+def _on_one_device(params: Params) -> Params:
+    """Parameters that are whole on each of many devices, as they lie on the first of them."""
+    return jax.tree.map(
+        lambda x: x.addressable_data(0) if len(x.sharding.device_set) > 1 else x, params
+    )
+
+
+def _advance(
+    run_block: Callable,
+    judge: Callable | None,
+    at: Progress,
+    data: PyTree,
+    length: int,
+    go_on: bool,
+) -> Progress:
+    """Where the run stands one block of ``length`` steps later.
+
+    Raises:
+      UserError: a seed diverged, and ``go_on`` is false.
+    """
     began = time.perf_counter()
-    done = _blocks_done(at) * block
-    state, info = run_block(at.state, data)
-    loss = np.asarray(info["loss"])
-    if not np.isfinite(loss).all():
-        first = done + int(np.argmin(np.isfinite(loss).all(axis=0))) + 1
-        raise UserError(
-            f"the loss is not finite at outer step {first}; lower the inner or outer rate"
-        )
-    now = {"loss": loss.mean(axis=1)}
-    best, best_score, best_step = state.params, at.best_score, np.full(len(loss), done + block)
+    state, info = run_block(at.state, data, length)
+    params = _on_one_device(state.params)
+    now = {"loss": np.asarray(info["loss"]).mean(axis=1)}
     if judge is not None:
-        now["valid"] = score = np.asarray(judge(state.params))
-        better = score < at.best_score
-        choose = functools.partial(_choose, jnp.asarray(better))
-        best = jax.tree.map(choose, state.params, at.best)
-        best_score = np.where(better, score, at.best_score)
-        best_step = np.where(better, done + block, at.best_step)
-    before = at.history or {name: np.zeros((len(loss), 0), v.dtype) for name, v in now.items()}
-    history = {name: np.column_stack([before[name], value]) for name, value in now.items()}
-    seconds = at.seconds + time.perf_counter() - began
-    return Progress(state, best, best_score, best_step, history, seconds)
+        now["valid"] = np.asarray(judge(params))
+    broken = _broken(at, np.asarray(info["trouble"]), now.get("valid"))
+    if broken.any() and not go_on:
+        raise UserError(str(min(_diverged(broken), key=lambda d: d.step)))
+    sound, done = broken[:, 0] == 0, at.done + length
+    better = sound if judge is None else sound & (now["valid"] < at.best_score)
+    best = params
+    if judge is not None or go_on:
+        best = _choose(better, params, at.best)
+    if not sound.all():
+        state = state._replace(params=_choose(sound, state.params, best))
+    history = {
+        name: np.column_stack([at.history[name], value]) if at.history else value[:, None]
+        for name, value in now.items()
+    }
+    score = now.get("valid", at.best_score)
+    return Progress(
+        state,
+        best,
+        np.where(better, score, at.best_score),
+        np.where(better, done, at.best_step),
+        broken,
+        done,
+        history,
+        at.seconds + time.perf_counter() - began,
+    )
 
 
-def _save(store: checkpoints.Store, block: int, at: Progress) -> None:
+def _choose(better: np.ndarray, new: Params, old: Params) -> Params:
+    """Per seed, the new or the old parameters (S, ...); always in buffers of their own."""
+
+    def of_leaf(new: jax.Array, old: jax.Array) -> jax.Array:
+        chosen = jnp.asarray(better).reshape(-1, *(1,) * (new.ndim - 1))
+        return jnp.where(chosen, new, jax.device_put(old, new.sharding))
+
+    return jax.tree.map(of_leaf, new, old)
+
+
+def _broken(at: Progress, trouble: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+    """Where each seed stands diverged (S, 2) after a block with ``trouble`` (S, steps)."""
+    broken = at.broken.copy()
+    for seed in np.flatnonzero(broken[:, 0] == 0):
+        bad = np.flatnonzero(trouble[seed])
+        if bad.size:
+            broken[seed] = at.done + bad[0] + 1, trouble[seed, bad[0]]
+        elif valid is not None and not np.isfinite(valid[seed]):
+            broken[seed] = at.done + trouble.shape[1], SCORE
+    return broken
+
+
+def _diverged(broken: np.ndarray) -> tuple[Diverged, ...]:
+    return tuple(
+        Diverged(seed, int(step), int(what)) for seed, (step, what) in enumerate(broken) if step
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean over seeds that did not diverge; not a number, if all did."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")
+
+
+def _save(store: checkpoints.Store, at: Progress) -> None:
     """Stores where the run stands; the mean validation score, or else the loss, ranks it."""
-    last = at.history.get("valid", at.history["loss"])[:, -1]
+    last = _mean(at.history.get("valid", at.history["loss"])[:, -1])
     history = {name: (str(v.dtype), v.tolist()) for name, v in at.history.items()}
     notes = {"seconds": at.seconds, "history": history}
-    store.save(_blocks_done(at) * block, _arrays(at), notes, float(last.mean()))
+    store.save(at.done, _arrays(at), notes, last if np.isfinite(last) else float("inf"))
 
 
 def _arrays(at: Progress) -> dict[str, PyTree]:
-    return {name: getattr(at, name) for name in ("state", "best", "best_score", "best_step")}
+    names = ("state", "best", "best_score", "best_step", "broken")
+    return {name: getattr(at, name) for name in names}
 
 
-def _resumed(store: checkpoints.Store, at: Progress, num_steps: int, folder: pathlib.Path):
-    """Where the run stood at its last good checkpoint; where it stands, if there is none."""
-    saved = store.latest(_arrays(at))
+def _resumed(
+    store: checkpoints.Store, at: Progress, num_steps: int, block: int, folder: pathlib.Path
+) -> Progress:
+    """Where the run stood at its last good checkpoint; where it stands, if there is none.
+
+    A run that ended within a block left a checkpoint that a longer run does not pass by: it goes
+    on from the one before.
+    """
+    passes = lambda step: step % block == 0 or step >= num_steps
+    saved = store.latest(_arrays(at), passes)
     if saved is None:
         return at
     if saved.step > num_steps:
@@ -238,31 +351,18 @@ def _resumed(store: checkpoints.Store, at: Progress, num_steps: int, folder: pat
             "ask for more, remove it, or choose another --out"
         )
     history = {name: np.asarray(v, kind) for name, (kind, v) in saved.notes["history"].items()}
-    return Progress(**saved.tree, history=history, seconds=saved.notes["seconds"])
+    seconds = saved.notes["seconds"]
+    return Progress(**saved.tree, done=saved.step, history=history, seconds=seconds)
 
 
-def _identity(run_block: Callable, judge: Callable | None, state: TrainState, data: PyTree) -> str:
+def _identity(run_block: Any, judge: Any, at: Progress, data: PyTree, block: int) -> str:
     """A digest of all that decides how a run goes: its programs, first state and data.
 
     The programs are compared as the compiler sees them, so that no setting can be forgotten, and
     another version of JAX, which may round otherwise, is another run.
     """
-    parts = [jax.__version__, run_block.lower(state, data).as_text()]
+    parts = [jax.__version__, run_block.lower(at.state, data, block).as_text()]
     if judge is not None:
-        parts.append(judge.lower(state.params).as_text())
-    parts += [checkpoints.tree_digest(state), checkpoints.tree_digest(data)]
+        parts.append(judge.lower(at.best).as_text())
+    parts += [checkpoints.tree_digest(at.state), checkpoints.tree_digest(data)]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
-
-
-def _first(episodes: Episode) -> Episode:
-    return jax.tree.map(lambda x: x[0], episodes)
-
-
-def _choose(better: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
-    """Per seed, the new or the old value of a leaf (S, ...); always a fresh buffer."""
-    return jnp.where(better.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-
-def world_sampler(world: Any, num_tasks: int) -> Sampler:
-    """A sampler of batches from a synthetic world; it needs no data."""
-    return lambda data, key: jax.vmap(world.sample)(jax.random.split(key, num_tasks))

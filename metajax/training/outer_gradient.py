@@ -1,18 +1,38 @@
-"""The outer gradient of a batch of tasks, so that memory stays flat and work stays in cache.
+"""Outer gradients: what one outer step of meta-training differentiates, and cheaper ways to do so.
 
-Nothing here changes a number beyond rounding: tasks are taken in chunks and their gradients
-accumulated, supports are cut to what the tasks of a chunk really hold, and what does not change
-within a task is computed once for the whole batch.
+`outer_gradient` is all that most trainings need. The other functions are its parts, to be put
+together where memory or time is short; none of them changes a number beyond rounding:
+
+- `in_chunks` takes the tasks of a batch some at a time, so that memory does not grow with it,
+- `cut_to_length` computes short supports without their padding, best behind `sorted_by_length`,
+- `prepared` computes what does not change within a task (look-ups, frozen towers) once a batch.
+
+    tasks = in_chunks(cut_to_length(of_tasks(learner), (16, 64)), 8)
+    gradient_fn = sorted_by_length(of_batch(tasks))
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from metajax import tree
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
+
+Info = dict[str, jax.Array]
+GradientFn = Callable[[Params, Any, jax.Array], tuple[PyTree, Info]]
+"""(params, a batch, key) -> the gradient of the outer loss and an info of scalars with ``loss``.
+
+A batch of tasks is an `Episode` whose leaves are (T, ...). One key is split into a key per task;
+keys (T,) are used as they are.
+"""
+TaskGradient = Callable[[Params, PyTree, PyTree, jax.Array], tuple[PyTree, PyTree, Info]]
+"""(params, floats, others, keys (T,)) -> gradients of the mean loss of the tasks, and mean info.
+
+The tasks' episodes are ``floats`` merged with ``others`` (see `tree.merge`), or ``others`` alone
+where ``floats`` is ``()``. The gradients are those to ``params`` and to ``floats``.
+"""
 
 
 class Prepare(NamedTuple):
@@ -27,44 +47,147 @@ class Prepare(NamedTuple):
     apply: Callable[[Params, Episode], Episode]
 
 
-def batch_gradient(
-    learner: MetaLearner,
-    params: Params,
-    episodes: Episode,
-    key: jax.Array,
-    chunk_size: int | None = None,
-    lengths: Sequence[int] = (),
-    prepare: Prepare | None = None,
-) -> tuple[PyTree, dict[str, jax.Array]]:
-    """The gradient of the mean outer loss over a batch of tasks, and the mean of its info.
+def outer_gradient(learner: MetaLearner, chunk_size: int | None = None) -> GradientFn:
+    """The gradient of a learner's mean outer loss over a batch of tasks.
 
     Args:
-      episodes: leaves (T, ...).
-      key: one key, or the keys (T,) of the tasks.
-      chunk_size: take this many tasks at a time and accumulate, so that memory does not grow with
-        T and intermediate results stay in cache; it must divide T. None takes all at once.
-      lengths: sizes of the support, from small to large. Tasks are sorted by the size of theirs,
-        and each chunk is computed at the first of these sizes that holds all its rows, or else at
-        the full one. Under ``vmap`` all of them are computed: map over seeds with ``lax.map``.
-      prepare: what is computed, and differentiated, once for the batch.
+      learner: its ``loss`` is differentiated.
+      chunk_size: take this many tasks at a time; see `in_chunks`. None takes all at once.
+    """
+    gradient = of_tasks(learner)
+    return of_batch(gradient if chunk_size is None else in_chunks(gradient, chunk_size))
+
+
+def loss_gradient(loss: Callable[[Params, Any, jax.Array], tuple[jax.Array, Info]]) -> GradientFn:
+    """The gradient of any loss of a batch: (params, batch, key) -> (scalar, info)."""
+
+    def gradient(params: Params, batch: Any, key: jax.Array) -> tuple[PyTree, Info]:
+        (value, info), grads = jax.value_and_grad(loss, has_aux=True)(params, batch, key)
+        return grads, {"loss": value, **info}
+
+    return gradient
+
+
+def of_tasks(learner: MetaLearner) -> TaskGradient:
+    """The gradient of the mean loss of some tasks, all of them at once by ``vmap``."""
+
+    def mean_loss(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
+        episodes = _merged(floats, others)
+        losses, info = jax.vmap(learner.loss, (None, 0, 0))(params, episodes, keys)
+        return jnp.mean(losses), jax.tree.map(jnp.mean, {"loss": losses, **info})
+
+    def gradient(*args: PyTree) -> tuple[PyTree, PyTree, Info]:
+        (to_params, to_floats), info = jax.grad(mean_loss, (0, 1), has_aux=True)(*args)
+        return to_params, to_floats, info
+
+    return gradient
+
+
+def in_chunks(gradient: TaskGradient, size: int) -> TaskGradient:
+    """The same gradient, accumulated over chunks of ``size`` tasks.
+
+    Memory does not grow with the batch, and intermediate results stay in the processor's cache.
 
     Raises:
-      UserError: chunks do not divide the batch.
+      UserError: when called, if chunks do not divide the batch.
     """
-    num_tasks = jax.tree.leaves(episodes)[0].shape[0]
-    keys = jax.random.split(key, num_tasks) if key.ndim == 0 else key
-    if lengths:
-        order = jnp.argsort(support_sizes(episodes))
-        episodes, keys = jax.tree.map(lambda x: x[order], (episodes, keys))
-    if prepare is None:
-        grads, _, info = _in_chunks(learner, params, (), episodes, keys, chunk_size, lengths)
+
+    def chunked(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
+        num_tasks = len(keys)
+        if size >= num_tasks:
+            return gradient(params, floats, others, keys)
+        num_chunks = num_tasks // size
+        if num_chunks * size != num_tasks:
+            raise UserError(f"chunks of {size} tasks do not divide a batch of {num_tasks}")
+        fold = lambda x: x.reshape(num_chunks, size, *x.shape[1:])
+        chunks = jax.tree.map(fold, (floats, others, keys))
+        first = jax.tree.map(lambda x: x[0], chunks)
+        to_params, _, info = jax.eval_shape(lambda chunk: gradient(params, *chunk), first)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (to_params, info))
+
+        def add(total: PyTree, chunk: PyTree):
+            to_params, to_floats, info = gradient(params, *chunk)
+            return jax.tree.map(jnp.add, total, (to_params, info)), to_floats
+
+        total, to_floats = jax.lax.scan(add, zeros, chunks)
+        to_params, info = jax.tree.map(lambda x: x / num_chunks, total)
+        joined = lambda x: x.reshape(num_tasks, *x.shape[2:]) / num_chunks
+        return to_params, jax.tree.map(joined, to_floats), info
+
+    return chunked
+
+
+def cut_to_length(gradient: TaskGradient, lengths: Sequence[int]) -> TaskGradient:
+    """The same gradient, computed on supports that are cut to what the tasks need.
+
+    Args:
+      lengths: sizes of the support, from small to large. The first that holds all real rows of all
+        the tasks is taken, or else the full one; each is a branch of the program.
+    """
+
+    def chosen(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
+        episodes = _merged(floats, others)
+        width = episodes.support.mask.shape[1]
+
+        def at(size: int) -> TaskGradient:
+            def cut(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
+                parts = _with_support(floats, size), _with_support(others, size)
+                to_params, to_floats, info = gradient(params, *parts, keys)
+                return to_params, _with_support(to_floats, width), info
+
+            return cut
+
+        sizes = [n for n in lengths if n < width]
+        if not sizes:
+            return gradient(params, floats, others, keys)
+        index = jnp.searchsorted(jnp.asarray(sizes), jnp.max(support_sizes(episodes)))
+        return jax.lax.switch(index, [*map(at, sizes), gradient], params, floats, others, keys)
+
+    return chosen
+
+
+def of_batch(gradient: TaskGradient) -> GradientFn:
+    """The gradient of a batch whose tasks need no preparation."""
+
+    def of_episodes(params: Params, episodes: Episode, key: jax.Array) -> tuple[PyTree, Info]:
+        grads, _, info = gradient(params, (), episodes, task_keys(episodes, key))
         return grads, info
-    own, rest = tree.partition(params, prepare.owns)
-    seen = lambda own, rest: _floats(prepare.apply(tree.merge(own, rest), episodes))
-    floats, pull, others = jax.vjp(seen, own, rest, has_aux=True)
-    grads, to_floats, info = _in_chunks(learner, rest, floats, others, keys, chunk_size, lengths)
-    to_own, to_rest = pull(to_floats)
-    return tree.merge(to_own, jax.tree.map(jnp.add, grads, to_rest)), info
+
+    return of_episodes
+
+
+def prepared(gradient: TaskGradient, prepare: Prepare) -> GradientFn:
+    """The gradient of a batch that is prepared, and differentiated through, once as a whole."""
+
+    def of_episodes(params: Params, episodes: Episode, key: jax.Array) -> tuple[PyTree, Info]:
+        own, rest = tree.partition(params, prepare.owns)
+        seen = lambda own, rest: _in_two(prepare.apply(tree.merge(own, rest), episodes))
+        floats, pull, others = jax.vjp(seen, own, rest, has_aux=True)
+        grads, to_floats, info = gradient(rest, floats, others, task_keys(episodes, key))
+        to_own, to_rest = pull(to_floats)
+        return tree.merge(to_own, jax.tree.map(jnp.add, grads, to_rest)), info
+
+    return of_episodes
+
+
+def sorted_by_length(gradient_fn: GradientFn) -> GradientFn:
+    """The same gradient of the tasks in the order of their support sizes.
+
+    Chunks then hold tasks of one length, which `cut_to_length` makes use of. Several seeds are
+    computed one after the other: side by side every length would be computed for all of them.
+    """
+
+    @jax.custom_batching.sequential_vmap
+    def in_order(params: Params, episodes: Episode, keys: jax.Array) -> tuple[PyTree, Info]:
+        order = jnp.argsort(support_sizes(episodes))
+        return gradient_fn(params, *jax.tree.map(lambda x: x[order], (episodes, keys)))
+
+    return lambda params, episodes, key: in_order(params, episodes, task_keys(episodes, key))
+
+
+def task_keys(episodes: Episode, key: jax.Array) -> jax.Array:
+    """The keys (T,) of a batch's tasks: those of one key, or the keys (T,) that are given."""
+    return jax.random.split(key, len(episodes.query.mask)) if key.ndim == 0 else key
 
 
 def support_sizes(episodes: Episode) -> jax.Array:
@@ -74,73 +197,26 @@ def support_sizes(episodes: Episode) -> jax.Array:
     return jnp.max(jnp.where(mask_TxN > 0, place_N[None, :], 0), axis=1)
 
 
-def _floats(episodes: Episode) -> tuple[Episode, Episode]:
+def _in_two(episodes: Episode) -> tuple[Episode, Episode]:
     """The floating-point leaves of episodes, and the others; see `tree.merge`."""
     smooth = lambda x: jnp.issubdtype(x.dtype, jnp.inexact)
     keep = lambda wanted: jax.tree.map(lambda x: x if smooth(x) == wanted else None, episodes)
     return keep(True), keep(False)
 
 
-def _in_chunks(
-    learner: MetaLearner,
-    params: Params,
-    floats: PyTree,
-    others: PyTree,
-    keys: jax.Array,
-    chunk_size: int | None,
-    lengths: Sequence[int],
-) -> tuple[PyTree, PyTree, dict[str, jax.Array]]:
-    """The gradients of the mean loss to the parameters and to the tasks' ``floats``, and the info.
-
-    Episodes are ``floats`` merged with ``others``, or ``others`` alone if there are no ``floats``.
-    """
-    num_tasks = len(keys)
-    size = num_tasks if chunk_size is None else min(chunk_size, num_tasks)
-    num_chunks = num_tasks // size
-    if num_chunks * size != num_tasks:
-        raise UserError(f"chunks of {size} tasks do not divide a batch of {num_tasks}")
-
-    def one_chunk(floats: PyTree, others: PyTree, keys: jax.Array):
-        full = others if floats == () else tree.merge(floats, others)
-        sizes = [n for n in lengths if n < full.support.mask.shape[1]]
-        branches = [_gradient_at(learner, n) for n in (*sizes, None)]
-        if not sizes:
-            return branches[0](params, floats, others, keys)
-        needed = jnp.max(support_sizes(full))
-        at = jnp.searchsorted(jnp.asarray(sizes), needed)
-        return jax.lax.switch(at, branches, params, floats, others, keys)
-
-    if num_chunks == 1:
-        return one_chunk(floats, others, keys)
-    chunks = jax.tree.map(
-        lambda x: x.reshape(num_chunks, size, *x.shape[1:]), (floats, others, keys)
-    )
-    first = jax.tree.map(lambda x: x[0], chunks)
-    to_params, _, info = jax.eval_shape(lambda chunk: one_chunk(*chunk), first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), (to_params, info))
-
-    def add(total: PyTree, chunk: PyTree):
-        to_params, to_floats, info = one_chunk(*chunk)
-        return jax.tree.map(jnp.add, total, (to_params, info)), to_floats
-
-    total, to_floats = jax.lax.scan(add, zeros, chunks)
-    to_params, info = jax.tree.map(lambda x: x / num_chunks, total)
-    joined = lambda x: x.reshape(num_tasks, *x.shape[2:]) / num_chunks
-    return to_params, jax.tree.map(joined, to_floats), info
+def _merged(floats: PyTree, others: PyTree) -> Episode:
+    return others if floats == () else tree.merge(floats, others)
 
 
-def _gradient_at(learner: MetaLearner, size: int | None) -> Callable:
-    """The gradients of the mean loss of some tasks whose support has at most ``size`` rows."""
+def _with_support(episodes: PyTree, width: int) -> PyTree:
+    """The episodes, or a part of them, with supports cut or padded with zeros to ``width`` rows."""
+    if episodes == ():
+        return ()
 
-    def mean_loss(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
-        episodes = others if floats == () else tree.merge(floats, others)
-        support = jax.tree.map(lambda x: x[:, :size], episodes.support)
-        episodes = episodes._replace(support=support)
-        losses, info = jax.vmap(learner.loss, (None, 0, 0))(params, episodes, keys)
-        return jnp.mean(losses), jax.tree.map(jnp.mean, {"loss": losses, **info})
+    def resized(x: jax.Array) -> jax.Array:
+        missing = width - x.shape[1]
+        if missing <= 0:
+            return x[:, :width]
+        return jnp.pad(x, [(0, 0), (0, missing), *[(0, 0)] * (x.ndim - 2)])
 
-    def gradients(*args: PyTree):
-        (to_params, to_floats), info = jax.grad(mean_loss, (0, 1), has_aux=True)(*args)
-        return to_params, to_floats, info
-
-    return gradients
+    return episodes._replace(support=jax.tree.map(resized, episodes.support))

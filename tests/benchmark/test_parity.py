@@ -134,7 +134,7 @@ def test_meta_gradient_is_that_of_torch(case: str):
     learner, draw, outer = CASES[case]()
     episodes = draw(jax.random.key(1))
     params = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], episodes))
-    ours, info = jax.jit(lambda p: loop.batch_gradient(learner, p, episodes, jax.random.key(2)))(
+    ours, info = jax.jit(lambda p: loop.outer_gradient(learner)(p, episodes, jax.random.key(2)))(
         params
     )
     theirs, value = torch_gradient(outer, to_torch(params["model"]), *plain(episodes))
@@ -161,7 +161,7 @@ def test_first_order_is_told_apart(case: str):
         return loss(scores, episode.query.label, episode.query.mask), {}
 
     first = learner._replace(loss=cut)
-    ours, _ = jax.jit(lambda p: loop.batch_gradient(first, p, episodes, jax.random.key(2)))(params)
+    ours, _ = jax.jit(lambda p: loop.outer_gradient(first)(p, episodes, jax.random.key(2)))(params)
     theirs, _ = torch_gradient(outer, to_torch(params["model"]), *plain(episodes))
     assert relative(ours["model"], theirs) > 1e-3
 
@@ -194,7 +194,7 @@ def both_train(learner, draw, outer, params):
 
     @jax.jit
     def step(params, opt_state, episodes):
-        grads, info = loop.batch_gradient(learner, params, episodes, jax.random.key(0))
+        grads, info = loop.outer_gradient(learner)(params, episodes, jax.random.key(0))
         updates, opt_state = tx.update(grads, opt_state, params)
         return optax.apply_updates(params, updates), opt_state, info["loss"]
 

@@ -166,9 +166,8 @@ def test_metahin_in_numpy():
         [[[2.0, 1.0], [0.0, 0.0]], [[4.0, 1.0], [3.0, 2.0]], [[7.0, 9.0], [7.0, 9.0]]]
     )
     inputs = {"x": X, "reach": reach}
-    nothing = Model(lambda k, p, x: {}, lambda params, p, x: jnp.zeros(3))
     learner = metahin(
-        named("x"), named("reach"), conditioned(), nothing,
+        named("x"), named("reach"), conditioned(),
         num_paths=2, num_code=1, path_rate=0.02, task_rate=0.03,
     )  # fmt: skip
     examples = EXAMPLES._replace(inputs=inputs)
@@ -242,8 +241,7 @@ def errors_of(path: str, shuffle: bool) -> dict[str, np.ndarray]:
         params = learner.init(key_init, world.sample(key_init))
         state = loop.TrainState(params, tx.init(params), key_train, jnp.zeros((), jnp.int32))
         sample = lambda _, key: drawn(key, 16, shuffle)
-        body = lambda s, _: loop.step(learner, tx, sample, (), s)
-        params = jax.lax.scan(body, state, length=300)[0].params
+        params = loop.steps(loop.recipe(learner, tx), sample, 300)(state, ())[0].params
         score = lambda dealt: jax.vmap(judge, (None, 0))(params, drawn(key_test, 2000, dealt))
         return {"true": score(False), "dealt": score(True)}
 

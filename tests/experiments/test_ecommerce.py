@@ -16,6 +16,7 @@ from metajax.data.histories import log as rows
 from metajax.data.worlds import commerce
 from metajax.optim import touched_rows
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, UserError
 
 SIZES = parts.Sizes(width=5, hidden=6, shots=4)
@@ -174,51 +175,50 @@ def data_of() -> runs.Data:
 
 def test_training_keeps_the_step_that_validates_best(monkeypatch):
     """It finds what everyone likes, and of three looks keeps the one that is told to be best."""
-    monkeypatch.setattr(runs, "BLOCK", 100)
     monkeypatch.setattr(runs, "CHECK", 100)
     plan, data = runs.adapted(parts.newton(SIZES), 40, 3, SIZES), data_of()
-    said = iter([0.3, 0.1, 0.2])
-    keep = lambda params, tables: (next(said), jax.tree.map(jnp.copy, (params, tables)))
-    fitted = runs.fit(runs.program(plan, 16, SIZES), plan, data, KEY, 1e-2, 300, keep)
-    assert (fitted.step, fitted.valid_loss) == (200, 0.1)
-    assert [(step, valid) for step, _, valid in fitted.history] == [
-        (100, 0.3),
-        (200, 0.1),
-        (300, 0.2),
-    ]
+    size = lambda params: jnp.linalg.norm(params.tables["item"])
+    fit = lambda validate: runs.fit(
+        plan, runs.sampler(plan, 16, SIZES), data, KEY, 1e-2, 300, validate
+    )
+    grown = [valid for *_, valid in fit(size).history]
+    assert min(abs(grown[1] - grown[0]), abs(grown[1] - grown[2])) > 1e-3
+    fitted = fit(lambda params: jnp.abs(size(params) - grown[1]))
+    assert fitted.step == 200 and fitted.valid_loss < 1e-4
+    assert [step for step, *_ in fitted.history] == [100, 200, 300]
     assert fitted.history[-1][1] < fitted.history[0][1] < np.log(2)
-    params, tables = fitted.kept
-    items = runs.catalogue(params["tower"], tables["item"], data.content)
+    tower, table = fitted.params.rest["tower"], fitted.params.tables["item"]
+    items = runs.catalogue(tower, table, data.content)
     np.testing.assert_array_equal(items[:, -1] > 0, data.content[:, 0] > 0)
 
 
 def test_arms_begin_from_the_common_tower_and_may_stay_there(monkeypatch):
     """The start knows what everyone likes; the step before the first one is a choice too."""
-    monkeypatch.setattr(runs, "BLOCK", 100)
     monkeypatch.setattr(runs, "CHECK", 100)
     data, alike = data_of(), runs.alike(40, 3, SIZES)
-    copies = lambda params, tables: jax.tree.map(jnp.copy, (params["tower"], tables["item"]))
-    last = lambda params, tables: (0.0, copies(params, tables))
-    found = runs.fit(runs.program(alike, 16, SIZES), alike, data, KEY, 1e-2, 300, last)
-    start = runs.Start(*found.kept)
-    offset = runs.catalogue(*start, data.content)[:, -1]
-    np.testing.assert_array_equal(offset > 0, data.content[:, 0] > 0)
+    offsets = lambda tower, table: runs.catalogue(tower, table, data.content)[:, -1]
+    wrong = lambda p: -jnp.mean(offsets(p.rest["tower"], p.tables["item"]) * data.content[:, 0])
+    found = runs.fit(alike, runs.sampler(alike, 16, SIZES), data, KEY, 1e-2, 300, wrong).params
+    start = runs.Start(found.rest["tower"], found.tables["item"])
+    np.testing.assert_array_equal(offsets(*start) > 0, data.content[:, 0] > 0)
     np.testing.assert_array_equal(start.rows[:, :-1], 0.0)
-    plan, said = runs.adapted(parts.newton(SIZES), 40, 3, SIZES), iter([0.1, 0.2])
-    keep = lambda params, tables: (next(said), copies(params, tables))
-    advance = runs.program(plan, 16, SIZES)
-    fitted = runs.fit(advance, plan, data, KEY, 1e-2, 100, keep, start)
-    assert (fitted.step, fitted.valid_loss, len(fitted.history)) == (0, 0.1, 1)
-    jax.tree.map(np.testing.assert_array_equal, fitted.kept, tuple(start))
+    plan, data = runs.adapted(parts.newton(SIZES), 40, 3, SIZES), data._replace(start=start)
+    sample = runs.sampler(plan, 16, SIZES)
+    moved = lambda params: jnp.linalg.norm(params.tables["item"] - start.rows)
+    fitted = runs.fit(plan, sample, data, KEY, 1e-2, 100, moved)
+    assert (fitted.step, fitted.valid_loss, len(fitted.history)) == (0, 0.0, 1)
+    kept = (fitted.params.rest["tower"], fitted.params.tables["item"])
+    jax.tree.map(np.testing.assert_array_equal, kept, tuple(start))
+    away = lambda params: -moved(params)
+    assert runs.fit(plan, sample, data, KEY, 1e-2, 100, away).step == 100
 
 
 @pytest.mark.slow
-def test_the_joint_plan_moves_the_rows_of_its_batch_alone(monkeypatch):
-    monkeypatch.setattr(runs, "BLOCK", 1)
+def test_the_joint_plan_moves_the_rows_of_its_batch_alone():
     plan, data = runs.joint(60, 40, 3, SIZES), data_of()
-    keep = lambda params, tables: (0.0, (params, tables))
-    fitted = runs.fit(runs.program(plan, 8, SIZES), plan, data, KEY, 1e-2, 1, keep)
-    params, tables = jax.device_get(fitted.kept)
+    always = lambda params: jnp.zeros(())
+    fitted = runs.fit(plan, runs.sampler(plan, 8, SIZES), data, KEY, 1e-2, 1, always)
+    tables, params = jax.device_get(fitted.params)
     offsets, bought = (np.asarray(x) for x in data.log[:2])
     moved = np.any(tables["user"] != 0, axis=1)
     assert 1 <= moved.sum() <= 8
@@ -280,8 +280,8 @@ def record(gain: dict[str, float], rise: float = 0.0) -> records.Record:
         noise = 0.01 * rng.normal(size=(1, 200))
         for k in judge.SHOTS:
             value = base + noise - gain.get(arm, 0.0) + rise * (k == 20)
-            scores[records.score_name("tau=1", arm, f"K={k}", "accuracy")] = value
-    return records.Record({"experiment": "ecommerce", "arms": ecommerce_case.ARMS}, scores)
+            scores[records.Key("tau=1", arm, f"K={k}", "accuracy")] = value
+    return records.Record("ecommerce", records.arms_of(ecommerce_case.ARMS), scores)
 
 
 def test_the_registered_rules():
@@ -304,13 +304,13 @@ def test_what_the_events_add_leaves_out_what_was_ahead_before():
     """A lead of .1 at every K adds nothing; one of .03 more at K = 10 adds .03."""
     case, made = ecommerce_case, record({ecommerce_case.JOINT: 0.1})
     assert dict(ecommerce_report.gained(made, "tau=1"))[case.JOINT].mean == pytest.approx(0.0)
-    made.scores[records.score_name("tau=1", case.RIDGE, "K=10", "accuracy")] += 0.03
+    made.scores[records.Key("tau=1", case.RIDGE, "K=10", "accuracy")] += 0.03
     for _, gap in ecommerce_report.gained(made, "tau=1"):
         assert gap.mean == pytest.approx(0.03) and gap.low > 0.029
 
 
 def test_the_registration_keeps_its_first_date(tmp_path):
-    config = ecommerce.Config(out=tmp_path)
+    config = ecommerce.Config(output=Output(tmp_path))
     first = ecommerce.registered(config)
     assert first["text"] == ecommerce.REGISTRATION
     assert ecommerce.registered(dataclasses.replace(config, seeds=3)) == first
@@ -320,7 +320,7 @@ def test_the_registration_keeps_its_first_date(tmp_path):
 def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     config = ecommerce.Config(
         num_users=600, num_items=3_000, start_steps=50, num_steps=50, trial_steps=50,
-        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, out=tmp_path,
+        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, output=Output(tmp_path),
     )  # fmt: skip
     made = ecommerce.main(config)
     assert "control:" in capsys.readouterr().out
@@ -332,22 +332,22 @@ def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     for name, values in made.scores.items():
         np.testing.assert_allclose(again.scores[name], values, atol=1e-6)
     world = commerce.World(600, 3_000, seed=config.world_seed)
-    assert made.facts["data"]["tau=1"]["events"] == commerce.offsets(world)[-1]
+    assert made.extra["data"]["tau=1"]["events"] == commerce.offsets(world)[-1]
 
 
 @pytest.mark.parametrize("experiment", [ecommerce, scaling, stream])
 def test_a_missing_record_gets_one_line(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
-        experiment.main(experiment.Config(from_records=True))
+        experiment.main(experiment.Config(output=Output(from_records=True)))
 
 
 def test_the_stored_record_of_the_stream_says_what_streaming_costs(capsys):
     """The ratio printed is the median of the pairs in the file, worked out here."""
-    stream.main(stream.Config(from_records=True))
+    stream.main(stream.Config(output=Output(from_records=True)))
     said = " ".join(capsys.readouterr().out.split())
-    record = records.read(records.RESULTS / "stream-paper.json")
-    arms = [record.of("stream", a, "50 steps", stream.PROCESSOR)[0] for a in record.facts["arms"]]
+    record = records.stored("stream-paper")
+    arms = [record.of("stream", a, "50 steps", stream.PROCESSOR)[0] for a in record.names()]
     pairs = sorted(b / a for a, b in zip(*arms, strict=True))
     middle = (pairs[5] + pairs[6]) / 2
     assert len(pairs) == 12 and f"streamed over resident {middle:.3f}" in said

@@ -122,7 +122,7 @@ def fitted(learner, num_steps=150):
     sample = loop.world_sampler(WORLD, 32)
     tx = optax.adam(0.05)
     return loop.fit(
-        learner, tx, sample, (), jax.random.split(KEY, 1), num_steps, block=num_steps
+        loop.recipe(learner, tx), sample, (), jax.random.split(KEY, 1), num_steps, block=num_steps
     ).params
 
 

@@ -233,7 +233,9 @@ def test_a_generator_fed_with_other_items_content_is_no_better_than_the_mean_emb
 
     def trained(permuted: bool) -> float:
         data = jnp.asarray(permuted)
-        fitted = loop.fit(learner, optax.adam(0.05), sample, data, seeds, 200, block=200)
+        fitted = loop.fit(
+            loop.recipe(learner, optax.adam(0.05)), sample, data, seeds, 200, block=200
+        )
         return float(cold_loss(jax.tree.map(lambda x: x[0], fitted.params), data))
 
     assert trained(permuted=False) < 0.35

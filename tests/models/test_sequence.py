@@ -135,7 +135,7 @@ def cyclic():
         return jax.vmap(one)(jax.random.split(key, 32))
 
     keys = jax.random.split(jax.random.key(0), 1)
-    found = loop.fit(learner, optax.adam(1e-2), sample, (), keys, 200)
+    found = loop.fit(loop.recipe(learner, optax.adam(1e-2)), sample, (), keys, 200)
     return learner, jax.tree.map(lambda x: x[0], found.params), found.history["loss"][0]
 
 

@@ -9,6 +9,7 @@ import pytest
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.optim import touched_rows
+from metajax.training import updates
 from metajax.types import Episode, Examples
 
 NUM_ROWS, WIDTH = 40, 3
@@ -39,42 +40,49 @@ def problem():
     return table, index, params, loss
 
 
+def touched(loss):
+    """The gradient of a loss (rows, params, place) that looks up one table."""
+    named = lambda rows, place, params, *_: (loss(rows["all"], params, place["all"]), {})
+    return touched_rows.row_gradient(named, lambda index: {"all": index})
+
+
 def test_the_gradient_is_the_dense_one_on_the_touched_rows():
     table, index, params, loss = problem()
     dense = jax.value_and_grad(lambda t, p: loss(t, p, index), (0, 1))
     value, (to_table, to_params) = dense(table, params)
-    for capacity in (None, 6):
-        ours = touched_rows.value_and_gradient(loss, table, params, index, capacity)
-        np.testing.assert_allclose(ours[0], value, rtol=1e-12)
-        np.testing.assert_array_equal(ours[2].rows[:6], [0, 3, 5, 7, 8, 39])
-        np.testing.assert_allclose(ours[3][:6], to_table[ours[2].rows[:6]], rtol=1e-10)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14),
-            ours[1],
-            to_params,
-        )
+    ours, info = touched(loss)(
+        touched_rows.Tabled({"all": table}, params), index, jax.random.key(0)
+    )
+    rows, gradient = ours.tables["all"]
+    np.testing.assert_allclose(info["loss"], value, rtol=1e-12)
+    np.testing.assert_array_equal(rows[:6], [0, 3, 5, 7, 8, 39])
+    np.testing.assert_allclose(gradient[:6], to_table[rows[:6]], rtol=1e-10)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14)
+    jax.tree.map(close, ours.rest, to_params)
     assert np.count_nonzero(np.abs(to_table).sum(axis=1)) == 6
 
 
 def test_distinct_rows_are_those_of_numpy():
     index = jax.random.randint(jax.random.key(0), (5, 7), 0, 20)
-    found = touched_rows.distinct(index, 35, 20)
     expected, place = np.unique(index, return_inverse=True)
-    np.testing.assert_array_equal(found.rows[: len(expected)], expected)
+    for capacity in (35, len(expected)):
+        found = touched_rows.distinct(index, capacity, 20)
+        np.testing.assert_array_equal(found.rows[: len(expected)], expected)
     assert np.all(np.asarray(found.rows)[len(expected) :] == 20)
     np.testing.assert_array_equal(found.place, place.reshape(5, 7))
 
 
 def test_the_first_step_is_adams_and_the_other_rows_rest():
     table, index, params, loss = problem()
-    _, _, touched, to_rows = touched_rows.value_and_gradient(loss, table, params, index)
-    after = touched_rows.lazy_adam(touched_rows.Rows.of(table), touched.rows, to_rows, 0.01)
+    both = touched_rows.Tabled({"all": table}, params)
+    grads, _ = touched(loss)(both, index, jax.random.key(0))
+    update = updates.touched_rows(optax.scale_by_adam(), lambda count: 0.01)
+    new, state = update.apply(both, update.init(both), grads)
+    after = touched_rows.Rows(new.tables["all"], state.memory["all"])
     dense = jax.grad(lambda t: loss(t, params, index))(table)
-    tx = optax.adam(0.01)
-    updates, _ = tx.update(dense, tx.init(table))
-    np.testing.assert_allclose(
-        after.value, jnp.asarray(optax.apply_updates(table, updates)), rtol=1e-10
-    )
+    adam = updates.optimizer(optax.adam(0.01))
+    plain, _ = adam.apply(table, adam.init(table), dense)
+    np.testing.assert_allclose(after.value, plain, rtol=1e-10)
     untouched = np.setdiff1d(np.arange(NUM_ROWS), index)
     np.testing.assert_array_equal(after.value[untouched], table[untouched])
     np.testing.assert_array_equal(after.updates, np.isin(np.arange(NUM_ROWS), index).astype(int))

@@ -27,7 +27,7 @@ def test_all_hidden_is_nothing():
 def form(num_items: int, level=None) -> linear.Form:
     rng = np.random.default_rng(1)
     centers = rng.normal(size=(40, 8))
-    x = (centers[rng.integers(40, size=num_items)] + 0.3 * rng.normal(size=(num_items, 8)))
+    x = centers[rng.integers(40, size=num_items)] + 0.3 * rng.normal(size=(num_items, 8))
     offset, pooled = rng.normal(size=(2, num_items)).astype(np.float32) * 0.2
     prior = (np.zeros(8), np.ones(8))
     return linear.Form(x.astype(np.float32), offset, pooled, *prior, level, level, 2.0)

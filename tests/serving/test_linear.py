@@ -49,7 +49,9 @@ def trained(recipe: item_ridge.Recipe):
     params = learner.init(KEY, Episode({"age": jnp.ones(1, jnp.int32)}, examples, examples))
     leaves, shape = jax.tree.flatten(params)
     keys = jax.random.split(KEY, len(leaves))
-    moved = [x + 0.2 * jax.random.normal(k, jnp.shape(x)) for x, k in zip(leaves, keys, strict=True)]
+    moved = [
+        x + 0.2 * jax.random.normal(k, jnp.shape(x)) for x, k in zip(leaves, keys, strict=True)
+    ]
     return learner, jax.tree.unflatten(shape, moved)
 
 
@@ -64,7 +66,9 @@ def test_arrays_answer_as_the_learner(name, age):
     items, label = np.array([3, 7, 1]), np.array([1.0, 5.0, 2.5], np.float32)
     state = linear.adapt(form, linear.start(form), items[:1], label[:1])
     state = linear.adapt(form, state, items[1:], label[1:])
-    inputs = lambda i: {k: jnp.asarray(v[i]) for k, v in columns().items()} | {"item": jnp.asarray(i)}
+    inputs = lambda i: (
+        {k: jnp.asarray(v[i]) for k, v in columns().items()} | {"item": jnp.asarray(i)}
+    )
     own = learner.start(params, jax.tree.map(jnp.asarray, profile))
     own = learner.adapt(params, own, Examples(inputs(items), jnp.asarray(label), jnp.ones(3)), KEY)
     expected = learner.predict(params, own, inputs(np.arange(N)))
@@ -89,7 +93,14 @@ def test_one_event_by_hand():
     """One feature x = 2, precision 1, label 5 over an offset of 3: w = 2 * 2 / (1 + 4) = 0.8."""
     zero = np.zeros(2, np.float32)
     form = linear.Form(
-        np.array([[2.0], [1.0]], np.float32), zero + 3, zero, np.zeros(1), np.ones(1), None, None, 1.0
+        np.array([[2.0], [1.0]], np.float32),
+        zero + 3,
+        zero,
+        np.zeros(1),
+        np.ones(1),
+        None,
+        None,
+        1.0,
     )
     state = linear.adapt(form, linear.start(form), np.array([0]), np.array([5.0]))
     np.testing.assert_allclose(linear.predict(form, state), [3 + 1.6, 3 + 0.8], rtol=1e-6)

@@ -19,7 +19,8 @@ import optax
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.optim import touched_rows
-from metajax.training import checkpoint, devices, loop
+from metajax.profiling import collectives
+from metajax.training import checkpoint, devices, loop, updates
 from metajax.types import Episode, Examples
 
 NUM_TASKS, NUM_ITEMS = 16, 64
@@ -37,21 +38,22 @@ def draw(data, key: jax.Array) -> Episode:
 
 
 def first_state() -> loop.TrainState:
-    one = jax.tree.map(lambda x: x[0], draw((), jax.random.key(0)))
-    return loop.init(LEARNER, TX, jax.random.key(1), one)
+    return loop.init(loop.recipe(LEARNER, TX), jax.random.key(1), draw((), jax.random.key(0)))
 
 
-def table_step(mesh, table: touched_rows.Rows) -> touched_rows.Rows:
+def table_step(mesh, table: jax.Array) -> jax.Array:
     """One step on a table whose rows are dealt over the mesh."""
     index = jnp.asarray([[3, 40, 63, 3], [0, 17, 40, 9]])
-    loss = lambda rows, params, place: jnp.sum(jnp.sin(rows[place]) ** 2)
+    loss = lambda rows, place, *_: (jnp.sum(jnp.sin(rows["all"][place["all"]]) ** 2), {})
+    gradient_fn = touched_rows.row_gradient(loss, lambda index: {"all": index})
+    update = updates.touched_rows(optax.identity(), lambda count: 0.1)
 
     @jax.jit
-    def step(table):
-        _, _, touched, to_rows = touched_rows.value_and_gradient(loss, table.value, (), index)
-        return touched_rows.lazy_adam(table, touched.rows, to_rows, 0.1)
+    def step(params):
+        grads, _ = gradient_fn(params, index, jax.random.key(0))
+        return update.apply(params, update.init(params), grads)[0].tables["all"]
 
-    return step(devices.place(mesh, table, devices.ROWS))
+    return step(touched_rows.Tabled({"all": devices.place(mesh, table, devices.ROWS)}, ()))
 
 
 def numbers(tree) -> list:
@@ -63,7 +65,8 @@ def main(num_steps: str, folder: str, *place: str) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(place[0], int(place[1]), int(place[2]))
     mesh = devices.mesh(num_rows=2 if jax.device_count() > 1 else 1)
-    one = lambda s: loop.step(LEARNER, TX, draw, (), s, 2, mesh=mesh)
+    gradient_fn = devices.dealt(mesh, loop.outer_gradient(LEARNER, 2))
+    one = lambda s: loop.step(loop.recipe(LEARNER, TX, gradient_fn), draw, s, ())
     run = jax.jit(chex.assert_max_traces(one, n=1))
     state, done = first_state(), 0
     if folder != "-":
@@ -84,11 +87,11 @@ def main(num_steps: str, folder: str, *place: str) -> None:
                 store.save(step + 1, devices.fetch(plain), {}, 0.0)  # every process calls
             print(f"step {step + 1}", flush=True)
     rows = jax.random.normal(jax.random.key(5), (NUM_ITEMS, 4))
-    table = table_step(mesh, touched_rows.Rows.of(rows))
+    table = table_step(mesh, rows)
     sent = {}
     if jax.process_count() == 1:
-        sent = devices.collective_bytes(jax.jit(one).lower(state).compile().as_text())
-    told = {"collectives": sent, "params": numbers(state.params), "table": numbers(table.value)}
+        sent = collectives.collective_bytes(jax.jit(one).lower(state).compile().as_text())
+    told = {"collectives": sent, "params": numbers(state.params), "table": numbers(table)}
     print(json.dumps(told | {"devices": jax.device_count(), "steps": int(num_steps) - done}))
 
 

@@ -29,7 +29,7 @@ from metajax.types import UserError
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 HERE = pathlib.Path(__file__).resolve()
-ROOT = HERE.parent.parent
+ROOT = HERE.parents[2]
 
 
 def tiny_fit(folder: pathlib.Path | None, num_steps: int = 60, *, rate: float = 0.1, **options):
@@ -45,8 +45,7 @@ def tiny_fit(folder: pathlib.Path | None, num_steps: int = 60, *, rate: float = 
         return jnp.mean(losses)
 
     return loop.fit(
-        learner,
-        optax.adam(3e-3),
+        loop.recipe(learner, optax.adam(3e-3)),
         loop.world_sampler(world, 4),
         (),
         jax.random.split(jax.random.key(1), 2),

@@ -59,6 +59,15 @@ def look_up(params, episodes: Episode) -> Episode:
 PREPARE = outer_gradient.Prepare(tree.under("table"), look_up)
 
 
+def gradient_fn(learner, chunk_size=None, lengths=(), prepare=None) -> outer_gradient.GradientFn:
+    """The outer gradient, put together from its parts."""
+    tasks = outer_gradient.of_tasks(learner)
+    tasks = outer_gradient.cut_to_length(tasks, lengths) if lengths else tasks
+    tasks = outer_gradient.in_chunks(tasks, chunk_size) if chunk_size else tasks
+    whole = outer_gradient.prepared(tasks, prepare) if prepare else outer_gradient.of_batch(tasks)
+    return outer_gradient.sorted_by_length(whole) if lengths else whole
+
+
 def by_hand(learner, params, episodes: Episode):
     """Task after task, each looked up on its own and cut to its own size: no mask is at work."""
 
@@ -81,8 +90,8 @@ def test_every_way_is_the_gradient_task_by_task(num_steps):
     loss, expected = by_hand(learner, params, batch())
     for size, lengths in ((None, ()), (2, (2, 30))):
         run = quick(
-            lambda p, e, size=size, lengths=lengths: outer_gradient.batch_gradient(
-                learner, p, e, KEY, size, lengths, PREPARE
+            lambda p, e, size=size, lengths=lengths: gradient_fn(learner, size, lengths, PREPARE)(
+                p, e, KEY
             )
         )
         grads, info = run(params, batch())
@@ -94,9 +103,7 @@ def test_cut_supports_without_preparation():
     learner, params = parameters(1)
     episodes = look_up(params, batch())
     del params["table"]
-    run = lambda *how: quick(
-        lambda p: outer_gradient.batch_gradient(learner, p, episodes, KEY, *how)
-    )(params)
+    run = lambda *how: quick(lambda p: gradient_fn(learner, *how)(p, episodes, KEY))(params)
     close(run(4, (1, 3)), run())
 
 
@@ -108,9 +115,7 @@ def test_a_chunk_is_computed_at_the_size_that_it_needs():
         {"width": jnp.asarray(float(episode.support.mask.shape[0]))},
     )
     learner = learner._replace(loss=width)
-    run = lambda *how: outer_gradient.batch_gradient(learner, params, batch(), KEY, *how)[1][
-        "width"
-    ]
+    run = lambda *how: gradient_fn(learner, *how)(params, batch(), KEY)[1]["width"]
     # Sorted: 0 3 | 5 9, cut to 4 and 12.
     assert run(2, (2, 4)) == (4 + 12) / 2
     assert run(4, (2, 9)) == 9 and run(None, ()) == 12
@@ -134,16 +139,12 @@ def test_training_on_cut_supports_is_training_on_whole_ones_and_compiles_once():
 
     learner = learner._replace(init=lambda key, episode: params)
     fit = lambda lengths: loop.fit(
-        learner,
-        optax.adam(0.01),
+        loop.recipe(learner, optax.adam(0.01), gradient_fn(learner, 2, lengths, PREPARE)),
         sample,
         batch(),
         keys,
         6,
         block=2,
-        chunk_size=2,
-        lengths=lengths,
-        prepare=PREPARE,
     )
     cut = fit((2, 5))
     assert len(traces) <= 4  # the first parameters and the block, at most twice each; three blocks

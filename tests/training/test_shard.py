@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from training import sharded_run
 
+from metajax.profiling import collectives
 from metajax.training import devices, outer_gradient
 from metajax.types import UserError
 
@@ -42,9 +43,9 @@ def close(ours: dict, theirs: dict) -> None:
 def test_a_mesh_of_one_device_is_the_plain_gradient():
     state = sharded_run.first_state()
     episodes = sharded_run.draw((), jax.random.key(3))
-    arguments = (sharded_run.LEARNER, state.params, episodes, jax.random.key(4), 4)
-    ours, info = jax.jit(lambda: devices.batch_gradient(devices.mesh(), *arguments))()
-    plain, expected = jax.jit(lambda: outer_gradient.batch_gradient(*arguments))()
+    alone = outer_gradient.outer_gradient(sharded_run.LEARNER, 4)
+    run = lambda gradient_fn: jax.jit(gradient_fn)(state.params, episodes, jax.random.key(4))
+    (ours, info), (plain, expected) = run(devices.dealt(devices.mesh(), alone)), run(alone)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours, plain)
     np.testing.assert_allclose(info["loss"], expected["loss"], rtol=1e-6)
 
@@ -63,7 +64,7 @@ def test_bytes_of_collectives_are_counted_from_the_program():
   %s = s32[] all-reduce(s32[] %n), to_apply=%add
   %sum = f32[100]{0} add(f32[100]{0} %y, f32[100]{0} %z), metadata={op_name="all-reduce"}
 """
-    assert devices.collective_bytes(program) == {"all-reduce": 24 + 6 + 4, "all-gather": 64}
+    assert collectives.collective_bytes(program) == {"all-reduce": 24 + 6 + 4, "all-gather": 64}
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ def test_a_gradient_in_chunks_is_the_gradient_at_once():
         episodes = in_double(jax.tree.map(lambda x: x[:6], pool()))
         one = jax.tree.map(lambda x: x[0], episodes)
         params = in_double(learner.init(jax.random.key(1), one))
-        run = lambda size: loop.batch_gradient(learner, params, episodes, KEY, size)
+        run = lambda size: loop.outer_gradient(learner, size)(params, episodes, KEY)
         at_once, in_chunks = jax.jit(lambda: (run(None), run(2)))()
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-12),
@@ -58,7 +58,7 @@ def test_a_gradient_in_chunks_is_the_gradient_at_once():
 def test_the_batch_gradient_is_the_mean_of_the_tasks_gradients():
     episodes = jax.tree.map(lambda x: x[:3], pool())
     params = start(jnp.asarray([0.1, 0.2, -0.3]))
-    grads, info = jax.jit(lambda: loop.batch_gradient(MAML, params, episodes, KEY))()
+    grads, info = jax.jit(lambda: loop.outer_gradient(MAML)(params, episodes, KEY))()
     alone = jax.jit(lambda task: jax.value_and_grad(MAML.loss, has_aux=True)(params, task, KEY))
     single = [alone(jax.tree.map(lambda x, i=i: x[i], episodes)) for i in range(3)]
     expected = np.mean([g["model"]["head"]["kernel"] for _, g in single], axis=0)
@@ -69,13 +69,22 @@ def test_the_batch_gradient_is_the_mean_of_the_tasks_gradients():
 def test_chunks_that_do_not_divide_the_batch_are_refused_in_one_line():
     keys = jax.random.split(jax.random.key(0), 1)
     with pytest.raises(UserError, match="chunks of 3 tasks do not divide a batch of 4"):
-        loop.fit(MAML, optax.sgd(0.1), four, pool(), keys, 1, block=1, chunk_size=3)
+        loop.fit(
+            loop.recipe(MAML, optax.sgd(0.1), loop.outer_gradient(MAML, 3)),
+            four,
+            pool(),
+            keys,
+            1,
+            block=1,
+        )
 
 
 def test_two_seeds_in_one_program_are_each_seed_alone():
     keys = jax.random.split(jax.random.key(5), 2)
     learner = MAML._replace(init=lambda key, episode: start(jax.random.normal(key, (3,))))
-    fit = lambda keys: loop.fit(learner, optax.adam(0.01), four, pool(), keys, 6, block=3)
+    fit = lambda keys: loop.fit(
+        loop.recipe(learner, optax.adam(0.01)), four, pool(), keys, 6, block=3
+    )
     both, alone = fit(keys), [fit(keys[i : i + 1]) for i in range(2)]
     stacked = jax.tree.map(lambda *x: jnp.concatenate(x), *[one.params for one in alone])
     jax.tree.map(
@@ -103,7 +112,7 @@ def counter(breaks_at: float = np.inf) -> MetaLearner:
 def count(num_steps: int, block: int, breaks_at: float = np.inf, num_seeds: int = 2, **options):
     keys = jax.random.split(jax.random.key(0), num_seeds)
     learner, tx = counter(breaks_at), optax.sgd(1.0)
-    return loop.fit(learner, tx, four, pool(), keys, num_steps, block=block, **options)
+    return loop.fit(loop.recipe(learner, tx), four, pool(), keys, num_steps, block=block, **options)
 
 
 @pytest.mark.parametrize(("breaks_at", "step"), [(0, 1), (3, 4), (5, 6)])
@@ -142,8 +151,7 @@ def sine_losses(learner: MetaLearner, num_steps: int) -> dict[str, float]:
     world = SineTasks(num_support=10, num_query=10)
     keys = jax.random.split(jax.random.key(0), 3)
     fitted = loop.fit(
-        learner,
-        optax.adam(1e-3),
+        loop.recipe(learner, optax.adam(1e-3)),
         loop.world_sampler(world, 25),
         (),
         keys,

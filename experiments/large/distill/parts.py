@@ -164,7 +164,7 @@ class Workshop:
             learner = learner._replace(init=lambda key, episode: start)
         source = (self.windows if windows is None else windows, told or ())
         keys = jax.random.key(seed)[None]
-        found = loop.fit(learner, tx, sample, source, keys, steps, block=min(100, steps))
+        found = loop.fit(loop.recipe(learner, tx), sample, source, keys, steps)
         params = jax.tree.map(lambda x: x[0], found.params)
         return params, time.perf_counter() - began
 

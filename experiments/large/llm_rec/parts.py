@@ -102,8 +102,8 @@ class Lab:
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
         sample = lambda arrays, key: self.sample(arrays, key, people)
         keys = jax.random.key(seed)[None]
-        size = {"block": min(100, steps), "chunk_size": min(people, 8)}
-        fitted = loop.fit(learner, tx, sample, self.arrays, keys, steps, **size)
+        recipe = loop.recipe(learner, tx, loop.outer_gradient(learner, 8))
+        fitted = loop.fit(recipe, sample, self.arrays, keys, steps)
         return jax.tree.map(lambda x: x[0], fitted.params)
 
     def plain(self, seed: int) -> tuple[Arm, Params]:

@@ -50,7 +50,7 @@ def fit(learner: MetaLearner, data: Shelves, steps: int, seeds: int, rate: float
         return jax.vmap(one)(jax.random.split(key, 8))
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    return loop.fit(learner, tx, sample, data, keys, steps, block=100).params
+    return loop.fit(loop.recipe(learner, tx), sample, data, keys, steps).params
 
 
 def joint(data: Shelves, steps: int, seeds: int) -> Params:
@@ -66,7 +66,7 @@ def joint(data: Shelves, steps: int, seeds: int) -> Params:
         return jax.tree.map(lambda x: x[None], Episode((), part(who[0]), part(who[1])))
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    found = loop.fit(learner, tx, sample, data, keys, steps, block=100)
+    found = loop.fit(loop.recipe(learner, tx), sample, data, keys, steps)
     return found.params["model"]["trunk"]
 
 

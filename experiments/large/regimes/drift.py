@@ -65,7 +65,7 @@ def fit(
         return jax.vmap(world.sample, (None, 0))(data, jax.random.split(key, 16))
 
     keys = jax.random.split(world.group(1), seeds)
-    return loop.fit(learner, tx, sample, jnp.asarray(keep), keys, steps, block=100).params
+    return loop.fit(loop.recipe(learner, tx), sample, jnp.asarray(keep), keys, steps).params
 
 
 def predicted(learner: MetaLearner, params: Params, episodes: Episode) -> jax.Array:

@@ -66,7 +66,7 @@ def backbone(plan: Plan, data: Sequences, seed: int) -> Params:
 
     windows = histories.windows(data, plan.window, drop=0)
     keys = jax.random.key(seed)[None]
-    found = loop.fit(learner, tx, sample, windows, keys, plan.steps, block=min(100, plan.steps))
+    found = loop.fit(loop.recipe(learner, tx), sample, windows, keys, plan.steps)
     return jax.tree.map(lambda x: x[0], found.params)
 
 
@@ -126,8 +126,8 @@ def meta_fit(learner: MetaLearner, data: Sequences, steps: int, seed: int) -> Pa
     schedule = optax.cosine_decay_schedule(3e-3, steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     keys = jax.random.key(seed)[None]
-    size = {"block": min(50, steps), "chunk_size": 4}
-    found = loop.fit(learner, tx, sample, (items, start, length), keys, steps, **size)
+    recipe = loop.recipe(learner, tx, loop.outer_gradient(learner, 4))
+    found = loop.fit(recipe, sample, (items, start, length), keys, steps, block=50)
     return jax.tree.map(lambda x: x[0], found.params)
 
 

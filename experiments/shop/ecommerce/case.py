@@ -14,6 +14,7 @@ from metajax import tree
 from metajax.data.histories import log as rows
 from metajax.data.worlds import commerce
 from metajax.data.worlds import shop as shops
+from metajax.optim.touched_rows import Tabled
 from metajax.types import MetaLearner, Params
 
 from . import judge, parts, runs
@@ -44,6 +45,9 @@ class Case:
       shop: on disk.
       data: what training reads.
       valid, test: tasks by number of shots.
+      checked: (C,) the items of the validation tasks; training embeds no others to validate.
+      checked_content: (C, F) their features.
+      checks: the validation tasks with their items numbered as in ``checked``.
       people: the test users' numbers.
       shown: (V,) logarithm of how often items were shown to training users, plus one.
       sizes: of the recommenders.
@@ -54,6 +58,9 @@ class Case:
     data: runs.Data
     valid: dict[int, Any]
     test: dict[int, Any]
+    checked: jax.Array
+    checked_content: jax.Array
+    checks: dict[int, Any]
     people: np.ndarray
     shown: jax.Array
     sizes: parts.Sizes
@@ -93,7 +100,31 @@ def prepare(
     sizes = parts.Sizes(width, shots=max(judge.SHOTS))
     data = runs.Data(train, jnp.asarray(np.asarray(shop.content)), count)
     valid_tasks, test_tasks = (judge.tasks(log, people, sizes) for people in (valid, test))
-    return Case(shop, data, valid_tasks, test_tasks, test, jnp.log(count + 1.0), sizes, num_ranked)
+    checked, checks = _renumbered(valid_tasks)
+    return Case(
+        shop,
+        data,
+        valid_tasks,
+        test_tasks,
+        checked,
+        data.content[checked],
+        checks,
+        test,
+        jnp.log(count + 1.0),
+        sizes,
+        num_ranked,
+    )
+
+
+def _renumbered(tasks: dict[int, Any]) -> tuple[jax.Array, dict[int, Any]]:
+    """The items that tasks name (C,), from small to large, and the tasks with places among them."""
+    named = [part.inputs.ravel() for e in tasks.values() for part in (e.support, e.query)]
+    items = np.unique(np.concatenate(named))
+    place = lambda part: part._replace(inputs=jnp.searchsorted(items, part.inputs))
+    moved = {
+        k: e._replace(support=place(e.support), query=place(e.query)) for k, e in tasks.items()
+    }
+    return jnp.asarray(items), moved
 
 
 def plan_of(case: Case, arm: str) -> runs.Plan:
@@ -114,17 +145,20 @@ def train(
     batch: int,
     seed: int,
     start: runs.Start,
+    devices: int = 1,
 ) -> tuple[Params, jax.Array, dict[str, Any]]:
     """An arm's learned parameters and items, with the trials that its rate was chosen by."""
+    precisions = PRECISIONS if arm == JOINT else (1.0,)
 
-    def keep(params: Params, tables: dict[str, jax.Array]):
-        items = runs.catalogue(params["tower"], tables["item"], case.data.content)
-        own = jax.tree.map(jnp.copy, params["learner"])
-        ready = [judged(case, arm, own, items, p) for p in (PRECISIONS if arm == JOINT else (1.0,))]
-        return min(valid_loss(case, one) for one in ready), (own, items)
+    def validate(params: Tabled) -> jax.Array:
+        own, items = params.rest["learner"], _checked_items(case, params)
+        ready = [judged(case, arm, own, items, p) for p in precisions]
+        return jnp.min(jnp.stack([_mean_loss(one, case.checks) for one in ready]))
 
-    plan = plan_of(case, arm)
-    return _tuned(case, plan, rates, num_steps, trial_steps, batch, seed, keep, start)
+    plan, sizes = plan_of(case, arm), (rates, num_steps, trial_steps, batch, seed)
+    best, told = _tuned(case, plan, *sizes, validate, start, devices)
+    tower, table = best.rest["tower"], best.tables["item"]
+    return best.rest["learner"], runs.catalogue(tower, table, case.data.content), told
 
 
 def common_start(
@@ -134,18 +168,18 @@ def common_start(
     trial_steps: int,
     batch: int,
     seed: int,
+    devices: int = 1,
 ) -> tuple[Params, jax.Array, dict[str, Any]]:
     """The tower and rows that all arms begin from, learned as if everyone liked the same."""
     everyone, nobody = _fixed(case.sizes.width)
 
-    def keep(params: Params, tables: dict[str, jax.Array]):
-        items = runs.catalogue(params["tower"], tables["item"], case.data.content)
-        copies = jax.tree.map(jnp.copy, (params["tower"], tables["item"]))
-        return valid_loss(case, Arm(everyone, nobody, items)), copies
+    def validate(params: Tabled) -> jax.Array:
+        return _mean_loss(Arm(everyone, nobody, _checked_items(case, params)), case.checks)
 
-    world = case.shop.world
+    world, sizes = case.shop.world, (rates, num_steps, trial_steps, batch, seed)
     plan = runs.alike(world.num_items, world.num_features, case.sizes)
-    return _tuned(case, plan, rates, num_steps, trial_steps, batch, seed, keep)
+    best, told = _tuned(case, plan, *sizes, validate, None, devices)
+    return best.rest["tower"], best.tables["item"], told
 
 
 def _tuned(
@@ -156,20 +190,27 @@ def _tuned(
     trial_steps: int,
     batch: int,
     seed: int,
-    keep: Callable[[Params, dict[str, jax.Array]], tuple[float, Any]],
-    start: runs.Start | None = None,
-) -> tuple[Any, Any, dict[str, Any]]:
-    """What ``keep`` kept of a run at the rate that was best in short ones, and the trials."""
-    advance = runs.program(plan, batch, case.sizes)
+    validate: Callable[[Tabled], jax.Array],
+    start: runs.Start | None,
+    devices: int,
+) -> tuple[Tabled, dict[str, Any]]:
+    """The best parameters of a run at the rate that was best in short ones, and the trials."""
+    sample, data = runs.sampler(plan, batch, case.sizes), case.data._replace(start=start)
 
-    def run(rate: float, steps: int, key: jax.Array) -> runs.Fitted:
-        return runs.fit(advance, plan, case.data, key, rate, steps, keep, start)
+    def run(rate: float, steps: int, key: jax.Array) -> runs.Best:
+        return runs.fit(plan, sample, data, key, rate, steps, validate, devices)
 
     tried = {f"{r:g}": run(r, trial_steps, jax.random.key(1_000)).valid_loss for r in rates}
     best = min(tried, key=lambda name: tried[name])
     found = run(float(best), num_steps, jax.random.key(seed))
     told = {"rate": best, "trials": tried, "best_step": found.step, "history": found.history}
-    return *found.kept, told | {"valid_loss": found.valid_loss}
+    return found.params, told | {"valid_loss": found.valid_loss}
+
+
+def _checked_items(case: Case, params: Tabled) -> jax.Array:
+    """The items of `Case.checks`, embedded."""
+    rows = params.tables["item"][case.checked]
+    return runs.catalogue(params.rest["tower"], rows, case.checked_content)
 
 
 def judged(case: Case, arm: str, own: Params, items: jax.Array, precision: float = 1.0) -> Arm:
@@ -226,16 +267,21 @@ def _chosen(case: Case, grid: dict[str, Arm]) -> tuple[Arm, dict[str, Any]]:
 
 def valid_loss(case: Case, arm: Arm) -> float:
     """The log loss of validation, averaged over the numbers of shots."""
+    return float(_mean_loss(arm, case.valid))
+
+
+def _mean_loss(arm: Arm, tasks: dict[int, Any]) -> jax.Array:
+    """The log loss of tasks, averaged over the numbers of shots."""
     found = []
-    for episodes in case.valid.values():
+    for episodes in tasks.values():
         query = episodes.query
         score = judge.query_scores(arm.items, judge.vectors(*arm, episodes), episodes)
-        found.append(float(runs.mean_log_loss(score, query.label, query.mask)))
-    return float(np.mean(found))
+        found.append(runs.mean_log_loss(score, query.label, query.mask))
+    return jnp.mean(jnp.stack(found))
 
 
-def test(case: Case, arm: Arm) -> dict[str, np.ndarray]:
-    """``K=..|metric`` -> (T,) scores of the test users."""
+def test(case: Case, arm: Arm) -> dict[tuple[str, str], np.ndarray]:
+    """("K=..", metric) -> (T,) scores of the test users."""
     found, widest = {}, case.some(case.test[max(judge.SHOTS)])
     for k, episodes in case.test.items():
         valid = case.valid[k]
@@ -244,13 +290,13 @@ def test(case: Case, arm: Arm) -> dict[str, np.ndarray]:
         w = judge.vectors(*arm, episodes)
         score = judge.query_scores(arm.items, w, episodes)
         for name, values in judge.decisions(score, episodes.query, cutoff).items():
-            found[f"K={k}|{name}"] = values
+            found[f"K={k}", name] = values
         recall = judge.recall_of_best(arm.items, case.shown, w[: case.num_ranked], widest)
-        found[f"K={k}|recall@{judge.BEST}"] = np.asarray(recall)
+        found[f"K={k}", f"recall@{judge.BEST}"] = np.asarray(recall)
     return found
 
 
-def test_truth(case: Case) -> dict[str, np.ndarray]:
+def test_truth(case: Case) -> dict[tuple[str, str], np.ndarray]:
     """The scores of who knows every chance: the bound, the same for every number of shots."""
     shop, world = case.shop, case.shop.world
     widest, scale = case.test[max(judge.SHOTS)], world.strength / world.dim**0.5
@@ -265,7 +311,7 @@ def test_truth(case: Case) -> dict[str, np.ndarray]:
     some = case.some(widest)
     recall = judge.recall_of_best(items, shown, w[: case.num_ranked].astype(jnp.float32), some)
     found[f"recall@{judge.BEST}"] = np.asarray(recall)
-    return {f"K={k}|{name}": values for k in judge.SHOTS for name, values in found.items()}
+    return {(f"K={k}", name): values for k in judge.SHOTS for name, values in found.items()}
 
 
 def save(path: pathlib.Path, own: Params, items: jax.Array) -> None:

@@ -2,16 +2,18 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from metajax.data.histories import log as rows
 from metajax.optim import touched_rows
-from metajax.types import Episode, MetaLearner, Params, UserError
+from metajax.training import devices as shard
+from metajax.training import loop, outer_gradient, updates
+from metajax.types import Episode, MetaLearner, Params
 
 from . import parts
 
@@ -23,6 +25,13 @@ PRECISION = 40.0
 """Of the normal prior about 0 of every number of an item's own row."""
 
 
+class Start(NamedTuple):
+    """Where an arm begins: the tower's parameters and the items' own rows (V, width)."""
+
+    tower: Params
+    rows: jax.Array
+
+
 class Data(NamedTuple):
     """What training reads, on the device.
 
@@ -30,21 +39,28 @@ class Data(NamedTuple):
       log: the events.
       content: (V, F) features of the items.
       count: (V,) how many events each item has.
+      start: the tower and rows to begin from; else new ones.
     """
 
     log: rows.Log
     content: jax.Array
     count: jax.Array
+    start: Start | None = None
 
 
-class State(NamedTuple):
-    """What the next step needs; ``tables`` are large tables, moved by touched rows alone."""
+class Batch(NamedTuple):
+    """Users' events with what is known of their items.
 
-    params: Params
-    opt_state: optax.OptState
-    tables: dict[str, touched_rows.Rows]
-    key: jax.Array
-    step: jax.Array
+    Attributes:
+      episodes: leaves (B, ...); ``profile`` is the users' numbers.
+      content, count: (B, S + Q, F) and (B, S + Q) of the items, see `Data`.
+      start: of the data; the first parameters are made of it.
+    """
+
+    episodes: Episode
+    content: jax.Array
+    count: jax.Array
+    start: Start | None = None
 
 
 class Plan(NamedTuple):
@@ -172,118 +188,88 @@ def joint(
     return Plan(init, tables, index, loss)
 
 
-BLOCK = 50
-"""Steps of one call of the program."""
 CHECK = 250
 """Steps between two looks at validation."""
 CLIPPED = optax.chain(optax.clip_by_global_norm(1.0), optax.scale_by_adam())
 
-Program = Callable[[State, Data, jax.Array, jax.Array], tuple[State, jax.Array]]
-"""(state, data, rate, steps of the whole run) -> the state `BLOCK` steps on, losses (BLOCK,)."""
 
+class Best(NamedTuple):
+    """What stood best on validation: its loss and its step; (step, loss, valid) of all checks."""
 
-class Start(NamedTuple):
-    """Where an arm begins: the tower's parameters and the items' own rows (V, width)."""
-
-    tower: Params
-    rows: jax.Array
-
-
-class Fitted(NamedTuple):
-    """What stood best on validation: what was kept, its loss, its step; losses of all checks."""
-
-    kept: Any
+    params: touched_rows.Tabled
     valid_loss: float
     step: int
     history: list[tuple[int, float, float]]
 
 
+def cosine(count: jax.Array, rate: jax.Array, num_steps: jax.Array) -> jax.Array:
+    """The rate after so many steps: along a cosine to a fiftieth."""
+    return rate * (0.02 + 0.49 * (1.0 + jnp.cos(jnp.pi * count / num_steps)))
+
+
+def recipe(plan: Plan, rate: float, num_steps: int) -> loop.Recipe:
+    """How a plan is trained: by Adam along a cosine, tables by touched rows at the same rate."""
+
+    def init(key: jax.Array, batch: Batch) -> touched_rows.Tabled:
+        params = plan.init(key)
+        tables = {name: jnp.zeros(shape) for name, shape in plan.tables.items()}
+        if batch.start is not None:
+            params["tower"], tables["item"] = batch.start
+        return touched_rows.Tabled(tables, params)
+
+    def loss(rows_of, place, params, batch: Batch, key: jax.Array):
+        del key
+        return plan.loss(rows_of, params, place, *batch[:3]), {}
+
+    gradient_fn = touched_rows.row_gradient(loss, lambda batch: plan.index(batch.episodes))
+    return loop.Recipe(init, gradient_fn, updates.touched_rows(CLIPPED, cosine, rate, num_steps))
+
+
+def sampler(plan: Plan, batch_size: int, sizes: parts.Sizes) -> loop.Sampler:
+    """Batches of so many random users."""
+
+    def sample(data: Data, key: jax.Array) -> Batch:
+        draw = lambda key: rows.draw(data.log, key, sizes.shots, QUERY)
+        batch = jax.vmap(draw)(jax.random.split(key, batch_size))
+        item = plan.index(batch)["item"]
+        return Batch(batch, data.content[item], data.count[item], data.start)
+
+    return sample
+
+
 def fit(
-    advance: Program,
     plan: Plan,
+    sample: loop.Sampler,
     data: Data,
     key: jax.Array,
     rate: float,
     num_steps: int,
-    keep: Callable[[Params, dict[str, jax.Array]], tuple[float, Any]],
-    start: Start | None = None,
-) -> Fitted:
-    """What was best on validation in ``num_steps`` steps of Adam.
-
-    The rate falls along a cosine; the tables' rows move at the same rate, only when touched.
-
-    Args:
-      advance: `program` of the plan; one serves runs of any rate and length.
-      keep: (parameters, tables) -> validation loss and copies of what is worth keeping; called
-        after every `CHECK` steps, and before the first where there is a start.
-      start: the tower and rows to begin from; else new ones.
+    validate: loop.Validate,
+    devices: int = 1,
+) -> Best:
+    """What was best on validation in ``num_steps`` steps, or before them where there is a start.
 
     Raises:
-      UserError: the loss is not finite.
+      UserError: the training diverged.
     """
-    key_init, key_train = jax.random.split(key)
-    params = plan.init(key_init)
-    tables = {name: touched_rows.Rows.of(jnp.zeros(shape)) for name, shape in plan.tables.items()}
-    best, history = Fitted(None, np.inf, 0, []), []
-    if start is not None:
-        params["tower"] = jax.tree.map(jnp.copy, start.tower)
-        tables["item"] = touched_rows.Rows.of(jnp.copy(start.rows))
-        valid, kept = keep(params, {name: t.value for name, t in tables.items()})
-        best = Fitted(kept, valid, 0, history)
-    state = State(params, CLIPPED.init(params), tables, key_train, jnp.zeros((), jnp.int32))
-    for done in range(BLOCK, num_steps + BLOCK, BLOCK):
-        state, losses = advance(state, data, jnp.float32(rate), jnp.float32(num_steps))
-        mean = float(losses.mean())
-        if not np.isfinite(mean):
-            raise UserError(f"the loss is not finite before step {done}; lower the rate")
-        if done % CHECK and done < num_steps:
-            continue
-        valid, kept = keep(state.params, {name: t.value for name, t in state.tables.items()})
-        history.append((done, mean, valid))
-        if valid < best.valid_loss:
-            best = Fitted(kept, valid, done, history)
-    return best
+    how = shard.on_devices(devices, recipe(plan, rate, num_steps), split_by_users)
+    found = loop.fit(how, sample, data, key[None], num_steps, block=CHECK, validate=validate)
+    steps = [min(CHECK * (i + 1), num_steps) for i in range(found.history["loss"].shape[1])]
+    told = [found.history[name][0].tolist() for name in ("loss", "valid")]
+    history = list(zip(steps, *told, strict=True))
+    params = jax.tree.map(lambda x: x[0], found.params)
+    best = Best(params, min(told[1]), int(found.best_step[0]), history)
+    if data.start is None:
+        return best
+    first = how.init(jax.random.split(key)[0], sample(data, key))
+    valid = float(jax.jit(validate)(first))
+    return best if best.valid_loss < valid else Best(first, valid, 0, history)
 
 
-def program(plan: Plan, batch_size: int, sizes: parts.Sizes) -> Program:
-    """The compiled training of a plan; it refuses to be traced twice."""
-
-    def step(state: State, data: Data, rate: jax.Array) -> tuple[State, jax.Array]:
-        key, key_draw = jax.random.split(state.key)
-        draw = lambda key: rows.draw(data.log, key, sizes.shots, QUERY)
-        batch = jax.vmap(draw)(jax.random.split(key_draw, batch_size))
-        index = plan.index(batch)
-        touched = {
-            name: touched_rows.distinct(index[name], index[name].size, table.value.shape[0])
-            for name, table in state.tables.items()
-        }
-        taken = {n: touched_rows.gather(t.value, touched[n].rows) for n, t in state.tables.items()}
-        place = {name: found.place for name, found in touched.items()}
-        about = (data.content[index["item"]], data.count[index["item"]])
-        both = jax.value_and_grad(plan.loss, (0, 1))
-        loss, (to_rows, grads) = both(taken, state.params, place, batch, *about)
-        updates, opt_state = CLIPPED.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        tables = {
-            n: touched_rows.lazy_adam(t, touched[n].rows, to_rows[n], rate)  # type: ignore[arg-type]
-            for n, t in state.tables.items()
-        }
-        return State(params, opt_state, tables, key, state.step + 1), loss
-
-    traces: list[int] = []
-
-    @functools.partial(jax.jit, donate_argnums=0)
-    def advance(state: State, data: Data, rate: jax.Array, num_steps: jax.Array):
-        traces.append(1)
-        assert len(traces) == 1, "the training program was traced again"
-
-        def one(state: State, _):
-            now = rate * (0.02 + 0.49 * (1.0 + jnp.cos(jnp.pi * state.step / num_steps)))
-            return step(state, data, now)
-
-        return jax.lax.scan(one, state, length=BLOCK)
-
-    return advance
+def split_by_users(mesh: Mesh, gradient_fn: outer_gradient.GradientFn) -> outer_gradient.GradientFn:
+    """The gradient of a batch whose users are dealt over the devices."""
+    split = shard.split_by_compiler(mesh, gradient_fn)
+    return lambda params, batch, key: split(params, batch._replace(start=None), key)
 
 
 @functools.partial(jax.jit, static_argnames="chunk")
