@@ -16,7 +16,7 @@ RECIPE = item_ridge.Recipe(3.0, ("factor",), (2.0, 2.0, 2.0))
 
 
 def write(folder: pathlib.Path, labels: Labels | None = None, mean: float = 3.0) -> model.Model:
-    """The model, written to a folder: score = mean + bias + a constant's and two factors' weights."""
+    """The model, in a folder: score = mean + bias + a constant's and two factors' weights."""
     params = {
         "embed": {},
         "offset": {"mu": np.float32(mean)},

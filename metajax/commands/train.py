@@ -125,7 +125,7 @@ def recipes(ready: Problem, labels: Labels) -> dict[str, tuple[item_ridge.Recipe
 
 
 def head_recipe(ready: Problem) -> item_ridge.Recipe:
-    """The recommended meta-learner: learned features and offset, a blend, from both closed forms."""
+    """The recommended meta-learner: networks that start from both closed forms, and a blend."""
     columns, sizes = ready.table.item_features.columns, ready.table.user_features.sizes
     precision = [4.0]
     for name, value in {"factor": 24.0, "bayes": 2.0}.items():
@@ -213,7 +213,8 @@ def train(
     Raises:
       UserError: the log is too small, or its ratings are all the same.
     """
-    settings, began = check(settings or Settings()), time.perf_counter()
+    settings = check(Settings() if settings is None else settings)
+    began = time.perf_counter()
     in_order()
     labels = labels_of(table)
     log, ready = prepared(table, labels, settings.split_seed)

@@ -1,7 +1,7 @@
 """Ridge regression over item columns as a recipe: the closed-form arms, and the ridge head.
 
-A recipe is a handful of numbers and names from which the same learner can be built again, in another
-process or a year later, to be called with stored parameters. The columns are those that
+A recipe is a handful of numbers and names from which the same learner can be built again, in
+another process or a year later, to be called with stored parameters. The columns are those that
 `data.features.represent` estimates from a log.
 """
 

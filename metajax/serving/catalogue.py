@@ -56,7 +56,7 @@ class Catalogue:
             return self._by_id[rest]
         by_title = self._titled(rest) if wanted == "title" else self._titled(text)
         by_id = self._by_id.get(text)
-        found = sorted({*by_title, *([] if by_id is None else [by_id])})
+        found = sorted(set(by_title if by_id is None else [*by_title, by_id]))
         if len(found) == 1:
             return found[0]
         if not found:
@@ -189,7 +189,7 @@ def parse_said(text: str, labels: Labels, catalogue: Catalogue) -> dict[str, flo
 
 
 def _longest_name(text: str, catalogue: Catalogue) -> tuple[str, str]:
-    """The longest start of a text, up to a comma or semicolon, that is an item; and what follows."""
+    """The longest start of a text, up to a comma, that is an item; and what follows it."""
     ends = [m.start() for m in re.finditer(r"[,;]", text)] + [len(text)]
     for end in reversed(ends):
         try:

@@ -71,8 +71,8 @@ def form(
     inputs = {k: jnp.asarray(v) for k, v in columns.items()}
     num_items = len(next(iter(columns.values())))
     inputs = item_ridge.rescaled({**inputs, "item": jnp.arange(num_items)}, recipe.scale)
-    profile = {k: jnp.asarray(v) for k, v in profile.items()}
-    call = lambda network, own: np.asarray(network.apply(own, profile, inputs), np.float32)
+    known = {k: jnp.asarray(v) for k, v in profile.items()}
+    call = lambda network, own: np.asarray(network.apply(own, known, inputs), np.float32)
     level = slope = None
     pooled, head = np.zeros(num_items, np.float32), params
     if not recipe.precision:

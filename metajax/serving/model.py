@@ -105,7 +105,7 @@ class Model:
         learner = item_ridge.in_units(item_ridge.learner(self.recipe), self.recipe.scale)
         return learner, self.params
 
-    def events(self, said: Mapping[str | int, float] | str) -> tuple[np.ndarray, np.ndarray]:
+    def events(self, said: Mapping[Any, float] | str) -> tuple[np.ndarray, np.ndarray]:
         """Items (n,) and labels (n,) of what was said of items, by title or id.
 
         Args:
@@ -114,9 +114,8 @@ class Model:
         Raises:
           UserError: an unknown item, with the nearest titles; a value there cannot be.
         """
-        if isinstance(said, str):
-            said = parse_said(said, self.labels, self.catalogue)
-        named = {str(name): value for name, value in said.items()}
+        pairs = parse_said(said, self.labels, self.catalogue) if isinstance(said, str) else said
+        named = {str(name): value for name, value in pairs.items()}
         items = np.array([self.catalogue.find(name) for name in named], np.int64)
         labels = self.labels.encode(named)
         repeated = [n for n, i in zip(named, items, strict=True) if (items == i).sum() > 1]
@@ -130,7 +129,7 @@ class Model:
 
     def recommend(
         self,
-        said: Mapping[str | int, float] | str = "",
+        said: Mapping[Any, float] | str = "",
         top: int = 10,
         *,
         seen: bool = False,
@@ -304,7 +303,9 @@ def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
     """The model of a folder whose files are whole."""
     params, columns, form, users = (_arrays(folder / name) for name in FILES[:4])
     items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
-    spec = {k: tuple(v) if isinstance(v, list) else v for k, v in about["recipe"].items()}
+    spec: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in about["recipe"].items()
+    }
     recipe = item_ridge.Recipe(**spec)
     year = None if items["year"] is None else np.array(items["year"], np.int16)
     profile = {k.removeprefix("profile."): v for k, v in users.items() if k.startswith("profile.")}
@@ -323,7 +324,7 @@ def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
         recipe=recipe,
         params=_nested(about["params"], params),
         columns=columns,
-        known=Known(*(users[k] for k in Known._fields[:4]), profile),
+        known=Known(users["ids"], users["start"], users["item"], users["value"], profile),
         retrieval=index.Index(made),
     )
 

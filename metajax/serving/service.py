@@ -245,9 +245,9 @@ class Service:
         self.identity = _identity(self.about, catalogue)
         if len(self.store) and self.store.identity != self.identity:
             raise UserError(
-                f"the stored states are of the model {self.store.identity or 'without a name'}, and "
-                f"{folder} with this catalogue is {self.identity}: start with an empty Store and "
-                "let users adapt again"
+                f"the stored states are of the model {self.store.identity or 'without a name'}, "
+                f"and {folder} with this catalogue is {self.identity}: start with an empty Store "
+                "and let users adapt again"
             )
         self.store.identity = self.identity
         self.catalogue = [jnp.asarray(x) for x in catalogue]

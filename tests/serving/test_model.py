@@ -1,4 +1,4 @@
-"""The model folder: what is asked is understood, refused in one line, and answered by the learner."""
+"""The model folder: what is asked is understood, answered exactly, or refused in one line."""
 
 import json
 
@@ -137,7 +137,7 @@ def test_a_cut_file_is_told_in_one_line(tmp_path, name):
     small_model.write(tmp_path / "m")
     path = tmp_path / "m" / name
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError, match="is cut or altered|is damaged"):
+    with pytest.raises(UserError, match=r"is cut or altered|is damaged"):
         model.load(tmp_path / "m")
     path.unlink()
     with pytest.raises(UserError, match=f"has no {name}|is no model folder"):
