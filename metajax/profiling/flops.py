@@ -7,12 +7,51 @@ import math
 import re
 from collections.abc import Mapping
 
+import jax
+import jax.extend
+
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _CALLED = re.compile(r"(?:calls|to_apply|body)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CONTRACTED = re.compile(r"lhs_contracting_dims=\{([\d,]*)\}")
+
+
+def traced_flops(
+    program: jax.extend.core.Jaxpr, branches: Mapping[int, float] | None = None
+) -> float:
+    """The operations of all matrix products and convolutions of a program before it is compiled.
+
+    Unlike `matrix_flops` it counts what a compiler later hands to a vendor's library, as on a
+    graphics card; it also counts what the compiler later finds to be of no use.
+
+    Args:
+      program: ``jitted.trace(...).jaxpr.jaxpr``.
+      branches: as of `matrix_flops`.
+    """
+    total = 0.0
+    for equation in program.eqns:
+        told, kind = equation.params, equation.primitive.name
+        shapes = [v.aval.shape for v in equation.invars if hasattr(v.aval, "shape")]
+        if kind == "dot_general":
+            (left, _), _ = told["dimension_numbers"]
+            over = math.prod(shapes[0][i] for i in left)
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * over
+        elif kind == "conv_general_dilated":
+            outputs = told["dimension_numbers"].rhs_spec[0]
+            each = math.prod(shapes[1]) // shapes[1][outputs]
+            total += 2.0 * math.prod(equation.outvars[0].aval.shape) * each
+        elif kind == "cond":
+            parts = [traced_flops(inner.jaxpr, branches) for inner in told["branches"]]
+            even = dict.fromkeys(range(len(parts)), 1 / len(parts))
+            total += sum((branches or even).get(i, 0.0) * part for i, part in enumerate(parts))
+        else:
+            times = told["length"] if kind == "scan" else 1
+            inner = [getattr(x, "jaxpr", x) for x in told.values()]
+            parts = [x for x in inner if isinstance(x, jax.extend.core.Jaxpr)]
+            total += times * sum(traced_flops(part, branches) for part in parts)
+    return total
 
 
 def matrix_flops(program: str, branches: Mapping[int, float] | None = None) -> float:
