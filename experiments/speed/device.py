@@ -6,6 +6,7 @@ turns, a few calls at a time that are waited for together. The record is written
 cell, so that a run that is stopped leaves what it has.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -94,7 +95,7 @@ def _start(library: str, threads: int) -> Worker:
         [sys.executable, "-m", f"{__package__}.device_worker", library, str(threads)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=None,
         text=True,
         env={**os.environ, **memory},
     )
@@ -125,6 +126,10 @@ class Crew:
         for worker in self.workers.values():
             worker.process.kill()
             worker.process.wait()
+            for pipe in (worker.process.stdin, worker.process.stdout):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):  # what was told last was not read
+                        pipe.close()
 
     def tell(self, name: str, **what: object) -> None:
         """Tells a process something."""
@@ -133,11 +138,9 @@ class Crew:
             self.workers[name] = _start(library, self.threads if library == JAX else 1)
         stdin = self.workers[name].process.stdin
         assert stdin
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hear` tells
             stdin.write(json.dumps(what) + "\n")
             stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended, which `hear` tells
 
     def hear(self, name: str, patience: float) -> dict[str, Any] | None:
         """The next that a process says; None if it says nothing in time, or has ended."""

@@ -180,10 +180,7 @@ def _learner(
 
 def _with(apply: Callable, frozen: PyTree, narrow: bool) -> Model:
     """A network with its frozen weights beside, in bfloat16 if ``narrow``."""
-    model = Model(
-        init=lambda key, profile, inputs: {},
-        apply=lambda params, profile, x: apply(params, profile, x),
-    )
+    model = Model(lambda *_: {}, apply)
     model = mixed(model) if narrow else model
     whole = lambda params, profile, x: model.apply(tree.merge(params, frozen), profile, x)
     return model._replace(apply=whole)
@@ -215,6 +212,7 @@ def library(
     *,
     num_tasks: int | None = None,
     narrow: bool = False,
+    outer: optax.GradientTransformation | None = None,
 ) -> Program:
     """This library's way to train on a workload.
 
@@ -223,7 +221,9 @@ def library(
       mesh: devices that the tasks are dealt over.
       num_tasks: other than the workload's own.
       narrow: compute in bfloat16.
+      outer: another outer optimizer than `OUTER`.
     """
+    outer = outer or OUTER
     how, problem = how or chosen(name), problems.make(name, num_tasks)
     learned, frozen = _split(problem)
 
@@ -241,11 +241,11 @@ def library(
         gradient_fn = _gradient(learner, how, prepare)
         if mesh is not None:
             gradient_fn = devices.dealt(mesh, gradient_fn)
-        recipe = loop.recipe(learner, OUTER, gradient_fn)
+        recipe = loop.recipe(learner, outer, gradient_fn)
         state, info = loop.steps(recipe, lambda data, key: data, how.num_outer)(state, episodes)
         return state, info["loss"]
 
-    start = loop.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
+    start = loop.TrainState(learned, outer.init(learned), jax.random.key(0), jnp.zeros((), int))
     data = (episodes_of(problem), frozen)
     if mesh is not None:
         start, data = devices.place(mesh, (start, data))
@@ -268,16 +268,18 @@ def plain(
     *,
     num_tasks: int | None = None,
     narrow: bool = False,
+    outer: optax.GradientTransformation | None = None,
 ) -> Program:
     """What one writes first: ``jit(grad(mean(vmap(task))))`` around a loop, and Adam.
 
     Args:
       kind: a key of `VARIATIONS`, or nothing.
-      num_tasks, narrow: as of `library`.
+      num_tasks, narrow, outer: as of `library`.
     """
+    outer = outer or OUTER
     problem = problems.make(name, num_tasks)
     apply, loss = VARIATIONS[kind] if kind else APPLY[name], loss_of(name)
-    apply = _with(apply, {}, narrow).apply if narrow else apply
+    apply = mixed(Model(lambda *_: {}, apply)).apply if narrow else apply
     learned, frozen = _split(problem)
 
     def task(learned: PyTree, frozen: PyTree, episode: Episode) -> jax.Array:
@@ -295,7 +297,7 @@ def plain(
         (learned, moments), (episodes, frozen) = state, data
         mean = lambda p: jnp.mean(jax.vmap(task, (None, None, 0))(p, frozen, episodes))
         value, grads = jax.value_and_grad(mean)(learned)
-        updates, moments = OUTER.update(grads, moments, learned)
+        updates, moments = outer.update(grads, moments, learned)
         return (optax.apply_updates(learned, updates), moments), value[None]
 
-    return Program(run, (learned, OUTER.init(learned)), (episodes_of(problem), frozen), 1)
+    return Program(run, (learned, outer.init(learned)), (episodes_of(problem), frozen), 1)
