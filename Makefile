@@ -31,13 +31,13 @@ suite-small: $(STAMP)  ## Run a small suite on a synthetic world; several shells
 	$(BIN)/python -m experiments suite small
 
 paper-small: $(STAMP)  ## Build the small edition of the paper from what suite-small has left
-	$(BIN)/python paper/build.py --edition small --results out/suite-small
+	$(BIN)/python -m paper.build --edition small --results out/suite-small
 
 paper: $(STAMP)  ## Build the paper from the stored records: PDF, tables, figures, checklist
-	$(BIN)/python paper/build.py --edition full
+	$(BIN)/python -m paper.build --edition full
 
 verify: $(STAMP)  ## Re-hash the records and recompute every table and number of the built paper
-	$(BIN)/python paper/build.py --edition full --verify
+	$(BIN)/python -m paper.build --edition full --verify
 
 docs: $(STAMP)  ## Build the documentation site in site/
 	$(call install_with,--constraint constraints.txt --editable '.[docs]')

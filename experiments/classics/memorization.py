@@ -224,7 +224,7 @@ def main(config: Config) -> None:
             found = np.asarray(test(arm.learner, params, world, key, config.test_tasks))
             for i, step in enumerate(TEST_STEPS):
                 condition = f"steps={step}"
-                full = records.score_name(scenario, name, condition, sinusoid_report.METRIC)
+                full = records.Key(scenario, name, condition, sinusoid_report.METRIC)
                 scores[full] = found[..., i]
         name = f"sinusoid-memorization-k{shots}"
         record = sinusoid_report.written(name, scenario, list(trained), config, {}, seconds, scores)

@@ -243,17 +243,18 @@ def main(config: Config) -> None:
         )
         scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
         seconds = sum(arm.seconds for arm in arms)
-        facts = few_shot.facts("omniglot", scenario, name, config, seconds)
-        facts |= {"schedule": {"num_steps": arms[0].num_steps}}
-        facts |= {"settings": arms[0].settings if len(arms) == 1 else [a.settings for a in arms]}
-        key = report.score_name(scenario, name, "test", "accuracy")
+        settings = (
+            arms[0].settings if len(arms) == 1 else {str(i): a.settings for i, a in enumerate(arms)}
+        )
         slug = name.lower().replace(", ", "-").replace(" ", "-")
         file = f"omniglot-unsupervised-{config.ways}w{config.shots}s-{slug}"
-        records.append(report.Record(facts, {key: np.stack(scores)}))
-        for folder in [config.output.folder("unsupervised")] + [
-            report.RESULTS
-        ] * config.output.publish:
-            report.write(folder, file, records[-1])
+        extra = {"schedule": {"num_steps": arms[0].num_steps}}
+        arm = report.Arm(name, settings=settings)
+        record = few_shot.record_of(scenario, arm, config, seconds, np.stack(scores), extra=extra)
+        report.write(config.output.folder("unsupervised"), file, record)
+        if config.output.publish:
+            report.publish(file, record)
+        records.append(record)
     few_shot.show("Omniglot without labels, accuracy in per cent [95 % interval]", records)
 
 

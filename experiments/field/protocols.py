@@ -30,7 +30,7 @@ from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import protocols
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets, flat
+from metajax.settings import Output, Positive, Presets
 
 METRICS = ("precision@5", "recall@5", "hit@5", "ndcg@5", "mrr@5")
 DRAW = "mae drawing variance"
@@ -130,7 +130,7 @@ def metarec(table: Interactions, num_splits: int) -> dict[str, np.ndarray]:
         for arm, scorer in scorers.items():
             values = [_judged(protocol, prepared, part, scorer) for part in parts]
             for metric in METRICS:
-                name = records.score_name(f"{table.name} {mode}", arm, "all", metric)
+                name = records.Key(f"{table.name} {mode}", arm, "all", metric)
                 found[name] = np.stack([v[metric] for v in values])
     return found
 
@@ -201,7 +201,7 @@ def _melu_draw(table: Interactions, seed: int) -> dict[str, np.ndarray]:
         for arm, score in scores.items():
             error = np.abs(score - task.query.label)
             drawn = part.num_query / part.test[state].length
-            name = lambda metric, s=state, a=arm: records.score_name(f"melu {s}", a, "all", metric)
+            name = lambda metric, s=state, a=arm: records.Key(f"melu {s}", a, "all", metric)
             found[name("mae")] = error.mean(axis=1)
             found[name(DRAW)] = error.var(axis=1, ddof=1) / part.num_query * (1 - drawn)
     return found
@@ -288,7 +288,7 @@ def _table(console: Console, record: records.Record, title: str, rows, columns) 
 def main(config: Config) -> None:
     """Computes all rows, writes the record and prints the tables."""
     if config.output.from_records:
-        show(records.read(records.RESULTS / "protocols.json"))
+        show(records.stored("protocols"))
         return
     began = time.perf_counter()
     scores, checksums = {}, {}
@@ -297,20 +297,19 @@ def main(config: Config) -> None:
         checksums[name] = table.checksum()
         scores |= metarec(table, config.num_splits)
     scores |= melu(table, config.num_draws)
-    facts = {
-        "experiment": "protocols",
-        "config": flat(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "data": checksums,
-        "seconds": {"total": time.perf_counter() - began},
-    }
-    record = records.Record(facts, scores)
+    record = records.made(
+        "protocols",
+        config,
+        records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE),
+        scores,
+        seconds={"total": time.perf_counter() - began},
+        extra={"data": checksums},
+    )
     path = records.write(config.output.folder("protocols"), "protocols", record)
     if config.output.publish:
-        records.write(records.RESULTS, "protocols", record)
+        records.publish("protocols", record)
     show(record)
-    print(f"record {path}, {facts['seconds']['total']:.0f} s")
+    print(f"record {path}, {record.total_seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -184,26 +184,29 @@ def run(config: Config) -> records.Record:
     seconds, peak = executed(config, kept, jax.block_until_ready(params))
     return large_report.written(
         name, name, "one outer step", list(made), config, {}, compiling,
-        data={"name": "random"}, planned=plans, ways=list(ways), stored=sizes(config),
-        step_seconds=seconds, peak_after=peak,
+        data=records.Data("random"),
+        extra={
+            "planned": plans, "ways": list(ways), "stored": sizes(config),
+            "step_seconds": seconds, "peak_after": peak,
+        },
     )  # fmt: skip
 
 
 def show(record: records.Record) -> None:
     """Prints what is planned and stored, the ratios that the claim rests on, and the peaks."""
-    facts, config = record.facts, record.facts["config"]
+    facts, config = record.extra, record.config
     ways, backbone = facts["ways"], facts["stored"]["backbone"]
     table = Table(title=f"One outer step, a backbone of {backbone / 4e6:.1f} M parameters, MB")
     table.add_column("adapts", no_wrap=True)
     for heading in (*ways, "many / few", "bytes per user"):
         table.add_column(heading, justify="right")
-    for arm in facts["arms"]:
+    for arm in record.names():
         plan = facts["planned"][arm]
         cells = [f"{plan[way] / 1e6:,.1f}" for way in ways]
         ratio = plan[ways[1]] / plan[ways[0]]
         table.add_row(arm, *cells, f"{ratio:.3f}", f"{facts['stored'][arm]:,}")
     Console(width=120).print(table)
-    for arm in facts["arms"]:
+    for arm in record.names():
         plan = facts["planned"][arm]
         more = (plan[ways[3]] - plan[ways[2]]) / (config["few"] - config["chunk"])
         print(f"{arm}: a further task at once {more / 1e6:.1f} MB, {more / backbone:.3f} backbones")

@@ -147,16 +147,16 @@ def run(config: Config) -> records.Record:
     seconds = {"titles": time.perf_counter() - began}
     by_seed = [run_seed(config, table, text, seed) for seed in range(config.seeds)]
     scores = {
-        records.score_name("item-cold", arm, "hidden items", metric): np.stack(
+        records.Key("item-cold", arm, "hidden items", metric): np.stack(
             [found[arm][metric] for found in by_seed]
         )
         for arm in ARMS
         for metric in ("mae", "mse", "ndcg@5")
     }
     seconds["total"] = time.perf_counter() - began
-    facts = {"name": table.name, "checksum": table.checksum(), "users": table.num_users}
+    data = records.Data(table.name, table.checksum(), table.num_users)
     return large_report.written(
-        name, "text_cold", "item-cold", ARMS, config, scores, seconds, data=facts
+        name, "text_cold", "item-cold", ARMS, config, scores, seconds, data=data
     )
 
 

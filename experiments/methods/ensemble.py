@@ -122,7 +122,9 @@ def main(config: Config) -> records.Record:
         "A6 average": fixed(ensemble.averaged),
         "- in-fold gate": in_fold,
     }
-    return benchmark.run_experiment("ensemble", config, model, methods, "A6 gate")
+    return benchmark.run_experiment(
+        "ensemble", config, model, methods, "A6 gate", ablations=("- in-fold gate",)
+    )
 
 
 if __name__ == "__main__":

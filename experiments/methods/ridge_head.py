@@ -193,7 +193,7 @@ def main(config: Config) -> records.Record:
     """The record of the experiment."""
     methods = {"A6 ridge head": build} | (ABLATIONS if config.ablations else {})
     return benchmark.run_experiment(
-        "ridge_head", config, model, methods, "A6 ridge head", joint(config)
+        "ridge_head", config, model, methods, "A6 ridge head", joint(config), ablations=ABLATIONS
     )
 
 

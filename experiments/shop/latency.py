@@ -175,7 +175,7 @@ def run(config: Config) -> records.Record:
         if config.approximate:
             found |= approximate_arms(config, made, items, kind)
     scores = {
-        records.score_name("requests", arm, "one by one", metric): values
+        records.Key("requests", arm, "one by one", metric): values
         for arm, metrics in found.items()
         for metric, values in metrics.items()
     }
@@ -190,7 +190,14 @@ def run(config: Config) -> records.Record:
     }
     seconds = {"total": time.perf_counter() - began}
     return large_report.written(
-        "latency", "latency", "requests", list(found), config, scores, seconds, machine=facts
+        "latency",
+        "latency",
+        "requests",
+        list(found),
+        config,
+        scores,
+        seconds,
+        extra={"machine": facts},
     )
 
 
@@ -206,11 +213,11 @@ def bandwidth(items: np.ndarray) -> tuple[float, float]:
 
 def show(record: records.Record) -> None:
     """Prints percentiles of every arm, and what memory alone would take."""
-    machine = record.facts["machine"]
+    machine = record.extra["machine"]
     print(f"{'arm':44} {'p50 ms':>8} {'p99 ms':>8} {'processor p50':>14} {'p99':>8} {'recall':>7}")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         get = lambda metric, arm=arm: record.of("requests", arm, "one by one", metric)
-        recall = record.scores.get(records.score_name("requests", arm, "one by one", "recall"))
+        recall = record.scores.get(records.Key("requests", arm, "one by one", "recall"))
         cells = [np.percentile(get(m), p) for m in ("wall ms", "processor ms") for p in (50, 99)]
         kept = "" if recall is None else f"{recall.mean():.3f}"
         print(

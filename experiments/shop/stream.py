@@ -128,7 +128,7 @@ def run(config: Config) -> records.Record:
     streamed = lambda: [trainers[STREAMED].take(b) for b in blocks.read(config.seed, 1)]
     losses, seconds["pass"], seconds["pass, processor"] = timed(streamed)
     scores = {
-        records.score_name("stream", arm, f"{STEPS} steps", unit): np.array([values])
+        records.Key("stream", arm, f"{STEPS} steps", unit): np.array([values])
         for (arm, unit), values in found.items()
     }
     facts = {
@@ -142,7 +142,9 @@ def run(config: Config) -> records.Record:
     }
     name = f"stream-{config.output.preset}"
     arms = list(trainers)
-    return large_report.written(name, "stream", "stream", arms, config, scores, seconds, data=facts)
+    return large_report.written(
+        name, "stream", "stream", arms, config, scores, seconds, extra={"data": facts}
+    )
 
 
 def _forever(blocks: stream.Blocks, seed: int):
@@ -155,7 +157,7 @@ def _forever(blocks: stream.Blocks, seed: int):
 
 def show(record: records.Record) -> None:
     """Prints events and step times, and what streaming costs."""
-    console, facts, seconds = Console(width=110), record.facts["data"], record.facts["seconds"]
+    console, facts, seconds = Console(width=110), record.extra["data"], record.seconds
     events = facts["events"]
     told = f"{events:,} events of {facts['users']:,} users in {facts['blocks']} blocks"
     console.print(f"{told}; loss {facts['loss'][0]:.4f} to {facts['loss'][1]:.4f} in one pass")
@@ -164,14 +166,14 @@ def show(record: records.Record) -> None:
             rate = events / seconds[name]
             console.print(f"{name}: {seconds[name]:.1f} s, {rate:,.0f} events/s")
     for unit in (WALL, PROCESSOR):
-        each = [record.of("stream", arm, f"{STEPS} steps", unit)[0] for arm in record.facts["arms"]]
+        each = [record.of("stream", arm, f"{STEPS} steps", unit)[0] for arm in record.names()]
         ratio = np.median(each[1] / each[0])
         said = ", ".join(
             f"{arm} {np.median(values):.2f}"
-            for arm, values in zip(record.facts["arms"], each, strict=True)
+            for arm, values in zip(record.names(), each, strict=True)
         )
         console.print(f"{unit}: {said}; streamed over resident {ratio:.3f} (median of pairs)")
-    console.print(f"{record.facts['peak_memory']['host_mb'] / 1e3:.1f} GB at the most")
+    console.print(f"{record.peak_memory['host_mb'] / 1e3:.1f} GB at the most")
 
 
 def main(config: Config) -> records.Record:

@@ -24,9 +24,9 @@ from metajax.benchmark import command
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import records
-from metajax.settings import Positive, flat
+from metajax.settings import Positive
 from metajax.training import outer_gradient
-from metajax.types import Episode, Examples, MetaLearner, UserError
+from metajax.types import Episode, Examples, MetaLearner
 
 from . import tables
 
@@ -156,23 +156,13 @@ def draw(lines: list[dict]) -> None:
 def main(config: Config) -> None:
     """Measures and stores the curves, or draws the stored ones."""
     if config.from_records:
-        path = records.RESULTS / f"{NAME}.json"
-        if not path.is_file():
-            raise UserError(f"no record {path}; run python -m experiments.speed.curves --publish")
-        draw(records.read(path).facts["curves"])
+        draw(records.stored(NAME).extra["curves"])
         print(f"wrote {PICTURE}")
         return
     lines = curves(config)
     if config.publish:
-        facts = {
-            "experiment": "speed",
-            "scenario": "cost curves",
-            "curves": lines,
-            "config": flat(config),
-            "config_hash": records.config_hash(config),
-            "environment": records.environment(),
-        }
-        records.write(records.RESULTS, NAME, records.Record(facts, {}))
+        extra = {"curves": lines}
+        records.publish(NAME, records.made("speed", config, scenario="cost curves", extra=extra))
 
 
 if __name__ == "__main__":

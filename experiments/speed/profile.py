@@ -23,7 +23,7 @@ import jax
 from metajax.benchmark import command
 from metajax.profiling.flops import computations
 from metajax.results import records
-from metajax.settings import Positive, flat
+from metajax.settings import Positive
 from metajax.types import UserError
 
 from . import ours, problems
@@ -151,18 +151,11 @@ def main(config: Config) -> None:
         for row in rows:
             told = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["kinds"].items())
             print(f"{name} {row['variant']}: {row['milliseconds']:.2f} ms: {told}", flush=True)
-        facts = {
-            "experiment": "speed",
-            "scenario": f"{name}, {config.steps} inner steps: where the time goes",
-            "title": problems.PROBLEMS[name]().title,
-            "rows": rows,
-            "config": flat(config),
-            "config_hash": records.config_hash(config),
-            "environment": records.environment(),
-        }
         if config.publish:
-            stem = f"speed-profile-{name.lower()}-{config.steps}"
-            records.write(records.RESULTS, stem, records.Record(facts, {}))
+            scenario = f"{name}, {config.steps} inner steps: where the time goes"
+            extra = {"title": problems.PROBLEMS[name]().title, "rows": rows}
+            record = records.made("speed", config, scenario=scenario, extra=extra)
+            records.publish(f"speed-profile-{name.lower()}-{config.steps}", record)
 
 
 if __name__ == "__main__":

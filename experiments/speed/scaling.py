@@ -140,7 +140,7 @@ def run(config: Config) -> records.Record:
             found.setdefault(way, []).append(measured(config, way, cores))
             print(way, found[way][-1], flush=True)
     scores = {
-        records.score_name("scaling", way, f"{config.tasks} tasks a device", unit): np.stack(
+        records.Key("scaling", way, f"{config.tasks} tasks a device", unit): np.stack(
             [each[name] for each in made]
         )
         for way, made in found.items()
@@ -150,17 +150,24 @@ def run(config: Config) -> records.Record:
     facts["parameters"] = found[ONE][0]["parameters"]
     seconds = {"total": time.perf_counter() - began}
     return large_report.written(
-        "scaling-two-cores", "scaling", "scaling", list(found), config, scores, seconds, data=facts
+        "scaling-two-cores",
+        "scaling",
+        "scaling",
+        list(found),
+        config,
+        scores,
+        seconds,
+        extra={"data": facts},
     )
 
 
 def show(record: records.Record) -> None:
     """Prints tasks a second, efficiencies and bytes."""
-    tasks, facts = record.facts["config"]["tasks"], record.facts["data"]
+    tasks, facts = record.config["tasks"], record.extra["data"]
     heads = ("way", "wall ms", "processor ms", "tasks/s", "efficiency", "by processor", "sent B")
     table = Table(*heads, title=f"One core and two, {tasks} tasks a device", header_style="bold")
     best = {}
-    for way in record.facts["arms"]:
+    for way in record.names():
         of = lambda unit, way=way: record.of("scaling", way, f"{tasks} tasks a device", unit)
         best[way] = (float(of(WALL).min()), float(np.median(of(PROCESSOR))))
         count = 1 if way == ONE else 2

@@ -23,7 +23,7 @@ from metajax import benchmark
 from metajax.benchmark import baselines, command
 from metajax.benchmark.problem import Problem
 from metajax.results import plots, records, tables
-from metajax.settings import check, flat, replace
+from metajax.settings import check, replace
 from metajax.training import journal, progress
 from metajax.tuning import search
 from metajax.tuning.search import Choice, Found, Real, Whole
@@ -186,19 +186,20 @@ def main(config: Config) -> None:
             objective, space, config.trials, folder=folder, name=study, seed=config.seed
         )
     whole = np.array([[t.score for t in found.trials if t.state == "complete"]])
-    facts = {
-        "experiment": f"search of {config.experiment}",
-        "config": flat(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "data": {"name": problem.table.name, "checksum": problem.table.checksum()},
-        "best": found.best,
-        "score": found.score,
-        "importance": found.importance,
-        "trials": [t._asdict() for t in found.trials],
-    }
-    key = records.score_name("search", config.experiment, "valid", "mae")
-    records.write(folder, name, records.Record(facts, {key: whole}))
+    record = records.made(
+        f"search of {config.experiment}",
+        config,
+        [records.Arm(config.experiment, settings=found.best)],
+        {records.Key("search", config.experiment, "valid", "mae"): whole},
+        data=benchmark.data_of(problem),
+        extra={
+            "best": found.best,
+            "score": found.score,
+            "importance": found.importance,
+            "trials": [t._asdict() for t in found.trials],
+        },
+    )
+    records.write(folder, name, record)
     _show(found, name)
     for path in figures(found, folder):
         print(f"plot {path}")

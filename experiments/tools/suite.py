@@ -173,7 +173,7 @@ def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
     facts: dict[str, Any] = {"config_hash": member.config_hash, "seconds": time.time() - began}
     (folder / "failed.json").unlink(missing_ok=True)
     if code == 0:
-        records = sorted(p.name for p in folder.glob("*.json") if p.with_suffix(".npz").is_file())
+        records = [p.name for p in report.files(folder)]
         _write(folder / "done.json", facts | {"records": records, "steps": member.steps})
     else:
         lines = (folder / "log.txt").read_text().strip().splitlines()
@@ -232,13 +232,11 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
     dataset = dict(itertools.pairwise(member.options)).get("--dataset")
     places = [report.RESULTS, *(p for p in out.parent.glob("*") if p.is_dir()), *out.glob("*")]
     found: list[tuple[bool, float]] = []
-    for path in itertools.chain.from_iterable(sorted(p.glob("*.json")) for p in places):
-        facts = _told(path.parent, path.name)
-        seconds = facts.get("seconds", {})
-        if facts.get("experiment") != experiment or not seconds:
+    for path in itertools.chain.from_iterable(map(report.files, places)):
+        record = report.facts(path)
+        if record is None or record.experiment != experiment or not record.total_seconds:
             continue
-        past = report.flat_config(facts["config"])
-        total = seconds.get("total", seconds.get("train", sum(seconds.values())))
+        past, total = record.config, record.total_seconds
         steps = past.get("num_steps", 0) * past.get("seeds", 0)
         scale = member.steps / steps if member.steps and steps else 1.0
         found.append((past.get("dataset") == dataset, total * scale))

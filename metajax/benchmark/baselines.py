@@ -21,6 +21,7 @@ from metajax.benchmark.problem import Problem, valid_error
 from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
+from metajax.results import records
 from metajax.settings import Training
 from metajax.training import journal, loop, progress
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
@@ -40,6 +41,7 @@ class Trained(NamedTuple):
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
+      role: what it is in a table, one of `report.ROLES`.
     """
 
     learner: MetaLearner
@@ -47,6 +49,7 @@ class Trained(NamedTuple):
     settings: dict[str, Any]
     history: dict[str, np.ndarray]
     seconds: float
+    role: str = records.METHOD
 
 
 def closed_form_arm(
@@ -165,18 +168,17 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 
-def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, dict[str, int]]:
+def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, records.Gradients]:
     """How many gradients of a task's loss each arm took, as its learner states them.
 
-    Returns:
-      arm -> ``training``: in all outer steps of one seed, one for the outer loss of each task and
-      those of its ``adapt``, 0 for an arm that was not trained; ``per_user``: to adapt once.
+    In training: in all outer steps of one seed, one for the outer loss of each task and those of
+    its ``adapt``; 0 for an arm that was not trained.
     """
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
         inner = trained.learner.num_gradients
         tasks = training.num_steps * training.num_tasks if trained.history else 0
-        counts[arm] = {"training": tasks * (1 + inner), "per_user": inner}
+        counts[arm] = records.Gradients(tasks * (1 + inner), inner)
     return counts
 
 
@@ -260,7 +262,12 @@ def baselines(
     arms = closed_form_arms(problem)
     arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, training, folder)
     arms[A4] = fine_tuned_arm(model, arms[A3], problem, adapts=tree.negate(tree.under("embed")))
-    return arms
+    return as_baselines(arms)
+
+
+def as_baselines(arms: Mapping[str, Trained]) -> dict[str, Trained]:
+    """The arms with the role of baselines."""
+    return {name: arm._replace(role=records.BASELINE) for name, arm in arms.items()}
 
 
 def closed_form_arms(problem: Problem) -> dict[str, Trained]:
@@ -279,7 +286,7 @@ def closed_form_arms(problem: Problem) -> dict[str, Trained]:
         towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
     )
     arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
-    return arms
+    return as_baselines(arms)
 
 
 def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float]]]:

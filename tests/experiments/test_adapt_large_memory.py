@@ -88,7 +88,7 @@ def test_the_whole_table_at_a_small_size(tmp_path, capsys):
     )
     memory.main(config)
     shown = capsys.readouterr().out
-    memory.show(records.read(tmp_path / "adapt_large_memory.json"))
+    memory.show(records.stored("adapt_large_memory", tmp_path))
     table = lambda text: text[text.index("One outer step") :]
     assert table(capsys.readouterr().out) == table(shown)
     assert jax.tree.leaves(memory.batch(memory.episode(config), 3))[0].shape == (3, 1, 8)

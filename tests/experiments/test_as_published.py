@@ -194,17 +194,17 @@ def made() -> records.Record:
     """Two learners: one gains .5 of its MAE from adapting on each of 30 tasks, one .1 of AUC."""
     tasks = np.arange(30) / 100
     values = {
-        "log user_cold|A|all|mae": 1.0 + tasks,
-        "log user_cold|A|k=0|mae": 1.5 + tasks,
-        "log user_cold|A|shuffled|mae": 1.0 + tasks,
-        "log user_cold|A|all|change": np.full(30, 2e-4),
-        "log item_cold|B|all|auc": [0.7],
-        "log item_cold|B|k=0|auc": [0.6],
-        "log item_cold|B|shuffled|auc": [0.7],
-        "log item_cold|B|all|auc_draws": np.linspace(0.6, 0.8, 201),
-        "log item_cold|B|k=0|auc_draws": np.full(201, 0.6),
-        "log item_cold|B|shuffled|auc_draws": np.linspace(0.6, 0.8, 201),
-        "log item_cold|B|all|change": np.full(30, 0.25),
+        records.Key("log user_cold", "A", "all", "mae"): 1.0 + tasks,
+        records.Key("log user_cold", "A", "k=0", "mae"): 1.5 + tasks,
+        records.Key("log user_cold", "A", "shuffled", "mae"): 1.0 + tasks,
+        records.Key("log user_cold", "A", "all", "change"): np.full(30, 2e-4),
+        records.Key("log item_cold", "B", "all", "auc"): [0.7],
+        records.Key("log item_cold", "B", "k=0", "auc"): [0.6],
+        records.Key("log item_cold", "B", "shuffled", "auc"): [0.7],
+        records.Key("log item_cold", "B", "all", "auc_draws"): np.linspace(0.6, 0.8, 201),
+        records.Key("log item_cold", "B", "k=0", "auc_draws"): np.full(201, 0.6),
+        records.Key("log item_cold", "B", "shuffled", "auc_draws"): np.linspace(0.6, 0.8, 201),
+        records.Key("log item_cold", "B", "all", "change"): np.full(30, 0.25),
     }
     shared: dict[str, Any] = {"steps": 10, "given": "a step", "differs": ""}
     rows = {
@@ -213,7 +213,7 @@ def made() -> records.Record:
     }
     rows["A"]["published"], rows["B"]["published"] = {"log user_cold": 0.79}, {}
     scores = {k: np.asarray(v, np.float64)[None] for k, v in values.items()}
-    return records.Record({"rows": rows, "config": {"seeds": 1}}, scores)
+    return records.Record("x", (), scores, {"seeds": 1}, extra={"rows": rows})
 
 
 def test_the_table_tells_the_gap_the_change_and_the_steps():
@@ -281,8 +281,9 @@ def warm_data():
 
 def test_finished_rows_are_kept_and_others_settings_are_not(tmp_path):
     config = as_published.Config(output=Output(tmp_path), rows=("melu",))
-    facts = {"config_hash": as_published.settled(config)}
-    records.write(tmp_path / "rows", "MeLU", records.Record(facts, {"a": np.ones((1, 2))}))
+    scores = {records.Key("s", "a", "all", "mae"): np.ones((1, 2))}
+    row = records.Record("x", (), scores, config_hash=as_published.settled(config))
+    records.write(tmp_path / "rows", "MeLU", row)
     assert list(as_published.kept(config, ["MeLU", "MAMO"])) == ["MeLU"]
     assert list(as_published.kept(dataclasses.replace(config, rows=()), ["MeLU"])) == ["MeLU"]
     assert not as_published.kept(dataclasses.replace(config, max_steps=7), ["MeLU"])

@@ -42,13 +42,13 @@ def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
     config = sasrec.Config(output=Output(tmp_path))
     places = np.array([[0, 3, 10, 99]])
     scores = {
-        records.score_name("leave-one-out", "popularity", next_item.FULL, metric): values
+        records.Key("leave-one-out", "popularity", next_item.FULL, metric): values
         for metric, values in next_item.from_place(places).items()
     }
     record = large_report.written(
         "sasrec-x", "sasrec", "leave-one-out", ["popularity"], config, scores, {"popularity": 1.0}
     )
-    again = records.read(tmp_path / "sasrec-x.json")
+    again = records.stored("sasrec-x", tmp_path)
     np.testing.assert_array_equal(
         again.of("leave-one-out", "popularity", next_item.FULL, "hit@10"), [[1, 1, 0, 0]]
     )

@@ -98,12 +98,15 @@ def required() -> list[str]:
 
 @pytest.mark.parametrize("name", required())
 def test_paper_is_the_size_of_the_stored_record(name):
-    facts = json.loads((records.RESULTS / f"{name}-ml-1m.json").read_text())
+    record = records.facts(records.path_of(f"{name}-ml-1m"))
+    assert record is not None
     config = module(name).Config()
     now = json.loads(json.dumps(settings.flat(config), default=str))
-    for setting, value in facts["config"]["run"].items():
-        if setting not in records.PLACES:
-            assert now[setting] == value, setting
+    shared = {
+        name for part in (settings.Data(), settings.Training()) for name in settings.flat(part)
+    }
+    for setting in shared & record.config.keys() - set(records.PLACES):
+        assert now[setting] == record.config[setting], setting
 
 
 @pytest.mark.parametrize(
@@ -124,6 +127,5 @@ def test_quick_runs_where_there_is_no_data(name, options, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (path,) = (p for p in (tmp_path / "out").glob("*.json"))
-    config = json.loads(path.read_text())["config"]
-    assert config["preset"] == "quick"
+    (path,) = (p for p in (tmp_path / "out").glob("*.record"))
+    assert records.read(path).config["preset"] == "quick"

@@ -77,9 +77,9 @@ def test_every_arm_of_the_tables_warms_items_up(tmp_path):
     methods = ("A6 ridge head",)
     also = lambda log, parts: clicks.arms(methods, log, parts, training, budget, shots)
     record = metaemb.run(config, also)
-    assert record.facts["arms"][0] == record.facts["method"] == "A6 ridge head"
-    assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding"} < set(record.facts["arms"])
-    for arm in record.facts["arms"]:
+    assert record.names()[0] == record.method == "A6 ridge head"
+    assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding"} < set(record.names())
+    for arm in record.names():
         for k in shots:
             auc = record.of("item_cold", arm, f"k={k}", "auc")
             assert np.all((auc >= 0) & (auc <= 1)), arm

@@ -8,7 +8,7 @@ import sys
 import pytest
 from small_records import record
 
-from metajax.results import intervals, plots
+from metajax.results import intervals, plots, records
 from metajax.types import UserError
 
 
@@ -40,7 +40,7 @@ def test_the_k_shot_curve_is_a_column_wide_and_holds_the_means(tmp_path, drawn):
 
 def test_an_arm_that_diverges_does_not_hide_the_others(tmp_path, drawn):
     made = record()
-    made.scores["user_cold|A4 fine-tuned|k=5|mae"] += 1e9
+    made.scores[records.Key("user_cold", "A4 fine-tuned", "k=5", "mae")] += 1e9
     plots.k_shot(made, "user_cold", tmp_path / "k.png")
     axes = drawn[0][0].axes
     assert axes.get_ylim()[1] < 2.0

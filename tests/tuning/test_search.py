@@ -194,8 +194,8 @@ def test_the_command_tunes_an_experiment_and_goes_on(tmp_path):
     )
     tuning.main(config)
     tuning.main(dataclasses.replace(config, trials=3))
-    made = records.read(tmp_path / "search-maml-synthetic.json")
-    assert len(made.facts["trials"]) == 3 and set(made.facts["best"]) == {
+    made = records.stored("search-maml-synthetic", tmp_path)
+    assert len(made.extra["trials"]) == 3 and set(made.extra["best"]) == {
         "inner_rate",
         "inner_steps",
     }
@@ -204,7 +204,7 @@ def test_the_command_tunes_an_experiment_and_goes_on(tmp_path):
         "importance.png",
         "parallel.png",
     }
-    assert "opened" not in str(made.facts)
+    assert "opened" not in str(made.extra)
 
 
 @pytest.mark.parametrize(

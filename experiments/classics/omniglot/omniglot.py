@@ -306,27 +306,35 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     scores = of_seeds(trained.params, part(data, "test"), jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
     shown = label + (", layer norm" if config.layer_norm else "")
-    facts = few_shot.facts("omniglot", scenario, shown, config, trained.seconds)
-    facts |= {"schedule": few_shot.schedule(method), "history": trained.history}
-    facts["gradients"] = few_shot.gradients(method)
-    facts["best_step"] = trained.best_step
-    if arm in INNER:
-        facts["inner"] = _inner(config, arm)._asdict()
-    facts["data"] = {"name": "omniglot28", "checksum": checkpoint.digest(data["images"])}
-    facts["split"] = {"file": SPLIT.name, "seed": images.read_split(SPLIT)["seed"]}
-    key = report.score_name(scenario, shown, "test", "accuracy")
-    record = report.Record(facts, {key: np.asarray(scores)})
+    made = report.Arm(
+        shown,
+        settings={"best_step": trained.best_step},
+        gradients=few_shot.gradients(method),
+        history=trained.history,
+    )
+    extra = {"schedule": few_shot.schedule(method)}
+    extra |= {"inner": _inner(config, arm)._asdict()} if arm in INNER else {}
+    record = few_shot.record_of(
+        scenario,
+        made,
+        config,
+        trained.seconds,
+        np.asarray(scores),
+        data=report.Data("omniglot28", checkpoint.digest(data["images"])),
+        split=report.Split(SPLIT.name, images.read_split(SPLIT)["seed"]),
+        extra=extra,
+    )
     report.write(config.output.folder("omniglot"), name, record)
     journal.write_checksums(config.output.folder("omniglot"))
     if config.output.publish:
-        report.write(report.RESULTS, name, record)
+        report.publish(name, record)
     return record
 
 
 def main(config: Config) -> None:
     """Runs the arms, or reads their records, and prints the table."""
     if config.output.from_records:
-        records = [report.read(p) for p in sorted(report.RESULTS.glob("omniglot-*.json"))]
+        records = list(report.all_stored("omniglot-*").values())
         if not records:
             raise UserError(
                 f"no records in {report.RESULTS}; run python -m experiments omniglot --publish"

@@ -287,7 +287,7 @@ def run_shots(config: Config, shots: int) -> records.Record:
             found[name], settings[name] = tuned(config, params[name], tested)
         seconds[name] = time.perf_counter() - began
         tasks = config.num_steps * config.num_tasks if arm.trains else 0
-        gradients[name] = {"training": tasks * (1 + arm.learner.num_gradients)}
+        gradients[name] = records.Gradients(tasks * (1 + arm.learner.num_gradients))
     for name, arm in found.items():
         key = jax.random.key(3)
         measured = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))
@@ -295,7 +295,7 @@ def run_shots(config: Config, shots: int) -> records.Record:
             measured = measured[..., [0] + [1] * MAX_STEPS]
         for step in range(MAX_STEPS + 1):
             condition = f"steps={step}"
-            full = records.score_name(f"K={shots}", name, condition, sinusoid_report.METRIC)
+            full = records.Key(f"K={shots}", name, condition, sinusoid_report.METRIC)
             scores[full] = measured[..., step]
     return sinusoid_report.written(
         f"sinusoid-k{shots}",

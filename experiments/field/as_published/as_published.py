@@ -28,7 +28,7 @@ from metajax.benchmark.problem import Problem, freeze
 from metajax.data.episodes import Source
 from metajax.evaluation import evaluate
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets, flat
+from metajax.settings import Output, Positive, Presets
 from metajax.training import journal
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
@@ -40,7 +40,7 @@ from .parts import fitted
 from .rows import ROWS, Row
 
 NAME = "as_published"
-Made = tuple[str, dict[str, np.ndarray], dict[str, Any]]
+Made = tuple[str, dict[records.Key, np.ndarray], dict[str, Any]]
 """A row's name, its scores and what the record says of it."""
 CONDITIONS: dict[str, evaluate.Alteration] = {  # the second is what ``change`` is told from
     "all": evaluate.unaltered,
@@ -140,7 +140,7 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
         values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
         scores = {
-            records.score_name(f"{part.dataset} {scenario}", name, *rest): value
+            records.Key(f"{part.dataset} {scenario}", name, *rest): value
             for (scenario, *rest), value in values.items()
         }
         numbers = {f"{part.dataset} {k}": v for k, v in row.published.items()}
@@ -186,7 +186,7 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
         values = warm.judged(mine, judged, found.params)
         yield (
             name,
-            {f"{scenario}|{name}|{k}": value for k, value in values.items()},
+            {records.Key(scenario, name, *which): value for which, value in values.items()},
             {
                 "steps": steps,
                 "published_steps": way.steps,
@@ -220,10 +220,10 @@ def kept(config: Config, names: list[str]) -> dict[str, records.Record]:
     """The finished rows of the folder that were made with these settings, by name."""
     same, found = settled(config), {}
     for name in names:
-        path = folder_of(config) / "rows" / f"{journal.slug(name)}.json"
+        path = records.path_of(journal.slug(name), folder_of(config) / "rows")
         if path.is_file():
             row = records.read(path)
-            found |= {name: row} if row.facts["config_hash"] == same else {}
+            found |= {name: row} if row.config_hash == same else {}
     return found
 
 
@@ -240,37 +240,37 @@ def make(config: Config, names: list[str]) -> None:
     for part, mine in parts.items():
         made: Callable = functools.partial(of_part, part) if part else of_items
         for name, scores, facts in made(mine, config):
-            row = records.Record(facts | {"config_hash": settled(config)}, scores)
+            arm = records.Arm(name, records.PUBLISHED, history=facts.pop("history"))
+            row = records.made(NAME, config, [arm], scores, extra=facts)
+            row = dataclasses.replace(row, config_hash=settled(config))
             records.write(folder_of(config) / "rows", journal.slug(name), row)
 
 
 def main(config: Config) -> records.Record:
     """The record of the rows in the folder, made or read, and the table printed."""
     if config.output.from_records:
-        record = records.read(records.RESULTS / f"{NAME}.json")
+        record = records.stored(NAME)
         as_published_report.show(record)
         return record
     wanted, everything = chosen(config), chosen(dataclasses.replace(config, rows=()))
     done = kept(config, everything)
     make(config, [name for name in wanted if name not in done])
     rows = kept(config, everything)
-    facts = {
-        "experiment": NAME,
-        "arms": list(rows),
-        "rows": {name: row.facts for name, row in rows.items()},
-        "config": flat(dataclasses.replace(config, rows=())),
-        "config_hash": settled(config),
-        "environment": records.environment(),
-        "seconds": {"total": sum(row.facts["seconds"] for row in rows.values())},
-        "peak_memory": journal.peak_memory(),
-    }
-    scores = {k: v for row in rows.values() for k, v in row.scores.items()}
-    record = records.Record(facts, scores)
+    settings = dataclasses.replace(config, rows=())
+    record = records.made(
+        NAME,
+        settings,
+        [row.arms[0] for row in rows.values()],
+        {k: v for row in rows.values() for k, v in row.scores.items()},
+        seconds={"total": sum(row.extra["seconds"] for row in rows.values())},
+        peak_memory=journal.peak_memory(),
+        extra={"rows": {name: row.extra for name, row in rows.items()}},
+    )
     path = records.write(folder_of(config), NAME, record)
+    if config.output.publish:
+        records.publish(NAME, record)
     as_published_report.plot(record, folder_of(config) / "as_published.png")
     journal.write_checksums(folder_of(config))
-    if config.output.publish:
-        records.write(records.RESULTS, NAME, record)
     as_published_report.show(record)
     print(f"record {path}\nplot   {config.output.folder('as_published') / 'as_published.png'}")
     return record

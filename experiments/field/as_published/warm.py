@@ -168,8 +168,10 @@ def resting(tx: optax.GradientTransformation, names: Sequence[str]) -> optax.Gra
     return optax.partition({"moves": tx, "rests": optax.set_to_zero()}, labels)
 
 
-def judged(data: metaemb.Items, learner: MetaLearner, params: PyTree) -> dict[str, np.ndarray]:
-    """AUC (S, 1), its draws (S, D) and changes of probability (S, T), by "condition|metric"."""
+def judged(
+    data: metaemb.Items, learner: MetaLearner, params: PyTree
+) -> dict[tuple[str, str], np.ndarray]:
+    """AUC (S, 1), its draws (S, D) and changes of probability (S, T), by (condition, metric)."""
     tasks = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
     keys = jax.random.split(jax.random.key(3), tasks.query.label.shape[0])
     shuffled = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
@@ -178,10 +180,11 @@ def judged(data: metaemb.Items, learner: MetaLearner, params: PyTree) -> dict[st
         learner, params, data.source, t, protocol._replace(shots=shots)
     )
     found = at(tasks, (0, most)) | {
-        f"shuffled|{k.split('|')[1]}": v for k, v in at(shuffled, (most,)).items()
+        ("shuffled", metric): v for (_, metric), v in at(shuffled, (most,)).items()
     }
-    values = {k.replace(f"k={most}|", "all|"): v for k, v in found.items() if "log_loss" not in k}
-    return values | {"all|change": change(learner, params, data.source, tasks)}
+    named = lambda had: "all" if had == f"k={most}" else had
+    values = {(named(had), m): v for (had, m), v in found.items() if m != "log_loss"}
+    return values | {("all", "change"): change(learner, params, data.source, tasks)}
 
 
 def change(

@@ -36,7 +36,7 @@ from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.models import ctr
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, flat
+from metajax.settings import Data, Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
@@ -47,6 +47,7 @@ from .report import METHOD, SCENARIO, plot, show, weighted_auc
 MOST_DRAWS, MOST_WEIGHTS = 500, 12_000_000
 """Bootstrap draws of the AUC: fewer where there are so many rows that their weights fill memory."""
 OTHERS = "others_"
+OTHERS_CONTENT = "- others' content"
 """Prefix of the content columns that belong to another item."""
 
 
@@ -101,6 +102,7 @@ class Arm(NamedTuple):
     Attributes:
       params: leaves (S, ...).
       settings: what was chosen on meta-validation.
+      role: what it is in a table, one of `report.ROLES`.
     """
 
     learner: MetaLearner
@@ -108,6 +110,7 @@ class Arm(NamedTuple):
     source: episodes.Source
     settings: dict[str, Any]
     seconds: float
+    role: str = records.METHOD
 
 
 Also = Callable[[Interactions, Split], dict[str, Arm]]
@@ -206,7 +209,7 @@ def build(config: Config, data: Items, trained: Params) -> dict[str, MetaLearner
         "random embedding": generated(vector(lambda k: deviation * jax.random.normal(k, (dim,)))),
         "mean embedding": generated(vector(lambda k: known.mean(axis=0))),
         "Meta-Embedding": generated(net(dim)),
-        "- others' content": generated(
+        OTHERS_CONTENT: generated(
             ctr.content_net({OTHERS + name: size for name, size in sizes.items()}, dim)
         ),
         "MWUF": starting_from(carried, base=base, mean=known.mean(axis=0)),
@@ -221,8 +224,8 @@ def judge(
     source: episodes.Source,
     tasks: Episode,
     protocol: protocols.Protocol,
-) -> dict[str, np.ndarray]:
-    """condition|metric -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
+) -> dict[tuple[str, str], np.ndarray]:
+    """(condition, metric) -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
 
     A draw of ``auc_draws`` is the AUC over the rows of items drawn with replacement, the same for
     every arm: their differences are paired by item.
@@ -239,7 +242,7 @@ def judge(
     shots = jnp.asarray(protocol.shots)
     run = jax.jit(lambda p: jax.lax.map(lambda s: jax.lax.map(lambda k: at(s, k), shots), p))
     found = {
-        f"k={k}|{metric}": np.asarray(values[:, i])
+        (f"k={k}", metric): np.asarray(values[:, i])
         for metric, values in run(params).items()
         for i, k in enumerate(protocol.shots)
     }
@@ -250,9 +253,9 @@ def judge(
     times_DxR = times_DxT[:, np.nonzero(real)[0]].astype(np.float64)
     label = np.asarray(tasks.query.label)[real]
     for k in protocol.shots:
-        of_seeds = found.pop(f"k={k}|scores")
+        of_seeds = found.pop((f"k={k}", "scores"))
         of_draws = [weighted_auc(scores[real], label, times_DxR) for scores in of_seeds]
-        found[f"k={k}|auc_draws"] = np.stack(of_draws)
+        found[f"k={k}", "auc_draws"] = np.stack(of_draws)
     return found
 
 
@@ -279,29 +282,26 @@ def run(config: Config, also: Also | None = None) -> records.Record:
             params = _untrained(learner, data, config.seeds)
         else:
             params = fitted(arm, learner, data, best, config.num_steps, config.seeds).params
-        arms[arm] = Arm(learner, params, data.source, settings, time.perf_counter() - start)
+        role = records.ABLATION if arm == OTHERS_CONTENT else records.METHOD
+        seconds = time.perf_counter() - start
+        arms[arm] = Arm(learner, params, data.source, settings, seconds, role)
     tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
     scores = {
-        f"{SCENARIO}|{name}|{metric}": values
+        records.Key(SCENARIO, name, *which): values
         for name, arm in arms.items()
-        for metric, values in judge(arm.learner, arm.params, arm.source, tests, protocol).items()
+        for which, values in judge(arm.learner, arm.params, arm.source, tests, protocol).items()
     }
-    facts = {
-        "experiment": "metaemb",
-        "method": next(iter(others), METHOD),
-        "arms": list(arms),
-        "settings": {name: arm.settings for name, arm in arms.items()},
-        "config": flat(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "protocol": protocol.name,
-        "in_time": data.in_time,
-        "shots": list(protocol.shots),
-        "test_items": data.split.test[SCENARIO].num_tasks,
-        "seconds": {name: arm.seconds for name, arm in arms.items()}
-        | {"total": time.perf_counter() - began},
-    }
-    return records.Record(facts, scores)
+    return records.made(
+        "metaemb",
+        config,
+        [records.Arm(name, arm.role, arm.settings, arm.seconds) for name, arm in arms.items()],
+        scores,
+        method=next(iter(others), METHOD),
+        protocol=protocol.name,
+        shots=tuple(protocol.shots),
+        seconds={"total": time.perf_counter() - began},
+        extra={"in_time": data.in_time, "test_items": data.split.test[SCENARIO].num_tasks},
+    )
 
 
 def main(config: Config) -> records.Record:
@@ -309,9 +309,9 @@ def main(config: Config) -> records.Record:
     record, short = run(config), named.short_name(config.data.dataset)
     folder = config.output.folder(f"metaemb-{short}")
     path = records.write(folder, f"metaemb-{short}", record)
-    plot(record, folder / f"metaemb-{short}.png")
     if config.output.publish:
-        records.write(records.RESULTS, f"metaemb-{short}", record)
+        records.publish(f"metaemb-{short}", record)
+    plot(record, folder / f"metaemb-{short}.png")
     show(record)
     print(f"record {path}")
     return record

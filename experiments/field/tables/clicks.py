@@ -91,10 +91,10 @@ def arms(
     order = [*methods, *(arm for arm in made if arm not in methods)]
     found = {}
     for name in order:
-        learner, params, settings, _, seconds = made[name]
+        learner, params, settings, _, seconds, role = made[name]
         fit = jax.jit(lambda p, learner=learner: calibration(learner, p, ready, shots))
         scales = jax.lax.map(fit, params)
         found[name] = metaemb.Arm(
-            as_logits(learner), (params, scales), ready.valid[0], settings, seconds
+            as_logits(learner), (params, scales), ready.valid[0], settings, seconds, role
         )
     return found

@@ -202,7 +202,7 @@ def all_arms(
     """The arms that every table carries, then the named meta-learners."""
     ready = closed_forms(problem, budget)
     ready |= joint(problem, training, budget, goal)
-    ready = {arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)}
+    ready = baselines.as_baselines({arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)})
     for arm in names:
         ready[arm] = meta_trained(arm, problem, training, budget, goal)
     return ready

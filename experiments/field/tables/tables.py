@@ -139,10 +139,10 @@ def run_part(config: Config, part: Part) -> report.Record:
         part = part._replace(methods=part.methods[:1])
         record = pooled([_kept_fold(config, part, fold, folder) for fold in config.folds])
     report.write(folder, name, record)
+    if config.output.publish:
+        report.publish(name, record)
     tables_report.save_figures(name, record, folder)
     journal.write_checksums(folder)
-    if config.output.publish:
-        report.write(report.RESULTS, name, record)
     return record
 
 
@@ -152,7 +152,7 @@ def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> r
     name, config_hash = f"fold-{fold}", report.config_hash(config)
     if (folder / f"{name}.json").is_file():
         record = report.read(folder / f"{name}.json")
-        if record.facts["config_hash"] == config_hash:
+        if record.config_hash == config_hash:
             return record
     record = one_fold(config, part, fold, folder / name)
     report.write(folder, name, record)
@@ -161,18 +161,24 @@ def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> r
 
 def pooled(folds: list[report.Record]) -> report.Record:
     """The test users of all folds in one record; the learning curves are those of the first."""
-    first = folds[0].facts
-    scores = {k: np.concatenate([f.scores[k] for f in folds], axis=1) for k in folds[0].scores}
-    each = lambda name: [f.facts[name] for f in folds]
-    total = {s: sum(t["tasks"][s] for t in each("split")) for s in first["split"]["tasks"]}
-    settings = {
-        arm: {"trials": told.get("trials", ""), "folds": [s[arm] for s in each("settings")]}
-        for arm, told in first["settings"].items()
-    }
-    seconds = {arm: sum(s[arm] for s in each("seconds")) for arm in first["seconds"]}
-    split = first["split"] | {"tasks": total, "folds": [t["checksum"] for t in each("split")]}
-    facts = first | {"split": split, "settings": settings, "seconds": seconds}
-    return report.Record(facts | {"test": {"folds": each("test")}}, scores)
+    first = folds[0]
+    scores = {k: np.concatenate([f.scores[k] for f in folds], axis=1) for k in first.scores}
+    tasks = {s: sum(f.tasks[s] for f in folds) for s in first.tasks}
+    arms = []
+    for arm in first.arms:
+        each = [f.arm(arm.name) for f in folds]
+        settings = {"trials": arm.settings.get("trials", ""), "folds": [a.settings for a in each]}
+        seconds = sum(a.seconds or 0.0 for a in each)
+        arms.append(dataclasses.replace(arm, settings=settings, seconds=seconds))
+    splits = tuple(f.split.checksum for f in folds if f.split)
+    return dataclasses.replace(
+        first,
+        arms=tuple(arms),
+        scores=scores,
+        split=first.split and dataclasses.replace(first.split, tasks=tasks, folds=splits),
+        seconds={name: sum(f.seconds[name] for f in folds) for name in first.seconds},
+        opened=tuple(opening for f in folds for opening in f.opened),
+    )
 
 
 def one_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
@@ -189,8 +195,12 @@ def one_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> rep
         "tables", config, part.methods[0], ready, made, {}, began, metrics_of(part)
     )
     placed = flat(replace(config, dataset=part.dataset, out=folder))
-    more = {"table": config.table, "protocol": protocol_of(part).name, "config": placed}
-    return report.Record(record.facts | more, record.scores)
+    return dataclasses.replace(
+        record,
+        config=report.plain(placed),
+        protocol=protocol_of(part).name,
+        extra={"table": config.table},
+    )
 
 
 def run_clicks(config: Config, part: Part) -> report.Record:
@@ -212,10 +222,10 @@ def run_clicks(config: Config, part: Part) -> report.Record:
     also = lambda table, parts: clicks.arms(part.methods, table, parts, training, budget, shots)
     record = metaemb.run(settings, also)
     report.write(folder, name, record)
+    if config.output.publish:
+        report.publish(name, record)
     metaemb_report.plot(record, folder / "warm_up.png")
     journal.write_checksums(folder)
-    if config.output.publish:
-        report.write(report.RESULTS, name, record)
     return record
 
 
@@ -246,6 +256,5 @@ def main(config: Config) -> list[report.Record]:
 def _one(config: Config, part: Part) -> report.Record | None:
     name = name_of(config, part)
     if config.output.from_records:
-        stored = report.RESULTS / f"{name}.json"
-        return report.read(stored) if stored.is_file() else None
+        return report.stored(name) if report.path_of(name).is_file() else None
     return run_clicks(config, part) if part.kind == "ctr" else run_part(config, part)

@@ -202,7 +202,7 @@ def _valid(learner, params: Params, problem: Problem) -> jax.Array:
     return problem.error(scores, tasks.query.label, tasks.query.mask)
 
 
-def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[str, np.ndarray]:
+def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[records.Key, np.ndarray]:
     """Per-person test scores (S, T) of every row and K."""
     source, opened = problem.open_test(ticket)
     tasks = opened["user_cold"]
@@ -216,7 +216,7 @@ def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[str, n
         )
         for metric, values in curve(arm.params).items():
             for i, k in enumerate(SHOTS):
-                key = records.score_name("new people", name, f"k={k}", metric)
+                key = records.Key("new people", name, f"k={k}", metric)
                 scores[key] = np.asarray(values)[:, i]
     return scores
 
@@ -251,9 +251,7 @@ def run(config: Config) -> records.Record:
     chosen = {name: arm.settings for name, arm in trained.items()}
     scores = judged(trained, problem, benchmark.freeze(config, chosen))
     size, milliseconds = cost(trained, problem)
-    facts = {
-        "name": problem.table.name,
-        "checksum": problem.table.checksum(),
+    about = {
         "split": problem.split.checksum(),
         "test people": problem.split.test["user_cold"].num_tasks,
     }
@@ -261,7 +259,8 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     return large_report.written(
         name, "adapt_large", "new people", list(trained), config, scores, seconds,
-        data=facts, settings=chosen, bytes=size, milliseconds=milliseconds,
+        data=benchmark.data_of(problem), settings=chosen, size=size,
+        extra=about | {"milliseconds": milliseconds},
     )  # fmt: skip
 
 
@@ -273,13 +272,13 @@ def main(config: Config) -> records.Record:
         columns = [(f"k={k}", metric) for k in SHOTS]
         large_report.show(record, columns, f"New people, {name[12:]}: {metric} after K ratings")
     squared = partial(record.of, "new people", condition="k=50", metric="mse")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
         told = f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]"
         print(f"each person's own RMSE at 50, their mean: {arm}: {told}")
     get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         gap = records.difference(get(arm=RIDGE), get(arm=arm))
         print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
-    print("milliseconds to adapt:", record.facts["milliseconds"])
+    print("milliseconds to adapt:", record.extra["milliseconds"])
     return record

@@ -114,15 +114,16 @@ def run(config: Config) -> records.Record:
             told = {k: next_item.from_place(v)["ndcg@10"].mean() for k, v in places.items()}
             print(arm, told, flush=True)
     scores = {
-        records.score_name("leave-one-out", arm, condition, metric): values
+        records.Key("leave-one-out", arm, condition, metric): values
         for (arm, condition), rows in ranks.items()
         for metric, values in next_item.from_place(np.stack(rows)).items()
         if metric in ("hit@10", "ndcg@10")
     }
-    facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
+    about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "distill", "leave-one-out", list(size), config, scores, seconds,
-        data=facts, settings=settings, stored=size, milliseconds=milliseconds,
+        data=about, settings=settings,
+        extra={"stored": size, "milliseconds": milliseconds},
     )  # fmt: skip
 
 
@@ -130,12 +131,12 @@ def show(record: records.Record, title: str) -> None:
     """Prints the table, what each row costs, and the differences that the claims rest on."""
     columns = [(condition, "ndcg@10") for condition in COLUMNS]
     large_report.show(record, columns, title)
-    facts = record.facts
-    for arm in facts["arms"]:
+    facts = record.extra
+    for arm in record.names():
         took, size = facts["milliseconds"][arm], facts["stored"][arm]
         print(f"{arm:40} {size:>10,} bytes  {took:6.2f} ms of one processor per person")
     get = lambda arm, condition: record.of("leave-one-out", arm, condition, "ndcg@10")
-    for arm in facts["arms"]:
+    for arm in record.names():
         gain = records.difference(get(arm, "adapted"), get(arm, "same people, as it is"))
         told = f"{arm}: adapting {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
         above = TEACHER if arm.startswith(TEACHER) else STUDENT
@@ -146,17 +147,17 @@ def show(record: records.Record, title: str) -> None:
 def picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves quality against bytes, one mark per row of the table."""
     with plots.page(path, 3.4) as axes:
-        for i, arm in enumerate(record.facts["arms"]):
+        for i, arm in enumerate(record.names()):
             values = record.of("leave-one-out", arm, "as it is", "ndcg@10")
             r = records.interval(values, "ndcg@10")
             bars = [[r.mean - r.low], [r.high - r.mean]]
             look = {**plots.look(i), "linestyle": "none"}
-            axes.errorbar(record.facts["stored"][arm] / 1e3, r.mean, yerr=bars, label=arm, **look)
+            axes.errorbar(record.extra["stored"][arm] / 1e3, r.mean, yerr=bars, label=arm, **look)
         axes.set_xscale("log")
         axes.set_xlabel("kilobytes")
-        axes.set_ylabel(f"nDCG@10, all items ({record.facts['data']['name']})")
+        axes.set_ylabel(f"nDCG@10, all items ({record.dataset})")
         axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.facts["arms"]))
+        plots.legend(axes, len(record.names()))
 
 
 def main(config: Config) -> records.Record:

@@ -214,14 +214,14 @@ def run(config: Config) -> records.Record:
     )
     places, seconds, settings, size = made
     scores = {
-        records.score_name("people not trained on", arm, "constrained beam", metric): values
+        records.Key("people not trained on", arm, "constrained beam", metric): values
         for arm, rows in places.items()
         for metric, values in next_item.from_place(rows).items()
     }
-    facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
+    about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "llm_rec", "people not trained on", list(places), config, scores, seconds,
-        data=facts, settings=settings, bytes=size,
+        data=about, settings=settings, size=size,
     )  # fmt: skip
 
 
@@ -232,7 +232,7 @@ def main(config: Config) -> records.Record:
     columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
     large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
     get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         gap = records.difference(get(arm), get("no adaptation"))
         print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
     return record

@@ -97,14 +97,14 @@ class Book:
 
     def __init__(self, name: str) -> None:
         self.name = f"regimes-{name}"
-        self.scores: dict[str, np.ndarray] = {}
+        self.scores: dict[report.Key, np.ndarray] = {}
         self.bytes: dict[str, int] = {}
         self.arms: dict[str, list[str]] = {}
         self.conditions: dict[str, list[tuple[str, str]]] = {}
 
     def keep(self, regime: str, arm: str, condition: str, metric: str, values: np.ndarray) -> None:
         """Stores scores (S, T)."""
-        self.scores[report.score_name(regime, arm, condition, metric)] = values
+        self.scores[report.Key(regime, arm, condition, metric)] = values
         arms = self.arms.setdefault(regime, [])
         if arm not in arms:
             arms.append(arm)
@@ -113,14 +113,20 @@ class Book:
             columns.append((condition, metric))
 
     def written(
-        self, config: Config, seconds: dict[str, float], settings: dict[str, Any], **data: Any
+        self,
+        config: Config,
+        seconds: dict[str, float],
+        settings: dict[str, Any],
+        data: report.Data,
+        **extra: Any,
     ) -> report.Record:
         """The record, written."""
         arms = {arm: None for names in self.arms.values() for arm in names}
         return large_report.written(
             self.name, "regimes", "several", list(arms), config, self.scores, seconds,
-            data=data, settings=settings, arms_of=self.arms, conditions_of=self.conditions,
-            bytes_of=self.bytes,
+            data=data, settings=settings,
+            extra={"arms_of": self.arms, "conditions_of": self.conditions, "bytes_of": self.bytes}
+            | extra,
         )  # fmt: skip
 
 
@@ -133,7 +139,7 @@ def drifting(config: Config) -> report.Record:
     )
     for (arm, drift), values in errors.items():
         book.keep(DRIFT, arm, drift, "mse", values)
-    return book.written(config, seconds, settings, name="synthetic", world=world.seed)
+    return book.written(config, seconds, settings, report.Data("synthetic"), world=world.seed)
 
 
 def shelved(config: Config, pair: str) -> report.Record:
@@ -144,7 +150,7 @@ def shelved(config: Config, pair: str) -> report.Record:
     )
     for (arm, shots), values in found.items():
         book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
-    return book.written(config, seconds, settings, name=pair)
+    return book.written(config, seconds, settings, report.Data(pair))
 
 
 def long_window(config: Config) -> report.Record:
@@ -158,8 +164,9 @@ def long_window(config: Config) -> report.Record:
     for arm, values in scores.items():
         book.keep(LONG, arm, "10 to 19 in the window", "ndcg@10", values)
     book.bytes = size
-    facts = {"name": data.name, "digest": data.digest(), "people": len(scores["no adaptation"][0])}
-    return book.written(config, seconds, settings, **facts)
+    people = len(scores["no adaptation"][0])
+    about = report.Data(data.name, data.digest())
+    return book.written(config, seconds, settings, about, people=people)
 
 
 def run(config: Config) -> list[report.Record]:
@@ -180,7 +187,7 @@ def stored(config: Config) -> list[report.Record]:
     pairs = {f"domains-{p.replace(' ', '-')}": config.domains for p in regimes_domains.PAIRS}
     named = {"drift": config.drift, **pairs, "window": config.window}
     wanted = [f"regimes-{name}" for name, on in named.items() if on]
-    there = [name for name in wanted if (report.RESULTS / f"{name}.json").is_file()]
+    there = [name for name in wanted if report.path_of(name).is_file()]
     if not there:
         raise UserError(f"no record {', '.join(wanted)}; run the experiment first (see --help)")
     return [large_report.stored(name) for name in there]
@@ -188,22 +195,24 @@ def stored(config: Config) -> list[report.Record]:
 
 def of_regime(record: report.Record, regime: str) -> report.Record:
     """The record as if it held one regime alone."""
-    facts = record.facts
-    own = {"scenario": regime, "arms": facts["arms_of"][regime]}
-    if facts["bytes_of"]:
-        own["bytes"] = facts["bytes_of"]
-    return dataclasses.replace(record, facts={**facts, **own})
+    size = record.extra["bytes_of"]
+    arms = (record.arm(name) for name in record.extra["arms_of"][regime])
+    sized = (
+        dataclasses.replace(arm, bytes_per_task=size.get(arm.name, 0) if size else None)
+        for arm in arms
+    )
+    return dataclasses.replace(record, scenario=regime, arms=tuple(sized))
 
 
 def show(record: report.Record) -> None:
     """Prints a table per regime, and each arm's distance from no adaptation."""
-    for regime, columns in record.facts["conditions_of"].items():
+    for regime, columns in record.extra["conditions_of"].items():
         own = of_regime(record, regime)
         large_report.show(own, [tuple(column) for column in columns], regime.capitalize())
         condition, metric = columns[-1]
         get = lambda arm, r=regime, c=condition, m=metric: record.of(r, arm, c, m)
-        for arm in own.facts["arms"]:
-            if "no adaptation" in own.facts["arms"] and arm != "no adaptation":
+        for arm in own.names():
+            if "no adaptation" in own.names() and arm != "no adaptation":
                 gap = report.difference(get(arm), get("no adaptation"))
                 told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
                 print(f"{metric}, {condition}: {arm} - no adaptation: {told}")
@@ -211,7 +220,7 @@ def show(record: report.Record) -> None:
 
 def picture(record: report.Record, path: pathlib.Path) -> None:
     """Saves the headroom: what more context is worth."""
-    columns = record.facts["conditions_of"].get(ROOM)
+    columns = record.extra["conditions_of"].get(ROOM)
     if not columns:
         return
     found = [report.interval(record.of(ROOM, "recommender as it is", c, m), m) for c, m in columns]
@@ -221,7 +230,7 @@ def picture(record: report.Record, path: pathlib.Path) -> None:
         axes.errorbar(sizes, [r.mean for r in found], yerr=bars, **plots.look(0))
         axes.set_xscale("log")
         axes.set_xticks(sizes, [str(n) for n in sizes])
-        axes.set_xlabel(f"items of context ({record.facts['data']['name']}, new people)")
+        axes.set_xlabel(f"items of context ({record.dataset}, new people)")
         axes.set_ylabel("nDCG@10, all items")
         axes.grid(alpha=0.25, linewidth=0.4)
 

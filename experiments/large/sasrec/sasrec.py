@@ -212,7 +212,7 @@ def run(config: Config) -> records.Record:
     def keep(arm: str, ranks: dict[str, np.ndarray]) -> None:
         for condition, rank in ranks.items():
             for metric, values in next_item.from_place(np.atleast_2d(rank)).items():
-                scores[records.score_name("leave-one-out", arm, condition, metric)] = values
+                scores[records.Key("leave-one-out", arm, condition, metric)] = values
 
     for arm, (ranks, chosen, took) in simple_arms(data, config.window).items():
         keep(arm, ranks)
@@ -235,13 +235,7 @@ def run(config: Config) -> records.Record:
             "valid": np.round(fitted.history["valid"][0], 5).tolist(),
         }
     keep(SASREC, {k: np.stack([ranks[k] for ranks in by_seed]) for k in by_seed[0]})
-    facts = {
-        "name": data.name,
-        "digest": data.digest(),
-        "users": len(data.length),
-        "items": data.num_items,
-        "interactions": len(data.items),
-    }
+    sizes = len(data.length), data.num_items, len(data.items)
     arms = ["popularity", "transitions", "item-kNN", "BPR-MF", SASREC]
     return large_report.written(
         name,
@@ -251,7 +245,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds,
-        data=facts,
+        data=records.Data(data.name, data.digest(), *sizes),
         settings=settings,
     )
 
@@ -260,6 +254,6 @@ def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
     name = f"sasrec-{named.short_name(config.data.dataset)}"
     record = large_report.stored(name) if config.output.from_records else run(config)
-    people = record.facts["data"]["users"]
+    people = record.data.users if record.data else "?"
     large_report.show(record, COLUMNS, f"Next item, leave-one-out, {name[7:]}, {people} people")
     return record

@@ -183,7 +183,7 @@ def _kept(
     return *case.read(path), json.loads(path.with_suffix(".json").read_text())
 
 
-def one_shop(config: Config, tau: float) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def one_shop(config: Config, tau: float) -> tuple[dict[records.Key, np.ndarray], dict[str, Any]]:
     """Scores and facts of a shop: every choice is made before its test tasks are judged."""
     world = commerce.World(config.num_users, config.num_items, tau, seed=config.world_seed)
     name = f"{config.num_users}x{config.num_items}-{config.world_seed}-tau-{tau:g}"
@@ -193,14 +193,14 @@ def one_shop(config: Config, tau: float) -> tuple[dict[str, np.ndarray], dict[st
     folder = _out(config) / "parts" / f"{records.config_hash(config)}-tau-{tau:g}"
     ready = [arms_of(config, shop, folder, seed) for seed in range(config.seeds)]
     ticket = problem.freeze(config, {str(s): ready[s][1] for s in range(config.seeds)})
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[records.Key, list[np.ndarray]] = {}
     for arm in case.ARMS:
         for seed in range(1 if arm in (case.POPULAR, case.TRUTH) else config.seeds):
             began = time.perf_counter()
             made = ready[seed][0].get(arm)
             scores = case.test_truth(shop) if made is None else case.test(shop, made)
             for which, values in scores.items():
-                found.setdefault(f"tau={tau:g}|{arm}|{which}", []).append(values)
+                found.setdefault(records.Key(f"tau={tau:g}", arm, *which), []).append(values)
             print(f"tau {tau:g}: {arm} tested, {time.perf_counter() - began:.0f} s", flush=True)
     facts = {
         "users": world.num_users,
@@ -236,8 +236,7 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds | {"total": time.perf_counter() - began},
-        data=shops,
-        registration=registration,
+        extra={"data": shops, "registration": registration},
     )
 
 
