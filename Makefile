@@ -2,19 +2,26 @@
 PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 2
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
+install_with = $(UV) $(1) || $(BIN)/python -m pip install --quiet $(1)
+EXTRA ?=
+comma := ,
+EXTRAS := data,dev,paper,search,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
+STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 
 .PHONY: help install demo suite-small paper-small paper verify docs test test-slow lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-install: $(STAMP)  ## Create .venv and install metajax with its extras for data and development
+install: $(STAMP)  ## Create .venv and install metajax; EXTRA=cuda13 (or cuda12, peers, llm, ...) adds an extra
 
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[data,dev,paper,search,tensorboard]'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv || true  # pip does it where there is no uv, only slower
+	$(call install_with,--constraint constraints.txt --editable '.[$(EXTRAS)]')
 	@touch $@
 
 demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
@@ -24,16 +31,16 @@ suite-small: $(STAMP)  ## Run a small suite on a synthetic world; several shells
 	$(BIN)/python -m experiments suite small
 
 paper-small: $(STAMP)  ## Build the small edition of the paper from what suite-small has left
-	$(BIN)/python paper/build.py --edition small --results out/suite-small
+	$(BIN)/python -m paper.build --edition small --results out/suite-small
 
 paper: $(STAMP)  ## Build the paper from the stored records: PDF, tables, figures, checklist
-	$(BIN)/python paper/build.py --edition full
+	$(BIN)/python -m paper.build --edition full
 
 verify: $(STAMP)  ## Re-hash the records and recompute every table and number of the built paper
-	$(BIN)/python paper/build.py --edition full --verify
+	$(BIN)/python -m paper.build --edition full --verify
 
 docs: $(STAMP)  ## Build the documentation site in site/
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(call install_with,--constraint constraints.txt --editable '.[docs]')
 	$(BIN)/python docs/gallery.py
 	$(BIN)/python docs/reference.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metajax.learners.gradient.maml import gradient
     from metajax.learners.metric import prototypes
     from metajax.learners.pooled import fine_tuned, pooled
-    from metajax.models.bridge import from_nnx
+    from metajax.models.bridge import from_linen, from_nnx
     from metajax.results.records import Record, difference, interval
     from metajax.training.loop import Recipe, fit, outer_gradient, recipe
     from metajax.transforms.augment import hide
@@ -43,7 +43,7 @@ PLACES = {
     "learners.gradient.implicit": ("implicit",),
     "learners.metric": ("prototypes",),
     "learners.pooled": ("fine_tuned", "pooled"),
-    "models.bridge": ("from_nnx",),
+    "models.bridge": ("from_linen", "from_nnx"),
     "results.records": ("Record", "difference", "interval"),
     "training.loop": ("Recipe", "fit", "outer_gradient", "recipe"),
     "transforms.augment": ("hide",),
@@ -70,6 +70,7 @@ __all__ = [
     "difference",
     "fine_tuned",
     "fit",
+    "from_linen",
     "from_nnx",
     "gated",
     "gradient",

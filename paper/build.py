@@ -1,8 +1,8 @@
 """Builds the paper from records alone: tables, figures, every number in the prose, checklist, PDF.
 
-Run: python paper/build.py --edition full
-     python paper/build.py --edition small --results out/suite-small --out out/paper-small
-     python paper/build.py --verify      recomputes everything and compares it with what was built
+Run: python -m paper.build --edition full
+     python -m paper.build --edition small --results out/suite-small --out out/paper-small
+     python -m paper.build --verify      recomputes everything and compares it with what was built
 A record, a claim or a reference that is missing fails the build with one line.
 """
 
@@ -14,16 +14,24 @@ import shutil
 import sys
 from typing import Literal
 
-import findings  # noqa: F401 - registers its claims
 import tyro
-from claims import CLAIMS
-from figures import figures
-from grids import differences, field_tables, omniglot, provenance, quality, sinusoids, unlabeled
-from records import HERE, Results, editions, load
 
 from metajax.results import records, tables
 from metajax.types import UserError
+from paper import claims, findings
+from paper.edition import HERE, Results, editions, load
+from paper.figures import figures
+from paper.grids import (
+    differences,
+    field_tables,
+    omniglot,
+    provenance,
+    quality,
+    sinusoids,
+    unlabeled,
+)
 
+CLAIMS = claims.claims_of(claims) | claims.claims_of(findings)
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
 ACROSS = ("quality", "sinusoid", "records", "T1", "T2", "T3", "T4", "T5")
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")
@@ -47,22 +55,21 @@ def checklist(r: Results) -> str:
     """The reproducibility checklist, from the records, in Markdown."""
     lines = ["# Reproducibility checklist", "", "Written by paper/build.py from the records.", ""]
     for name, record in r.everything().items():
-        f, e = record.facts, record.facts["environment"]
-        split, test = f.get("split", {}), f.get("test", {})
+        e, split = record.environment, record.split
+        times = record.opened[0].times_opened if len(record.opened) == 1 else None
         told = {
-            "command": e["command"],
-            "code": e["commit"]
-            + (", with uncommitted changes" if e["uncommitted_changes"] else ""),
-            "versions": ", ".join(f"{k} {v}" for k, v in e["packages"].items()),
-            "python": e["python"],
-            "device": f"{e['device']}, {e['num_cpus']} cores",
-            "configuration": f["config_hash"],
-            "data": f.get("data", {}).get("checksum", "generated"),
-            "split": split.get("checksum", "generated") if isinstance(split, dict) else "-",
-            "test opened": f"{test.get('times_opened', 'not recorded')} time(s)",
-            "per-task scores": f["scores_blake2b"],
-            "wall time": f"{f['seconds'].get('total', float('nan')) / 60:.1f} minutes",
-            "peak memory": f"{f.get('peak_memory', {}).get('host_mb', 'not recorded')} MB",
+            "command": e.command,
+            "code": e.commit + (", with uncommitted changes" if e.uncommitted_changes else ""),
+            "versions": ", ".join(f"{k} {v}" for k, v in e.packages.items()),
+            "python": e.python,
+            "device": f"{e.device}, {e.num_cpus} cores",
+            "configuration": record.config_hash,
+            "data": (record.data and record.data.checksum) or "generated",
+            "split": (split and split.checksum) or "generated",
+            "test opened": f"{'not recorded' if times is None else times} time(s)",
+            "per-task scores": record.scores_digest,
+            "wall time": f"{record.seconds.get('total', float('nan')) / 60:.1f} minutes",
+            "peak memory": f"{record.peak_memory.get('host_mb', 'not recorded')} MB",
         }
         lines += [f"## {name}", "", *(f"- [x] {k}: {v}" for k, v in told.items()), ""]
     return "\n".join(lines)

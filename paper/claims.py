@@ -4,20 +4,28 @@ A sentence that depends on how a comparison came out is written here for each ou
 text can only say what the records say.
 """
 
+import inspect
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
-from records import BASELINES, Against, Results
 
 from metajax.results import records
+from paper.edition import BASELINES, Against, Results
 
-CLAIMS: dict[str, Callable[[Results], str]] = {}
+Claim = Callable[[Results], str]
 
 
-def claim(f: Callable[[Results], str]) -> Callable[[Results], str]:
-    """Registers a function under its name, with dashes."""
-    CLAIMS[f.__name__.replace("_", "-")] = f
-    return f
+def claims_of(module: ModuleType) -> dict[str, Claim]:
+    """The claims of a module: its public functions of ``r`` alone, named with dashes."""
+    return {
+        name.replace("_", "-"): f
+        for name, f in vars(module).items()
+        if not name.startswith("_")
+        and inspect.isfunction(f)
+        and f.__module__ == module.__name__
+        and list(inspect.signature(f).parameters) == ["r"]
+    }
 
 
 def listed(words: list[str]) -> str:
@@ -42,12 +50,8 @@ def counted(value: int, noun: str) -> str:
 
 def sinusoid_scores(record: records.Record, condition: str = "steps=10") -> dict[str, np.ndarray]:
     """Arm -> squared errors (S, T) of the sinusoid's record after so many gradient steps."""
-    found = {}
-    for key, values in record.scores.items():
-        _, arm, had, metric = key.split("|")
-        if (had, metric) == (condition, "squared error"):
-            found[arm] = values
-    return found
+    wanted = (condition, "squared error")
+    return {k.arm: v for k, v in record.scores.items() if (k.condition, k.metric) == wanted}
 
 
 def _mae(r: Results, arm: str, condition: str = "all", scenario: str = "user_cold") -> float:
@@ -67,49 +71,39 @@ def _sides(sides: Against, baseline: str) -> str:
     return f"Of {counted(total, 'meta-learner')}, compared with {baseline}, {listed(parts)}"
 
 
-def _count(part: str, key: str) -> Callable[[Results], str]:
-    return lambda r: f"{int(r.base.facts[part][key]):,}"
+def _count(part: str, key: str) -> Claim:
+    return lambda r: f"{int(getattr(getattr(r.base, part), key)):,}"
 
 
-for _name, _part, _key in (
-    ("users", "data", "users"),
-    ("items", "data", "items"),
-    ("interactions", "data", "interactions"),
-    ("train-tasks", "split", "meta_train_tasks"),
-    ("valid-tasks", "split", "meta_valid_tasks"),
-):
-    CLAIMS[_name] = _count(_part, _key)
+users, items, interactions = (_count("data", key) for key in ("users", "items", "interactions"))
+train_tasks = _count("split", "meta_train_tasks")
+valid_tasks = _count("split", "meta_valid_tasks")
 
 
-@claim
 def data(r: Results) -> str:
     """The name of the data set."""
     names = {"ml-1m": "MovieLens 1M", "ml-100k": "MovieLens 100K", "synthetic": "a synthetic world"}
     return names.get(r.edition.dataset, r.edition.dataset)
 
 
-@claim
 def cold_users(r: Results) -> str:
     """How many cold users are tested."""
-    return f"{r.base.facts['split']['tasks']['user_cold']:,}"
+    return f"{r.base.tasks['user_cold']:,}"
 
 
-@claim
 def split(r: Results) -> str:
     """Protocol and checksum of the split."""
-    return f"{r.base.facts['split']['protocol']} ({r.base.facts['split']['checksum']})"
+    return f"{r.base_split.protocol} ({r.base_split.checksum})"
 
 
-@claim
 def seeds(r: Results) -> str:
     """The number of training seeds, or the range of them."""
-    return _range([record.facts["config"]["run"]["seeds"] for record in r.ratings.values()])
+    return _range([record.config["seeds"] for record in r.ratings.values()])
 
 
-@claim
 def steps(r: Results) -> str:
     """The number of outer steps, or the range of them."""
-    return _range([record.facts["config"]["run"]["num_steps"] for record in r.ratings.values()])
+    return _range([record.config["num_steps"] for record in r.ratings.values()])
 
 
 def _range(values: list[int]) -> str:
@@ -117,37 +111,31 @@ def _range(values: list[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-@claim
 def methods(r: Results) -> str:
     """The meta-learners, listed."""
     return listed([m.name for m in r.methods()])
 
 
-@claim
 def num_methods(r: Results) -> str:
     """How many meta-learners there are."""
     return counted(len(r.methods()), "meta-learner")
 
 
-@claim
 def against_fold_in(r: Results) -> str:
     """The verdict against fold-in."""
     return _sides(r.against("A2 fold-in"), "fold-in (A2)")
 
 
-@claim
 def against_bayes(r: Results) -> str:
     """The verdict against closed-form hierarchical Bayes."""
     return _sides(r.against("A7 hier. Bayes"), "hierarchical Bayes (A7)")
 
 
-@claim
 def against_fine_tuned(r: Results) -> str:
     """The verdict against the fine-tuned model of the same shape."""
     return _sides(r.against("A4 fine-tuned"), "their own fine-tuned network (A4)")
 
 
-@claim
 def headline(r: Results) -> str:
     """The first finding, in one clause."""
     sides = r.against("A2 fold-in")
@@ -159,10 +147,9 @@ def headline(r: Results) -> str:
     )
 
 
-@claim
 def best(r: Results) -> str:
     """The arm with the lowest error for new users, with its interval."""
-    baselines = [arm for arm in r.base.facts["arms"] if arm in BASELINES]
+    baselines = [arm for arm in r.base.names() if arm in BASELINES]
     scores = {arm: r.base.of("user_cold", arm, "all", "mae") for arm in baselines}
     scores |= {m.arm: r.ratings[m.record].of("user_cold", m.arm, "all", "mae") for m in r.methods()}
     found = {arm: records.interval(values, "mae") for arm, values in scores.items()}
@@ -171,19 +158,16 @@ def best(r: Results) -> str:
     return f"{arm} (MAE {i.mean:.3f}, 95 % interval {i.low:.3f} to {i.high:.3f})"
 
 
-@claim
 def fold_in_mae(r: Results) -> str:
     """The error of fold-in for new users."""
     return f"{_mae(r, 'A2 fold-in'):.3f}"
 
 
-@claim
 def item_mean_mae(r: Results) -> str:
     """The error of the item mean for new users."""
     return f"{_mae(r, 'A0 item mean'):.3f}"
 
 
-@claim
 def adapt(r: Results) -> str:
     """Which methods use the labels of the support, by control N1."""
     gaps = {m.name: r.adaptation(m) for m in r.methods()}
@@ -200,17 +184,16 @@ def adapt(r: Results) -> str:
     )
 
 
-@claim
 def first_rating(r: Results) -> str:
     """What one rating does to the error of the gradient-based arms."""
-    if "k=1" not in {key.split("|")[2] for key in r.base.scores}:
+    if "k=1" not in r.base.conditions():
         return ""
     arms = [(r.base, "A4 fine-tuned"), *((r.ratings[m.record], m.arm) for m in r.methods())]
     hurt = []
     for record, arm in arms:
         one, none = (record.of("user_cold", arm, f"k={k}", "mae") for k in (1, 0))
         if records.difference(one, none).low > 0:
-            hurt.append(arm.partition(" ")[2])
+            hurt.append(records.label(arm))
     if not hurt:
         return "No arm that adapts by gradient is made worse by a first rating"
     be = "is" if len(hurt) == 1 else "are"
@@ -220,35 +203,30 @@ def first_rating(r: Results) -> str:
     )
 
 
-@claim
 def closed_form_cold(r: Results) -> str:
     """The error of hierarchical Bayes and of fold-in with 0 and with 5 ratings."""
     parts = []
     for arm in ("A2 fold-in", "A7 hier. Bayes"):
-        none, five, name = _mae(r, arm, "k=0"), _mae(r, arm, "k=5"), arm.partition(" ")[2]
+        none, five, name = _mae(r, arm, "k=0"), _mae(r, arm, "k=5"), records.label(arm)
         parts.append(f"{none:.3f} with no rating and {five:.3f} with five for {name}")
     return f"The error is {listed(parts)}"
 
 
-@claim
 def minutes(r: Results) -> str:
     """The time that all rating records took together."""
-    total = sum(record.facts["seconds"]["total"] for record in r.ratings.values()) / 60
+    total = sum(record.total_seconds for record in r.ratings.values()) / 60
     return f"{total:.0f} minutes" if total >= 1.5 else f"{60 * total:.0f} seconds"
 
 
-@claim
 def devices(r: Results) -> str:
     """What the records were made on."""
     found = {
-        (e["device"].partition(":")[0].upper(), e["num_cpus"])
-        for record in r.ratings.values()
-        for e in [record.facts["environment"]]
+        (e.device.partition(":")[0].upper(), e.num_cpus)
+        for e in (record.environment for record in r.ratings.values())
     }
     return listed(sorted(f"{device}, {cores} cores" for device, cores in found))
 
 
-@claim
 def sinusoid(r: Results) -> str:
     """The order of the learners on the sinusoid; empty where the edition has none."""
     sentences = []
@@ -257,7 +235,7 @@ def sinusoid(r: Results) -> str:
         errors = {arm: float(v.mean()) for arm, v in scores.items() if "oracle" not in arm}
         low, high = min(errors, key=lambda a: errors[a]), max(errors, key=lambda a: errors[a])
         sentences.append(
-            f"from {record.facts['scenario'].replace('K=', '')} points {low} has the lowest mean "
+            f"from {record.scenario.replace('K=', '')} points {low} has the lowest mean "
             f"squared error ({errors[low]:.3f}) and {high} the highest ({errors[high]:.2f})"
         )
     return listed(sentences) if sentences else ""

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from records import ALPHA, HERE, SCENARIOS, Results
 
 from metajax.results import intervals, records, tables
 from metajax.results.reliability import lower_is_better
+from paper.edition import ALPHA, HERE, SCENARIOS, Results
 
 PUBLISHED = HERE.parent / "third_party" / "published.toml"
 METRICS = {"T1": "ndcg@5", "T2": "mae", "T3": "mae", "T5": "mae"}
@@ -37,18 +37,17 @@ def columns(r: Results, table: str) -> list[Column]:
     found: list[Column] = []
     for name, record in r.tables.items():
         _, kept, rest = name.split("-", 2)
-        facts = record.facts
         if table == "T4" == kept:
-            shots = [(f"k={k}", f"{k} clicks") for k in facts["shots"]]
+            shots = [(f"k={k}", f"{k} clicks") for k in record.shots]
             where = rest.removesuffix("-ctr")
             found += [
                 Column(f"{where}, {said}", record, "item_cold", had, "auc") for had, said in shots
             ]
         elif table == "T3" and kept == "T2":
-            shots = [(f"k={k}", str(k)) for k in facts["shots"]] + [("all", "all")]
+            shots = [(f"k={k}", str(k)) for k in record.shots] + [("all", "all")]
             found += [Column(said, record, "user_cold", had, "mae") for had, said in shots]
         elif table == "T2" == kept:
-            places = [s for s in SCENARIOS if s in facts["split"]["tasks"]]
+            places = [s for s in SCENARIOS if s in record.tasks]
             found += [Column(s.replace("_", "-"), record, s, "all", "mae") for s in places]
         elif table == kept and table in ("T1", "T5"):
             where = rest.removesuffix("-users").removesuffix("-melu")
@@ -59,11 +58,11 @@ def columns(r: Results, table: str) -> list[Column]:
 def gaps(column: Column) -> dict[str, tuple[intervals.Interval, float]]:
     """Other arm -> (method minus arm, p after Holm within the column)."""
     record = column.record
-    method = record.facts.get("method")
-    if method is None:
+    method = record.method
+    if not method:
         return {}
     at = lambda arm: record.of(column.scenario, arm, column.condition, column.metric)
-    others = [arm for arm in record.facts["arms"] if arm != method]
+    others = [arm for arm in record.names() if arm != method]
     found = [records.difference(at(method), at(arm)) for arm in others]
     p = intervals.holm(np.array([g.p for g in found]))
     return {arm: (g, float(v)) for arm, g, v in zip(others, found, p, strict=True)}
@@ -85,13 +84,13 @@ def field_tables(r: Results) -> dict[str, tables.Grid]:
 
 
 def _grid(table: str, cols: Sequence[Column]) -> tables.Grid:
-    arms = list(dict.fromkeys(a for c in cols for a in c.record.facts["arms"]))
+    arms = list(dict.fromkeys(a for c in cols for a in c.record.names()))
     behind = [gaps(c) for c in cols]
     rows = []
     for arm in arms:
         cells = [arm]
         for c, others in zip(cols, behind, strict=True):
-            key = records.score_name(c.scenario, arm, c.condition, c.metric)
+            key = records.Key(c.scenario, arm, c.condition, c.metric)
             if key not in c.record.scores:
                 cells.append("")
                 continue
@@ -101,12 +100,13 @@ def _grid(table: str, cols: Sequence[Column]) -> tables.Grid:
             shown = f"{mean:.3f}" if abs(mean) < 100 else "diverged"
             cells.append(shown + ("*" if star else ""))
         rows.append(cells)
-    methods = [c.record.facts.get("method") for c in cols]
+    methods = [c.record.method for c in cols]
     bold = [i for i, arm in enumerate(arms) if arm in methods]
     note = "A star: the arm in bold is better, paired by task, after Holm within the column."
     if table == "T4":
         note = "Over all test rows, mean of the seeds."
-    first = sum(arm[:2] in ("A0", "A1", "A2", "A3", "A4", "A7") for arm in arms)
+    plain = {name for c in cols for name in c.record.names(records.BASELINE)}
+    first = sum(arm in plain for arm in arms)
     heads = ["arm", *(c.heading for c in cols)]
     return tables.Grid(TITLES[table], heads, rows, 1, [note], [0, first], bold)
 
@@ -119,10 +119,10 @@ def verdicts(r: Results) -> Iterator[str]:
             continue
         won, lost = [], []
         for c in cols:
-            plain = {a: g for a, g in gaps(c).items() if not a.startswith(("A6", "-"))}
+            plain = {a: g for a, g in gaps(c).items() if a in c.record.names(records.BASELINE)}
             well = all(ahead(*g, c.metric) for g in plain.values())
             (won if well else lost).append(c.heading)
-        name = str(cols[0].record.facts["method"]).partition(" ")[2]
+        name = records.label(cols[0].record.method)
         if not lost:
             yield f"in {table} the {name} is ahead of every arm that is not meta-learned"
         elif not won:
@@ -142,24 +142,24 @@ def published() -> dict[str, str]:
 
 def accuracy(record: records.Record) -> intervals.Interval:
     """The accuracy of a record of Omniglot, in per cent."""
-    f = record.facts
-    i = records.interval(record.of(f["scenario"], f["arm"], "test", "accuracy"), "accuracy")
+    scores = record.of(record.scenario, record.method, "test", "accuracy")
+    i = records.interval(scores, "accuracy")
     return i._replace(mean=100 * i.mean, low=100 * i.low, high=100 * i.high)
 
 
 def omniglot(r: Results) -> tables.Grid:
     """Accuracies beside the published ones, and what they took."""
     quoted = published()
-    order = lambda record: [int(n) for n in re.findall(r"\d+", record.facts["scenario"])]
+    order = lambda record: [int(n) for n in re.findall(r"\d+", record.scenario)]
     rows = []
     for record in sorted(r.omniglot.values(), key=order):
-        f, i = record.facts, accuracy(record)
+        i, scenario, arm = accuracy(record), record.scenario, record.method
         rows.append(
             [
-                *(f["scenario"], f["arm"], f"{i.mean:.1f} [{i.low:.1f}, {i.high:.1f}]"),
-                quoted.get(f"{f['scenario']}|{f['arm']}", ""),
-                f"{f['schedule']['num_steps']:,}",
-                f"{f['seconds']['train'] / 60:.0f}",
+                *(scenario, arm, f"{i.mean:.1f} [{i.low:.1f}, {i.high:.1f}]"),
+                quoted.get(f"{scenario}|{arm}", ""),
+                f"{record.extra['schedule']['num_steps']:,}",
+                f"{record.total_seconds / 60:.0f}",
             ]
         )
     sections = [i for i, row in enumerate(rows) if i == 0 or row[0] != rows[i - 1][0]]
@@ -177,6 +177,6 @@ def unlabeled(r: Results) -> tables.Grid:
     rows = []
     for record in found:
         i = accuracy(record)
-        rows.append([record.facts["arm"], f"{i.mean:.1f} [{i.low:.1f}, {i.high:.1f}]"])
-    title = f"Omniglot, {found[0].facts['scenario']}"
+        rows.append([record.method, f"{i.mean:.1f} [{i.low:.1f}, {i.high:.1f}]"])
+    title = f"Omniglot, {found[0].scenario}"
     return tables.Grid(title, ["arm", "accuracy"], rows, 1, ["95 % intervals over test tasks."])

@@ -2,29 +2,27 @@
 
 import pathlib
 
-from claims import sinusoid_scores
-from records import Results
-
 from metajax.results import plots, records
+from paper.claims import sinusoid_scores
+from paper.edition import Results
 
 
 def figures(r: Results, folder: pathlib.Path) -> None:
     """Saves the figures of the paper."""
     methods = r.methods()
-    closed = [a for a in ("A1 bias", "A2 fold-in", "A7 hier. Bayes") if a in r.base.facts["arms"]]
-    shown = [*closed, "A3 joint", "A4 fine-tuned", r.base.facts["method"]]
+    closed = [a for a in ("A1 bias", "A2 fold-in", "A7 hier. Bayes") if a in r.base.names()]
+    shown = [*closed, "A3 joint", "A4 fine-tuned", r.base.method]
     plots.k_shot(r.base, "user_cold", folder / "k-shot.svg", arms=shown)
     plots.learning(r.base, folder / "learning.svg")
     rows = [(m.name, r.gap(m, "A2 fold-in")) for m in methods]
     plots.forest(rows, folder / "forest.svg", "MAE of new users minus that of fold-in (A2)")
     points: dict[str, tuple[float, float]] = {}
-    arms = [(r.base, a) for a in r.base.facts["arms"]]
+    arms = [(r.base, a) for a in r.base.names()]
     for record, arm in [*arms, *((r.ratings[m.record], m.arm) for m in methods)]:
-        steps = record.facts.get("gradients", {}).get(arm, {}).get("per_user")
-        inner = record.facts["config"].get("inner_steps", 0)
-        fallback = (
-            record.facts["settings"].get(arm, {}).get("steps", inner if arm[:2] == "A6" else 0)
-        )
+        told = record.arm(arm)
+        steps = told.gradients.per_task if told.gradients else None
+        inner = record.config.get("inner_steps", 0)
+        fallback = told.settings.get("steps", inner if told.role == records.METHOD else 0)
         cost = fallback if steps is None else steps
         error = records.interval(record.of("user_cold", arm, "all", "mae"), "mae").mean
         points[arm] = (float(cost), error)
@@ -33,9 +31,9 @@ def figures(r: Results, folder: pathlib.Path) -> None:
         sinusoid(list(r.sinusoid.values())[len(r.sinusoid) // 2], folder / "sinusoid.svg")
     for name, record in r.tables.items():
         if name.startswith("tables-T2"):
-            facts = record.facts
-            most = [a for a in facts["arms"] if a[:2] in ("A1", "A2", "A4", "A7")]
-            most += [a for a in ("A6 MAML", facts["method"]) if a in facts["arms"]]
+            named = ("A1 bias", "A2 fold-in", "A4 fine-tuned", "A7 hier. Bayes")
+            most = [a for a in record.names() if a in named]
+            most += [a for a in ("A6 MAML", record.method) if a in record.names()]
             plots.k_shot(
                 record, "user_cold", folder / "field-curves.svg", arms=list(dict.fromkeys(most))
             )
@@ -43,15 +41,15 @@ def figures(r: Results, folder: pathlib.Path) -> None:
 
 def sinusoid(record: records.Record, path: pathlib.Path) -> None:
     """Saves the error of each learner after 0 to 10 adaptations."""
-    steps = sorted({int(key.split("|")[2].removeprefix("steps=")) for key in record.scores})
+    steps = sorted(int(had.removeprefix("steps=")) for had in record.conditions())
     curves = {n: sinusoid_scores(record, f"steps={n}") for n in steps}
-    arms = [a for a in record.facts["arms"] if a != "oracle"]
+    arms = [a for a in record.names() if a != "oracle"]
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(arms):
             means = [float(curves[n][arm].mean()) for n in steps]
             axes.plot(steps, means, label=arm, markevery=(i % 2, 2), **plots.look(i))
         axes.set_yscale("log")
-        axes.set_xlabel(f"gradient steps on a new sine ({record.facts['scenario']})")
+        axes.set_xlabel(f"gradient steps on a new sine ({record.scenario})")
         axes.set_ylabel("mean squared error")
         axes.grid(alpha=0.25, linewidth=0.4)
         plots.legend(axes, len(arms))

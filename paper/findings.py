@@ -3,24 +3,23 @@
 import itertools
 
 import numpy as np
-from claims import claim, counted, listed, number, sinusoid_scores
-from field import accuracy, published, verdicts
-from records import Results
 
 from metajax.results import intervals, records
+from paper.claims import counted, listed, number, sinusoid_scores
+from paper.edition import Results
+from paper.field import accuracy, published, verdicts
 
 
-@claim
 def omniglot(r: Results) -> str:
     """How far the accuracies are from the published ones; empty without records."""
     quoted, near, far = published(), [], []
     for record in r.omniglot.values():
-        f, here = record.facts, accuracy(record)
-        told = quoted.get(f"{f['scenario']}|{f['arm']}")
+        scenario, arm, here = record.scenario, record.method, accuracy(record)
+        told = quoted.get(f"{scenario}|{arm}")
         if told is None:
             continue
         value = float(told.split()[0])
-        said = f"{f['arm']}, {f['scenario']} ({here.mean:.1f} against {value:.1f})"
+        said = f"{arm}, {scenario} ({here.mean:.1f} against {value:.1f})"
         (near if here.high >= value else far).append(said)
     parts = []
     if near:
@@ -30,10 +29,9 @@ def omniglot(r: Results) -> str:
     return "; ".join(parts)
 
 
-@claim
 def unlabeled(r: Results) -> str:
     """What training without labels is worth; empty without records."""
-    found = {rec.facts["arm"]: accuracy(rec) for rec in r.unlabeled.values()}
+    found = {rec.method: accuracy(rec) for rec in r.unlabeled.values()}
     if "CACTUs-ProtoNets" not in found:
         return ""
     mine = found["CACTUs-ProtoNets"]
@@ -46,14 +44,12 @@ def unlabeled(r: Results) -> str:
     )
 
 
-@claim
 def field(r: Results) -> str:
     """Where the methods of the tables are ahead; empty without records."""
     found = list(verdicts(r))
     return "; ".join(found)[:1].upper() + "; ".join(found)[1:]
 
 
-@claim
 def not_better(r: Results) -> str:
     """Methods that lose to a closed form, scenario by scenario."""
     said = {"user_cold": "for new users", "item_cold": "for new items", "both_cold": "for both"}
@@ -65,7 +61,6 @@ def not_better(r: Results) -> str:
     return f"Of {total}, worse than fold-in after Holm are: {'; '.join(parts)}"
 
 
-@claim
 def no_meta_gain(r: Results) -> str:
     """Methods that meta-training does not put ahead of fine-tuning their own network."""
     sides = r.against("A4 fine-tuned")
@@ -79,17 +74,15 @@ def no_meta_gain(r: Results) -> str:
     )
 
 
-@claim
 def overfits(r: Results) -> str:
     """Arms whose validation error was lowest well before the last step."""
     early = []
-    for name, record in r.ratings.items():
-        steps = record.facts["config"]["run"]["num_steps"]
-        for arm in record.facts["arms"]:
-            best = record.facts["settings"].get(arm, {}).get("best_step")
-            if arm.startswith("A6 ") and best and np.mean(best) <= steps / 2:
-                early.append(arm.partition(" ")[2])
-        del name
+    for record in r.ratings.values():
+        steps = record.config["num_steps"]
+        for arm in record.arms:
+            best = arm.settings.get("best_step")
+            if arm.role == records.METHOD and best and np.mean(best) <= steps / 2:
+                early.append(arm.label)
     if not early:
         return "No meta-learner had its lowest validation error in the first half of its training"
     be = "had its" if len(early) == 1 else "had their"
@@ -99,10 +92,9 @@ def overfits(r: Results) -> str:
     )
 
 
-@claim
 def more_points_hurt(r: Results) -> str:
     """Arms of the sinusoid whose error grows with more points; empty below two records."""
-    order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.facts["scenario"][2:]))
+    order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.scenario[2:]))
     hurt = []
     for few, many in itertools.pairwise(order):
         a, b = sinusoid_scores(few), sinusoid_scores(many)
@@ -111,7 +103,7 @@ def more_points_hurt(r: Results) -> str:
             if high.low > low.high:
                 seeds = b[arm].mean(axis=1)
                 hurt.append(
-                    f"{arm} from {few.facts['scenario'][2:]} to {many.facts['scenario'][2:]} "
+                    f"{arm} from {few.scenario[2:]} to {many.scenario[2:]} "
                     f"points ({low.mean:.2f} to {high.mean:.2f}; its seeds lie between "
                     f"{seeds.min():.2f} and {seeds.max():.2f})"
                 )
@@ -125,7 +117,6 @@ def more_points_hurt(r: Results) -> str:
     )
 
 
-@claim
 def seed_noise(r: Results) -> str:
     """How much the seeds of one arm differ, beside the interval over users."""
     widest = (0.0, "", 0.0)

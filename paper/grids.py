@@ -1,11 +1,11 @@
 """The tables of the paper: functions of the records."""
 
 import numpy as np
-from claims import sinusoid_scores
-from field import field_tables, omniglot, unlabeled
-from records import BASELINES, Results
 
 from metajax.results import intervals, records, tables
+from paper.claims import sinusoid_scores
+from paper.edition import BASELINES, Results
+from paper.field import field_tables, omniglot, unlabeled
 
 __all__ = [
     "differences",
@@ -21,7 +21,7 @@ __all__ = [
 def quality(r: Results) -> tables.Grid:
     """Errors of every arm in every scenario."""
     rows, bold = [], []
-    shown = [(r.base, arm) for arm in BASELINES if arm in r.base.facts["arms"]]
+    shown = [(r.base, arm) for arm in BASELINES if arm in r.base.names()]
     shown += [(r.ratings[m.record], m.arm) for m in r.methods()]
     for record, arm in shown:
         cells = []
@@ -31,7 +31,7 @@ def quality(r: Results) -> tables.Grid:
         rows.append([arm, *cells])
     means = np.array([[float(c.split()[0]) for c in row[1:]] for row in rows])
     bold = [int(np.argmin(means[:, 0]))]
-    counts = r.base.facts["split"]["tasks"]
+    counts = r.base.tasks
     heads = [f"{s.replace('_', '-')} ({counts[s]:,})" for s in r.scenarios]
     note = (
         "Mean absolute error per test task, with the 95 % bootstrap interval over tasks after "
@@ -77,7 +77,7 @@ def sinusoids(r: Results) -> tables.Grid:
             i = intervals.mean_interval(intervals.mean_of_seeds(found[arm]))
             cells.append(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]")
         rows.append([arm, *cells])
-    heads = ["arm", *(record.facts["scenario"] for record in r.sinusoid.values())]
+    heads = ["arm", *(record.scenario for record in r.sinusoid.values())]
     note = (
         "Squared error after ten gradient steps, or in closed form; 95 % intervals over 600 tasks."
     )
@@ -88,15 +88,12 @@ def provenance(r: Results) -> tables.Grid:
     """What each record was made with."""
     rows = []
     for name, record in r.everything().items():
-        facts, e = record.facts, record.facts["environment"]
-        run = facts["config"].get("run", facts["config"])
-        commit = e["commit"][:8] + ("+" if e["uncommitted_changes"] else "")
-        told = facts["seconds"]
-        seconds = told.get("total", told.get("train", sum(told.values())))
+        e = record.environment
+        commit = e.commit[:8] + ("+" if e.uncommitted_changes else "")
         rows.append(
             [
-                *(name, commit, facts["config_hash"], e["device"], str(run.get("seeds", 1))),
-                *(f"{seconds / 60:.1f}", e["packages"]["jax"]),
+                *(name, commit, record.config_hash, e.device, str(record.config.get("seeds", 1))),
+                *(f"{record.total_seconds / 60:.1f}", e.packages["jax"]),
             ]
         )
     heads = ["record", "commit", "configuration", "device", "seeds", "minutes", "jax"]

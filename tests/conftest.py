@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = str(ROOT / ".cache" / "jax")
@@ -11,8 +12,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_cpu_enable_concurrency_optimized_scheduler=false")
+os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # where TF32 is the default
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
-os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["METAJAX_HOME"] = tempfile.mkdtemp(prefix="metajax-")  # no test writes to a user's
 
 import pytest  # noqa: E402
 

@@ -31,6 +31,7 @@ from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.transforms.attenuate import attenuate
 from metajax.transforms.dropgrad import dropgrad, gaussian_noise
 from metajax.transforms.multistep import multistep
+from metajax.transforms.residual import residual
 from metajax.types import Episode, MetaLearner, Model
 
 
@@ -148,7 +149,6 @@ def pathwise() -> MetaLearner:
         named("x"),
         named("reach"),
         conditioned_mlp((16,)),
-        Model(lambda key, p, x: {}, lambda params, p, x: jnp.zeros(len(x["x"]))),
         num_paths=2,
         num_code=8,
         path_rate=0.05,
@@ -206,16 +206,18 @@ def _transforms(users: LatentUsers) -> list[Row]:
     linear, rates = vector_linear(), optim.learned_step_rates(0.4, 3)
     noisy = optax.chain(gaussian_noise(0.1), optax.sgd(0.4))
     forgetting = gradient(vector_mlp((12,)), optax.sgd(0.1), 3)
+    beside = residual(gradient(linear, optax.sgd(0.4), 3), linear)
     along = multistep(gradient(linear, rates, 1), (0.2, 0.3, 0.5))
     return [
         Row("losses_along_the_way", along, users, outer=None),
         Row("dropgrad", dropgrad(gradient(linear, noisy, 3)), users, outer=None),
+        Row("residual", beside, users),
         Row("l2f", attenuate(forgetting, kept=0.99), users, num_steps=300),
     ]
 
 
 def _amortized(users: LatentUsers) -> list[Row]:
-    cmml = modulated(identity(), labeled_features((16, 4)), film_mlp((16,), 16), zero(), 4)
+    cmml = modulated(identity(), labeled_features((16, 4)), film_mlp((16,), 16), 4)
     process = tanp(
         identity(),
         labeled_features((16, 8)),
@@ -228,7 +230,7 @@ def _amortized(users: LatentUsers) -> list[Row]:
         divergence_weight=0.01,
         cluster_weight=0.01,
     )
-    weights, biases = lwa(identity(), zero(), 3), nlba(identity(), zero(), 3, (12,))
+    weights, biases = lwa(identity(), 3), nlba(identity(), 3, (12,))
     return [
         Row("cmml", cmml, users),
         Row("tanp", process, users, outer=None),
@@ -242,7 +244,6 @@ def _profiled(world: ProfiledUsers) -> list[Row]:
     memories = mamo(
         scaled_by_profile(dim),
         vector_mlp(()),
-        zero(),
         affine(dim),
         optax.chain(optax.clip(1.0), optax.sgd(0.05)),
         3,

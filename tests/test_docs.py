@@ -23,7 +23,7 @@ def code_of(page: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "large"])
+@pytest.mark.parametrize("page", ["tutorial", "large", "extend"])
 def test_pages_import_only_what_exists(page):
     for node in ast.walk(ast.parse(code_of(page))):
         if isinstance(node, ast.ImportFrom):
@@ -41,6 +41,10 @@ def run(page: str, folder: pathlib.Path) -> str:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_extending_from_an_empty_folder_runs_as_it_stands(tmp_path):
+    assert "[[" in run("extend", tmp_path)
 
 
 @pytest.mark.slow

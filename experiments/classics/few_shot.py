@@ -1,6 +1,5 @@
 """What the image classics share: training that survives a kill, and their test."""
 
-import dataclasses
 import functools
 import pathlib
 import time
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from rich.console import Console
 from rich.table import Table
@@ -170,18 +170,27 @@ def in_batches(learner: MetaLearner, size: int, num_batches: int) -> MetaLearner
     return learner._replace(adapt=adapt, num_gradients=num_batches * learner.num_gradients)
 
 
-def facts(experiment: str, scenario: str, arm: str, config: Any, seconds: float) -> dict[str, Any]:
-    """What the record of an arm says beside its scores; ``schedule`` is to be added."""
-    return {
-        "experiment": experiment,
-        "scenario": scenario,
-        "arm": arm,
-        "config": dataclasses.asdict(config),
-        "config_hash": report.config_hash(config),
-        "environment": report.environment(),
-        "seconds": {"train": seconds, "cpu": time.process_time()},
-        "peak_memory": journal.peak_memory(),
-    }
+def record_of(
+    scenario: str, arm: report.Arm, config: Any, seconds: float, scores: np.ndarray, **fields: Any
+) -> report.Record:
+    """The record of one arm on Omniglot.
+
+    Args:
+      seconds: of its training.
+      scores: accuracies (S, T) on the test tasks.
+      fields: others of `report.Record`; ``extra`` holds the ``schedule``.
+    """
+    return report.made(
+        "omniglot",
+        config,
+        [arm],
+        {report.Key(scenario, arm.name, "test", "accuracy"): scores},
+        method=arm.name,
+        scenario=scenario,
+        seconds={"train": seconds, "cpu": time.process_time()},
+        peak_memory=journal.peak_memory(),
+        **fields,
+    )
 
 
 def schedule(method: Method) -> dict[str, Any]:
@@ -190,18 +199,16 @@ def schedule(method: Method) -> dict[str, Any]:
     return {name: getattr(method, name) for name in Method._fields[3:]} | {"inner_steps": inner}
 
 
-def gradients(method: Method) -> dict[str, int]:
+def gradients(method: Method) -> report.Gradients:
     """How many task gradients a training takes, per seed, and how many adapt to one test task."""
     tasks = method.num_steps * method.num_tasks
-    return {
-        "training": tasks * (1 + method.learner.num_gradients),
-        "per_task": method.tested.num_gradients,
-    }
+    training = tasks * (1 + method.learner.num_gradients)
+    return report.Gradients(training, method.tested.num_gradients)
 
 
 def show(title: str, records: Sequence[report.Record]) -> None:
     """Prints one line per arm and setting: test accuracy, published number, steps, time, device."""
-    quoted = published(records[0].facts["experiment"])
+    quoted = published(records[0].experiment)
     table = Table(title=title, header_style="bold")
     headings = (
         "setting",
@@ -216,18 +223,18 @@ def show(title: str, records: Sequence[report.Record]) -> None:
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=True)
     for record in records:
-        f = record.facts
-        scenario, arm = f["scenario"], f["arm"]
+        scenario, arm = record.scenario, record.method
+        took = record.arm(arm).gradients
         r = report.interval(record.of(scenario, arm, "test", "accuracy"), "accuracy")
         table.add_row(
             scenario,
             arm,
             f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]",
             quoted.get(f"{scenario}|{arm}", ""),
-            f"{f['schedule']['num_steps']:,}",
-            f"{f['gradients']['training']:,}" if "gradients" in f else "",
-            f"{f['seconds']['train'] / 60:.1f}",
-            f["environment"]["device"],
+            f"{record.extra['schedule']['num_steps']:,}",
+            f"{took.training:,}" if took else "",
+            f"{record.seconds['train'] / 60:.1f}",
+            record.environment.device,
         )
     console = Console()
     if not console.is_terminal:

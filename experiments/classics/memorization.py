@@ -19,9 +19,8 @@ parameters after each thousand steps those are tested that are best after the la
 
 import dataclasses
 import functools
-import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +28,10 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses, tree
-from metajax.benchmark.command import Preset
 from metajax.learners.gradient.maml import gradient
 from metajax.models import features, towers
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.transforms.regularize import noisy
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
@@ -48,37 +47,30 @@ PROGRAM_BETA = 5e-5
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    shots: tuple[int, ...] = (5, 10)
+    output: Output = Output()
+    shots: tuple[Positive, ...] = (5, 10)
     """Points of a test task, one table each; training tasks have ten."""
     beta: float = 1e-3
     """Price of a nat that the shared encoder holds; chosen on validation tasks."""
     scale: float = 0.03
     """What the scale of the noise starts from."""
-    num_steps: int = 15_000
+    num_steps: Positive = 15_000
     """Outer steps."""
-    num_tasks: int = 25
+    num_tasks: Positive = 25
     """Tasks per outer step."""
     inner_rate: float = 0.01
     """Inner rate, at test too."""
     outer_rate: float = 1e-3
     """Adam's rate."""
-    seeds: int = 3
+    seeds: Positive = 3
     """Number of training seeds."""
-    test_tasks: int = 600
+    test_tasks: Positive = 600
     """Tasks of the test."""
-    out: pathlib.Path = pathlib.Path("out/sinusoid")
-    """Folder for records and plots."""
-    publish: bool = False
-    """Store the records in paper/results too."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100},
-    "paper": {},
-    "gpu": {"num_steps": 70_000, "seeds": 10},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100},
+        "gpu": {"num_steps": 70_000, "seeds": 10},
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,7 +224,7 @@ def main(config: Config) -> None:
             found = np.asarray(test(arm.learner, params, world, key, config.test_tasks))
             for i, step in enumerate(TEST_STEPS):
                 condition = f"steps={step}"
-                full = records.score_name(scenario, name, condition, sinusoid_report.METRIC)
+                full = records.Key(scenario, name, condition, sinusoid_report.METRIC)
                 scores[full] = found[..., i]
         name = f"sinusoid-memorization-k{shots}"
         record = sinusoid_report.written(name, scenario, list(trained), config, {}, seconds, scores)

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,12 +23,12 @@ import optax
 from scipy import ndimage
 
 from metajax import benchmark, losses
-from metajax.benchmark.command import Preset
 from metajax.data import images
 from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned
 from metajax.models import conv
 from metajax.results import records as report
+from metajax.settings import Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.types import MetaLearner, Model, Params
 
@@ -53,39 +53,32 @@ RATES, STEPS = (0.01, 0.03, 0.1, 0.3), (5, 20, 50)
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    ways: int = 5
+    output: Output = Output()
+    ways: Positive = 5
     """Classes of a test task."""
-    shots: int = 1
+    shots: Positive = 1
     """Support images of a class."""
-    num_clusters: int = 500
+    num_clusters: Positive = 500
     """Clusters of a partition, as published."""
-    num_partitions: int = 8
+    num_partitions: Positive = 8
     """Partitions, each by k-means on differently scaled components."""
-    num_components: int = 64
+    num_components: Positive = 64
     """Principal components of the embedding."""
-    steps: int = 3_000
+    steps: Positive = 3_000
     """Outer steps, of 20-way tasks with one support and three query images a class."""
-    test_tasks: int = 600
+    test_tasks: Positive = 600
     """Tasks of the test."""
     seed: int = 0
     """Seed of partitions and training."""
-    seeds: int = 1
+    seeds: Positive = 1
     """Runs one after the other, each with its own partitions: this seed and the next ones."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    out: pathlib.Path = pathlib.Path("out/unsupervised")
-    """Folder for the record."""
-    publish: bool = False
-    """Store the record in paper/results too."""
+    """Folder of the data sets; else METAJAX_DATA, else ./data."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_partitions": 2, "steps": 100, "test_tasks": 100},
-    "paper": {},
-    "gpu": {"num_partitions": 100, "steps": 30_000, "seeds": 5},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_partitions": 2, "steps": 100, "test_tasks": 100},
+        "gpu": {"num_partitions": 100, "steps": 30_000, "seeds": 5},
+    }
 
 
 def projection(image: np.ndarray, num_components: int) -> np.ndarray:
@@ -250,15 +243,18 @@ def main(config: Config) -> None:
         )
         scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
         seconds = sum(arm.seconds for arm in arms)
-        facts = few_shot.facts("omniglot", scenario, name, config, seconds)
-        facts |= {"schedule": {"num_steps": arms[0].num_steps}}
-        facts |= {"settings": arms[0].settings if len(arms) == 1 else [a.settings for a in arms]}
-        key = report.score_name(scenario, name, "test", "accuracy")
+        settings = (
+            arms[0].settings if len(arms) == 1 else {str(i): a.settings for i, a in enumerate(arms)}
+        )
         slug = name.lower().replace(", ", "-").replace(" ", "-")
         file = f"omniglot-unsupervised-{config.ways}w{config.shots}s-{slug}"
-        records.append(report.Record(facts, {key: np.stack(scores)}))
-        for folder in [config.out] + [report.RESULTS] * config.publish:
-            report.write(folder, file, records[-1])
+        extra = {"schedule": {"num_steps": arms[0].num_steps}}
+        arm = report.Arm(name, settings=settings)
+        record = few_shot.record_of(scenario, arm, config, seconds, np.stack(scores), extra=extra)
+        report.write(config.output.folder("unsupervised"), file, record)
+        if config.output.publish:
+            report.publish(file, record)
+        records.append(record)
     few_shot.show("Omniglot without labels, accuracy in per cent [95 % interval]", records)
 
 

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import pathlib
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,6 @@ from rich.table import Table
 
 from metajax import benchmark
 from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
-from metajax.benchmark.command import Preset
 from metajax.benchmark.problem import Problem, freeze, problem_of
 from metajax.data import split
 from metajax.data.sources import named
@@ -33,6 +32,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import catalogue as ranking
 from metajax.evaluation import evaluate, protocols
 from metajax.results import intervals, records
+from metajax.settings import Output, Presets
 from metajax.types import Episode, MetaLearner, UserError
 
 CUTS = ((10, 13), (5, 8), (2, 4))  # query rows, fewest rows of a task
@@ -47,23 +47,15 @@ FIXED = 1e6  # a prior precision that no support can move
 class Config:
     """Settings of the experiment."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
+    output: Output = Output()
     dataset: tuple[str, ...] = tuple(named.READERS)
     """The data sets, by name or path."""
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ../shared/data."""
+    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
     split_seed: int = 0
     """Seed of every split."""
-    out: pathlib.Path = pathlib.Path("out/datasets")
-    """Folder of the record."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {"quick": {"dataset": ("ml-100k",)}, "paper": {}, "gpu": {}}
+    PRESETS: ClassVar[Presets] = {"quick": {"dataset": ("ml-100k",)}}
 
 
 def with_negatives(table: Interactions, seed: int = 0) -> Interactions:
@@ -146,7 +138,7 @@ def run(name: str, config: Config) -> tuple[dict[str, np.ndarray], dict]:
         some = drawn(opened[scenario], config.split_seed)
         found = ranked(learner, params, source, some, candidates, threshold)
         for arm, metric in itertools.product(range(len(ARMS)), found):
-            name_of = records.score_name(scenario, ARMS[arm], "full", metric)
+            name_of = records.Key(scenario, ARMS[arm], "full", metric)
             scores[name_of] = np.asarray(found[metric][arm])[None]
     facts = {
         "name": table.name,
@@ -198,7 +190,7 @@ def judged(
         for metric, (i, arm), (j, condition) in itertools.product(
             found, enumerate(ARMS), enumerate(("all", "shuffled"))
         ):
-            name = records.score_name(scenario, arm, condition, metric)
+            name = records.Key(scenario, arm, condition, metric)
             scores[name] = np.asarray(found[metric][i, j, rows])[None]
     return scores
 
@@ -228,7 +220,7 @@ def show(record: records.Record, console: Console | None = None) -> None:
     console = console or Console()
     if not console.is_terminal:
         console.width = max(console.width, 180)
-    sets = record.facts["datasets"]
+    sets = record.extra["datasets"]
     for title, condition, metrics in (
         ("MAE, and what shuffled support labels add to it (N1)", "all", ("mae",)),
         ("nDCG@5 of the query rows", "all", ("ndcg@5",)),
@@ -256,9 +248,7 @@ def _rows(
     table: Table, record: records.Record, name: str, about: dict, condition: str, metric: str
 ):
     for scenario, count in about["tasks"].items():
-        if records.score_name(f"{name} {scenario}", ARMS[0], condition, metric) not in (
-            record.scores
-        ):
+        if records.Key(f"{name} {scenario}", ARMS[0], condition, metric) not in (record.scores):
             continue
         of = lambda arm, c=condition, s=scenario: record.of(f"{name} {s}", arm, c, metric)
         if metric == "ndcg@5" and min(np.nanmin(of(arm)) for arm in ARMS) < 0:
@@ -281,26 +271,21 @@ def _rows(
 
 def main(config: Config) -> None:
     """Runs every data set, writes the record and prints the tables."""
-    if config.from_records:
-        show(records.read(records.RESULTS / "datasets.json"))
+    if config.output.from_records:
+        show(records.stored("datasets"))
         return
     scores, about = {}, {}
     for dataset in config.dataset:
         name = named.short_name(dataset)
         found, about[name] = run(dataset, config)
-        scores |= {f"{name} {key}": values for key, values in found.items()}
+        of = lambda key, name=name: key._replace(scenario=f"{name} {key.scenario}")
+        scores |= {of(key): values for key, values in found.items()}
         print(f"{name}: {about[name]['seconds']:.0f} s", flush=True)
-    facts = {
-        "experiment": "datasets",
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "datasets": about,
-    }
-    record = records.Record(facts, scores)
-    path = records.write(config.out, "datasets", record)
-    if config.publish:
-        records.write(records.RESULTS, "datasets", record)
+    arms = records.arms_of(ARMS, roles=records.BASELINE)
+    record = records.made("datasets", config, arms, scores, extra={"datasets": about})
+    path = records.write(config.output.folder("datasets"), "datasets", record)
+    if config.output.publish:
+        records.publish("datasets", record)
     show(record)
     print(f"record {path}")
 

@@ -15,7 +15,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,13 +24,13 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax import benchmark
-from metajax.benchmark.command import Preset
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import protocols
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets
 
 METRICS = ("precision@5", "recall@5", "hit@5", "ndcg@5", "mrr@5")
 DRAW = "mae drawing variance"
@@ -89,27 +89,17 @@ MELU = {
 class Config:
     """Settings of the experiment."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    num_splits: int = 20
+    output: Output = Output()
+    num_splits: Positive = 20
     """Random user splits of MetaRec's protocol."""
-    num_draws: int = 12
+    num_draws: Positive = 12
     """Random query rows of MeLU's protocol."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    out: pathlib.Path = pathlib.Path("out/protocols")
-    """Folder of the record."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored record, without running anything."""
+    """Folder of the data sets; else METAJAX_DATA, else ./data."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_splits": 2, "num_draws": 2},
-    "paper": {},
-    "gpu": {},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_splits": 2, "num_draws": 2},
+    }
 
 
 def damped_item_mean(table: Interactions, rows: np.ndarray, damping: float = 5.0):
@@ -140,7 +130,7 @@ def metarec(table: Interactions, num_splits: int) -> dict[str, np.ndarray]:
         for arm, scorer in scorers.items():
             values = [_judged(protocol, prepared, part, scorer) for part in parts]
             for metric in METRICS:
-                name = records.score_name(f"{table.name} {mode}", arm, "all", metric)
+                name = records.Key(f"{table.name} {mode}", arm, "all", metric)
                 found[name] = np.stack([v[metric] for v in values])
     return found
 
@@ -211,7 +201,7 @@ def _melu_draw(table: Interactions, seed: int) -> dict[str, np.ndarray]:
         for arm, score in scores.items():
             error = np.abs(score - task.query.label)
             drawn = part.num_query / part.test[state].length
-            name = lambda metric, s=state, a=arm: records.score_name(f"melu {s}", a, "all", metric)
+            name = lambda metric, s=state, a=arm: records.Key(f"melu {s}", a, "all", metric)
             found[name("mae")] = error.mean(axis=1)
             found[name(DRAW)] = error.var(axis=1, ddof=1) / part.num_query * (1 - drawn)
     return found
@@ -297,8 +287,8 @@ def _table(console: Console, record: records.Record, title: str, rows, columns) 
 
 def main(config: Config) -> None:
     """Computes all rows, writes the record and prints the tables."""
-    if config.from_records:
-        show(records.read(records.RESULTS / "protocols.json"))
+    if config.output.from_records:
+        show(records.stored("protocols"))
         return
     began = time.perf_counter()
     scores, checksums = {}, {}
@@ -307,20 +297,19 @@ def main(config: Config) -> None:
         checksums[name] = table.checksum()
         scores |= metarec(table, config.num_splits)
     scores |= melu(table, config.num_draws)
-    facts = {
-        "experiment": "protocols",
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "data": checksums,
-        "seconds": {"total": time.perf_counter() - began},
-    }
-    record = records.Record(facts, scores)
-    path = records.write(config.out, "protocols", record)
-    if config.publish:
-        records.write(records.RESULTS, "protocols", record)
+    record = records.made(
+        "protocols",
+        config,
+        records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE),
+        scores,
+        seconds={"total": time.perf_counter() - began},
+        extra={"data": checksums},
+    )
+    path = records.write(config.output.folder("protocols"), "protocols", record)
+    if config.output.publish:
+        records.publish("protocols", record)
     show(record)
-    print(f"record {path}, {facts['seconds']['total']:.0f} s")
+    print(f"record {path}, {record.total_seconds:.0f} s")
 
 
 if __name__ == "__main__":

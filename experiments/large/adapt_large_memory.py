@@ -16,9 +16,8 @@ the frozen backbone too, of zeros.
 
 import dataclasses
 import functools
-import pathlib
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +28,11 @@ from rich.table import Table
 from metajax import benchmark, losses, tree
 from metajax.adapters.conditions import film_context, soft_prompt
 from metajax.adapters.lora import lora
-from metajax.benchmark.command import Preset
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
 from metajax.models.transformer import Shape
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets, replace
 from metajax.training import journal, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Params
 
@@ -48,48 +47,39 @@ LOW = tree.matching("attention/(query|value)/kernel")
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    num_layers: int = 12
+    output: Output = Output()
+    num_layers: Positive = 12
     """Blocks of the backbone."""
-    width: int = 512
+    width: Positive = 512
     """Its width; its gated MLPs have four times as much."""
-    num_items: int = 1000
+    num_items: Positive = 1000
     """Items, embedded beside the blocks."""
-    rank: int = 2
+    rank: Positive = 2
     """Rank of LoRA on queries and values."""
-    context: int = 32
+    context: Positive = 32
     """Numbers of the context, which is mapped to scales and shifts of every layer."""
     prompt: int = 4
     """Vectors of the soft prompt."""
-    few: int = 16
+    few: Positive = 16
     """Tasks of the smaller outer step."""
-    many: int = 256
+    many: Positive = 256
     """Tasks of the larger one."""
-    chunk: int = 4
+    chunk: Positive = 4
     """Tasks taken at a time."""
-    rows: int = 2
+    rows: Positive = 2
     """Histories of eight items in the support, and as many in the query."""
     inner_steps: int = 1
     """Inner steps."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/adapt_large_memory."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_layers": 2, "width": 64, "few": 8, "many": 64},
+        "gpu": {"num_layers": 24, "width": 1024, "many": 1024, "chunk": 32, "few": 64},
+    }
 
     def shape(self) -> Shape:
         """The backbone, whose layers are computed anew in the backward pass."""
         heads = max(1, self.width // 64)
         return Shape(self.num_layers, self.width, heads, heads, 4 * self.width, remat=True)
-
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_layers": 2, "width": 64, "few": 8, "many": 64},
-    "paper": {},
-    "gpu": {"num_layers": 24, "width": 1024, "many": 1024, "chunk": 32, "few": 64},
-}
 
 
 def learners(config: Config) -> dict[str, MetaLearner]:
@@ -171,7 +161,7 @@ def executed(config: Config, programs: dict[int, jax.stages.Compiled], params: P
 def run(config: Config) -> records.Record:
     """Compiles and measures; writes the record."""
     name = "adapt_large_memory"
-    config = dataclasses.replace(config, out=large_report.folder(config.out, name))
+    config = replace(config, out=config.output.folder(name))
     made = learners(config)
     ways = {
         f"{config.few} tasks": (config.few, config.chunk),
@@ -194,26 +184,29 @@ def run(config: Config) -> records.Record:
     seconds, peak = executed(config, kept, jax.block_until_ready(params))
     return large_report.written(
         name, name, "one outer step", list(made), config, {}, compiling,
-        data={"name": "random"}, planned=plans, ways=list(ways), stored=sizes(config),
-        step_seconds=seconds, peak_after=peak,
+        data=records.Data("random"),
+        extra={
+            "planned": plans, "ways": list(ways), "stored": sizes(config),
+            "step_seconds": seconds, "peak_after": peak,
+        },
     )  # fmt: skip
 
 
 def show(record: records.Record) -> None:
     """Prints what is planned and stored, the ratios that the claim rests on, and the peaks."""
-    facts, config = record.facts, record.facts["config"]
+    facts, config = record.extra, record.config
     ways, backbone = facts["ways"], facts["stored"]["backbone"]
     table = Table(title=f"One outer step, a backbone of {backbone / 4e6:.1f} M parameters, MB")
     table.add_column("adapts", no_wrap=True)
     for heading in (*ways, "many / few", "bytes per user"):
         table.add_column(heading, justify="right")
-    for arm in facts["arms"]:
+    for arm in record.names():
         plan = facts["planned"][arm]
         cells = [f"{plan[way] / 1e6:,.1f}" for way in ways]
         ratio = plan[ways[1]] / plan[ways[0]]
         table.add_row(arm, *cells, f"{ratio:.3f}", f"{facts['stored'][arm]:,}")
     Console(width=120).print(table)
-    for arm in facts["arms"]:
+    for arm in record.names():
         plan = facts["planned"][arm]
         more = (plan[ways[3]] - plan[ways[2]]) / (config["few"] - config["chunk"])
         print(f"{arm}: a further task at once {more / 1e6:.1f} MB, {more / backbone:.3f} backbones")
@@ -227,7 +220,7 @@ def show(record: records.Record) -> None:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
     stored = "adapt_large_memory"
-    record = large_report.stored(stored) if config.from_records else run(config)
+    record = large_report.stored(stored) if config.output.from_records else run(config)
     show(record)
     return record
 

@@ -1,7 +1,5 @@
 """Records and tables of the experiments with large models: arms by conditions, seconds, bytes."""
 
-import dataclasses
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,36 +19,42 @@ def written(
     scenario: str,
     arms: Sequence[str],
     config: Any,
-    scores: Mapping[str, np.ndarray],
+    scores: Mapping[records.Key, np.ndarray],
     seconds: Mapping[str, float],
-    **facts: Any,
+    *,
+    data: records.Data | None = None,
+    settings: Mapping[str, Any] | None = None,
+    size: Mapping[str, int] | None = None,
+    extra: Mapping[str, Any] | None = None,
 ) -> records.Record:
     """The record, after writing it to the folder of the configuration, and publishing it if asked.
 
     Args:
-      scores: as `report.score_name` names them.
-      facts: what else the record should hold: ``data``, ``settings``, ``bytes`` per user.
+      scores: by `report.Key`.
+      settings: of the arms, by name or by "NAME, PART".
+      size: arm -> bytes that a service keeps of one person.
+      extra: what else the record should hold.
     """
-    known = {
-        "experiment": experiment,
-        "scenario": scenario,
-        "arms": list(arms),
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "seconds": dict(seconds),
-        "peak_memory": journal.peak_memory(),
-    }
-    record = records.Record(known | facts, dict(scores))
-    records.write(config.out, name, record)
-    if config.publish:
-        records.write(records.RESULTS, name, record)
+    record = records.made(
+        experiment,
+        config,
+        records.arms_of(arms, settings=settings, seconds=seconds, bytes_per_task=size),
+        scores,
+        scenario=scenario,
+        data=data,
+        seconds={name: value for name, value in seconds.items() if name not in arms},
+        peak_memory=journal.peak_memory(),
+        extra=extra or {},
+    )
+    records.write(config.output.folder(name), name, record)
+    if config.output.publish:
+        records.publish(name, record)
     return record
 
 
 def stored(name: str) -> records.Record:
     """The published record of that name."""
-    return records.read(records.RESULTS / f"{name}.json")
+    return records.stored(name)
 
 
 def show(
@@ -61,36 +65,31 @@ def show(
     Args:
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
     """
-    facts = record.facts
     table = Table(title=title, header_style="bold")
     table.add_column("arm", no_wrap=True)
     for condition, metric in columns:
         told = "rmse" if metric == "mse" else metric  # `report.interval` takes the root
         table.add_column(f"{told}\n{condition}", justify="right", no_wrap=True)
-    quoted = few_shot.published(facts["experiment"])
-    for heading in ("seconds", *(["bytes per user"] if "bytes" in facts else [])):
+    sized = any(arm.bytes_per_task is not None for arm in record.arms)
+    quoted = few_shot.published(record.experiment)
+    for heading in ("seconds", *(["bytes per user"] if sized else [])):
         table.add_column(heading, justify="right", no_wrap=True)
-    for arm in facts["arms"]:
+    for arm in record.arms:
         cells = []
         for condition, metric in columns:
-            name = records.score_name(facts["scenario"], arm, condition, metric)
+            name = records.Key(record.scenario, arm.name, condition, metric)
             if name not in record.scores:
                 cells.append("")
                 continue
             r = records.interval(record.scores[name], metric)
             cells.append(f"{r.mean:.{digits}f} [{r.low:.{digits}f}, {r.high:.{digits}f}]")
-        cells.append(f"{facts['seconds'].get(arm, 0.0):.0f}")
-        if "bytes" in facts:
-            cells.append(f"{facts['bytes'].get(arm, 0):,}")
-        table.add_row(arm, *cells)
+        cells.append(f"{arm.seconds or 0.0:.0f}")
+        if sized:
+            cells.append(f"{arm.bytes_per_task or 0:,}")
+        table.add_row(arm.name, *cells)
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 60 + 26 * len(columns))
     console.print(table)
     for row, text in quoted.items():
         console.print(f"published: {row}: {text}")
-
-
-def folder(out: pathlib.Path | None, name: str) -> pathlib.Path:
-    """Where a run keeps its files."""
-    return out or pathlib.Path("out") / name

@@ -16,20 +16,20 @@ import functools
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from metajax import benchmark
-from metajax.benchmark.command import Preset
 from metajax.data.features import factors, represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import metrics
 from metajax.models.language import bert
 from metajax.results import records
+from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.types import UserError
 
 from . import report as large_report
@@ -44,33 +44,21 @@ NUM_QUERY = 50
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    dataset: str = "ml-1m"
-    """A data set whose items have titles."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    output: Output = Output()
+    data: Data = Data()
     text_model: pathlib.Path | None = None
     """Folder of a BERT-class encoder; else the packaged MiniLM."""
-    cold_share: float = 0.2
+    cold_share: Share = 0.2
     """Share of the items hidden from training."""
-    dim: int = 16
+    dim: Positive = 16
     """Factors of the collaborative model."""
-    seeds: int = 5
+    seeds: Positive = 5
     """Draws of the hidden items and of the permutation."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/text_cold-DATASET."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "ml-100k", "seeds": 1},
-    "paper": {},
-    "gpu": {"seeds": 20},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "ml-100k", "seeds": 1},
+        "gpu": {"seeds": 20},
+    }
 
 
 def contents(
@@ -147,35 +135,35 @@ def run_seed(
 
 def run(config: Config) -> records.Record:
     """Runs every seed and arm; writes the record."""
-    name = f"text_cold-{named.short_name(config.dataset)}"
-    out = large_report.folder(config.out, name)
-    config = dataclasses.replace(config, out=out)
+    name = f"text_cold-{named.short_name(config.data.dataset)}"
+    out = config.output.folder(name)
+    config = replace(config, out=out)
     began = time.perf_counter()
-    table = named.load(config.dataset, config.data_dir)
+    table = named.load(config.data.dataset, config.data.data_dir)
     if table.item_titles is None or "genre" not in table.item_features.columns:
-        raise UserError(f"{config.dataset} has no titles or no genres; try ml-1m or ml-100k")
+        raise UserError(f"{config.data.dataset} has no titles or no genres; try ml-1m or ml-100k")
     texts = [str(title) for title in table.item_titles]
     text = bert.cached(texts, config.text_model, out / "titles.npz")
     seconds = {"titles": time.perf_counter() - began}
     by_seed = [run_seed(config, table, text, seed) for seed in range(config.seeds)]
     scores = {
-        records.score_name("item-cold", arm, "hidden items", metric): np.stack(
+        records.Key("item-cold", arm, "hidden items", metric): np.stack(
             [found[arm][metric] for found in by_seed]
         )
         for arm in ARMS
         for metric in ("mae", "mse", "ndcg@5")
     }
     seconds["total"] = time.perf_counter() - began
-    facts = {"name": table.name, "checksum": table.checksum(), "users": table.num_users}
+    data = records.Data(table.name, table.checksum(), table.num_users)
     return large_report.written(
-        name, "text_cold", "item-cold", ARMS, config, scores, seconds, data=facts
+        name, "text_cold", "item-cold", ARMS, config, scores, seconds, data=data
     )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and the two differences it is about."""
-    name = f"text_cold-{named.short_name(config.dataset)}"
-    record = large_report.stored(name) if config.from_records else run(config)
+    name = f"text_cold-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     columns = [("hidden items", metric) for metric in ("ndcg@5", "mae", "mse")]
     large_report.show(record, columns, f"Items never rated, {name[10:]}: what content is worth")
     get = functools.partial(record.of, "item-cold", condition="hidden items")

@@ -24,7 +24,7 @@ from .maml import inner, model
 class Config(maml.Config):
     """Settings of the experiment: those of MAML, with more steps in a task."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=lambda: benchmark.Run(num_steps=1_500))
+    training: benchmark.Training = benchmark.Training(num_steps=1500)
     inner_steps: int = 20
     """Gradient steps in a task."""
 

@@ -30,9 +30,9 @@ class Config(Base):
     """Rate of the gradient steps of the context."""
     inner_steps: int = 5
     """Gradient steps in a task."""
-    context: int = 16
+    context: benchmark.Positive = 16
     """Length of the context."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers."""
 
 

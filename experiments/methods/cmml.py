@@ -20,6 +20,7 @@ from metajax.models.features import labeled_features
 from metajax.models.modulated import at_rest, centered, film_mlp, over_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
+from metajax.transforms.residual import residual, unchanged
 from metajax.types import MetaLearner, Model
 
 from .cnp import Base, features
@@ -31,9 +32,9 @@ class Config(Base):
 
     outer_rate: float = 3e-4
     """Rate of AdamW across tasks."""
-    hyper: int = 256
+    hyper: benchmark.Positive = 256
     """Width of the network that makes scales and shifts."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the modulated layers."""
 
 
@@ -60,9 +61,9 @@ def build(
         features(problem, config.embedding),
         centered(labeled_features((64, width)), problem.mean),
         film_mlp(config.hidden, config.hyper),
-        stored_mean(problem.mean),
         width,
     )
+    learner = residual(learner, stored_mean(problem.mean), shown=unchanged)
     return learner, optax.adamw(config.outer_rate, weight_decay=1e-5)
 
 

@@ -18,17 +18,17 @@ from metajax.models.features import conditioned_mlp, labeled_features
 from metajax.models.modulated import at_rest, centered, over_features, pair_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
+from metajax.transforms.residual import residual, unchanged
 from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Base:
+class Base(benchmark.Config):
     """Settings of the experiments whose networks read the features of a user-item pair."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
 
 
@@ -36,9 +36,9 @@ class Base:
 class Config(Base):
     """Settings of the experiment."""
 
-    code: int = 64
+    code: benchmark.Positive = 64
     """Width of a user's code."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers of the decoder."""
 
 
@@ -66,9 +66,9 @@ def build(
         features(problem, config.embedding),
         centered(labeled_features((64, config.code)), problem.mean),
         conditioned_mlp(config.hidden),
-        stored_mean(problem.mean),
         config.code,
     )
+    learner = residual(learner, stored_mean(problem.mean), shown=unchanged)
     return learner, optax.adam(config.outer_rate)
 
 

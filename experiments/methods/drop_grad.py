@@ -25,7 +25,7 @@ from .maml import inner, model
 class Config(maml.Config):
     """Settings of the experiment."""
 
-    share: float = 0.1
+    share: benchmark.Share = 0.1
     """Dropout rate whose variance the noise on the gradients has."""
 
 

@@ -37,17 +37,17 @@ from .maml import model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=lambda: benchmark.Run(num_steps=300))
+    training: benchmark.Training = benchmark.Training(num_steps=300)
     outer_rate: float = 1e-3
     """Rate of Adam for A3, the joint training."""
     gate_rate: float = 0.02
     """Rate of Adam for stack and gate."""
     gate_steps: int = 300
     """Steps of that Adam on the meta-validation users."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers of A3 and A4."""
 
 
@@ -122,7 +122,9 @@ def main(config: Config) -> records.Record:
         "A6 average": fixed(ensemble.averaged),
         "- in-fold gate": in_fold,
     }
-    return benchmark.run_experiment("ensemble", config, model, methods, "A6 gate")
+    return benchmark.run_experiment(
+        "ensemble", config, model, methods, "A6 gate", ablations=("- in-fold gate",)
+    )
 
 
 if __name__ == "__main__":

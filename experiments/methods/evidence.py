@@ -28,15 +28,17 @@ from . import melu
 class Config(melu.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=lambda: benchmark.Run(seeds=1))
-    num_candidates: int = 20
+    training: benchmark.Training = benchmark.Training(seeds=1)
+    num_candidates: benchmark.Positive = 20
     """How many items to name."""
 
 
 def scores(config: Config, problem: benchmark.Problem) -> np.ndarray:
     """The score (num_items,) of every item, by MeLU after meta-training."""
     learner, tx = melu.build(config, problem)
-    trained = baselines.trained_arm("MeLU", learner, tx, problem, config.run)
+    trained = baselines.trained_arm(
+        "MeLU", learner, tx, problem, config.training, config.output.out
+    )
     params = jax.tree.map(lambda x: x[0], trained.params)["model"]
     decision = tree.negate(tree.under("embed"))
     norms = gradient_norms(melu.model(config, problem), params, decision)
@@ -49,7 +51,7 @@ def scores(config: Config, problem: benchmark.Problem) -> np.ndarray:
 
 def main(config: Config) -> list[str]:
     """The names of the best items, best first, which it prints with their scores."""
-    problem = benchmark.load(config.run)
+    problem = benchmark.load(config.data, config.split, config.training.num_support)
     found = scores(config, problem)
     best = np.asarray(evidence_candidates(found, config.num_candidates))
     table = problem.table

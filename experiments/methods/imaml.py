@@ -27,7 +27,7 @@ class Config(maml.Config):
     """Gradient steps in a task."""
     strength: float = 1.0
     """Pull to the shared start; the curvature must stay above minus this."""
-    solver_steps: int = 5
+    solver_steps: benchmark.Positive = 5
     """Conjugate-gradient steps of the outer gradient."""
 
 

@@ -17,38 +17,44 @@ from metajax.learners.cold_start.lwa import lwa, nlba
 from metajax.models.items import linear_head
 from metajax.models.towers import column, stored_mean
 from metajax.results import records
+from metajax.transforms.residual import residual, unchanged
 from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     outer_rate: float = 3e-3
     """Rate of Adam across tasks."""
-    hidden: tuple[int, ...] = (64,)
+    hidden: tuple[benchmark.Positive, ...] = (64,)
     """Widths of NLBA's hidden layers."""
 
 
-def parts(problem: benchmark.Problem) -> tuple[Model, Model, int]:
-    """Features, offset and number of features."""
+def features(problem: benchmark.Problem) -> tuple[Model, int]:
+    """The features of items, and their number."""
     width = problem.table.item_features.columns["factor"].shape[1] + 1
-    return column("factor", constant=True), stored_mean(problem.mean), width
+    return column("factor", constant=True), width
+
+
+def beside_mean(learner: MetaLearner, problem: benchmark.Problem) -> MetaLearner:
+    """The learner of what is left of ratings beside the item's mean; it is shown whole ratings."""
+    return residual(learner, stored_mean(problem.mean), shown=unchanged)
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """A linear model of the same features, for A3 and A4."""
     del config
-    return linear_head(*parts(problem))
+    embed, width = features(problem)
+    return linear_head(embed, stored_mean(problem.mean), width)
 
 
 def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """LWA and its outer optimizer."""
-    learner = lwa(*parts(problem), threshold=problem.mean, loss=losses.squared_error)
-    return learner, optax.adam(config.outer_rate)
+    learner = lwa(*features(problem), threshold=problem.mean, loss=losses.squared_error)
+    return beside_mean(learner, problem), optax.adam(config.outer_rate)
 
 
 def build_biases(
@@ -56,9 +62,9 @@ def build_biases(
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """NLBA and its outer optimizer."""
     learner = nlba(
-        *parts(problem), config.hidden, threshold=problem.mean, loss=losses.squared_error
+        *features(problem), config.hidden, threshold=problem.mean, loss=losses.squared_error
     )
-    return learner, optax.adam(config.outer_rate)
+    return beside_mean(learner, problem), optax.adam(config.outer_rate)
 
 
 def main(config: Config) -> records.Record:

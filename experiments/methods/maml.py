@@ -22,17 +22,16 @@ from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     inner_rate: float = 0.1
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers."""
 
 

@@ -28,7 +28,7 @@ from .maml import model
 class Config(maml.Config):
     """Settings of the experiment."""
 
-    last_weight: float = 0.6
+    last_weight: benchmark.Share = 0.6
     """Weight of the loss after the last inner step; the other steps share the rest."""
 
 

@@ -20,27 +20,27 @@ from metajax.learners.cold_start.mamo import mamo, memory_optimizer
 from metajax.models.modulated import user_features
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
+from metajax.transforms.residual import residual
 from metajax.types import MetaLearner, Model, PyTree
 
 from .cnp import features
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     inner_rate: float = 0.05
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
-    features: int = 32
+    features: benchmark.Positive = 32
     """Width of the layer that a user's own matrix multiplies."""
-    memories: int = 3
+    memories: benchmark.Positive = 3
     """Rows of each memory."""
     shift: float = 0.01
     """How far the remembered gradient moves a user's start."""
@@ -94,7 +94,6 @@ def build(
     learner = mamo(
         body(config, problem),
         vector_mlp((32,)),
-        stored_mean(problem.mean),
         user_features(sizes, config.embedding),
         optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate)),
         config.inner_steps,
@@ -104,6 +103,7 @@ def build(
         num_memories=config.memories,
         shift=config.shift,
     )
+    learner = residual(learner, stored_mean(problem.mean))
     return learner, memory_optimizer(optax.adam(config.outer_rate))
 
 

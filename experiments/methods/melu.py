@@ -25,19 +25,18 @@ from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     inner_rate: float = 0.01
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 32
+    embedding: benchmark.Positive = 32
     """Width of each feature's embedding."""
-    hidden: tuple[int, ...] = (64, 64)
+    hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the decision layers."""
 
 

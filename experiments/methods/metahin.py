@@ -33,27 +33,27 @@ from metajax.models.features import conditioned_mlp
 from metajax.models.modulated import at_rest, over_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
+from metajax.transforms.residual import residual
 from metajax.types import MetaLearner, Model, UserError
 
 from .cnp import features
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=benchmark.Run)
     path_rate: float = 0.05
     """Rate of the step on the aggregator."""
     task_rate: float = 0.05
     """Rate of the step on the decision weights."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
-    code: int = 16
+    code: benchmark.Positive = 16
     """Width of a user along a path."""
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[benchmark.Positive, ...] = (32, 32)
     """Widths of the decision layers."""
     paths: tuple[str, ...] = ()
     """Item columns that link items; else cast and director, else the genre."""
@@ -120,13 +120,12 @@ def build(
         embed,
         Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs[name]),
         decide,
-        offset,
         num_paths=1 + len(columns_of(config, given.table)),
         num_code=config.code,
         path_rate=config.path_rate,
         task_rate=config.task_rate,
     )
-    return learner, optax.adam(config.outer_rate)
+    return residual(learner, offset), optax.adam(config.outer_rate)
 
 
 def main(config: Config) -> records.Record:

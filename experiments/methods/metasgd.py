@@ -24,7 +24,7 @@ from .maml import model
 class Config(maml.Config):
     """Settings of the experiment: those of MAML, with more steps in a task."""
 
-    run: benchmark.Run = dataclasses.field(default_factory=lambda: benchmark.Run(num_steps=1_200))
+    training: benchmark.Training = benchmark.Training(num_steps=1200)
     inner_steps: int = 10
     """Gradient steps in a task."""
 

@@ -40,23 +40,21 @@ CATEGORY = "genre"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(
-        default_factory=functools.partial(benchmark.Run, dataset="ciaodvd")
-    )
+    data: benchmark.Data = benchmark.Data(dataset="ciaodvd")
     inner_rate: float = 0.05
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
     outer_rate: float = 1e-3
     """Rate of Adam across tasks."""
-    embedding: int = 16
+    embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
-    code: int = 16
+    code: benchmark.Positive = 16
     """Width of the codes of a user and of a friend."""
-    hidden: tuple[int, ...] = (32, 32)
+    hidden: tuple[benchmark.Positive, ...] = (32, 32)
     """Widths of the gated layers."""
     friends: int = 5
     """Friends of a user, at most."""
@@ -69,7 +67,7 @@ def trust(config: Config, table: Interactions) -> np.ndarray:
       UserError: the data set has no links between users.
     """
     if table.name == "ciaodvd":
-        pairs = published.ciaodvd_trust(named.data_folder(config.run.data_dir))
+        pairs = published.ciaodvd_trust(named.data_folder(config.data.data_dir))
         return links.between(pairs, table)
     if table.name != "synthetic":
         raise UserError(f"{table.name} has no trust links; choose ciaodvd or synthetic")

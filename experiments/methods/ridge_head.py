@@ -40,21 +40,19 @@ IN_RATINGS = ("bias", "content_bias", "bayes_bias", "content_bayes_bias")
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    run: benchmark.Run = dataclasses.field(
-        default_factory=lambda: benchmark.Run(num_steps=600, num_tasks=64)
-    )
+    training: benchmark.Training = benchmark.Training(num_steps=600, num_tasks=64)
     outer_rate: float = 1e-3
     """Rate of AdamW across tasks, decayed to 0 along a cosine."""
-    hidden: int = 32
+    hidden: benchmark.Positive = 32
     """Width of the features' hidden layer."""
-    offset_hidden: int = 64
+    offset_hidden: benchmark.Positive = 64
     """Width of the offset's hidden layer."""
     extra: int = 4
     """Features beside the refined stored ones."""
-    hidden_share: float = 0.3
+    hidden_share: benchmark.Share = 0.3
     """Share of training tasks whose items are hidden behind their content."""
     penalty: float = 24.0
     """Prior precision of the ALS features, where it starts."""
@@ -68,7 +66,7 @@ class Config:
     """Blend in a network without a head."""
     loss: Literal["absolute", "squared", "ranking"] = "absolute"
     """What is trained on; ranking is the squared error with the loss of misordered pairs."""
-    members: int = 1
+    members: benchmark.Positive = 1
     """Heads trained side by side from initializations of their own, their scores averaged."""
     profile: bool = True
     """Let the shared offset see the user's profile."""
@@ -164,7 +162,7 @@ def build(
         learner = ensemble.blended([pooled.pooled(offset, loss=loss), learner], loss=loss)
     if config.members > 1:
         learner = committee(learner, config.members)
-    rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
+    rate = optax.cosine_decay_schedule(config.outer_rate, config.training.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
     return in_units(hide(learner, config.hidden_share, as_cold), problem.scale), tx
 
@@ -195,7 +193,7 @@ def main(config: Config) -> records.Record:
     """The record of the experiment."""
     methods = {"A6 ridge head": build} | (ABLATIONS if config.ablations else {})
     return benchmark.run_experiment(
-        "ridge_head", config, model, methods, "A6 ridge head", joint(config)
+        "ridge_head", config, model, methods, "A6 ridge head", joint(config), ablations=ABLATIONS
     )
 
 

@@ -29,17 +29,17 @@ from .cnp import Base, features
 class Config(Base):
     """Settings of the experiment."""
 
-    latent: int = 32
+    latent: benchmark.Positive = 32
     """Width of the latent variable."""
-    task: int = 16
+    task: benchmark.Positive = 16
     """Width of the task embedding."""
-    clusters: int = 10
+    clusters: benchmark.Positive = 10
     """Clusters of task embeddings."""
     divergence: float = 0.01
     """Weight of KL(latent given all ratings || latent given the support)."""
     cluster: float = 0.01
     """Weight of the cluster loss."""
-    hidden: tuple[int, ...] = (32, 32, 16)
+    hidden: tuple[benchmark.Positive, ...] = (32, 32, 16)
     """Widths of the decoder's layers."""
 
 

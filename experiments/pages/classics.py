@@ -8,7 +8,7 @@ third_party/published.toml; the GPU's are a projection with its arithmetic.
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,8 +43,8 @@ class Config:
 
 def omniglot_table() -> str:
     """A row per method, a column per setting: ours with its interval, then what was published."""
-    records = [report.read(p) for p in sorted(report.RESULTS.glob("omniglot-*w*s-*.json"))]
-    found = {(r.facts["scenario"], r.facts["arm"]): r for r in records}
+    records = report.all_stored("omniglot-*w*s-*").values()
+    found = {(r.scenario, r.method): r for r in records}
     names = [label for label, _ in omniglot.ARMS.values()]
     ranked = sorted({arm for scenario, arm in found if scenario in SETTINGS}, key=_rank(names))
     quoted = few_shot.published("omniglot")
@@ -75,23 +75,22 @@ def unlabeled_table() -> str:
     scenario = f"{SETTINGS[0]}, no labels"
     quoted = few_shot.published("omniglot")
     lines = [f"| arm | {scenario} |", "| --- | --- |"]
-    for path in sorted(report.RESULTS.glob("omniglot-unsupervised-*.json")):
-        record = report.read(path)
-        arm = record.facts["arm"]
+    for record in report.all_stored("omniglot-unsupervised-*").values():
+        arm = record.method
         lines.append(f"| {arm} | {_cell(record, quoted.get(f'{scenario}|{arm}', ''))} |")
     return "\n".join(lines)
 
 
 def sinusoid_table(stems: Sequence[str], steps: int) -> str:
     """A row per learner, a column per record: mean squared error after so many steps."""
-    paths = [report.RESULTS / f"sinusoid-{stem}.json" for stem in stems]
+    paths = [report.path_of(f"sinusoid-{stem}") for stem in stems]
     records = [report.read(path) for path in paths if path.is_file()]
     if not records:
         return "No record is stored yet."
-    scenarios = [r.facts["scenario"] for r in records]
+    scenarios = [r.scenario for r in records]
     quoted = few_shot.published("sinusoid")
     lines = ["| learner | " + " | ".join(scenarios) + " |", "| --- " * (len(records) + 1) + "|"]
-    for arm in records[0].facts["arms"]:
+    for arm in records[0].names():
         cells = []
         for record, scenario in zip(records, scenarios, strict=True):
             scores = record.of(scenario, arm, f"steps={steps}", sinusoid_report.METRIC)
@@ -130,17 +129,16 @@ def spent() -> str:
     """Steps, inner steps where they were chosen here, and minutes of each Omniglot record."""
     names = "setting", "method", "outer steps", "tasks a step", "inner steps", "minutes"
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
-    for path in sorted(report.RESULTS.glob("omniglot-*w*s-*.json")):
-        f = report.read(path).facts
-        if f["scenario"] in SETTINGS:
-            s = f["schedule"]
-            row = [f["scenario"], f["arm"], f"{s['num_steps']:,}", str(s["num_tasks"])]
-            row += [_inner(f), f"{f['seconds']['train'] / 60:.1f}"]
+    for record in report.all_stored("omniglot-*w*s-*").values():
+        if record.scenario in SETTINGS:
+            s = record.extra["schedule"]
+            row = [record.scenario, record.method, f"{s['num_steps']:,}", str(s["num_tasks"])]
+            row += [_inner(record.extra), f"{record.total_seconds / 60:.1f}"]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
 
-def _inner(facts: dict[str, Any]) -> str:
+def _inner(facts: Mapping[str, Any]) -> str:
     """Inner steps in training and at test, and their rate, of a record that says them."""
     if "inner" not in facts:
         return ""
@@ -245,7 +243,7 @@ def put_block(text: str) -> str:
 
 def main(config: Config) -> None:
     """Writes page and block, or prints the block."""
-    if not list(report.RESULTS.glob("omniglot-*w*s-*.json")):
+    if not report.files(report.RESULTS, "omniglot-*w*s-*"):
         raise UserError(
             f"no records in {report.RESULTS}; run python -m experiments omniglot --publish"
         )

@@ -46,8 +46,8 @@ def commands() -> list[pathlib.Path]:
 
 def tabled(path: pathlib.Path) -> list[report.Record]:
     """The records of a module that have the tables of rating methods."""
-    found = [report.read(file) for file in sorted(report.RESULTS.glob(f"{path.stem}-*.json"))]
-    return [r for r in found if {"method", "split", "arms"} <= set(r.facts)]
+    found = report.all_stored(f"{path.stem}-*").values()
+    return [r for r in found if r.method and r.tasks]
 
 
 def section(path: pathlib.Path, shown: list[report.Record]) -> str:
@@ -75,11 +75,10 @@ def section(path: pathlib.Path, shown: list[report.Record]) -> str:
 
 def rows(record: report.Record) -> list[str]:
     """The table rows of a record: its method, and further methods, in each scenario."""
-    facts = record.facts
-    methods = [arm for arm in facts["arms"] if not re.match(r"A[0-57] ", arm)]
+    methods = [arm.name for arm in record.arms if arm.role != report.BASELINE]
     out = []
-    for scenario in facts["split"]["tasks"]:
-        for arm in methods or [facts["method"]]:
+    for scenario in record.tasks:
+        for arm in methods or [record.method]:
             mine = record.of(scenario, arm, "all", "mae")
             mean = report.interval(mine, "mae")
             against = [
@@ -87,9 +86,9 @@ def rows(record: report.Record) -> list[str]:
                 for other in ("A2 fold-in", "A4 fine-tuned")
             ]
             gap = tables.verdict(record, scenario, arm)
-            cold = report.score_name(scenario, arm, "k=0", "mae")
+            cold = report.Key(scenario, arm, "k=0", "mae")
             cells = [
-                facts["data"]["name"],
+                record.dataset,
                 scenario.replace("_", "-"),
                 arm,
                 f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
@@ -98,7 +97,7 @@ def rows(record: report.Record) -> list[str]:
                 _signed(record.of(scenario, arm, "k=0", "mae"), mine)
                 if cold in record.scores
                 else "",
-                f"{facts['seconds']['total'] / 60:.1f}",
+                f"{record.total_seconds / 60:.1f}",
             ]
             out.append(f"| {' | '.join(cells)} |")
     return out
@@ -110,16 +109,17 @@ def glance(records: list[report.Record]) -> str:
     told = "New users and known items (`user_cold`), the best first; tuned and with more seeds, "
     told += "several of them stand side by side under [`tables`](#tables)."
     out = ["## At a glance", "", told, ""]
-    for name in dict.fromkeys(r.facts["data"]["name"] for r in records):
+    for name in dict.fromkeys(r.dataset for r in records):
         lines = []
-        for record in (r for r in records if r.facts["data"]["name"] == name):
-            if "user_cold" not in record.facts["split"]["tasks"]:
+        for record in (r for r in records if r.dataset == name):
+            if "user_cold" not in record.tasks:
                 continue
-            run = record.facts["config"]["run"]
+            run = record.config
             for row in rows(record):
                 _, scenario, arm, mae, fold_in, _, _, n0, _ = row.strip("| ").split(" | ")
-                if scenario == "user-cold" and arm.startswith("A"):  # "-": an ablation
-                    link = f"[{arm}](#{record.facts['experiment']})"
+                ablation = record.arm(arm).role == report.ABLATION
+                if scenario == "user-cold" and not ablation:
+                    link = f"[{arm}](#{record.experiment})"
                     spent = (str(run["seeds"]), f"{run['num_steps']:,}")
                     lines.append((mae, f"| {' | '.join((link, mae, fold_in, n0, *spent))} |"))
         head = [f"| {name}: {' | '.join(heads)} |", "|" + " --- |" * len(heads)]
@@ -129,7 +129,7 @@ def glance(records: list[report.Record]) -> str:
 
 def speed() -> str:
     """The speed of an outer step beside others'; empty without records."""
-    found = [report.read(path) for path in sorted(report.RESULTS.glob("speed-w*.json"))]
+    found = list(report.all_stored("speed-w*").values())
     told = (
         "How many times as fast as other ways a whole outer step is, one core and one thread each; "
         "all figures in [docs/speed.md](../docs/speed.md)."
@@ -139,11 +139,10 @@ def speed() -> str:
 
 def as_published() -> str:
     """The field's learners at their published settings; empty without a record."""
-    stored = report.RESULTS / "as_published.json"
-    if not stored.is_file():
+    if not report.path_of("as_published").is_file():
         return ""
     text = described(HERE / "field" / "as_published" / "as_published.py")["title"]
-    table = tables.markdown(as_published_report.grid(report.read(stored)))
+    table = tables.markdown(as_published_report.grid(report.stored("as_published")))
     return "\n".join(["## `as_published`", "", text, "", table])
 
 

@@ -17,7 +17,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +26,11 @@ import optax
 
 from metajax import benchmark, tree
 from metajax.adapters.conditions import last_layer
-from metajax.benchmark.command import Preset
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import identity
 from metajax.results import records
 from metajax.serving import service as serve
+from metajax.settings import Output, Positive, Presets, replace
 from metajax.types import Episode, Examples, UserError
 
 from ..large import report as large_report
@@ -43,37 +43,27 @@ K = 20
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    num_items: int = 1_000_000
+    output: Output = Output()
+    num_items: Positive = 1_000_000
     """Items of the catalogue."""
-    dim: int = 64
+    dim: Positive = 64
     """Numbers per item."""
-    num_users: int = 100_000
+    num_users: Positive = 100_000
     """Users whose states are in the store."""
-    requests: int = 10_000
+    requests: Positive = 10_000
     """Requests measured per arm."""
     events: int = 3
     """New events of a request."""
-    probes: tuple[int, ...] = (8, 32, 128)
+    probes: tuple[Positive, ...] = (8, 32, 128)
     """Lists that the inverted file looks into, of 2,048; one arm each."""
     approximate: bool = True
     """Measure the inverted file too; needs faiss-cpu."""
     seed: int = 0
     """Of catalogue and requests."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/latency."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_items": 50_000, "num_users": 5_000, "requests": 200},
-    "paper": {},
-    "gpu": {},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_items": 50_000, "num_users": 5_000, "requests": 200},
+    }
 
 
 def catalogue(config: Config, clustered: bool) -> np.ndarray:
@@ -173,7 +163,7 @@ def approximate_arms(
 
 def run(config: Config) -> records.Record:
     """Measures every arm; writes the record."""
-    config = dataclasses.replace(config, out=large_report.folder(config.out, "latency"))
+    config = replace(config, out=config.output.folder("latency"))
     found: dict[str, dict[str, np.ndarray]] = {}
     began = time.perf_counter()
     for kind in ("clustered", "spread"):
@@ -185,7 +175,7 @@ def run(config: Config) -> records.Record:
         if config.approximate:
             found |= approximate_arms(config, made, items, kind)
     scores = {
-        records.score_name("requests", arm, "one by one", metric): values
+        records.Key("requests", arm, "one by one", metric): values
         for arm, metrics in found.items()
         for metric, values in metrics.items()
     }
@@ -200,7 +190,14 @@ def run(config: Config) -> records.Record:
     }
     seconds = {"total": time.perf_counter() - began}
     return large_report.written(
-        "latency", "latency", "requests", list(found), config, scores, seconds, machine=facts
+        "latency",
+        "latency",
+        "requests",
+        list(found),
+        config,
+        scores,
+        seconds,
+        extra={"machine": facts},
     )
 
 
@@ -216,11 +213,11 @@ def bandwidth(items: np.ndarray) -> tuple[float, float]:
 
 def show(record: records.Record) -> None:
     """Prints percentiles of every arm, and what memory alone would take."""
-    machine = record.facts["machine"]
+    machine = record.extra["machine"]
     print(f"{'arm':44} {'p50 ms':>8} {'p99 ms':>8} {'processor p50':>14} {'p99':>8} {'recall':>7}")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         get = lambda metric, arm=arm: record.of("requests", arm, "one by one", metric)
-        recall = record.scores.get(records.score_name("requests", arm, "one by one", "recall"))
+        recall = record.scores.get(records.Key("requests", arm, "one by one", "recall"))
         cells = [np.percentile(get(m), p) for m in ("wall ms", "processor ms") for p in (50, 99)]
         kept = "" if recall is None else f"{recall.mean():.3f}"
         print(
@@ -238,7 +235,7 @@ def show(record: records.Record) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    record = large_report.stored("latency") if config.from_records else run(config)
+    record = large_report.stored("latency") if config.output.from_records else run(config)
     show(record)
     return record
 

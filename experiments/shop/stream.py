@@ -16,7 +16,7 @@ import dataclasses
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,11 @@ import numpy as np
 from rich.console import Console
 
 from metajax import benchmark
-from metajax.benchmark.command import Preset
 from metajax.data.histories import log as rows
 from metajax.data.histories import stream
 from metajax.data.worlds import commerce, shop
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets, replace
 from metajax.training import loop
 
 from ..large import report as large_report
@@ -44,31 +44,22 @@ WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run."""
-    num_users: int = 1_430_000
+    output: Output = Output()
+    num_users: Positive = 1_430_000
     """Users; each has 35 events on average."""
-    num_items: int = 1_000_000
+    num_items: Positive = 1_000_000
     """Items of the shop, and rows of the table that is trained."""
-    batch: int = 256
+    batch: Positive = 256
     """Tasks per step."""
-    rounds: int = 12
+    rounds: Positive = 12
     """Calls of 50 steps timed of each way, in turns."""
     seed: int = 0
     """Of shop, order and training."""
-    out: pathlib.Path | None = None
-    """Folder of shop, blocks and record; else out/stream."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"num_users": 40_000, "num_items": 20_000, "rounds": 3},
-    "paper": {},
-    "gpu": {"batch": 4_096},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"num_users": 40_000, "num_items": 20_000, "rounds": 3},
+        "gpu": {"batch": 4_096},
+    }
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
@@ -115,8 +106,8 @@ def _told(done: int, total: int) -> None:
 
 def run(config: Config) -> records.Record:
     """Generates, writes, times both ways in turns, streams one pass; writes the record."""
-    folder = large_report.folder(config.out, "stream")
-    config = dataclasses.replace(config, out=folder)
+    folder = config.output.folder("stream")
+    config = replace(config, out=folder)
     made, blocks, seconds = written(config, folder)
     content = jnp.asarray(np.asarray(made.content))
     whole = rows.Log.of(made.offsets, made.item, made.label)
@@ -137,7 +128,7 @@ def run(config: Config) -> records.Record:
     streamed = lambda: [trainers[STREAMED].take(b) for b in blocks.read(config.seed, 1)]
     losses, seconds["pass"], seconds["pass, processor"] = timed(streamed)
     scores = {
-        records.score_name("stream", arm, f"{STEPS} steps", unit): np.array([values])
+        records.Key("stream", arm, f"{STEPS} steps", unit): np.array([values])
         for (arm, unit), values in found.items()
     }
     facts = {
@@ -149,9 +140,11 @@ def run(config: Config) -> records.Record:
         "digest": made.digest,
         "loss": [losses[0], losses[-1]],
     }
-    name = f"stream-{config.preset}"
+    name = f"stream-{config.output.preset}"
     arms = list(trainers)
-    return large_report.written(name, "stream", "stream", arms, config, scores, seconds, data=facts)
+    return large_report.written(
+        name, "stream", "stream", arms, config, scores, seconds, extra={"data": facts}
+    )
 
 
 def _forever(blocks: stream.Blocks, seed: int):
@@ -164,7 +157,7 @@ def _forever(blocks: stream.Blocks, seed: int):
 
 def show(record: records.Record) -> None:
     """Prints events and step times, and what streaming costs."""
-    console, facts, seconds = Console(width=110), record.facts["data"], record.facts["seconds"]
+    console, facts, seconds = Console(width=110), record.extra["data"], record.seconds
     events = facts["events"]
     told = f"{events:,} events of {facts['users']:,} users in {facts['blocks']} blocks"
     console.print(f"{told}; loss {facts['loss'][0]:.4f} to {facts['loss'][1]:.4f} in one pass")
@@ -173,20 +166,20 @@ def show(record: records.Record) -> None:
             rate = events / seconds[name]
             console.print(f"{name}: {seconds[name]:.1f} s, {rate:,.0f} events/s")
     for unit in (WALL, PROCESSOR):
-        each = [record.of("stream", arm, f"{STEPS} steps", unit)[0] for arm in record.facts["arms"]]
+        each = [record.of("stream", arm, f"{STEPS} steps", unit)[0] for arm in record.names()]
         ratio = np.median(each[1] / each[0])
         said = ", ".join(
             f"{arm} {np.median(values):.2f}"
-            for arm, values in zip(record.facts["arms"], each, strict=True)
+            for arm, values in zip(record.names(), each, strict=True)
         )
         console.print(f"{unit}: {said}; streamed over resident {ratio:.3f} (median of pairs)")
-    console.print(f"{record.facts['peak_memory']['host_mb'] / 1e3:.1f} GB at the most")
+    console.print(f"{record.peak_memory['host_mb'] / 1e3:.1f} GB at the most")
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    name = f"stream-{config.preset}"
-    record = large_report.stored(name) if config.from_records else run(config)
+    name = f"stream-{config.output.preset}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     show(record)
     return record
 

@@ -12,13 +12,12 @@ Transformer of which low-rank updates adapt (W4h: its head).
 import dataclasses
 import importlib.metadata
 import importlib.util
-import pathlib
-from typing import Any
 
 import numpy as np
 
 from metajax.benchmark import command
 from metajax.results import records
+from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
 from . import curves, measure, page, problems, worker
@@ -34,7 +33,7 @@ class Config:
 
     workload: tuple[str, ...] = ("W1", "W2", "W3")
     """Workloads: W1, W2, W2q15, W3, W4, W4h."""
-    steps: tuple[int, ...] = (1, 5)
+    steps: tuple[Positive, ...] = (1, 5)
     """Inner steps."""
     first_order: bool = False
     """Leave second derivatives out."""
@@ -48,12 +47,7 @@ class Config:
     """Fewer rounds."""
     patience: float = 900.0
     """Seconds to wait for a way to compile before it is skipped."""
-    out: pathlib.Path = pathlib.Path("out/speed")
-    """Folder for records."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Write docs/speed.md from the stored records, without running anything."""
+    output: Stored = Stored()
 
 
 def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict[str, str]]:
@@ -105,26 +99,19 @@ def run_one(config: Config, name: str, num_steps: int) -> records.Record:
     rows = [measure.row(w, len(problem.support.label)) for w in workers]
     rows += [{"variant": peer, "skipped": reason} for peer, reason in left_out.items()]
     scenario = f"{name}, {num_steps} inner steps" + ", first order" * config.first_order
-    facts: dict[str, Any] = {
-        "experiment": "speed",
-        "scenario": scenario,
-        "title": problem.title,
-        "num_steps": num_steps,
-        "rows": rows,
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "peers": _versions(workers),
-    }
+    extra = {"title": problem.title, "num_steps": num_steps, "rows": rows}
+    extra["peers"] = _versions(workers)
     scores = {
-        records.score_name(scenario, w.variant, "step", "cpu_seconds"): np.asarray(w.cpu)[None]
+        records.Key(scenario, w.variant, "step", "cpu_seconds"): np.asarray(w.cpu)[None]
         for w in workers
         if w.cpu
     }
-    record = records.Record(facts, scores)
+    arms = records.arms_of(key.arm for key in scores)
+    record = records.made("speed", config, arms, scores, scenario=scenario, extra=extra)
     stem = f"speed-{name}-{num_steps}".lower() + "-first" * config.first_order
-    for folder in (config.out, *[records.RESULTS] * config.publish):
-        records.write(folder, stem, record)
+    records.write(config.output.folder("speed"), stem, record)
+    if config.output.publish:
+        records.publish(stem, record)
     return record
 
 
@@ -142,9 +129,9 @@ def main(config: Config) -> None:
         raise UserError(f"no workload {unknown[0]!r}; the known ones are {known}")
     if min(config.steps) < 1:
         raise UserError("inner steps must be 1 or more; give --steps 1 5")
-    if config.from_records:
+    if config.output.from_records:
         print(f"wrote {page.write()}")
-        if (records.RESULTS / f"{curves.NAME}.json").is_file():
+        if records.path_of(curves.NAME).is_file():
             curves.main(curves.Config(from_records=True))
         return
     for name in config.workload:

@@ -24,8 +24,9 @@ from metajax.benchmark import command
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import records
+from metajax.settings import Positive
 from metajax.training import outer_gradient
-from metajax.types import Episode, Examples, MetaLearner, UserError
+from metajax.types import Episode, Examples, MetaLearner
 
 from . import tables
 
@@ -38,13 +39,13 @@ CHUNK = 256
 class Config:
     """What the curves can be told."""
 
-    inner_steps: tuple[int, ...] = (1, 5, 10, 20, 50)
+    inner_steps: tuple[Positive, ...] = (1, 5, 10, 20, 50)
     """Inner steps, at 25 tasks."""
-    tasks: tuple[int, ...] = (1, 8, 64, 512, 8192)
+    tasks: tuple[Positive, ...] = (1, 8, 64, 512, 8192)
     """Tasks of a batch, at one inner step, in chunks of 256."""
-    shots: tuple[int, ...] = (1, 10, 100, 1000)
+    shots: tuple[Positive, ...] = (1, 10, 100, 1000)
     """Rows of a support, at one inner step and 25 tasks."""
-    items: tuple[int, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
+    items: tuple[Positive, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
     """Rows of a table of which a batch touches 640."""
     publish: bool = False
     """Store the record in paper/results."""
@@ -136,10 +137,11 @@ def on_table(num_items: int) -> dict[str, float]:
 
 def draw(lines: list[dict]) -> None:
     """Writes the figure: time above, memory below, a column for each axis."""
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(line["axis"] for line in lines))
-    figure, panels = plt.subplots(2, len(axes), figsize=(9, 4.6), sharex="col", squeeze=False)
+    figure = Figure(figsize=(9, 4.6))
+    panels = figure.subplots(2, len(axes), sharex="col", squeeze=False)
     for line in lines:
         column = axes.index(line["axis"])
         for panel, name in zip(panels[:, column], ("milliseconds", "megabytes"), strict=True):
@@ -149,29 +151,18 @@ def draw(lines: list[dict]) -> None:
     panels[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
     figure.savefig(PICTURE, metadata={"Date": None})
-    plt.close(figure)
 
 
 def main(config: Config) -> None:
     """Measures and stores the curves, or draws the stored ones."""
     if config.from_records:
-        path = records.RESULTS / f"{NAME}.json"
-        if not path.is_file():
-            raise UserError(f"no record {path}; run python -m experiments.speed.curves --publish")
-        draw(records.read(path).facts["curves"])
+        draw(records.stored(NAME).extra["curves"])
         print(f"wrote {PICTURE}")
         return
     lines = curves(config)
     if config.publish:
-        facts = {
-            "experiment": "speed",
-            "scenario": "cost curves",
-            "curves": lines,
-            "config": dataclasses.asdict(config),
-            "config_hash": records.config_hash(config),
-            "environment": records.environment(),
-        }
-        records.write(records.RESULTS, NAME, records.Record(facts, {}))
+        extra = {"curves": lines}
+        records.publish(NAME, records.made("speed", config, scenario="cost curves", extra=extra))
 
 
 if __name__ == "__main__":

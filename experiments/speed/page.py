@@ -52,7 +52,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 def ratios(record: report.Record) -> Iterator[str]:
     """How many times as fast this library is as each other way, one line each."""
-    rows = [row for row in record.facts["rows"] if "skipped" not in row]
+    rows = [row for row in record.extra["rows"] if "skipped" not in row]
     ours = next((row for row in rows if row["variant"] == "metajax"), None)
     if ours is None:
         return
@@ -75,21 +75,21 @@ def glance(records: Iterable[report.Record]) -> list[str]:
     """The lines of one table of all workloads: how many times as fast as each other way."""
     lines = []
     for record in records:
-        rows = {row["variant"]: row for row in record.facts["rows"] if "skipped" not in row}
+        rows = {row["variant"]: row for row in record.extra["rows"] if "skipped" not in row}
         if "metajax" not in rows:
             continue
         ours = rows["metajax"]
         ratio = lambda way, rows=rows, ours=ours: (
             f"{rows[way]['milliseconds'] / ours['milliseconds']:.2f}x" if way in rows else ""
         )
-        lines.append([record.facts["scenario"], *map(ratio, GLANCE), cells(ours)[4]])
+        lines.append([record.scenario, *map(ratio, GLANCE), cells(ours)[4]])
     return table(("workload", *GLANCE, "of peak"), lines)
 
 
 def show(record: report.Record) -> None:
     """Prints the table and the ratios of one record."""
-    facts = record.facts
-    printed = Printed(title=f"{facts['scenario']}: {facts['title']}", header_style="bold")
+    facts = record.extra
+    printed = Printed(title=f"{record.scenario}: {facts['title']}", header_style="bold")
     printed.add_column("way", no_wrap=True)
     for heading in HEADINGS:
         printed.add_column(heading, justify="right")
@@ -100,13 +100,13 @@ def show(record: report.Record) -> None:
         console.width = max(console.width, 120)
     console.print(printed)
     for line in ratios(record):
-        console.print(f"{facts['scenario']}: {line}", highlight=False)
+        console.print(f"{record.scenario}: {line}", highlight=False)
 
 
 def markdown(record: report.Record) -> str:
     """The section of one record."""
-    facts = record.facts
-    lines = [f"## {facts['scenario']}", "", facts["title"].capitalize() + ".", ""]
+    facts = record.extra
+    lines = [f"## {record.scenario}", "", facts["title"].capitalize() + ".", ""]
     lines += table(("way", *HEADINGS), ([row["variant"], *cells(row)] for row in facts["rows"]))
     lines += ["", *(f"- {line}" for line in ratios(record)), ""]
     return "\n".join(lines)
@@ -120,19 +120,19 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def profile(record: report.Record) -> str:
     """The section of a profile: milliseconds by kind of operation, before and after."""
-    facts = record.facts
+    facts = record.extra
     before, after = facts["rows"]
     kinds = list(dict.fromkeys([*before["kinds"], *after["kinds"]]))
     cell = lambda row, kind: f"{row['kinds'].get(kind, 0.0):,.2f}"
     rows = [[kind, cell(before, kind), cell(after, kind)] for kind in kinds]
     rows.append(["all", f"{before['milliseconds']:,.2f}", f"{after['milliseconds']:,.2f}"])
-    lines = [f"### {facts['scenario']}", "", "Milliseconds of an outer step.", ""]
+    lines = [f"### {record.scenario}", "", "Milliseconds of an outer step.", ""]
     return "\n".join([*lines, *table(("kind", before["variant"], after["variant"]), rows), ""])
 
 
 def tables(record: report.Record) -> str:
     """The section of the step on large tables."""
-    facts = record.facts
+    facts = record.extra
     sizes, ways = [], []
     for label in facts["milliseconds"]:
         way, size = label.rsplit(", ", 1)
@@ -163,16 +163,16 @@ def write() -> pathlib.Path:
     Raises:
       UserError: there are none.
     """
-    stored = lambda pattern: [report.read(p) for p in sorted(report.RESULTS.glob(pattern))]
-    found = stored("speed-w*.json")
+    stored = lambda pattern: list(report.all_stored(pattern).values())
+    found = stored("speed-w*")
     if not found:
         raise UserError(
             f"no records in {report.RESULTS}; run python -m experiments benchmark --publish"
         )
     parts = [HEAD, "## At a glance\n", "\n".join([*glance(found), ""]), *map(markdown, found)]
-    profiles = stored("speed-profile-*.json")
+    profiles = stored("speed-profile-*")
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
-    parts += map(tables, stored("speed-tables.json"))
-    parts += [CURVES] * bool(stored("speed-curves.json"))
+    parts += map(tables, stored("speed-tables"))
+    parts += [CURVES] * bool(stored("speed-curves"))
     PAGE.write_text("\n".join(parts))
     return PAGE

@@ -22,6 +22,7 @@ import jax
 
 from metajax.benchmark import command
 from metajax.results import records
+from metajax.settings import Positive
 from metajax.types import UserError
 
 from . import ours, problems
@@ -46,9 +47,9 @@ class Config:
 
     workload: tuple[str, ...] = ("W2", "W3")
     """Workloads."""
-    steps: int = 1
+    steps: Positive = 1
     """Inner steps."""
-    calls: int = 5
+    calls: Positive = 5
     """Programs traced."""
     publish: bool = False
     """Store the record in paper/results."""
@@ -163,18 +164,11 @@ def main(config: Config) -> None:
         for row in rows:
             told = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["kinds"].items())
             print(f"{name} {row['variant']}: {row['milliseconds']:.2f} ms: {told}", flush=True)
-        facts = {
-            "experiment": "speed",
-            "scenario": f"{name}, {config.steps} inner steps: where the time goes",
-            "title": problems.PROBLEMS[name]().title,
-            "rows": rows,
-            "config": dataclasses.asdict(config),
-            "config_hash": records.config_hash(config),
-            "environment": records.environment(),
-        }
         if config.publish:
-            stem = f"speed-profile-{name.lower()}-{config.steps}"
-            records.write(records.RESULTS, stem, records.Record(facts, {}))
+            scenario = f"{name}, {config.steps} inner steps: where the time goes"
+            extra = {"title": problems.PROBLEMS[name]().title, "rows": rows}
+            record = records.made("speed", config, scenario=scenario, extra=extra)
+            records.publish(f"speed-profile-{name.lower()}-{config.steps}", record)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ Deviates: the two cores share their memory and, on a busy machine, other work: t
 import dataclasses
 import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.profiling import collectives
 from metajax.results import records
+from metajax.settings import Positive, Stored, replace
 from metajax.training import devices as shard
 from metajax.training import loop
 from metajax.types import Episode, Examples, UserError
@@ -46,20 +46,15 @@ WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 class Config:
     """What the experiment can be told."""
 
-    tasks: int = 32
+    tasks: Positive = 32
     """Tasks per device and step."""
-    steps: int = 20
+    steps: Positive = 20
     """Steps of a measurement."""
-    rounds: int = 5
+    rounds: Positive = 5
     """Measurements of each run."""
-    repeats: int = 2
+    repeats: Positive = 2
     """Runs of each way, in turns."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/scaling."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
+    output: Stored = Stored()
     worker: str = ""
     """What a started process is told; not for you."""
 
@@ -134,7 +129,7 @@ def measured(config: Config, way: str, cores: list[int]) -> dict:
 
 def run(config: Config) -> records.Record:
     """Measures the three ways in turns; writes the record."""
-    config = dataclasses.replace(config, out=large_report.folder(config.out, "scaling"))
+    config = replace(config, out=config.output.folder("scaling"))
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) < 2:
         raise UserError("this process may use one core only; start it on two")
@@ -145,7 +140,7 @@ def run(config: Config) -> records.Record:
             found.setdefault(way, []).append(measured(config, way, cores))
             print(way, found[way][-1], flush=True)
     scores = {
-        records.score_name("scaling", way, f"{config.tasks} tasks a device", unit): np.stack(
+        records.Key("scaling", way, f"{config.tasks} tasks a device", unit): np.stack(
             [each[name] for each in made]
         )
         for way, made in found.items()
@@ -155,17 +150,24 @@ def run(config: Config) -> records.Record:
     facts["parameters"] = found[ONE][0]["parameters"]
     seconds = {"total": time.perf_counter() - began}
     return large_report.written(
-        "scaling-two-cores", "scaling", "scaling", list(found), config, scores, seconds, data=facts
+        "scaling-two-cores",
+        "scaling",
+        "scaling",
+        list(found),
+        config,
+        scores,
+        seconds,
+        extra={"data": facts},
     )
 
 
 def show(record: records.Record) -> None:
     """Prints tasks a second, efficiencies and bytes."""
-    tasks, facts = record.facts["config"]["tasks"], record.facts["data"]
+    tasks, facts = record.config["tasks"], record.extra["data"]
     heads = ("way", "wall ms", "processor ms", "tasks/s", "efficiency", "by processor", "sent B")
     table = Table(*heads, title=f"One core and two, {tasks} tasks a device", header_style="bold")
     best = {}
-    for way in record.facts["arms"]:
+    for way in record.names():
         of = lambda unit, way=way: record.of("scaling", way, f"{tasks} tasks a device", unit)
         best[way] = (float(of(WALL).min()), float(np.median(of(PROCESSOR))))
         count = 1 if way == ONE else 2
@@ -193,7 +195,7 @@ def main(config: Config) -> records.Record | None:
     if config.worker:
         work(json.loads(config.worker))
         return None
-    record = large_report.stored("scaling-two-cores") if config.from_records else run(config)
+    record = large_report.stored("scaling-two-cores") if config.output.from_records else run(config)
     show(record)
     return record
 

@@ -20,6 +20,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.optim import touched_rows
 from metajax.results import records
+from metajax.settings import Positive
 from metajax.training import loop, outer_gradient, updates
 from metajax.types import Episode, Examples, Params
 
@@ -30,11 +31,11 @@ WIDTH, TASKS, SHOTS = 64, 32, 10
 class Config:
     """What the comparison can be told."""
 
-    items: tuple[int, ...] = (10_000, 100_000, 1_000_000)
+    items: tuple[Positive, ...] = (10_000, 100_000, 1_000_000)
     """Rows of the table."""
-    rounds: int = 15
+    rounds: Positive = 15
     """Steps of each way."""
-    dense_up_to: int = 1_000_000
+    dense_up_to: Positive = 1_000_000
     """Largest table for the dense ways."""
     publish: bool = False
     """Store the record in paper/results."""
@@ -181,7 +182,7 @@ def main(config: Config) -> None:
     for num_items in config.items:
         for name, values in measured(config, num_items).items():
             scenario = f"{num_items} items"
-            scores[records.score_name(scenario, name, "step", "cpu_seconds")] = np.array([values])
+            scores[records.Key(scenario, name, "step", "cpu_seconds")] = np.array([values])
             middle[name, num_items] = 1e3 * statistics.median(values)
             print(f"{num_items:>10,} x {WIDTH}  {name:<18} {middle[name, num_items]:9.2f} ms")
     first, last = config.items[0], config.items[-1]
@@ -190,17 +191,14 @@ def main(config: Config) -> None:
     print(f"touched rows: {last:,} items take {growth:.2f}x the time of {first:,}")
     print(f"touched rows: {ahead:.2f}x torch SparseAdam at {last:,} items")
     if config.publish:
-        facts = {
-            "experiment": "speed",
-            "scenario": "large tables",
+        extra = {
             "milliseconds": {f"{name}, {n}": v for (name, n), v in middle.items()},
             "growth": growth,
             "ahead_of_torch": ahead,
-            "config": dataclasses.asdict(config),
-            "config_hash": records.config_hash(config),
-            "environment": records.environment(),
         }
-        records.write(records.RESULTS, "speed-tables", records.Record(facts, scores))
+        arms = records.arms_of(dict.fromkeys(key.arm for key in scores))
+        record = records.made("speed", config, arms, scores, scenario="large tables", extra=extra)
+        records.publish("speed-tables", record)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from tyro.conf import Positional
 
@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.benchmark import baselines, command
 from metajax.benchmark.problem import Problem
 from metajax.results import plots, records, tables
+from metajax.settings import check, replace
 from metajax.training import journal, progress
 from metajax.tuning import search
 from metajax.tuning.search import Choice, Found, Real, Whole
@@ -32,16 +33,16 @@ from .. import find, with_config
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the search."""
 
     experiment: Positional[str]
     """The experiment to tune: maml, melu, ..."""
     space: tuple[str, ...]
     """What to search: NAME=log:LOW:HIGH, real:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH, of:A,B."""
-    run: benchmark.Run = dataclasses.field(
-        default_factory=lambda: benchmark.Run(dataset="synthetic", seeds=2, num_steps=300)
-    )
+    _: dataclasses.KW_ONLY
+    data: benchmark.Data = benchmark.Data(dataset="synthetic")
+    training: benchmark.Training = benchmark.Training(seeds=2, num_steps=300)
     trials: int = 20
     """Trials of the whole search, those of earlier calls included."""
     seed: int = 0
@@ -81,22 +82,23 @@ def _typed(config: Any, settings: Mapping[str, Any]) -> Any:
     Raises:
       UserError: the configuration has no such setting, or its type is not one to search.
     """
+    own = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    known = {name: value for name, value in own.items() if not dataclasses.is_dataclass(value)}
     changes = {}
     for name, value in settings.items():
-        if not hasattr(config, name):
-            known = ", ".join(f.name for f in dataclasses.fields(config) if f.name != "run")
-            raise UserError(f"the experiment has no setting {name!r}; there are {known}")
-        kind = type(getattr(config, name))
+        if name not in known:
+            raise UserError(f"the experiment has no setting {name!r}; there are {', '.join(known)}")
+        kind = type(known[name])
         if kind not in (int, float, str, bool):
             raise UserError(f"{name!r} is no number and no word; it cannot be searched")
         changes[name] = value == "True" if kind is bool else kind(value)
-    return dataclasses.replace(config, **changes)
+    return check(replace(config, **changes))
 
 
 def score(module: types.ModuleType, config: Any, problem: Problem, watch: search.Watch) -> float:
     """The meta-validation error of an experiment's method: mean over seeds of the best step."""
     learner, tx = module.build(config, problem)
-    return baselines.trial(learner, tx, problem, config.run, watch)
+    return baselines.trial(learner, tx, problem, config.training, watch)
 
 
 def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -124,7 +126,9 @@ def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
     shade = (scores - scores.min()) / max(float(np.ptp(scores)), 1e-12)
     with plots.page(paths[2]) as axes:
         for row, far in sorted(zip(columns.tolist(), shade, strict=True), key=lambda x: -x[1]):
-            axes.plot(row, color=plt.get_cmap("Greys")(0.95 - 0.75 * far), linewidth=1.6 - far)
+            axes.plot(
+                row, color=matplotlib.colormaps["Greys"](0.95 - 0.75 * far), linewidth=1.6 - far
+            )
         for i, name in enumerate(names):
             ends = [f([t.settings[name] for t in whole], key=_order) for f in (min, max)]
             for place, end in zip((-0.06, 1.06), ends, strict=True):
@@ -156,15 +160,17 @@ def main(config: Config) -> None:
     """Searches, writes the record, prints the trials and saves the figures."""
     try:
         module = importlib.import_module(with_config(f"experiments.{find(config.experiment)}"))
-        base = dataclasses.replace(module.Config(), run=config.run)
+        base = dataclasses.replace(
+            module.Config(), data=config.data, split=config.split, training=config.training
+        )
         module.build  # noqa: B018
     except (ImportError, AttributeError) as error:
         raise UserError(f"experiment {config.experiment!r} cannot be tuned ({error})") from error
     space = parse_space(config.space)
     _typed(base, {name: _any_of(setting) for name, setting in space.items()})
-    name = f"search-{config.experiment}-{config.run.dataset}"
-    folder = config.run.out or pathlib.Path("out") / name
-    problem = benchmark.load(config.run)
+    name = f"search-{config.experiment}-{config.data.dataset}"
+    folder = config.output.folder(name)
+    problem = benchmark.load(config.data, config.split, config.training.num_support)
     with progress.bar("trials", config.trials) as update:
         done = 0
 
@@ -180,19 +186,20 @@ def main(config: Config) -> None:
             objective, space, config.trials, folder=folder, name=study, seed=config.seed
         )
     whole = np.array([[t.score for t in found.trials if t.state == "complete"]])
-    facts = {
-        "experiment": f"search of {config.experiment}",
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "data": {"name": problem.table.name, "checksum": problem.table.checksum()},
-        "best": found.best,
-        "score": found.score,
-        "importance": found.importance,
-        "trials": [t._asdict() for t in found.trials],
-    }
-    key = records.score_name("search", config.experiment, "valid", "mae")
-    records.write(folder, name, records.Record(facts, {key: whole}))
+    record = records.made(
+        f"search of {config.experiment}",
+        config,
+        [records.Arm(config.experiment, settings=found.best)],
+        {records.Key("search", config.experiment, "valid", "mae"): whole},
+        data=benchmark.data_of(problem),
+        extra={
+            "best": found.best,
+            "score": found.score,
+            "importance": found.importance,
+            "trials": [t._asdict() for t in found.trials],
+        },
+    )
+    records.write(folder, name, record)
     _show(found, name)
     for path in figures(found, folder):
         print(f"plot {path}")

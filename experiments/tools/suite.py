@@ -30,6 +30,7 @@ from tyro.conf import Positional
 from metajax.benchmark import command
 from metajax.results import records as report
 from metajax.results import tables
+from metajax.settings import flat
 from metajax.training import journal
 from metajax.types import UserError
 
@@ -97,16 +98,16 @@ def _combinations(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(table, chosen, strict=True))
 
 
-def _member(settings: dict[str, Any]) -> Member:
-    settings = dict(settings)
-    experiment = str(settings.pop("experiment", ""))
+def _member(declared: dict[str, Any]) -> Member:
+    declared = dict(declared)
+    experiment = str(declared.pop("experiment", ""))
     module = experiment if "." in experiment else f"experiments.{find(experiment)}"
     try:
         config_type = importlib.import_module(with_config(module)).Config
     except (ImportError, AttributeError) as error:
         raise UserError(f"no experiment {experiment!r} ({error})") from error
     options: list[str] = []
-    for name, value in settings.items():
+    for name, value in declared.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             options.append(f"--{flag}" if value else f"--no-{flag}")
@@ -116,9 +117,9 @@ def _member(settings: dict[str, Any]) -> Member:
         config = command.parse(config_type, options)
     except UserError as error:
         raise UserError(f"{experiment}: {error}") from error
-    run = getattr(config, "run", config)
-    steps = getattr(run, "num_steps", 0) * getattr(run, "seeds", 0)
-    shown = [str(v) for k, v in settings.items() if k != "publish"]
+    told = flat(config)
+    steps = told.get("num_steps", 0) * told.get("seeds", 0)
+    shown = [str(v) for k, v in declared.items() if k != "publish"]
     name = journal.slug("-".join([experiment.rpartition(".")[2], *shown]))
     return Member(name, module, tuple(options), report.config_hash(config), steps)
 
@@ -172,7 +173,7 @@ def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
     facts: dict[str, Any] = {"config_hash": member.config_hash, "seconds": time.time() - began}
     (folder / "failed.json").unlink(missing_ok=True)
     if code == 0:
-        records = sorted(p.name for p in folder.glob("*.json") if p.with_suffix(".npz").is_file())
+        records = [p.name for p in report.files(folder)]
         _write(folder / "done.json", facts | {"records": records, "steps": member.steps})
     else:
         lines = (folder / "log.txt").read_text().strip().splitlines()
@@ -231,13 +232,11 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
     dataset = dict(itertools.pairwise(member.options)).get("--dataset")
     places = [report.RESULTS, *(p for p in out.parent.glob("*") if p.is_dir()), *out.glob("*")]
     found: list[tuple[bool, float]] = []
-    for path in itertools.chain.from_iterable(sorted(p.glob("*.json")) for p in places):
-        facts = _told(path.parent, path.name)
-        seconds = facts.get("seconds", {})
-        if facts.get("experiment") != experiment or not seconds:
+    for path in itertools.chain.from_iterable(map(report.files, places)):
+        record = report.facts(path)
+        if record is None or record.experiment != experiment or not record.total_seconds:
             continue
-        past = facts["config"].get("run", facts["config"])
-        total = seconds.get("total", seconds.get("train", sum(seconds.values())))
+        past, total = record.config, record.total_seconds
         steps = past.get("num_steps", 0) * past.get("seeds", 0)
         scale = member.steps / steps if member.steps and steps else 1.0
         found.append((past.get("dataset") == dataset, total * scale))

@@ -6,23 +6,44 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metajax.benchmark.baselines import A2, A4, fold_in_learner
     from metajax.benchmark.command import cli
-    from metajax.benchmark.harness import Metrics, judge, judged, run_experiment
-    from metajax.benchmark.problem import Problem, Run, freeze, load
+    from metajax.benchmark.harness import (
+        Config,
+        Data,
+        Metrics,
+        Output,
+        Positive,
+        Share,
+        SplitOptions,
+        Training,
+        judge,
+        judged,
+        run_experiment,
+    )
+    from metajax.benchmark.problem import Problem, freeze, load
 
 PLACES = {
     "baselines": ("A2", "A4", "fold_in_learner"),
     "command": ("cli",),
-    "harness": ("Metrics", "judge", "judged", "run_experiment"),
-    "problem": ("Problem", "Run", "freeze", "load"),
+    "harness": (
+        *("Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions", "Training"),
+        *("judge", "judged", "run_experiment"),
+    ),
+    "problem": ("Problem", "freeze", "load"),
 }
 """File -> the names of it that this package hands on."""
 
 __all__ = [
     "A2",
     "A4",
+    "Config",
+    "Data",
     "Metrics",
+    "Output",
+    "Positive",
     "Problem",
-    "Run",
+    "Share",
+    "SplitOptions",
+    "Training",
     "cli",
     "fold_in_learner",
     "freeze",

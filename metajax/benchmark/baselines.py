@@ -6,6 +6,7 @@ meta-validation.
 """
 
 import functools
+import pathlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,10 +17,12 @@ import numpy as np
 import optax
 
 from metajax import tree
-from metajax.benchmark.problem import Problem, Run, valid_error
+from metajax.benchmark.problem import Problem, valid_error
 from metajax.data import episodes
 from metajax.learners import closed_form, pooled
 from metajax.models import towers
+from metajax.results import records
+from metajax.settings import Training
 from metajax.training import journal, loop, progress
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
@@ -38,6 +41,7 @@ class Trained(NamedTuple):
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
+      role: what it is in a table, one of `report.ROLES`.
     """
 
     learner: MetaLearner
@@ -45,6 +49,7 @@ class Trained(NamedTuple):
     settings: dict[str, Any]
     history: dict[str, np.ndarray]
     seconds: float
+    role: str = records.METHOD
 
 
 def closed_form_arm(
@@ -74,13 +79,13 @@ def closed_form_arm(
     return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
 
 
-def sampler(problem: Problem, run: Run) -> loop.Sampler:
-    """Batches of a problem's training tasks, as large and as long as the run has them."""
+def sampler(problem: Problem, training: Training) -> loop.Sampler:
+    """Batches of a problem's training tasks: ``num_tasks`` of ``num_support`` rows at most."""
     draw = functools.partial(
-        episodes.draw, num_support=run.num_support, num_query=problem.split.num_query
+        episodes.draw, num_support=training.num_support, num_query=problem.split.num_query
     )
     return lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, run.num_tasks), source
+        jax.random.split(key, training.num_tasks), source
     )
 
 
@@ -88,7 +93,7 @@ def trial(
     learner: MetaLearner,
     tx: optax.GradientTransformation,
     problem: Problem,
-    run: Run,
+    training: Training,
     watch: Callable[[int, Mapping[str, float]], None],
 ) -> float:
     """The error on meta-validation of a training that is not kept: mean over seeds of the best.
@@ -98,11 +103,11 @@ def trial(
     """
     fitted = loop.fit(
         loop.recipe(learner, tx),
-        sampler(problem, run),
+        sampler(problem, training),
         problem.train,
-        jax.random.split(jax.random.key(1), run.seeds),
-        run.num_steps,
-        block=max(1, min(100, run.num_steps // 3)),
+        jax.random.split(jax.random.key(1), training.seeds),
+        training.num_steps,
+        block=max(1, min(100, training.num_steps // 3)),
         validate=lambda params: valid_error(learner, params, problem),
         report=watch,
     )
@@ -114,27 +119,35 @@ def trained_arm(
     learner: MetaLearner,
     tx: optax.GradientTransformation,
     problem: Problem,
-    run: Run,
+    training: Training,
+    folder: pathlib.Path | None = None,
 ) -> Trained:
-    """A learner meta-trained on the training tasks, its best step chosen on meta-validation."""
+    """A learner meta-trained on the training tasks, its best step chosen on meta-validation.
+
+    Args:
+      folder: where metrics and checkpoints are kept, from which a later call goes on.
+    """
     began = time.perf_counter()
-    sample = sampler(problem, run)
-    keys = jax.random.split(jax.random.key(1), run.seeds)
-    at_once = run.seeds_at_once or run.seeds
-    groups = [keys[i : i + at_once] for i in range(0, run.seeds, at_once)]
+    sample = sampler(problem, training)
+    keys = jax.random.split(jax.random.key(1), training.seeds)
+    at_once = training.seeds_at_once or training.seeds
+    groups = [keys[i : i + at_once] for i in range(0, training.seeds, at_once)]
     parts = []
     for i, group in enumerate(groups):
         title = name if len(groups) == 1 else f"{name} group {i + 1}"
-        with progress.bar(title, run.num_steps) as update, journal.opened(run.out, title) as keep:
+        with (
+            progress.bar(title, training.num_steps) as update,
+            journal.opened(folder, title) as keep,
+        ):
             fitted = loop.fit(
                 loop.recipe(learner, tx),
                 sample,
                 problem.train,
                 group,
-                run.num_steps,
+                training.num_steps,
                 validate=lambda params: valid_error(learner, params, problem),
                 report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
-                checkpoint=run.out and run.out / "checkpoints" / journal.slug(title),
+                checkpoint=folder and folder / "checkpoints" / journal.slug(title),
             )
         parts.append(fitted)
     fitted = _together(parts)
@@ -155,18 +168,17 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 
-def gradients(arms: Mapping[str, Trained], run: Run) -> dict[str, dict[str, int]]:
+def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, records.Gradients]:
     """How many gradients of a task's loss each arm took, as its learner states them.
 
-    Returns:
-      arm -> ``training``: in all outer steps of one seed, one for the outer loss of each task and
-      those of its ``adapt``, 0 for an arm that was not trained; ``per_user``: to adapt once.
+    In training: in all outer steps of one seed, one for the outer loss of each task and those of
+    its ``adapt``; 0 for an arm that was not trained.
     """
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
         inner = trained.learner.num_gradients
-        tasks = run.num_steps * run.num_tasks if trained.history else 0
-        counts[arm] = {"training": tasks * (1 + inner), "per_user": inner}
+        tasks = training.num_steps * training.num_tasks if trained.history else 0
+        counts[arm] = records.Gradients(tasks * (1 + inner), inner)
     return counts
 
 
@@ -235,7 +247,12 @@ def _valid_by_step(
 
 
 def baselines(
-    problem: Problem, model: Model, run: Run, outer_rate: float, joint: Joint
+    problem: Problem,
+    model: Model,
+    training: Training,
+    outer_rate: float,
+    joint: Joint,
+    folder: pathlib.Path | None = None,
 ) -> dict[str, Trained]:
     """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside.
 
@@ -243,9 +260,14 @@ def baselines(
     what a task's memory and time would go into.
     """
     arms = closed_form_arms(problem)
-    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, run)
+    arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, training, folder)
     arms[A4] = fine_tuned_arm(model, arms[A3], problem, adapts=tree.negate(tree.under("embed")))
-    return arms
+    return as_baselines(arms)
+
+
+def as_baselines(arms: Mapping[str, Trained]) -> dict[str, Trained]:
+    """The arms with the role of baselines."""
+    return {name: arm._replace(role=records.BASELINE) for name, arm in arms.items()}
 
 
 def closed_form_arms(problem: Problem) -> dict[str, Trained]:
@@ -264,7 +286,7 @@ def closed_form_arms(problem: Problem) -> dict[str, Trained]:
         towers.column("bayes"), towers.stored_mean(problem.mean, "bayes_bias"), width
     )
     arms[A7] = closed_form_arm(bayes, problem, {"noise": [0.5, 0.7, 1.0, 1.4, 2.0]})
-    return arms
+    return as_baselines(arms)
 
 
 def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float]]]:

@@ -6,20 +6,19 @@ import errno
 import io
 import itertools
 import os
-import pathlib
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import jax
 import tyro
 
+from metajax import places, settings
+from metajax.settings import Preset
 from metajax.types import UserError
 
-Preset = Literal["quick", "paper", "gpu"]
-"""Sizes of a run: minutes on two cores; as the stored records; large batches, full schedules."""
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 """Operations of a program one after the other, each on all cores. Side by side, a program that
@@ -45,8 +44,7 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if IN_ORDER.partition("=")[0] not in flags:
         os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
-    cache = pathlib.Path(__file__).resolve().parents[2] / ".cache" / "jax"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    _keep_programs()
     try:
         with _signals():
             main(parse(config, None, _by_field(sys.modules[main.__module__].__doc__ or "")))
@@ -68,6 +66,17 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             file=sys.stderr,
         )
         sys.exit(128 + stop.number)
+
+
+def _keep_programs() -> None:
+    """Keeps compiled programs in the user's cache, unless the user has said where, or cannot."""
+    option = "jax_compilation_cache_dir"
+    if getattr(jax.config, option):  # the user's JAX_COMPILATION_CACHE_DIR
+        return
+    folder = places.cache() / "jax"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update(option, str(folder))
 
 
 @contextlib.contextmanager
@@ -98,21 +107,21 @@ def parse(
     """The configuration from options, or from the command line; ``--preset`` sets the defaults.
 
     Raises:
-      UserError: an option is not understood.
+      UserError: an option is not understood, or its value makes no sense.
     """
     said = io.StringIO()
     given = list(sys.argv[1:] if arguments is None else arguments)
-    default = with_preset(_declared(config), _preset_in(given)) if has_preset(config) else None
-    options: dict[str, Any] = {} if default is None else {"default": default}
+    default = settings.with_preset(declared(config), _preset_in(given))
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            found = tyro.cli(
                 config,
                 args=given,
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes,),
-                **options,
+                default=default,
             )
+        return settings.check(found)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -122,34 +131,7 @@ def parse(
     raise UserError(message)
 
 
-def has_preset(config: Any) -> bool:
-    """Whether a configuration, or a part of it, has the field ``preset``."""
-    names = {field.name: field.type for field in dataclasses.fields(config)}
-    parts = [t for t in names.values() if dataclasses.is_dataclass(t)]
-    return "preset" in names or any(map(has_preset, parts))
-
-
-def with_preset(config: Any, name: str) -> Any:
-    """The configuration with the settings of a preset.
-
-    Each dataclass takes them from the table ``PRESETS`` of its own module: preset -> field ->
-    value. What a table does not name stays as declared; ``paper`` names nothing, since the declared
-    defaults are those of the stored records.
-    """
-    changes = {
-        field.name: with_preset(getattr(config, field.name), name)
-        for field in dataclasses.fields(config)
-        if dataclasses.is_dataclass(getattr(config, field.name))
-    }
-    table = getattr(sys.modules[type(config).__module__], "PRESETS", {})
-    known = {field.name for field in dataclasses.fields(config)}
-    changes |= {k: v for k, v in table.get(name, {}).items() if k in known}
-    if "preset" in known:
-        changes["preset"] = name
-    return dataclasses.replace(config, **changes)
-
-
-def _declared(config: type) -> Any:
+def declared(config: type) -> Any:
     """The configuration as declared; what has no default is left for the command line."""
     needed = {
         field.name: tyro.MISSING
@@ -159,10 +141,11 @@ def _declared(config: type) -> Any:
     return config(**needed)
 
 
-def _preset_in(arguments: Sequence[str]) -> str:
+def _preset_in(arguments: Sequence[str]) -> Preset:
     """The preset that the options name; a wrong name is told by the parser, later."""
     for option, value in itertools.pairwise([*arguments, ""]):
         name, _, joined = option.partition("=")
-        if name == "--preset" and (joined or value) in get_args(Preset):
-            return joined or value
+        for known in get_args(Preset):
+            if name == "--preset" and (joined or value) == known:
+                return known
     return "paper"

@@ -4,10 +4,9 @@ The test tasks are opened once, after the last choice, and the record says when.
 """
 
 import dataclasses
-import pathlib
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,20 +25,27 @@ from metajax.benchmark.baselines import (
     trained_arm,
 )
 from metajax.benchmark.command import cli
-from metajax.benchmark.problem import Frozen, Problem, Run, freeze, load
+from metajax.benchmark.problem import Frozen, Problem, freeze, load
 from metajax.data.episodes import Source
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.learners import pooled
 from metajax.results import plots, records, tables
+from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
 from metajax.training import journal, progress
 from metajax.types import Episode, MetaLearner, Model, Params
 
 __all__ = [
     "A2",
     "A4",
+    "Config",
+    "Data",
+    "Output",
+    "Positive",
     "Problem",
-    "Run",
+    "Share",
+    "SplitOptions",
+    "Training",
     "cli",
     "fold_in_learner",
     "freeze",
@@ -47,6 +53,17 @@ __all__ = [
     "load",
     "run_experiment",
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """The options of every rating experiment; an experiment adds its own in a subclass."""
+
+    output: Output = Output()
+    data: Data = Data()
+    split: SplitOptions = SplitOptions()
+    training: Training = Training()
+
 
 Metrics = Callable[[jax.Array, Episode, jax.Array], dict[str, jax.Array]]
 
@@ -56,7 +73,7 @@ def judge(
     problem: Problem,
     ticket: Frozen,
     metrics: Metrics = evaluate.rating_metrics,
-) -> tuple[dict[str, np.ndarray], list]:
+) -> tuple[dict[records.Key, np.ndarray], list[int]]:
     """Per-task test scores of every arm, scenario and condition; opens the test tasks.
 
     All conditions are laid out as one list of tasks, so that an arm is one program.
@@ -65,7 +82,7 @@ def judge(
       metrics: (scores (T, Q), episodes, key) -> metrics (T,) per task.
 
     Returns:
-      The scores as `report.Record` names them, and the shots of the k-shot curve.
+      The scores by `report.Key`, and the shots of the k-shot curve.
     """
     source, opened = problem.open_test(ticket)
     key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
@@ -82,7 +99,7 @@ def judge(
     ends = np.cumsum([tasks.query.label.shape[0] for tasks in laid_out.values()])
 
     rate = jax.jit(jax.vmap(metrics, (0, None, None)))
-    scores: dict[str, np.ndarray] = {}
+    scores: dict[records.Key, np.ndarray] = {}
     with progress.bar("test", len(arms)) as update:
         for i, (arm, trained) in enumerate(arms.items()):
             predict = jax.jit(partial(_predict, trained.learner))
@@ -90,7 +107,7 @@ def judge(
             for metric, values in found.items():
                 parts = np.split(np.asarray(values), ends[:-1], axis=1)
                 for (scenario, condition), part in zip(laid_out, parts, strict=True):
-                    scores[records.score_name(scenario, arm, condition, metric)] = part
+                    scores[records.Key(scenario, arm, condition, metric)] = part
             update(i + 1, {})
     return scores, curve
 
@@ -100,25 +117,24 @@ def _predict(learner: MetaLearner, params: Params, source: Source, tasks: Episod
     return jax.lax.map(lambda p: evaluate.predictions(learner, p, source, tasks, key), params)
 
 
-def described(problem: Problem) -> dict[str, Any]:
-    """What a record says of its data and of its split."""
-    return {
-        "data": {
-            "name": problem.table.name,
-            "checksum": problem.table.checksum(),
-            "users": problem.table.num_users,
-            "items": problem.table.num_items,
-            "interactions": len(problem.table),
-        },
-        "split": {
-            "protocol": problem.split.protocol,
-            "seed": problem.split.seed,
-            "checksum": problem.split.checksum(),
-            "tasks": {k: t.num_tasks for k, t in problem.split.test.items()},
-            "meta_train_tasks": problem.split.train.num_tasks,
-            "meta_valid_tasks": sum(t.num_tasks for t in problem.split.valid.values()),
-        },
-    }
+def data_of(problem: Problem) -> records.Data:
+    """What a record says of the data."""
+    table = problem.table
+    sizes = table.num_users, table.num_items, len(table)
+    return records.Data(table.name, table.checksum(), *sizes)
+
+
+def split_of(problem: Problem) -> records.Split:
+    """What a record says of the split."""
+    split = problem.split
+    return records.Split(
+        split.protocol,
+        split.seed,
+        split.checksum(),
+        {scenario: tasks.num_tasks for scenario, tasks in split.test.items()},
+        split.train.num_tasks,
+        sum(tasks.num_tasks for tasks in split.valid.values()),
+    )
 
 
 def run_experiment(
@@ -129,6 +145,7 @@ def run_experiment(
     method: str,
     joint: Joint = pooled.pooled,
     prepare: Callable[[Any, Problem], Problem] = lambda config, problem: problem,
+    ablations: Collection[str] = (),
 ) -> records.Record:
     """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
 
@@ -141,27 +158,32 @@ def run_experiment(
       joint: model -> the learner of A3, where the methods train on another loss or on altered
         tasks: A3 and A4 then do so too.
       prepare: (config, problem) -> the problem with columns that the methods need.
+      ablations: those of the methods that are the method with a part changed.
     """
-    run: Run = config.run
-    short = named.short_name(run.dataset)
-    if run.from_records:
-        record = records.read(records.RESULTS / f"{name}-{short}.json")
+    output, training = config.output, config.training
+    short = named.short_name(config.data.dataset)
+    if output.from_records:
+        record = records.stored(f"{name}-{short}")
         tables.show(record)
         return record
+    if output.publish:
+        records.require_clean(records.environment())
     began = time.perf_counter()
-    folder = run.out or pathlib.Path("out") / f"{name}-{short}"
-    if run.fresh:
+    folder = output.folder(f"{name}-{short}")
+    if training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    run = dataclasses.replace(run, out=folder)
-    problem = prepare(config, load(run))
+    problem = prepare(config, load(config.data, config.split, training.num_support))
     loaded = time.perf_counter() - began
-    arms = baselines(problem, model(config, problem), run, config.outer_rate, joint)
+    network = model(config, problem)
+    arms = baselines(problem, network, training, config.outer_rate, joint, folder)
     for arm, build in methods.items():
-        arms[arm] = trained_arm(arm, *build(config, problem), problem, run)
+        role = records.ABLATION if arm in ablations else records.METHOD
+        made = trained_arm(arm, *build(config, problem), problem, training, folder)
+        arms[arm] = made._replace(role=role)
     record = judged(name, config, method, problem, arms, {"data": loaded}, began)
     path = records.write(folder, f"{name}-{short}", record)
-    if run.publish:
-        records.write(records.RESULTS, f"{name}-{short}", record)
+    if output.publish:
+        records.publish(f"{name}-{short}", record)
     plots.k_shot(record, "user_cold", folder / "k_shot.png")
     journal.write_checksums(folder)
     tables.show(record)
@@ -190,22 +212,22 @@ def judged(
     ticket = freeze(config, settings)
     opened = time.perf_counter()
     scores, shots = judge(arms, problem, ticket, metrics)
-    seconds = seconds | {arm: trained.seconds for arm, trained in arms.items()}
-    seconds |= {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
-    facts = {
-        "experiment": name,
-        "method": method,
-        "arms": list(arms),
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        **described(problem),
-        "settings": settings,
-        "test": ticket._asdict() | {"times_opened": len(problem.opened)},
-        "history": {arm: t.history for arm, t in arms.items() if t.history},
-        "shots": shots,
-        "seconds": seconds,
-        "peak_memory": journal.peak_memory(),
-        "gradients": gradients(arms, config.run),
-    }
-    return records.Record(facts, scores)
+    spent = {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
+    took = gradients(arms, config.training)
+    times = len(problem.opened)
+    return records.made(
+        name,
+        config,
+        [
+            records.Arm(arm, t.role, t.settings, t.seconds, took[arm], history=t.history)
+            for arm, t in arms.items()
+        ],
+        scores,
+        method=method,
+        data=data_of(problem),
+        split=split_of(problem),
+        shots=tuple(shots),
+        seconds=seconds | spent,
+        opened=(records.Opening(**ticket._asdict(), times_opened=times),),
+        peak_memory=journal.peak_memory(),
+    )

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,55 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses
-from metajax.benchmark.command import Preset
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import evaluate
 from metajax.results import records
+from metajax.settings import Data, SplitOptions
 from metajax.types import Episode, MetaLearner, Params, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What every experiment can be told."""
-
-    preset: Preset = "paper"
-    """Size of the run: quick is minutes on a synthetic world; other options override it."""
-    dataset: str = "ml-1m"
-    """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    seeds: int = 3
-    """Number of training seeds; they train side by side in one program."""
-    seeds_at_once: int = 0
-    """How many of them do, where memory is short; 0 is all."""
-    split_seed: int = 0
-    """Seed of the split: meta-validation users, query rows, states where none are published."""
-    redraw: bool = False
-    """Draw the cold users and items anew even where a published split exists."""
-    num_steps: int = 2000
-    """Outer steps of every trained arm."""
-    num_tasks: int = 32
-    """Tasks per outer step."""
-    num_support: int = 64
-    """Support ratings of a training task, at most."""
-    out: pathlib.Path | None = None
-    """Folder for record and plots; else out/EXPERIMENT-DATASET."""
-    fresh: bool = False
-    """Start anew, instead of going on from the checkpoints of the same run in the folder."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
-
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "synthetic", "seeds": 2, "num_steps": 200, "num_tasks": 16},
-    "paper": {},
-    "gpu": {"seeds": 5, "num_steps": 10_000, "num_tasks": 256},
-}
 
 
 class Frozen(NamedTuple):
@@ -140,14 +98,21 @@ class Problem:
         return self.valid[0], ready
 
 
-def load(run: Run) -> Problem:
-    """Reads, splits and represents the data set of a run.
+def load(data: Data, options: SplitOptions | None = None, num_support: int = 64) -> Problem:
+    """Reads, splits and represents a data set.
+
+    Args:
+      options: of the split; else the defaults.
+      num_support: support rows of the example that parameters are made for.
 
     Raises:
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
-    table = named.load(run.dataset, run.data_dir)
-    return problem_of(table, split.melu(table, run.split_seed, redraw=run.redraw), run.num_support)
+    options = options or SplitOptions()
+    table = named.load(data.dataset, data.data_dir)
+    return problem_of(
+        table, split.melu(table, options.split_seed, redraw=options.redraw), num_support
+    )
 
 
 def problem_of(

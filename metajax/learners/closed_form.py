@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 
 from metajax import losses
+from metajax import precision as products
 from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
@@ -29,6 +30,18 @@ class State(NamedTuple):
     gram: jax.Array
     moment: jax.Array
     profile: PyTree
+
+
+@products.highest
+def sums(x_NxD: jax.Array, y_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two sides of the normal equations: the sums (D, D) of x x' and (D,) of x y."""
+    return x_NxD.T @ x_NxD, x_NxD.T @ y_N
+
+
+@products.highest
+def solved(normal_DxD: jax.Array, moment_D: jax.Array, x_NxD: jax.Array) -> jax.Array:
+    """The predictions (N,) by weights that solve a positive definite system."""
+    return x_NxD @ jsp.linalg.solve(normal_DxD, moment_D, assume_a="pos")
 
 
 def ridge(
@@ -74,16 +87,15 @@ def ridge(
         base = offset.apply(params["offset"], state.profile, examples.inputs)
         weighted_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         residual = jnp.where(examples.mask > 0, examples.label - base, 0.0)
-        return state._replace(
-            gram=state.gram + weighted_NxD.T @ weighted_NxD,
-            moment=state.moment + weighted_NxD.T @ residual,
-        )
+        gram, moment = sums(weighted_NxD, residual)
+        return state._replace(gram=state.gram + gram, moment=state.moment + moment)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         prior = jnp.exp(params["log_precision"])
         precision, moment = jnp.diag(prior) + state.gram, prior * params["mean"] + state.moment
-        weights = jsp.linalg.solve(precision, moment, assume_a="pos")
         x_NxD = embed.apply(params["embed"], state.profile, inputs)
-        return offset.apply(params["offset"], state.profile, inputs) + x_NxD @ weights
+        return offset.apply(params["offset"], state.profile, inputs) + solved(
+            precision, moment, x_NxD
+        )
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

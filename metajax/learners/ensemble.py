@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import losses
+from metajax import losses, precision
 from metajax.types import Episode, Examples, MetaLearner, PyTree
 
 Evidence = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
@@ -225,6 +225,7 @@ def _ensemble(
     return MetaLearner(init, start, adapt, predict, outer_loss, num_gradients)
 
 
+@precision.highest
 def stacking_weights(
     scores_NxM: jax.Array, label: jax.Array, mask: jax.Array, penalty: float = 1.0
 ) -> jax.Array:

@@ -89,6 +89,16 @@ def moved_by_gradients(learner: MetaLearner, transform: str) -> Adapted:
     return learner.adapted
 
 
+def inside(adapted: Adapted | None) -> Adapted | None:
+    """Where a state with a field ``inner`` holds what the wrapped learner adapts."""
+    if adapted is None:
+        return None
+    return Adapted(
+        lambda state: adapted.get(state.inner),
+        lambda state, fast: state._replace(inner=adapted.put(state.inner, fast)),
+    )
+
+
 def real_sum(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum (...) over the real rows of an array (N, ...), and their number ().
 

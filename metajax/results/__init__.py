@@ -1,0 +1,1 @@
+"""Results: typed records of runs, their statistics, tables, plots and comparisons."""

@@ -1,6 +1,6 @@
 """Runs side by side: one table with paired differences, and what differs in their configurations.
 
-python -m metajax.results compare RUN... where RUN is a run folder or the JSON file of a record;
+python -m metajax.results compare RUN... where RUN is a run folder or the file of a record;
 python -m metajax.results check FOLDER... re-hashes what runs have written.
 """
 
@@ -28,7 +28,7 @@ class Compare:
     """Compares runs: a table with paired differences, and what differs in their configurations."""
 
     runs: Positional[tuple[pathlib.Path, ...]]
-    """Run folders, or JSON files of records."""
+    """Run folders, or files of records."""
     metric: str = "mae"
     """Metric to compare; mse is shown as its root."""
     scenario: str | None = None
@@ -44,7 +44,7 @@ class Compare:
 
 
 def find(paths: Sequence[pathlib.Path]) -> dict[str, report.Record]:
-    """Name -> record, of run folders and of JSON files; two of one name get their folder's name.
+    """Name -> record, of run folders and of files; two of one name get their folder's name.
 
     Raises:
       UserError: there is no record at a path.
@@ -52,12 +52,9 @@ def find(paths: Sequence[pathlib.Path]) -> dict[str, report.Record]:
     found: dict[str, report.Record] = {}
     seen: set[pathlib.Path] = set()
     for path in paths:
-        if path.is_dir():
-            files = sorted(p for p in path.glob("*.json") if p.with_suffix(".npz").is_file())
-        else:
-            files = [path]
+        files = report.files(path) if path.is_dir() else [path]
         if not files:
-            raise UserError(f"no record in {path}; give a run folder or the JSON file of a record")
+            raise UserError(f"no record in {path}; give a run folder or the file of a record")
         for file in files:
             name = file.stem if file.stem not in found else f"{file.parent.name}/{file.stem}"
             if name in found or file.resolve() in seen:
@@ -82,16 +79,15 @@ def entries(
     for name, record in records.items():
         tasks = _tasks(name, record)
         for key, scores in record.scores.items():
-            place, arm, had, what = key.split("|")
-            if (what, had) != (metric, condition) or scenario not in (None, place):
+            if (key.metric, key.condition) != (metric, condition):
                 continue
-            if seen.setdefault((place, arm, scores.tobytes()), name) == name:
-                found.append(Entry(name, arm, place, scores, tasks))
+            if scenario not in (None, key.scenario):
+                continue
+            if seen.setdefault((key.scenario, key.arm, scores.tobytes()), name) == name:
+                found.append(Entry(name, key.arm, key.scenario, scores, tasks))
     if not found:
-        known = sorted(
-            {tuple(k.split("|")[i] for i in (0, 2, 3)) for r in records.values() for k in r.scores}
-        )
-        shown = ", ".join("|".join(k) for k in known[:6])
+        known = {(k.scenario, k.condition, k.metric) for r in records.values() for k in r.scores}
+        shown = ", ".join("|".join(k) for k in sorted(known)[:6])
         raise UserError(f"no scores of {metric} under {condition}; there are {shown}, ...")
     return found
 
@@ -102,11 +98,9 @@ def _tasks(name: str, record: report.Record) -> str:
     The checksum of the split; else, where tasks are drawn by a fixed key, experiment and scenario;
     else the record's own name, so that nothing is paired by accident.
     """
-    facts = record.facts
-    split = facts.get("split", {})
-    if isinstance(split, Mapping) and "checksum" in split:
-        return str(split["checksum"])
-    return f"{facts['experiment']}: {facts['scenario']}" if "scenario" in facts else name
+    if record.split and record.split.checksum:
+        return record.split.checksum
+    return f"{record.experiment}: {record.scenario}" if record.scenario else name
 
 
 def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:
@@ -169,6 +163,13 @@ def _better(e: Entry, base: Entry | None, metric: str) -> float:
     return float(np.mean(0.5 * (1 + np.sign(gain))))
 
 
+def _plain(part: Any) -> dict[str, Any]:
+    """A part of a record as a dictionary, without what is not known."""
+    found: Any = part or {}
+    found = dataclasses.asdict(found) if dataclasses.is_dataclass(found) else found
+    return {name: value for name, value in found.items() if value not in (None, ())}
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings as one level, with dotted names."""
     items: dict[str, Any] = {}
@@ -184,10 +185,10 @@ def differing(records: Mapping[str, report.Record]) -> tables.Grid:
     ignored = {
         "environment.date",
         "environment.command",
-        *(f"config.run.{p}" for p in report.PLACES),
+        *(f"config.{p}" for p in report.PLACES),
     }
     all_flat = {
-        name: flat({part: record.facts.get(part, {}) for part in parts})
+        name: flat({part: _plain(getattr(record, part)) for part in parts})
         for name, record in records.items()
     }
     settings = sorted(set().union(*all_flat.values()) - ignored)
@@ -211,8 +212,8 @@ def main(config: Compare) -> None:
     """Prints the comparison and saves its figures."""
     records = find(config.runs)
     found = entries(records, config.metric, config.condition, config.scenario)
-    first = next(iter(records.values())).facts
-    reference = config.reference or first.get("method") or first.get("arm") or found[0].arm
+    first = next(iter(records.values()))
+    reference = config.reference or first.method or found[0].arm
     if reference not in {e.arm for e in found}:
         arms = ", ".join(sorted({e.arm for e in found}))
         raise UserError(f"no arm is called {reference!r}; there are {arms}")

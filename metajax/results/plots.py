@@ -12,9 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 from metajax.results import intervals, reliability
 from metajax.results import records as report
@@ -50,15 +48,14 @@ TEXT: Any = {
 @contextlib.contextmanager
 def page(path: pathlib.Path, height: float = 2.4) -> Iterator[Any]:
     """The axes of a figure as wide as a column; it is saved to ``path`` when the context ends."""
-    with plt.rc_context(TEXT):
-        figure, axes = plt.subplots(figsize=(COLUMN, height), layout="constrained")
-        yield axes
+    with matplotlib.rc_context(TEXT):
+        figure = Figure(figsize=(COLUMN, height), layout="constrained")
+        yield figure.subplots()
         path.parent.mkdir(parents=True, exist_ok=True)
         still = {"Date": None} if path.suffix in (".svg", ".pdf") else None
         if path.suffix == ".pdf":
             still = {"CreationDate": None}
         figure.savefig(path, dpi=300, metadata=still)
-        plt.close(figure)
 
 
 def look(i: int) -> dict[str, Any]:
@@ -95,9 +92,9 @@ def k_shot(
     arms: Sequence[str] | None = None,
 ) -> None:
     """Saves the curve of a metric over the number of support ratings, one line per arm."""
-    conditions = [(str(k), f"k={k}") for k in record.facts["shots"]] + [("all", "all")]
+    conditions = [(str(k), f"k={k}") for k in record.shots] + [("all", "all")]
     places = np.arange(len(conditions))
-    shown = list(arms or record.facts["arms"])
+    shown = list(arms or record.names())
     means: list[float] = []
     with page(path, 2.9) as axes:
         for i, arm in enumerate(shown):
@@ -106,13 +103,13 @@ def k_shot(
                 for _, name in conditions
             ]
             means += [r.mean for r in results]
-            width = 1.8 if arm == record.facts["method"] else 1.0
+            width = 1.8 if arm == record.method else 1.0
             axes.plot(places, [r.mean for r in results], label=arm, linewidth=width, **look(i))
             low, high = [r.low for r in results], [r.high for r in results]
             axes.fill_between(places, low, high, color=look(i)["color"], alpha=0.10, linewidth=0)
         _keep_readable(axes, means)
         axes.set_xticks(places, [label for label, _ in conditions])
-        axes.set_xlabel(f"support ratings of the new user ({record.facts['data']['name']})")
+        axes.set_xlabel(f"support ratings of the new user ({record.dataset})")
         axes.set_ylabel("RMSE" if metric == "mse" else metric.upper())
         axes.grid(alpha=0.25, linewidth=0.4)
         legend(axes, len(shown))
@@ -121,11 +118,11 @@ def k_shot(
 def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> None:
     """Saves the validation score (or the loss) over the outer steps, with the seeds' range."""
     histories = {
-        arm: np.asarray(h[name]) for arm, h in record.facts["history"].items() if name in h
+        arm.name: np.asarray(arm.history[name]) for arm in record.arms if name in arm.history
     }
     if not histories:
-        raise UserError(f"the record of {record.facts['experiment']} has no history of {name!r}")
-    run = record.facts["config"].get("run", {})
+        raise UserError(f"the record of {record.experiment} has no history of {name!r}")
+    run = record.config
     with page(path) as axes:
         for i, (arm, values) in enumerate(histories.items()):
             values = np.atleast_2d(values)
@@ -252,12 +249,10 @@ def of_comparison(
             saved.append(folder / f"pareto-{field.replace('_', '-')}.png")
             pareto(known, saved[-1], cost, f"{reliability.shown(metric)} of new users")
     for name, record in records.items():
-        if record.facts.get("shots"):
+        if record.shots:
             saved.append(folder / f"k-shot-{named(name)}.png")
             k_shot(record, "user_cold", saved[-1])
-        if any(
-            "valid" in h for h in record.facts.get("history", {}).values() if isinstance(h, dict)
-        ):
+        if any("valid" in arm.history for arm in record.arms):
             saved.append(folder / f"learning-{named(name)}.png")
             learning(record, saved[-1])
     return saved

@@ -1,98 +1,130 @@
-"""One record per run: a JSON file for what was done, an npz file of per-task scores beside it.
+"""Records of runs: one writer, one reader, one file per record.
 
-Tables and plots are functions of records. Means, intervals and differences are recomputed from the
-per-task scores each time, so that a record can be checked and compared by anyone.
+    from metajax.results.schema import Arm, Key, METHOD, BASELINE
+
+    record = records.made("mine", config, arms=[Arm("Mine"), Arm("Item mean", BASELINE)],
+                          scores={Key("user_cold", "Mine", "all", "mae"): values_SxT},
+                          method="Mine", seconds={"total": 12.0}, extra={"note": "..."})
+    path = records.write(folder, "mine-ml-1m", record)   # first, so that a plot cannot lose it
+    if config.output.publish:
+        records.publish("mine-ml-1m", record)            # smaller, among the stored records
+    record = records.read(path)                          # this version, or version 0
+    records.stored("maml-ml-1m"), records.all_stored("tables-*")
+
+`schema` says what the fields mean. A file ``NAME.record`` is a zip archive of ``record.json``, all
+facts, and ``scores.bin``, the packed per-task scores (`packing`), float32 to the last bit. Means,
+intervals and differences are recomputed from the scores each time, so that a record can be checked
+and compared by anyone: `interval` and `difference` are what every table prints.
 """
 
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import pathlib
-import platform
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
-from importlib import metadata
+import zipfile
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
 
-from metajax.results import intervals
+from metajax import settings
+from metajax.results import intervals, packing, version0
+from metajax.results.environment import environment, now, require_clean
+from metajax.results.schema import (
+    ABLATION,
+    BASELINE,
+    CONTROL,
+    METHOD,
+    PUBLISHED,
+    ROLES,
+    VERSION,
+    Arm,
+    Data,
+    Environment,
+    Gradients,
+    Key,
+    Opening,
+    Record,
+    Split,
+    arms_of,
+    label,
+    owner_of,
+)
 from metajax.types import UserError
 
+__all__ = [
+    "ABLATION",
+    "BASELINE",
+    "CONTROL",
+    "METHOD",
+    "PLACES",
+    "PUBLISHED",
+    "RESULTS",
+    "ROLES",
+    "Arm",
+    "Data",
+    "Environment",
+    "Gradients",
+    "Key",
+    "Opening",
+    "Record",
+    "Split",
+    "all_stored",
+    "arms_of",
+    "config_hash",
+    "difference",
+    "environment",
+    "facts",
+    "files",
+    "interval",
+    "label",
+    "made",
+    "now",
+    "owner_of",
+    "path_of",
+    "publish",
+    "read",
+    "require_clean",
+    "stored",
+    "write",
+]
+
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
-PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
-
+"""Where published records are."""
+SUFFIX = ".record"
 PLACES = ("preset", "seeds_at_once", "out", "data_dir", "fresh", "publish", "from_records")
+"""Settings that change no result but for its last bits."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
-    """What a run did and what came of it.
+def made(
+    experiment: str,
+    config: Any,
+    arms: Iterable[Arm] = (),
+    scores: Mapping[Key, np.ndarray] | None = None,
+    **fields: Any,
+) -> Record:
+    """A record of a run that ends now: its configuration, digest and environment are filled in.
 
-    Attributes:
-      facts: everything that is JSON: experiment, method, arms, config, environment, data, split,
-        settings chosen, seconds.
-      scores: "scenario|arm|condition|metric" -> (S, T) per-task scores, one row per seed; arms
-        without randomness have one row.
+    Args:
+      experiment: its name.
+      config: the configuration, a dataclass.
+      fields: the others of `Record`.
     """
-
-    facts: dict[str, Any]
-    scores: dict[str, np.ndarray]
-
-    def of(self, scenario: str, arm: str, condition: str, metric: str) -> np.ndarray:
-        """Per-task scores (S, T).
-
-        Raises:
-          UserError: the record has none of that name.
-        """
-        name = score_name(scenario, arm, condition, metric)
-        if name not in self.scores:
-            raise UserError(f"the record of {self.facts['experiment']} has no scores {name!r}")
-        return self.scores[name]
+    known = {"config": plain(settings.flat(config)), "config_hash": config_hash(config)}
+    known |= {"environment": environment()}
+    return Record(experiment, tuple(arms), dict(scores or {}), **(known | fields))
 
 
-def score_name(scenario: str, arm: str, condition: str, metric: str) -> str:
-    """The name of an array of per-task scores."""
-    return f"{scenario}|{arm}|{condition}|{metric}"
+def plain(value: Any) -> Any:
+    """The value as JSON has it: tuples are lists, paths are text."""
+    return json.loads(json.dumps(value, default=_plain))
 
 
-def environment() -> dict[str, Any]:
-    """What a number can depend on besides the configuration: versions, device, flags, commit."""
-
-    def git(*args: str) -> str:
-        root = pathlib.Path(__file__).resolve().parent
-        done = subprocess.run(["git", *args], cwd=root, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    device = jax.devices()[0]
-    return {
-        "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
-        "device": f"{device.platform}:{device.device_kind}",
-        "num_devices": jax.device_count(),
-        "num_cpus": os.cpu_count(),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "x64": bool(jax.config.read("jax_enable_x64")),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain")),
-        "command": " ".join(["python -m", _module_name(), *sys.argv[1:]]),
-        "date": now(),
-    }
-
-
-def now() -> str:
-    """The time in UTC, ISO 8601."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _module_name() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else pathlib.Path(sys.argv[0]).name
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def config_hash(config: Any) -> str:
@@ -102,70 +134,164 @@ def config_hash(config: Any) -> str:
     do not count: they change no result but for its last bits. Two experiments of equal settings
     have equal digests.
     """
-    settings = dataclasses.asdict(config)
-    for part in (settings, settings.get("run", {})):
-        for name in PLACES:
-            part.pop(name, None)
-    text = json.dumps(settings, sort_keys=True, default=str)
+    named = {name: value for name, value in settings.flat(config).items() if name not in PLACES}
+    text = json.dumps(named, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
-    """Writes ``name.json`` and ``name.npz`` and returns the path of the first.
+    """Writes ``name.record``, scores as float32 and exactly, and returns its path.
 
-    Each file is written beside its place and moved there, the JSON last: what is read is whole.
+    It is written beside its place and moved there: what is read is whole.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    compact = {k: v.astype(np.float32) for k, v in record.scores.items()}
-    digest = _replace(
-        folder / f"{name}.npz", lambda f: np.savez_compressed(f, allow_pickle=False, **compact)
-    )
-    facts = {**record.facts, "scores_blake2b": digest}
-    text = json.dumps(facts, indent=1, sort_keys=True, default=_plain) + "\n"
-    _replace(folder / f"{name}.json", lambda f: f.write(text.encode()))
-    return folder / f"{name}.json"
+    scores = {key: np.asarray(v, np.float32) for key, v in record.scores.items()}
+    facts = {"version": VERSION, **dataclasses.asdict(dataclasses.replace(record, scores={}))}
+    facts |= {"scores": [[*key] for key in scores], "scores_digest": digest(scores)}
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        text = json.dumps(facts, indent=1, sort_keys=True, default=_plain) + "\n"
+        _add(archive, "record.json", text.encode(), zipfile.ZIP_LZMA)
+        packed = packing.pack([scores[key] for key in _in_order(scores)])
+        _add(archive, "scores.bin", packed, zipfile.ZIP_STORED)
+    path = folder / f"{name}{SUFFIX}"
+    _replace(path, content.getvalue())
+    return path
 
 
-def _plain(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)
+def _in_order(scores: Iterable[Key]) -> list[Key]:
+    """The keys with what resembles each other side by side: scenario, metric, then as they come."""
+    return sorted(scores, key=lambda key: (key.scenario, key.metric))
 
 
-def _replace(path: pathlib.Path, fill: Callable[[Any], Any]) -> str:
-    """Fills a temporary file, moves it to ``path`` and returns the digest of its content."""
+def _add(archive: zipfile.ZipFile, name: str, content: bytes, how: int) -> None:
+    """Adds a file without its time, so that equal records are equal files."""
+    info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    info.compress_type = how
+    archive.writestr(info, content)
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
     try:
         with os.fdopen(handle, "wb") as file:
-            fill(file)
+            file.write(content)
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except BaseException:
         pathlib.Path(temporary).unlink(missing_ok=True)
         raise
-    return _digest(path)
 
 
-def _digest(path: pathlib.Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+def digest(scores: Mapping[Key, np.ndarray]) -> str:
+    """A digest of scores: keys, shapes and float32 values, as 32 hexadecimal digits."""
+    total = hashlib.blake2b(digest_size=16)
+    for key, values in scores.items():
+        values = np.asarray(values, np.float32)
+        total.update(json.dumps([*key, *values.shape]).encode())
+        total.update(np.where(np.isnan(values), np.float32(np.nan), values).tobytes())
+    return total.hexdigest()
 
 
 def read(path: pathlib.Path) -> Record:
-    """Reads a record by the path of its JSON file.
+    """Reads a record: ``NAME.record``, or the JSON file of version 0 with its npz file beside it.
 
     Raises:
-      UserError: a file is missing or damaged, or the scores are not those of the record.
+      UserError: the file is missing, damaged, not a record or of a newer version, or the scores
+        are not those it was written with.
     """
-    scores_path = path.with_suffix(".npz")
-    for needed in (path, scores_path):
-        if not needed.is_file():
-            raise UserError(f"no record {needed}; run the experiment first (see --help)")
+    if path.suffix == ".json" and path.is_file():
+        return version0.read(path)
+    if path.suffix == ".json" and path.with_suffix(SUFFIX).is_file():
+        path = path.with_suffix(SUFFIX)
+    if not path.is_file():
+        raise UserError(f"no record {path}; run the experiment first (see --help)")
     try:
-        facts = json.loads(path.read_text())
-        if _digest(scores_path) != facts["scores_blake2b"]:
-            raise UserError(f"{scores_path} is not the file that {path.name} was written with")
-        with np.load(scores_path) as arrays:
-            return Record(facts, dict(arrays))
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{path} is damaged ({error}); run the experiment again") from error
+        with zipfile.ZipFile(path) as archive:
+            told, packed = _facts(archive), archive.read("scores.bin")
+        keys = [Key(*key) for key in told["scores"]]
+        found = dict(zip(_in_order(keys), packing.unpack(packed), strict=True))
+        record = _record(told, {key: found[key] for key in keys})
+    except (UserError, ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no record or is damaged ({error})") from error
+    if digest(record.scores) != record.scores_digest:
+        raise UserError(f"{path} does not have the scores that it was written with")
+    return record
+
+
+def facts(path: pathlib.Path) -> Record | None:
+    """The record without its scores, in a moment; None if the file cannot be read."""
+    try:
+        if path.suffix == ".json":
+            return version0.upgraded(json.loads(path.read_text()), {})
+        with zipfile.ZipFile(path) as archive:
+            return _record(_facts(archive), {})
+    except (UserError, ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile):
+        return None
+
+
+def _facts(archive: zipfile.ZipFile) -> dict[str, Any]:
+    told = json.loads(archive.read("record.json"))
+    if told.pop("version") != VERSION:
+        raise UserError("it is of another version of metajax; update metajax to read it")
+    return told
+
+
+def _record(facts: dict[str, Any], scores: dict[Key, np.ndarray]) -> Record:
+    """The record of what `write` has put in ``record.json``."""
+    facts.pop("scores")
+
+    def arm(told: dict[str, Any]) -> Arm:
+        gradients = told.pop("gradients")
+        return Arm(**told, gradients=None if gradients is None else Gradients(*gradients))
+
+    data, split = facts.pop("data"), facts.pop("split")
+    parts = {
+        "environment": Environment(**facts.pop("environment")),
+        "arms": tuple(map(arm, facts.pop("arms"))),
+        "opened": tuple(Opening(**one) for one in facts.pop("opened")),
+        "data": Data(**data) if data else None,
+        "split": Split(**(split | {"folds": tuple(split["folds"])})) if split else None,
+        "shots": tuple(facts.pop("shots")),
+    }
+    return Record(scores=scores, **parts, **facts)
+
+
+def files(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
+    """The records in a folder whose names match a pattern, of every version, by name."""
+    found = [*folder.glob(f"{pattern}{SUFFIX}"), *folder.glob(f"{pattern}.json")]
+    whole = [p for p in found if p.suffix == SUFFIX or p.with_suffix(".npz").is_file()]
+    return sorted({p.stem: p for p in reversed(whole)}.values(), key=lambda p: f"{p.stem}.")
+
+
+def path_of(name: str, folder: pathlib.Path | None = None) -> pathlib.Path:
+    """Where the published record of a name is, or would be."""
+    folder = folder or RESULTS
+    return next(iter(files(folder, name)), folder / f"{name}{SUFFIX}")
+
+
+def stored(name: str, folder: pathlib.Path | None = None) -> Record:
+    """The published record of a name.
+
+    Raises:
+      UserError: there is none, or as `read`.
+    """
+    return read(path_of(name, folder))
+
+
+def all_stored(pattern: str, folder: pathlib.Path | None = None) -> dict[str, Record]:
+    """Name -> published record, of all whose names match a pattern such as "tables-*"."""
+    return {path.stem: read(path) for path in files(folder or RESULTS, pattern)}
+
+
+def publish(name: str, record: Record, folder: pathlib.Path | None = None) -> pathlib.Path:
+    """Writes a record among the stored ones.
+
+    Raises:
+      UserError: it was made by code that is not committed.
+    """
+    require_clean(record.environment)
+    return write(folder or RESULTS, name, record)
 
 
 def _diverged(values: np.ndarray) -> intervals.Interval | None:

@@ -131,20 +131,23 @@ def costs(
     found: list[Cost] = []
     seen: set[tuple[str, bytes]] = set()
     for name, record in records.items():
-        for arm, gradients in record.facts.get("gradients", {}).items():
-            key = report.score_name(scenario, arm, "all", metric)
+        for arm, gradients in sorted((a.name, a.gradients) for a in record.arms if a.gradients):
+            key = report.Key(scenario, arm, "all", metric)
             if key not in record.scores or (arm, record.scores[key].tobytes()) in seen:
                 continue
             seen.add((arm, record.scores[key].tobytes()))
             mean = lambda condition, record=record, arm=arm: (
                 report.interval(record.of(scenario, arm, condition, metric), metric).mean
             )
-            shots = record.facts.get("shots", [])
-            curve = float(np.mean([mean(f"k={k}") for k in shots])) if shots else np.nan
-            paid = [a for a in (arm, STARTS_FROM.get(arm)) if a in record.facts["gradients"]]
-            training = sum(record.facts["gradients"][a]["training"] for a in paid)
-            seconds = sum(record.facts["seconds"].get(a, np.nan) for a in paid)
-            told = (float(training), float(gradients["per_user"]), float(seconds))
+            curve = (
+                float(np.mean([mean(f"k={k}") for k in record.shots])) if record.shots else np.nan
+            )
+            also = STARTS_FROM.get(arm, arm)
+            paid = [a for a in record.arms if a.gradients and a.name in (arm, also)]
+            training = sum(a.gradients.training for a in paid if a.gradients)
+            seconds = sum(np.nan if a.seconds is None else a.seconds for a in paid)
+            per_user = np.nan if gradients.per_task is None else gradients.per_task
+            told = (float(training), float(per_user), float(seconds))
             found.append(Cost(name, arm, *told, mean("all"), curve))
     return found
 

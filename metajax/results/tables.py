@@ -162,21 +162,21 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
     Args:
       wide: with intervals, for 150 columns; else without, for 80.
     """
-    facts = record.facts
     rows, sections, bold = [], [], []
-    for scenario, count in facts["split"]["tasks"].items():
+    for scenario, count in record.tasks.items():
         sections.append(len(rows))
         name = f"{scenario.replace('_', '-')} ({count})"
         if not wide:
             rows.append([name, *[""] * 6])
-        for i, arm in enumerate(facts["arms"]):
-            if arm == facts["method"]:
+        for i, arm in enumerate(record.names()):
+            if arm == record.method:
                 bold.append(len(rows))
             cells = _row(record, scenario, arm, wide)
             rows.append([name if i == 0 else "", *cells] if wide else ["  " + cells[0], *cells[1:]])
+    split = record.split or records.Split("none")
     title = (
-        f"{facts['experiment']} on {facts['data']['name']}, protocol {facts['split']['protocol']}, "
-        f"split {facts['split']['checksum']}, {facts['config']['run']['seeds']} seeds"
+        f"{record.experiment} on {record.dataset}, protocol {split.protocol}, "
+        f"split {split.checksum}, {record.config['seeds']} seeds"
     )
     headings = [
         *(("scenario", "arm", "MAE [95 %]") if wide else ("arm", "MAE")),
@@ -188,7 +188,7 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
         "MAE, RMSE: lower is better; nDCG@5: higher. Differences are paired by user; * marks an "
         "interval that excludes 0.",
         "N1 gap: MAE with shuffled support labels minus MAE. "
-        f"Test tasks opened once, on {facts['environment']['date']}.",
+        f"Test tasks opened once, on {record.environment.date}.",
     ]
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
 
@@ -198,8 +198,8 @@ def show(record: records.Record, console: Console | None = None) -> None:
     console = console or Console()
     wide = not console.is_terminal or console.width >= WIDE
     terminal(grid_of(record, wide=wide), console)
-    method = record.facts["method"]
-    for scenario in record.facts["split"]["tasks"]:
+    method = record.method
+    for scenario in record.tasks:
         if not adapts(verdict(record, scenario, method)):
             console.print(f"NO ADAPTATION: {method} on {scenario}: N1 gap touches 0", style="bold")
 
@@ -212,7 +212,7 @@ def _row(record: records.Record, scenario: str, arm: str, wide: bool) -> list[st
         cells.append(with_interval(r) if whole else f"{r.mean:.{digits}f}")
     mine = record.of(scenario, arm, "all", "mae")
     for baseline in BASELINES:
-        if arm == baseline or baseline not in record.facts["arms"]:
+        if arm == baseline or baseline not in record.names():
             cells.append("")
             continue
         gap = records.difference(mine, record.of(scenario, baseline, "all", "mae"))

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
-from metajax.learners.parts import moved_by_gradients, plain_loss, query_loss
-from metajax.types import Adapted, Episode, Examples, MetaLearner, PyTree
+from metajax.learners.parts import inside, moved_by_gradients, plain_loss, query_loss
+from metajax.types import Episode, Examples, MetaLearner, PyTree
 
 
 class State(NamedTuple):
@@ -96,8 +96,5 @@ def attenuate(
         predict,
         query_loss(start, adapt, predict, loss),
         learner.num_gradients + 1,
-        Adapted(
-            lambda state: get(state.inner),
-            lambda state, fast: state._replace(inner=put(state.inner, fast)),
-        ),
+        inside(learner.adapted),
     )

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from jax.scipy.sparse.linalg import cg
 
+from metajax import precision
 from metajax.training.steps import Recipe, init, steps
 from metajax.training.updates import optimizer
 from metajax.types import PyTree, UserError
@@ -70,6 +71,7 @@ def implicit(
     References: Lorraine, Vicol, Duvenaud, AISTATS 2020.
     """
 
+    @precision.highest
     def loss(settings: PyTree) -> jax.Array:
         still = jax.lax.stop_gradient(settings)
         found = jax.lax.stop_gradient(solve(still))

@@ -20,6 +20,7 @@ from metajax import benchmark
 from metajax.benchmark import baselines, command, problem
 from metajax.data.worlds import latent
 from metajax.results import records
+from metajax.settings import Data, Output, Training
 from metajax.training import loop
 from metajax.types import UserError
 
@@ -126,22 +127,27 @@ def test_users_with_too_few_interactions_are_told(monkeypatch, capsys, tmp_path)
 
 
 def test_a_diverged_run_names_the_step(monkeypatch):
-    config = maml.Config(benchmark.Run(dataset="synthetic", seeds=1, num_steps=4, num_tasks=2))
+    config = maml.Config(
+        data=Data("synthetic"), training=Training(seeds=1, num_steps=4, num_tasks=2)
+    )
     monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
-    loaded = benchmark.load(config.run)
+    loaded = benchmark.load(config.data)
     learner, _ = maml.build(config, loaded)
 
     with pytest.raises(UserError, match=r"not finite at outer step [1-4]"):
-        baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.run)
+        baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.training)
 
 
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
-    run = benchmark.Run(
-        dataset="synthetic", seeds=2, num_steps=4, num_tasks=4, out=tmp_path, publish=True
+    monkeypatch.setattr(records, "require_clean", lambda where: None)
+    config = maml.Config(
+        output=Output(tmp_path, publish=True),
+        data=Data("synthetic"),
+        training=Training(seeds=2, num_steps=4, num_tasks=4),
+        hidden=(8,),
     )
-    config = maml.Config(run=run, hidden=(8,))
     record = fold_in.main(config)
     printed = capsys.readouterr().out
     assert "A2 fold-in" in printed and "user-cold" in printed
@@ -149,20 +155,11 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     mean_error = record.of("user_cold", "A0 item mean", "all", "mae").mean()
     assert f"{mean_error:.4f}" in printed
 
-    stored = records.read(tmp_path / "results" / "fold_in-synthetic.json")
+    stored = records.stored("fold_in-synthetic")
     for name, scores in record.scores.items():
         np.testing.assert_allclose(stored.scores[name], scores, rtol=1e-6)
     cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
     np.testing.assert_allclose(cold, record.of("user_cold", "A0 item mean", "all", "mae"), 1e-5)
-
-
-def test_a_damaged_record_is_refused(tmp_path):
-    record = records.Record({"experiment": "x"}, {"a|b|c|d": np.ones((1, 3))})
-    path = records.write(tmp_path, "x", record)
-    scores = path.with_suffix(".npz")
-    scores.write_bytes(scores.read_bytes()[:-1])
-    with pytest.raises(UserError, match=r"x\.npz is not the file"):
-        records.read(path)
 
 
 def test_an_arm_that_diverged_is_shown_and_stops_nothing():
@@ -191,16 +188,17 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
     calls = []
 
-    def fit(learner, tx, sample, data, keys, num_steps, *, checkpoint, **rest):
+    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, **rest):
         calls.append((keys, checkpoint))
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
         return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
 
     monkeypatch.setattr(baselines.loop, "fit", fit)
+    monkeypatch.setattr(baselines.loop, "recipe", lambda learner, tx: None)
     split = types.SimpleNamespace(num_query=1)
     ready = types.SimpleNamespace(split=split, train=None)
-    run = benchmark.Run(seeds=5, seeds_at_once=2, num_steps=4, out=tmp_path)
-    found = baselines.trained_arm("A6", None, None, ready, run)
+    training = Training(seeds=5, seeds_at_once=2, num_steps=4)
+    found = baselines.trained_arm("A6", None, None, ready, training, tmp_path)
     assert [len(keys) for keys, _ in calls] == [2, 2, 1]
     assert [path.name for _, path in calls] == ["A6-group-1", "A6-group-2", "A6-group-3"]
     data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(1), 5)))[:, 0]
@@ -208,6 +206,6 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
     assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
     calls.clear()
-    whole = dataclasses.replace(run, seeds_at_once=0)
-    baselines.trained_arm("A6", None, None, ready, whole)
+    whole = dataclasses.replace(training, seeds_at_once=0)
+    baselines.trained_arm("A6", None, None, ready, whole, tmp_path)
     assert [path.name for _, path in calls] == ["A6"]

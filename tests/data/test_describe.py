@@ -11,6 +11,7 @@ from metajax.data.__main__ import main
 from metajax.data.logs import read
 from metajax.data.sources import named
 from metajax.data.worlds import latent
+from metajax.settings import Data
 from metajax.types import UserError
 
 ROWS = [
@@ -102,7 +103,7 @@ def test_an_experiment_takes_the_path_of_an_own_log(tmp_path):
     lines = ["user,item,rating", *(f"u{u},i{i},{r:g}" for u, i, r in rows)]
     file = tmp_path / "shop.csv"
     file.write_text("\n".join(lines) + "\n")
-    ready = problem.load(problem.Run(dataset=str(file), num_support=8))
+    ready = problem.load(Data(str(file)), num_support=8)
     assert ready.table.name == "shop" and ready.split.protocol == "melu-redrawn"
     assert ready.table.num_users == 200 and len(ready.table) == len(table)
     assert named.short_name(str(file)) == "shop"
@@ -110,5 +111,5 @@ def test_an_experiment_takes_the_path_of_an_own_log(tmp_path):
 
 def test_an_own_log_too_small_for_an_experiment_is_told_in_one_line(path):
     with pytest.raises(UserError, match="give a larger log") as told:
-        problem.load(problem.Run(dataset=str(path)))
+        problem.load(Data(str(path)))
     assert "\n" not in str(told.value)

@@ -166,9 +166,8 @@ def test_metahin_in_numpy():
         [[[2.0, 1.0], [0.0, 0.0]], [[4.0, 1.0], [3.0, 2.0]], [[7.0, 9.0], [7.0, 9.0]]]
     )
     inputs = {"x": X, "reach": reach}
-    nothing = Model(lambda k, p, x: {}, lambda params, p, x: jnp.zeros(3))
     learner = metahin(
-        named("x"), named("reach"), conditioned(), nothing,
+        named("x"), named("reach"), conditioned(),
         num_paths=2, num_code=1, path_rate=0.02, task_rate=0.03,
     )  # fmt: skip
     examples = EXAMPLES._replace(inputs=inputs)

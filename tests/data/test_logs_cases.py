@@ -166,6 +166,13 @@ def test_text_that_is_none(tmp_path):
     refused(latin, "no encoding", encoding="klingon")
 
 
+def test_what_stands_before_the_header(tmp_path):
+    for head in ("# made on Monday\n# twice\n", "% bip weighted\n", "sep=,\n"):
+        assert rows(load(put(tmp_path, "a.csv", head + PLAIN))) == FOUR
+    assert "2 lines of remarks left out" in load(put(tmp_path, "a.csv", f"#x\n#\n{PLAIN}")).notes
+    assert rows(load(put(tmp_path, "a.csv", "#" + PLAIN))) == FOUR
+
+
 # -- kind 1: what was understood is told; what cannot be told is asked for
 
 
@@ -371,6 +378,25 @@ def test_days(tmp_path, text, expected):
     assert read.time is not None and read.time.tolist() == [expected] * 2
 
 
+def test_years(tmp_path):
+    read = load(put(tmp_path, "a.csv", "user,item,time\n1,1,1971\n2,1,2000\n"))
+    assert read.time is not None and read.time.tolist() == [31_536_000, 946_684_800]
+    refused(put(tmp_path, "b.csv", "user,item,time\n1,1,13/09/20\n2,1,14/09/20\n"), "row 1", "1900")
+    read = load(tmp_path / "b.csv", time_format="%d/%m/%y")
+    assert read.time is not None and read.time[0] == 1_599_955_200
+
+
+def test_what_is_odd_about_times_is_told(tmp_path):
+    for texts, message in (
+        ("44087.5 44088.5", "every time lies before 1974"),
+        ("0 1600000000", "times around 1970 beside later ones"),
+        ("9000000000 1600000000", "times after 2099"),
+        ("2020-01-01T00:00:00Z 2020-01-01T00:00:00", "text with an offset and text without one"),
+    ):
+        lines = "".join(f"{n},1,{text}\n" for n, text in enumerate(texts.split()))
+        assert message in load(put(tmp_path, "a.csv", "user,item,time\n" + lines)).notes
+
+
 def test_a_day_that_may_be_a_month_is_asked_for(tmp_path):
     path = put(tmp_path, "a.csv", "user,item,date\n1,1,03/04/2014\n2,1,05/05/2014\n")
     refused(path, "row 1", "--time-format")
@@ -384,13 +410,15 @@ def test_a_day_that_may_be_a_month_is_asked_for(tmp_path):
 
 
 def test_repeats_and_ties_are_counted_by_hand(tmp_path):
-    text = "user,item,time\n1,1,5\n1,2,5\n1,1,9\n2,1,5\n2,1,6\n"
+    text = "user,item,date\n1,1,{0}5\n1,2,{0}5\n1,1,{0}9\n2,1,{0}5\n2,1,{0}6\n".format("2020-01-0")
     read = load(put(tmp_path, "a.csv", text))
     assert table.repeated_pairs(read) == 2 and table.tied_rows(read) == 2
     assert (
         "2 rows repeat a pair" in read.notes and "40.0% of the rows share their time" in read.notes
     )
-    calm = load(put(tmp_path, "b.csv", "user,item,time\n1,1,5\n1,2,6\n2,1,5\n"))
+    calm = load(
+        put(tmp_path, "b.csv", "user,item,date\n1,1,2020-01-05\n1,2,2020-01-06\n2,1,2020-01-05\n")
+    )
     assert table.repeated_pairs(calm) == table.tied_rows(calm) == 0 and "note" not in calm.notes
 
 
@@ -473,6 +501,11 @@ def test_json_lines(tmp_path, name):
         ('{"user": {"id": 1}, "item": 2}\n{"user": {"id": 2}, "item": 2}\n', "has the type Struct"),
         ("[]", "no rows"),
         ("[1, 2]", "no rows"),
+        (
+            '{"user": "a\\u0000", "item": 1}\n{"user": "a", "item": 1}\n',
+            "row 1: the user holds a NUL",
+        ),
+        ('{"user": 1, "item": 1}\n{"user": 2, "item": 1, "rating": NaN}\n', "row 2 is not JSON"),
     ],
 )
 def test_json_that_is_none(tmp_path, text, message):
@@ -489,6 +522,11 @@ def test_yelp(tmp_path):
     assert rows(read) == [("u1", "b1", 2.0), ("u2", "b1", 5.0)]
     assert read.item_titles is not None and read.item_titles.tolist() == ["Caf\u00e9 \u2028 X"]
     assert read.item_features.sizes == {"categories": 3}
+
+
+def test_a_long_list_of_json_on_one_line(tmp_path):
+    listed = [{"user": f"u{n % 7}", "item": n, "rating": n % 5} for n in range(40_000)]
+    assert len(load(put(tmp_path, "a.json", json.dumps(listed)))) == 40_000
 
 
 def test_netflix(tmp_path):

@@ -11,12 +11,17 @@ import pytest
 
 from experiments.methods import ridge_head
 from metajax.benchmark import problem
-from metajax.benchmark.problem import Run
 from metajax.data import split
 from metajax.data.worlds import latent
+from metajax.settings import Training
 
 CONFIG = ridge_head.Config(
-    run=Run(num_steps=4), hidden=4, offset_hidden=4, extra=1, factors=False, blend=False
+    training=Training(num_steps=4),
+    hidden=4,
+    offset_hidden=4,
+    extra=1,
+    factors=False,
+    blend=False,
 )
 FAST_TO_COMPILE = {
     "xla_backend_optimization_level": 0,

@@ -199,10 +199,14 @@ def test_names_say_which_is_which():
 
 
 def record_of(scores: np.ndarray, drawing: np.ndarray | None = None) -> records.Record:
-    found = {"s|a|all|mae": scores, "s|a|all|hit@5": scores, "s|a|all|ndcg@5": scores}
+    found = {
+        records.Key("s", "a", "all", "mae"): scores,
+        records.Key("s", "a", "all", "hit@5"): scores,
+        records.Key("s", "a", "all", "ndcg@5"): scores,
+    }
     if drawing is not None:
-        found[f"s|a|all|{reproduced.DRAW}"] = drawing
-    return records.Record({}, found)
+        found[records.Key("s", "a", "all", f"{reproduced.DRAW}")] = drawing
+    return records.Record("protocols", (), found)
 
 
 def test_the_distance_to_another_program_is_in_standard_errors():
@@ -233,14 +237,14 @@ def test_the_damped_item_mean_by_hand():
 
 
 def test_the_stored_rows_agree_with_the_independent_program():
-    record = records.read(records.RESULTS / "protocols.json")
+    record = records.stored("protocols")
     outside = reproduced.show(record, Console(file=io.StringIO(), width=200))
     assert outside <= 6  # of 75: 3.4 are expected by chance, more than 6 with probability 5 %
 
 
 def test_real_rows_of_ml_100k(data_dir):
     table = named.load("ml-100k", data_dir)
-    record = records.Record({}, reproduced.metarec(table, 8))
+    record = records.Record("protocols", (), reproduced.metarec(table, 8))
     for scenario in ("ml-100k rating", "ml-100k click"):
         for arm, expected in reproduced.METAREC[scenario].items():
             _, z = reproduced.compare(

@@ -12,6 +12,7 @@ from metajax import tree
 from metajax.adapters.lora import lora
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, MetaLearner, Model
 
 WIDTH = 128
@@ -76,11 +77,18 @@ def test_what_is_stored_of_a_person_by_pencil():
 @pytest.mark.slow
 def test_the_whole_table_at_a_small_size(tmp_path, capsys):
     config = memory.Config(
-        num_layers=1, width=16, num_items=20, few=4, many=8, chunk=2, rows=1, out=tmp_path
+        num_layers=1,
+        width=16,
+        num_items=20,
+        few=4,
+        many=8,
+        chunk=2,
+        rows=1,
+        output=Output(tmp_path),
     )
     memory.main(config)
     shown = capsys.readouterr().out
-    memory.show(records.read(tmp_path / "adapt_large_memory.json"))
+    memory.show(records.stored("adapt_large_memory", tmp_path))
     table = lambda text: text[text.index("One outer step") :]
     assert table(capsys.readouterr().out) == table(shown)
     assert jax.tree.leaves(memory.batch(memory.episode(config), 3))[0].shape == (3, 1, 8)

@@ -20,6 +20,7 @@ from metajax.data.split import Tasks
 from metajax.data.worlds import latent
 from metajax.evaluation import evaluate
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, MetaLearner, UserError
 
 fast = functools.partial(
@@ -193,17 +194,17 @@ def made() -> records.Record:
     """Two learners: one gains .5 of its MAE from adapting on each of 30 tasks, one .1 of AUC."""
     tasks = np.arange(30) / 100
     values = {
-        "log user_cold|A|all|mae": 1.0 + tasks,
-        "log user_cold|A|k=0|mae": 1.5 + tasks,
-        "log user_cold|A|shuffled|mae": 1.0 + tasks,
-        "log user_cold|A|all|change": np.full(30, 2e-4),
-        "log item_cold|B|all|auc": [0.7],
-        "log item_cold|B|k=0|auc": [0.6],
-        "log item_cold|B|shuffled|auc": [0.7],
-        "log item_cold|B|all|auc_draws": np.linspace(0.6, 0.8, 201),
-        "log item_cold|B|k=0|auc_draws": np.full(201, 0.6),
-        "log item_cold|B|shuffled|auc_draws": np.linspace(0.6, 0.8, 201),
-        "log item_cold|B|all|change": np.full(30, 0.25),
+        records.Key("log user_cold", "A", "all", "mae"): 1.0 + tasks,
+        records.Key("log user_cold", "A", "k=0", "mae"): 1.5 + tasks,
+        records.Key("log user_cold", "A", "shuffled", "mae"): 1.0 + tasks,
+        records.Key("log user_cold", "A", "all", "change"): np.full(30, 2e-4),
+        records.Key("log item_cold", "B", "all", "auc"): [0.7],
+        records.Key("log item_cold", "B", "k=0", "auc"): [0.6],
+        records.Key("log item_cold", "B", "shuffled", "auc"): [0.7],
+        records.Key("log item_cold", "B", "all", "auc_draws"): np.linspace(0.6, 0.8, 201),
+        records.Key("log item_cold", "B", "k=0", "auc_draws"): np.full(201, 0.6),
+        records.Key("log item_cold", "B", "shuffled", "auc_draws"): np.linspace(0.6, 0.8, 201),
+        records.Key("log item_cold", "B", "all", "change"): np.full(30, 0.25),
     }
     shared: dict[str, Any] = {"steps": 10, "given": "a step", "differs": ""}
     rows = {
@@ -212,7 +213,7 @@ def made() -> records.Record:
     }
     rows["A"]["published"], rows["B"]["published"] = {"log user_cold": 0.79}, {}
     scores = {k: np.asarray(v, np.float64)[None] for k, v in values.items()}
-    return records.Record({"rows": rows, "config": {"seeds": 1}}, scores)
+    return records.Record("x", (), scores, {"seeds": 1}, extra={"rows": rows})
 
 
 def test_the_table_tells_the_gap_the_change_and_the_steps():
@@ -279,9 +280,10 @@ def warm_data():
 
 
 def test_finished_rows_are_kept_and_others_settings_are_not(tmp_path):
-    config = as_published.Config(out=tmp_path, rows=("melu",))
-    facts = {"config_hash": as_published.settled(config)}
-    records.write(tmp_path / "rows", "MeLU", records.Record(facts, {"a": np.ones((1, 2))}))
+    config = as_published.Config(output=Output(tmp_path), rows=("melu",))
+    scores = {records.Key("s", "a", "all", "mae"): np.ones((1, 2))}
+    row = records.Record("x", (), scores, config_hash=as_published.settled(config))
+    records.write(tmp_path / "rows", "MeLU", row)
     assert list(as_published.kept(config, ["MeLU", "MAMO"])) == ["MeLU"]
     assert list(as_published.kept(dataclasses.replace(config, rows=()), ["MeLU"])) == ["MeLU"]
     assert not as_published.kept(dataclasses.replace(config, max_steps=7), ["MeLU"])
@@ -291,8 +293,8 @@ def test_it_has_presets_and_help(capsys):
     quick = command.parse(as_published.Config, ["--preset", "quick", "--seeds", "2"])
     assert (quick.dataset, quick.max_steps, quick.seeds) == ("synthetic", 20, 2)
     known = {field.name for field in dataclasses.fields(as_published.Config)}
-    assert set(as_published.PRESETS) == {"quick", "paper", "gpu"}
-    assert all(set(settings) <= known for settings in as_published.PRESETS.values())
+    assert set(as_published.Config.PRESETS) == {"quick", "gpu"}
+    assert all(set(settings) <= known for settings in as_published.Config.PRESETS.values())
     with pytest.raises(SystemExit):
         command.parse(as_published.Config, ["--help"])
     said = capsys.readouterr().out

@@ -45,9 +45,9 @@ def test_cells_show_ours_and_theirs(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"run python -m experiments omniglot --publish"):
         classics.main(classics.Config(from_records=True))
     for arm, share, count in (("MAML, layer norm", 0.5, 600), ("FOMAML", 0.25, 20)):
-        facts = {"scenario": "5-way 1-shot", "arm": arm}
-        name = records.score_name("5-way 1-shot", arm, "test", "accuracy")
-        record = records.Record(facts, {name: np.full((1, count), share)})
+        name = records.Key("5-way 1-shot", arm, "test", "accuracy")
+        scores = {name: np.full((1, count), share)}
+        record = records.Record("omniglot", (), scores, scenario="5-way 1-shot", method=arm)
         records.write(tmp_path, f"omniglot-5w1s-{share}", record)
     rows = classics.omniglot_table().splitlines()[2:]
     quoted = few_shot.published("omniglot")

@@ -11,6 +11,7 @@ from experiments.large.distill import distill, judge, parts
 from experiments.large.sasrec import sasrec
 from metajax.data.histories import sequences as histories
 from metajax.results import records
+from metajax.settings import Data, Output
 from metajax.types import UserError
 
 
@@ -65,17 +66,17 @@ def test_the_whole_table_on_a_circle(tmp_path, monkeypatch):
     pytest.importorskip("qwix")
     monkeypatch.setattr(sasrec, "load", lambda config: circle())
     config = distill.Config(
-        dataset="circle", window=8, student_width=8, epochs=30, num_steps=60, prune_steps=20,
-        batch=8, shares=(0.5,), people=20, passed_over=20, adapted=6, out=tmp_path,
+        data=Data("circle"), window=8, student_width=8, epochs=30, num_steps=60, prune_steps=20,
+        batch=8, shares=(0.5,), people=20, passed_over=20, adapted=6, output=Output(tmp_path),
         teacher_out=tmp_path / "t",
     )  # fmt: skip
     record = distill.run(config)
     get = lambda arm: record.of("leave-one-out", arm, "as it is", "hit@10")
     assert get("teacher").shape == (1, 20)
-    assert record.facts["stored"]["teacher, 8 bits"] < 0.4 * record.facts["stored"]["teacher"]
-    assert record.facts["stored"]["student"] < record.facts["stored"]["teacher"]
+    assert record.extra["stored"]["teacher, 8 bits"] < 0.4 * record.extra["stored"]["teacher"]
+    assert record.extra["stored"]["student"] < record.extra["stored"]["teacher"]
     assert all(np.isfinite(v).all() for v in record.scores.values())
     again, _ = sasrec.kept(config.teacher(), circle(), 0, tmp_path / "t")
     assert jax.tree.leaves(again)[0].dtype == jnp.float32
-    distill.picture(records.read(tmp_path / "distill-circle.json"), tmp_path / "bytes.png")
+    distill.picture(records.stored("distill-circle", tmp_path), tmp_path / "bytes.png")
     assert (tmp_path / "bytes.png").stat().st_size > 1000

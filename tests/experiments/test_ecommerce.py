@@ -16,6 +16,7 @@ from metajax.data.histories import log as rows
 from metajax.data.worlds import commerce
 from metajax.optim import touched_rows
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, UserError
 
 SIZES = parts.Sizes(width=5, hidden=6, shots=4)
@@ -279,8 +280,8 @@ def record(gain: dict[str, float], rise: float = 0.0) -> records.Record:
         noise = 0.01 * rng.normal(size=(1, 200))
         for k in judge.SHOTS:
             value = base + noise - gain.get(arm, 0.0) + rise * (k == 20)
-            scores[records.score_name("tau=1", arm, f"K={k}", "accuracy")] = value
-    return records.Record({"experiment": "ecommerce", "arms": ecommerce_case.ARMS}, scores)
+            scores[records.Key("tau=1", arm, f"K={k}", "accuracy")] = value
+    return records.Record("ecommerce", records.arms_of(ecommerce_case.ARMS), scores)
 
 
 def test_the_registered_rules():
@@ -303,13 +304,13 @@ def test_what_the_events_add_leaves_out_what_was_ahead_before():
     """A lead of .1 at every K adds nothing; one of .03 more at K = 10 adds .03."""
     case, made = ecommerce_case, record({ecommerce_case.JOINT: 0.1})
     assert dict(ecommerce_report.gained(made, "tau=1"))[case.JOINT].mean == pytest.approx(0.0)
-    made.scores[records.score_name("tau=1", case.RIDGE, "K=10", "accuracy")] += 0.03
+    made.scores[records.Key("tau=1", case.RIDGE, "K=10", "accuracy")] += 0.03
     for _, gap in ecommerce_report.gained(made, "tau=1"):
         assert gap.mean == pytest.approx(0.03) and gap.low > 0.029
 
 
 def test_the_registration_keeps_its_first_date(tmp_path):
-    config = ecommerce.Config(out=tmp_path)
+    config = ecommerce.Config(output=Output(tmp_path))
     first = ecommerce.registered(config)
     assert first["text"] == ecommerce.REGISTRATION
     assert ecommerce.registered(dataclasses.replace(config, seeds=3)) == first
@@ -319,7 +320,7 @@ def test_the_registration_keeps_its_first_date(tmp_path):
 def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     config = ecommerce.Config(
         num_users=600, num_items=3_000, start_steps=50, num_steps=50, trial_steps=50,
-        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, out=tmp_path,
+        rates=(3e-3,), batch=32, num_test=20, num_ranked=10, output=Output(tmp_path),
     )  # fmt: skip
     made = ecommerce.main(config)
     assert "control:" in capsys.readouterr().out
@@ -331,22 +332,22 @@ def test_a_small_case_runs_from_shop_to_tables(tmp_path, capsys):
     for name, values in made.scores.items():
         np.testing.assert_allclose(again.scores[name], values, atol=1e-6)
     world = commerce.World(600, 3_000, seed=config.world_seed)
-    assert made.facts["data"]["tau=1"]["events"] == commerce.offsets(world)[-1]
+    assert made.extra["data"]["tau=1"]["events"] == commerce.offsets(world)[-1]
 
 
 @pytest.mark.parametrize("experiment", [ecommerce, scaling, stream])
 def test_a_missing_record_gets_one_line(experiment, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
-        experiment.main(experiment.Config(from_records=True))
+        experiment.main(experiment.Config(output=Output(from_records=True)))
 
 
 def test_the_stored_record_of_the_stream_says_what_streaming_costs(capsys):
     """The ratio printed is the median of the pairs in the file, worked out here."""
-    stream.main(stream.Config(from_records=True))
+    stream.main(stream.Config(output=Output(from_records=True)))
     said = " ".join(capsys.readouterr().out.split())
-    record = records.read(records.RESULTS / "stream-paper.json")
-    arms = [record.of("stream", a, "50 steps", stream.PROCESSOR)[0] for a in record.facts["arms"]]
+    record = records.stored("stream-paper")
+    arms = [record.of("stream", a, "50 steps", stream.PROCESSOR)[0] for a in record.names()]
     pairs = sorted(b / a for a, b in zip(*arms, strict=True))
     middle = (pairs[5] + pairs[6]) / 2
     assert len(pairs) == 12 and f"streamed over resident {middle:.3f}" in said

@@ -1,20 +1,19 @@
 """The field's tables: who is ahead, by hand; equal trials; and one whole table, small."""
 
-import json
-
 import numpy as np
 import pytest
 from small_records import record
 
 from experiments.field.tables import contenders, report, tables
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7
+from metajax.settings import Output, Training
 from metajax.types import UserError
 
 SETTINGS = {arm: {"trials": 5} for arm in ("A2 fold-in", "A3 joint", "A4 fine-tuned", "A6 MAML")}
 
 
 def test_ahead_is_method_minus_arm_and_its_sign_follows_the_metric():
-    made = record(table="T5", settings=SETTINGS)
+    made = record(extra={"table": "T5"}, settings=SETTINGS)
     gaps = report.ahead(made, "user_cold", "all", "mae")
     assert {arm: round(float(gap.mean), 6) for arm, (gap, _) in gaps.items()} == {
         "A2 fold-in": -0.2,
@@ -30,7 +29,7 @@ def test_ahead_is_method_minus_arm_and_its_sign_follows_the_metric():
 
 def test_an_arm_that_is_better_is_named_in_the_verdict():
     offsets = {"A2 fold-in": -0.2, "A3 joint": 0.5, "A4 fine-tuned": 0.0, "A6 MAML": 0.0}
-    made = record(table="T5", settings=SETTINGS, offsets=offsets)
+    made = record(extra={"table": "T5"}, settings=SETTINGS, offsets=offsets)
     told = report.verdicts(made, "user_cold", "all", "mae")
     assert "NOT ahead of A2 fold-in +0.2000" in told and "A4 fine-tuned +0.0000" in told
     assert "A3 joint" not in told
@@ -38,16 +37,16 @@ def test_an_arm_that_is_better_is_named_in_the_verdict():
 
 def test_pooled_folds_have_the_users_of_all():
     """Two folds with MAML ahead of fold-in by .2 and by .4 of as many users each: .3 together."""
-    facts = {"table": "T5", "settings": SETTINGS}
+    facts = {"extra": {"table": "T5"}, "settings": SETTINGS}
     fold = lambda ahead: record(**facts, offsets={"A2 fold-in": ahead, "A6 MAML": 0.0})
     one, two = fold(0.2), fold(0.4)
     made = tables.pooled([one, two])
-    count = one.facts["split"]["tasks"]["user_cold"]
-    assert made.facts["split"]["tasks"]["user_cold"] == 2 * count
+    count = one.tasks["user_cold"]
+    assert made.tasks["user_cold"] == 2 * count
     assert made.of("user_cold", "A6 MAML", "all", "mae").shape[1] == 2 * count
     gap, _ = report.ahead(made, "user_cold", "all", "mae")["A2 fold-in"]
     np.testing.assert_allclose(gap.mean, -0.3, atol=1e-6)
-    assert made.facts["settings"]["A6 MAML"] == {"trials": 5, "folds": [{"trials": 5}] * 2}
+    assert made.arm("A6 MAML").settings == {"trials": 5, "folds": [{"trials": 5}] * 2}
 
 
 @pytest.mark.parametrize(
@@ -68,7 +67,7 @@ def test_p_values_are_adjusted_over_the_arms_of_a_scenario():
 
 
 def test_printed_tables_name_arms_trials_and_shots(capsys, tmp_path):
-    made = record(table="T5", settings=SETTINGS)
+    made = record(extra={"table": "T5"}, settings=SETTINGS)
     name = "tables-T5-made-users"
     report.show("T5", {name: made})
     report.show("T3", {name: made})
@@ -83,34 +82,35 @@ def test_without_records_and_with_unknown_parts_one_line_says_what_to_do(tmp_pat
     with pytest.raises(UserError, match="no record of T2 has such a name; there are tables-T2"):
         tables.main(tables.Config("T2", parts=("nothing",)))
     monkeypatch.setattr(tables.report, "RESULTS", tmp_path)
-    run = tables.Run(from_records=True)
     with pytest.raises(
         UserError, match=r"no record of T1 in .* run python -m experiments tables T1"
     ):
-        tables.main(tables.Config("T1", run=run))
+        tables.main(tables.Config("T1", output=Output(from_records=True)))
 
 
 @pytest.mark.slow
 def test_a_table_is_tuned_by_equal_trials_and_goes_on_where_it_stood(tmp_path, monkeypatch, capsys):
     part = tables.Part("synthetic", "rating", ("A6 ridge head", "A6 LWA"))
     monkeypatch.setitem(tables.TABLES, "T1", (part,))
-    run = tables.Run(seeds=2, num_steps=20, num_tasks=8, num_support=16, out=tmp_path)
-    config = tables.Config("T1", run, trials=2, trial_steps=6)
+    training = Training(seeds=2, num_steps=20, num_tasks=8, num_support=16)
+    config = tables.Config(
+        "T1", output=Output(tmp_path), training=training, trials=2, trial_steps=6
+    )
     (first,) = tables.main(config)
     told = capsys.readouterr().out
     assert "ridge head - arm" in told and "precision@5" in told
-    arms = first.facts["settings"]
+    arms = {arm.name: arm.settings for arm in first.arms}
     assert {a: s["trials"] for a, s in arms.items() if a != A0} == {
         a: 2 for a in (A1, A2, A3, A4, A7, "A6 ridge head", "A6 LWA")
     }
-    assert first.facts["test"]["times_opened"] == 1
+    assert first.opened[0].times_opened == 1
     (second,) = tables.main(config)
     for name, values in first.scores.items():
         np.testing.assert_array_equal(values, second.scores[name])
-    written = json.loads(
-        (tmp_path / "tables-T1-synthetic-rating/tables-T1-synthetic-rating.json").read_text()
+    written = tables.report.stored(
+        "tables-T1-synthetic-rating", tmp_path / "tables-T1-synthetic-rating"
     )
-    assert written["arms"] == list(arms)
+    assert written.names() == list(arms)
 
 
 def test_every_contender_is_tuned_over_settings_it_has():

@@ -1,7 +1,5 @@
 """The experiments with large models print their stored records, and refuse what is not there."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from experiments.shop import latency
 from metajax.data.histories import sequences as histories
 from metajax.evaluation import next_item
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import UserError
 
 EXPERIMENTS = {
@@ -30,28 +29,26 @@ EXPERIMENTS = {
 def test_a_missing_record_gets_one_line(name, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
-        EXPERIMENTS[name].main(EXPERIMENTS[name].Config(from_records=True))
+        EXPERIMENTS[name].main(EXPERIMENTS[name].Config(output=Output(from_records=True)))
 
 
 def test_the_k_shot_question_has_no_record_either(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
-    config = adapt_large.Config()
-    run = dataclasses.replace(config.run, from_records=True)
     with pytest.raises(UserError, match="no record"):
-        adapt_large.main(dataclasses.replace(config, run=run))
+        adapt_large.main(adapt_large.Config(output=Output(from_records=True)))
 
 
 def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
-    config = sasrec.Config(out=tmp_path)
+    config = sasrec.Config(output=Output(tmp_path))
     places = np.array([[0, 3, 10, 99]])
     scores = {
-        records.score_name("leave-one-out", "popularity", next_item.FULL, metric): values
+        records.Key("leave-one-out", "popularity", next_item.FULL, metric): values
         for metric, values in next_item.from_place(places).items()
     }
     record = large_report.written(
         "sasrec-x", "sasrec", "leave-one-out", ["popularity"], config, scores, {"popularity": 1.0}
     )
-    again = records.read(tmp_path / "sasrec-x.json")
+    again = records.stored("sasrec-x", tmp_path)
     np.testing.assert_array_equal(
         again.of("leave-one-out", "popularity", next_item.FULL, "hit@10"), [[1, 1, 0, 0]]
     )

@@ -19,6 +19,7 @@ from experiments.classics.omniglot import omniglot
 from metajax.benchmark import command
 from metajax.data import images
 from metajax.results import records
+from metajax.settings import Output
 from metajax.training import loop
 from metajax.types import Examples, UserError
 
@@ -301,22 +302,22 @@ def test_published_numbers_say_where_they_are_from():
 
 
 def test_stored_records_print_their_table(capsys):
-    if not list(records.RESULTS.glob("omniglot-*.json")):
+    if not records.files(records.RESULTS, "omniglot-*"):
         pytest.skip("no record is stored yet")
-    omniglot.main(omniglot.Config(from_records=True))
+    omniglot.main(omniglot.Config(output=Output(from_records=True)))
     assert "5-way 1-shot" in capsys.readouterr().out
 
 
 def test_the_stored_maml_holds_what_the_issue_asks():
     """5-way 1-shot: at least 97.5 % on 600 tasks, trained in less than an hour of a CPU's time."""
-    path = records.RESULTS / "omniglot-5w1s-maml.json"
+    path = records.path_of("omniglot-5w1s-maml")
     if not path.is_file():
         pytest.skip("no record is stored yet")
     record = records.read(path)
     scores = record.of("5-way 1-shot", "MAML", "test", "accuracy")
     assert scores.shape == (1, 600) and scores.mean() >= 0.975
-    assert record.facts["seconds"]["train"] < 3600
-    assert record.facts["environment"]["device"].startswith("cpu")
+    assert record.seconds["train"] < 3600
+    assert record.environment.device.startswith("cpu")
 
 
 def test_classes_of_the_real_images(data_dir, monkeypatch, tmp_path):

@@ -1,10 +1,8 @@
 """Presets: every experiment has them, options override them, `paper` is what records used."""
 
-import dataclasses
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -15,7 +13,8 @@ import pytest
 from experiments import HERE, find, sources, with_config
 from experiments.methods import anil, evidence, maml
 from experiments.tools import search as tuning
-from metajax.benchmark import command, problem
+from metajax import settings
+from metajax.benchmark import command
 from metajax.results import records
 from metajax.types import UserError
 
@@ -28,8 +27,7 @@ def taking_a_run() -> list[str]:
     shared = [
         name
         for _, name, path in sorted(sources())
-        if "run_experiment(" in path.read_text()
-        or re.search(r"^    run: (benchmark\.)?Run = ", path.read_text(), re.MULTILINE)
+        if "run_experiment(" in path.read_text() or "benchmark.Config)" in path.read_text()
     ]
     large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes", "latency"]
     large += ["adapt_large_memory"]
@@ -52,19 +50,19 @@ def test_help_names_the_presets_and_the_folder(name, capsys):
 def test_an_option_overrides_the_preset_in_either_order():
     for options in (["--preset", "quick", "--seeds", "7"], ["--seeds", "7", "--preset=quick"]):
         config = command.parse(maml.Config, options)
-        assert (config.run.preset, config.run.dataset) == ("quick", "synthetic")
-        assert (config.run.seeds, config.run.num_steps) == (7, 200)
+        assert (config.output.preset, config.data.dataset) == ("quick", "synthetic")
+        assert (config.training.seeds, config.training.num_steps) == (7, 200)
         assert config.inner_steps == maml.Config().inner_steps
     assert command.parse(maml.Config, []) == maml.Config()
-    assert command.parse(maml.Config, ["--preset", "gpu"]).run.num_tasks == 256
+    assert command.parse(maml.Config, ["--preset", "gpu"]).training.num_tasks == 256
 
 
 def test_a_preset_reaches_what_is_inherited_and_what_has_no_default():
-    assert command.parse(evidence.Config, ["--preset", "quick"]).run.num_steps == 200
-    assert command.parse(anil.Config, []).run.num_steps == 1500
+    assert command.parse(evidence.Config, ["--preset", "quick"]).training.num_steps == 200
+    assert command.parse(anil.Config, []).training.num_steps == 1500
     options = ["maml", "--space", "inner_rate=log:.01:1", "--preset", "quick", "--trials", "3"]
     config = command.parse(tuning.Config, options)
-    assert (config.experiment, config.run.num_tasks, config.trials) == ("maml", 16, 3)
+    assert (config.experiment, config.training.num_tasks, config.trials) == ("maml", 16, 3)
     with pytest.raises(UserError, match="space"):
         command.parse(tuning.Config, ["maml", "--preset", "quick"])
 
@@ -76,21 +74,20 @@ def test_a_wrong_preset_is_one_line():
 
 
 def test_the_name_of_the_preset_is_stored_and_not_hashed():
-    quick = command.with_preset(maml.Config(), "quick")
-    spelled = dataclasses.replace(quick, run=dataclasses.replace(quick.run, preset="paper"))
+    quick = settings.with_preset(maml.Config(), "quick")
+    spelled = settings.replace(quick, preset="paper")
     assert records.config_hash(quick) == records.config_hash(spelled)
     assert records.config_hash(quick) != records.config_hash(maml.Config())
-    assert dataclasses.asdict(quick)["run"]["preset"] == "quick"
+    assert settings.flat(quick)["preset"] == "quick"
 
 
 def test_every_preset_names_settings_that_exist():
     for name in taking_a_run():
-        config = module(name).Config
-        table = getattr(module(name), "PRESETS", problem.PRESETS)
-        owner = config if table is not problem.PRESETS else problem.Run
-        known = {field.name for field in dataclasses.fields(owner)}
-        assert set(table) == {"quick", "paper", "gpu"} and not table["paper"], name
-        assert all(set(settings) <= known for settings in table.values()), name
+        config = command.declared(module(name).Config)
+        table, known = getattr(config, "PRESETS", {}), {k for k, _, _ in settings.leaves(config)}
+        assert set(table) <= {"quick", "gpu"}, name
+        assert all(set(told) <= known for told in table.values()), name
+        assert settings.with_preset(config, "quick") != config, name
 
 
 def required() -> list[str]:
@@ -101,12 +98,15 @@ def required() -> list[str]:
 
 @pytest.mark.parametrize("name", required())
 def test_paper_is_the_size_of_the_stored_record(name):
-    facts = json.loads((records.RESULTS / f"{name}-ml-1m.json").read_text())
+    record = records.facts(records.path_of(f"{name}-ml-1m"))
+    assert record is not None
     config = module(name).Config()
-    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
-    for setting, value in facts["config"]["run"].items():
-        if setting not in records.PLACES:
-            assert now["run"][setting] == value, setting
+    now = json.loads(json.dumps(settings.flat(config), default=str))
+    shared = {
+        name for part in (settings.Data(), settings.Training()) for name in settings.flat(part)
+    }
+    for setting in shared & record.config.keys() - set(records.PLACES):
+        assert now[setting] == record.config[setting], setting
 
 
 @pytest.mark.parametrize(
@@ -127,6 +127,5 @@ def test_quick_runs_where_there_is_no_data(name, options, tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    (path,) = (p for p in (tmp_path / "out").glob("*.json"))
-    config = json.loads(path.read_text())["config"]
-    assert config.get("run", config)["preset"] == "quick"
+    (path,) = (p for p in (tmp_path / "out").glob("*.record"))
+    assert records.read(path).config["preset"] == "quick"

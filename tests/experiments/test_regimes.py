@@ -12,6 +12,7 @@ from metajax.learners.closed_form import ridge
 from metajax.models import sequence, transformer
 from metajax.models.towers import identity, vector_linear
 from metajax.results import records
+from metajax.settings import Output
 from metajax.types import Episode, Examples, UserError
 
 WORLD = World(dim=3, num_support=6, num_query=4)
@@ -209,7 +210,7 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
 ):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match="no record"):
-        regimes.main(regimes.Config(from_records=True))
+        regimes.main(regimes.Config(output=Output(from_records=True)))
 
     def told(seeds: int, people: int, steps: int, world: World):
         rows = {
@@ -219,9 +220,10 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
         return rows, {"ridge head": 3.0}, {}
 
     monkeypatch.setattr(drift, "run", told)
-    config = regimes.Config(window=False, domains=False, out=tmp_path, publish=True)
+    monkeypatch.setattr(records, "require_clean", lambda where: None)
+    config = regimes.Config(output=Output(tmp_path, publish=True), window=False, domains=False)
     regimes.main(config)
-    regimes.main(regimes.Config(from_records=True, out=tmp_path))
+    regimes.main(regimes.Config(output=Output(tmp_path, from_records=True)))
     shown = capsys.readouterr().out
     assert shown.count("ridge head - no adaptation: -3.0000 [-3.0000, -3.0000]") == 2
     assert "1.0000 [1.0000, 1.0000]" in shown and "2.0000 [2.0000, 2.0000]" in shown

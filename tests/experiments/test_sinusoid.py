@@ -43,20 +43,24 @@ def test_the_oracle_is_exact_from_five_points():
 def run_of(arm: str, value: float, **settings) -> records.Record:
     """A record of one arm at one number of steps, on three tasks."""
     config = dataclasses.asdict(dataclasses.replace(TINY, **settings))
-    name = records.score_name("K=5", arm, "steps=1", sinusoid_report.METRIC)
-    facts = {"arms": list(sinusoid.ARMS), "settings": {}, "seconds": {arm: value}}
-    facts |= {"config": config, "environment": {"date": f"day {value}"}}
-    return records.Record(facts, {name: np.full((1, 3), value)})
+    name = records.Key("K=5", arm, "steps=1", sinusoid_report.METRIC)
+    return records.Record(
+        "sinusoid",
+        records.arms_of(sinusoid.ARMS, seconds={arm: value}),
+        {name: np.full((1, 3), value)},
+        config=records.plain(config),
+        environment=records.Environment(date=f"day {value}"),
+    )
 
 
 def test_one_arm_joins_a_stored_record_of_the_same_settings_only(tmp_path):
     records.write(tmp_path, "stored", run_of("oracle", 1.0))
-    stored = records.read(tmp_path / "stored.json")
+    stored = records.stored("stored", tmp_path)
     both = sinusoid_report.joined(stored, run_of("CNP", 2.0, arms=("CNP",), shots=(5,)))
-    assert both.facts["arms"] == ["CNP", "oracle"]
-    assert both.facts["later"] == {"CNP": {"date": "day 2.0"}}
-    assert both.facts["environment"] == {"date": "day 1.0"}
-    assert {k.split("|")[1]: v[0, 0] for k, v in both.scores.items()} == {"oracle": 1, "CNP": 2}
+    assert [(arm.name, arm.seconds) for arm in both.arms] == [("CNP", 2.0), ("oracle", 1.0)]
+    assert both.extra["later"]["CNP"]["date"] == "day 2.0"
+    assert both.environment.date == "day 1.0"
+    assert {key.arm: v[0, 0] for key, v in both.scores.items()} == {"oracle": 1, "CNP": 2}
     with pytest.raises(UserError, match="num_tasks 2, this run 3; run all arms"):
         sinusoid_report.joined(stored, run_of("CNP", 2.0, arms=("CNP",), num_tasks=3))
     with pytest.raises(UserError, match="no arm 'CNO'; the known ones are MAML"):
@@ -154,7 +158,7 @@ def test_a_short_run_of_everything_writes_and_prints(tmp_path, capsys):
     sinusoid.main(config)
     printed = capsys.readouterr().out
     assert all(name in printed for name in sinusoid.ARMS)
-    record = records.read(tmp_path / "sinusoid-k5.json")
+    record = records.stored("sinusoid-k5", tmp_path)
     assert (tmp_path / "sinusoid-k5.png").stat().st_size > 10_000
     assert record.of("K=5", "CNP", "steps=1", sinusoid_report.METRIC).shape == (1, 5)
     once = [record.of("K=5", "CNP", f"steps={s}", sinusoid_report.METRIC) for s in (1, 10)]
@@ -183,18 +187,18 @@ def test_a_diverging_arm_is_named():
 
 @pytest.mark.parametrize("shots", [5, 10, 20])
 def test_no_stored_arm_is_below_the_oracle(shots: int):
-    path = records.RESULTS / f"sinusoid-k{shots}.json"
+    path = records.path_of(f"sinusoid-k{shots}")
     if not path.is_file():
         pytest.skip("no record is stored yet")
     record = records.read(path)
     last = lambda arm: record.of(f"K={shots}", arm, "steps=10", sinusoid_report.METRIC)
-    others = [last(arm).mean() for arm in record.facts["arms"] if arm != "oracle"]
+    others = [last(arm).mean() for arm in record.names() if arm != "oracle"]
     assert last("oracle").mean() < min(others) / 10 and len(others) == len(sinusoid.ARMS) - 1
 
 
 def test_stored_records_hold_what_the_issue_asks():
     """The stored table: MAML at K = 5 after one step is at most 1.1, and Meta-SGD is below it."""
-    path = records.RESULTS / "sinusoid-k5.json"
+    path = records.path_of("sinusoid-k5")
     if not path.is_file():
         pytest.skip("no record is stored yet")
     record = records.read(path)
@@ -207,11 +211,11 @@ def test_stored_records_hold_what_the_issue_asks():
 @pytest.mark.parametrize("shots", [5, 10])
 def test_what_keeps_from_memorizing_by_the_stored_records(shots: int):
     """A price on the encoder does, under an optimizer that can pay it; noise on all is worse."""
-    path = records.RESULTS / f"sinusoid-memorization-k{shots}.json"
+    path = records.path_of(f"sinusoid-memorization-k{shots}")
     if not path.is_file():
         pytest.skip("no record is stored yet")
     record = records.read(path)
-    scenario = record.facts["scenario"]
+    scenario = record.scenario
     last = lambda arm: record.of(scenario, arm, "steps=100", sinusoid_report.METRIC)
     for better, worse in (
         ("MR-MAML", "MAML"),

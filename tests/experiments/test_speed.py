@@ -10,6 +10,7 @@ from metajax import losses, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
 from metajax.results import records
+from metajax.settings import Stored
 from metajax.training import outer_gradient
 from metajax.types import UserError
 
@@ -27,7 +28,7 @@ def test_figures_and_ratios_by_hand():
     assert rows[0]["share_of_peak"] == pytest.approx(0.1)
     assert rows[0]["wall_over_cpu"] == pytest.approx(2.0) and rows[1]["share_of_peak"] is None
     rows.append(measure.row(measure.Worker("torch.func compiled", skipped="too long"), 20))
-    record = records.Record({"scenario": "W9", "title": "a", "rows": rows}, {})
+    record = records.Record("speed", scenario="W9", extra={"title": "a", "rows": rows})
     assert list(page.ratios(record)) == ["5.00x torch loop (matrix products alone: 2.00x)"]
     text = page.markdown(record)
     assert "| metajax | 2,000 | 10.00 | 1.5 | 300 | 10 % | 100 |" in text
@@ -47,7 +48,7 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
         benchmark.main(benchmark.Config(workload=("W7",)))
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match="no records"):
-        benchmark.main(benchmark.Config(from_records=True))
+        benchmark.main(benchmark.Config(output=Stored(from_records=True)))
     with pytest.raises(UserError, match="no record"):
         curves.main(curves.Config(from_records=True))
 
@@ -126,21 +127,21 @@ def test_the_page_of_a_profile_and_of_tables_by_hand():
         {"variant": "plain", "milliseconds": 5.0, "kinds": {"matrix products": 4.0, "other": 1.0}},
         {"variant": "metajax", "milliseconds": 2.0, "kinds": {"matrix products": 2.0}},
     ]
-    text = page.profile(records.Record({"scenario": "W9", "rows": rows}, {}))
+    text = page.profile(records.Record("speed", scenario="W9", extra={"rows": rows}))
     assert "| other | 1.00 | 0.00 |" in text and "| all | 5.00 | 2.00 |" in text
     facts = {
         "milliseconds": {"touched rows, 100": 1.0, "touched rows, 2000": 1.5, "dense, 100": 9.0},
         "growth": 1.5,
         "ahead_of_torch": 2.0,
     }
-    text = page.tables(records.Record(facts, {}))
+    text = page.tables(records.Record("speed", extra=facts))
     assert "| rows | touched rows | dense |" in text and "| 2,000 | 1.50 |  |" in text
 
 
 def test_a_second_core_is_told_by_wall_time():
     rows = [measure.row(worker(v, 0.01, 50.0), 20) for v in ("metajax", "metajax, 2 cores")]
     rows[1]["fastest_wall_ms"] = rows[0]["fastest_wall_ms"] / 1.6
-    record = records.Record({"rows": rows}, {})
+    record = records.Record("speed", extra={"rows": rows})
     assert list(page.ratios(record)) == ["1.60x by a second core (fastest steps, wall time)"]
 
 

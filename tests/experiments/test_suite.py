@@ -178,14 +178,14 @@ def test_a_stopped_suite_stops_its_member_and_goes_on_later(place):
 
 def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
     """300 steps x 2 seeds took 60 s; 600 x 4 should take 240 s; another data set counts less."""
-    facts = record().facts["config"]
     for dataset, seconds in (("ml-1m", 60.0), ("ml-100k", 7.0)):
-        run = facts["run"] | {"dataset": dataset}
-        made = record("imagined", config={"run": run}, seconds={"total": seconds})
+        config = {**record().config, "dataset": dataset}
+        made = record("imagined", config=config, seconds={"total": seconds})
         records.write(tmp_path / "out" / dataset, "made", made)
     member = suite.Member("m", "experiments.imagined", ("--dataset", "ml-1m"), "x", 600 * 4)
     assert suite.estimate(member, tmp_path / "out" / "suite") == pytest.approx(240.0)
-    made = record("few", config={"num_steps": 100, "seeds": 1}, seconds={"A": 20.0, "B": 10.0})
+    arms = records.arms_of("AB", seconds={"A": 20.0, "B": 10.0})
+    made = record("few", config={"num_steps": 100, "seeds": 1}, seconds={}, arms=arms)
     records.write(tmp_path / "out" / "few", "few", made)
     classic = member._replace(module="experiments.few", options=(), steps=200)
     assert suite.estimate(classic, tmp_path / "out" / "suite") == pytest.approx(60.0)

@@ -11,11 +11,12 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.field.metaemb import metaemb
 from experiments.field.tables import clicks, contenders
-from metajax.benchmark.problem import Problem, Run
+from metajax.benchmark.problem import Problem
 from metajax.data import table
 from metajax.data.episodes import Source, Tasks
 from metajax.data.sources import named
 from metajax.evaluation import protocols
+from metajax.settings import Data, Training
 from metajax.types import Episode, Examples, MetaLearner
 
 
@@ -68,16 +69,17 @@ def test_calibration_is_logistic_regression_on_meta_validation():
 @pytest.mark.slow
 def test_every_arm_of_the_tables_warms_items_up(tmp_path):
     config = metaemb.Config(
-        dataset="synthetic", hot=100, seeds=1, base_steps=20, num_steps=10, num_tasks=4
+        data=Data("synthetic"), hot=100, seeds=1, base_steps=20, num_steps=10, num_tasks=4
     )
-    run = Run(dataset="synthetic", seeds=1, num_steps=10, num_tasks=4, num_support=60)
+    training = Training(seeds=1, num_steps=10, num_tasks=4, num_support=60)
     budget = contenders.Budget(1, 3, tmp_path)
     shots = protocols.ctr_warmup().shots
-    also = lambda log, parts: clicks.arms(("A6 ridge head",), log, parts, run, budget, shots)
+    methods = ("A6 ridge head",)
+    also = lambda log, parts: clicks.arms(methods, log, parts, training, budget, shots)
     record = metaemb.run(config, also)
-    assert record.facts["arms"][0] == record.facts["method"] == "A6 ridge head"
-    assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding"} < set(record.facts["arms"])
-    for arm in record.facts["arms"]:
+    assert record.names()[0] == record.method == "A6 ridge head"
+    assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding"} < set(record.names())
+    for arm in record.names():
         for k in shots:
             auc = record.of("item_cold", arm, f"k={k}", "auc")
             assert np.all((auc >= 0) & (auc <= 1)), arm

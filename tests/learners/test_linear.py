@@ -7,7 +7,7 @@ import pytest
 
 from metajax.learners.cold_start.lwa import by_sum, lwa, nlba
 from metajax.models.towers import identity
-from metajax.types import Episode, Examples, Model
+from metajax.types import Episode, Examples
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -20,18 +20,13 @@ EPISODE = Episode((), SUPPORT, SUPPORT)
 LIKED, DISLIKED = [0, 2, 3], [1, 4]
 
 
-def zero() -> Model:
-    """A model that scores 0."""
-    return Model(lambda key, profile, inputs: {}, lambda params, profile, x: jnp.zeros(len(x)))
-
-
 def adapted(learner, params):
     return learner.adapt(params, learner.start(params, ()), SUPPORT, KEY)
 
 
 @pytest.mark.parametrize("summed", [False, True])
 def test_lwa_in_numpy(summed):
-    learner = lwa(identity(), zero(), 3, **({"pool": by_sum} if summed else {}))
+    learner = lwa(identity(), 3, **({"pool": by_sum} if summed else {}))
     params = learner.init(KEY, EPISODE)
     w0, w1 = RNG.normal(size=(2, 3, 3)).astype(np.float32)
     params |= {"weights": jnp.stack([w0, w1]), "bias": jnp.asarray(0.3)}
@@ -46,7 +41,7 @@ def test_lwa_in_numpy(summed):
 
 
 def test_lwa_starts_as_the_nearer_of_two_means():
-    learner = lwa(identity(), zero(), 3)
+    learner = lwa(identity(), 3)
     params = learner.init(KEY, EPISODE)
     got = learner.predict(params, adapted(learner, params), jnp.asarray(Q))
     direction = X[LIKED].mean(axis=0) - X[DISLIKED].mean(axis=0)
@@ -54,7 +49,7 @@ def test_lwa_starts_as_the_nearer_of_two_means():
 
 
 def test_nlba_in_numpy():
-    learner = nlba(identity(), zero(), 3, (5,))
+    learner = nlba(identity(), 3, (5,))
     params = learner.init(KEY, EPISODE)
     params["layers"][0]["bias"] = jnp.arange(5.0) / 5
     r0, r1 = X[DISLIKED].mean(axis=0), X[LIKED].mean(axis=0)
@@ -69,7 +64,7 @@ def test_nlba_in_numpy():
 
 def test_nlba_shares_its_kernels_between_tasks():
     """Two tasks differ by the constant that R adds before the ReLU: one layer is parallel."""
-    learner = nlba(identity(), zero(), 3, ())
+    learner = nlba(identity(), 3, ())
     params = learner.init(KEY, EPISODE)
     cold = learner.predict(params, learner.start(params, ()), jnp.asarray(Q))
     warm = learner.predict(params, adapted(learner, params), jnp.asarray(Q))
@@ -79,7 +74,7 @@ def test_nlba_shares_its_kernels_between_tasks():
 
 def test_the_class_is_decided_by_the_threshold():
     """Control: with every rating on one side, R_0 is empty and only W_1 acts."""
-    learner = lwa(identity(), zero(), 3, threshold=-1.0)
+    learner = lwa(identity(), 3, threshold=-1.0)
     params = learner.init(KEY, EPISODE)
     state = adapted(learner, params)
     np.testing.assert_array_equal(state.weight, [0.0, 5.0])

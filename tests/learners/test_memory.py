@@ -43,7 +43,6 @@ def learner_of(**settings):
     return mamo(
         scaled(),
         summed(),
-        zero(),
         described(),
         optax.sgd(0.1),
         1,

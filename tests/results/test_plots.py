@@ -1,12 +1,14 @@
 """Figures: as wide as a column, told apart without color, the same bytes for the same record."""
 
+import os
 import struct
+import subprocess
+import sys
 
-import matplotlib.pyplot as plt
 import pytest
 from small_records import record
 
-from metajax.results import intervals, plots
+from metajax.results import intervals, plots, records
 from metajax.types import UserError
 
 
@@ -16,15 +18,15 @@ def width_of(path) -> int:
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The lines of each figure, caught before it is closed."""
+    """The lines of each figure, caught when it is saved."""
     caught = []
-    close = plt.close
+    save = plots.Figure.savefig
 
-    def keep(figure):
+    def keep(figure, path, **options):
         caught.append([line for axes in figure.axes for line in axes.get_lines()])
-        close(figure)
+        save(figure, path, **options)
 
-    monkeypatch.setattr(plots.plt, "close", keep)
+    monkeypatch.setattr(plots.Figure, "savefig", keep)
     return caught
 
 
@@ -38,7 +40,7 @@ def test_the_k_shot_curve_is_a_column_wide_and_holds_the_means(tmp_path, drawn):
 
 def test_an_arm_that_diverges_does_not_hide_the_others(tmp_path, drawn):
     made = record()
-    made.scores["user_cold|A4 fine-tuned|k=5|mae"] += 1e9
+    made.scores[records.Key("user_cold", "A4 fine-tuned", "k=5", "mae")] += 1e9
     plots.k_shot(made, "user_cold", tmp_path / "k.png")
     axes = drawn[0][0].axes
     assert axes.get_ylim()[1] < 2.0
@@ -87,3 +89,14 @@ def test_the_same_record_gives_the_same_bytes(tmp_path):
         for name in ("a", "b"):
             plots.k_shot(record(), "user_cold", tmp_path / f"{name}.{suffix}")
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
+
+
+def test_importing_the_pictures_leaves_the_backend_to_the_user():
+    """A window of the user's own stays possible after the library is imported."""
+    code = (
+        "import matplotlib; before = dict.__getitem__(matplotlib.rcParams, 'backend');"
+        "import metajax.benchmark.harness, experiments.classics.sinusoid.report;"
+        "assert dict.__getitem__(matplotlib.rcParams, 'backend') is before"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

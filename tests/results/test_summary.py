@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import scipy.stats
-from small_records import record
+from small_records import OFFSETS, record
 
-from metajax.results import intervals, plots, reliability
+from metajax.results import intervals, plots, records, reliability
 from metajax.results.reliability import Cost, Entry
 
 
@@ -72,13 +72,13 @@ def test_what_diverged_or_has_other_tasks_is_left_out():
 
 def test_costs_are_read_and_shared_ones_stand_once():
     seconds = {"A3 joint": 10.0, "A4 fine-tuned": 2.0, "A6 MAML": 30.0, "A2 fold-in": 1.0}
-    one, two = record(seconds=seconds), record("again", seconds=seconds)
+    one, two = record(took=seconds), record("again", took=seconds)
     found = {c.arm: c for c in reliability.costs({"a": one, "b": two})}
     assert len(found) == 4 and {c.run for c in found.values()} == {"a"}
     assert found["A4 fine-tuned"][2:5] == (9600 + 9600, 5, 12.0), "it pays for A3 too"
     assert found["A6 MAML"].quality == pytest.approx(1.0245)
     assert found["A6 MAML"].curve == pytest.approx(1.0245)
-    assert not reliability.costs({"a": record(gradients={})})
+    assert not reliability.costs({"a": record(arms=records.arms_of(OFFSETS))})
 
 
 def test_the_front_and_its_stars():
@@ -97,11 +97,10 @@ def test_the_front_and_its_stars():
 
 def test_the_profile_is_drawn_from_left_to_right_in_the_metric(tmp_path, monkeypatch):
     lines = []
-    close = plots.plt.close
     monkeypatch.setattr(
-        plots.plt,
-        "close",
-        lambda f: (lines.extend(x for a in f.axes for x in a.get_lines()), close(f)),
+        plots.Figure,
+        "savefig",
+        lambda f, *_, **__: lines.extend(x for a in f.axes for x in a.get_lines()),
     )
     errors = np.linspace(0.5, 1.5, 101)[None]
     plots.profile({"A6": -errors}, tmp_path / "p.png", "MAE, share below")

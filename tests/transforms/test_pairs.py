@@ -26,7 +26,19 @@ from metajax.transforms.dropgrad import dropgrad, gaussian_noise
 from metajax.transforms.multistep import multistep
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
-from metajax.types import Episode, Examples, MetaLearner, UserError
+from metajax.transforms.residual import residual, unchanged
+from metajax.types import Episode, Examples, MetaLearner, Model, UserError
+
+
+def zero() -> Model:
+    """A model that scores 0."""
+    return Model(lambda key, profile, inputs: {}, lambda params, p, x: jnp.zeros(len(x)))
+
+
+def ones() -> Model:
+    """A constant feature."""
+    return Model(lambda key, profile, inputs: {}, lambda params, p, x: jnp.ones((len(x), 1)))
+
 
 KEY = jax.random.key(0)
 MLP, SGD = vector_mlp((4,)), optax.chain(gaussian_noise(0.1), optax.sgd(0.1))
@@ -58,9 +70,12 @@ TRANSFORMS: dict[str, Callable[[MetaLearner], MetaLearner]] = {
     "noisy": lambda learner: noisy(learner, 0.1, tree.everything),
     "committee": lambda learner: committee(learner, 2),
     "hide": lambda learner: hide(learner, 0.5, jnp.zeros_like),
+    "residual": lambda learner: residual(learner, vector_linear()),
 }
 
-BY_GRADIENTS, SETS_LOSS = {"maml", "anil", "dual"}, {"reptile", "multistep", "dropgrad"}
+BY_GRADIENTS = {"maml", "anil", "dual"}
+NEEDS_PLAIN_LOSS = {"attenuate", "reptile", "multistep", "dropgrad"}
+HAS_PLAIN_LOSS = {"attenuate", "residual"}
 
 FITS: dict[str, set[str]] = {
     "attenuate": BY_GRADIENTS,
@@ -70,6 +85,7 @@ FITS: dict[str, set[str]] = {
     "noisy": set(LEARNERS),
     "committee": set(LEARNERS),
     "hide": set(LEARNERS),
+    "residual": set(LEARNERS),
 }
 """Transform -> the learners that it fits."""
 
@@ -124,14 +140,49 @@ PAIRS = [
 def test_a_transform_of_a_transform_works_or_is_refused_when_made(first, second, learner):
     """Refused is what would throw an outer loss away: whoever sets one goes first."""
     inner = TRANSFORMS[first](LEARNERS[learner])
-    if learner in FITS[second] and (
-        second not in ("attenuate", *SETS_LOSS) or first == "attenuate"
-    ):
+    keeps = second not in NEEDS_PLAIN_LOSS or first in HAS_PLAIN_LOSS
+    if learner in FITS[second] and keeps:
         plays(TRANSFORMS[second](inner))
     else:
         with pytest.raises(UserError) as error:
             TRANSFORMS[second](inner)
         assert second in one_line(error)
+
+
+def test_a_residual_learner_is_the_learner_of_what_the_offset_leaves():
+    """Ridge beside a linear offset: scores and gradients are those on labels less the offset."""
+    offset, learner = vector_linear(), ridge(identity(), zero(), 3)
+    beside = residual(learner, offset)
+    params = beside.init(KEY, EPISODE)
+    params["offset"] = {"head": {"kernel": jnp.array([0.3, -0.1, 2.0])}}
+    base = lambda e, p: offset.apply(p["offset"], (), e.inputs)
+    left = lambda e, p: e._replace(label=e.label - base(e, p))
+    support, query = left(EPISODE.support, params), EPISODE.query
+    state = beside.adapt(params, beside.start(params, ()), EPISODE.support, KEY)
+    own = params["learner"]
+    alone = learner.adapt(own, learner.start(own, ()), support, KEY)
+    expected = base(query, params) + learner.predict(own, alone, query.inputs)
+    np.testing.assert_allclose(beside.predict(params, state, query.inputs), expected, rtol=1e-5)
+    on_left = lambda p: learner.loss(
+        p["learner"], Episode((), left(EPISODE.support, p), left(query, p)), KEY
+    )[0]
+    found = jax.grad(lambda p: beside.loss(p, EPISODE, KEY)[0])(params)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    jax.tree.map(close, found, jax.grad(on_left)(params))
+
+
+def test_labels_shown_unchanged_reach_the_learner_whole():
+    """The mean label 2 + the offset 2 of both rows: what is encoded is not what is left."""
+    mean = ridge(ones(), zero(), 1, precision=1e-6)
+    offset = Model(lambda k, p, x: {}, lambda params, p, x: 2.0 * jnp.ones(len(x)))
+    support = Examples(jnp.ones((2, 3)), jnp.array([1.0, 3.0]), jnp.ones(2))
+    for shown, expected in ((jnp.subtract, 2.0), (unchanged, 4.0)):
+        beside = residual(mean, offset, shown=shown)
+        params = beside.init(KEY, Episode((), support, support))
+        state = beside.adapt(params, beside.start(params, ()), support, KEY)
+        np.testing.assert_allclose(beside.predict(params, state, support.inputs), expected, 1e-4)
+    with pytest.raises(UserError, match="without the argument shown"):
+        residual(pooled(MLP), offset, shown=unchanged)
 
 
 def test_attenuating_twice_scales_twice():

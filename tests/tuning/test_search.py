@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from experiments.tools import search as tuning
-from metajax.benchmark.problem import Run
 from metajax.results import records
+from metajax.settings import Output, Training
 from metajax.tuning import search
 from metajax.types import UserError
 
@@ -92,14 +92,17 @@ def test_ranges_are_read_and_mistakes_told():
 @pytest.mark.slow
 def test_the_command_tunes_an_experiment_and_goes_on(tmp_path):
     pytest.importorskip("optuna")
-    run = Run(dataset="synthetic", seeds=1, num_steps=8, num_tasks=4, out=tmp_path)
     config = tuning.Config(
-        "maml", ("inner_rate=log:0.01:0.5", "inner_steps=int:1:2"), run, trials=2
+        "maml",
+        ("inner_rate=log:0.01:0.5", "inner_steps=int:1:2"),
+        output=Output(tmp_path),
+        training=Training(seeds=1, num_steps=8, num_tasks=4),
+        trials=2,
     )
     tuning.main(config)
     tuning.main(dataclasses.replace(config, trials=3))
-    made = records.read(tmp_path / "search-maml-synthetic.json")
-    assert len(made.facts["trials"]) == 3 and set(made.facts["best"]) == {
+    made = records.stored("search-maml-synthetic", tmp_path)
+    assert len(made.extra["trials"]) == 3 and set(made.extra["best"]) == {
         "inner_rate",
         "inner_steps",
     }
@@ -108,7 +111,7 @@ def test_the_command_tunes_an_experiment_and_goes_on(tmp_path):
         "importance.png",
         "parallel.png",
     }
-    assert "opened" not in str(made.facts)
+    assert "opened" not in str(made.extra)
 
 
 @pytest.mark.parametrize(

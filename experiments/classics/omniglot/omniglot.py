@@ -22,20 +22,20 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
 from metajax import losses, tree
-from metajax.benchmark.command import Preset
 from metajax.data import images
 from metajax.learners.gradient.implicit import implicit
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.metric import prototypes
 from metajax.models import conv
 from metajax.results import records as report
+from metajax.settings import Output, Positive, Presets
 from metajax.training import checkpoint, journal
 from metajax.transforms.reptile import reptile
 from metajax.types import MetaLearner, Model, PyTree, UserError
@@ -82,42 +82,33 @@ STEPS = {
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
+    output: Output = Output()
     arms: tuple[str, ...] = ("maml",)
     """Methods to run, one after the other: maml, fomaml, anil, reptile, protonets, imaml."""
-    ways: int = 5
+    ways: Positive = 5
     """Classes of a task."""
-    shots: int = 1
+    shots: Positive = 1
     """Support images of a class; as many are asked in the query, as in the published code."""
     published: bool = False
     """Train MAML and its kin as published, which wants a GPU: 60,000 steps of 32 tasks (16 of 20
     classes), Adam at 1e-3 throughout, a head at full scale, as many queries as shots."""
     layer_norm: bool = False
     """Judge each image alone, instead of by the published statistics over the query batch."""
-    steps: int | None = None
+    steps: Positive | None = None
     """Outer steps; else those of the method's CPU schedule."""
-    test_tasks: int = 600
+    test_tasks: Positive = 600
     """Tasks of the test, as published."""
     seed: int = 0
     """Seed of the training."""
-    seeds: int = 1
+    seeds: Positive = 1
     """Trainings side by side in one program; the first is that of the seed alone."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    out: pathlib.Path = pathlib.Path("out/omniglot")
-    """Folder for states and records."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored records, without running anything."""
+    """Folder of the data sets; else METAJAX_DATA, else ./data."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"steps": 100, "test_tasks": 100},
-    "paper": {},
-    "gpu": {"published": True},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"steps": 100, "test_tasks": 100},
+        "gpu": {"published": True},
+    }
 
 
 def _norm(config: Config) -> conv.Normalize:
@@ -302,7 +293,7 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
         method,
         part(data, "train"),
         config.seed,
-        config.out
+        config.output.folder("omniglot")
         / f"omniglot-{method.ways}w{method.shots}s-{arm}{layer}-seed{config.seed}{several}",
         few_shot.judge(method, part(data, "valid")),
         block=max(1, method.num_steps // method.num_looks),
@@ -315,27 +306,35 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     scores = of_seeds(trained.params, part(data, "test"), jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
     shown = label + (", layer norm" if config.layer_norm else "")
-    facts = few_shot.facts("omniglot", scenario, shown, config, trained.seconds)
-    facts |= {"schedule": few_shot.schedule(method), "history": trained.history}
-    facts["gradients"] = few_shot.gradients(method)
-    facts["best_step"] = trained.best_step
-    if arm in INNER:
-        facts["inner"] = _inner(config, arm)._asdict()
-    facts["data"] = {"name": "omniglot28", "checksum": checkpoint.digest(data["images"])}
-    facts["split"] = {"file": SPLIT.name, "seed": images.read_split(SPLIT)["seed"]}
-    key = report.score_name(scenario, shown, "test", "accuracy")
-    record = report.Record(facts, {key: np.asarray(scores)})
-    report.write(config.out, name, record)
-    journal.write_checksums(config.out)
-    if config.publish:
-        report.write(report.RESULTS, name, record)
+    made = report.Arm(
+        shown,
+        settings={"best_step": trained.best_step},
+        gradients=few_shot.gradients(method),
+        history=trained.history,
+    )
+    extra = {"schedule": few_shot.schedule(method)}
+    extra |= {"inner": _inner(config, arm)._asdict()} if arm in INNER else {}
+    record = few_shot.record_of(
+        scenario,
+        made,
+        config,
+        trained.seconds,
+        np.asarray(scores),
+        data=report.Data("omniglot28", checkpoint.digest(data["images"])),
+        split=report.Split(SPLIT.name, images.read_split(SPLIT)["seed"]),
+        extra=extra,
+    )
+    report.write(config.output.folder("omniglot"), name, record)
+    journal.write_checksums(config.output.folder("omniglot"))
+    if config.output.publish:
+        report.publish(name, record)
     return record
 
 
 def main(config: Config) -> None:
     """Runs the arms, or reads their records, and prints the table."""
-    if config.from_records:
-        records = [report.read(p) for p in sorted(report.RESULTS.glob("omniglot-*.json"))]
+    if config.output.from_records:
+        records = list(report.all_stored("omniglot-*").values())
         if not records:
             raise UserError(
                 f"no records in {report.RESULTS}; run python -m experiments omniglot --publish"

@@ -1,16 +1,12 @@
 """Records, tables and plots of the sinusoid experiments."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -30,8 +26,8 @@ def written(
     config: Any,
     settings: Mapping[str, Any],
     seconds: Mapping[str, float],
-    scores: Mapping[str, np.ndarray],
-    gradients: Mapping[str, Mapping[str, int]] | None = None,
+    scores: Mapping[records.Key, np.ndarray],
+    gradients: Mapping[str, records.Gradients] | None = None,
 ) -> records.Record:
     """The record, after writing it and its plot to the folder of the configuration.
 
@@ -41,28 +37,23 @@ def written(
     Raises:
       UserError: some arms were run and there is no record of the others under the same settings.
     """
-    facts = {
-        "experiment": "sinusoid",
-        "scenario": scenario,
-        "arms": list(arms),
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "settings": dict(settings),
-        "seconds": dict(seconds),
-        "gradients": dict(gradients or {}),
-        "peak_memory": journal.peak_memory(),
-    }
-    record = records.Record(facts, dict(scores))
-    if getattr(config, "arms", ()) and config.publish:
-        record = joined(records.read(records.RESULTS / f"{name}.json"), record)
-    known = {full.split("|")[1] for full in record.scores}
-    record.facts["arms"] = [arm for arm in record.facts["arms"] if arm in known]
-    records.write(config.out, name, record)
-    if config.publish:
-        records.write(records.RESULTS, name, record)
-    plot(record, config.out / f"{name}.png")
-    journal.write_checksums(config.out)
+    record = records.made(
+        "sinusoid",
+        config,
+        records.arms_of(arms, settings=settings, seconds=seconds, gradients=gradients),
+        scores,
+        scenario=scenario,
+        peak_memory=journal.peak_memory(),
+    )
+    if getattr(config, "arms", ()) and config.output.publish:
+        record = joined(records.stored(name), record)
+    known = {key.arm for key in record.scores}
+    record = dataclasses.replace(record, arms=tuple(a for a in record.arms if a.name in known))
+    records.write(config.output.folder("sinusoid"), name, record)
+    if config.output.publish:
+        records.publish(name, record)
+    plot(record, config.output.folder("sinusoid") / f"{name}.png")
+    journal.write_checksums(config.output.folder("sinusoid"))
     return record
 
 
@@ -72,34 +63,30 @@ def joined(stored: records.Record, new: records.Record) -> records.Record:
     Raises:
       UserError: the two were not made with the same settings.
     """
-    old = stored.facts["config"]
-    for setting, value in new.facts["config"].items():
-        told = json.loads(json.dumps(value, default=str))
-        if setting not in (*records.PLACES, "arms", "shots") and old.get(setting) != told:
+    for setting, value in new.config.items():
+        old = stored.config.get(setting)
+        if setting not in (*records.PLACES, "arms", "shots") and old != value:
             raise UserError(
-                f"the stored record has {setting} {old.get(setting)}, this run {told}; run all arms"
+                f"the stored record has {setting} {old}, this run {value}; run all arms"
             )
-    scores = stored.scores | new.scores
-    known = {name.split("|")[1] for name in scores}
-    facts = stored.facts | {
-        "arms": [arm for arm in new.facts["arms"] if arm in known],
-        "settings": stored.facts["settings"] | new.facts["settings"],
-        "seconds": stored.facts["seconds"] | new.facts["seconds"],
-        "later": stored.facts.get("later", {})
-        | {arm: new.facts["environment"] for arm in new.facts["config"]["arms"]},
+    scores = {**stored.scores, **new.scores}
+    ran, known = new.config["arms"], {key.arm for key in scores}
+    arms = [new.arm(n) if n in ran else stored.arm(n) for n in new.names() if n in known]
+    later = stored.extra.get("later", {}) | {
+        arm: dataclasses.asdict(new.environment) for arm in ran
     }
-    return records.Record(facts, scores)
+    extra = {**stored.extra, "later": later}
+    return dataclasses.replace(stored, arms=tuple(arms), scores=scores, extra=extra)
 
 
 def conditions(record: records.Record) -> list[int]:
     """The numbers of inner steps that the record was judged at."""
-    found = {int(name.split("|")[2].removeprefix("steps=")) for name in record.scores}
-    return sorted(found)
+    return sorted(int(had.removeprefix("steps=")) for had in record.conditions())
 
 
 def show(record: records.Record) -> None:
     """Prints mean squared errors with intervals over tasks at some numbers of steps."""
-    facts, scenario = record.facts, record.facts["scenario"]
+    scenario = record.scenario
     steps = [s for s in conditions(record) if s in (0, 1, 5, 10, 100)]
     some = next(iter(record.scores.values()))
     title = f"Sinusoid, {scenario}: mean squared error [95 %] after n steps, {len(some[0])} tasks"
@@ -110,20 +97,20 @@ def show(record: records.Record) -> None:
     table.add_column("published", justify="right", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     quoted = few_shot.published("sinusoid")
-    for arm in facts["arms"]:
+    for arm in record.arms:
         cells = []
         for step in steps:
-            r = records.interval(record.of(scenario, arm, f"steps={step}", METRIC), METRIC)
+            r = records.interval(record.of(scenario, arm.name, f"steps={step}", METRIC), METRIC)
             cells.append(f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
-        published = quoted.get(f"{scenario}|{arm}", "")
-        table.add_row(arm, *cells, published, f"{facts['seconds'].get(arm, 0.0):.0f}")
+        published = quoted.get(f"{scenario}|{arm.name}", "")
+        table.add_row(arm.name, *cells, published, f"{arm.seconds or 0.0:.0f}")
     console = Console()
     if not console.is_terminal:
         console.width = max(console.width, 160)
     console.print(table)
     console.print(
         f"{some.shape[0]} seeds, averaged per task; test tasks opened once, "
-        f"on {facts['environment']['date']}."
+        f"on {record.environment.date}."
     )
 
 
@@ -133,23 +120,22 @@ def show_stored(out: pathlib.Path) -> None:
     Raises:
       UserError: there are none.
     """
-    files = records.RESULTS.glob("sinusoid-*.json")
-    paths = sorted(files, key=lambda path: (len(path.stem), path.stem))
-    if not paths:
+    found = records.all_stored("sinusoid-*")
+    if not found:
         raise UserError(
             f"no records in {records.RESULTS}; run python -m experiments sinusoid --publish"
         )
-    for path in paths:
-        record = records.read(path)
-        show(record)
-        plot(record, out / f"{path.stem}.png")
+    for name in sorted(found, key=lambda name: (len(name), name)):
+        show(found[name])
+        plot(found[name], out / f"{name}.png")
 
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
     """Saves the curve of the error over inner steps, one line per arm."""
-    figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
-    steps, scenario = conditions(record), record.facts["scenario"]
-    for i, arm in enumerate(record.facts["arms"]):
+    figure = Figure(figsize=(5.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    steps, scenario = conditions(record), record.scenario
+    for i, arm in enumerate(record.names()):
         results = [
             records.interval(record.of(scenario, arm, f"steps={s}", METRIC), METRIC) for s in steps
         ]
@@ -175,4 +161,3 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
     figure.legend(loc="outside lower center", fontsize=7, ncols=3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=160)
-    plt.close(figure)

@@ -16,18 +16,16 @@ by side.
 """
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import losses, optim
-from metajax.benchmark.command import Preset
+from metajax import losses, optim, precision
 from metajax.data.worlds.latent import SineTasks
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
@@ -36,6 +34,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import features, towers
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.transforms.reptile import reptile
 from metajax.types import Episode, MetaLearner, Model, Params, UserError
@@ -46,43 +45,35 @@ MAX_STEPS = 10
 VALID_TASKS = 200
 RATES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1)
 
+SOME = ("MAML", "ridge on features", "pretrained", "oracle")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    shots: tuple[int, ...] = (5, 10, 20)
+    output: Output = Output()
+    shots: tuple[Positive, ...] = (5, 10, 20)
     """Points of the support, one table each."""
-    num_steps: int = 15_000
+    num_steps: Positive = 15_000
     """Outer steps of every arm."""
-    num_tasks: int = 25
+    num_tasks: Positive = 25
     """Tasks per outer step, as published."""
     inner_rate: float = 0.01
     """Inner rate of MAML and of what is made of it."""
     outer_rate: float = 1e-3
     """Adam's rate."""
-    seeds: int = 3
+    seeds: Positive = 3
     """Number of training seeds; they train side by side in one program."""
     arms: tuple[str, ...] = ()
     """Arms to run, else all; with --publish they take their places in the stored record."""
-    test_tasks: int = 600
+    test_tasks: Positive = 600
     """Tasks of the test, as published."""
-    out: pathlib.Path = pathlib.Path("out/sinusoid")
-    """Folder for records and plots."""
-    publish: bool = False
-    """Store the records in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored records, without running anything."""
 
-
-SOME = ("MAML", "ridge on features", "pretrained", "oracle")
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100, "arms": SOME},
-    "paper": {},
-    "gpu": {"num_steps": 70_000, "seeds": 10},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"shots": (5,), "num_steps": 500, "test_tasks": 100, "arms": SOME},
+        "gpu": {"num_steps": 70_000, "seeds": 10},
+    }
 
 
 class Arm(NamedTuple):
@@ -175,6 +166,7 @@ def oracle(config: Config) -> Arm:
     return Arm(learner, optax.identity(), learner, trains=False)
 
 
+@precision.highest
 def told(episode: Episode) -> Episode:
     """The episode with amplitude and phase as inputs, read off its noiseless points.
 
@@ -295,7 +287,7 @@ def run_shots(config: Config, shots: int) -> records.Record:
             found[name], settings[name] = tuned(config, params[name], tested)
         seconds[name] = time.perf_counter() - began
         tasks = config.num_steps * config.num_tasks if arm.trains else 0
-        gradients[name] = {"training": tasks * (1 + arm.learner.num_gradients)}
+        gradients[name] = records.Gradients(tasks * (1 + arm.learner.num_gradients))
     for name, arm in found.items():
         key = jax.random.key(3)
         measured = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))
@@ -303,7 +295,7 @@ def run_shots(config: Config, shots: int) -> records.Record:
             measured = measured[..., [0] + [1] * MAX_STEPS]
         for step in range(MAX_STEPS + 1):
             condition = f"steps={step}"
-            full = records.score_name(f"K={shots}", name, condition, sinusoid_report.METRIC)
+            full = records.Key(f"K={shots}", name, condition, sinusoid_report.METRIC)
             scores[full] = measured[..., step]
     return sinusoid_report.written(
         f"sinusoid-k{shots}",
@@ -322,8 +314,8 @@ def main(config: Config) -> None:
     unknown = sorted(set(config.arms) - set(ARMS))
     if unknown:
         raise UserError(f"no arm {unknown[0]!r}; the known ones are {', '.join(ARMS)}")
-    if config.from_records:
-        sinusoid_report.show_stored(config.out)
+    if config.output.from_records:
+        sinusoid_report.show_stored(config.output.folder("sinusoid"))
     else:
         for shots in config.shots:
             sinusoid_report.show(run_shots(config, shots))

@@ -16,7 +16,7 @@ import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +24,11 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses
-from metajax.benchmark.command import Preset
-from metajax.benchmark.problem import Problem, Run, freeze
+from metajax.benchmark.problem import Problem, freeze
 from metajax.data.episodes import Source
 from metajax.evaluation import evaluate
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets
 from metajax.training import journal
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
@@ -40,7 +40,7 @@ from .parts import fitted
 from .rows import ROWS, Row
 
 NAME = "as_published"
-Made = tuple[str, dict[str, np.ndarray], dict[str, Any]]
+Made = tuple[str, dict[records.Key, np.ndarray], dict[str, Any]]
 """A row's name, its scores and what the record says of it."""
 CONDITIONS: dict[str, evaluate.Alteration] = {  # the second is what ``change`` is told from
     "all": evaluate.unaltered,
@@ -53,31 +53,27 @@ CONDITIONS: dict[str, evaluate.Alteration] = {  # the second is what ``change`` 
 class Config:
     """Settings of the experiment."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
+    output: Output = Output()
     rows: tuple[str, ...] = ()
     """Only the learners whose name has one of these words; the table has all that are done."""
     dataset: str = ""
     """Another data set for all rows, such as synthetic; else each its own."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    seeds: int = 1
+    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    seeds: Positive = 1
     """Number of training seeds."""
-    max_steps: int = 2300
+    max_steps: Positive = 2300
     """Outer steps of a learner at most; whole epochs are run."""
-    out: pathlib.Path = pathlib.Path("out/as_published")
-    """Folder of record, finished rows and checkpoints: the same command goes on from there."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "synthetic", "max_steps": 20},
+        "gpu": {"seeds": 5, "max_steps": 20_000},
+    }
 
 
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "synthetic", "max_steps": 20},
-    "paper": {},
-    "gpu": {"seeds": 5, "max_steps": 20_000},
-}
+def folder_of(config: Config) -> pathlib.Path:
+    """Where the run keeps its files."""
+    return config.output.folder("as_published")
 
 
 def schedule(row: Row, given: Problem, most: int) -> tuple[int, int, int]:
@@ -131,7 +127,7 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
     The test tasks are opened at once: there is nothing to choose.
     """
     part = part._replace(dataset=config.dataset or part.dataset)
-    given = tables.prepared(part, Run(data_dir=config.data_dir, num_support=90))
+    given = tables.prepared(part, config.data_dir, 0, 90)
     ticket = freeze(dataclasses.replace(config, rows=()), {})
     _, opened = given.open_test(ticket)
     for name in names:
@@ -140,11 +136,11 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
         learner, tx = row.build(mine)
         per_epoch, epochs, published = schedule(row, mine, config.max_steps)
         sample = as_published_warm.sampler(row.num_tasks, (90, mine.split.num_query))
-        steps, folder = per_epoch * epochs, (config.out, config.seeds)
+        steps, folder = per_epoch * epochs, (folder_of(config), config.seeds)
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
         values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
         scores = {
-            records.score_name(f"{part.dataset} {scenario}", name, *rest): value
+            records.Key(f"{part.dataset} {scenario}", name, *rest): value
             for (scenario, *rest), value in values.items()
         }
         numbers = {f"{part.dataset} {k}": v for k, v in row.published.items()}
@@ -175,7 +171,7 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
     for name in names:
         way, began = warm.WAYS[name], time.perf_counter()
         mine = warm.with_base(data, way)
-        fit = functools.partial(fitted, source=data.source, folder=config.out)
+        fit = functools.partial(fitted, source=data.source, folder=folder_of(config))
         if way.dim not in bases:
             steps, label = min(warm.BASE_STEPS, config.max_steps), f"click model {way.dim}"
             model, sample = warm.click_model(mine, way.dim), warm.sampler(20, (60, 40))
@@ -190,7 +186,7 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
         values = warm.judged(mine, judged, found.params)
         yield (
             name,
-            {f"{scenario}|{name}|{k}": value for k, value in values.items()},
+            {records.Key(scenario, name, *which): value for which, value in values.items()},
             {
                 "steps": steps,
                 "published_steps": way.steps,
@@ -224,10 +220,10 @@ def kept(config: Config, names: list[str]) -> dict[str, records.Record]:
     """The finished rows of the folder that were made with these settings, by name."""
     same, found = settled(config), {}
     for name in names:
-        path = config.out / "rows" / f"{journal.slug(name)}.json"
+        path = records.path_of(journal.slug(name), folder_of(config) / "rows")
         if path.is_file():
             row = records.read(path)
-            found |= {name: row} if row.facts["config_hash"] == same else {}
+            found |= {name: row} if row.config_hash == same else {}
     return found
 
 
@@ -244,37 +240,37 @@ def make(config: Config, names: list[str]) -> None:
     for part, mine in parts.items():
         made: Callable = functools.partial(of_part, part) if part else of_items
         for name, scores, facts in made(mine, config):
-            row = records.Record(facts | {"config_hash": settled(config)}, scores)
-            records.write(config.out / "rows", journal.slug(name), row)
+            arm = records.Arm(name, records.PUBLISHED, history=facts.pop("history"))
+            row = records.made(NAME, config, [arm], scores, extra=facts)
+            row = dataclasses.replace(row, config_hash=settled(config))
+            records.write(folder_of(config) / "rows", journal.slug(name), row)
 
 
 def main(config: Config) -> records.Record:
     """The record of the rows in the folder, made or read, and the table printed."""
-    if config.from_records:
-        record = records.read(records.RESULTS / f"{NAME}.json")
+    if config.output.from_records:
+        record = records.stored(NAME)
         as_published_report.show(record)
         return record
     wanted, everything = chosen(config), chosen(dataclasses.replace(config, rows=()))
     done = kept(config, everything)
     make(config, [name for name in wanted if name not in done])
     rows = kept(config, everything)
-    facts = {
-        "experiment": NAME,
-        "arms": list(rows),
-        "rows": {name: row.facts for name, row in rows.items()},
-        "config": dataclasses.asdict(dataclasses.replace(config, rows=())),
-        "config_hash": settled(config),
-        "environment": records.environment(),
-        "seconds": {"total": sum(row.facts["seconds"] for row in rows.values())},
-        "peak_memory": journal.peak_memory(),
-    }
-    scores = {k: v for row in rows.values() for k, v in row.scores.items()}
-    record = records.Record(facts, scores)
-    path = records.write(config.out, NAME, record)
-    as_published_report.plot(record, config.out / "as_published.png")
-    journal.write_checksums(config.out)
-    if config.publish:
-        records.write(records.RESULTS, NAME, record)
+    settings = dataclasses.replace(config, rows=())
+    record = records.made(
+        NAME,
+        settings,
+        [row.arms[0] for row in rows.values()],
+        {k: v for row in rows.values() for k, v in row.scores.items()},
+        seconds={"total": sum(row.extra["seconds"] for row in rows.values())},
+        peak_memory=journal.peak_memory(),
+        extra={"rows": {name: row.extra for name, row in rows.items()}},
+    )
+    path = records.write(folder_of(config), NAME, record)
+    if config.output.publish:
+        records.publish(NAME, record)
+    as_published_report.plot(record, folder_of(config) / "as_published.png")
+    journal.write_checksums(folder_of(config))
     as_published_report.show(record)
-    print(f"record {path}\nplot   {config.out / 'as_published.png'}")
+    print(f"record {path}\nplot   {config.output.folder('as_published') / 'as_published.png'}")
     return record

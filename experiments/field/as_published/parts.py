@@ -142,12 +142,6 @@ class _Classes(nnx.Module):
         return jax.nn.softmax(self.out(self.layers(x_NxD)))
 
 
-def nothing(width: int | None = None) -> Model:
-    """An offset of 0: scores (N,), or (N, ``width``)."""
-    shape = lambda inputs: inputs["item"].shape if width is None else (*inputs["item"].shape, width)
-    return Model(lambda key, profile, inputs: {}, lambda params, p, x: jnp.zeros(shape(x)))
-
-
 def mamo_as_given(given: Problem) -> Built:
     """MAMO over five classes: Adam on the user's tower, matrix and head; one summed outer step."""
     known = given.table.user_features.sizes, given.table.item_features.sizes
@@ -160,7 +154,6 @@ def mamo_as_given(given: Problem) -> Built:
     learner = mamo(
         from_nnx(lambda rngs, profile, inputs: _Body(rngs, users, items)),
         from_nnx(lambda rngs, profile, x: _Classes(rngs, x.shape[-1], len(stars))),
-        nothing(1),
         user_features(users, 100),
         optax.chain(optax.clip_by_global_norm(5.0), optax.adam(0.01)),
         9,
@@ -221,12 +214,12 @@ def probability_twice(score: jax.Array, label: jax.Array, mask: jax.Array) -> ja
 def lwa_or_nlba(given: Problem, dim: int, hidden: int, biases: bool) -> Built:
     """LWA or, with ``biases``, NLBA of RecBole-MetaRec: class sums, normal starts."""
     settings = {"pool": lwa.by_sum, "loss": probability_twice}
-    parts = item_vectors(given, dim, hidden), nothing(), dim
+    parts = item_vectors(given, dim, hidden), dim
     own = lwa.nlba(*parts, (hidden,), **settings) if biases else lwa.lwa(*parts, **settings)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         params = own.init(key, episode)
-        kept = {k: params.pop(k) for k in ("embed", "offset")}
+        kept = {"embed": params.pop("embed")}
         leaves, shape = jax.tree.flatten(params)
         keys = jax.random.split(jax.random.fold_in(key, 1), len(leaves))
         drawn = [jax.random.normal(k, x.shape) for k, x in zip(keys, leaves, strict=True)]

@@ -52,7 +52,7 @@ def changed(value: float) -> str:
 
 def cells(record: records.Record, arm: str, scenario: str) -> list[str]:
     """The cells of a learner in one scenario."""
-    facts: Mapping[str, Any] = record.facts["rows"][arm]
+    facts: Mapping[str, Any] = record.extra["rows"][arm]
     metric, published = facts["metric"], facts["published"].get(scenario)
     mean = lambda condition: f"{mean_of(record, scenario, arm, condition, metric):.4f}"
     return [
@@ -72,7 +72,7 @@ def cells(record: records.Record, arm: str, scenario: str) -> list[str]:
 def grid(record: records.Record) -> tables.Grid:
     """The table of a record."""
     rows, sections, notes = [], [], []
-    for arm, facts in record.facts["rows"].items():
+    for arm, facts in record.extra["rows"].items():
         sections.append(len(rows))
         rows += [cells(record, arm, scenario) for scenario in facts["scenarios"]]
         differs = f" Differs: {facts['differs']}." if facts["differs"] else ""
@@ -89,7 +89,7 @@ def grid(record: records.Record) -> tables.Grid:
         "mean |change|",
         "published",
     )
-    seeds = record.facts["config"]["seeds"]
+    seeds = record.config["seeds"]
     title = f"As published: {seeds} seed{'s' * (seeds != 1)}, nothing tuned, last parameters"
     legend = (
         "MAE: lower is better; nDCG@5 and AUC: higher. A star: the interval, paired by task (AUC: "
@@ -107,7 +107,7 @@ def show(record: records.Record) -> None:
 def gains(record: records.Record) -> list[tuple[str, Interval]]:
     """What adapting gains each learner, positive where it helps, by its first cold scenario."""
     found = []
-    for arm, facts in record.facts["rows"].items():
+    for arm, facts in record.extra["rows"].items():
         metric = facts["metric"]
         cold = [s for s in facts["scenarios"] if s.endswith(("user_cold", SCENARIO))]
         d = gap(record, (cold or facts["scenarios"])[0], arm, metric, "k=0")

@@ -20,6 +20,7 @@ from metajax.evaluation import evaluate, protocols
 from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.models import ctr
+from metajax.settings import Data
 from metajax.training.loop import Sampler
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, MetaLearner, Params, PyTree
@@ -97,10 +98,10 @@ BASE_STEPS = 427
 """One pass over the rows of known items of MovieLens 1M, 20 items of 100 rows at a time."""
 
 
-def load(dataset: str, data_dir: pathlib.Path | None) -> metaemb.Data:
+def load(dataset: str, data_dir: pathlib.Path | None) -> metaemb.Items:
     """Items as tasks; those with more than 200 rows are known, of MovieLens 100K more than 100."""
     hot = 100 if dataset == "ml-100k" else 200
-    given = metaemb.Config(dataset=dataset, data_dir=data_dir, hot=hot)
+    given = metaemb.Config(data=Data(dataset, data_dir), hot=hot)
     return metaemb.load(given, protocols.ctr_warmup(hot=hot))
 
 
@@ -110,7 +111,7 @@ def sampler(num_tasks: int, rows: tuple[int, int]) -> Sampler:
     return lambda source, key: jax.vmap(draw, (0, None))(jax.random.split(key, num_tasks), source)
 
 
-def with_base(data: metaemb.Data, way: Way) -> metaemb.Data:
+def with_base(data: metaemb.Items, way: Way) -> metaemb.Items:
     """The data with the click model that a way was published with."""
     users, items = data.table.user_features.sizes, data.table.item_features.sizes
     kept = {k: size for k, size in items.items() if not k.startswith(metaemb.OTHERS)}
@@ -118,14 +119,14 @@ def with_base(data: metaemb.Data, way: Way) -> metaemb.Data:
     return data._replace(base=base)
 
 
-def click_model(data: metaemb.Data, dim: int) -> MetaLearner:
+def click_model(data: metaemb.Items, dim: int) -> MetaLearner:
     """The click model with a table of item embeddings, trained on known items."""
     joint = ctr.with_table(data.base, data.table.num_items, dim)
     return pooled.pooled(joint, loss=losses.log_loss)
 
 
 def build(
-    name: str, data: metaemb.Data, trained: Params
+    name: str, data: metaemb.Items, trained: Params
 ) -> tuple[MetaLearner, MetaLearner, optax.GradientTransformation]:
     """The learner as it is trained, as a new item meets it, and the outer optimizer.
 
@@ -167,8 +168,10 @@ def resting(tx: optax.GradientTransformation, names: Sequence[str]) -> optax.Gra
     return optax.partition({"moves": tx, "rests": optax.set_to_zero()}, labels)
 
 
-def judged(data: metaemb.Data, learner: MetaLearner, params: PyTree) -> dict[str, np.ndarray]:
-    """AUC (S, 1), its draws (S, D) and changes of probability (S, T), by "condition|metric"."""
+def judged(
+    data: metaemb.Items, learner: MetaLearner, params: PyTree
+) -> dict[tuple[str, str], np.ndarray]:
+    """AUC (S, 1), its draws (S, D) and changes of probability (S, T), by (condition, metric)."""
     tasks = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
     keys = jax.random.split(jax.random.key(3), tasks.query.label.shape[0])
     shuffled = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
@@ -177,10 +180,11 @@ def judged(data: metaemb.Data, learner: MetaLearner, params: PyTree) -> dict[str
         learner, params, data.source, t, protocol._replace(shots=shots)
     )
     found = at(tasks, (0, most)) | {
-        f"shuffled|{k.split('|')[1]}": v for k, v in at(shuffled, (most,)).items()
+        ("shuffled", metric): v for (_, metric), v in at(shuffled, (most,)).items()
     }
-    values = {k.replace(f"k={most}|", "all|"): v for k, v in found.items() if "log_loss" not in k}
-    return values | {"all|change": change(learner, params, data.source, tasks)}
+    named = lambda had: "all" if had == f"k={most}" else had
+    values = {(named(had), m): v for (had, m), v in found.items() if m != "log_loss"}
+    return values | {("all", "change"): change(learner, params, data.source, tasks)}
 
 
 def change(

@@ -17,10 +17,9 @@ for gradient descent on a mean loss.
 
 import dataclasses
 import functools
-import pathlib
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +27,6 @@ import numpy as np
 import optax
 
 from metajax import losses
-from metajax.benchmark.command import Preset
 from metajax.data import episodes
 from metajax.data.sources import named
 from metajax.data.split import Split
@@ -38,6 +36,7 @@ from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.models import ctr
 from metajax.results import records
+from metajax.settings import Data, Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
@@ -48,6 +47,7 @@ from .report import METHOD, SCENARIO, plot, show, weighted_auc
 MOST_DRAWS, MOST_WEIGHTS = 500, 12_000_000
 """Bootstrap draws of the AUC: fewer where there are so many rows that their weights fill memory."""
 OTHERS = "others_"
+OTHERS_CONTENT = "- others' content"
 """Prefix of the content columns that belong to another item."""
 
 
@@ -55,21 +55,17 @@ OTHERS = "others_"
 class Config:
     """Settings of the experiment."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    dataset: str = "ml-100k"
-    """A named data set with times, or synthetic."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    hot: int = 200
+    output: Output = Output()
+    data: Data = Data(dataset="ml-100k")
+    hot: Positive = 200
     """Items with more interactions than this are known."""
-    seeds: int = 3
+    seeds: Positive = 3
     """Number of training seeds of every way to warm up."""
-    base_steps: int = 2000
+    base_steps: Positive = 2000
     """Outer steps of the click model."""
-    num_steps: int = 1000
+    num_steps: Positive = 1000
     """Outer steps of every way to warm up."""
-    num_tasks: int = 16
+    num_tasks: Positive = 16
     """Items per outer step."""
     outer_rate: float = 1e-3
     """Rate of Adam."""
@@ -77,26 +73,20 @@ class Config:
     """Rate of the gradient steps of an embedding."""
     inner_steps: int = 5
     """Gradient steps of a phase."""
-    embedding: int = 16
+    embedding: Positive = 16
     """Width of all embeddings."""
     trials: int = 0
     """Inner and outer rates tried for every arm on meta-validation; else those above."""
-    trial_steps: int = 200
+    trial_steps: Positive = 200
     """Outer steps of a trial."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/metaemb-DATASET."""
-    publish: bool = False
-    """Store the record in paper/results too."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "synthetic", "seeds": 1, "base_steps": 200, "num_steps": 100},
+        "gpu": {"seeds": 5, "base_steps": 20_000, "num_steps": 10_000, "num_tasks": 128},
+    }
 
 
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "synthetic", "seeds": 1, "base_steps": 200, "num_steps": 100},
-    "paper": {},
-    "gpu": {"seeds": 5, "base_steps": 20_000, "num_steps": 10_000, "num_tasks": 128},
-}
-
-
-class Data(NamedTuple):
+class Items(NamedTuple):
     """Items as tasks: the table, its split, the source of training tasks, the click model."""
 
     table: Interactions
@@ -112,6 +102,7 @@ class Arm(NamedTuple):
     Attributes:
       params: leaves (S, ...).
       settings: what was chosen on meta-validation.
+      role: what it is in a table, one of `report.ROLES`.
     """
 
     learner: MetaLearner
@@ -119,14 +110,15 @@ class Arm(NamedTuple):
     source: episodes.Source
     settings: dict[str, Any]
     seconds: float
+    role: str = records.METHOD
 
 
 Also = Callable[[Interactions, Split], dict[str, Arm]]
 
 
-def load(config: Config, protocol: protocols.Protocol) -> Data:
+def load(config: Config, protocol: protocols.Protocol) -> Items:
     """The data set under the protocol, with each item's index and another item's content."""
-    table = protocol.prepare(named.load(config.dataset, config.data_dir))
+    table = protocol.prepare(named.load(config.data.dataset, config.data.data_dir))
     in_time = table.time is not None
     if not in_time:  # the public copy of ml-1m has no times: any order must do
         table = dataclasses.replace(table, time=np.random.default_rng(0).permutation(len(table)))
@@ -138,11 +130,11 @@ def load(config: Config, protocol: protocols.Protocol) -> Data:
     split = protocol.split(table, 0)
     users = table.user_features.sizes
     base = ctr.deep_fm(table.num_users, users, table.item_features.sizes, config.embedding)
-    return Data(table, split, episodes.source_of_items(split.train, table), base, in_time)
+    return Items(table, split, episodes.source_of_items(split.train, table), base, in_time)
 
 
 def fitted(
-    name: str, learner: MetaLearner, data: Data, config: Config, num_steps: int, seeds: int
+    name: str, learner: MetaLearner, data: Items, config: Config, num_steps: int, seeds: int
 ) -> loop.Fitted:
     """The learner's parameters (S, ...), best on meta-validation after the first phase."""
     valid = jax.tree.map(jnp.asarray, episodes.fixed(data.split.valid[SCENARIO], 0))
@@ -171,7 +163,7 @@ def fitted(
         )
 
 
-def tuned(arm: str, data: Data, config: Config, trained: Params) -> tuple[Config, dict]:
+def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Config, dict]:
     """The configuration with the arm's best rates, and what the record says of the search."""
     if config.trials == 0:
         return config, {}
@@ -189,13 +181,13 @@ def tuned(arm: str, data: Data, config: Config, trained: Params) -> tuple[Config
         "outer_rate": search.Real(3e-4, 3e-3, log=True),
     }
     first = {name: getattr(config, name) for name in space}
-    folder = config.out and config.out / "trials" / arm.lower().replace(" ", "-")
+    folder = config.output.out and config.output.out / "trials" / arm.lower().replace(" ", "-")
     found = search.tune(objective, space, config.trials, folder=folder, name=arm, first=first)
     told = found.best | {"trials": len(found.trials), "valid": found.score}
     return dataclasses.replace(config, **found.best), told
 
 
-def build(config: Config, data: Data, trained: Params) -> dict[str, MetaLearner]:
+def build(config: Config, data: Items, trained: Params) -> dict[str, MetaLearner]:
     """Every way to warm up, over the trained click model and its table."""
     dim, sizes = config.embedding, data.table.item_features.sizes
     base, known = trained["base"], trained["table"][jnp.asarray(data.split.train.owner)]
@@ -217,7 +209,7 @@ def build(config: Config, data: Data, trained: Params) -> dict[str, MetaLearner]
         "random embedding": generated(vector(lambda k: deviation * jax.random.normal(k, (dim,)))),
         "mean embedding": generated(vector(lambda k: known.mean(axis=0))),
         "Meta-Embedding": generated(net(dim)),
-        "- others' content": generated(
+        OTHERS_CONTENT: generated(
             ctr.content_net({OTHERS + name: size for name, size in sizes.items()}, dim)
         ),
         "MWUF": starting_from(carried, base=base, mean=known.mean(axis=0)),
@@ -232,8 +224,8 @@ def judge(
     source: episodes.Source,
     tasks: Episode,
     protocol: protocols.Protocol,
-) -> dict[str, np.ndarray]:
-    """condition|metric -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
+) -> dict[tuple[str, str], np.ndarray]:
+    """(condition, metric) -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
 
     A draw of ``auc_draws`` is the AUC over the rows of items drawn with replacement, the same for
     every arm: their differences are paired by item.
@@ -250,7 +242,7 @@ def judge(
     shots = jnp.asarray(protocol.shots)
     run = jax.jit(lambda p: jax.lax.map(lambda s: jax.lax.map(lambda k: at(s, k), shots), p))
     found = {
-        f"k={k}|{metric}": np.asarray(values[:, i])
+        (f"k={k}", metric): np.asarray(values[:, i])
         for metric, values in run(params).items()
         for i, k in enumerate(protocol.shots)
     }
@@ -261,9 +253,9 @@ def judge(
     times_DxR = times_DxT[:, np.nonzero(real)[0]].astype(np.float64)
     label = np.asarray(tasks.query.label)[real]
     for k in protocol.shots:
-        of_seeds = found.pop(f"k={k}|scores")
+        of_seeds = found.pop((f"k={k}", "scores"))
         of_draws = [weighted_auc(scores[real], label, times_DxR) for scores in of_seeds]
-        found[f"k={k}|auc_draws"] = np.stack(of_draws)
+        found[f"k={k}", "auc_draws"] = np.stack(of_draws)
     return found
 
 
@@ -290,45 +282,42 @@ def run(config: Config, also: Also | None = None) -> records.Record:
             params = _untrained(learner, data, config.seeds)
         else:
             params = fitted(arm, learner, data, best, config.num_steps, config.seeds).params
-        arms[arm] = Arm(learner, params, data.source, settings, time.perf_counter() - start)
+        role = records.ABLATION if arm == OTHERS_CONTENT else records.METHOD
+        seconds = time.perf_counter() - start
+        arms[arm] = Arm(learner, params, data.source, settings, seconds, role)
     tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
     scores = {
-        f"{SCENARIO}|{name}|{metric}": values
+        records.Key(SCENARIO, name, *which): values
         for name, arm in arms.items()
-        for metric, values in judge(arm.learner, arm.params, arm.source, tests, protocol).items()
+        for which, values in judge(arm.learner, arm.params, arm.source, tests, protocol).items()
     }
-    facts = {
-        "experiment": "metaemb",
-        "method": next(iter(others), METHOD),
-        "arms": list(arms),
-        "settings": {name: arm.settings for name, arm in arms.items()},
-        "config": dataclasses.asdict(config),
-        "config_hash": records.config_hash(config),
-        "environment": records.environment(),
-        "protocol": protocol.name,
-        "in_time": data.in_time,
-        "shots": list(protocol.shots),
-        "test_items": data.split.test[SCENARIO].num_tasks,
-        "seconds": {name: arm.seconds for name, arm in arms.items()}
-        | {"total": time.perf_counter() - began},
-    }
-    return records.Record(facts, scores)
+    return records.made(
+        "metaemb",
+        config,
+        [records.Arm(name, arm.role, arm.settings, arm.seconds) for name, arm in arms.items()],
+        scores,
+        method=next(iter(others), METHOD),
+        protocol=protocol.name,
+        shots=tuple(protocol.shots),
+        seconds={"total": time.perf_counter() - began},
+        extra={"in_time": data.in_time, "test_items": data.split.test[SCENARIO].num_tasks},
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment: AUC and F1 over all test rows, log-loss per item."""
-    record, short = run(config), named.short_name(config.dataset)
-    folder = config.out or pathlib.Path("out") / f"metaemb-{short}"
+    record, short = run(config), named.short_name(config.data.dataset)
+    folder = config.output.folder(f"metaemb-{short}")
     path = records.write(folder, f"metaemb-{short}", record)
+    if config.output.publish:
+        records.publish(f"metaemb-{short}", record)
     plot(record, folder / f"metaemb-{short}.png")
-    if config.publish:
-        records.write(records.RESULTS, f"metaemb-{short}", record)
     show(record)
     print(f"record {path}")
     return record
 
 
-def _untrained(learner: MetaLearner, data: Data, seeds: int) -> Params:
+def _untrained(learner: MetaLearner, data: Items, seeds: int) -> Params:
     """Parameters (S, ...) as they start: an embedding that nothing learns."""
     one = episodes.draw(jax.random.key(0), data.source, 60, 40)
     return jax.vmap(lambda key: learner.init(key, one))(jax.random.split(jax.random.key(1), seeds))

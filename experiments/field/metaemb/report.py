@@ -24,7 +24,7 @@ def weighted_auc(score: np.ndarray, label: np.ndarray, weight_DxR: np.ndarray) -
 
 def ahead(record: records.Record, arm: str, shots: int = 0) -> str:
     """How far the method's AUC is above an arm's, with the interval of a paired bootstrap."""
-    method = record.facts.get("method", METHOD)
+    method = record.method or METHOD
     of = lambda who, metric: record.of(SCENARIO, who, f"k={shots}", metric).mean(axis=0)
     mean = float((of(method, "auc") - of(arm, "auc"))[0])
     low, high = np.quantile(of(method, "auc_draws") - of(arm, "auc_draws"), [0.025, 0.975])
@@ -34,9 +34,9 @@ def ahead(record: records.Record, arm: str, shots: int = 0) -> str:
 
 def show(record: records.Record) -> None:
     """Prints AUC after every phase, its standard deviation over seeds, and the last log-loss."""
-    shots, method = record.facts["shots"], record.facts.get("method", METHOD)
-    order = "" if record.facts.get("in_time", True) else ", in random order: the log has no times"
-    items = record.facts["test_items"]
+    shots, method = record.shots, record.method or METHOD
+    order = "" if record.extra.get("in_time", True) else ", in random order: the log has no times"
+    items = record.extra["test_items"]
     table = Table(title=f"AUC over all test rows of {items} items{order}", header_style="bold")
     table.add_column("arm")
     for k in shots:
@@ -45,7 +45,7 @@ def show(record: records.Record) -> None:
     table.add_column(f"after {shots[-1]}", justify="right")
     for k in (shots[0], shots[-1]):
         table.add_column(f"{method} - arm, AUC after {k}", justify="right")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         auc = [record.of(SCENARIO, arm, f"k={k}", "auc") for k in shots]
         cells = [f"{v.mean():.4f} ± {v.std():.4f}" for v in auc]
         loss = [record.of(SCENARIO, arm, f"k={k}", "log_loss").mean() for k in (0, shots[-1])]
@@ -58,8 +58,8 @@ def show(record: records.Record) -> None:
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
     """Saves the AUC over the clicks an item has had, one line per arm, the method with its band."""
-    shots, shown = record.facts["shots"], record.facts["arms"]
-    method = record.facts.get("method", METHOD)
+    shots, shown = record.shots, record.names()
+    method = record.method or METHOD
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(shown):
             of = lambda metric, k, arm=arm: record.of(SCENARIO, arm, f"k={k}", metric).mean(axis=0)

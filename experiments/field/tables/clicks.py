@@ -13,10 +13,11 @@ from jax.scipy.optimize import minimize
 
 from metajax import losses
 from metajax.benchmark import problem
-from metajax.benchmark.problem import Problem, Run
+from metajax.benchmark.problem import Problem
 from metajax.data import split
 from metajax.data.table import Interactions, swapped
 from metajax.evaluation import evaluate
+from metajax.settings import Training
 from metajax.types import MetaLearner, Params, PyTree
 
 from ..metaemb import metaemb
@@ -62,7 +63,7 @@ def arms(
     methods: Sequence[str],
     table: Interactions,
     parts: split.Split,
-    run: Run,
+    training: Training,
     budget: contenders.Budget,
     shots: Sequence[int],
 ) -> dict[str, metaemb.Arm]:
@@ -72,16 +73,16 @@ def arms(
       parts: a split whose tasks are items.
     """
     ready = problem.problem_of(
-        swapped(table), parts, run.num_support, losses.squared_error, tuple(shots)
+        swapped(table), parts, training.num_support, losses.squared_error, tuple(shots)
     )
-    made = contenders.all_arms(tuple(methods), ready, run, budget, "clicks")
+    made = contenders.all_arms(tuple(methods), ready, training, budget, "clicks")
     order = [*methods, *(arm for arm in made if arm not in methods)]
     found = {}
     for name in order:
-        learner, params, settings, _, seconds = made[name]
+        learner, params, settings, _, seconds, role = made[name]
         fit = jax.jit(lambda p, learner=learner: calibration(learner, p, ready, shots))
         scales = jax.lax.map(fit, params)
         found[name] = metaemb.Arm(
-            as_logits(learner), (params, scales), ready.valid[0], settings, seconds
+            as_logits(learner), (params, scales), ready.valid[0], settings, seconds, role
         )
     return found

@@ -17,7 +17,8 @@ import optax
 
 from metajax.benchmark import baselines
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7, Trained
-from metajax.benchmark.problem import Problem, Run, valid_error
+from metajax.benchmark.problem import Problem, valid_error
+from metajax.settings import Training
 from metajax.tuning import search
 from metajax.tuning.search import Choice, Real, Space
 
@@ -134,10 +135,10 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
     return ready
 
 
-def joint(problem: Problem, run: Run, budget: Budget, goal: Goal) -> dict[str, Trained]:
+def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> dict[str, Trained]:
     """The arms A3 and A4: of two networks the one that is better on meta-validation."""
     other = CONTENDERS["A6 ridge head"].differs.get(goal, {})
-    config = dataclasses.replace(ridge_head.Config(run=run), **other)
+    config = dataclasses.replace(ridge_head.Config(training=training), **other)
     networks = {
         "item and profile": ridge_head.model(config, problem),
         "perceptron": maml.model(maml.Config(), problem),
@@ -149,13 +150,17 @@ def joint(problem: Problem, run: Run, budget: Budget, goal: Goal) -> dict[str, T
         return learner, optax.adamw(rate, weight_decay=1e-4)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
-        short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
+        short = dataclasses.replace(training, num_steps=budget.trial_steps, seeds=1)
         return baselines.trial(*build(chosen, short.num_steps), problem, short, watch)
 
     space: Space = {"network": Choice(tuple(networks)), "outer_rate": OUTER}
     first = {"network": "item and profile", "outer_rate": 1e-3}
     best, told = _tuned(A3, objective, space, budget, first)
-    found = {A3: baselines.trained_arm(A3, *build(best, run.num_steps), problem, run)}
+    found = {
+        A3: baselines.trained_arm(
+            A3, *build(best, training.num_steps), problem, training, budget.folder
+        )
+    }
     found[A3] = found[A3]._replace(settings=told | found[A3].settings)
     network = networks[best["network"]]
 
@@ -172,30 +177,32 @@ def joint(problem: Problem, run: Run, budget: Budget, goal: Goal) -> dict[str, T
     return found
 
 
-def meta_trained(arm: str, problem: Problem, run: Run, budget: Budget, goal: Goal) -> Trained:
+def meta_trained(
+    arm: str, problem: Problem, training: Training, budget: Budget, goal: Goal
+) -> Trained:
     """One of the `CONTENDERS`, tuned and trained."""
     module, space, differs = CONTENDERS[arm]
-    config = dataclasses.replace(module.Config(run=run), **differs.get(goal, {}))
-    short = dataclasses.replace(run, num_steps=budget.trial_steps, seeds=1)
+    config = dataclasses.replace(module.Config(training=training), **differs.get(goal, {}))
+    short = dataclasses.replace(training, num_steps=budget.trial_steps, seeds=1)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
-        learner, tx = module.build(dataclasses.replace(config, run=short, **chosen), problem)
+        learner, tx = module.build(dataclasses.replace(config, training=short, **chosen), problem)
         return baselines.trial(learner, tx, problem, short, watch)
 
     first = {k: getattr(config, k) for k in space}
     best, told = _tuned(arm, objective, space, budget, first)
     learner, tx = module.build(dataclasses.replace(config, **best), problem)
-    trained = baselines.trained_arm(arm, learner, tx, problem, run)
+    trained = baselines.trained_arm(arm, learner, tx, problem, training, budget.folder)
     return trained._replace(settings=told | trained.settings)
 
 
 def all_arms(
-    names: tuple[str, ...], problem: Problem, run: Run, budget: Budget, goal: Goal
+    names: tuple[str, ...], problem: Problem, training: Training, budget: Budget, goal: Goal
 ) -> dict[str, Trained]:
     """The arms that every table carries, then the named meta-learners."""
     ready = closed_forms(problem, budget)
-    ready |= joint(problem, run, budget, goal)
-    ready = {arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)}
+    ready |= joint(problem, training, budget, goal)
+    ready = baselines.as_baselines({arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)})
     for arm in names:
-        ready[arm] = meta_trained(arm, problem, run, budget, goal)
+        ready[arm] = meta_trained(arm, problem, training, budget, goal)
     return ready

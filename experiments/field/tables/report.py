@@ -25,9 +25,9 @@ def ahead(
     record: records.Record, scenario: str, condition: str, metric: str
 ) -> dict[str, tuple[intervals.Interval, float]]:
     """Other arm -> (method minus arm, Holm-adjusted p), for every other arm of a record."""
-    method = record.facts["method"]
+    method = record.method
     mine = record.of(scenario, method, condition, metric)
-    others = [arm for arm in record.facts["arms"] if arm != method]
+    others = [arm for arm in record.names() if arm != method]
     gaps = [records.difference(mine, record.of(scenario, a, condition, metric)) for a in others]
     adjusted = intervals.holm(np.array([g.p if np.isfinite(g.p) else 0.0 for g in gaps]))
     return {a: (g, float(p)) for a, g, p in zip(others, gaps, adjusted, strict=True)}
@@ -48,26 +48,32 @@ def _cell(gap: intervals.Interval, p: float) -> str:
 
 def scenario_grid(table: str, name: str, record: records.Record, scenario: str) -> tables.Grid:
     """One scenario: arms by metrics, the paired difference in the first metric, and its p."""
-    metrics, facts = METRICS[table], record.facts
+    metrics = METRICS[table]
     gaps = ahead(record, scenario, "all", metrics[0])
     rows, bold = [], []
-    for i, arm in enumerate(facts["arms"]):
+    for i, arm in enumerate(record.names()):
         cells = [arm]
         for metric in metrics:
             found = records.interval(record.of(scenario, arm, "all", metric), metric)
             cells.append(f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]")
         gap = gaps.get(arm)
         cells += [_cell(*gap), f"{gap[1]:.4f}"] if gap else ["", ""]
-        cells.append(str(facts["settings"][arm].get("trials", "")))
+        cells.append(str(record.arm(arm).settings.get("trials", "")))
         rows.append(cells)
-        if arm == facts["method"]:
+        if arm == record.method:
             bold.append(i)
     shown = [NAMES.get(m, m.replace("ndcg", "nDCG")) for m in metrics]
-    headings = ["arm", *shown, f"{facts['method'][3:]} - arm, {shown[0]}", "p (Holm)", "trials"]
-    count = facts["split"]["tasks"][scenario]
+    headings = [
+        "arm",
+        *shown,
+        f"{records.label(record.method)} - arm, {shown[0]}",
+        "p (Holm)",
+        "trials",
+    ]
+    count = record.tasks[scenario]
     return tables.Grid(
         f"{table} {name.split('-', 2)[2]}, {scenario.replace('_', '-')}: {count} test tasks, "
-        f"{facts['config']['run']['seeds']} seeds",
+        f"{record.config['seeds']} seeds",
         headings,
         rows,
         bold=bold,
@@ -76,15 +82,14 @@ def scenario_grid(table: str, name: str, record: records.Record, scenario: str) 
 
 def curve_grid(name: str, record: records.Record, metric: str) -> tables.Grid:
     """T3: arms by shots, and below each arm the method's paired difference."""
-    facts = record.facts
-    conditions = [f"k={k}" for k in facts["shots"]] + ["all"]
+    conditions = [f"k={k}" for k in record.shots] + ["all"]
     gaps = {c: ahead(record, "user_cold", c, metric) for c in conditions}
     rows, bold = [], []
-    for arm in facts["arms"]:
+    for arm in record.names():
         values = [
             records.interval(record.of("user_cold", arm, c, metric), metric) for c in conditions
         ]
-        if arm == facts["method"]:
+        if arm == record.method:
             bold.append(len(rows))
         rows.append([arm, *(f"{v.mean:.4f}" for v in values)])
         if arm in gaps["all"]:
@@ -93,7 +98,9 @@ def curve_grid(name: str, record: records.Record, metric: str) -> tables.Grid:
             )
     headings = ["arm", *(c.replace("k=", "K=") for c in conditions)]
     label = NAMES.get(metric, metric.replace("ndcg", "nDCG"))
-    note = f"Below each arm: {facts['method'][3:]} minus that arm; * Holm-adjusted p < 0.05."
+    note = (
+        f"Below each arm: {records.label(record.method)} minus that arm; * Holm-adjusted p < 0.05."
+    )
     return tables.Grid(
         f"T3 {label} of cold users by shots, {name}", headings, rows, 1, [note], (), bold
     )
@@ -102,7 +109,7 @@ def curve_grid(name: str, record: records.Record, metric: str) -> tables.Grid:
 def verdicts(record: records.Record, scenario: str, condition: str, metric: str) -> str:
     """One line: is the method ahead of every non-meta arm, and if not, of which it is not."""
     gaps = ahead(record, scenario, condition, metric)
-    baselines = {arm: g for arm, g in gaps.items() if not arm.startswith("A6")}
+    baselines = {arm: g for arm, g in gaps.items() if record.arm(arm).role != records.METHOD}
     behind = [arm for arm, (gap, p) in baselines.items() if not better(gap, p, metric)]
     where = f"{scenario.replace('_', '-')}, {condition}, {NAMES.get(metric, metric)}"
     if not behind:
@@ -120,28 +127,28 @@ def show(table: str, found: Mapping[str, records.Record]) -> None:
         if table == "T3":
             for metric in ("mae", "ndcg@5"):
                 tables.terminal(curve_grid(name, record, metric))
-                for c in [f"k={k}" for k in record.facts["shots"]] + ["all"]:
+                for c in [f"k={k}" for k in record.shots] + ["all"]:
                     print("  " + verdicts(record, "user_cold", c, metric))
             continue
-        for scenario in record.facts["split"]["tasks"]:
+        for scenario in record.tasks:
             tables.terminal(scenario_grid(table, name, record, scenario))
             for metric in METRICS[table][:1] + (("ndcg@5",) if table != "T1" else ()):
                 print("  " + verdicts(record, scenario, "all", metric))
-            gap = tables.verdict(record, scenario, record.facts["method"])
-            print(f"  N1 gap of {record.facts['method'][3:]}, MAE: {tables.signed(gap)}")
+            gap = tables.verdict(record, scenario, record.method)
+            print(f"  N1 gap of {records.label(record.method)}, MAE: {tables.signed(gap)}")
 
 
 def save_figures(name: str, record: records.Record, folder) -> None:
     """Saves the k-shot curve, the learning curves and the forest plot of a part."""
     plots.k_shot(record, "user_cold", folder / "k_shot.png")
     plots.learning(record, folder / "learning.png")
-    table = record.facts["table"]
+    table = record.extra["table"]
     metric = METRICS.get(table, METRICS["T2"])[0]
     rows = [
         (f"{scenario.replace('_', '-')}: {arm}", gap)
-        for scenario in record.facts["split"]["tasks"]
+        for scenario in record.tasks
         for arm, (gap, _) in ahead(record, scenario, "all", metric).items()
         if np.isfinite(gap.low)
     ]
-    label = f"{metric}, {record.facts['method'][3:]} minus the arm"
+    label = f"{metric}, {records.label(record.method)} minus the arm"
     plots.forest(rows, folder / "forest.png", label)

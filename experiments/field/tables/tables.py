@@ -20,11 +20,11 @@ from tyro.conf import Positional
 
 from metajax import benchmark, losses
 from metajax.benchmark import problem
-from metajax.benchmark.problem import Run
 from metajax.data import split
 from metajax.data.sources import named
 from metajax.evaluation import evaluate, protocols
 from metajax.results import records as report
+from metajax.settings import Data, Output, Training, flat, replace
 from metajax.training import journal
 from metajax.types import Episode, UserError
 
@@ -68,16 +68,16 @@ TABLES: dict[str, tuple[Part, ...]] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """Settings of the tables."""
 
     table: Positional[Literal["T1", "T2", "T3", "T4", "T5"]]
     """Which table. T3 is the k-shot curve of T2's record."""
-    run: Run = dataclasses.field(default_factory=lambda: Run(seeds=5, num_steps=600, num_tasks=32))
-    """Training of every arm; the data set is the part's."""
+    _: dataclasses.KW_ONLY
+    training: Training = Training(seeds=5, num_steps=600, num_tasks=32)
     trials: int = 5
     """Settings tried for every arm, on meta-validation."""
-    trial_steps: int = 150
+    trial_steps: benchmark.Positive = 150
     """Outer steps of a trial."""
     folds: tuple[int, ...] = (0,)
     """T1: which tenths of the users are tested, one after the other; 0 is the published split. More
@@ -110,33 +110,39 @@ def metrics_of(part: Part) -> benchmark.Metrics:
     return metrics
 
 
-def prepared(part: Part, run: Run, fold: int = 0) -> problem.Problem:
+def prepared(
+    part: Part,
+    data_dir: pathlib.Path | None,
+    split_seed: int = 0,
+    num_support: int = 64,
+    fold: int = 0,
+) -> problem.Problem:
     """The data of a part, split and represented."""
     protocol = protocol_of(part)
-    table = protocol.prepare(named.load(part.dataset, run.data_dir))
+    table = protocol.prepare(named.load(part.dataset, data_dir))
     if part.kind == "melu":
-        return problem.problem_of(table, split.melu(table, run.split_seed), run.num_support)
+        return problem.problem_of(table, split.melu(table, split_seed), num_support)
     if part.kind == "users":
-        parts = split.user_disjoint(table, run.split_seed, max_rows=None)
-        return problem.problem_of(table, parts, run.num_support)
-    parts = split.user_disjoint(table, run.split_seed, fold=fold)
-    return problem.problem_of(table, parts, run.num_support, losses.misordered)
+        parts = split.user_disjoint(table, split_seed, max_rows=None)
+        return problem.problem_of(table, parts, num_support)
+    parts = split.user_disjoint(table, split_seed, fold=fold)
+    return problem.problem_of(table, parts, num_support, losses.misordered)
 
 
 def run_part(config: Config, part: Part) -> report.Record:
     """Tunes and trains every arm of a part, opens its test, and writes its record."""
     name = name_of(config, part)
-    folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    folder = config.output.folder("tables") / name
     if config.folds == (0,):
         record = one_fold(config, part, 0, folder)
     else:
         part = part._replace(methods=part.methods[:1])
         record = pooled([_kept_fold(config, part, fold, folder) for fold in config.folds])
     report.write(folder, name, record)
+    if config.output.publish:
+        report.publish(name, record)
     tables_report.save_figures(name, record, folder)
     journal.write_checksums(folder)
-    if config.run.publish:
-        report.write(report.RESULTS, name, record)
     return record
 
 
@@ -146,7 +152,7 @@ def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> r
     name, config_hash = f"fold-{fold}", report.config_hash(config)
     if (folder / f"{name}.json").is_file():
         record = report.read(folder / f"{name}.json")
-        if record.facts["config_hash"] == config_hash:
+        if record.config_hash == config_hash:
             return record
     record = one_fold(config, part, fold, folder / name)
     report.write(folder, name, record)
@@ -155,60 +161,71 @@ def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> r
 
 def pooled(folds: list[report.Record]) -> report.Record:
     """The test users of all folds in one record; the learning curves are those of the first."""
-    first = folds[0].facts
-    scores = {k: np.concatenate([f.scores[k] for f in folds], axis=1) for k in folds[0].scores}
-    each = lambda name: [f.facts[name] for f in folds]
-    total = {s: sum(t["tasks"][s] for t in each("split")) for s in first["split"]["tasks"]}
-    settings = {
-        arm: {"trials": told.get("trials", ""), "folds": [s[arm] for s in each("settings")]}
-        for arm, told in first["settings"].items()
-    }
-    seconds = {arm: sum(s[arm] for s in each("seconds")) for arm in first["seconds"]}
-    split = first["split"] | {"tasks": total, "folds": [t["checksum"] for t in each("split")]}
-    facts = first | {"split": split, "settings": settings, "seconds": seconds}
-    return report.Record(facts | {"test": {"folds": each("test")}}, scores)
+    first = folds[0]
+    scores = {k: np.concatenate([f.scores[k] for f in folds], axis=1) for k in first.scores}
+    tasks = {s: sum(f.tasks[s] for f in folds) for s in first.tasks}
+    arms = []
+    for arm in first.arms:
+        each = [f.arm(arm.name) for f in folds]
+        settings = {"trials": arm.settings.get("trials", ""), "folds": [a.settings for a in each]}
+        seconds = sum(a.seconds or 0.0 for a in each)
+        arms.append(dataclasses.replace(arm, settings=settings, seconds=seconds))
+    splits = tuple(f.split.checksum for f in folds if f.split)
+    return dataclasses.replace(
+        first,
+        arms=tuple(arms),
+        scores=scores,
+        split=first.split and dataclasses.replace(first.split, tasks=tasks, folds=splits),
+        seconds={name: sum(f.seconds[name] for f in folds) for name in first.seconds},
+        opened=tuple(opening for f in folds for opening in f.opened),
+    )
 
 
 def one_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
     """The record of one division of the users."""
     began = time.perf_counter()
-    run = dataclasses.replace(config.run, dataset=part.dataset, out=folder)
-    ready = prepared(part, run, fold)
+    training = config.training
+    ready = prepared(
+        part, config.data.data_dir, config.split.split_seed, training.num_support, fold
+    )
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
     goal = "lists" if part.kind in ("rating", "click") else "ratings"
-    made = contenders.all_arms(part.methods, ready, run, budget, goal)
+    made = contenders.all_arms(part.methods, ready, training, budget, goal)
     record = benchmark.judged(
         "tables", config, part.methods[0], ready, made, {}, began, metrics_of(part)
     )
-    placed = dataclasses.asdict(dataclasses.replace(config, run=run))
-    more = {"table": config.table, "protocol": protocol_of(part).name, "config": placed}
-    return report.Record(record.facts | more, record.scores)
+    placed = flat(replace(config, dataset=part.dataset, out=folder))
+    return dataclasses.replace(
+        record,
+        config=report.plain(placed),
+        protocol=protocol_of(part).name,
+        extra={"table": config.table},
+    )
 
 
 def run_clicks(config: Config, part: Part) -> report.Record:
     """T4: the warm-up experiment with the table's seeds, and the arms of every table beside it."""
     name = name_of(config, part)
-    folder = (config.run.out or pathlib.Path("out") / "tables") / name
+    folder = config.output.folder("tables") / name
     settings = metaemb.Config(
-        dataset=part.dataset,
-        data_dir=config.run.data_dir,
-        seeds=config.run.seeds,
+        output=Output(out=folder),
+        data=Data(part.dataset, config.data.data_dir),
+        seeds=config.training.seeds,
         hot=100 if part.dataset == "ml-100k" else 200,
-        num_steps=config.run.num_steps,
+        num_steps=config.training.num_steps,
         trials=config.trials,
         trial_steps=config.trial_steps,
-        out=folder,
     )
-    run = dataclasses.replace(config.run, dataset=part.dataset, out=folder, num_support=60)
+    training = dataclasses.replace(config.training, num_support=60)
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
     shots = protocols.ctr_warmup().shots
-    also = lambda table, parts: clicks.arms(part.methods, table, parts, run, budget, shots)
+    also = lambda table, parts: clicks.arms(part.methods, table, parts, training, budget, shots)
     record = metaemb.run(settings, also)
     report.write(folder, name, record)
+    if config.output.publish:
+        report.publish(name, record)
     metaemb_report.plot(record, folder / "warm_up.png")
     journal.write_checksums(folder)
-    if config.run.publish:
-        report.write(report.RESULTS, name, record)
     return record
 
 
@@ -230,7 +247,7 @@ def main(config: Config) -> list[report.Record]:
     if not found:
         raise UserError(
             f"no record of {config.table} in {report.RESULTS}; run python -m experiments tables "
-            f"{config.table} --run.publish first"
+            f"{config.table} --publish first"
         )
     tables_report.show(config.table, found)
     return list(found.values())
@@ -238,7 +255,6 @@ def main(config: Config) -> list[report.Record]:
 
 def _one(config: Config, part: Part) -> report.Record | None:
     name = name_of(config, part)
-    if config.run.from_records:
-        stored = report.RESULTS / f"{name}.json"
-        return report.read(stored) if stored.is_file() else None
+    if config.output.from_records:
+        return report.stored(name) if report.path_of(name).is_file() else None
     return run_clicks(config, part) if part.kind == "ctr" else run_part(config, part)

@@ -40,6 +40,8 @@ from metajax.models import items, towers
 from metajax.models import modulated as nets
 from metajax.models.features import conditioned_mlp, labeled_features
 from metajax.results import records
+from metajax.settings import replace
+from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model, Params, PyTree
 
 from .. import report as large_report
@@ -54,21 +56,21 @@ CONTEXT = "in context"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Config(benchmark.Config):
     """What the experiment can be told."""
 
-    run: benchmark.Run = dataclasses.field(
-        default_factory=lambda: benchmark.Run(seeds=5, num_steps=400, num_tasks=16, num_support=50)
+    training: benchmark.Training = benchmark.Training(
+        seeds=5, num_steps=400, num_tasks=16, num_support=50
     )
     text_model: pathlib.Path | None = None
     """Folder of a BERT-class encoder; else the packaged MiniLM."""
-    text_dim: int = 64
+    text_dim: benchmark.Positive = 64
     """Principal components kept of the title vectors."""
-    hidden: int = 64
+    hidden: benchmark.Positive = 64
     """Width of the hidden layers."""
     extra: int = 8
     """Features beside the refined ALS factors."""
-    rank: int = 2
+    rank: benchmark.Positive = 2
     """Rank of the LoRA adapters."""
     inner_rate: float = 0.05
     """Inner rate at the start, learned per parameter."""
@@ -77,29 +79,19 @@ class Config:
     outer_rate: float = 2e-3
     """AdamW's rate across tasks, decayed to 0 along a cosine."""
 
-    @property
-    def out(self) -> pathlib.Path | None:
-        """Folder of the run."""
-        return self.run.out
-
-    @property
-    def publish(self) -> bool:
-        """Whether the record is stored in paper/results too."""
-        return self.run.publish
-
 
 def load(config: Config, folder: pathlib.Path) -> Problem:
     """People in three groups, without overlap, and item columns estimated on the first."""
-    table = named.load(config.run.dataset, config.run.data_dir)
+    table = named.load(config.data.dataset, config.data.data_dir)
     table = with_text(table, config.text_model, config.text_dim, folder)
     most = SHOTS[-1] + NUM_QUERY
     parts = split.user_disjoint(
-        table, config.run.split_seed, shares=(0.1, 0.15), min_rows=most, max_rows=None,
+        table, config.split.split_seed, shares=(0.1, 0.15), min_rows=most, max_rows=None,
         num_query=NUM_QUERY,
     )  # fmt: skip
     cut = lambda tasks: {name: shortened(t, most) for name, t in tasks.items()}
     parts = dataclasses.replace(parts, valid=cut(parts.valid), test=cut(parts.test))
-    return problem_of(table, parts, config.run.num_support, losses.squared_error)
+    return problem_of(table, parts, config.training.num_support, losses.squared_error)
 
 
 def parts(config: Config, problem: Problem) -> tuple[Model, Model, int]:
@@ -118,7 +110,7 @@ def parts(config: Config, problem: Problem) -> tuple[Model, Model, int]:
 
 def optimizer(config: Config) -> optax.GradientTransformation:
     """The outer optimizer of every trained row."""
-    rate = optax.cosine_decay_schedule(config.outer_rate, config.run.num_steps)
+    rate = optax.cosine_decay_schedule(config.outer_rate, config.training.num_steps)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
 
 
@@ -137,7 +129,9 @@ def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
         CONTEXT: codes,
     }
     return {
-        name: baselines.trained_arm(name, learner, optimizer(config), problem, config.run)
+        name: baselines.trained_arm(
+            name, learner, optimizer(config), problem, config.training, config.output.out
+        )
         for name, learner in learners.items()
     }
 
@@ -147,7 +141,8 @@ def centered_codes(config: Config, problem: Problem):
     plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
     encode = nets.centered(labeled_features((config.hidden, 32)), problem.mean)
     decode = conditioned_mlp((config.hidden, config.hidden))
-    return modulated(plain, encode, decode, towers.stored_mean(problem.mean), 32)
+    learner = modulated(plain, encode, decode, 32)
+    return residual(learner, towers.stored_mean(problem.mean), shown=unchanged)
 
 
 def jointly_trained(config: Config, problem: Problem) -> dict[str, Trained]:
@@ -155,11 +150,16 @@ def jointly_trained(config: Config, problem: Problem) -> dict[str, Trained]:
     embed, offset, width = parts(config, problem)
     network = items.linear_head(embed, offset, width)
     joint = baselines.trained_arm(
-        NO_ADAPTATION, pooled.pooled(network), optimizer(config), problem, config.run
+        NO_ADAPTATION,
+        pooled.pooled(network),
+        optimizer(config),
+        problem,
+        config.training,
+        config.output.out,
     )
     low = lora(network, config.rank)
     adapters = jax.vmap(lambda key: low.init(key, *_first(problem)))(
-        jax.random.split(jax.random.key(9), config.run.seeds)
+        jax.random.split(jax.random.key(9), config.training.seeds)
     )["adapter"]
     wrapped = {**joint.params, "model": {"base": joint.params["model"], "adapter": adapters}}
     rates = (0.01, 0.03, 0.1, 0.3)
@@ -202,7 +202,7 @@ def _valid(learner, params: Params, problem: Problem) -> jax.Array:
     return problem.error(scores, tasks.query.label, tasks.query.mask)
 
 
-def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[str, np.ndarray]:
+def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[records.Key, np.ndarray]:
     """Per-person test scores (S, T) of every row and K."""
     source, opened = problem.open_test(ticket)
     tasks = opened["user_cold"]
@@ -216,7 +216,7 @@ def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[str, n
         )
         for metric, values in curve(arm.params).items():
             for i, k in enumerate(SHOTS):
-                key = records.score_name("new people", name, f"k={k}", metric)
+                key = records.Key("new people", name, f"k={k}", metric)
                 scores[key] = np.asarray(values)[:, i]
     return scores
 
@@ -241,19 +241,17 @@ def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int],
 
 def run(config: Config) -> records.Record:
     """Trains and tests every row; writes the record."""
-    name = f"adapt_large-{named.short_name(config.run.dataset)}"
-    out = large_report.folder(config.run.out, name)
-    config = dataclasses.replace(config, run=dataclasses.replace(config.run, out=out))
+    name = f"adapt_large-{named.short_name(config.data.dataset)}"
+    out = config.output.folder(name)
+    config = replace(config, out=out)
     began = time.perf_counter()
     problem = load(config, out)
     trained = baselines.closed_form_arms(problem)
     trained |= jointly_trained(config, problem) | meta_trained(config, problem)
-    settings = {name: arm.settings for name, arm in trained.items()}
-    scores = judged(trained, problem, benchmark.freeze(config, settings))
+    chosen = {name: arm.settings for name, arm in trained.items()}
+    scores = judged(trained, problem, benchmark.freeze(config, chosen))
     size, milliseconds = cost(trained, problem)
-    facts = {
-        "name": problem.table.name,
-        "checksum": problem.table.checksum(),
+    about = {
         "split": problem.split.checksum(),
         "test people": problem.split.test["user_cold"].num_tasks,
     }
@@ -261,25 +259,26 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     return large_report.written(
         name, "adapt_large", "new people", list(trained), config, scores, seconds,
-        data=facts, settings=settings, bytes=size, milliseconds=milliseconds,
+        data=benchmark.data_of(problem), settings=chosen, size=size,
+        extra=about | {"milliseconds": milliseconds},
     )  # fmt: skip
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
-    name = f"adapt_large-{named.short_name(config.run.dataset)}"
-    record = large_report.stored(name) if config.run.from_records else run(config)
+    name = f"adapt_large-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     for metric in ("ndcg@5", "mse"):
         columns = [(f"k={k}", metric) for k in SHOTS]
         large_report.show(record, columns, f"New people, {name[12:]}: {metric} after K ratings")
     squared = partial(record.of, "new people", condition="k=50", metric="mse")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
         told = f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]"
         print(f"each person's own RMSE at 50, their mean: {arm}: {told}")
     get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         gap = records.difference(get(arm=RIDGE), get(arm=arm))
         print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
-    print("milliseconds to adapt:", record.facts["milliseconds"])
+    print("milliseconds to adapt:", record.extra["milliseconds"])
     return record

@@ -15,14 +15,14 @@ Deviates: the ranking is learned through a softmax; a kept weight counts a bit a
 
 import dataclasses
 import pathlib
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
-from metajax.benchmark.command import Preset
 from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import plots, records
+from metajax.settings import Data, Output, Positive, Presets, Share, Stored, replace
 
 from .. import report as large_report
 from ..sasrec import sasrec
@@ -36,80 +36,68 @@ COLUMNS = ("as it is", "same people, as it is", "adapted")
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    dataset: str = "ml-1m"
-    """ml-1m in the order of SASRec's authors, or another data set with times."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    epochs: int = 16
+    output: Output = Output()
+    data: Data = Data()
+    epochs: Positive = 16
     """Passes of the teacher over the histories, as in experiments.large.sasrec."""
     teacher_out: pathlib.Path | None = None
     """Folder of a run of experiments.large.sasrec, whose recommender is the teacher; else
     out/sasrec-DATASET. Where there is none, the teacher is trained and kept there."""
-    window: int = 32
+    window: Positive = 32
     """Items that a person's state holds, for all rows of the table."""
-    student_width: int = 16
+    student_width: Positive = 16
     """Width of the student."""
-    student_layers: int = 1
+    student_layers: Positive = 1
     """Its blocks."""
-    num_steps: int = 900
+    num_steps: Positive = 900
     """Training steps of each student."""
     rate: float = 1e-2
     """Adam's rate for the students, at its highest."""
-    batch: int = 16
+    batch: Positive = 16
     """Windows per step."""
     prune_steps: int = 100
     """Further steps of the teacher while it is pruned, the last fifth at the full share."""
-    shares: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95)
+    shares: tuple[Share, ...] = (0.5, 0.8, 0.9, 0.95)
     """Shares of the kernels' weights that are pruned."""
-    weight: float = 0.5
+    weight: Share = 0.5
     """Weight of the teacher in the student's loss."""
     temperature: float = 1.0
     """Temperature of both softmaxes."""
-    people: int = 1000
+    people: Positive = 1000
     """People judged, at most."""
     passed_over: int = 1000
     """People before them in the shuffled order, who were looked at while settings were chosen."""
     adapted: int = 100
     """Those of the people judged who are judged after adapting to them too, at most."""
-    seeds: int = 1
+    seeds: Positive = 1
     """Training seeds, each with a teacher of its own."""
-    out: pathlib.Path | None = None
-    """Folder; else out/distill-DATASET."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {
+            "dataset": "ml-100k",
+            "epochs": 2,
+            "num_steps": 100,
+            "people": 100,
+            "passed_over": 100,
+            "shares": (0.5, 0.9),
+        },
+        "gpu": {"epochs": 200, "num_steps": 20_000, "prune_steps": 2_000, "seeds": 5},
+    }
 
     def teacher(self) -> sasrec.Config:
         """The teacher's own configuration."""
-        return sasrec.Config(dataset=self.dataset, data_dir=self.data_dir, epochs=self.epochs)
+        return sasrec.Config(data=self.data, epochs=self.epochs)
 
     def teacher_folder(self) -> pathlib.Path:
         """Where the teacher stands, or will."""
-        name = f"sasrec-{named.short_name(self.dataset)}"
-        return large_report.folder(self.teacher_out, name)
-
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {
-        "dataset": "ml-100k",
-        "epochs": 2,
-        "num_steps": 100,
-        "people": 100,
-        "passed_over": 100,
-        "shares": (0.5, 0.9),
-    },
-    "paper": {},
-    "gpu": {"epochs": 200, "num_steps": 20_000, "prune_steps": 2_000, "seeds": 5},
-}
+        name = f"sasrec-{named.short_name(self.data.dataset)}"
+        return Stored(self.teacher_out).folder(name)
 
 
 def run(config: Config) -> records.Record:
     """Trains, compresses, adapts and tests; writes the record."""
-    name = f"distill-{named.short_name(config.dataset)}"
-    config = dataclasses.replace(config, out=large_report.folder(config.out, name))
+    name = f"distill-{named.short_name(config.data.dataset)}"
+    config = replace(config, out=config.output.folder(name))
     data = sasrec.load(config.teacher())
     shop = Workshop(config, data)
     big = sasrec.build(config.teacher(), data.num_items)
@@ -126,15 +114,16 @@ def run(config: Config) -> records.Record:
             told = {k: next_item.from_place(v)["ndcg@10"].mean() for k, v in places.items()}
             print(arm, told, flush=True)
     scores = {
-        records.score_name("leave-one-out", arm, condition, metric): values
+        records.Key("leave-one-out", arm, condition, metric): values
         for (arm, condition), rows in ranks.items()
         for metric, values in next_item.from_place(np.stack(rows)).items()
         if metric in ("hit@10", "ndcg@10")
     }
-    facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
+    about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "distill", "leave-one-out", list(size), config, scores, seconds,
-        data=facts, settings=settings, stored=size, milliseconds=milliseconds,
+        data=about, settings=settings,
+        extra={"stored": size, "milliseconds": milliseconds},
     )  # fmt: skip
 
 
@@ -142,12 +131,12 @@ def show(record: records.Record, title: str) -> None:
     """Prints the table, what each row costs, and the differences that the claims rest on."""
     columns = [(condition, "ndcg@10") for condition in COLUMNS]
     large_report.show(record, columns, title)
-    facts = record.facts
-    for arm in facts["arms"]:
+    facts = record.extra
+    for arm in record.names():
         took, size = facts["milliseconds"][arm], facts["stored"][arm]
         print(f"{arm:40} {size:>10,} bytes  {took:6.2f} ms of one processor per person")
     get = lambda arm, condition: record.of("leave-one-out", arm, condition, "ndcg@10")
-    for arm in facts["arms"]:
+    for arm in record.names():
         gain = records.difference(get(arm, "adapted"), get(arm, "same people, as it is"))
         told = f"{arm}: adapting {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
         above = TEACHER if arm.startswith(TEACHER) else STUDENT
@@ -158,23 +147,23 @@ def show(record: records.Record, title: str) -> None:
 def picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves quality against bytes, one mark per row of the table."""
     with plots.page(path, 3.4) as axes:
-        for i, arm in enumerate(record.facts["arms"]):
+        for i, arm in enumerate(record.names()):
             values = record.of("leave-one-out", arm, "as it is", "ndcg@10")
             r = records.interval(values, "ndcg@10")
             bars = [[r.mean - r.low], [r.high - r.mean]]
             look = {**plots.look(i), "linestyle": "none"}
-            axes.errorbar(record.facts["stored"][arm] / 1e3, r.mean, yerr=bars, label=arm, **look)
+            axes.errorbar(record.extra["stored"][arm] / 1e3, r.mean, yerr=bars, label=arm, **look)
         axes.set_xscale("log")
         axes.set_xlabel("kilobytes")
-        axes.set_ylabel(f"nDCG@10, all items ({record.facts['data']['name']})")
+        axes.set_ylabel(f"nDCG@10, all items ({record.dataset})")
         axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.facts["arms"]))
+        plots.legend(axes, len(record.names()))
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and its picture."""
-    name = f"distill-{named.short_name(config.dataset)}"
-    record = large_report.stored(name) if config.from_records else run(config)
+    name = f"distill-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     show(record, f"Smaller recommenders, {name[8:]}: next item, all items ranked")
-    picture(record, large_report.folder(config.out, name) / "bytes.png")
+    picture(record, config.output.folder(name) / "bytes.png")
     return record

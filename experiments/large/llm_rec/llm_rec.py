@@ -18,13 +18,12 @@ Published: none under this protocol. No pretrained language model was at hand wh
 import dataclasses
 import pathlib
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.benchmark.command import Preset
 from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Held, Sequences
 from metajax.data.sources import named
@@ -32,6 +31,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import next_item
 from metajax.models.language import bert, constrained, decoder
 from metajax.results import records
+from metajax.settings import Data, Output, Positive, Presets, replace
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -44,33 +44,29 @@ from .language import language
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    dataset: str = "ml-1m"
-    """A data set with times, titles and profiles."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
+    output: Output = Output()
+    data: Data = Data()
     text_model: pathlib.Path | None = None
     """Folder of a BERT-class encoder for the codes; else the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
     """Folder of a language model; titles are scored with it, and nothing is trained."""
-    window: int = 16
+    window: Positive = 16
     """Items of a row: of the prompt, and of each example of the support."""
-    rows: int = 2
+    rows: Positive = 2
     """Rows of older items that a person is adapted on."""
-    num_codes: int = 256
+    num_codes: Positive = 256
     """Codes per level."""
-    levels: int = 1
+    levels: Positive = 1
     """Levels of codes, before the token that tells apart items of equal codes."""
-    factors: int = 64
+    factors: Positive = 64
     """Numbers of what people met in a row, beside the title's; 0 leaves titles alone."""
-    width: int = 64
+    width: Positive = 64
     """Width of the decoder."""
-    num_layers: int = 2
+    num_layers: Positive = 2
     """Its blocks."""
-    num_steps: int = 6_000
+    num_steps: Positive = 6_000
     """Steps of its training."""
-    batch: int = 16
+    batch: Positive = 16
     """People per step of its training."""
     rate: float = 3e-3
     """Adam's rate at its highest; it rises over a tenth of the steps and falls along a cosine."""
@@ -78,25 +74,23 @@ class Config:
     """Outer steps of each meta-learned adapter, of 8 people each."""
     inner_steps: int = 3
     """Gradient steps on a person's older items."""
-    beam: int = 50
+    beam: Positive = 50
     """Items that the constrained beam keeps."""
-    people: int = 600
+    people: Positive = 600
     """Test people judged, at most."""
-    seeds: int = 1
+    seeds: Positive = 1
     """Training seeds."""
-    out: pathlib.Path | None = None
-    """Folder of the record; else out/llm_rec-DATASET."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "ml-100k", "num_steps": 100, "meta_steps": 10, "people": 50},
-    "paper": {},
-    "gpu": {"width": 256, "num_layers": 4, "num_steps": 50_000, "meta_steps": 2_000, "seeds": 5},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "ml-100k", "num_steps": 100, "meta_steps": 10, "people": 50},
+        "gpu": {
+            "width": 256,
+            "num_layers": 4,
+            "num_steps": 50_000,
+            "meta_steps": 2_000,
+            "seeds": 5,
+        },
+    }
 
 
 def groups(num_people: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -206,10 +200,10 @@ def from_folder(config: Config, table: Interactions, data: Sequences):
 
 def run(config: Config) -> records.Record:
     """Trains, adapts and tests; writes the record."""
-    name = f"llm_rec-{named.short_name(config.dataset)}"
-    out = large_report.folder(config.out, name)
-    config = dataclasses.replace(config, out=out)
-    table = named.load(config.dataset, config.data_dir)
+    name = f"llm_rec-{named.short_name(config.data.dataset)}"
+    out = config.output.folder(name)
+    config = replace(config, out=out)
+    table = named.load(config.data.dataset, config.data.data_dir)
     if table.item_titles is None:
         raise UserError(f"{table.name} has no item titles; try ml-100k or ml-1m")
     data = histories.of_table(table)
@@ -220,25 +214,25 @@ def run(config: Config) -> records.Record:
     )
     places, seconds, settings, size = made
     scores = {
-        records.score_name("people not trained on", arm, "constrained beam", metric): values
+        records.Key("people not trained on", arm, "constrained beam", metric): values
         for arm, rows in places.items()
         for metric, values in next_item.from_place(rows).items()
     }
-    facts = {"name": data.name, "digest": data.digest(), "items": data.num_items}
+    about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(
         name, "llm_rec", "people not trained on", list(places), config, scores, seconds,
-        data=facts, settings=settings, bytes=size,
+        data=about, settings=settings, size=size,
     )  # fmt: skip
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    name = f"llm_rec-{named.short_name(config.dataset)}"
-    record = large_report.stored(name) if config.from_records else run(config)
+    name = f"llm_rec-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
     large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
     get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         gap = records.difference(get(arm), get("no adaptation"))
         print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
     return record

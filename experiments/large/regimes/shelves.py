@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.sparse.linalg import svds
 
-from metajax import losses
+from metajax import losses, precision
 from metajax.data.sources import crossdomain
 from metajax.data.table import Interactions
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
@@ -176,6 +176,13 @@ def counts(support: Examples) -> jax.Array:
     return jnp.log((taken + 1.0) / (jnp.sum(support.mask) + 2.0))
 
 
+@precision.highest
+def solved(x: jax.Array, y: jax.Array, penalty: jax.Array) -> jax.Array:
+    """The weights (D, M) of a ridge regression of y (N, M) on x (N, D)."""
+    normal = x.T @ x + penalty * jnp.eye(x.shape[1])
+    return jsp.linalg.solve(normal, x.T @ y, assume_a="pos")
+
+
 def ridge_head(features: Model, penalty: float = 30.0) -> MetaLearner:
     """Every item's weights solved on the support, as what a user takes beyond its popularity."""
 
@@ -188,8 +195,7 @@ def ridge_head(features: Model, penalty: float = 30.0) -> MetaLearner:
         x = phi(support.inputs) * support.mask[:, None]
         known = counts(support)
         left = (support.label - jnp.exp(known)[None]) * support.mask[:, None]
-        normal = x.T @ x + jnp.exp(params["log_penalty"]) * jnp.eye(WIDTH)
-        weight = jsp.linalg.solve(normal, x.T @ left, assume_a="pos")
+        weight = solved(x, left, jnp.exp(params["log_penalty"]))
         return known[None] + params["scale"] * phi(inputs) @ weight
 
     return reading(init, score)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import optim, tree
+from metajax import optim, precision, tree
 from metajax.adapters.conditions import film
 from metajax.adapters.lora import adapted, lora
 from metajax.data.histories.sequences import Sequences
@@ -38,6 +38,14 @@ class Mean(NamedTuple):
     taste: jax.Array
 
 
+@precision.highest
+def solved(vectors: jax.Array, met: jax.Array, penalty: jax.Array) -> jax.Array:
+    """The taste (D,) of implicit least squares, see `implicit_head`."""
+    all_items = vectors.T @ vectors / len(vectors)
+    normal = all_items + met.T @ met + penalty * jnp.eye(met.shape[1])
+    return jnp.linalg.solve(normal, met.sum(axis=0))
+
+
 def implicit_head() -> MetaLearner:
     """The closed-form head: the taste of implicit least squares over the item vectors.
 
@@ -57,9 +65,7 @@ def implicit_head() -> MetaLearner:
         rows, _ = examples.inputs
         vectors = sequence.vectors(params["base"])
         met = vectors[rows.reshape(-1)]
-        all_items = vectors.T @ vectors / len(vectors)
-        normal = all_items + met.T @ met + params["penalty"] * jnp.eye(met.shape[1])
-        return Mean(params["weight"] * jnp.linalg.solve(normal, met.sum(axis=0)))
+        return Mean(params["weight"] * solved(vectors, met, params["penalty"]))
 
     none = lambda *given: jnp.zeros(())
     return MetaLearner(lambda key, episode: {}, start, adapt, none, lambda *given: (none(), {}))

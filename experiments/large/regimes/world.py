@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import losses
+from metajax import losses, precision
 from metajax.learners.parts import query_loss
 from metajax.models import transformer
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
@@ -59,6 +59,7 @@ class World:
         part = lambda s: Examples(x[s], label[s], jnp.ones(label[s].shape))
         return Episode((), part(slice(0, self.num_support)), part(slice(self.num_support, n)))
 
+    @precision.highest
     def kalman(self, keep: jax.Array | float, episode: Episode) -> jax.Array:
         """The Bayes-optimal scores (Q,) of the query, the world's numbers known."""
         eye = jnp.eye(self.dim)
@@ -103,6 +104,7 @@ def forgetting(dim: int) -> MetaLearner:
         del params, profile
         return Weighted(jnp.zeros((dim, dim)), jnp.zeros(dim))
 
+    @precision.highest
     def adapt(params: Params, state: Weighted, examples: Examples, key: jax.Array) -> Weighted:
         del key
         real = examples.mask > 0
@@ -111,11 +113,12 @@ def forgetting(dim: int) -> MetaLearner:
         weight = jnp.where(real, jnp.exp(-fade * age), 0.0)
         x, old = examples.inputs, jnp.exp(-fade * jnp.sum(real))
         residual = examples.label - x @ params["mean"]
-        precision = old * state.precision + (x * weight[:, None]).T @ x
-        return state._replace(
-            precision=precision, moment=old * state.moment + x.T @ (weight * residual)
+        return Weighted(
+            precision=old * state.precision + (x * weight[:, None]).T @ x,
+            moment=old * state.moment + x.T @ (weight * residual),
         )
 
+    @precision.highest
     def predict(params: Params, state: Weighted, inputs: jax.Array) -> jax.Array:
         prior = jnp.exp(params["log_precision"]) * jnp.eye(dim)
         weights = jnp.linalg.solve(state.precision + prior, state.moment)

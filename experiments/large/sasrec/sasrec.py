@@ -18,7 +18,7 @@ import functools
 import pathlib
 import shutil
 import time
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,6 @@ import numpy as np
 import optax
 
 from metajax import tree
-from metajax.benchmark.command import Preset
 from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Held, Sequences
 from metajax.data.sources import named
@@ -34,6 +33,7 @@ from metajax.evaluation import next_item
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.results import records
+from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
 from metajax.types import Params, UserError
 
@@ -52,55 +52,43 @@ COLUMNS = [
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run; other options override it."""
-    dataset: str = "ml-1m"
-    """ml-1m in the order of SASRec's authors, or another data set with times, in its own."""
-    data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ../shared/data."""
-    window: int = 64
+    output: Output = Output()
+    data: Data = Data()
+    window: Positive = 64
     """Items that a person's state holds."""
-    width: int = 64
+    width: Positive = 64
     """Width of the Transformer and of the item embeddings."""
-    num_layers: int = 2
+    num_layers: Positive = 2
     """Blocks."""
-    num_heads: int = 2
+    num_heads: Positive = 2
     """Attention heads."""
-    dropout: float = 0.2
+    dropout: Share = 0.2
     """Share dropped of embeddings and of what each block writes."""
-    epochs: int = 16
+    epochs: Positive = 16
     """Passes over the trained part of all histories."""
-    batch: int = 32
+    batch: Positive = 32
     """Windows per step."""
     rate: float = 2e-3
     """Adam's rate at its highest; it rises over 5 % of the steps and falls along a cosine."""
     num_negatives: int = 0
     """Uniform draws of the sampled softmax, with correction; 0 is the full softmax."""
-    seeds: int = 1
+    seeds: Positive = 1
     """Training seeds, one after the other."""
-    out: pathlib.Path | None = None
-    """Folder of record and checkpoints; else out/sasrec-DATASET."""
     fresh: bool = False
     """Start anew, instead of going on from the checkpoints in the folder."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the table of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {"dataset": "ml-100k", "epochs": 2},
-    "paper": {},
-    "gpu": {"width": 128, "epochs": 200, "batch": 128, "seeds": 5},
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "ml-100k", "epochs": 2},
+        "gpu": {"width": 128, "epochs": 200, "batch": 128, "seeds": 5},
+    }
 
 
 def load(config: Config) -> Sequences:
     """The histories of the data set."""
-    folder = named.data_folder(config.data_dir)
-    if config.dataset == "ml-1m":
+    folder = named.data_folder(config.data.data_dir)
+    if config.data.dataset == "ml-1m":
         return histories.read_sasrec(folder)
-    return histories.of_table(named.load(config.dataset, config.data_dir))
+    return histories.of_table(named.load(config.data.dataset, config.data.data_dir))
 
 
 def build(config: Config, num_items: int) -> sequence.Settings:
@@ -213,9 +201,9 @@ def simple_arms(data: Sequences, width: int) -> dict[str, tuple]:
 
 def run(config: Config) -> records.Record:
     """Trains and tests every arm; writes the record."""
-    name = f"sasrec-{named.short_name(config.dataset)}"
-    out = large_report.folder(config.out, name)
-    config = dataclasses.replace(config, out=out)
+    name = f"sasrec-{named.short_name(config.data.dataset)}"
+    out = config.output.folder(name)
+    config = replace(config, out=out)
     if config.fresh:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     data = load(config)
@@ -224,7 +212,7 @@ def run(config: Config) -> records.Record:
     def keep(arm: str, ranks: dict[str, np.ndarray]) -> None:
         for condition, rank in ranks.items():
             for metric, values in next_item.from_place(np.atleast_2d(rank)).items():
-                scores[records.score_name("leave-one-out", arm, condition, metric)] = values
+                scores[records.Key("leave-one-out", arm, condition, metric)] = values
 
     for arm, (ranks, chosen, took) in simple_arms(data, config.window).items():
         keep(arm, ranks)
@@ -247,13 +235,7 @@ def run(config: Config) -> records.Record:
             "valid": np.round(fitted.history["valid"][0], 5).tolist(),
         }
     keep(SASREC, {k: np.stack([ranks[k] for ranks in by_seed]) for k in by_seed[0]})
-    facts = {
-        "name": data.name,
-        "digest": data.digest(),
-        "users": len(data.length),
-        "items": data.num_items,
-        "interactions": len(data.items),
-    }
+    sizes = len(data.length), data.num_items, len(data.items)
     arms = ["popularity", "transitions", "item-kNN", "BPR-MF", SASREC]
     return large_report.written(
         name,
@@ -263,15 +245,15 @@ def run(config: Config) -> records.Record:
         config,
         scores,
         seconds,
-        data=facts,
+        data=records.Data(data.name, data.digest(), *sizes),
         settings=settings,
     )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    name = f"sasrec-{named.short_name(config.dataset)}"
-    record = large_report.stored(name) if config.from_records else run(config)
-    people = record.facts["data"]["users"]
+    name = f"sasrec-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
+    people = record.data.users if record.data else "?"
     large_report.show(record, COLUMNS, f"Next item, leave-one-out, {name[7:]}, {people} people")
     return record

@@ -280,8 +280,8 @@ def _mean_loss(arm: Arm, tasks: dict[int, Any]) -> jax.Array:
     return jnp.mean(jnp.stack(found))
 
 
-def test(case: Case, arm: Arm) -> dict[str, np.ndarray]:
-    """``K=..|metric`` -> (T,) scores of the test users."""
+def test(case: Case, arm: Arm) -> dict[tuple[str, str], np.ndarray]:
+    """("K=..", metric) -> (T,) scores of the test users."""
     found, widest = {}, case.some(case.test[max(judge.SHOTS)])
     for k, episodes in case.test.items():
         valid = case.valid[k]
@@ -290,13 +290,13 @@ def test(case: Case, arm: Arm) -> dict[str, np.ndarray]:
         w = judge.vectors(*arm, episodes)
         score = judge.query_scores(arm.items, w, episodes)
         for name, values in judge.decisions(score, episodes.query, cutoff).items():
-            found[f"K={k}|{name}"] = values
+            found[f"K={k}", name] = values
         recall = judge.recall_of_best(arm.items, case.shown, w[: case.num_ranked], widest)
-        found[f"K={k}|recall@{judge.BEST}"] = np.asarray(recall)
+        found[f"K={k}", f"recall@{judge.BEST}"] = np.asarray(recall)
     return found
 
 
-def test_truth(case: Case) -> dict[str, np.ndarray]:
+def test_truth(case: Case) -> dict[tuple[str, str], np.ndarray]:
     """The scores of who knows every chance: the bound, the same for every number of shots."""
     shop, world = case.shop, case.shop.world
     widest, scale = case.test[max(judge.SHOTS)], world.strength / world.dim**0.5
@@ -311,7 +311,7 @@ def test_truth(case: Case) -> dict[str, np.ndarray]:
     some = case.some(widest)
     recall = judge.recall_of_best(items, shown, w[: case.num_ranked].astype(jnp.float32), some)
     found[f"recall@{judge.BEST}"] = np.asarray(recall)
-    return {f"K={k}|{name}": values for k in judge.SHOTS for name, values in found.items()}
+    return {(f"K={k}", name): values for k in judge.SHOTS for name, values in found.items()}
 
 
 def save(path: pathlib.Path, own: Params, items: jax.Array) -> None:

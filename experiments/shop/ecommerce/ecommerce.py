@@ -28,15 +28,15 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from metajax.benchmark import problem
-from metajax.benchmark.command import Preset
 from metajax.data.worlds import commerce
 from metajax.results import records
+from metajax.settings import Output, Positive, Presets, replace
 from metajax.types import Params
 
 from ...large import report as large_report
@@ -82,65 +82,56 @@ by folding in at one precision, far from its best; it now is by the best of thos
 class Config:
     """What the experiment can be told."""
 
-    preset: Preset = "paper"
-    """Size of the run: quick is a minute; gpu is the full schedule."""
-    num_users: int = 100_000
+    output: Output = Output()
+    num_users: Positive = 100_000
     """Users of the shop."""
-    num_items: int = 1_000_000
+    num_items: Positive = 1_000_000
     """Items of the shop."""
     tau: tuple[float, ...] = (1.0, 0.0)
     """Spread of tastes, a world each; 0 is the control."""
-    start_steps: int = 4_000
+    start_steps: Positive = 4_000
     """Steps of the tower that every arm begins from."""
-    num_steps: int = 2_000
+    num_steps: Positive = 2_000
     """Steps of every trained arm."""
-    trial_steps: int = 250
+    trial_steps: Positive = 250
     """Steps of a trial of the rate."""
     rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
     """Adam's rates tried; one trial each."""
-    batch: int = 256
+    batch: Positive = 256
     """Tasks per step."""
-    width: int = 32
+    width: Positive = 32
     """Numbers per embedded item."""
-    num_test: int = 2_000
+    num_test: Positive = 2_000
     """Test users, at most; as many validation users."""
-    num_ranked: int = 500
+    num_ranked: Positive = 500
     """Test users whose whole catalogue is ranked, at most."""
-    seeds: int = 1
+    seeds: Positive = 1
     """Training seeds."""
     world_seed: int = 2
     """Seed of the shop."""
-    out: pathlib.Path | None = None
-    """Folder of shops, parts and record; else out/ecommerce."""
     fresh: bool = False
     """Train anew, instead of going on from the parts in the folder."""
-    publish: bool = False
-    """Store the record in paper/results too."""
-    from_records: bool = False
-    """Print the tables of the stored record, without running anything."""
 
-
-PRESETS: dict[Preset, dict[str, Any]] = {
-    "quick": {
-        "num_users": 2_000,
-        "num_items": 20_000,
-        "start_steps": 100,
-        "num_steps": 100,
-        "trial_steps": 50,
-        "rates": (3e-3, 1e-2),
-        "batch": 64,
-        "num_test": 100,
-        "num_ranked": 100,
-    },
-    "paper": {},
-    "gpu": {
-        "start_steps": 50_000,
-        "num_steps": 50_000,
-        "trial_steps": 5_000,
-        "batch": 4_096,
-        "seeds": 5,
-    },
-}
+    PRESETS: ClassVar[Presets] = {
+        "quick": {
+            "num_users": 2_000,
+            "num_items": 20_000,
+            "start_steps": 100,
+            "num_steps": 100,
+            "trial_steps": 50,
+            "rates": (3e-3, 1e-2),
+            "batch": 64,
+            "num_test": 100,
+            "num_ranked": 100,
+        },
+        "gpu": {
+            "start_steps": 50_000,
+            "num_steps": 50_000,
+            "trial_steps": 5_000,
+            "batch": 4_096,
+            "seeds": 5,
+        },
+    }
 
 
 def registered(config: Config) -> dict[str, str]:
@@ -155,7 +146,7 @@ def registered(config: Config) -> dict[str, str]:
 
 
 def _out(config: Config) -> pathlib.Path:
-    return large_report.folder(config.out, "ecommerce")
+    return config.output.folder("ecommerce")
 
 
 def arms_of(config: Config, shop: case.Case, folder: pathlib.Path, seed: int):
@@ -192,7 +183,7 @@ def _kept(
     return *case.read(path), json.loads(path.with_suffix(".json").read_text())
 
 
-def one_shop(config: Config, tau: float) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def one_shop(config: Config, tau: float) -> tuple[dict[records.Key, np.ndarray], dict[str, Any]]:
     """Scores and facts of a shop: every choice is made before its test tasks are judged."""
     world = commerce.World(config.num_users, config.num_items, tau, seed=config.world_seed)
     name = f"{config.num_users}x{config.num_items}-{config.world_seed}-tau-{tau:g}"
@@ -202,14 +193,14 @@ def one_shop(config: Config, tau: float) -> tuple[dict[str, np.ndarray], dict[st
     folder = _out(config) / "parts" / f"{records.config_hash(config)}-tau-{tau:g}"
     ready = [arms_of(config, shop, folder, seed) for seed in range(config.seeds)]
     ticket = problem.freeze(config, {str(s): ready[s][1] for s in range(config.seeds)})
-    found: dict[str, list[np.ndarray]] = {}
+    found: dict[records.Key, list[np.ndarray]] = {}
     for arm in case.ARMS:
         for seed in range(1 if arm in (case.POPULAR, case.TRUTH) else config.seeds):
             began = time.perf_counter()
             made = ready[seed][0].get(arm)
             scores = case.test_truth(shop) if made is None else case.test(shop, made)
             for which, values in scores.items():
-                found.setdefault(f"tau={tau:g}|{arm}|{which}", []).append(values)
+                found.setdefault(records.Key(f"tau={tau:g}", arm, *which), []).append(values)
             print(f"tau {tau:g}: {arm} tested, {time.perf_counter() - began:.0f} s", flush=True)
     facts = {
         "users": world.num_users,
@@ -227,7 +218,7 @@ def one_shop(config: Config, tau: float) -> tuple[dict[str, np.ndarray], dict[st
 
 def run(config: Config) -> records.Record:
     """Both shops, one after the other; writes the record."""
-    config = dataclasses.replace(config, out=_out(config))
+    config = replace(config, out=_out(config))
     if config.fresh:
         shutil.rmtree(_out(config) / "parts", ignore_errors=True)
     began, registration = time.perf_counter(), registered(config)
@@ -238,23 +229,22 @@ def run(config: Config) -> records.Record:
     first = next(iter(shops.values()))
     seconds = {arm: sum(s.get(arm, 0.0) for s in first["seconds"]) for arm in case.ARMS}
     return large_report.written(
-        f"ecommerce-{config.preset}",
+        f"ecommerce-{config.output.preset}",
         "ecommerce",
         f"tau={config.tau[0]:g}",
         case.ARMS,
         config,
         scores,
         seconds | {"total": time.perf_counter() - began},
-        data=shops,
-        registration=registration,
+        extra={"data": shops, "registration": registration},
     )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
-    name = f"ecommerce-{config.preset}"
-    record = large_report.stored(name) if config.from_records else run(config)
+    name = f"ecommerce-{config.output.preset}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
     ecommerce_report.show(record)
-    if not config.from_records:
+    if not config.output.from_records:
         ecommerce_report.pictures(record, _out(config))
     return record

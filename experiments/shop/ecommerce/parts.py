@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import jax.scipy.linalg as jsp
 
 from metajax import losses, optim
+from metajax import precision as products
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.parts import query_loss
 from metajax.models import transformer
@@ -105,6 +106,7 @@ def newton(sizes: Sizes, precision: float = 1.0) -> MetaLearner:
         del params, profile
         return Posterior(jnp.zeros((dim, dim)), jnp.zeros(dim))
 
+    @products.highest
     def adapt(params: Params, state: Posterior, examples: Examples, key: jax.Array) -> Posterior:
         del key
         v_NxD, offset = split(examples.inputs)
@@ -116,6 +118,7 @@ def newton(sizes: Sizes, precision: float = 1.0) -> MetaLearner:
             moment=state.moment + v_NxD.T @ working,
         )
 
+    @products.highest
     def predict(params: Params, state: Posterior, inputs: jax.Array) -> jax.Array:
         prior = jnp.exp(params["log_precision"])
         precision, moment = jnp.diag(prior) + state.precision, prior * params["mean"] + state.moment

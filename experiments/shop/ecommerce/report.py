@@ -79,7 +79,7 @@ def control(record: Record, shop: str) -> list[str]:
         for _, arm, gap, p in registered(record, shop)
         if p < 0.05 and abs(gap.mean) > MARGIN
     ]
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         first, last = (of(record, shop, arm, k, "accuracy") for k in (SHOTS[0], SHOTS[-1]))
         gain = records.difference(last, first)
         if gain.low > 0 and gain.mean > MARGIN:
@@ -92,7 +92,7 @@ def show(record: Record) -> None:
     console = Console()
     if not console.is_terminal:
         console.width = 190
-    for shop, facts in record.facts["data"].items():
+    for shop, facts in record.extra["data"].items():
         said = (
             f"{facts['users']:,} users, {facts['items']:,} items, {facts['events']:,} events; "
             f"{facts['test_users']:,} test users, positive rate {facts['positive_rate']:.3f}"
@@ -109,10 +109,10 @@ def show(record: Record) -> None:
         else:
             told = verdicts(record, shop)
             console.print(", ".join(f"{n} {'holds' if v else 'fails'}" for n, v in told.items()))
-    if "tau=0" in record.facts["data"] and control(record, "tau=0"):
+    if "tau=0" in record.extra["data"] and control(record, "tau=0"):
         console.print(FAILED)
-    took = record.facts["seconds"]["total"] / 60
-    memory = record.facts["peak_memory"]["host_mb"] / 1e3
+    took = record.total_seconds / 60
+    memory = record.peak_memory["host_mb"] / 1e3
     console.print(f"{took:.1f} minutes, {memory:.1f} GB at the most")
 
 
@@ -127,7 +127,7 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 def _means(record: Record, shop: str, metric: str) -> Table:
     """Means of every arm at every number of known events."""
     table = _table(f"{shop}, {metric}", [f"K = {k}" for k in SHOTS])
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         made = [np.nanmean(of(record, shop, arm, k, metric)) for k in SHOTS]
         table.add_row(arm, *(f"{value:.4f}" for value in made))
     return table
@@ -136,7 +136,7 @@ def _means(record: Record, shop: str, metric: str) -> Table:
 def _differences(record: Record, shop: str, metric: str) -> Table:
     """The ridge head minus every other arm, paired by user, with 95 % intervals."""
     table = _table(f"{shop}, {metric}: {case.RIDGE} minus", [f"K = {k}" for k in SHOTS])
-    for arm in record.facts["arms"]:
+    for arm in record.names():
         if arm == case.RIDGE:
             continue
         cells = []
@@ -166,16 +166,16 @@ def _gained(record: Record, shop: str) -> Table:
 def pictures(record: Record, folder: pathlib.Path) -> list[pathlib.Path]:
     """Draws accuracy and recall against known events, a file for each shop and metric."""
     made = []
-    for shop in record.facts["data"]:
+    for shop in record.extra["data"]:
         for metric in ("accuracy", "recall@100"):
             path = folder / f"{shop.replace('=', '-')}-{metric.replace('@', '-')}.png"
             with plots.page(path) as axes:
-                for i, arm in enumerate(record.facts["arms"]):
+                for i, arm in enumerate(record.names()):
                     values = [np.nanmean(of(record, shop, arm, k, metric)) for k in SHOTS]
                     axes.plot(range(len(SHOTS)), values, label=arm, **plots.look(i))
                 axes.set_xticks(range(len(SHOTS)), [str(k) for k in SHOTS])
                 axes.set_xlabel("known events")
                 axes.set_ylabel(metric)
-                plots.legend(axes, len(record.facts["arms"]))
+                plots.legend(axes, len(record.names()))
             made.append(path)
     return made

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from metajax import places
 from metajax.data.builders import manifest
 from metajax.data.builders.manifest import VERSION
 from metajax.data.sources.named import data_folder
@@ -21,8 +22,8 @@ IMAGES = ("omniglot28", "omniglot105")
 
 
 def cache_folder(cache: Path | str | None = None) -> Path:
-    """The folder of prepared data: ``cache``, else METAJAX_CACHE, else ``~/.cache/metajax``."""
-    return Path(cache or os.environ.get("METAJAX_CACHE") or Path.home() / ".cache" / "metajax")
+    """The folder of prepared data: ``cache``, else METAJAX_CACHE, else `metajax.places.cache`."""
+    return Path(cache or os.environ.get("METAJAX_CACHE") or places.cache())
 
 
 def prepare(

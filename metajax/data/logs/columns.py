@@ -101,6 +101,9 @@ def ids(column: Column, keep_texts: bool = False) -> tuple[Read, np.ndarray]:
         )
     odd: list[str] = []
     if values.dtype == polars.String:
+        nul = values.str.contains("\0", literal=True)
+        if nul.any():
+            raise column.error(int(nul.arg_max() or 0), "holds a NUL, which is not text")
         odd = _odd_texts(column._replace(values=values))
         numbers = _plain_integers(polars, values)
         values = values if numbers is None else numbers
@@ -110,7 +113,7 @@ def ids(column: Column, keep_texts: bool = False) -> tuple[Read, np.ndarray]:
         known = values.unique().sort()
         codes = values.cast(polars.Enum(known)).to_physical().to_numpy()
         return Read(codes.astype(np.int32), "text", odd), known.to_numpy().astype(np.str_)
-    if values.dtype == polars.Int128:
+    if values.dtype == polars.Int128 or values.dtype.is_decimal():
         return ids(column._replace(values=values.cast(polars.String)), keep_texts)
     if not values.dtype.is_integer():
         raise UserError(

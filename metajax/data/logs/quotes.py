@@ -11,7 +11,7 @@ import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,13 @@ class Unfit(Exception):
     def __init__(self, row: int, what: str, width: int = 0):
         super().__init__(row, what)
         self.row, self.what, self.width = row, what, width
+
+
+class Found(NamedTuple):
+    """Columns that were read, place -> polars.Series of text, and how many lines were blank."""
+
+    columns: dict[int, Any]
+    blank: int
 
 
 def one_more(path: Path, row: int, names: list[str], ends_so: bool) -> UserError:
@@ -60,8 +67,8 @@ def read(
     skip: int,
     places: list[int],
     said: str | None,
-) -> dict[int, Any] | Unfit:
-    """Columns of a text with quotes: place -> polars.Series; why not, if quotes are plain text.
+) -> Found | Unfit:
+    """The wanted columns of a text with quotes; why not, if quotes are plain text.
 
     Args:
       path: of the file, for messages.
@@ -127,7 +134,7 @@ def _columns(
     width: int,
     places: list[int],
     trusted: bool,
-) -> dict[int, Any]:
+) -> Found:
     """The wanted columns of rows, each of which is checked.
 
     Raises:
@@ -136,7 +143,9 @@ def _columns(
     polars = raw.require_polars()
     chunks: list[Any] = []
     taken: list[list[str]] = []
+    blank = len(lines)
     for number, row, start, end in rows:
+        blank -= end - start
         if number < 0:
             continue
         if len(row) != width:
@@ -149,7 +158,7 @@ def _columns(
             chunks.append(_frame(taken, places))
             taken = []
     frame = polars.concat([*chunks, _frame(taken, places)])
-    return {place: frame[str(place)] for place in places}
+    return Found({place: frame[str(place)] for place in places}, blank)
 
 
 def _frame(rows: list[list[str]], places: list[int]) -> Any:

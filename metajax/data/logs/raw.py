@@ -114,8 +114,10 @@ def content(path: Path, encoding: str = "utf-8", header: bool = True) -> bytes:
 
 def _blocks(path: Path, file: IO[bytes]) -> Iterator[bytes]:
     """A file in blocks, so that no giant line is ever held in memory."""
+    listed = False  # one list of JSON may be one line
     while block := file.read(BLOCK):
-        if len(block) == BLOCK and b"\n" not in block and b"\r" not in block:
+        listed = listed or block[:8].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+        if len(block) == BLOCK and not (listed or b"\n" in block or b"\r" in block):
             raise UserError(
                 f"{path}: a line is longer than {BLOCK} bytes; is this a text file with one row "
                 "per line?"

@@ -24,7 +24,7 @@ What is done with what is found:
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,132 +60,167 @@ def load(
     raw.check(path)
     source = opened.source(path, options)
     places = roles.find(source, options.roles())
-    read = _Reading(source, places, options)
-    table = read.table(name or raw.stem(path))
-    table = _selected(read, table, options)
+    found, others = _read(source, places, options)
+    told = Told([], [], {})
+    num_rows = len(found["user"].values)
+    if options.missing == "drop":
+        found, others = _without_missing(path, found, others, told)
+    table = _table(name or raw.stem(path), found, others, options, source.time_format, told)
+    table = _selected(path, table, options, told)
     if table.num_users < min_users:
         raise UserError(f"{path}: {table.num_users} user; give a log of at least {min_users} users")
-    table = _with_sides(read, table, options)
-    return validate(dataclasses.replace(table, notes=read.line(table)))
+    table = _with_sides(path, table, found, options, told)
+    ignored = [source.names[place] for place in roles.left_over(source, places)]
+    line = _line(path, num_rows, source.said, ignored, told, table)
+    return validate(dataclasses.replace(table, notes=line))
 
 
-class _Reading:
-    """One reading of a log: its columns, and what is said about them."""
+class Told(NamedTuple):
+    """What is said about a log, gathered on the way.
 
-    def __init__(self, source: Source, places: dict[str, int], options: ReadOptions):
-        self.source, self.places, self.options = source, places, options
-        left = roles.left_over(source, places)
-        judged = options.label is None and not {"label", "count"} & places.keys()
-        if options.columns is not None or source.roles:
-            judged = False
-        wanted = [*places.values(), *(left if judged else [])]
-        found = source.read(wanted)
-        self.others = [found[place] for place in left] if judged else []
-        self.ignored = [source.names[place] for place in left]
-        self.columns = {
-            role: columns.Column(source.path, role, found[place]) for role, place in places.items()
-        }
-        self.num_rows = len(found[wanted[0]])
-        self.dropped: dict[str, int] = {}
-        self.facts: list[str] = []
-        self.odd: list[str] = []
-        if not self.num_rows:
-            raise UserError(
-                f"{source.path}: no rows; give a log with at least one row below the header"
-            )
+    Attributes:
+      facts: what was understood.
+      odd: what a person should look at.
+      dropped: how many rows were left out, by reason.
+    """
 
-    def name(self, role: str) -> str:
-        """The name of a role's column, without RecBole's type."""
-        return self.source.names[self.places[role]].split(":")[0]
+    facts: list[str]
+    odd: list[str]
+    dropped: dict[str, int]
 
-    def drop(self, reason: str, keep: np.ndarray) -> None:
-        """Counts rows that are left out."""
-        number = int((~keep).sum())
-        if number:
-            self.dropped[reason] = number
-        if number == len(keep):
-            raise UserError(f"{self.source.path}: no row is left; left out were {self._losses()}")
 
-    def _losses(self) -> str:
-        return ", ".join(f"{number:,} {reason}" for reason, number in self.dropped.items())
-
-    def table(self, name: str) -> Interactions:
-        """The log without side information."""
-        options = self.options
-        self._drop_missing()
-        user, user_ids = columns.ids(self.columns["user"], options.missing == "keep")
-        item, item_ids = columns.ids(self.columns["item"], options.missing == "keep")
-        roles.refuse_hidden_label(self.source.path, user.values, item.values, self.others)
-        scale, label, count = (0.0, 1.0), np.ones(len(user.values), np.float32), None
-        self._said("user", user, f"{len(user_ids):,} ids, {user.said}")
-        self._said("item", item, f"{len(item_ids):,} ids, {item.said}")
-        if "label" in self.columns:
-            read = columns.labels(self.columns["label"], options.decimal)
-            label, scale = (
-                read.values,
-                options.scale or columns.scale_of(self.source.path, read.values),
-            )
-            self._said("label", read, f"{scale[0]:g}..{scale[1]:g}", read.said)
-        elif "count" in self.columns:
-            read = columns.counts(self.columns["count"], options.decimal)
-            count = read.values
-            self._said(
-                "count", read, f"events, {count.min():g} to {count.max():g} times", read.said
-            )
-        else:
-            scale = options.scale or scale
-            self.facts.append("no label: every row is an event")
-        time = None
-        if "time" in self.columns:
-            form = options.time_format or self.source.time_format
-            read = times.seconds(self.columns["time"], form)
-            time = read.values
-            ends = [str(np.datetime64(int(t), "s"))[:10] for t in (time.min(), time.max())]
-            self._said("time", read, f"{read.said}, {ends[0]} to {ends[1]}")
-        return Interactions(
-            name=name,
-            user=user.values,
-            item=item.values,
-            label=label,
-            time=time,
-            user_ids=user_ids,
-            item_ids=item_ids,
-            user_features=Features(),
-            item_features=Features(),
-            scale=scale,
-            count=count,
+def _read(
+    source: Source, places: dict[str, int], options: ReadOptions
+) -> tuple[dict[str, columns.Column], list[Any]]:
+    """The columns of each role, and those among which a label may hide."""
+    left = roles.left_over(source, places)
+    labeled = options.label is not None or {"label", "count"} & places.keys()
+    if labeled or options.columns is not None or source.roles:
+        left = []
+    found = source.read([*places.values(), *left])
+    by_role = {
+        role: columns.Column(source.path, role, found[place]) for role, place in places.items()
+    }
+    if not len(by_role["user"].values):
+        raise UserError(
+            f"{source.path}: no rows; give a log with at least one row below the header"
         )
+    return by_role, [found[place] for place in left]
 
-    def _drop_missing(self) -> None:
-        """Leaves rows without a value out, if the person said so."""
-        if self.options.missing != "drop":
-            return
-        absent = [columns.missing(column, False) for column in self.columns.values()]
-        keep = ~np.any(absent, axis=0)
-        self.drop("without a value", keep)
-        self.columns = {role: column.kept(keep) for role, column in self.columns.items()}
-        self.others = [other.filter(keep) for other in self.others]
 
-    def _said(self, role: str, read: columns.Read, *facts: str) -> None:
-        """Adds what was understood of a column."""
-        self.facts.append(
-            f"{role} = {self.name(role)} ({', '.join(fact for fact in facts if fact)})"
-        )
-        self.odd += read.odd
+def _drop(path: Path, reason: str, keep: np.ndarray, told: Told) -> None:
+    """Counts the rows that are left out.
 
-    def line(self, table: Interactions) -> str:
-        """What was understood, in one line."""
-        said = ", ".join(self.source.said)
-        parts = [f"{self.source.path.name}: {self.num_rows:,} rows read ({said})"]
-        parts += self.facts
-        if self.ignored:
-            names = [name or "a column without a name" for name in self.ignored]
-            parts.append(f"ignored {roles.shown(names)}")
-        if self.dropped:
-            parts.append(f"left out {self._losses()}")
-        odd = [*self.odd, *_repeats(table)]
-        parts += [f"note: {one}" for one in odd]
-        return " ".join("; ".join(parts).split())
+    Raises:
+      UserError: no row is left.
+    """
+    number = int((~keep).sum())
+    if number:
+        told.dropped[reason] = number
+    if number == len(keep):
+        raise UserError(f"{path}: no row is left; left out were {_losses(told)}")
+
+
+def _losses(told: Told) -> str:
+    return ", ".join(f"{number:,} {reason}" for reason, number in told.dropped.items())
+
+
+def _without_missing(
+    path: Path, found: dict[str, columns.Column], others: list[Any], told: Told
+) -> tuple[dict[str, columns.Column], list[Any]]:
+    """The columns without rows that lack a value."""
+    absent = [columns.missing(column, False) for column in found.values()]
+    keep = ~np.any(absent, axis=0)
+    _drop(path, "without a value", keep, told)
+    kept = {role: column.kept(keep) for role, column in found.items()}
+    return kept, [other.filter(keep) for other in others]
+
+
+def _table(
+    name: str,
+    found: dict[str, columns.Column],
+    others: list[Any],
+    options: ReadOptions,
+    time_format: str | None,
+    told: Told,
+) -> Interactions:
+    """The table of a log, without side information."""
+    user, user_ids = columns.ids(found["user"], options.missing == "keep")
+    item, item_ids = columns.ids(found["item"], options.missing == "keep")
+    path = found["user"].path
+    roles.refuse_hidden_label(path, user.values, item.values, others)
+    _say(told, found["user"], user, _many(len(user_ids), "id") + f", {user.said}")
+    _say(told, found["item"], item, _many(len(item_ids), "id") + f", {item.said}")
+    scale, label, count, time = (0.0, 1.0), np.ones(len(user.values), np.float32), None, None
+    if "label" in found:
+        read = columns.labels(found["label"], options.decimal)
+        label, scale = read.values, options.scale or columns.scale_of(path, read.values)
+        _say(told, found["label"], read, f"{scale[0]:g}..{scale[1]:g}", read.said)
+    elif "count" in found:
+        read = columns.counts(found["count"], options.decimal)
+        count = read.values
+        _say(told, found["count"], read, f"events, {count.min():g} to {count.max():g} times")
+    else:
+        scale = options.scale or scale
+        told.facts.append("no label: every row is an event")
+    if "time" in found:
+        read = times.seconds(found["time"], options.time_format or time_format)
+        time = read.values
+        ends = [str(np.datetime64(int(t), "s"))[:10] for t in (time.min(), time.max())]
+        _say(told, found["time"], read, f"{read.said}, {ends[0]} to {ends[1]}")
+    return Interactions(
+        name=name,
+        user=user.values,
+        item=item.values,
+        label=label,
+        time=time,
+        user_ids=user_ids,
+        item_ids=item_ids,
+        user_features=Features(),
+        item_features=Features(),
+        scale=scale,
+        count=count,
+    )
+
+
+def _say(told: Told, column: columns.Column, read: columns.Read, *facts: str) -> None:
+    """Adds what was understood of a column."""
+    said = ", ".join(fact for fact in facts if fact)
+    told.facts.append(f"{column.role} = {_plainly(column)} ({said})")
+    told.odd.extend(read.odd)
+
+
+def _plainly(column: columns.Column) -> str:
+    """The name of a column without RecBole's type."""
+    return column.values.name.split(":")[0]
+
+
+def _many(number: int, word: str) -> str:
+    """A number of things.
+
+    >>> _many(1, "row"), _many(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{number:,} {word}{'s' * (number != 1)}"
+
+
+def _line(
+    path: Path,
+    num_rows: int,
+    said: list[str],
+    ignored: list[str],
+    told: Told,
+    table: Interactions,
+) -> str:
+    """What was understood of a log, in one line."""
+    parts = [f"{path.name}: {_many(num_rows, 'row')} read ({', '.join(said)})", *told.facts]
+    if ignored:
+        names = [name or "a column without a name" for name in ignored]
+        parts.append(f"ignored {roles.shown(names)}")
+    if told.dropped:
+        parts.append(f"left out {_losses(told)}")
+    parts += [f"note: {one}" for one in [*told.odd, *_repeats(table)]]
+    return " ".join("; ".join(parts).split())
 
 
 def _repeats(table: Interactions) -> list[str]:
@@ -193,7 +228,8 @@ def _repeats(table: Interactions) -> list[str]:
     out = []
     repeated, tied = repeated_pairs(table), tied_rows(table)
     if repeated:
-        out.append(f"{repeated:,} rows repeat a pair of user and item")
+        verb = "repeats" if repeated == 1 else "repeat"
+        out.append(f"{_many(repeated, 'row')} {verb} a pair of user and item")
     if tied:
         out.append(
             f"{tied / len(table):.1%} of the rows share their time with another of their user"
@@ -201,19 +237,19 @@ def _repeats(table: Interactions) -> list[str]:
     return out
 
 
-def _selected(read: _Reading, table: Interactions, options: ReadOptions) -> Interactions:
+def _selected(path: Path, table: Interactions, options: ReadOptions, told: Told) -> Interactions:
     """The rows of a table that the person wants."""
     if table.count is not None:
         keep = table.count > 0
-        read.drop("with a count of 0", keep)
+        _drop(path, "with a count of 0", keep, told)
         table = _rows(table, keep)
     if options.last_only:
         keep = last_of_pairs(table)
-        read.drop("repeated before the last of their pair", keep)
+        _drop(path, "repeated before the last of their pair", keep, told)
         table = _rows(table, keep)
     if options.min_rows:
         keep = np.bincount(table.user, minlength=table.num_users)[table.user] >= options.min_rows
-        read.drop(f"of users with fewer than {options.min_rows}", keep)
+        _drop(path, f"of users with fewer than {options.min_rows}", keep, told)
         table = _rows(table, keep)
     return table
 
@@ -247,9 +283,14 @@ def last_of_pairs(table: Interactions) -> np.ndarray:
     return keep
 
 
-def _with_sides(read: _Reading, table: Interactions, options: ReadOptions) -> Interactions:
+def _with_sides(
+    path: Path,
+    table: Interactions,
+    found: dict[str, columns.Column],
+    options: ReadOptions,
+    told: Told,
+) -> Interactions:
     """The table with side information of both sides, where there is any."""
-    path = read.source.path
     atomic = raw.kind(path) == ".inter"
     changes: dict[str, Any] = {}
     for role, given, ids in (
@@ -258,13 +299,12 @@ def _with_sides(read: _Reading, table: Interactions, options: ReadOptions) -> In
     ):
         beside = side.beside(path, role) if atomic else None
         if given is None and beside is None:
-            if atomic:
-                read.facts.append(f"no .{role} file beside it")
+            told.facts.extend([f"no .{role} file beside it"] * atomic)
             continue
-        found = side.read(Path(given or beside or path), role, ids, read.name(role), options)
-        read.facts.append(found.said)
-        read.odd += found.odd
-        changes[f"{role}_features"] = found.features
+        one = side.read(Path(given or beside or path), role, ids, _plainly(found[role]), options)
+        told.facts.append(one.said)
+        told.odd.extend(one.odd)
+        changes[f"{role}_features"] = one.features
         if role == "item":
-            changes |= {"item_titles": found.titles, "item_year": found.year}
+            changes |= {"item_titles": one.titles, "item_year": one.year}
     return dataclasses.replace(table, **changes)

@@ -25,11 +25,13 @@ ITEM = (
     *("business_id", "track_id", "song_id", "article_id", "news_id", "game_id", "movie", "product"),
     *("anime_id", "video_id", "app_id", "venue_id", "place_id", "poi_id", "location_id", "sku"),
     *("recipe_id", "beer_id", "joke_id", "artist_id", "stock_code", "news", "song", "artist"),
+    *("track_name", "song_title", "artist_name", "movie_title", "book_title", "title"),
 )
 LABEL = (
     *("rating", "label", "score", "stars", "overall", "user_rating", "click", "ratings", "rate"),
     *("review_score", "review_rating", "preference", "like", "liked", "clicked", "is_click"),
-    *("recommend", "recommended", "is_recommended", "grade"),
+    *("recommend", "recommended", "is_recommended", "grade", "star_rating", "book_rating"),
+    *("movie_rating", "item_rating", "product_rating", "user_score"),
 )
 COUNT = (
     *("plays", "play_count", "count", "counts", "quantity", "qty", "listen_count", "listens"),
@@ -136,7 +138,8 @@ def _absent(source: Source, role: str) -> UserError:
             f"--user {sessions[0]} to take each session for a user"
         )
     return UserError(
-        f"{path}: no column of the {role} found; the columns are: {shown(names)}; say --{role} NAME"
+        f"{path}: no column of the {role} found; the columns are: {shown(names)}; say --{role} "
+        "NAME; without a header name the columns in their order, such as --columns user,item"
     )
 
 
@@ -158,12 +161,13 @@ def likely(cells: list[str]) -> list[str]:
     """
     out, left = ["_"] * len(cells), ["user", "item", "label"]
     for place, cell in enumerate(cells):
-        number = float(cell) if re.fullmatch(r"-?\d+(\.\d+)?", cell) else None
-        dated = re.match(r"\d{4}-\d\d?-\d\d?", cell) or (number or 0) >= 1e9
+        number = float(cell) if re.fullmatch(r"\d+(\.\d+)?", cell) else 0.0
+        dated = re.match(r"\d{4}-\d\d?-\d\d?|[A-Z][a-z]{2} [A-Z][a-z]{2} \d", cell)
+        dated = dated or 6e8 < number < 3e9 or 6e11 < number < 3e12
         if dated and place and "time" not in out:
             out[place] = "time"
         elif left == ["label"]:
-            if number is not None and 0.5 <= number <= 100:
+            if 0.5 <= number <= 10 and len(cell) <= 3:
                 out[place] = left.pop()
         elif left and "." not in cell:
             out[place] = left.pop(0)
@@ -207,6 +211,7 @@ def refuse_hidden_label(path: Path, user: np.ndarray, item: np.ndarray, others: 
     Raises:
       UserError: a column that looks like the label.
     """
+    alike = []
     for column in others:
         name = column.name
         if NOT_LABELS.search(plain(name)):
@@ -221,11 +226,13 @@ def refuse_hidden_label(path: Path, user: np.ndarray, item: np.ndarray, others: 
         kinds = numbers.n_unique()
         few = 2 <= kinds <= 101 and all(_differs_within(s, numbers) for s in (user, item))
         if named or few:
-            raise UserError(
-                f"{path}: no label was found, and the column {name!r} looks like one; say --label "
-                f"{name}, or --count {name} if it counts events, or --label none if every row is "
-                "an event"
-            )
+            alike.append(name)
+    if alike:
+        raise UserError(
+            f"{path}: no label was found, and a column looks like one ({shown(alike)}); say "
+            f"--label {alike[0]}, or --count {alike[0]} if it counts events, or --label none if "
+            "every row is an event"
+        )
 
 
 def _as_numbers(column: Any) -> Any | None:

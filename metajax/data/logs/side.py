@@ -90,24 +90,31 @@ def read(path: Path, role: str, ids: np.ndarray, id_name: str, options: ReadOpti
             f"{path}: none of the {len(ids):,} {role}s of the log is in it: the log writes "
             f"{str(ids[0])!r}, column {shown} here {str(known[0])!r}; write the ids one way"
         )
-    side = _Builder(path, rows, raw.kind(path) in raw.ATOMIC)
-    for one in range(len(names)):
-        if one != at:
-            side.add(names[one], frame[one])
+    texts = {one: frame[one] for one in range(len(names)) if one != at}
+    found = [_understood(path, names[one], column, rows) for one, column in texts.items()]
+    features = Features()
+    for one in found:
+        if one.values is not None:
+            features = features.with_column(one.name, one.values, one.size)
     share = matched / len(ids)
     said = f"{role}s {path.name}: {matched:,} of {len(ids):,} matched ({share:.1%}) by {shown}"
-    if side.said:
-        said += f", as {', '.join(side.said)}"
-    if side.ignored:
-        said += f"; ignored {', '.join(side.ignored)}"
-    odd = [f"only {share:.1%} of the {role}s are in {path.name}"] if share < 0.5 else []
-    return Side(side.features, side.titles, side.year, said, odd)
+    taken = ", ".join(one.said for one in found if one.said)
+    ignored = ", ".join(one.name or "a column without a name" for one in found if not one.said)
+    said += f", as {taken}" * bool(taken) + f", without {ignored}" * bool(ignored)
+    return Side(
+        features,
+        next((one.titles for one in found if one.titles is not None), None),
+        next((one.year for one in found if one.year is not None), None),
+        said,
+        [f"only {share:.1%} of the {role}s are in {path.name}"] if share < 0.5 else [],
+    )
 
 
 def _id_place(path: Path, role: str, names: list[str], id_name: str) -> int:
     """The place of the column of ids: called as in the log, or by a usual name."""
     by_name = {roles.plain(name): place for place, name in reversed(list(enumerate(names)))}
-    for name in (id_name, *roles.USUAL[role], "id"):
+    usual = [name for name in roles.USUAL[role] if roles.plain(name) not in TITLES]
+    for name in (id_name, *usual, "id"):
         if roles.plain(name) in by_name:
             return by_name[roles.plain(name)]
     raise UserError(
@@ -137,88 +144,102 @@ def _rows_of(
     return first
 
 
-class _Builder:
-    """Gathers the columns of a side table."""
+class Understood(NamedTuple):
+    """A column of a side table, by index of the log's ids; only what it is has a value.
 
-    def __init__(self, path: Path, rows: np.ndarray, atomic: bool):
-        self.path, self.rows, self.atomic = path, rows, atomic
-        self.features, self.titles, self.year = Features(), None, None
-        self.said: list[str] = []
-        self.ignored: list[str] = []
+    Attributes:
+      name: without type.
+      said: what it was taken for; "" if it was ignored.
+      values: (n, width) categories or numbers.
+      size: the number of categories, 0 for "absent" included.
+      titles: (n,) text.
+      year: (n,) int16.
+    """
 
-    def add(self, header: str, column: Any) -> None:
-        """Adds one column under the name of its header."""
-        name, kind = header, ""
-        if self.atomic:
-            name, _, kind = header.rpartition(":")
-            if kind not in TYPES or not name:
-                raise UserError(
-                    f"{self.path}: the column {name or kind!r} has no type; name columns as "
-                    f"name:type with a type of {', '.join(TYPES)}"
-                )
-        values = columns.trimmed(column).to_list()
-        plain = roles.plain(name)
-        if plain in TITLES and self.titles is None:
-            self._add_titles(name, ["" if value is None else str(value) for value in values])
-            return
-        if plain in YEARS and self.year is None:
-            years = [str(value).removesuffix(".0") for value in values]
-            known = [int(y) if re.fullmatch(r"[12]\d{3}", y) else 0 for y in years]
-            self.year = self._taken(np.array(known, np.int16))
-        kind = kind or _kind(column, values)
-        if kind.startswith("float"):
-            self._add_numbers(name, values)
-        elif kind:
-            self._add_categories(name, kind, values)
-        else:
-            self.ignored.append(name or "a column without a name")
+    name: str
+    said: str = ""
+    values: np.ndarray | None = None
+    size: int | None = None
+    titles: np.ndarray | None = None
+    year: np.ndarray | None = None
 
-    def _taken(self, values: np.ndarray) -> np.ndarray:
-        """Values of the table's rows, by index of the log's ids; 0 or "" where there is no row."""
-        out = values[np.maximum(self.rows, 0)]
-        out[self.rows < 0] = np.zeros((), values.dtype)
-        return out
 
-    def _add_titles(self, name: str, texts: list[str]) -> None:
-        parts = [split_year(text) for text in texts]
-        years = np.array([year for _, year in parts], np.int16)
-        self.said.append(f"{name} title")
-        if not self.atomic and self.year is None and (years > 0).mean() > 0.5:
-            self.year, texts = self._taken(years), [title for title, _ in parts]
-            self.said[-1] += " and year"
-        self.titles = self._taken(np.array(texts))
+def _understood(path: Path, header: str, column: Any, rows: np.ndarray) -> Understood:
+    """What a column of a side table is.
 
-    def _add_numbers(self, name: str, values: list[Any]) -> None:
-        """Numbers, several of them separated by spaces and padded with 0: (n, width) float32."""
-        texts = ["" if value is None else str(value) for value in values]
-        parts = [text.split() for text in texts]
-        width = max((len(row) for row in parts), default=0)
-        out = np.zeros((len(parts), max(width, 1)), np.float32)
-        for place, row in enumerate(parts):
-            try:
-                out[place, : len(row)] = [float(one) for one in row]
-            except ValueError as error:
-                raise UserError(
-                    f"{self.path}: row {place + 1}: the {name} {texts[place][:40]!r} is not a "
-                    "number"
-                ) from error
-        if not np.isfinite(out).all():
-            row = int(np.argmin(np.isfinite(out).all(axis=1)))
+    Args:
+      path: of the table, for messages.
+      header: the column's name, in an atomic file with its type.
+      column: its values, a polars.Series.
+      rows: (n,) the row of each id of the log, -1 where there is none.
+    """
+    name, kind = header, ""
+    atomic = raw.kind(path) in raw.ATOMIC
+    if atomic:
+        name, _, kind = header.rpartition(":")
+        if kind not in TYPES or not name:
             raise UserError(
-                f"{self.path}: row {row + 1}: the {name} holds a value that is not "
-                "finite; correct it"
+                f"{path}: the column {name or kind!r} has no type; name columns as name:type with "
+                f"a type of {', '.join(TYPES)}"
             )
-        self.features = self.features.with_column(name, self._taken(out))
-        self.said.append(f"{name} number")
+    values = columns.trimmed(column).to_list()
+    if roles.plain(name) in TITLES:
+        return _titles(name, ["" if one is None else str(one) for one in values], rows, not atomic)
+    values = [None if str(value).lower() in columns.NULLS else value for value in values]
+    year = None
+    if roles.plain(name) in YEARS:
+        known = [re.fullmatch(r"([12]\d{3})(\.0)?", str(value)) for value in values]
+        year = _taken(np.array([int(one[1]) if one else 0 for one in known], np.int16), rows)
+    kind = kind or _kind(column, values)
+    if not kind:
+        return Understood(name, "year" if year is not None else "", year=year)
+    if kind.startswith("float"):
+        return Understood(name, f"{name} number", _numbers(path, name, values, rows), year=year)
+    sign = {"token_seq": " ", "bars": "|"}.get(kind)
+    listed = [_listed(values[row] if row >= 0 else None, sign) for row in rows]
+    listed = [[one for one in row if one and one != "(no genres listed)"] for row in listed]
+    found = categories({name: listed})
+    size = found.sizes[name]
+    return Understood(name, f"{name} of {size - 1:,} values", found.columns[name], size, year=year)
 
-    def _add_categories(self, name: str, kind: str, values: list[Any]) -> None:
-        sign = {"token_seq": " ", "bars": "|"}.get(kind)
-        wanted = [values[row] if row >= 0 else None for row in self.rows]
-        names = [_listed(value, sign) for value in wanted]
-        names = [[one for one in row if one and one != "(no genres listed)"] for row in names]
-        one = categories({name: names})
-        self.features = self.features.with_column(name, one.columns[name], one.sizes[name])
-        self.said.append(f"{name} of {one.sizes[name] - 1:,} values")
+
+def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of the table's rows, by index of the log's ids; 0 or "" where there is no row."""
+    out = values[np.maximum(rows, 0)]
+    out[rows < 0] = np.zeros((), values.dtype)
+    return out
+
+
+def _titles(name: str, texts: list[str], rows: np.ndarray, split: bool) -> Understood:
+    """A column of titles; the years in brackets behind most of them are split off."""
+    parts = [split_year(text) for text in texts]
+    years = np.array([year for _, year in parts], np.int16)
+    if not split or (years > 0).mean() <= 0.5:
+        return Understood(name, f"{name} title", titles=_taken(np.array(texts), rows))
+    titles = _taken(np.array([title for title, _ in parts]), rows)
+    return Understood(name, f"{name} title and year", titles=titles, year=_taken(years, rows))
+
+
+def _numbers(path: Path, name: str, values: list[Any], rows: np.ndarray) -> np.ndarray:
+    """Numbers, several of them separated by spaces and padded with 0: (n, width) float32."""
+    texts = ["" if value is None else str(value) for value in values]
+    parts = [text.split() for text in texts]
+    width = max((len(row) for row in parts), default=0)
+    out = np.zeros((len(parts), max(width, 1)), np.float32)
+    for place, row in enumerate(parts):
+        try:
+            out[place, : len(row)] = [float(one) for one in row]
+        except ValueError as error:
+            raise UserError(
+                f"{path}: row {place + 1}: the {name} {texts[place][:40]!r} is not a number; "
+                "correct it"
+            ) from error
+    if not np.isfinite(out).all():
+        row = int(np.argmin(np.isfinite(out).all(axis=1)))
+        raise UserError(
+            f"{path}: row {row + 1}: the {name} holds a value that is not finite; correct it"
+        )
+    return _taken(out, rows)
 
 
 def _listed(value: Any, sign: str | None) -> list[str]:

@@ -146,12 +146,16 @@ def _json_list(polars: Any, path: Path, data: bytes) -> Any:
     return guarded(path, lambda: polars.DataFrame(rows, infer_schema_length=None))
 
 
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is not a number of JSON")
+
+
 def _bad_json(path: Path, data: bytes, error: Exception) -> UserError:
     """The error for the first bad line: a slow second look, only after a failure."""
     kinds: dict[str, tuple[int, str]] = {}
     for row, line in enumerate((line for line in io.BytesIO(data) if line.strip()), start=1):
         try:
-            value = json.loads(line)
+            value = json.loads(line, parse_constant=_no_number)
         except (ValueError, RecursionError) as bad:
             return UserError(
                 f"{path}: row {row} is not JSON ({one_line(bad)}); every row is an object on a "

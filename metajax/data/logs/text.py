@@ -22,6 +22,7 @@ SEPARATORS = {
     **dict.fromkeys(raw.ATOMIC, ("\t",)),
 }
 ANY = ("\t", "::", ",", ";", "|", " ")
+NEWLINE = b"\n"
 NAMED = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar", " ": "space", "::": "'::'"}
 
 
@@ -37,7 +38,14 @@ def from_text(path: Path, data: bytes, options: ReadOptions) -> Source:
     first = data[: data.index(b"\n")].decode() if data else ""
     if not first.strip():
         raise UserError(f"{path}: no rows; give a log with at least one row below the header")
-    separator = options.separator or _separator(path, first)
+    remarks = _remarks(data)
+    data = data[len(remarks) :]
+    first = data[: data.index(b"\n")].decode() if data else ""
+    said_so = re.fullmatch(r"sep=(.)", first.strip())  # a line that spreadsheets write
+    if said_so:
+        data = data[data.index(b"\n") + 1 :]
+        first = data[: data.index(b"\n")].decode() if data else ""
+    separator = options.separator or (said_so[1] if said_so else _separator(path, first))
     separator = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ","}.get(separator, separator)
     shown = NAMED.get(separator, repr(separator))
     if len(separator.encode()) > 1:
@@ -46,19 +54,34 @@ def from_text(path: Path, data: bytes, options: ReadOptions) -> Source:
     names, skip = _names(options, cells)
     said = [f"{shown}-separated" if len(cells) > 1 else "one column"]
     said += ["no header"] * (not skip)
+    said += [f"{remarks.count(NEWLINE):,} lines of remarks left out"] * bool(remarks)
     said += [f"{blank:,} blank lines left out"] * (blank > 0)
 
     def read(places: list[int]) -> dict[int, Any]:
         why = None
         if quoted:
             found = quotes.read(path, data, separator, names, skip, places, options.quote)
-            if isinstance(found, dict):
-                return _named(found, names)
+            if isinstance(found, quotes.Found):
+                said.extend([f"{found.blank:,} blank lines left out"] * (found.blank > 0))
+                return _named(found.columns, names)
             why = found
         return _named(plain(path, data, separator, names, skip, places, why), names)
 
     header = cells if skip and options.columns is None else None
     return Source(path, names, read, said, first=header)
+
+
+def _remarks(data: bytes) -> bytes:
+    """The lines at the start that begin with % or #, but for a header."""
+    end = 0
+    for line in re.findall(rb"\A(?:[%#][^\n]*\n)+", data)[:1]:
+        end = len(line)
+    lines = data[:end].splitlines(keepends=True)
+    if lines and lines[-1].startswith(b"#"):
+        _, header = "", lines[-1].decode().strip("# \n")
+        if _is_header([cell.strip() for cell in re.split(r"[,;|\t ]", header)]):
+            end -= len(lines[-1])
+    return data[:end]
 
 
 def _named(columns: dict[int, Any], names: list[str]) -> dict[int, Any]:
@@ -72,7 +95,7 @@ def _names(options: ReadOptions, cells: list[str]) -> tuple[list[str], int]:
         return names, int(options.header and _is_header(cells))
     if not options.header:
         return [str(place + 1) for place in range(len(cells))], 0
-    return cells, 1
+    return [cells[0].removeprefix("#").strip(), *cells[1:]], 1
 
 
 def _is_header(cells: list[str]) -> bool:
@@ -83,7 +106,7 @@ def _is_header(cells: list[str]) -> bool:
 
 def _separator(path: Path, first: str) -> str:
     """The most frequent separator of the first line, what stands in quotes left out."""
-    bare = re.sub(r'"[^"]*"', "", first)
+    bare = re.sub(r'"[^"]*"', "text", first)
     known = SEPARATORS.get(raw.kind(path), ANY)
     found = max((one for one in known if one != " "), key=bare.count)
     return " " if found not in bare and " " in known and " " in bare.strip() else found

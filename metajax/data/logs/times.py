@@ -26,7 +26,8 @@ OTHERS = (
     *("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%Y%m%dT%H%M%S%#z", "%Y%m%d%H%M%S"),
     *("%a, %d %b %Y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S %z", "%Y-%m-%d %I:%M:%S %p"),
 )
-LATEST = 4_102_444_800  # the first second of 2100
+EARLIEST = -2_208_988_800  # the first second of 1900
+LATEST = 4_102_444_800  # and that of 2100
 
 
 def seconds(column: Column, written: str | None = None) -> Read:
@@ -70,7 +71,9 @@ def _odd(out: np.ndarray, said: str) -> list[str]:
         odd.append(f"times in {said}, each read by its own size or form")
     if out.max() >= LATEST:
         odd.append("times after 2099: is their unit right?")
-    if out.min() < 100_000_000 and out.max() > 500_000_000:
+    if out.max() < 100_000_000:
+        odd.append("every time lies before 1974: is the unit right?")
+    elif out.min() < 100_000_000 and out.max() > 500_000_000:
         odd.append("times around 1970 beside later ones")
     return odd
 
@@ -100,13 +103,14 @@ def _as_dates(column: Column, numbers: np.ndarray) -> tuple[np.ndarray, str] | N
     """Seconds from numbers such as 20140407 or 20140407105109, if every one reads as a date."""
     polars = require_polars()
     for low, high, form in (
+        (1_900, 2_100, "%Y"),
         (19_000_101, 21_001_231, "%Y%m%d"),
         (19_000_101_000_000, 21_001_231_235_959, "%Y%m%d%H%M%S"),
     ):
         if ((numbers < low) | (numbers > high) | (numbers != np.floor(numbers))).any():
             continue
         text = polars.Series(numbers.astype(np.int64)).cast(polars.String)
-        parsed = _parsed(text + ("" if len(form) > 6 else "000000"), "%Y%m%d%H%M%S")
+        parsed = _parsed(text + "0101000000"[len(form) - 2 :], "%Y%m%d%H%M%S")
         if not parsed.null_count():
             return _epoch(parsed), f"numbers written {form}"
     return None
@@ -141,9 +145,20 @@ def _from_text(column: Column, written: str | None) -> tuple[np.ndarray, str]:
     out = np.zeros(len(values), np.int64)
     place = np.flatnonzero(~number.to_numpy())
     rows = place if column.rows is None else column.rows[place]
-    said = ["text"]
     texts = column._replace(values=values.filter(~number), rows=rows)
+    offset = texts.values.str.contains(r":.*(Z|z|UTC|GMT|[+-]\d\d:?\d\d)( \d{4})?$")
+    said = ["text"]
+    if offset.any() and not offset.all():
+        said = ["text with an offset", "text without one (UTC)"]
     out[place] = _epoch(_dates(texts))
+    if (out[place] < EARLIEST).any():
+        row = int(np.argmax(out[place] < EARLIEST))
+        raise texts.error(
+            row,
+            f"{texts.values[row][:40]!r} reads as a time before 1900",
+            "write years with four digits, or say how times are written, such as --time-format "
+            "'%d/%m/%y'",
+        )
     if number.any():
         at = np.flatnonzero(number.to_numpy())
         out[at], unit = _by_size(column, numbers.filter(number).to_numpy())

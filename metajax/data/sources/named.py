@@ -27,16 +27,19 @@ READERS: dict[str, Callable[[Path | str], Interactions]] = {
     "msweb": published.msweb,
 }
 
-DEFAULT_FOLDER = Path("../shared/data")
+DEFAULT_FOLDERS = (Path("data"), Path("../shared/data"))
 
 
 def data_folder(data_dir: Path | str | None = None) -> Path:
-    """The folder of data sets: ``data_dir``, else METAJAX_DATA, else ``../shared/data``.
+    """The folder of data sets: ``data_dir``, else METAJAX_DATA, else ``./data``.
+
+    Beside a checkout, ``../shared/data`` serves where there is no ``./data``.
 
     Raises:
       UserError: the folder is missing.
     """
-    folder = Path(data_dir or os.environ.get("METAJAX_DATA") or DEFAULT_FOLDER)
+    default = next((folder for folder in DEFAULT_FOLDERS if folder.is_dir()), DEFAULT_FOLDERS[0])
+    folder = Path(data_dir or os.environ.get("METAJAX_DATA") or default)
     if not folder.is_dir():
         raise UserError(
             f"no data folder {folder}; name the folder of your data sets with --data-dir or the "

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import precision
 from metajax.data.table import Features, Interactions, validate
 from metajax.types import Episode, Examples
 
@@ -95,6 +96,7 @@ class LatentUsers:
         mask = (jnp.arange(self.num_support) < shots).astype(label.dtype)
         return episode._replace(support=episode.support._replace(mask=mask))
 
+    @precision.highest
     def bayes(self, episode: Episode) -> jax.Array:
         """The Bayes-optimal query scores (Q,) given the support set, by the normal equations."""
         x_KxD, label, mask = episode.support

@@ -13,14 +13,13 @@ def modulated(
     embed: Model,
     encode: Model,
     decode: Model,
-    offset: Model,
     num_context: int,
     *,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
     """CMML: the mean code of the examples is a context that modulates the decoder; no inner steps.
 
-    ``score = offset(x) + decode(embed(x), context)``. Encoder and decoder read the same embedding;
+    ``score = decode(embed(x), context)``. Encoder and decoder read the same embedding;
     through the encoder no gradient reaches it, as published. The context of a task without examples
     is zero; adapting twice is adapting once on both sets together.
 
@@ -30,7 +29,6 @@ def modulated(
         instance `models.features.labeled_features`.
       decode: a model of features that is called with the profile ``(profile, context)``, for
         instance `models.modulated.film_mlp`, for which ``num_context`` must be E.
-      offset: a model of scores (N,) that all tasks share.
       num_context: length of the context.
       loss: the outer loss on the query set.
 
@@ -39,7 +37,7 @@ def modulated(
     """
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
-        key_embed, key_encode, key_decode, key_offset = jax.random.split(key, 4)
+        key_embed, key_encode, key_decode = jax.random.split(key, 3)
         profile, (inputs, label, _) = episode.profile, episode.support
         embedding = embed.init(key_embed, profile, inputs)
         x_NxE = embed.apply(embedding, profile, inputs)
@@ -47,7 +45,6 @@ def modulated(
             "embed": embedding,
             "encode": encode.init(key_encode, profile, (x_NxE, label)),
             "decode": decode.init(key_decode, (profile, jnp.zeros(num_context)), x_NxE),
-            "offset": offset.init(key_offset, profile, inputs),
         }
 
     def start(params: PyTree, profile: PyTree) -> State:
@@ -66,7 +63,6 @@ def modulated(
         profile = state.profile
         context = state.total / jnp.maximum(state.weight, 1.0)
         x_NxE = embed.apply(params["embed"], profile, inputs)
-        base = offset.apply(params["offset"], profile, inputs)
-        return base + decode.apply(params["decode"], (profile, context), x_NxE)
+        return decode.apply(params["decode"], (profile, context), x_NxE)
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

@@ -46,18 +46,16 @@ def by_sum(total: jax.Array, weight: jax.Array) -> jax.Array:
 
 def lwa(
     embed: Model,
-    offset: Model,
     num_features: int,
     *,
     threshold: float = 0.5,
     pool: Pool = by_mean,
     loss: losses.Loss = losses.log_loss,
 ) -> MetaLearner:
-    """Linear weight adaptation: ``score = offset(x) + b + embed(x)' (W_0 R_0 + W_1 R_1)``.
+    """Linear weight adaptation: ``score = b + embed(x)' (W_0 R_0 + W_1 R_1)``.
 
     Args:
       embed: a model whose ``apply`` gives features (N, ``num_features``).
-      offset: a model of scores (N,) that all tasks share; one that scores 0 for the paper's.
       num_features: D.
       threshold: labels above it are liked.
       pool: `by_mean` or `by_sum`.
@@ -77,12 +75,11 @@ def lwa(
         weights = jnp.einsum("cij,cj->i", params["weights"], classes_2xD)
         return params["bias"] + x_NxD @ weights
 
-    return _by_classes(embed, offset, num_features, parameters, score, threshold, pool, loss)
+    return _by_classes(embed, num_features, parameters, score, threshold, pool, loss)
 
 
 def nlba(
     embed: Model,
-    offset: Model,
     num_features: int,
     hidden: Sequence[int] = (64,),
     *,
@@ -116,12 +113,11 @@ def nlba(
             x_NxD = (jax.nn.relu(x_NxD) if i else x_NxD) @ layer["kernel"] + bias[None, :]
         return x_NxD[:, 0]
 
-    return _by_classes(embed, offset, num_features, parameters, score, threshold, pool, loss)
+    return _by_classes(embed, num_features, parameters, score, threshold, pool, loss)
 
 
 def _by_classes(
     embed: Model,
-    offset: Model,
     num_features: int,
     parameters: Callable[[jax.Array], PyTree],
     score: Callable[[PyTree, jax.Array, jax.Array], jax.Array],
@@ -132,11 +128,10 @@ def _by_classes(
     """A learner whose tasks differ by their class vectors alone."""
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
-        key_embed, key_offset, key_own = jax.random.split(key, 3)
+        key_embed, key_own = jax.random.split(key)
         profile, inputs = episode.profile, episode.support.inputs
         return {
             "embed": embed.init(key_embed, profile, inputs),
-            "offset": offset.init(key_offset, profile, inputs),
             **parameters(key_own),
         }
 
@@ -155,7 +150,6 @@ def _by_classes(
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         x_NxD = embed.apply(params["embed"], state.profile, inputs)
-        base = offset.apply(params["offset"], state.profile, inputs)
-        return base + score(params, x_NxD, pool(state.total, state.weight))
+        return score(params, x_NxD, pool(state.total, state.weight))
 
     return MetaLearner(init, start, adapt, predict, query_loss(start, adapt, predict, loss))

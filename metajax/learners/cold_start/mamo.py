@@ -28,23 +28,21 @@ from metajax.learners.gradient.maml import State, gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
-def _layered(body: Model, head: Model, offset: Model, num_features: int) -> Model:
-    """``offset(x) + head(mix body(x))``, the model whose matrix ``mix`` is a task's own."""
+def _layered(body: Model, head: Model, num_features: int) -> Model:
+    """``head(mix body(x))``, the model whose matrix ``mix`` is a task's own."""
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
-        key_body, key_head, key_offset = jax.random.split(key, 3)
+        key_body, key_head = jax.random.split(key)
         own = body.init(key_body, profile, inputs)
         return {
             "body": own,
             "mix": jnp.eye(num_features),
             "head": head.init(key_head, profile, body.apply(own, profile, inputs)),
-            "offset": offset.init(key_offset, profile, inputs),
         }
 
     def apply(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
         x_NxD = body.apply(params["body"], profile, inputs) @ params["mix"].T
-        base = offset.apply(params["offset"], profile, inputs)
-        return base + head.apply(params["head"], profile, x_NxD)
+        return head.apply(params["head"], profile, x_NxD)
 
     return Model(init, apply)
 
@@ -77,7 +75,6 @@ def written(weight: jax.Array, value: PyTree, memory: PyTree) -> jax.Array:
 def mamo(
     body: Model,
     head: Model,
-    offset: Model,
     describe: Model,
     inner: optim.Inner | optax.GradientTransformation,
     num_steps: int,
@@ -95,7 +92,6 @@ def mamo(
     Args:
       body: a model whose ``apply`` gives features (N, ``num_features``).
       head: a model of features (N, ``num_features``).
-      offset: a model of scores (N,) that does not adapt.
       describe: a model whose ``apply(params, profile, ())`` is p, of shape (``num_description``,).
       inner: the inner optimizer.
       num_steps: its steps in one call of ``adapt``.
@@ -106,7 +102,7 @@ def mamo(
       loss: (scores, label, mask) -> scalar.
     """
 
-    model, adapts = _layered(body, head, offset, num_features), _adapting(personal)
+    model, adapts = _layered(body, head, num_features), _adapting(personal)
     base = gradient(model, inner, num_steps, adapts=adapts, second_order=second_order, loss=loss)
     sizes = {"profile": num_description, "task": num_features}
     init = _initializer(base, describe, personal, num_memories, sizes)
@@ -238,8 +234,8 @@ def memory_optimizer(
 
     def label(path: tuple, leaf: jax.Array) -> str:
         del leaf
-        top, *rest = tree.path_name(path).split("/")
-        return rest[0] if top == "memory" else "rest"
+        _, memory, rest = f"/{tree.path_name(path)}".partition("/memory/")
+        return rest.split("/")[0] if memory else "rest"
 
     labels = lambda params: jax.tree_util.tree_map_with_path(label, params)
     writes: dict[str, optax.GradientTransformation] = {k: optax.sgd(r) for k, r in rates.items()}

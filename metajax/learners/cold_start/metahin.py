@@ -41,7 +41,6 @@ class Networks(NamedTuple):
     embed: Model
     reach: Model
     decide: Model
-    offset: Model
 
 
 class State(NamedTuple):
@@ -68,7 +67,6 @@ def metahin(
     embed: Model,
     reach: Model,
     decide: Model,
-    offset: Model,
     *,
     num_paths: int,
     num_code: int = 32,
@@ -86,7 +84,6 @@ def metahin(
         their number (N, P, D + 1), see `data.links.reached`.
       decide: a model of features (N, E), called with the profile ``(profile, x)``, for instance
         `models.features.conditioned_mlp`.
-      offset: a model of scores (N,) that does not adapt.
       num_paths: P.
       num_code: H, length of x.
       path_rate, task_rate: of the two gradient steps.
@@ -94,7 +91,7 @@ def metahin(
       second_order: whether the outer gradient sees the derivative of the inner gradients.
       loss: (scores, label, mask) -> scalar.
     """
-    nets = Networks(embed, reach, decide, offset)
+    nets = Networks(embed, reach, decide)
     slope = inner_gradient if second_order else constant_gradient
 
     def step_of(rate: float) -> Step:
@@ -111,8 +108,8 @@ def metahin(
 
     def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
         user, decision = fused(params, state)
-        x_NxE, base = _features(nets, params, state, inputs)
-        return base + decide.apply(decision, (state.profile, user), x_NxE)
+        x_NxE = embed.apply(params["embed"], state.profile, inputs)
+        return decide.apply(decision, (state.profile, user), x_NxE)
 
     init = _initializer(nets, num_code)
     adapt = _adaptation(nets, loss, step_of(path_rate), step_of(task_rate))
@@ -124,7 +121,7 @@ def _initializer(nets: Networks, num_code: int) -> Callable[[jax.Array, Episode]
     """`MetaLearner.init` of MetaHIN."""
 
     def init(key: jax.Array, episode: Episode) -> Params:
-        key_embed, key_reach, key_decide, key_offset, key_a, key_g = jax.random.split(key, 6)
+        key_embed, key_reach, key_decide, key_a, key_g = jax.random.split(key, 5)
         profile, inputs = episode.profile, episode.support.inputs
         embedding = nets.embed.init(key_embed, profile, inputs)
         way = nets.reach.init(key_reach, profile, inputs)
@@ -135,7 +132,6 @@ def _initializer(nets: Networks, num_code: int) -> Callable[[jax.Array, Episode]
             "embed": embedding,
             "reach": way,
             "decide": decision,
-            "offset": nets.offset.init(key_offset, profile, inputs),
             "aggregate": linear_layer(key_a, dim, num_code),
             "gate": linear_layer(key_g, num_code, tree.size(decision)),
         }
@@ -149,15 +145,16 @@ def _adaptation(
     """`MetaLearner.adapt` of MetaHIN, given the steps on aggregator and decision weights."""
 
     def fit(decision: PyTree, user: jax.Array, rows: tuple) -> jax.Array:
-        profile, x_NxE, base, label, mask = rows
-        return loss(base + nets.decide.apply(decision, (profile, user), x_NxE), label, mask)
+        profile, x_NxE, label, mask = rows
+        return loss(nets.decide.apply(decision, (profile, user), x_NxE), label, mask)
 
     def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
         del key
         inputs, label, mask = examples
         total, _ = real_sum(nets.reach.apply(params["reach"], state.profile, inputs), mask)
         state = state._replace(total=state.total + total)
-        rows = (state.profile, *_features(nets, params, state, inputs), label, mask)
+        x_NxE = nets.embed.apply(params["embed"], state.profile, inputs)
+        rows = (state.profile, x_NxE, label, mask)
 
         def along(aggregate: PyTree, moved: PyTree, mean: jax.Array):
             of_path = lambda a, given: fit(given[0], code(a, given[1]), given[2])
@@ -178,14 +175,6 @@ def _adaptation(
         )
 
     return adapt
-
-
-def _features(
-    nets: Networks, params: Params, state: State, inputs: PyTree
-) -> tuple[jax.Array, jax.Array]:
-    """The features (N, E) and the offset (N,) of inputs."""
-    x_NxE = nets.embed.apply(params["embed"], state.profile, inputs)
-    return x_NxE, nets.offset.apply(params["offset"], state.profile, inputs)
 
 
 def means(state: State) -> jax.Array:

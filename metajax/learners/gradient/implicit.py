@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.scipy as jsp
 import optax
 
-from metajax import losses, tree
+from metajax import losses, precision, tree
 from metajax.learners.gradient.maml import FAST, State
 from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
@@ -44,6 +44,7 @@ def minimizer(
         fast = minimum(anchor, shared, task)
         return fast, (fast, anchor, shared, task)
 
+    @precision.highest
     def backward(residual: tuple, cotangent: PyTree):
         fast, anchor, shared, task = residual
         along = lambda x: slope(x, anchor, shared, task)

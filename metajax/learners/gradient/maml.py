@@ -75,6 +75,10 @@ def gradient(
     after one ``adapt`` on the support set; its gradient runs through the inner steps, or takes them
     for constants if not ``second_order``.
 
+    The derivative of an inner step is defined for reverse mode only (`curvature.inner_gradient`):
+    ``jax.grad`` and ``jax.vjp`` of what comes out of ``adapt`` work; ``jax.jvp``, ``jax.jacfwd``
+    and ``jax.hessian`` raise a TypeError, unless ``second_order`` is off.
+
     Args:
       model: the model; its parameters and the inner rates form ``{"model": ..., "rates": ...}``.
       inner: an optax transformation, or an `optim.Inner` whose rates are learned.

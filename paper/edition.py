@@ -37,7 +37,7 @@ class Method(NamedTuple):
     @property
     def name(self) -> str:
         """Its name without the number of the arm."""
-        return self.arm.partition(" ")[2]
+        return records.label(self.arm)
 
 
 class Against(NamedTuple):
@@ -73,6 +73,11 @@ class Results:
         """The record whose baselines stand in the tables."""
         return next(iter(self.ratings.values()))
 
+    @property
+    def base_split(self) -> records.Split:
+        """The split of the base."""
+        return self.base.split or records.Split("none")
+
     def everything(self) -> dict[str, records.Record]:
         """All records, by name."""
         return self.ratings | self.sinusoid | self.omniglot | self.unlabeled | self.tables
@@ -80,15 +85,14 @@ class Results:
     @property
     def scenarios(self) -> list[str]:
         """The test scenarios, in the order of the tables."""
-        return [s for s in SCENARIOS if s in self.base.facts["split"]["tasks"]]
+        return [s for s in SCENARIOS if s in self.base.tasks]
 
     def methods(self) -> list[Method]:
         """The meta-learners of all records; one that two records share stands once."""
         found = {
             arm: Method(name, arm)
             for name, record in self.ratings.items()
-            for arm in record.facts["arms"]
-            if arm.startswith("A6 ")
+            for arm in record.names(records.METHOD)
         }
         return list(found.values())
 
@@ -133,12 +137,13 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     Raises:
       UserError: a required record is missing, or two are of different data or splits.
     """
-    files = {p.stem: p for p in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])}
+    folders = [folder, *sorted(p for p in folder.glob("*") if p.is_dir())]
+    files = {p.stem: p for place in folders for p in records.files(place)}
 
     def one(name: str) -> records.Record:
         if name not in files:
             raise UserError(
-                f"the paper needs the record {name}.json and {folder} has none; run its experiment "
+                f"the paper needs the record {name} and {folder} has none; run its experiment "
                 "with --publish, or remove it from paper/editions.toml"
             )
         return records.read(files[name])
@@ -149,9 +154,9 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     names = [first, *required, *(n for n in files if n.endswith(ending))]
     found = {name: one(name) for name in dict.fromkeys(names)}
     ratings = {n: r for n, r in found.items() if n in required or _is_rating(r)}
-    splits = {r.facts["split"]["checksum"] for r in ratings.values()}
-    if len(splits) > 1:
-        told = ", ".join(f"{n}: {r.facts['split']['checksum']}" for n, r in ratings.items())
+    splits = {name: r.split.checksum for name, r in ratings.items() if r.split}
+    if len(set(splits.values())) > 1:
+        told = ", ".join(f"{name}: {checksum}" for name, checksum in splits.items())
         raise UserError(f"the records are of different splits ({told}); run them on one")
     wanted = [n for n in files if any(fnmatch.fnmatch(n, pattern) for pattern in edition.optional)]
     extra = {name: one(name) for name in wanted}
@@ -168,6 +173,4 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
 
 def _is_rating(record: records.Record) -> bool:
     """Whether a record is a table of rating arms with the baselines."""
-    facts = record.facts
-    tasks = facts.get("split", {}).get("tasks", {}) if isinstance(facts.get("split"), dict) else {}
-    return "user_cold" in tasks and "A2 fold-in" in facts.get("arms", [])
+    return "user_cold" in record.tasks and "A2 fold-in" in record.names()

@@ -1,0 +1,80 @@
+"""What a number can depend on besides its configuration: versions, device, flags, commit."""
+
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+
+import jax
+
+from metajax.results.schema import Environment
+from metajax.types import UserError
+
+PACKAGES = ("metajax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy")
+ROOT = pathlib.Path(__file__).resolve().parent
+PAGES = (":(top,exclude)paper/results", ":(top,exclude)docs", ":(top,exclude)*.md")
+"""Changes that alter no result: other records, and pages written from records."""
+
+
+def environment() -> Environment:
+    """The environment of this process, now."""
+    device = jax.devices()[0]
+    return Environment(
+        date=now(),
+        command=" ".join(["python -m", _module_name(), *sys.argv[1:]]),
+        commit=_git("rev-parse", "HEAD"),
+        uncommitted_changes=bool(_git("status", "--porcelain", "--", ":/", *PAGES)),
+        python=platform.python_version(),
+        packages={name: version(name) for name in PACKAGES},
+        device=f"{device.platform}:{device.device_kind}",
+        num_devices=jax.device_count(),
+        num_cpus=os.cpu_count(),
+        xla_flags=os.environ.get("XLA_FLAGS", ""),
+        x64=bool(jax.config.read("jax_enable_x64")),
+    )
+
+
+def version(package: str) -> str:
+    """The version of an installed package, "unknown" if it is not installed as one.
+
+    >>> version("no-such-package")
+    'unknown'
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def require_clean(where: Environment) -> None:
+    """Refuses to publish what no commit can reproduce.
+
+    Raises:
+      UserError: the code has changes that are not committed.
+    """
+    if where.uncommitted_changes:
+        raise UserError(
+            "--publish stores records of committed code only, and this checkout has uncommitted "
+            "changes (git status); commit them and run again, or leave --publish out"
+        )
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return ""  # git is not installed
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _module_name() -> str:
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec else pathlib.Path(sys.argv[0]).name

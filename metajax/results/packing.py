@@ -1,0 +1,188 @@
+"""Packs arrays of per-task scores into few bytes, exactly, with what the standard library has.
+
+Rows of the same tasks resemble each other: another arm, another seed, another condition. A row is
+written as its differences from the most similar of the rows before it, as whole numbers: multiples
+of 2^-b where all its values are such, else the bits of the floats in their order. The bytes of the
+differences go to one stream per significance, and each stream through LZMA.
+
+`rounded` makes all values multiples of 2^-b, with the sum of every row kept.
+"""
+
+import itertools
+import lzma
+import struct
+from collections.abc import Sequence
+
+import numpy as np
+
+FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 24}
+NEAR = 48
+"""How many rows back the most similar one is looked for."""
+MOST_BITS = 20
+"""Values that are no multiples of 2^-20 are packed as floats."""
+FLOAT = 255
+"""What stands in place of the number of bits where a row is packed as floats."""
+
+
+def rounded(scores: np.ndarray, bits: int) -> np.ndarray:
+    """Scores (S, T) as multiples of 2^-bits, the sum of each row kept to half of that.
+
+    As many values are rounded up as it takes, those with the largest remainders (the method of
+    Hamilton), so that means over tasks stay what they were: they move by 2^-bits / (2 T) at most,
+    and no value by more than 2^-bits. Values that are not finite stay as they are.
+
+    >>> rounded(np.array([[0.3, 0.3, 0.4]]), 1)
+    array([[0. , 0.5, 0.5]], dtype=float32)
+    """
+    scaled = np.asarray(scores, np.float64) * 2.0**bits
+    finite = np.isfinite(scaled)
+    floor = np.floor(np.where(finite, scaled, 0.0))
+    rest = np.where(finite, scaled - floor, -1.0)
+    ups = np.round(np.where(finite, rest, 0.0).sum(axis=1)).astype(int)
+    places = np.argsort(-rest, axis=1, kind="stable")
+    for row, count in enumerate(ups):
+        floor[row, places[row, :count]] += 1
+    return np.where(finite, floor * 2.0**-bits, scores).astype(np.float32)
+
+
+def bits_of(scores: np.ndarray) -> int:
+    """The least b for which all finite values are multiples of 2^-b; `FLOAT` above `MOST_BITS`."""
+    values = np.unique(scores[np.isfinite(scores)]).astype(np.float64)
+    if values.size and np.abs(values).max() >= 2.0**30:
+        return FLOAT
+    for bits in range(MOST_BITS + 1):
+        scaled = values * 2.0**bits
+        if np.array_equal(scaled, np.round(scaled)):
+            return bits
+    return FLOAT
+
+
+class _Rows:
+    """The rows of equal length that were packed last, the latest first."""
+
+    def __init__(self):
+        self.kept: dict[tuple[int, bool], list[tuple[int, np.ndarray]]] = {}
+
+    def guesses(self, width: int, bits: int) -> list[np.ndarray]:
+        """Rows in multiples of 2^-bits; zeros first."""
+        kept = self.kept.get((width, bits == FLOAT), [])
+        shifted = lambda b, row: row << (bits - b) if bits >= b else row >> (b - bits)
+        return [np.zeros(width, np.int64), *(shifted(*one) for one in kept)]
+
+    def keep(self, row: np.ndarray, bits: int) -> None:
+        kept = self.kept.setdefault((len(row), bits == FLOAT), [])
+        kept.insert(0, (bits, row))
+        del kept[NEAR:]
+
+
+def pack(arrays: Sequence[np.ndarray]) -> bytes:
+    """The bytes of float32 arrays, each (S, T)."""
+    bits = [bits_of(a) for a in arrays]
+    about: list[tuple[int, int, int]] = []
+    planes: list[list[bytes]] = [[] for _ in range(5)]
+    odd = []
+    rows = _Rows()
+    for b, row in ((b, row) for b, a in zip(bits, arrays, strict=True) for row in a):
+        odd.append(_odd(row))
+        finite = np.isfinite(row)
+        whole = _whole(row, b)
+        guesses = np.stack(rows.guesses(len(row), b))
+        gaps = np.where(finite, whole - guesses, 0)
+        best = int(np.log1p(np.abs(gaps, dtype=np.float32)).sum(axis=1).argmin())
+        base = int(np.median(gaps[best][finite])) if finite.any() else 0
+        guess = guesses[best] + base
+        whole = np.where(finite, whole, guess)
+        depth = _put(planes, whole - guess)
+        about.append((best, depth, base))
+        rows.keep(whole, b)
+    shapes = [np.array([a.shape[k] for a in arrays], np.int64).tobytes() for k in (0, 1)]
+    columns = np.array(about, np.int64).reshape(-1, 3).T
+    odd = np.concatenate(odd).tobytes() if odd else b""
+    streams = (b"".join(plane) for plane in planes)
+    return _join([*shapes, bytes(bits), *(c.tobytes() for c in columns), odd, *streams])
+
+
+def unpack(data: bytes) -> list[np.ndarray]:
+    """The arrays that `pack` made the bytes of.
+
+    Raises:
+      ValueError: the bytes are not from `pack`.
+    """
+    counts, widths, bits, references, depths, bases, odd, *planes = _split(data)
+    whole_of = lambda part: np.frombuffer(part, np.int64).tolist()
+    about = zip(*map(whole_of, (references, depths, bases)), strict=True)
+    odds, place = np.frombuffer(odd, np.uint8), 0
+    streams = [np.frombuffer(plane, np.uint8) for plane in planes]
+    places = [0] * len(streams)
+    rows, arrays = _Rows(), []
+    for count, width, b in zip(whole_of(counts), whole_of(widths), bits, strict=True):
+        array = np.empty((count, width), np.float32)
+        for i in range(count):
+            best, depth, base = next(about)
+            whole = rows.guesses(width, b)[best] + base + _take(streams, places, depth, width)
+            rows.keep(whole, b)
+            array[i] = _float(whole, b, odds[place : place + width])
+            place += width
+        arrays.append(array)
+    return arrays
+
+
+def _odd(row: np.ndarray) -> np.ndarray:
+    """1 for NaN, 2 and 3 for the infinities, 4 for -0, else 0."""
+    zero = (row == 0) & np.signbit(row)
+    return np.select([np.isnan(row), row == np.inf, row == -np.inf, zero], [1, 2, 3, 4], 0).astype(
+        np.uint8
+    )
+
+
+def _whole(row: np.ndarray, bits: int) -> np.ndarray:
+    """A row as whole numbers (int64) in the order of its values; anything where not finite."""
+    row = np.where(np.isfinite(row), row, 0).astype(np.float32)
+    if bits != FLOAT:
+        return (row.astype(np.float64) * 2.0**bits).astype(np.int64)
+    pattern = row.view(np.int32).astype(np.int64)
+    return np.where(pattern < 0, -(pattern & 0x7FFFFFFF), pattern)
+
+
+def _float(whole: np.ndarray, bits: int, odd: np.ndarray) -> np.ndarray:
+    """The inverse of `_whole` and `_odd`."""
+    if bits != FLOAT:
+        row = (whole * 2.0**-bits).astype(np.float32)
+    else:
+        pattern = np.where(whole < 0, -whole | 0x80000000, whole).astype(np.uint32)
+        row = pattern.view(np.float32)
+    return np.select([odd == k for k in (1, 2, 3, 4)], [np.nan, np.inf, -np.inf, -0.0], row)
+
+
+def _put(planes: list[list[bytes]], gaps: np.ndarray) -> int:
+    """Appends the bytes of differences to the streams; returns how many bytes each has."""
+    folded = np.where(gaps < 0, -2 * gaps - 1, 2 * gaps)
+    depth = (int(folded.max(initial=0)).bit_length() + 7) // 8
+    for k in range(depth):
+        planes[k].append((folded >> (8 * k) & 255).astype(np.uint8).tobytes())
+    return depth
+
+
+def _take(streams: list[np.ndarray], places: list[int], depth: int, width: int) -> np.ndarray:
+    """The next differences of the streams, of so many bytes each."""
+    folded = np.zeros(width, np.int64)
+    for k in range(depth):
+        folded |= streams[k][places[k] : places[k] + width].astype(np.int64) << (8 * k)
+        places[k] += width
+    return np.where(folded & 1, -(folded >> 1) - 1, folded >> 1)
+
+
+def _join(parts: Sequence[bytes]) -> bytes:
+    packed = [lzma.compress(part, lzma.FORMAT_RAW, filters=[FILTER]) for part in parts]
+    return struct.pack(f"<{1 + len(packed)}I", len(packed), *map(len, packed)) + b"".join(packed)
+
+
+def _split(data: bytes) -> list[bytes]:
+    try:
+        (count,) = struct.unpack_from("<I", data)
+        sizes = struct.unpack_from(f"<{count}I", data, 4)
+        ends = np.cumsum([4 + 4 * count, *sizes]).tolist()
+        part = lambda a, b: lzma.decompress(data[a:b], lzma.FORMAT_RAW, filters=[FILTER])
+        return [part(a, b) for a, b in itertools.pairwise(ends)]
+    except (lzma.LZMAError, struct.error) as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,210 @@
+"""The options that experiments share, as dataclasses to compose, and the ranges that options have.
+
+An experiment's configuration is a frozen dataclass. What many experiments need stands in parts of
+its own (`Output`, `Data`, `SplitOptions`, `Training`), which are its fields; on the command line
+every setting is a plain option, whichever part it stands in:
+
+    @dataclasses.dataclass(frozen=True)
+    class Config:
+        output: Output = Output()
+        training: Training = Training(num_steps=1_500)
+        inner_rate: float = 0.1
+        inner_steps: Positive = 5
+
+A number must be finite and not negative. A type with a `Range`, such as `Positive`, says more.
+"""
+
+import dataclasses
+import math
+import pathlib
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from metajax.types import UserError
+
+Preset = Literal["quick", "paper", "gpu"]
+"""Sizes of a run: minutes on two cores; as the stored records; large batches, full schedules."""
+Presets = Mapping[Preset, Mapping[str, Any]]
+"""Preset -> setting -> value. ``paper`` names nothing: declared defaults are those of records."""
+
+
+class Range(NamedTuple):
+    """The values that an option may have: from ``low`` to ``high``, both included."""
+
+    low: float = 0
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return (
+            f"{self.low:g} or more" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
+        )
+
+
+Positive = Annotated[int, Range(1)]
+"""A number of steps, users, layers ...: 1 or more."""
+Share = Annotated[float, Range(0, 1)]
+"""A part of a whole, or a probability."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """Where results go, and whether stored ones are shown instead."""
+
+    out: pathlib.Path | None = None
+    """Folder for record and plots; else a folder of the experiment's own in ./out."""
+    publish: bool = False
+    """Store the record among the published ones too."""
+    from_records: bool = False
+    """Print the table of the stored record, without running anything."""
+
+    def folder(self, name: str) -> pathlib.Path:
+        """The folder ``--out``, else ``out/name``."""
+        return self.out or pathlib.Path("out") / name
+
+
+@dataclasses.dataclass(frozen=True)
+class Output(Stored):
+    """`Stored`, and the size of the run, of an experiment that has presets."""
+
+    preset: Preset = "paper"
+    """Size of the run: quick is minutes on two cores; other options override it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """Which interactions are read, and from where."""
+
+    dataset: str = "ml-1m"
+    """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+
+    PRESETS: ClassVar[Presets] = {"quick": {"dataset": "synthetic"}}
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitOptions:
+    """Who is seen in meta-training, and who is tested."""
+
+    split_seed: int = 0
+    """Seed of the split: meta-validation users, query rows, states where none are published."""
+    redraw: bool = False
+    """Draw the cold users and items anew even where a published split exists."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How every trained arm of a rating experiment is trained."""
+
+    seeds: Positive = 3
+    """Number of training seeds; they train side by side in one program."""
+    seeds_at_once: int = 0
+    """How many of them do, where memory is short; 0 is all."""
+    num_steps: Positive = 2000
+    """Outer steps of every trained arm."""
+    num_tasks: Positive = 32
+    """Tasks per outer step."""
+    num_support: Annotated[int, Range(1, 2000)] = 64
+    """Support ratings of a training task, at most."""
+    fresh: bool = False
+    """Start anew, instead of going on from the checkpoints of the same run in the folder."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"seeds": 2, "num_steps": 200, "num_tasks": 16},
+        "gpu": {"seeds": 5, "num_steps": 10_000, "num_tasks": 256},
+    }
+
+
+def leaves(config: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Name, type and value of every setting, those of parts in the place of the part."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from leaves(value)
+        else:
+            yield field.name, hints[field.name], value
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """Setting -> value of a configuration and all its parts, as records hold it.
+
+    Raises:
+      ValueError: two parts have a setting of the same name.
+    """
+    settings = [(name, value) for name, _, value in leaves(config)]
+    if len({name for name, _ in settings}) < len(settings):
+        raise ValueError(f"{type(config).__name__}: two parts have a setting of the same name")
+    return dict(settings)
+
+
+def check(config: Any) -> Any:
+    """The configuration itself, if every number in it is one that makes sense.
+
+    Raises:
+      UserError: an option is outside its range; the first one is named.
+    """
+    for name, kind, value in leaves(config):
+        allowed = _range_of(kind)
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                continue
+            if not (math.isfinite(number) and allowed.low <= number <= allowed.high):
+                option = f"--{name.replace('_', '-')}"
+                raise UserError(f"{option} must be {allowed}, and it is {number:g}")
+    return config
+
+
+def _range_of(kind: Any) -> Range:
+    """The range in a type, such as ``tuple[Positive, ...]``; without one, 0 or more."""
+    for extra in getattr(kind, "__metadata__", ()):
+        if isinstance(extra, Range):
+            return extra
+    inner = [_range_of(part) for part in typing.get_args(kind)]
+    return next((found for found in inner if found != Range()), Range())
+
+
+def with_preset(config: Any, name: Preset) -> Any:
+    """The configuration with the settings of a preset.
+
+    They stand in the table ``PRESETS`` of a dataclass, itself a `Presets`; what the table of the
+    whole says goes before what its parts say. What no table names stays as declared.
+    """
+    changes = _of_preset(config, name)
+    known = {key for key, _, _ in leaves(config)}
+    if "preset" in known:
+        changes["preset"] = name
+    return replace(config, **{key: value for key, value in changes.items() if key in known})
+
+
+def _of_preset(config: Any, name: Preset) -> dict[str, Any]:
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if dataclasses.is_dataclass(part) and not isinstance(part, type):
+            changes |= _of_preset(part, name)
+    return changes | dict(getattr(config, "PRESETS", {}).get(name, {}))
+
+
+def replace(config: Any, **changes: Any) -> Any:
+    """The configuration with settings changed, whichever part they stand in.
+
+    >>> replace(Training(), seeds=5).seeds
+    5
+
+    Raises:
+      KeyError: it has no such setting.
+    """
+    own: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        part = getattr(config, field.name)
+        if field.name in changes:
+            own[field.name] = changes.pop(field.name)
+        elif dataclasses.is_dataclass(part) and not isinstance(part, type):
+            mine = {name for name, _, _ in leaves(part)} & changes.keys()
+            if mine:
+                own[field.name] = replace(part, **{name: changes.pop(name) for name in mine})
+    if changes:
+        raise KeyError(f"{type(config).__name__} has no setting {', '.join(changes)}")
+    return dataclasses.replace(config, **own)

@@ -1,0 +1,1 @@
+"""The paper, built from stored records alone: `python -m paper.build`."""

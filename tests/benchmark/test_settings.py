@@ -1,0 +1,193 @@
+"""Options: composed of parts, in their ranges, and named in messages as they are parsed."""
+
+import ast
+import dataclasses
+import importlib
+import math
+import pathlib
+import re
+
+import jax
+import pytest
+
+from experiments import HERE, find, with_config
+from experiments.methods import maml, ridge_head
+from metajax import places, settings
+from metajax.benchmark import command
+from metajax.results import compare
+from metajax.settings import Data, Output, Positive, Share
+from metajax.types import UserError
+
+OPTION = r"(?<![\w-])--[a-z][\w.-]*\b"
+LIBRARY = {"bert": "text_cold", "plots": "compare"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of nothing."""
+
+    output: Output = Output()
+    data: Data = Data(dataset="ml-100k")
+    rates: tuple[float, ...] = (0.1,)
+    widths: tuple[Positive, ...] = (8,)
+    share: Share = 0.5
+    steps: Positive | None = None
+
+    PRESETS = {"quick": {"steps": 3, "dataset": "ml-1m"}, "gpu": {"widths": (64,)}}  # noqa: RUF012
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--seeds", "0"),
+        ("--num-steps", "0"),
+        ("--num-tasks", "0"),
+        ("--hidden", "64", "-4"),
+        ("--inner-steps", "-1"),
+        ("--num-support", "-3"),
+        ("--num-support", "5000"),
+        ("--inner-rate", "-1"),
+        ("--inner-rate", "nan"),
+        ("--outer-rate", "inf"),
+        ("--split-seed", "-1"),
+        ("--seeds-at-once", "-2"),
+    ],
+)
+def test_a_senseless_value_is_one_line_before_anything_is_read(options, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["maml", *options])
+    reached = []
+
+    def main(config):
+        reached.append(config)
+
+    with pytest.raises(SystemExit) as stop:
+        command.cli(main, maml.Config)
+    said = stop.value.code
+    assert isinstance(said, str) and "\n" not in said and not reached
+    assert f"{options[0]} must be" in said and f"{float(options[-1]):g}" in said
+
+
+def test_ranges_by_hand():
+    for options, told in (
+        (["--share", "1.5"], "--share must be 0 to 1, and it is 1.5"),
+        (["--widths", "3", "0"], "--widths must be 1 or more, and it is 0"),
+        (["--steps", "0"], "--steps must be 1 or more, and it is 0"),
+        (["--rates", "0.1", "-0.1"], "--rates must be 0 or more, and it is -0.1"),
+    ):
+        with pytest.raises(UserError, match=re.escape(told)):
+            command.parse(Config, options)
+    fine = command.parse(Config, ["--share", "1", "--widths", "1", "--rates", "0"])
+    assert (fine.share, fine.widths, fine.rates, fine.steps) == (1.0, (1,), (0.0,), None)
+
+
+def test_what_the_whole_presets_goes_before_what_its_parts_do():
+    quick = command.parse(Config, ["--preset", "quick"])
+    assert (quick.data.dataset, quick.steps, quick.output.preset) == ("ml-1m", 3, "quick")
+    assert command.parse(Config, ["--preset", "gpu"]).data.dataset == "ml-100k"
+    mine = command.parse(Config, ["--preset", "quick", "--dataset", "synthetic"])
+    assert mine.data.dataset == "synthetic"
+
+
+def test_settings_are_flat_and_replaced_wherever_they_stand():
+    config = maml.Config()
+    told = settings.flat(config)
+    assert told["seeds"] == 3 and told["inner_rate"] == 0.1 and "training" not in told
+    other = settings.replace(config, seeds=7, hidden=(8,), num_steps=5)
+    assert (other.training.num_steps, other.training.seeds, other.hidden) == (5, 7, (8,))
+    assert settings.replace(config, seeds=7, inner_rate=1.0).training.seeds == 7
+    with pytest.raises(KeyError, match="nothing"):
+        settings.replace(config, nothing=1)
+
+
+def test_two_parts_may_not_share_a_name():
+    @dataclasses.dataclass(frozen=True)
+    class Twice:
+        data: Data = Data()
+        dataset: str = "other"
+
+    with pytest.raises(ValueError, match="same name"):
+        settings.flat(Twice())
+
+
+def test_every_declared_default_is_in_its_range():
+    assert settings.check(ridge_head.Config()) == ridge_head.Config()
+    with pytest.raises(UserError, match="--penalty"):
+        settings.check(ridge_head.Config(penalty=math.nan))
+
+
+def options_in_messages() -> list[tuple[str, str]]:
+    """(command, option) of every ``--option`` in the text of a `UserError`.
+
+    The command is the one that the text says to run, else that of the file; a file of the library
+    speaks to whoever trains a rating experiment.
+    """
+    found = set()
+    for top in (HERE, HERE.parent / "metajax"):
+        for path in sorted(top.rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
+                    text = " ".join(n.value for n in ast.walk(node) if _is_text(n))
+                    named = re.search(r"-m experiments (\w+)", text)
+                    command = named[1] if named else command_of(path)
+                    found |= {(command, option) for option in re.findall(OPTION, text)}
+    return sorted(found)
+
+
+def command_of(path: pathlib.Path) -> str:
+    """The command that a file is, or is a part of."""
+    rest = path.relative_to(HERE.parent).with_suffix("").parts
+    if rest[0] == "metajax":
+        return LIBRARY.get(path.stem, "maml")
+    return next(name for name in rest[2:] if find(name))
+
+
+def _is_text(node: ast.AST) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+@pytest.mark.parametrize(("name", "option"), options_in_messages())
+def test_an_option_that_a_message_names_is_one(name, option, capsys):
+    config = compare.Compare
+    if name != "compare":
+        config = importlib.import_module(with_config(f"experiments.{find(name)}")).Config
+    with pytest.raises(SystemExit):
+        command.parse(config, ["--help"])
+    said = capsys.readouterr().out
+    assert re.search(rf"(?<![\w-]){option}(?![\w-])", said), option
+
+
+def test_messages_are_read_where_there_are_some():
+    assert {("maml", "--split-seed"), ("tables", "--folds")} <= set(options_in_messages())
+
+
+def test_compiled_programs_go_where_the_user_says_and_else_to_the_user_cache(monkeypatch, tmp_path):
+    name = "jax_compilation_cache_dir"
+    before = getattr(jax.config, name)
+    monkeypatch.setattr("sys.argv", ["maml", "--seeds", "1"])
+    try:
+        jax.config.update(name, "/chosen/by/the/user")
+        command.cli(lambda config: None, maml.Config)
+        assert getattr(jax.config, name) == "/chosen/by/the/user"
+        jax.config.update(name, None)
+        monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
+        command.cli(lambda config: None, maml.Config)
+        assert getattr(jax.config, name) == str(tmp_path / "home" / "jax")
+        jax.config.update(name, None)
+        (tmp_path / "file").touch()
+        monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "file"))
+        command.cli(lambda config: None, maml.Config)
+        assert getattr(jax.config, name) is None, "where nothing can be written, nothing is kept"
+    finally:
+        jax.config.update(name, before)
+
+
+def test_the_places_follow_the_custom_of_the_system(monkeypatch):
+    monkeypatch.delenv("METAJAX_HOME", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/c")
+    monkeypatch.setenv("XDG_STATE_HOME", "/s")
+    assert (str(places.cache()), str(places.state())) == ("/c/metajax", "/s/metajax")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/me")
+    assert str(places.cache()) == "/me/.cache/metajax"
+    monkeypatch.setenv("METAJAX_HOME", "/all")
+    assert str(places.cache()) == str(places.state()) == "/all"
