@@ -17,6 +17,7 @@ import tyro
 
 from metajax import places, settings
 from metajax.settings import Preset
+from metajax.training import devices
 from metajax.types import UserError
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -47,7 +48,9 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     _keep_programs()
     try:
         with _signals():
-            main(parse(config, None, _by_field(sys.modules[main.__module__].__doc__ or "")))
+            found = parse(config, None, _by_field(sys.modules[main.__module__].__doc__ or ""))
+            devices.make_available(settings.flat(found).get("devices", 1))
+            main(found)
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader, such as head, has seen enough
