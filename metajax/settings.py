@@ -107,6 +107,8 @@ class Training:
     """Tasks per outer step."""
     num_support: Annotated[int, Range(1, 2000)] = 64
     """Support ratings of a training task, at most."""
+    devices: Positive = 1
+    """Devices that the tasks of an outer step are dealt to."""
     fresh: bool = False
     """Start anew, instead of going on from the checkpoints of the same run in the folder."""
 

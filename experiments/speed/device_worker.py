@@ -69,9 +69,9 @@ def jax_way(job: Job) -> Built:
             program = ours.plain(job.name, job.num_steps, job.second, kind, **sized)
         else:
             program = ours.library(job.name, job.num_steps, job.second, how, **sized)
-        traced = program.run.trace(program.state, program.data)
+        lowered = program.run.lower(program.state, program.data)
         began = time.perf_counter()
-        compiled = traced.lower().compile()
+        compiled = lowered.compile()
     took = time.perf_counter() - began
     state = [program.state]
 
@@ -82,13 +82,14 @@ def jax_way(job: Job) -> Built:
 
     chunks = max(1, job.tasks // (how.chunk_size or job.tasks))
     shares = ours.branch_shares(how, problems.make(job.name, job.tasks))
+    operations = flops.matrix_flops(program.run, program.state, program.data, branches=shares)
     costs = compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs or {}
     planned = compiled.memory_analysis()
     facts = {
         "outer": program.num_outer,
         "compile_seconds": took,
-        "flops": flops.traced_flops(traced.jaxpr.jaxpr, shares) / program.num_outer,
+        "flops": operations / program.num_outer,
         "bytes": costs.get("bytes accessed", 0.0) * chunks,  # it counts the body of a loop once
         "temporary_mb": planned.temp_size_in_bytes / 1e6 if planned else None,
     }

@@ -33,7 +33,7 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
     import jax
     import jax.numpy as jnp
 
-    from metajax.profiling import flops
+    from metajax.profiling.flops import matrix_flops
     from metajax.training import devices
 
     from . import ours, problems
@@ -60,7 +60,7 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
     product = jax.jit(lambda x: x @ x).lower(square).compile()
     problem = problems.make(name)
     shares = ours.branch_shares(how(name), problem) if variant == "metajax" else None
-    operations = flops.matrix_flops(compiled.as_text(), shares)
+    operations = matrix_flops(program.run, program.state, program.data, branches=shares)
     facts: dict[str, Any] = {
         "outer": program.num_outer,
         "temporary_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,

@@ -24,6 +24,7 @@ from metajax.models import towers
 from metajax.results import records
 from metajax.settings import Training
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
@@ -102,7 +103,7 @@ def trial(
       watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
     """
     fitted = loop.fit(
-        loop.recipe(learner, tx),
+        on_devices(training.devices, loop.recipe(learner, tx)),
         sampler(problem, training),
         problem.train,
         jax.random.split(jax.random.key(1), training.seeds),
@@ -140,7 +141,7 @@ def trained_arm(
             journal.opened(folder, title) as keep,
         ):
             fitted = loop.fit(
-                loop.recipe(learner, tx),
+                on_devices(training.devices, loop.recipe(learner, tx)),
                 sample,
                 problem.train,
                 group,
@@ -164,7 +165,7 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     if len(parts) == 1:
         return parts[0]
     joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
-    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:-1]]
+    first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:4]]
     return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
 
 

@@ -22,6 +22,7 @@ from metajax.benchmark.baselines import (
     baselines,
     fold_in_learner,
     gradients,
+    state_bytes,
     trained_arm,
 )
 from metajax.benchmark.command import cli
@@ -213,13 +214,21 @@ def judged(
     opened = time.perf_counter()
     scores, shots = judge(arms, problem, ticket, metrics)
     spent = {"test": time.perf_counter() - opened, "total": time.perf_counter() - began}
-    took = gradients(arms, config.training)
+    took, profile = gradients(arms, config.training), problem.example.profile
     times = len(problem.opened)
     return records.made(
         name,
         config,
         [
-            records.Arm(arm, t.role, t.settings, t.seconds, took[arm], history=t.history)
+            records.Arm(
+                arm,
+                t.role,
+                t.settings,
+                t.seconds,
+                took[arm],
+                state_bytes(t.learner, jax.tree.map(lambda x: x[0], t.params), profile),
+                t.history,
+            )
             for arm, t in arms.items()
         ],
         scores,

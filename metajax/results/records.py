@@ -95,7 +95,10 @@ __all__ = [
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
 """Where published records are."""
 SUFFIX = ".record"
-PLACES = ("preset", "seeds_at_once", "out", "data_dir", "fresh", "publish", "from_records")
+PLACES = (
+    *("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish"),
+    "from_records",
+)
 """Settings that change no result but for its last bits."""
 
 

@@ -14,6 +14,7 @@ from experiments import HERE, find, with_config
 from experiments.methods import maml, ridge_head
 from metajax import places, settings
 from metajax.benchmark import command
+from metajax.data.logs.options import ReadOptions
 from metajax.results import compare
 from metajax.settings import Data, Output, Positive, Share
 from metajax.types import UserError
@@ -136,6 +137,8 @@ def options_in_messages() -> list[tuple[str, str]]:
 def command_of(path: pathlib.Path) -> str:
     """The command that a file is, or is a part of."""
     rest = path.relative_to(HERE.parent).with_suffix("").parts
+    if rest[:3] == ("metajax", "data", "logs"):
+        return "logs"
     if rest[0] == "metajax":
         return LIBRARY.get(path.stem, "maml")
     return next(name for name in rest[2:] if find(name))
@@ -147,8 +150,8 @@ def _is_text(node: ast.AST) -> bool:
 
 @pytest.mark.parametrize(("name", "option"), options_in_messages())
 def test_an_option_that_a_message_names_is_one(name, option, capsys):
-    config = compare.Compare
-    if name != "compare":
+    config = {"compare": compare.Compare, "logs": ReadOptions}.get(name)
+    if config is None:
         config = importlib.import_module(with_config(f"experiments.{find(name)}")).Config
     with pytest.raises(SystemExit):
         command.parse(config, ["--help"])
