@@ -25,7 +25,7 @@ part() {
   local name=$1 most=$2 start=$SECONDS
   shift 2
   echo "== $name, for $most s at most"
-  timeout --kill-after=5 "$most" "$@" > "$work/$name.log" 2>&1
+  timeout --kill-after=10 "$most" "$@" > "$work/$name.log" 2>&1
   echo "$name: exit $? after $((SECONDS - start)) s (124: stopped at its time)" | tee -a "$out/summary.txt"
 }
 
@@ -60,7 +60,7 @@ nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader >>
 part benchmark $((total * 2 / 5 + 20)) "$python" -m experiments benchmark --device gpu --peers --quick --minutes "$(awk "BEGIN {print $total * 2 / 5 / 60}")" --out "$work/speed"
 cp "$work/speed/speed-card.record" "$out/" 2>/dev/null
 
-rest=$(($(left) - 25))
+rest=$(($(left) - 30))
 [ -d "$data/omniglot" ] && omniglot "$rest" &
 [ -d "$data/ml-1m" ] && ml_1m "$rest" &
 precision "$rest" &

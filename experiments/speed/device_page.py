@@ -30,7 +30,7 @@ float32 weights, accumulation and scores on all sides. *of matmul* is the rate o
 products against one of 8192 x 8192 in that precision; *of copy* is the rate of the bytes that the
 compiler counts as accessed (what stays in cache included, so that it can be above 1) against a copy
 of 2 GB, counted as read and written; both measured in the same run. The loop over tasks is timed on
-32 of them.
+8 of them.
 """
 
 

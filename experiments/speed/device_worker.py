@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-LOOP_TASKS = 32
+LOOP_TASKS = 8
 """Tasks that the loop over tasks is timed on; its time is proportional to their number."""
 SIDE, COPIED = 8192, 2**29
 """Side of the matrix product and numbers of the copy that tell what the card reaches."""
