@@ -49,7 +49,10 @@ LABEL_WORDS = {
     *("preference", "voted", "feedback", "thumb", "opinion", "play", "listen", "watch", "watched"),
     *("purchase", "purchased", "bought", "clicked", "count", "quantity", "reaction"),
 }
-NOT_LABELS = re.compile(r"id$|^$|^_+$|^index$|^unnamed|^row|number$")
+NOT_LABELS = re.compile(
+    r"id$|^$|^_+$|index|^unnamed|^row|number$|price|hour|minute|day$|week|month|year|position|rank|"
+    r"page|zip|^lat|^lon|^age$"
+)
 SAMPLE = 10_000  # rows by which a column that was left over is judged
 
 
