@@ -14,19 +14,13 @@ Koren, "Revisiting the performance of iALS on item recommendation benchmarks", R
 """
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from metajax.data.split import Split, Tasks
-from metajax.data.table import Interactions
-from metajax.evaluation import metrics
 from metajax.types import UserError
 
 Sparse = Any  # scipy.sparse comes without types
@@ -34,16 +28,6 @@ Scorer = Callable[[Sparse], np.ndarray]
 """Histories (T, I) of ones -> scores (T, I) of all items, the histories' own included."""
 Fit = Callable[..., Scorer]
 """(interactions (U, I) of ones, settings by name) -> scorer."""
-
-
-def interactions_of(table: Interactions, rows: np.ndarray, threshold: float = 0.0) -> Sparse:
-    """Who met what (U, I), as ones, in the given rows with a label above the threshold."""
-    rows = rows[table.label[rows] > threshold]
-    ones = np.ones(len(rows), np.float32)
-    shape = (table.num_users, table.num_items)
-    met = sp.csr_matrix((ones, (table.user[rows], table.item[rows])), shape=shape)
-    met.data[:] = 1.0  # people may meet an item again
-    return met
 
 
 def popularity(met: Sparse) -> Scorer:
@@ -145,14 +129,12 @@ def ials(
       num_sweeps: alternations.
       seed: of the first item vectors.
     """
-    num_users, num_items = met.shape
-    items = np.random.default_rng(seed).normal(size=(num_items, dim)) * 0.1 / math.sqrt(dim)
+    items = np.random.default_rng(seed).normal(size=(met.shape[1], dim)) * 0.1 / math.sqrt(dim)
     solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
     by_item = sp.csr_matrix(met.T)
     for _ in range(num_sweeps):
         users = solve(met, items)
         items = solve(by_item, users)
-    del num_users
     return lambda histories: (solve(histories, items) @ items.T).astype(np.float32)
 
 
@@ -197,129 +179,18 @@ def with_content(scorer: Scorer, content: Sparse, known: np.ndarray, neighbors: 
     return score
 
 
-class Lists(NamedTuple):
-    """Users to rank a catalogue for.
-
-    Attributes:
-      history: (T, I) ones, what each has met.
-      relevant: (T, I) ones, what each will meet.
-      candidates: (I,) whether an item may be listed.
-    """
-
-    history: Sparse
-    relevant: Sparse
-    candidates: np.ndarray
-
-
-def lists_of(
-    tasks: Tasks, split: Split, num_items: int, shots: int, candidates: np.ndarray, threshold=0.0
-) -> Lists:
-    """Tasks as lists: the first ``shots`` liked support rows are the history, the query is to come.
-
-    Args:
-      candidates: (C,) the items that may be listed.
-      threshold: rows with labels above it count, in the history and as relevant.
-    """
-    task = np.repeat(np.arange(tasks.num_tasks), tasks.length)
-    place = np.arange(len(task)) - np.repeat(tasks.start, tasks.length)
-    is_query = place >= (tasks.length - split.query_size(tasks))[task]
-    liked = tasks.label > threshold
-    given = liked & ~is_query
-    before = np.cumsum(given) - given  # given rows of all tasks so far
-    nth = before - before[tasks.start][task]
-    allowed = np.zeros(num_items, bool)
-    allowed[candidates] = True
-    shape = (tasks.num_tasks, num_items)
-
-    def ones(rows: np.ndarray) -> Sparse:
-        found = sp.csr_matrix(
-            (np.ones(rows.sum(), np.float32), (task[rows], tasks.other[rows])), shape=shape
-        )
-        found.data[:] = 1.0
-        return found
-
-    return Lists(ones(given & (nth < shots)), ones(liked & is_query), allowed)
-
-
-def ranked(scorer: Scorer, lists: Lists, key: jax.Array, block: int = 256) -> dict[str, np.ndarray]:
-    """Per-task ``ndcg@10`` and ``recall@20`` (T,) of ranking all candidates but the history's.
-
-    Ties are broken at random. A task without a relevant candidate is NaN.
-    """
-    num_tasks = lists.history.shape[0]
-
-    @jax.jit
-    def judge(score, label, mask, keys):
-        ten = jax.vmap(functools.partial(metrics.ndcg, k=10))(score, label, mask, keys)
-        twenty = jax.vmap(functools.partial(metrics.recall, k=20))(score, label, mask, keys)
-        return {"ndcg@10": ten, "recall@20": twenty}
-
-    parts = []
-    for first in range(0, num_tasks, block):
-        rows = np.arange(first, first + block) % num_tasks  # the last block wraps around
-        history = lists.history[rows]
-        seen = np.asarray(history.todense()) > 0
-        label = np.asarray(lists.relevant[rows].todense(), np.float32)
-        mask = (lists.candidates[None, :] & ~seen).astype(np.float32)
-        keys = jax.random.split(jax.random.fold_in(key, first), block)
-        parts.append(judge(jnp.asarray(scorer(history), jnp.float32), label, mask, keys))
-    joined = {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
-    return {name: values[:num_tasks] for name, values in joined.items()}
-
-
 Grid = Mapping[str, tuple[float, ...]]
-RANKERS: dict[str, tuple[Fit, Grid]] = {
-    "R0 popularity": (popularity, {}),
-    "R1 item-kNN": (item_knn, {"neighbors": (50, 200, 1000), "shrink": (0.0, 20.0, 100.0)}),
-    "R2 EASE": (ease, {"penalty": (30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)}),
-    "R3 SLIM": (slim, {"alpha": (1e-4, 3e-4, 1e-3), "l1_share": (0.1, 0.5)}),
+RANKERS: dict[str, tuple[Fit, tuple[Grid, ...]]] = {
+    "R0 popularity": (popularity, ({},)),
+    "R1 item-kNN": (item_knn, ({"neighbors": (20, 50, 200, 1000), "shrink": (0.0, 20.0, 100.0)},)),
+    "R2 EASE": (ease, ({"penalty": (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)},)),
+    "R3 SLIM": (slim, ({"alpha": (1e-5, 1e-4, 1e-3), "l1_share": (0.1, 0.5)},)),
     "R4 iALS": (
         ials,
-        {
-            "dim": (32, 64, 128),
-            "unobserved": (0.01, 0.03, 0.1, 0.3),
-            "penalty": (0.001, 0.003, 0.01, 0.03),
-        },
+        (
+            {"unobserved": (0.01, 0.03, 0.1, 0.3, 1.0), "penalty": (0.001, 0.003, 0.01, 0.03)},
+            {"dim": (16, 32, 64, 128)},
+        ),
     ),
 }
-"""Arm -> how it is fitted, and the grid that is searched on meta-validation."""
-
-
-class Ranker(NamedTuple):
-    """A fitted arm.
-
-    Attributes:
-      score: histories -> scores.
-      settings: what was chosen, ``valid`` and ``trials`` among it.
-    """
-
-    score: Scorer
-    settings: dict[str, Any]
-
-
-def tuned(
-    fit: Fit,
-    grid: Grid,
-    met: Sparse,
-    valid: list[Lists],
-    wrap: Callable[[Scorer], Scorer] = lambda scorer: scorer,
-) -> Ranker:
-    """The arm with the settings of greatest nDCG@10 on meta-validation, mean over its lists.
-
-    Args:
-      grid: setting -> values; all combinations are tried.
-      valid: lists of validation users, e.g. at several numbers of shots.
-      wrap: around every scorer, such as `with_content`.
-    """
-    best: Ranker | None = None
-    combinations = list(itertools.product(*grid.values()))
-    for values in combinations:
-        settings = dict(zip(grid, values, strict=True))
-        scorer = wrap(fit(met, **settings))
-        found = [np.nanmean(ranked(scorer, x, jax.random.key(0))["ndcg@10"]) for x in valid]
-        score = float(np.mean(found))
-        if best is None or score > best.settings["valid"]:
-            told = {**settings, "valid": score, "trials": len(combinations)}
-            best = Ranker(scorer, told)
-    assert best is not None
-    return best
+"""Arm -> how it is fitted, and the grids that are searched one after the other."""

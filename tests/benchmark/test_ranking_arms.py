@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from metajax.benchmark import ranking_arms
+from metajax.benchmark import ranking, ranking_arms
 from metajax.data import split
 from metajax.data.worlds import latent
 
@@ -128,32 +128,55 @@ def test_lists_and_their_metrics_by_pencil():
         label=np.array([1.0, 0, 1, 1, 1, 1, 1, 0]),
     )
     made = split.Split("", 0, np.zeros(0, int), tasks, {}, {}, num_query=2)
-    lists = ranking_arms.lists_of(tasks, made, 6, 1, np.arange(6))
+    lists = ranking.lists_of(tasks, made, 6, 1, np.arange(6))
     np.testing.assert_array_equal(lists.history.toarray().nonzero(), [[0, 1], [3, 2]])
     np.testing.assert_array_equal(lists.relevant.toarray().nonzero(), [[0, 0, 1], [0, 2, 5]])
-    both = ranking_arms.lists_of(tasks, made, 6, 2, np.arange(6))
+    both = ranking.lists_of(tasks, made, 6, 2, np.arange(6))
     np.testing.assert_array_equal(both.history.toarray()[0], [0, 0, 0, 1, 1, 0])
     by_number = lambda histories: np.tile(np.arange(6.0), (histories.shape[0], 1))
-    found = ranking_arms.ranked(by_number, lists, jax.random.key(0))
+    found = ranking.ranked(by_number, lists, jax.random.key(0))
     # task 0 lists 5 4 2 1 0: hits at 3 and 5 of 5; task 1 lists 5 first.
     ideal = 1 + 1 / np.log2(3)
     expected = [(1 / np.log2(4) + 1 / np.log2(6)) / ideal, 1.0]
     np.testing.assert_allclose(found["ndcg@10"], expected, rtol=1e-6)
     np.testing.assert_allclose(found["recall@20"], [1, 1])
     cold = lists._replace(candidates=np.array([True, True, False, True, True, True]))
-    only = ranking_arms.ranked(by_number, cold, jax.random.key(0))
+    only = ranking.ranked(by_number, cold, jax.random.key(0))
     np.testing.assert_allclose(only["ndcg@10"][0], 1 / np.log2(5), rtol=1e-6)
 
 
 def test_the_arms_beat_popularity_and_are_chosen_on_validation():
     table = latent.rating_log(num_users=220, num_items=80)
     parts = split.user_disjoint(table, shares=(0.2, 0.2), min_rows=20)
-    met = ranking_arms.interactions_of(table, parts.train_rows, threshold=3.0)
+    met = ranking.interactions_of(table, parts.train_rows, threshold=3.0)
     known = np.flatnonzero(np.asarray(met.sum(axis=0)).ravel())
     (tasks,) = parts.valid.values()
-    lists = [ranking_arms.lists_of(tasks, parts, 80, 10, known, threshold=3.0)]
-    base = ranking_arms.tuned(ranking_arms.popularity, {}, met, lists)
+    lists = [ranking.lists_of(tasks, parts, 80, 10, known, threshold=3.0)]
+    base = ranking.tuned(ranking_arms.popularity, [{}], met, lists)
     grid = {"penalty": (1.0, 30.0, 1e6)}
-    chosen = ranking_arms.tuned(ranking_arms.ease, grid, met, lists)
+    chosen = ranking.tuned(ranking_arms.ease, [grid, {"penalty": (3.0,)}], met, lists)
     assert chosen.settings["valid"] > base.settings["valid"] + 0.01
-    assert chosen.settings["penalty"] == 30.0 and chosen.settings["trials"] == 3
+    assert chosen.settings["penalty"] == 30.0 and chosen.settings["trials"] == 4
+
+
+def test_users_and_items_of_a_ranking_are_new():
+    table = latent.rating_log(num_users=220, num_items=80)
+    made = ranking.ranking_of(table, shots=(1, 5), threshold=3.0, users=0.2)
+    seen = np.asarray(made.met.sum(axis=1)).ravel() > 0
+    every = {}
+    for phase, scenarios in (("valid", made.valid), ("test", made.test)):
+        known, new = scenarios["user_cold"], scenarios["item_cold"]
+        for shots in (1, 5):
+            lists = known[shots]
+            assert (np.asarray(lists.history.sum(axis=1)).ravel() <= shots).all()
+            assert lists.history.multiply(lists.relevant).nnz == 0
+            assert (lists.relevant.toarray().sum(0) > 0)[~made.known].sum() == 0
+            np.testing.assert_array_equal(lists.history.toarray(), new[shots].history.toarray())
+        assert (known[1].history.toarray() <= known[5].history.toarray()).all()
+        np.testing.assert_array_equal(known[1].relevant.toarray(), known[5].relevant.toarray())
+        candidates = new[1].candidates
+        assert not (candidates & made.known).any() and new[1].relevant.nnz > 0
+        assert not (new[1].relevant.toarray().sum(0) > 0)[~candidates].any()
+        every[phase] = candidates
+    assert not (every["valid"] & every["test"]).any()
+    assert seen.sum() < 0.65 * table.num_users

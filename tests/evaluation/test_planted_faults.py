@@ -17,7 +17,7 @@ import optax
 import pytest
 
 from metajax import settings
-from metajax.benchmark import baselines, boosting, problem, ranking_arms, stacking
+from metajax.benchmark import baselines, boosting, problem, ranking, ranking_arms, stacking
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.data.worlds import latent
@@ -54,12 +54,12 @@ def columns(log, made) -> dict[str, Any]:
     }
 
 
-def ranking(log, made) -> dict[str, Any]:
+def ranked(log, made) -> dict[str, Any]:
     """What arms that rank are fitted on, and their settings."""
-    met = ranking_arms.interactions_of(log, made.train_rows, 3.0)
+    met = ranking.interactions_of(log, made.train_rows, 3.0)
     known = np.flatnonzero(np.asarray(met.sum(axis=0)).ravel())
-    lists = ranking_arms.lists_of(made.valid["user_cold"], made, log.num_items, 5, known, 3.0)
-    chosen = ranking_arms.tuned(ranking_arms.ease, {"penalty": (3.0, 30.0)}, met, [lists])
+    lists = ranking.lists_of(made.valid["user_cold"], made, log.num_items, 5, known, 3.0)
+    chosen = ranking.tuned(ranking_arms.ease, [{"penalty": (3.0, 30.0)}], met, [lists])
     return {"met": met.toarray(), "settings": chosen.settings, "scores": chosen.score(met[:5])}
 
 
@@ -175,7 +175,7 @@ def predictions_are_blind() -> None:
 
 GUARDS: dict[str, Callable[[], None]] = {
     "columns are blind to test rows": blind(columns),
-    "ranking arms are blind to test rows": blind(ranking),
+    "ranking arms are blind to test rows": blind(ranked),
     "tuning is blind to test rows": blind(tuning),
     "training is blind to test rows": blind(training),
     "boosting is blind to test rows": blind(boosted),
@@ -416,9 +416,9 @@ def _with_predict(make: Callable, predict: Callable) -> Callable:
 
 
 def met_in_all_rows(patch) -> None:
-    honest = ranking_arms.interactions_of
+    honest = ranking.interactions_of
     patch.setattr(
-        ranking_arms,
+        ranking,
         "interactions_of",
         lambda log, rows, *rest: honest(log, np.arange(len(log)), *rest),
     )
@@ -426,22 +426,22 @@ def met_in_all_rows(patch) -> None:
 
 def negatives_from_test_positives(patch) -> None:
     """Pairs that will not be met are known as such: all others count half."""
-    honest = ranking_arms.interactions_of
+    honest = ranking.interactions_of
 
     def leaky(log, rows, *rest):
         future = honest(log, np.arange(len(log)), *rest)
         return honest(log, rows, *rest) + 0.5 * future
 
-    patch.setattr(ranking_arms, "interactions_of", leaky)
+    patch.setattr(ranking, "interactions_of", leaky)
 
 
 def penalty_by_test(patch) -> None:
-    honest = ranking_arms.lists_of
+    honest = ranking.lists_of
 
     def leaky(tasks, made, *rest):
         return honest(made.test.get("user_cold", tasks), made, *rest)
 
-    patch.setattr(ranking_arms, "lists_of", leaky)
+    patch.setattr(ranking, "lists_of", leaky)
 
 
 FAULTS: dict[str, tuple[Callable, str]] = {
