@@ -12,7 +12,7 @@ from learner_rows import BATCH, Row, World
 
 from metajax import losses
 from metajax.evaluation import check
-from metajax.evaluation.check import FAST_TO_COMPILE, masked, play
+from metajax.evaluation.check import FAST_TO_COMPILE, KEY, masked, play
 from metajax.training import loop
 from metajax.types import Episode, PyTree
 
