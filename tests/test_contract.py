@@ -6,6 +6,7 @@ a bug of its name passes is worth nothing.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -143,18 +144,23 @@ def test_rows_have_names_of_their_own():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("index", range(len(ROWS)), ids=[row.name for row in ROWS])
+def _rows(wanted: Callable[[Row], bool] = lambda row: True) -> list:
+    """Each row as a parameter; tests of one row go to one process, which compiles it once."""
+    return [
+        pytest.param(i, id=row.name, marks=pytest.mark.xdist_group(row.name))
+        for i, row in enumerate(ROWS)
+        if wanted(row)
+    ]
+
+
+@pytest.mark.parametrize("index", _rows())
 @pytest.mark.parametrize("holds", PROPERTIES, ids=[f.__name__ for f in PROPERTIES])
 def test_contract(index: int, holds):
     """The property, which asserts what it says, holds for the row."""
     holds(trial(index))
 
 
-@pytest.mark.parametrize(
-    "index",
-    [i for i, row in enumerate(ROWS) if row.order_free],
-    ids=[row.name for row in ROWS if row.order_free],
-)
+@pytest.mark.parametrize("index", _rows(lambda row: row.order_free))
 def test_order(index: int):
     order_does_not_matter(trial(index))
 

@@ -159,7 +159,9 @@ def main(config: Config) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     for name in config.workload:
         if name not in problems.PROBLEMS:
-            raise UserError(f"no workload {name!r}; the known ones are {', '.join(ours.HOW)}")
+            raise UserError(
+                f"no workload {name!r}; the known ones are {', '.join(problems.PROBLEMS)}"
+            )
         rows = [profile(variant, name, config) for variant in ("plain", "metajax")]
         for row in rows:
             told = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["kinds"].items())
