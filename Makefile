@@ -11,7 +11,7 @@ comma := ,
 EXTRAS := data,dev,paper,search,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 
-.PHONY: help install demo suite-small paper-small paper verify docs test test-slow lint format clean
+.PHONY: help install demo suite-small paper-small paper verify docs test test-slow device lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -50,6 +50,9 @@ test: $(STAMP)  ## Run the fast tests in WORKERS=2 processes (compiled programs 
 
 test-slow: $(STAMP)  ## Run the long tests as well
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ''
+
+device:  ## Run every check on a graphics card, in ten minutes; results in out/device
+	experiments/speed/device.sh
 
 lint: $(STAMP)  ## Check format, style and types
 	$(BIN)/ruff format --check .

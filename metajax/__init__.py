@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metajax.data.sources.named import load
+    from metajax.evaluation.check import check
     from metajax.evaluation.evaluate import k_shot, predictions, shuffled_labels
     from metajax.evaluation.judge import judge
     from metajax.learners.amortized import neural_process
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "data.sources.named": ("load",),
+    "evaluation.check": ("check",),
     "evaluation.evaluate": ("k_shot", "predictions", "shuffled_labels"),
     "evaluation.judge": ("judge",),
     "learners.amortized": ("neural_process",),
@@ -68,6 +70,7 @@ __all__ = [
     "averaged",
     "blended",
     "cavia",
+    "check",
     "difference",
     "fine_tuned",
     "fit",

@@ -1,5 +1,6 @@
 """The command ``metajax``, which is ``python -m metajax`` too."""
 
+import importlib
 import importlib.util
 import runpy
 import sys
@@ -7,14 +8,23 @@ import sys
 USAGE = """usage: metajax COMMAND [--help | options]
 
   describe LOG        what a log of ratings or clicks holds, and how it can be split
+  train LOG           train a recommender on it: a table, a plot, a model folder
+  recommend MODEL     what to recommend to a person, and why
+  serve MODEL         a page and a JSON interface, on this machine
   experiments [NAME]  list the experiments, or run one
 """
+COMMANDS = ("train", "recommend", "serve")
+"""Each is a file of ``metajax.commands`` with a ``Config`` and a ``main``."""
 
 
 def main() -> None:
     """Runs the command that the first argument names, or lists all of them."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
-    if name == "describe":
+    if name in COMMANDS:
+        command = importlib.import_module(f"metajax.commands.{name}")
+        sys.argv[:2] = [f"metajax {name}"]
+        importlib.import_module("metajax.benchmark.command").cli(command.main, command.Config)
+    elif name == "describe":
         _run("metajax.data")
     elif name == "experiments":
         del sys.argv[1]

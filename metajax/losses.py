@@ -47,6 +47,12 @@ def class_cross_entropy(score: jax.Array, label: jax.Array, mask: jax.Array) -> 
     return masked_mean(-chosen, mask)
 
 
+def negative_mean(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    """Minus the mean score, where scores are log-likelihoods (N,) and there are no labels."""
+    del label
+    return -masked_mean(score, mask)
+
+
 def _pairs(score, label, mask) -> tuple[jax.Array, jax.Array]:
     margin_NxN = score[:, None] - score[None, :]
     preferred_NxN = (label[:, None] > label[None, :]) * mask[:, None] * mask[None, :]

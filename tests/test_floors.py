@@ -27,6 +27,7 @@ FLOORS = [
     {"evaluation"},
     {"tuning", "serving"},
     {"benchmark"},
+    {"commands"},
     {"metajax"},  # the package itself: the public names
     {"experiments"},  # the package itself: its list of commands
     {"experiments.methods"},

@@ -1,19 +1,17 @@
 """What a few-shot training would take on another device: arithmetic, and no measurement.
 
 An outer step takes its matrix products and the launches of its kernels; both are added, as if
-nothing overlapped. The products are counted in the program that `jax.make_jaxpr` shows, loops
-included; the launches in what the compiler made of it here, as a stand-in for the other device.
+nothing overlapped. The products are those of `profiling.flops`; the launches are counted in what
+the compiler made of the program here, as a stand-in for the other device.
 """
 
 import dataclasses
 import re
-from typing import Any
 
 import jax
-import numpy as np
-from jax.extend import core
 
 from metajax.data import images
+from metajax.profiling.flops import matrix_flops
 from metajax.training import loop
 
 from . import few_shot
@@ -51,54 +49,6 @@ class Cost:
         return self.flops / (device.share * device.peak) + self.launches * device.launch
 
 
-def flops(jaxpr: core.Jaxpr) -> float:
-    """Operations of all matrix products and convolutions, two per multiplication, loops unrolled.
-
-    Of the branches of a condition the dearest counts; a loop of unknown length counts once.
-    """
-    total = 0.0
-    for equation in jaxpr.eqns:
-        inner = [flops(part) for part in _parts(equation.params)]
-        if equation.primitive.name == "dot_general":
-            total += _product(equation)
-        elif equation.primitive.name == "conv_general_dilated":
-            total += _convolution(equation)
-        elif equation.primitive.name == "cond":
-            total += max(inner)
-        else:
-            total += equation.params.get("length", 1) * sum(inner)
-    return total
-
-
-def _parts(params: dict[str, Any]) -> list[core.Jaxpr]:
-    """The programs inside an operation."""
-    found = []
-    for value in params.values():
-        for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):
-                found.append(each.jaxpr)
-            elif isinstance(each, core.Jaxpr):
-                found.append(each)
-    return found
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
-
-
-def _product(equation: core.JaxprEqn) -> float:
-    (contracted, _), _ = equation.params["dimension_numbers"]
-    shape = _shape(equation.invars[0])
-    depth = np.prod([shape[i] for i in contracted], initial=1.0)
-    return 2.0 * float(depth * np.prod(_shape(equation.outvars[0]), initial=1.0))
-
-
-def _convolution(equation: core.JaxprEqn) -> float:
-    numbers, kernel = equation.params["dimension_numbers"], _shape(equation.invars[1])
-    per_output = np.prod(kernel) / kernel[numbers.rhs_spec[0]]
-    return 2.0 * float(per_output * np.prod(_shape(equation.outvars[0])))
-
-
 LAUNCHED = re.compile(r"= \S+ (fusion|dot|convolution|custom-call|reduce|sort|copy|call)\(")
 
 
@@ -111,7 +61,7 @@ def cost(method: few_shot.Method, data: images.ClassImages, compiles: bool = Tru
     start = lambda key, data: loop.init(recipe, key, sample(data, key))
     state = jax.eval_shape(start, jax.random.key(0), data)
     step = lambda state, data: loop.step(recipe, sample, state, data)
-    operations = flops(jax.make_jaxpr(step)(state, data).jaxpr)
+    operations = matrix_flops(step, state, data)
     if not compiles:
         return Cost(operations, 0)
     text = jax.jit(step).lower(state, data).compile().as_text() or ""

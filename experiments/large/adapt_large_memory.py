@@ -28,6 +28,7 @@ from rich.table import Table
 from metajax import benchmark, losses, tree
 from metajax.adapters.conditions import film_context, soft_prompt
 from metajax.adapters.lora import lora
+from metajax.benchmark.baselines import state_bytes
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
 from metajax.models.transformer import Shape
@@ -135,14 +136,14 @@ def planned(program: jax.stages.Compiled) -> int:
 
 
 def sizes(config: Config) -> dict[str, int]:
-    """Bytes: of the backbone, and of what is stored of a person, by learner."""
-    found = {}
-    size = lambda shapes: sum(4 * leaf.size for leaf in jax.tree.leaves(shapes))
-    for name, learner in learners(config).items():
-        model = jax.eval_shape(lambda r=learner: r.init(jax.random.key(0), episode(config)))[
-            "model"
-        ]
-        found[name] = size(model["adapter"] if name != WHOLE else model)
+    """Bytes: of the backbone, and of a person's state, by learner."""
+    one = episode(config)
+
+    def of(learner: MetaLearner) -> int:
+        params = jax.eval_shape(lambda: learner.init(jax.random.key(0), one))
+        return state_bytes(learner, params, one.profile)
+
+    found = {name: of(learner) for name, learner in learners(config).items()}
     return {"backbone": found[WHOLE], **found}
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
-from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.amortized import neural_process
 from metajax.models.features import conditioned_mlp, labeled_features
 from metajax.models.modulated import at_rest, centered, over_features, pair_features
 from metajax.models.towers import stored_mean
@@ -62,11 +62,11 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """CNP and its outer optimizer."""
-    learner = modulated(
-        features(problem, config.embedding),
+    learner = neural_process(
         centered(labeled_features((64, config.code)), problem.mean),
         conditioned_mlp(config.hidden),
         config.code,
+        embed=features(problem, config.embedding),
     )
     learner = residual(learner, stored_mean(problem.mean), shown=unchanged)
     return learner, optax.adam(config.outer_rate)

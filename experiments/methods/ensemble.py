@@ -17,18 +17,21 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from metajax import benchmark
 from metajax.benchmark import baselines
 from metajax.data import episodes
+from metajax.data.episodes import Source
 from metajax.learners import ensemble
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column, stored_mean
 from metajax.results import records
+from metajax.training import loop
+from metajax.training.outer_gradient import loss_gradient
+from metajax.training.updates import optimizer
 from metajax.transforms.pretrained import starting_from
-from metajax.types import MetaLearner, Params
+from metajax.types import Episode, MetaLearner, Params
 
 from .maml import model
 
@@ -62,29 +65,26 @@ def bases(data: benchmark.Problem) -> tuple[list[MetaLearner], list[Params]]:
 def fitted_weigher(learner: MetaLearner, data: benchmark.Problem, config: Config) -> Params:
     """The parameters of stack or gate after descent on the meta-validation users."""
     source, tasks = data.valid
-    key = jax.random.key(0)
-    params = learner.init(key, data.example)
-    rest = {k: v for k, v in params.items() if k != "weigher"}
-    tx = optax.adam(config.gate_rate)
-
-    def loss(weigher: Params, first: jax.Array) -> jax.Array:
-        some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tasks)
-        one = lambda index: learner.loss(
-            {**rest, "weigher": weigher}, episodes.fetch(index, source), key
-        )[0]
-        return jnp.mean(jax.vmap(one)(some))
-
     total = tasks.query.label.shape[0]
     count = min(128, total)
-    starts = np.random.default_rng(0).integers(total - count + 1, size=config.gate_steps)
 
-    def step(carry, first: jax.Array):
-        weigher, moments = carry
-        updates, moments = tx.update(jax.grad(loss)(weigher, first), moments, weigher)
-        return (optax.apply_updates(weigher, updates), moments), None
+    def sample(data: tuple[Source, Episode], key: jax.Array) -> Episode:
+        source, tasks = data
+        first = jax.random.randint(key, (), 0, total - count + 1)
+        some = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, count), tasks)
+        return jax.vmap(lambda index: episodes.fetch(index, source))(some)
 
-    begin = (params["weigher"], tx.init(params["weigher"]))
-    return jax.jit(lambda b, s: jax.lax.scan(step, b, s)[0][0])(begin, jnp.asarray(starts))
+    key = jax.random.key(0)
+    params = learner.init(key, data.example)
+
+    def loss(weigher: Params, some: Episode, key: jax.Array):
+        one = lambda episode: learner.loss({**params, "weigher": weigher}, episode, key)[0]
+        return jnp.mean(jax.vmap(one)(some)), {}
+
+    begin, update = lambda key, some: params["weigher"], optimizer(optax.adam(config.gate_rate))
+    recipe = loop.Recipe(begin, loss_gradient(loss), update)
+    fitted = loop.fit(recipe, sample, (source, tasks), key[None], config.gate_steps)
+    return jax.tree.map(lambda x: x[0], fitted.params)
 
 
 def fixed(make: Callable[..., MetaLearner]) -> Callable:

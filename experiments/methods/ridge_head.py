@@ -27,16 +27,12 @@ import optax
 
 from metajax import benchmark, losses
 from metajax.data.features.represent import as_cold
-from metajax.learners import closed_form, ensemble, pooled
-from metajax.models.items import item_features, item_offset, linear_head
-from metajax.models.towers import column, stored_mean
+from metajax.learners import item_ridge, pooled
+from metajax.models.items import linear_head
 from metajax.results import records
 from metajax.transforms.augment import hide
 from metajax.transforms.committee import committee
-from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
-
-IN_RATINGS = ("bias", "content_bias", "bayes_bias", "content_bayes_bias")
-"""The item columns that are in the unit of ratings; the others have none."""
+from metajax.types import MetaLearner, Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,64 +83,42 @@ LOSSES: dict[str, losses.Loss] = {
 }
 
 
-def _rescaled(inputs: PyTree, scale: float) -> PyTree:
-    """The inputs with what is in the unit of ratings divided by the scale."""
-    return {**inputs, **{name: inputs[name] / scale for name in IN_RATINGS}}
-
-
-def in_units(learner: MetaLearner, scale: float) -> MetaLearner:
-    """The learner that meets ratings divided by the scale, and whose scores are ratings again.
-
-    What it is made of must be in that unit, too. Its loss stays in units of the scale, so that
-    clipped gradients are the same for any scale.
-    """
-
-    def own(examples: Examples) -> Examples:
-        return examples._replace(
-            inputs=_rescaled(examples.inputs, scale), label=examples.label / scale
-        )
-
-    def episode_of(e: Episode) -> Episode:
-        return e._replace(support=own(e.support), query=own(e.query))
-
-    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
-        return scale * learner.predict(params, state, _rescaled(inputs, scale))
-
-    return learner._replace(
-        init=lambda key, episode: learner.init(key, episode_of(episode)),
-        adapt=lambda params, state, examples, key: learner.adapt(params, state, own(examples), key),
-        predict=predict,
-        loss=lambda params, episode, key: learner.loss(params, episode_of(episode), key),
-    )
-
-
-def _parts(config: Config, problem: benchmark.Problem) -> tuple[Model, Model, list[float]]:
-    """Features, offset, and the prior precision of every feature, where it starts.
-
-    All in the unit of `Problem.scale`.
-    """
-    columns, mean = problem.table.item_features.columns, problem.mean / problem.scale
+def recipe(config: Config, problem: benchmark.Problem) -> item_ridge.Recipe:
+    """What decides the networks and the head, and the precision of every feature, at the start."""
+    columns, mean = problem.table.item_features.columns, problem.mean
+    width = lambda name: columns[name].shape[1]
     if not config.learned_features:
-        precision = [4.0] + [config.penalty] * columns["factor"].shape[1]
-        return column("factor", constant=True), stored_mean(mean), precision
+        precision = (4.0, *[config.penalty] * width("factor"))
+        return item_ridge.Recipe(
+            mean, ("factor",), precision, scale=problem.scale, blend=config.blend
+        )
     start, precision = [], [4.0]
     for name, value in {"factor": config.penalty, "bayes": config.noise}.items():
         if config.factors if name == "factor" else config.bayes:
             start.append(name)
-            precision += [value] * columns[name].shape[1]
+            precision += [value] * width(name)
     sizes = problem.table.user_features.sizes if config.profile else {}
-    users = {name: size for name, size in sizes.items() if name != "zip"}
-    bias = "bias" if config.factors else "bayes_bias"
-    offset = item_offset(users, mean, config.offset_hidden, bias=bias)
-    features = item_features(start, config.extra, config.hidden)
-    return features, offset, precision + [config.penalty / 2] * config.extra
+    return item_ridge.Recipe(
+        mean=mean,
+        start=tuple(start),
+        precision=(*precision, *[config.penalty / 2] * config.extra),
+        bias="bias" if config.factors else "bayes_bias",
+        learned=True,
+        scale=problem.scale,
+        user_sizes={name: size for name, size in sizes.items() if name != "zip"},
+        extra=config.extra,
+        hidden=config.hidden,
+        offset_hidden=config.offset_hidden,
+        blend=config.blend,
+    )
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network of A3 and A4: the same features and offset, the head a plain parameter."""
-    features, offset, precision = _parts(config, problem)
-    net, scale = linear_head(features, offset, len(precision)), problem.scale
-    own = functools.partial(_rescaled, scale=scale)
+    made = recipe(config, problem)
+    features, offset = item_ridge.networks(made)
+    net, scale = linear_head(features, offset, len(made.precision)), made.scale
+    own = functools.partial(item_ridge.rescaled, scale=scale)
     return Model(
         init=lambda key, profile, inputs: net.init(key, profile, own(inputs)),
         apply=lambda params, profile, inputs: scale * net.apply(params, profile, own(inputs)),
@@ -155,16 +129,13 @@ def build(
     config: Config, problem: benchmark.Problem
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """The ridge head and its outer optimizer."""
-    embed, offset, precision = _parts(config, problem)
-    loss = LOSSES[config.loss]
-    learner = closed_form.ridge(embed, offset, len(precision), precision=precision, loss=loss)
-    if config.blend:
-        learner = ensemble.blended([pooled.pooled(offset, loss=loss), learner], loss=loss)
+    made = recipe(config, problem)
+    learner = item_ridge.learner(made, LOSSES[config.loss])
     if config.members > 1:
         learner = committee(learner, config.members)
     rate = optax.cosine_decay_schedule(config.outer_rate, config.training.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
-    return in_units(hide(learner, config.hidden_share, as_cold), problem.scale), tx
+    return item_ridge.in_units(hide(learner, config.hidden_share, as_cold), made.scale), tx
 
 
 def joint(config: Config) -> Callable[[Model], MetaLearner]:

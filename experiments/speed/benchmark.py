@@ -1,10 +1,12 @@
 """Speed: whole outer steps, Adam included, of this library, of plain JAX and of PyTorch.
 
 Run: python -m experiments benchmark --workload W1 --steps 5 --peers --quick
+     python -m experiments benchmark --device gpu --peers --quick
      python -m experiments benchmark --from-records writes docs/speed.md from the stored records.
 Each way runs in a process of its own, all of them in turns on one core with one thread; figures are
 medians of processor time. All ways compute the same loss, or the run fails. ``plain`` is what one
-writes first in JAX: jit of the gradient of the mean of a mapped task.
+writes first in JAX: jit of the gradient of the mean of a mapped task. With
+``--device gpu`` all ways run on the card, by wall time, beside what the card reaches at best.
 Workloads: W1 sines; W2 characters (W2q15 with 15 queries a class); W3 users with features; W4 a
 Transformer of which low-rank updates adapt (W4h: its head).
 """
@@ -12,7 +14,10 @@ Transformer of which low-rank updates adapt (W4h: its head).
 import dataclasses
 import importlib.metadata
 import importlib.util
+import os
+from typing import Any, Literal
 
+import jax
 import numpy as np
 
 from metajax.benchmark import command
@@ -20,7 +25,7 @@ from metajax.results import records
 from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
-from . import curves, measure, page, problems, worker
+from . import curves, device, device_page, measure, page, problems, worker
 
 PEERS = ("torch.func", "torch.func compiled", "torch loop", "learn2learn", "torchopt")
 TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h", 5)}
@@ -31,8 +36,12 @@ TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h",
 class Config:
     """What the benchmark can be told."""
 
-    workload: tuple[str, ...] = ("W1", "W2", "W3")
-    """Workloads: W1, W2, W2q15, W3, W4, W4h."""
+    workload: tuple[str, ...] = ()
+    """Workloads: W1, W2, W2q15, W3, W4, W4h; else W1 to W3, and W4 on a card."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """Where to run: one core, by processor time, or a graphics card, by wall time."""
+    minutes: float = 0.0
+    """On a card, end after so many; 0 is 3.6 if --quick, else 60."""
     steps: tuple[Positive, ...] = (1, 5)
     """Inner steps."""
     first_order: bool = False
@@ -115,6 +124,40 @@ def run_one(config: Config, name: str, num_steps: int) -> records.Record:
     return record
 
 
+def run_on_card(config: Config) -> records.Record:
+    """Measures all ways on a card, and stores the record after every cell."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the card
+    if jax.default_backend() == "cpu":
+        raise UserError(
+            "JAX sees no GPU here; make install EXTRA=cuda13 (or cuda12), or --device cpu"
+        )
+    if config.peers and _missing("torch.func"):
+        raise UserError(_missing("torch.func"))
+    workloads = config.workload or ("W1", "W2", "W3", "W4")
+    cells = device.quick_cells() if config.quick else device.all_cells(workloads, config.steps)
+    cells = [cell for cell in cells if cell.name in workloads and cell.num_steps in config.steps]
+    cells = [cell for cell in cells if not (config.first_order and cell.second)]
+    kept: list[records.Record] = []
+
+    def keep(rows: list[dict[str, Any]], ceilings: dict[str, float]) -> None:
+        extra = {"rows": rows, "ceilings": ceilings}
+        kept[:] = [records.made("speed", config, scenario="on a card", extra=extra)]
+        records.write(config.output.folder("speed"), "speed-card", kept[0])
+
+    minutes = config.minutes or (3.6 if config.quick else 60.0)
+    ways = lambda cell: [
+        way
+        for way in device.ways(cell, config.peers, config.quick)
+        if not config.ways or way in config.ways
+    ]
+    device.run(cells, ways, 60 * minutes, keep)
+    if not kept:
+        raise UserError("there is nothing to measure; leave --workload, --steps or --ways out")
+    if config.output.publish:
+        records.publish("speed-card", kept[0])
+    return kept[0]
+
+
 def _versions(workers: list[measure.Worker]) -> dict[str, str]:
     """The versions of the peers' packages that ran."""
     names = {"torch", *worker.PACKAGES} if any("torch" in w.variant for w in workers) else set()
@@ -123,18 +166,22 @@ def _versions(workers: list[measure.Worker]) -> dict[str, str]:
 
 def main(config: Config) -> None:
     """Measures and prints, or writes the page of the stored records."""
+    known = ", ".join(problems.PROBLEMS)
     unknown = [name for name in config.workload if name not in problems.PROBLEMS]
     if unknown:
-        known = ", ".join(problems.PROBLEMS)
         raise UserError(f"no workload {unknown[0]!r}; the known ones are {known}")
     if min(config.steps) < 1:
         raise UserError("inner steps must be 1 or more; give --steps 1 5")
     if config.output.from_records:
-        print(f"wrote {page.write()}")
+        cards = records.all_stored("speed-card*").values()
+        print(f"wrote {page.write(map(device_page.markdown, cards))}")
         if records.path_of(curves.NAME).is_file():
             curves.main(curves.Config(from_records=True))
         return
-    for name in config.workload:
+    if config.device == "gpu":
+        device_page.show(run_on_card(config))
+        return
+    for name in config.workload or ("W1", "W2", "W3"):
         for num_steps in config.steps:
             page.show(run_one(config, name, num_steps))
 

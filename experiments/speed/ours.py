@@ -11,6 +11,7 @@ import optax
 from jax.sharding import Mesh
 
 from metajax import losses, tree
+from metajax.adapters.mixed import mixed
 from metajax.learners.gradient.fast_perceptron import dual
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
@@ -18,26 +19,10 @@ from metajax.training import devices, loop, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 from . import problems
+from .choices import How
+from .choices import how as chosen
 
 OUTER = optax.adam(1e-3)
-
-
-class How(NamedTuple):
-    """The measured choices of a workload: tasks a chunk, support sizes, outer steps a program."""
-
-    chunk_size: int | None = None
-    lengths: tuple[int, ...] = ()
-    num_outer: int = 1
-
-
-HOW = {
-    "W1": How(num_outer=50),
-    "W2": How(chunk_size=1),
-    "W2q15": How(chunk_size=1),
-    "W3": How(chunk_size=4, lengths=(12, 36)),
-    "W4": How(chunk_size=2),
-    "W4h": How(chunk_size=2),
-}
 
 
 def perceptron(params: PyTree, profile: PyTree, x: jax.Array) -> jax.Array:
@@ -109,28 +94,14 @@ APPLY: dict[str, Callable] = {
 }
 
 
-def row_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """`conv.patch_convolution` with the kernel's gradient made as (F, P) and not as (P, F).
-
-    The product of a tall patch matrix, transposed, with a narrow one runs at 60 % of the speed of
-    its transpose here. The barrier keeps the compiler from turning it back.
-    """
-    x_NxIxJxP = conv.patches(x_NxHxWxC)
-    kernel_FxP = jax.lax.optimization_barrier(kernel.reshape(-1, kernel.shape[-1]).T)
-    flat = x_NxIxJxP.reshape(-1, x_NxIxJxP.shape[-1])
-    outputs = jax.lax.dot_general(flat, kernel_FxP, (((1,), (1,)), ((), ())))
-    return outputs.reshape(*x_NxIxJxP.shape[:3], kernel.shape[-1])
-
-
-OWN: dict[str, Callable] = {
-    "W2": conv.conv4(5, convolve=row_convolution).apply,
-    "W2q15": conv.conv4(5, convolve=row_convolution).apply,
-    "W3": perceptron,
-    "W4": functools.partial(transformer, last_place=True),
-    "W4h": functools.partial(transformer, last_place=True),
-}
-"""What the library's way uses instead: features looked up before, no place that is not read, and
-kernel gradients in the faster layout."""
+def own(name: str, how: How) -> Callable:
+    """The network of the library's way: its convolution is chosen, features are looked up before,
+    and no place is computed that is not read."""
+    if name.startswith("W2"):
+        return conv.conv4(5, convolve=how.convolve).apply
+    if name.startswith("W4"):
+        return functools.partial(transformer, last_place=True)
+    return perceptron
 
 
 def loss_of(name: str) -> losses.Loss:
@@ -144,12 +115,12 @@ def episodes_of(problem: problems.Problem) -> Episode:
     return Episode((), part(problem.support), part(problem.query))
 
 
-def branch_shares(name: str) -> dict[int, float] | None:
-    """How often each support size of `HOW` is taken by the chunks of the workload's batch."""
-    how, problem = HOW[name], problems.PROBLEMS[name]()
+def branch_shares(how: How, problem: problems.Problem) -> dict[int, float] | None:
+    """How often each support size of the choices is taken by the chunks of a workload's batch."""
     if not how.lengths:
         return None
-    sizes = np.sort(problem.support.mask.sum(axis=1)).reshape(-1, how.chunk_size or 1)
+    rows = np.sort(problem.support.mask.sum(axis=1))
+    sizes = rows.reshape(-1, min(how.chunk_size or len(rows), len(rows)))
     taken = np.searchsorted(how.lengths, sizes.max(axis=1))
     return {i: float(np.mean(taken == i)) for i in range(len(how.lengths) + 1)}
 
@@ -174,15 +145,20 @@ def _split(problem: problems.Problem) -> tuple[PyTree, PyTree]:
     return tree.partition(jax.tree.map(jnp.asarray, problem.weights), problem.learned)
 
 
-def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: int, second: bool):
+def _learner(
+    name: str,
+    problem: problems.Problem,
+    frozen: PyTree,
+    num_steps: int,
+    second: bool,
+    how: How,
+    narrow: bool,
+):
     """The learner of the outer-learned weights, with the frozen ones beside them."""
-    apply = {**APPLY, **OWN}[name]
-    model = Model(
-        init=lambda key, profile, inputs: {},
-        apply=lambda params, profile, x: apply(tree.merge(params, frozen), profile, x),
-    )
+    model = _with(own(name, how), frozen, narrow)
+    compute = jnp.bfloat16 if narrow else None
     if name == "W1":
-        return dual(model, problem.rate, num_steps, second_order=second), None
+        return dual(model, problem.rate, num_steps, second_order=second, compute=compute), None
     if name != "W3":
         learner = gradient(
             model,
@@ -193,13 +169,21 @@ def _learner(name: str, problem: problems.Problem, frozen: PyTree, num_steps: in
             loss=loss_of(name),
         )
         return learner, None
-    learner = dual(model, problem.rate, num_steps, second_order=second)
+    learner = dual(model, problem.rate, num_steps, second_order=second, compute=compute)
 
     def apply_tables(params: PyTree, episodes: Episode) -> Episode:
         rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
         return Episode((), rows(episodes.support), rows(episodes.query))
 
     return learner, outer_gradient.Prepare(tree.under("tables"), apply_tables)
+
+
+def _with(apply: Callable, frozen: PyTree, narrow: bool) -> Model:
+    """A network with its frozen weights beside, in bfloat16 if ``narrow``."""
+    model = Model(lambda *_: {}, apply)
+    model = mixed(model) if narrow else model
+    whole = lambda params, profile, x: model.apply(tree.merge(params, frozen), profile, x)
+    return model._replace(apply=whole)
 
 
 def _gradient(
@@ -225,9 +209,22 @@ def library(
     second_order: bool,
     how: How | None = None,
     mesh: Mesh | None = None,
+    *,
+    num_tasks: int | None = None,
+    narrow: bool = False,
+    outer: optax.GradientTransformation | None = None,
 ) -> Program:
-    """This library's way to train on a workload; with a mesh the tasks are dealt over it."""
-    how, problem = how or HOW[name], problems.PROBLEMS[name]()
+    """This library's way to train on a workload.
+
+    Args:
+      how: other choices than those of the platform.
+      mesh: devices that the tasks are dealt over.
+      num_tasks: other than the workload's own.
+      narrow: compute in bfloat16.
+      outer: another outer optimizer than `OUTER`.
+    """
+    outer = outer or OUTER
+    how, problem = how or chosen(name), problems.make(name, num_tasks)
     learned, frozen = _split(problem)
 
     def nested(learner: MetaLearner) -> MetaLearner:
@@ -239,16 +236,16 @@ def library(
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state: loop.TrainState, data: PyTree):
         episodes, frozen = data
-        learner, prepare = _learner(name, problem, frozen, num_steps, second_order)
+        learner, prepare = _learner(name, problem, frozen, num_steps, second_order, how, narrow)
         learner = nested(learner)
         gradient_fn = _gradient(learner, how, prepare)
         if mesh is not None:
             gradient_fn = devices.dealt(mesh, gradient_fn)
-        recipe = loop.recipe(learner, OUTER, gradient_fn)
+        recipe = loop.recipe(learner, outer, gradient_fn)
         state, info = loop.steps(recipe, lambda data, key: data, how.num_outer)(state, episodes)
         return state, info["loss"]
 
-    start = loop.TrainState(learned, OUTER.init(learned), jax.random.key(0), jnp.zeros((), int))
+    start = loop.TrainState(learned, outer.init(learned), jax.random.key(0), jnp.zeros((), int))
     data = (episodes_of(problem), frozen)
     if mesh is not None:
         start, data = devices.place(mesh, (start, data))
@@ -257,20 +254,32 @@ def library(
 
 VARIATIONS: dict[str, Callable] = {
     "lax.conv": conv.conv4(5, convolve=conv.ordinary_convolution).apply,
-    "last place": OWN["W4"],
+    "last place": functools.partial(transformer, last_place=True),
 }
 """Plain JAX with the compiler's own convolution in W2, as a network library calls it; without the
 places that are not read in W4."""
 
 
-def plain(name: str, num_steps: int, second_order: bool, kind: str = "") -> Program:
+def plain(
+    name: str,
+    num_steps: int,
+    second_order: bool,
+    kind: str = "",
+    *,
+    num_tasks: int | None = None,
+    narrow: bool = False,
+    outer: optax.GradientTransformation | None = None,
+) -> Program:
     """What one writes first: ``jit(grad(mean(vmap(task))))`` around a loop, and Adam.
 
     Args:
       kind: a key of `VARIATIONS`, or nothing.
+      num_tasks, narrow, outer: as of `library`.
     """
-    problem = problems.PROBLEMS[name]()
+    outer = outer or OUTER
+    problem = problems.make(name, num_tasks)
     apply, loss = VARIATIONS[kind] if kind else APPLY[name], loss_of(name)
+    apply = mixed(Model(lambda *_: {}, apply)).apply if narrow else apply
     learned, frozen = _split(problem)
 
     def task(learned: PyTree, frozen: PyTree, episode: Episode) -> jax.Array:
@@ -288,7 +297,7 @@ def plain(name: str, num_steps: int, second_order: bool, kind: str = "") -> Prog
         (learned, moments), (episodes, frozen) = state, data
         mean = lambda p: jnp.mean(jax.vmap(task, (None, None, 0))(p, frozen, episodes))
         value, grads = jax.value_and_grad(mean)(learned)
-        updates, moments = OUTER.update(grads, moments, learned)
+        updates, moments = outer.update(grads, moments, learned)
         return (optax.apply_updates(learned, updates), moments), value[None]
 
-    return Program(run, (learned, OUTER.init(learned)), (episodes_of(problem), frozen), 1)
+    return Program(run, (learned, outer.init(learned)), (episodes_of(problem), frozen), 1)

@@ -157,8 +157,8 @@ steps with all intermediate results kept and computed anew (`python -m experimen
 """
 
 
-def write() -> pathlib.Path:
-    """Writes the page of all stored records and returns its path.
+def write(more: Iterable[str] = ()) -> pathlib.Path:
+    """Writes the page of all stored records, with further sections, and returns its path.
 
     Raises:
       UserError: there are none.
@@ -174,5 +174,5 @@ def write() -> pathlib.Path:
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
     parts += map(tables, stored("speed-tables"))
     parts += [CURVES] * bool(stored("speed-curves"))
-    PAGE.write_text("\n".join(parts))
+    PAGE.write_text("\n".join([*parts, *more]))
     return PAGE

@@ -21,13 +21,18 @@ Flat = dict[str, Tensor]
 """Path -> weight."""
 
 
+def here(x: np.ndarray) -> Tensor:
+    """The array as a tensor on the default device."""
+    return torch.from_numpy(np.ascontiguousarray(x)).to(torch.get_default_device())
+
+
 def flatten(weights: problems.Weights, before: str = "") -> Flat:
     """The weights by path, the keys joined by slashes."""
     found: Flat = {}
     for name, value in weights.items():
         path = f"{before}{name}"
         nested = isinstance(value, dict)
-        found |= flatten(value, path + "/") if nested else {path: torch.from_numpy(value.copy())}
+        found |= flatten(value, path + "/") if nested else {path: here(value.copy())}
     return found
 
 
@@ -95,6 +100,12 @@ APPLY: dict[str, Callable[[Flat, Tensor], Tensor]] = {
 }
 
 
+def narrowed(apply: Callable[[Flat, Tensor], Tensor]) -> Callable[[Flat, Tensor], Tensor]:
+    """The network with bfloat16 activations, float32 weights and scores."""
+    low = lambda x: x.bfloat16() if x.is_floating_point() else x
+    return lambda p, x: apply({path: low(w) for path, w in p.items()}, low(x)).float()
+
+
 def _squared(score: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     return (((score - label) ** 2) * mask).sum() / mask.sum()
 
@@ -115,10 +126,16 @@ def features(name: str, p: Flat, part: tuple) -> tuple:
 
 
 def _task(
-    name: str, adapts: Callable, rate: float, num_steps: int, second: bool, inner: Callable
+    name: str,
+    adapts: Callable,
+    rate: float,
+    num_steps: int,
+    second: bool,
+    inner: Callable,
+    narrow: bool = False,
 ) -> Callable[[Flat, tuple, tuple], Tensor]:
     """(weights, support, query) -> the outer loss of one task."""
-    apply, loss = APPLY[name], loss_of(name)
+    apply, loss = narrowed(APPLY[name]) if narrow else APPLY[name], loss_of(name)
 
     def task(p: Flat, support: tuple, query: tuple) -> Tensor:
         fast = {path: value for path, value in p.items() if adapts(path)}
@@ -145,36 +162,40 @@ def _by_tape(score: Callable, fast: Flat, second: bool) -> Flat:
 class Peer(abc.ABC):
     """A training in PyTorch: ``step()`` makes an outer step and returns its loss."""
 
-    def __init__(self, name: str, num_steps: int, second_order: bool):
-        problem = problems.PROBLEMS[name]()
+    def __init__(self, name: str, num_steps: int, second_order: bool, num_tasks: int | None = None):
+        problem = problems.make(name, num_tasks)
         self.weights = flatten(problem.weights)
         self.learned = [path for path in self.weights if problem.learned(path)]
         for path in self.learned:
             self.weights[path].requires_grad_()
         self.adam = torch.optim.Adam([self.weights[p] for p in self.learned], lr=1e-3)
-        to = lambda x: torch.from_numpy(np.ascontiguousarray(x))
         longs = lambda x: x.long() if x.dtype in (torch.int32, torch.int64) else x
-        self.data = [tuple(longs(to(x)) for x in p) for p in (problem.support, problem.query)]
+        self.data = [tuple(longs(here(x)) for x in p) for p in (problem.support, problem.query)]
         self.how = (name, problem.adapts, problem.rate, num_steps, second_order)
 
     @abc.abstractmethod
     def gradients(self) -> tuple[list[Tensor], Tensor]:
         """The gradients of the learned weights, in their order, and the loss."""
 
-    def step(self) -> float:
+    def advance(self) -> Tensor:
+        """An outer step, which a card may still be at when its loss is returned."""
         grads, loss = self.gradients()
         for path, grad in zip(self.learned, grads, strict=True):
             self.weights[path].grad = grad
         self.adam.step()
-        return float(loss)
+        return loss
+
+    def step(self) -> float:
+        """An outer step and its loss."""
+        return float(self.advance())
 
 
 class Mapped(Peer):
     """`torch.func`: the gradient of the mean of a mapped task, eager or compiled."""
 
-    def __init__(self, *how: Any, compiled: bool = False):
+    def __init__(self, *how: Any, compiled: bool = False, narrow: bool = False):
         super().__init__(*how)
-        task = _task(*self.how, inner=_functional)
+        task = _task(*self.how, inner=_functional, narrow=narrow)
 
         def mean(learned: Flat, frozen: Flat, support: tuple, query: tuple) -> Tensor:
             one = lambda support, query: task({**frozen, **learned}, support, query)
@@ -193,8 +214,12 @@ class Mapped(Peer):
 class Loop(Peer):
     """One task after the other, each with its own backward pass."""
 
+    def __init__(self, *how: Any, narrow: bool = False):
+        super().__init__(*how)
+        self.narrow = narrow
+
     def gradients(self) -> tuple[list[Tensor], Tensor]:
-        task = _task(*self.how, inner=_by_tape)
+        task = _task(*self.how, inner=_by_tape, narrow=self.narrow)
         support, query = self.data
         leaves, num_tasks = [self.weights[p] for p in self.learned], len(support[1])
         for leaf in leaves:

@@ -3,6 +3,7 @@
 Every library gets the same arrays and must report the same loss.
 """
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -71,22 +72,23 @@ def _perceptron(rng: np.random.Generator, widths: tuple[int, ...]) -> Weights:
     return {"body": {str(i): x for i, x in enumerate(layers[:-1])}, "head": layers[-1]}
 
 
-def sine() -> Problem:
+def sine(num_tasks: int = 25) -> Problem:
     """W1: sine waves, a perceptron 1-40-40-1, 5 shots, 25 tasks."""
     rng = np.random.default_rng(0)
 
     def part(n: int) -> Part:
-        x = rng.uniform(-5, 5, (25, n, 1)).astype(np.float32)
+        x = rng.uniform(-5, 5, (num_tasks, n, 1)).astype(np.float32)
         return Part(
             x,
             (amplitude * np.sin(x[..., 0] - phase)).astype(np.float32),
-            np.ones((25, n), np.float32),
+            np.ones((num_tasks, n), np.float32),
         )
 
-    amplitude, phase = rng.uniform(0.1, 5, (25, 1)), rng.uniform(0, np.pi, (25, 1))
+    amplitude = rng.uniform(0.1, 5, (num_tasks, 1))
+    phase = rng.uniform(0, np.pi, (num_tasks, 1))
     weights = _perceptron(rng, (1, 40, 40, 1))
     return Problem(
-        "sines, 1-40-40-1, 5 shots, 25 tasks",
+        f"sines, 1-40-40-1, 5 shots, {num_tasks} tasks",
         0.01,
         _everything,
         _everything,
@@ -96,14 +98,14 @@ def sine() -> Problem:
     )
 
 
-def characters(queries: int = 1) -> Problem:
+def characters(queries: int = 1, num_tasks: int = 32) -> Problem:
     """W2: 28 x 28 drawings, four convolutions of 64, 5-way 1-shot, 32 tasks."""
     rng = np.random.default_rng(0)
 
     def part(n: int) -> Part:
-        ink = (rng.random((32, 5 * n, 28, 28, 1)) < 0.12).astype(np.float32)
-        label = np.tile(np.repeat(np.arange(5), n), (32, 1))
-        return Part(ink, label, np.ones((32, 5 * n), np.float32))
+        ink = (rng.random((num_tasks, 5 * n, 28, 28, 1)) < 0.12).astype(np.float32)
+        label = np.tile(np.repeat(np.arange(5), n), (num_tasks, 1))
+        return Part(ink, label, np.ones((num_tasks, 5 * n), np.float32))
 
     def layer(channels: int) -> Weights:
         kernel = _dense(rng, 9 * channels, 64).reshape(3, 3, channels, 64)
@@ -111,33 +113,37 @@ def characters(queries: int = 1) -> Problem:
 
     body = {str(i): layer(1 if i == 0 else 64) for i in range(4)}
     head = {"kernel": _dense(rng, 64, 5), "bias": np.zeros(5, np.float32)}
-    title = f"characters, 4 convolutions of 64, 5-way 1-shot, {queries} queries a class, 32 tasks"
+    title = (
+        f"characters, 4 convolutions of 64, 5-way 1-shot, {queries} queries a class, "
+        f"{num_tasks} tasks"
+    )
     adapts = lambda path: "offset" not in path
     weights = {"body": body, "head": head}
     return Problem(title, 0.1, adapts, _everything, weights, part(1), part(queries))
 
 
-def users() -> Problem:
+def users(num_tasks: int = 32) -> Problem:
     """W3: eight looked-up features of 32, a head 256-64-64-1 that adapts, 3 to 90 ratings."""
     rng = np.random.default_rng(0)
-    sizes = np.exp(rng.uniform(np.log(3), np.log(91), 32)).astype(int)
+    sizes = np.exp(rng.uniform(np.log(3), np.log(91), num_tasks)).astype(int)
 
     def part(width: int, count: np.ndarray) -> Part:
-        index = np.stack([rng.integers(0, n, (32, width)) for n in TABLES.values()], axis=-1)
-        label = rng.integers(1, 6, (32, width)).astype(np.float32)
+        index = np.stack([rng.integers(0, n, (num_tasks, width)) for n in TABLES.values()], axis=-1)
+        label = rng.integers(1, 6, (num_tasks, width)).astype(np.float32)
         mask = np.arange(width)[None, :] < count[:, None]
         return Part(index.astype(np.int32), label, mask.astype(np.float32))
 
     weights = _perceptron(rng, (256, 64, 64, 1))
     weights["tables"] = {name: _dense(rng, n, 32, 0.3) for name, n in TABLES.items()}
     adapts = lambda path: not path.startswith("tables")
-    title = "users, features 256, head 64-64-1 adapts, supports of 3-90, 10 queries, 32 tasks"
-    return Problem(
-        title, 0.02, adapts, _everything, weights, part(90, sizes), part(10, np.full(32, 10))
+    title = (
+        f"users, features 256, head 64-64-1 adapts, supports of 3-90, 10 queries, {num_tasks} tasks"
     )
+    support, query = part(90, sizes), part(10, np.full(num_tasks, 10))
+    return Problem(title, 0.02, adapts, _everything, weights, support, query)
 
 
-def sequences(head_only: bool = False) -> Problem:
+def sequences(head_only: bool = False, num_tasks: int = 16) -> Problem:
     """W4: a causal Transformer on item sequences; low-rank updates (or the head) adapt."""
     rng = np.random.default_rng(0)
     square = lambda a=WIDTH, b=WIDTH: _dense(rng, a, b)
@@ -151,8 +157,8 @@ def sequences(head_only: bool = False) -> Problem:
         return frozen | {"lora": {"query": low(), "value": low()}}
 
     def part() -> Part:
-        items = rng.integers(0, NUM_ITEMS, (16, 4, LENGTH + 1)).astype(np.int32)
-        return Part(items[..., :-1], items[..., -1], np.ones((16, 4), np.float32))
+        items = rng.integers(0, NUM_ITEMS, (num_tasks, 4, LENGTH + 1)).astype(np.int32)
+        return Part(items[..., :-1], items[..., -1], np.ones((num_tasks, 4), np.float32))
 
     weights: Weights = {"layers": {str(i): layer() for i in range(LAYERS)}, "after": norm()}
     weights |= {
@@ -162,15 +168,26 @@ def sequences(head_only: bool = False) -> Problem:
     weights["head"] = {"kernel": square(), "bias": np.zeros(WIDTH, np.float32)}
     adapts = lambda path: path.startswith("head") if head_only else "lora" in path
     what = "head" if head_only else "LoRA"
-    title = f"sequences of 50, 4 layers of 128, 10,000 items, {what} adapts, 16 tasks"
+    title = f"sequences of 50, 4 layers of 128, 10,000 items, {what} adapts, {num_tasks} tasks"
     return Problem(title, 0.05, adapts, adapts, weights, part(), part())
 
 
-PROBLEMS: dict[str, Callable[[], Problem]] = {
+PROBLEMS: dict[str, Callable[..., Problem]] = {
     "W1": sine,
     "W2": characters,
-    "W2q15": lambda: characters(15),
+    "W2q15": functools.partial(characters, 15),
     "W3": users,
     "W4": sequences,
-    "W4h": lambda: sequences(head_only=True),
+    "W4h": functools.partial(sequences, True),
 }
+"""Name -> the workload, of as many tasks as ``num_tasks`` says."""
+
+
+def make(name: str, num_tasks: int | None = None) -> Problem:
+    """The workload of a name, of its own number of tasks or of another; not to be written to."""
+    return PROBLEMS[name]() if num_tasks is None else _of_size(name, num_tasks)
+
+
+@functools.lru_cache(maxsize=4)
+def _of_size(name: str, num_tasks: int) -> Problem:
+    return PROBLEMS[name](num_tasks=num_tasks)

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 
 from metajax.benchmark import command
-from metajax.profiling.flops import computations
 from metajax.results import records
 from metajax.settings import Positive
 from metajax.types import UserError
@@ -37,6 +36,7 @@ KINDS = (
 )
 """Kinds of operations; a fusion is of the first kind of which it holds one."""
 
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAMED = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (?:\(.*?\)|\S+) ([\w\-]+)\(")
 _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
@@ -55,9 +55,22 @@ class Config:
     """Store the record in paper/results."""
 
 
+def computations(program: str) -> dict[str, list[str]]:
+    """The lines of each computation of a compiled program, by its name."""
+    bodies: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in program.splitlines():
+        found = _COMPUTATION.match(line)
+        if found:
+            lines = bodies.setdefault(found[1], [])
+        else:
+            lines.append(line)
+    return bodies
+
+
 def kinds_of(program: str) -> dict[str, str]:
     """The kind of each instruction of a compiled program, by name."""
-    bodies, _ = computations(program)
+    bodies = computations(program)
     found: dict[str, str] = {}
     for lines in bodies.values():
         for line in lines:
@@ -146,7 +159,9 @@ def main(config: Config) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     for name in config.workload:
         if name not in problems.PROBLEMS:
-            raise UserError(f"no workload {name!r}; the known ones are {', '.join(ours.HOW)}")
+            raise UserError(
+                f"no workload {name!r}; the known ones are {', '.join(problems.PROBLEMS)}"
+            )
         rows = [profile(variant, name, config) for variant in ("plain", "metajax")]
         for row in rows:
             told = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["kinds"].items())

@@ -33,10 +33,11 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
     import jax
     import jax.numpy as jnp
 
-    from metajax.profiling import flops
+    from metajax.profiling.flops import matrix_flops
     from metajax.training import devices
 
-    from . import ours
+    from . import ours, problems
+    from .choices import how
 
     if variant.startswith("metajax"):
         mesh = devices.mesh() if variant == TWO_CORES else None
@@ -57,8 +58,9 @@ def _jax(variant: str, name: str, num_steps: int, second: bool):
 
     square = jnp.ones((SIDE, SIDE))
     product = jax.jit(lambda x: x @ x).lower(square).compile()
-    shares = ours.branch_shares(name) if variant == "metajax" else None
-    operations = flops.matrix_flops(compiled.as_text(), shares)
+    problem = problems.make(name)
+    shares = ours.branch_shares(how(name), problem) if variant == "metajax" else None
+    operations = matrix_flops(program.run, program.state, program.data, branches=shares)
     facts: dict[str, Any] = {
         "outer": program.num_outer,
         "temporary_mb": compiled.memory_analysis().temp_size_in_bytes / 1e6,

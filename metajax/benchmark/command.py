@@ -42,9 +42,7 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     What the user can mend is told in one line on standard error, with exit status 1; Ctrl-C and
     SIGTERM too, with 128 and the number of the signal, as the shell has it.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if IN_ORDER.partition("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
+    in_order()
     _keep_programs()
     try:
         with _signals():
@@ -69,6 +67,13 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             file=sys.stderr,
         )
         sys.exit(128 + stop.number)
+
+
+def in_order() -> None:
+    """Asks XLA to run operations `IN_ORDER`, unless the user's XLA_FLAGS say something of it."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if IN_ORDER.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
 
 
 def _keep_programs() -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from metajax.benchmark.baselines import (
@@ -20,6 +21,7 @@ from metajax.benchmark.baselines import (
     baselines,
     fold_in_learner,
     gradients,
+    state_bytes,
     trained_arm,
 )
 from metajax.benchmark.command import cli
@@ -237,12 +239,20 @@ def judged(
     since = time.perf_counter()
     scores = judge(arms, problem, opened, metrics, curves, main)
     spent = {"test": time.perf_counter() - since, "total": time.perf_counter() - began}
-    took = gradients(arms, config.training)
+    took, profile = gradients(arms, config.training), problem.example.profile
     return records.made(
         name,
         config,
         [
-            records.Arm(arm, t.role, t.settings, t.seconds, took[arm], history=t.history)
+            records.Arm(
+                arm,
+                t.role,
+                t.settings,
+                t.seconds,
+                took[arm],
+                state_bytes(t.learner, jax.tree.map(lambda x: x[0], t.params), profile),
+                t.history,
+            )
             for arm, t in arms.items()
         ],
         scores,

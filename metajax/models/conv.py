@@ -40,17 +40,34 @@ def patch_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     return flat.reshape(*x_NxIxJxP.shape[:3], kernel.shape[-1])
 
 
+def shifted_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The same convolution as nine products that accumulate, one for each place of the kernel.
+
+    Its largest intermediate result has the size of the outputs: no patches of 9 C columns are
+    written, kept for the derivative and read again. Which of the two is faster depends on the
+    machine and on C.
+    """
+    taps = kernel.reshape(SIZE * SIZE, *kernel.shape[2:])
+    maps = _shifted(x_NxHxWxC)
+    total = maps[0] @ taps[0]
+    for x_NxIxJxC, tap in zip(maps[1:], taps[1:], strict=True):
+        total = total + x_NxIxJxC @ tap
+    return total
+
+
 def patches(x_NxHxWxC: jax.Array) -> jax.Array:
     """The 3 x 3 neighborhoods (N, ceil(H/2), ceil(W/2), 9 C) that the convolution looks at."""
+    return jnp.concatenate(_shifted(x_NxHxWxC), axis=-1)
+
+
+def _shifted(x_NxHxWxC: jax.Array) -> list[jax.Array]:
+    """What each of the nine places of the kernel looks at (N, ceil(H/2), ceil(W/2), C)."""
     _, height, width, _ = x_NxHxWxC.shape
     rows, columns = -(-height // STRIDE), -(-width // STRIDE)
     around = ((0, 0), _same_padding(height, rows), _same_padding(width, columns), (0, 0))
     padded = jnp.pad(x_NxHxWxC, around)
     every = lambda start, count: slice(start, start + STRIDE * (count - 1) + 1, STRIDE)
-    shifted = [
-        padded[:, every(i, rows), every(j, columns)] for i in range(SIZE) for j in range(SIZE)
-    ]
-    return jnp.concatenate(shifted, axis=-1)
+    return [padded[:, every(i, rows), every(j, columns)] for i in range(SIZE) for j in range(SIZE)]
 
 
 def _same_padding(size: int, count: int) -> tuple[int, int]:
@@ -66,13 +83,15 @@ def batch_statistics(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
     For a query set this is the *transductive* setting of the published few-shot numbers, in which
     the prediction for one image depends on the other images of the query.
     """
-    weight = present.reshape(-1, 1, 1, 1)
-    total = jnp.maximum(jnp.sum(present), 1.0) * x_NxHxWxF.shape[1] * x_NxHxWxF.shape[2]
+    weight, kind = present.reshape(-1, 1, 1, 1), x_NxHxWxF.dtype
+    wide = jnp.promote_types(kind, jnp.float32)  # sums of narrow values are wide
+    count = jnp.maximum(jnp.sum(present, dtype=wide), 1.0)
+    total = count * x_NxHxWxF.shape[1] * x_NxHxWxF.shape[2]
     kept = jnp.where(weight > 0, x_NxHxWxF, 0.0)
-    mean = jnp.sum(kept, axis=(0, 1, 2), keepdims=True) / total
-    centered = jnp.where(weight > 0, x_NxHxWxF - mean, 0.0)
-    variance = jnp.sum(centered**2, axis=(0, 1, 2), keepdims=True) / total
-    return centered * jax.lax.rsqrt(variance + 1e-3)
+    mean = jnp.sum(kept, axis=(0, 1, 2), keepdims=True, dtype=wide) / total
+    centered = jnp.where(weight > 0, x_NxHxWxF - mean.astype(kind), 0.0)
+    variance = jnp.sum(centered**2, axis=(0, 1, 2), keepdims=True, dtype=wide) / total
+    return centered * jax.lax.rsqrt(variance + 1e-3).astype(kind)
 
 
 def layer_statistics(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
@@ -129,8 +148,8 @@ def conv4(
       num_classes: width of the head.
       filters: F of every layer.
       normalize: `batch_statistics` or `layer_statistics`, or any such function.
-      convolve: `patch_convolution`, or `ordinary_convolution` where that was measured to be faster
-        (on a GPU, or where no task has kernels of its own).
+      convolve: `patch_convolution`, `shifted_convolution`, which needs less memory, or
+        `ordinary_convolution` where no task has kernels of its own.
 
     References: Finn et al., ICML 2017, section 5.2; Vinyals et al., NeurIPS 2016.
     """

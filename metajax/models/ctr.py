@@ -4,28 +4,16 @@ The task is an item: ``profile`` has its content columns, ``inputs`` the columns
 index is the input ``item``, as `metajax.data.episodes.fetch` names the other side.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.models.towers import bag
 from metajax.types import Model, PyTree
-
-
-def _layers(rngs: nnx.Rngs, widths: Sequence[int]) -> nnx.List:
-    """Linear layers of these widths, input first."""
-    return nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
-
-
-def _run(layers: nnx.List, x: jax.Array) -> jax.Array:
-    """What the layers make of x, with ReLU between them."""
-    for i, layer in enumerate(layers):
-        x = layer(jax.nn.relu(x) if i else x)
-    return x
 
 
 class _DeepFm(nnx.Module):
@@ -46,7 +34,7 @@ class _DeepFm(nnx.Module):
         self.user = nnx.Dict({k: table(n) for k, n in users.items()})
         self.item = nnx.Dict({k: table(n) for k, n in items.items()})
         num_fields = 2 + len(users) + len(items)
-        self.deep = _layers(rngs, (num_fields * dim, *hidden, 1))
+        self.deep = mlp.stack(rngs, (num_fields * dim, *hidden, 1))
         self.users, self.items = tuple(users), tuple(items)
 
     def __call__(self, profile: tuple[Mapping, jax.Array], inputs: Mapping) -> jax.Array:
@@ -57,7 +45,8 @@ class _DeepFm(nnx.Module):
         fields = [*(jnp.broadcast_to(f, (n, f.shape[0])) for f in own), *met]
         field_NxFxD = jnp.stack(fields, axis=1)
         pairs_NxD = field_NxFxD.sum(axis=1) ** 2 - (field_NxFxD**2).sum(axis=1)
-        return 0.5 * pairs_NxD.sum(axis=1) + _run(self.deep, field_NxFxD.reshape(n, -1))[:, 0]
+        deep_N = mlp.between(self.deep, field_NxFxD.reshape(n, -1))[:, 0]
+        return 0.5 * pairs_NxD.sum(axis=1) + deep_N
 
 
 def deep_fm(
@@ -112,7 +101,7 @@ class _Content(nnx.Module):
     ):
         self.embed = nnx.Dict({k: nnx.Embed(n, dim, rngs=rngs) for k, n in sizes.items()})
         joined = dim * len(sizes) + (0 if isinstance(inputs, tuple) else inputs.shape[0])
-        self.body = _layers(rngs, (max(joined, 1), *hidden))
+        self.body = mlp.stack(rngs, (max(joined, 1), *hidden))
         self.head = nnx.Linear(
             hidden[-1], width, kernel_init=nnx.initializers.normal(0.05), rngs=rngs
         )
@@ -122,7 +111,7 @@ class _Content(nnx.Module):
         known = [bag(self.embed[k], profile[k]) for k in self.names]
         told = [] if isinstance(inputs, tuple) else [inputs]
         x = jnp.concatenate([*known, *told]) if known or told else jnp.ones(1)
-        return self.center + self.head(jax.nn.relu(_run(self.body, x)))
+        return self.center + self.head(mlp.behind(self.body, x))
 
 
 def content_net(

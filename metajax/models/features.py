@@ -1,12 +1,12 @@
 """Networks on plain vectors that give features, read labels, or listen to a context."""
 
-import itertools
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.types import Model, PyTree
 
@@ -15,17 +15,14 @@ class _Features(nnx.Module):
     """Layers with ReLU between them."""
 
     def __init__(self, rngs: nnx.Rngs, widths: Sequence[int]):
-        sizes = itertools.pairwise(widths)
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in sizes])
+        self.layers = mlp.stack(rngs, widths)
 
     def __call__(self, profile: PyTree, inputs: PyTree) -> jax.Array:
         del profile
         return self.forward(inputs)
 
     def forward(self, x_NxD: jax.Array) -> jax.Array:
-        for layer in self.layers[:-1]:
-            x_NxD = jax.nn.relu(layer(x_NxD))
-        return self.layers[-1](x_NxD)
+        return mlp.between(self.layers, x_NxD)
 
 
 class _Labeled(_Features):

@@ -3,32 +3,31 @@
 The decoders are called with the profile ``(profile, code)`` and features (N, E).
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.models.towers import bag
 from metajax.types import Model, PyTree
 
 
-def _linear(rngs: nnx.Rngs, a: int, b: int, *, bias: bool = True) -> nnx.Linear:
-    """A linear layer."""
-    return nnx.Linear(a, b, use_bias=bias, rngs=rngs)
+def _plain(rngs: nnx.Rngs, a: int, b: int) -> nnx.Linear:
+    """A linear layer without a bias."""
+    return nnx.Linear(a, b, use_bias=False, rngs=rngs)
 
 
 class _Film(nnx.Module):
     """A perceptron whose hidden layers are scaled and shifted by a network of the context."""
 
     def __init__(self, rngs: nnx.Rngs, width: int, hidden: Sequence[int], num_hyper: int):
-        pairs = itertools.pairwise((width, *hidden))
-        self.body = nnx.List([_linear(rngs, a, b) for a, b in pairs])
-        self.head = _linear(rngs, hidden[-1], 1)
-        self.hyper = _linear(rngs, width, num_hyper, bias=False)
-        self.modulate = nnx.List([_linear(rngs, num_hyper, 2 * b, bias=False) for b in hidden])
+        self.body = mlp.stack(rngs, (width, *hidden))
+        self.head = nnx.Linear(hidden[-1], 1, rngs=rngs)
+        self.hyper = _plain(rngs, width, num_hyper)
+        self.modulate = nnx.List([_plain(rngs, num_hyper, 2 * b) for b in hidden])
 
     def __call__(self, profile: tuple[PyTree, jax.Array], x_NxE: jax.Array) -> jax.Array:
         _, context = profile
@@ -55,11 +54,10 @@ class _Adaptive(nnx.Module):
     """TaNP's decoder: a perceptron on features and latent, steered by the task embedding."""
 
     def __init__(self, rngs: nnx.Rngs, width: int, num_task: int, hidden: Sequence[int]):
-        pairs = itertools.pairwise((width, *hidden))
-        self.body = nnx.List([_linear(rngs, a, b) for a, b in pairs])
-        self.head = _linear(rngs, hidden[-1], 1)
-        self.scale = nnx.List([_linear(rngs, num_task, b, bias=False) for b in hidden])
-        self.shift = nnx.List([_linear(rngs, num_task, b, bias=False) for b in hidden])
+        self.body = mlp.stack(rngs, (width, *hidden))
+        self.head = nnx.Linear(hidden[-1], 1, rngs=rngs)
+        self.scale = nnx.List([_plain(rngs, num_task, b) for b in hidden])
+        self.shift = nnx.List([_plain(rngs, num_task, b) for b in hidden])
 
     def __call__(
         self, profile: tuple[PyTree, tuple[jax.Array, jax.Array]], x_NxE: jax.Array

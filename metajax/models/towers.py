@@ -4,45 +4,32 @@ Inputs and profile are dicts of columns. Parameter paths matter to filters: ``em
 embeddings, ``body/...`` for hidden layers, ``head/...`` for the last layer.
 """
 
-import itertools
 from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.types import Model, PyTree
 
 
-def _layers(rngs: nnx.Rngs, widths: Sequence[int]) -> tuple[nnx.List, nnx.Linear]:
-    """The hidden layers (``body``) and the last layer (``head``) of a perceptron."""
-    pairs = itertools.pairwise(widths[:-1])
-    body = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
-    return body, nnx.Linear(widths[-2], widths[-1], rngs=rngs)
+class _Perceptron(nnx.Module):
+    """The scores (N,) of inputs (N, D): ReLU layers (``body``), then a linear one (``head``)."""
 
-
-def _perceptron(body: nnx.List, head: nnx.Linear, x: jax.Array) -> jax.Array:
-    """The scores (N,) of inputs (N, D): ReLU layers, then a linear one."""
-    for layer in body:
-        x = jax.nn.relu(layer(x))
-    return head(x)[..., 0]
-
-
-class _Vector(nnx.Module):
-    """A perceptron on a plain vector input (N, D)."""
-
-    def __init__(self, rngs: nnx.Rngs, inputs: jax.Array, hidden: Sequence[int]):
-        self.body, self.head = _layers(rngs, (inputs.shape[-1], *hidden, 1))
+    def __init__(self, rngs: nnx.Rngs, width: int, hidden: Sequence[int]):
+        self.body = mlp.stack(rngs, (width, *hidden))
+        self.head = nnx.Linear((width, *hidden)[-1], 1, rngs=rngs)
 
     def __call__(self, profile: PyTree, inputs: jax.Array) -> jax.Array:
         del profile
-        return _perceptron(self.body, self.head, inputs)
+        return self.head(mlp.behind(self.body, inputs))[..., 0]
 
 
 def vector_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
     """A perceptron on vector inputs (N, D), the regression network of the few-shot classics."""
-    return from_nnx(lambda rngs, profile, inputs: _Vector(rngs, inputs, hidden))
+    return from_nnx(lambda rngs, profile, inputs: _Perceptron(rngs, inputs.shape[-1], hidden))
 
 
 def vector_linear() -> Model:
@@ -90,17 +77,16 @@ def ones() -> Model:
     )
 
 
-class _FactorMlp(nnx.Module):
+class _FactorMlp(_Perceptron):
     """A perceptron on stored item factors that corrects the stored mean."""
 
     def __init__(self, rngs: nnx.Rngs, factor: jax.Array, mean: float, hidden: Sequence[int]):
-        self.body, self.head = _layers(rngs, (factor.shape[-1] + 1, *hidden, 1))
+        super().__init__(rngs, factor.shape[-1] + 1, hidden)
         self.mean = mean
 
     def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
         x_NxD = jnp.concatenate([inputs["factor"], inputs["bias"][:, None]], axis=1)
-        correction = _perceptron(self.body, self.head, x_NxD)
-        return self.mean + inputs["bias"] + correction
+        return self.mean + inputs["bias"] + super().__call__(profile, x_NxD)
 
 
 def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
@@ -119,7 +105,7 @@ def bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
     return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
 
 
-class _Melu(nnx.Module):
+class _Melu(_Perceptron):
     """Embeddings of user and item features, then decision layers (MeLU's network)."""
 
     def __init__(
@@ -136,9 +122,7 @@ class _Melu(nnx.Module):
             {f"user_{k}": table(n) for k, n in user_sizes.items()}
             | {f"item_{k}": table(n) for k, n in item_sizes.items()}
         )
-        self.body, self.head = _layers(
-            rngs, (dim * (len(user_sizes) + len(item_sizes)), *hidden, 1)
-        )
+        super().__init__(rngs, dim * (len(user_sizes) + len(item_sizes)), hidden)
         self.mean = mean
         self.user_names, self.item_names = tuple(user_sizes), tuple(item_sizes)
 
@@ -148,7 +132,7 @@ class _Melu(nnx.Module):
         user_NxE = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
         item_NxE = [bag(self.embed[f"item_{k}"], inputs[k]) for k in self.item_names]
         x_NxD = jnp.concatenate([*user_NxE, *item_NxE], axis=1)
-        return self.mean + _perceptron(self.body, self.head, x_NxD)
+        return self.mean + super().__call__(profile, x_NxD)
 
 
 def melu_net(

@@ -3,6 +3,7 @@
 Keys of scores were "scenario|arm|condition|metric"; the role of an arm was a part of its name.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -65,8 +66,37 @@ def read(path: pathlib.Path) -> Record:
         raise UserError(f"{path} is damaged ({error}); run the experiment again") from error
 
 
+INNER_STEPS = {"A6 MAML": 5, "A6 ANIL": 20, "A6 Meta-SGD": 10}
+"""What ``inner_steps`` of these methods was at the commits of all tables of version 0."""
+
+
+def with_true_costs(facts: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The facts with the gradients that tables left out, and ``gradients_corrected`` if it did.
+
+    The tables T1, T2 and T5 asked their own configuration for the inner steps, which only the
+    methods' configurations have, and so counted none for the methods that adapt by gradients.
+    """
+    counted = facts.get("gradients", {})
+    if facts["experiment"] != "tables" or not any(counted.get(arm) for arm in INNER_STEPS):
+        return facts
+    told = dict(counted)
+    for arm in INNER_STEPS.keys() & told.keys():
+        steps, outer = INNER_STEPS[arm], told[arm]["training"]
+        told[arm] = {"training": outer * (1 + steps), "per_user": steps}
+    why = "0 inner gradients were recorded; these follow from inner_steps at the commit of the run"
+    return {**facts, "gradients": told, "gradients_corrected": why}
+
+
+def facts(path: pathlib.Path) -> Record:
+    """The record of a JSON file without its scores."""
+    with np.load(path.with_suffix(".npz")) as arrays:
+        names = {Key(*name.split("|")): np.zeros((0, 0)) for name in arrays.files}
+    return dataclasses.replace(upgraded(json.loads(path.read_text()), names), scores={})
+
+
 def upgraded(facts: Mapping[str, Any], scores: Mapping[Key, np.ndarray]) -> Record:
     """The record of facts and scores of version 0; what has no field goes to ``extra``."""
+    facts = with_true_costs(facts)
     extra = {k: v for k, v in facts.items() if k not in READ}
     alone = "arm" in facts
     told = _of_one_arm(facts) if alone else facts

@@ -161,6 +161,15 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
     np.testing.assert_allclose(cold, record.of("user_cold", "A0 item mean", "all", "mae"), 1e-5)
 
+    # 4 steps of 4 tasks, one gradient each; A4 takes the steps that were chosen for it
+    arms = {arm.name: arm for arm in record.arms}
+    assert arms["A3 joint"].gradients == (16, 0) and arms["A2 fold-in"].gradients == (0, 0)
+    assert arms["A4 fine-tuned"].gradients == (0, arms["A4 fine-tuned"].settings["steps"])
+    # beside the profile: nothing, a bias' sums, those of 16 factors and a constant
+    profile = arms["A0 item mean"].bytes_per_task or 0
+    assert (arms["A1 bias"].bytes_per_task or 0) - profile == 4 * 2
+    assert (arms["A2 fold-in"].bytes_per_task or 0) - profile == 4 * (17**2 + 17)
+
 
 def test_an_arm_that_diverged_is_shown_and_stops_nothing():
     fine, gone = np.ones((2, 3)), np.array([[1.0, np.inf, 2.0]])

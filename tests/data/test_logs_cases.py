@@ -338,6 +338,13 @@ def test_large_and_odd_ids_stay_apart(tmp_path):
     refused(put(tmp_path, "d.csv", "user,item\n1.0,1\n1,1\n2,1\n"), "1.0", "also written 1")
 
 
+def test_ids_that_are_nearly_the_same_are_told(tmp_path):
+    read = load(put(tmp_path, "a.csv", "user,item\n a,1\na,1\nb,1\n"))
+    assert read.user_ids.tolist() == ["a", "b"] and "spaces around user ids" in read.notes
+    read = load(put(tmp_path, "a.csv", "user,item\ncaf\u00e9,1\ncafe\u0301,1\n"))
+    assert read.num_users == 2 and "how an accent is coded" in read.notes
+
+
 # -- times
 
 
@@ -586,6 +593,7 @@ def test_packed_files(tmp_path, ending):
     refused(put(tmp_path, f"cut.csv{ending}", data[: len(data) // 2]), "cut short")
     assert rows(load(put(tmp_path, f"plain.csv{ending}", PLAIN))) == FOUR  # its name is wrong
     assert rows(load(put(tmp_path, "packed.csv", data))) == FOUR  # its name hides it
+    assert rows(load(put(tmp_path, f"log{ending}", data))) == FOUR
 
 
 # -- side tables

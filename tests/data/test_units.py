@@ -13,6 +13,7 @@ from experiments.methods import ridge_head
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.worlds import latent
+from metajax.learners import item_ridge
 from metajax.settings import Training
 
 CONFIG = ridge_head.Config(
@@ -90,7 +91,7 @@ def test_columns_without_a_unit_are_the_same_for_both():
     one, two = (log(f).table.item_features.columns for f in (1.0, 2.0))
     for name in ("factor", "content_factor", "bayes", "content_bayes", "count"):
         np.testing.assert_allclose(two[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    for name in ridge_head.IN_RATINGS:
+    for name in item_ridge.IN_RATINGS:
         np.testing.assert_allclose(two[name], 2.0 * one[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 

@@ -3,8 +3,6 @@
 import pathlib
 import re
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,31 +13,6 @@ from metajax.results import records
 from metajax.types import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-
-def counted(f, *shapes) -> float:
-    zeros = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
-    return projection.flops(jax.make_jaxpr(f)(*zeros).jaxpr)
-
-
-def test_products_are_counted_as_with_a_pencil():
-    """(3 x 5) (5 x 7) is 2 * 105; seven times in a loop, thrice with its gradients."""
-    assert counted(jnp.matmul, (3, 5), (5, 7)) == 210
-    assert counted(jax.vmap(jnp.matmul), (4, 3, 5), (4, 5, 7)) == 840
-    looped = lambda w, x: jax.lax.scan(lambda x, _: (x @ w, None), x, length=7)[0]
-    assert counted(looped, (5, 5), (3, 5)) == 7 * 150
-    both = jax.grad(lambda w, x: jnp.sum((x @ w) ** 2), argnums=(0, 1))
-    assert counted(both, (5, 7), (3, 5)) == 3 * 210
-    either = lambda c, a, b: jax.lax.cond(c[0] > 0, lambda: (a @ b).sum(), lambda: a.sum())
-    assert counted(either, (1,), (3, 5), (5, 7)) == 210
-
-
-def test_convolutions_are_counted_as_with_a_pencil():
-    """A 3 x 3 kernel from 2 to 4 channels on 8 x 8 places: 2 * 9 * 2 operations an output."""
-    f = lambda x, k: jax.lax.conv_general_dilated(
-        x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    assert counted(f, (1, 8, 8, 2), (3, 3, 2, 4)) == 64 * 4 * 36
 
 
 def test_an_outer_step_of_maml_is_what_a_pencil_says():

@@ -5,7 +5,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.speed import benchmark, curves, measure, ours, page, problems, profile
+from experiments.speed import benchmark, choices, curves, measure, ours, page, problems, profile
 from metajax import losses, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
@@ -55,10 +55,11 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
 
 def test_the_users_of_w3_fall_into_the_sizes_that_are_counted():
     """Every chunk is counted once, and none is larger than its size."""
-    shares = ours.branch_shares("W3")
+    how, problem = choices.how("W3", "cpu"), problems.users()
+    shares = ours.branch_shares(how, problem)
     assert shares is not None and sum(shares.values()) == pytest.approx(1.0)
-    sizes = np.sort(problems.users().support.mask.sum(axis=1)).reshape(-1, 4).max(axis=1)
-    first = ours.HOW["W3"].lengths[0]
+    sizes = np.sort(problem.support.mask.sum(axis=1)).reshape(-1, 4).max(axis=1)
+    first = how.lengths[0]
     assert shares[0] == np.mean(sizes <= first)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.speed import ours, problems, worker
+from experiments.speed import choices, ours, problems, worker
 from metajax import tree
 from metajax.models import conv
 
@@ -67,7 +67,7 @@ def test_the_gradient_is_that_of_a_plain_loop(monkeypatch, name, num_steps, seco
     problem = few(name, num_tasks)
     monkeypatch.setitem(problems.PROBLEMS, name, lambda: problem)
     monkeypatch.setattr(ours, "OUTER", optax.sgd(1.0))
-    how = ours.HOW[name]._replace(num_outer=1)
+    how = choices.how(name)._replace(num_outer=1)
     program = ours.library(name, num_steps, second, how)
     before = jax.tree.map(np.array, program.state.params)
     after, _ = program.run(program.state, program.data)
@@ -82,16 +82,19 @@ def test_the_gradient_is_that_of_a_plain_loop(monkeypatch, name, num_steps, seco
 def test_the_last_place_alone_has_the_logits_of_all_places():
     problem = problems.PROBLEMS["W4"]()
     items = problem.support.inputs[0][:2]
-    both = [jax.jit(f)(problem.weights, (), items) for f in (ours.APPLY["W4"], ours.OWN["W4"])]
+    ways = (ours.APPLY["W4"], ours.own("W4", choices.how("W4")))
+    both = [jax.jit(f)(problem.weights, (), items) for f in ways]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-4)
 
 
-def test_the_convolution_by_rows_is_the_compilers_own_with_its_gradient():
+@pytest.mark.parametrize("convolve", [choices.row_convolution, conv.shifted_convolution])
+@pytest.mark.parametrize("shape", [(2, 5, 6, 3), (2, 7, 4, 1)])
+def test_convolutions_are_the_compilers_own_with_its_gradient(convolve, shape):
     rng = np.random.default_rng(0)
-    x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((2, 5, 6, 3), (3, 3, 3, 4)))
+    x, kernel = (rng.normal(size=s).astype(np.float32) for s in (shape, (3, 3, shape[-1], 4)))
     found = [
         jax.jit(jax.value_and_grad(lambda x, k, f=f: jnp.sum(jnp.sin(f(x, k))), (0, 1)))(x, kernel)
-        for f in (ours.row_convolution, conv.ordinary_convolution)
+        for f in (convolve, conv.ordinary_convolution)
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
 

@@ -13,7 +13,7 @@ from flax import nnx
 from metajax import tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models.bridge import from_linen, from_nnx
-from metajax.training import loop as train
+from metajax.training import loop, steps
 from metajax.transforms.dropout import with_dropout
 from metajax.types import Episode, Examples, Model, UserError
 
@@ -163,5 +163,5 @@ def test_maml_trains_with_dropout_and_batch_statistics_and_serves_without_noise(
     jax.tree.map(np.testing.assert_array_equal, *states)
     sample = lambda source, key: jax.tree.map(lambda x: x[None], EPISODE)
     keys = jax.random.split(KEY, 2)
-    fitted = train.fit(learner, optax.adam(0.02), sample, (), keys, 60, block=20)
+    fitted = loop.fit(steps.recipe(learner, optax.adam(0.02)), sample, (), keys, 60, block=20)
     assert (fitted.history["loss"][:, -1] < 0.7 * fitted.history["loss"][:, 0]).all()

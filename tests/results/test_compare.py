@@ -1,5 +1,6 @@
 """Runs side by side: pairing, adjusted p-values, what differs, one line for what is wrong."""
 
+import json
 import subprocess
 import sys
 
@@ -131,3 +132,9 @@ def test_check_finds_a_changed_record(folders):
     report.write(folders[0], "maml-made", record(seconds={}))
     done = command("check", folders[0])
     assert done.returncode == 1 and "maml-made.record is not what the run wrote" in done.stderr
+
+
+def test_show_prints_what_a_record_says(folders):
+    told = json.loads(command("show", folders[0] / "maml-made.record").stdout)
+    assert told["method"] == "A6 MAML" and told["arms"][0]["role"] == "baseline"
+    assert told["scores"]["user_cold | A6 MAML | all | mae"] == [2, 50]

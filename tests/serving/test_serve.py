@@ -145,3 +145,74 @@ def test_a_recommendation_is_the_best_of_the_scores(exported):
     every = np.asarray(service.scores(1, [items]))
     np.testing.assert_array_equal(places, np.argsort(-every)[:2])
     np.testing.assert_allclose(scores, np.sort(every)[::-1][:2], rtol=1e-5)
+
+
+ITEMS = EPISODE.query.inputs
+
+
+def observed(folder) -> serve.Service:
+    service = serve.Service(folder, catalogue=[ITEMS])
+    service.observe("alice", [np.asarray(ITEMS[:2])], np.array([1.0, 2.0]), items=[0, 1])
+    return service
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_label_that_is_no_number_is_refused_and_the_state_stays(exported, bad):
+    service = observed(exported[2])
+    before = service.recommend("alice", 3)
+    with pytest.raises(UserError, match="not a finite number; nothing was learned"):
+        service.observe("alice", [np.asarray(ITEMS[:2])], np.array([bad, 1.0]))
+    for one, other in zip(before, service.recommend("alice", 3), strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(UserError, match="new state of user 'alice' is not finite"):
+        service.observe("alice", [np.full((1, D), np.nan, np.float32)], np.ones(1))
+    np.testing.assert_array_equal(before[0], service.recommend("alice", 3)[0])
+
+
+def test_more_than_the_catalogue_is_all_of_it_and_what_was_met_is_left_out(exported):
+    service = observed(exported[2])
+    assert sorted(service.recommend("alice", 99)[0]) == [2, 3, 4, 5]
+    assert sorted(service.recommend("bob", 99)[0]) == [0, 1, 2, 3, 4, 5]
+
+
+def test_users_called_by_text_are_read_back(exported, tmp_path):
+    service = observed(exported[2])
+    service.observe(7, [np.asarray(ITEMS[:1])], np.ones(1))
+    service.observe("7", [np.asarray(ITEMS[:1])], -np.ones(1))
+    service.store.save(tmp_path / "states.npz")
+    again = serve.Service(exported[2], serve.Store.read(tmp_path / "states.npz"), [ITEMS])
+    for user in ("alice", 7, "7"):
+        np.testing.assert_array_equal(again.recommend(user, 3)[0], service.recommend(user, 3)[0])
+    with pytest.raises(UserError, match="by a whole number or a text"):
+        service.observe(1.5, [np.asarray(ITEMS[:1])], np.ones(1))
+    (tmp_path / "states.npz").write_bytes((tmp_path / "states.npz").read_bytes()[:-30])
+    with pytest.raises(UserError, match="cut or altered"):
+        serve.Store.read(tmp_path / "states.npz")
+
+
+def test_states_of_other_parameters_or_another_catalogue_are_refused(exported, tmp_path):
+    learner, _, folder = exported
+    service = observed(folder)
+    serve.export(learner, learner.init(jax.random.key(77), EPISODE), EPISODE, tmp_path / "b")
+    with pytest.raises(UserError, match="stored states are of the model"):
+        serve.Service(tmp_path / "b", service.store, [ITEMS])
+    with pytest.raises(UserError, match="stored states are of the model"):
+        serve.Service(folder, service.store, [ITEMS + 1])
+    old = serve.Store()
+    old.put(7, service.store.get("alice") or [])
+    with pytest.raises(UserError, match="model without a name"):
+        serve.Service(folder, old, [ITEMS])
+
+
+def test_a_cut_folder_is_told_in_one_line(exported, tmp_path):
+    learner, params, _ = exported
+    serve.export(learner, params, EPISODE, tmp_path)
+    for name in (*serve.FILES, "about.json"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-30])
+        with pytest.raises(UserError, match="cut or altered"):
+            serve.load(tmp_path)
+        (tmp_path / name).write_bytes(whole)
+    broken = jax.tree.map(lambda x: x * jnp.nan, params)
+    with pytest.raises(UserError, match="a parameter is not finite"):
+        serve.export(learner, broken, EPISODE, tmp_path)

@@ -14,7 +14,7 @@ from metajax.data.worlds.latent import LatentUsers, SineTasks
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import pooled
 from metajax.models.towers import vector_linear, vector_mlp
-from metajax.training import loop
+from metajax.training import loop, updates
 from metajax.types import Episode, Examples, MetaLearner, UserError
 
 WORLD = LatentUsers(dim=3, num_support=4, num_query=4, random_shots=True)
@@ -138,6 +138,136 @@ def test_without_validation_the_last_parameters_are_kept():
     np.testing.assert_array_equal(fitted.best_step, [6, 6])
     # Losses 0, -1, -2 and -3, -4, -5.
     np.testing.assert_allclose(fitted.history["loss"], [[-1.0, -4.0]] * 2)
+
+
+def test_steps_that_blocks_do_not_divide_are_all_done_and_no_more():
+    """Seven steps in blocks of three: the last block is one step."""
+    calls = []
+    fitted = count(7, block=3, report=lambda done, metrics: calls.append(done))
+    assert calls == [3, 6, 7]
+    np.testing.assert_array_equal(fitted.state.step, [7, 7])
+    np.testing.assert_array_equal(fitted.params["steps"], [7.0, 7.0])
+    np.testing.assert_allclose(fitted.history["loss"], [[-1.0, -4.0, -6.0]] * 2)
+    straight = count(7, block=7)
+    np.testing.assert_array_equal(
+        jax.random.key_data(straight.state.key), jax.random.key_data(fitted.state.key)
+    )
+
+
+def test_a_block_is_no_longer_than_the_run():
+    fitted = count(5, block=100)
+    np.testing.assert_array_equal(fitted.state.step, [5, 5])
+    assert fitted.history["loss"].shape == (2, 1)
+
+
+def test_no_steps_are_refused():
+    with pytest.raises(UserError, match="0 outer steps train nothing"):
+        count(0, block=2)
+
+
+def broken_recipe(what: str, step: int, only_seed: int | None = None) -> loop.Recipe:
+    """A recipe that counts its steps and breaks one thing in one step, of one seed or of all.
+
+    Seeds are told apart by a parameter that stays as it is.
+    """
+
+    def init(key, batch):
+        del batch
+        return {"steps": jnp.zeros(()), "seed": jax.random.key_data(key)[-1].astype(float)}
+
+    first = jax.random.split(jax.random.split(jax.random.key(0), 2)[0])[0]
+    seed_0 = jax.random.key_data(first)[-1].astype(float)
+
+    def hit(params, name):
+        of_seed = jnp.bool_(True)
+        if only_seed is not None:
+            of_seed = (params["seed"] == seed_0) == (only_seed == 0)
+        return (name == what) & (params["steps"] == step - 1) & of_seed
+
+    def gradient_fn(params, batch, key):
+        del batch, key
+        loss = jnp.where(hit(params, "loss"), jnp.inf, -params["steps"])
+        slope = jnp.where(hit(params, "gradient"), jnp.nan, -1.0)
+        return {"steps": slope, "seed": jnp.zeros(())}, {"loss": loss}
+
+    def apply(params, state, grads):
+        moved = params["steps"] - grads["steps"]
+        moved = jnp.where(hit(params, "parameters"), -jnp.inf, moved)
+        return {"steps": moved, "seed": params["seed"]}, state
+
+    return loop.Recipe(init, gradient_fn, updates.Update(lambda params: (), apply))
+
+
+def fit_broken(what: str, step: int, only_seed: int | None = None, **options) -> loop.Fitted:
+    keys = jax.random.split(jax.random.key(0), 2)
+    return loop.fit(broken_recipe(what, step, only_seed), four, pool(), keys, 8, block=3, **options)
+
+
+SAID = {
+    "loss": "the loss of seed 0 is not finite at outer step {}; lower the inner or outer rate",
+    "gradient": "the gradient of seed 0 is not finite at outer step {}, and the loss is",
+    "parameters": "the parameters of seed 0 are not finite after outer step {}, and loss and",
+}
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+@pytest.mark.parametrize("what", list(SAID))
+def test_the_first_thing_that_is_not_finite_is_named_with_its_step(what, step):
+    """In the first and the last step of a block, within one, and in the last of the run."""
+    with pytest.raises(UserError) as refusal:
+        fit_broken(what, step)
+    assert str(refusal.value).startswith(SAID[what].format(step))
+
+
+def test_a_validation_score_that_is_not_finite_is_named_too():
+    validate = lambda params: jnp.where(params["steps"] > 5, jnp.nan, -params["steps"])
+    with pytest.raises(UserError, match="validation score of seed 0 is not finite after outer ste"):
+        count(8, block=2, validate=validate)
+
+
+def test_first_parameters_that_are_not_finite_are_refused():
+    recipe = broken_recipe("nothing", 1)
+    recipe = recipe._replace(init=lambda key, batch: {"steps": jnp.nan, "seed": jnp.zeros(())})
+    with pytest.raises(UserError, match="the first parameters are not finite"):
+        loop.fit(recipe, four, pool(), jax.random.split(KEY, 2), 2)
+
+
+@pytest.mark.parametrize("what", list(SAID))
+def test_a_seed_that_diverges_keeps_its_best_and_the_others_go_on(what):
+    """Seed 1 breaks in step 5 of 8, in the second block of three: step 3 is its last good one."""
+    fitted = fit_broken(what, 5, 1, go_on=True)
+    assert [(d.seed, d.step) for d in fitted.diverged] == [(1, 5)]
+    assert str(fitted.diverged[0]).startswith(SAID[what].format(5).replace("seed 0", "seed 1"))
+    np.testing.assert_array_equal(fitted.params["steps"], [8.0, 3.0])
+    np.testing.assert_array_equal(fitted.best_step, [8, 3])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(fitted.state.params))
+
+
+def test_a_seed_that_diverges_keeps_what_was_best_on_validation():
+    best_at_three = lambda params: (params["steps"] - 3.0) ** 2
+    fitted = fit_broken("loss", 8, 1, go_on=True, validate=best_at_three)
+    np.testing.assert_array_equal(fitted.params["steps"], [3.0, 3.0])
+    assert [(d.seed, d.step) for d in fitted.diverged] == [(1, 8)]
+
+
+def test_a_seed_that_diverges_at_once_keeps_its_first_parameters():
+    fitted = fit_broken("gradient", 1, go_on=True)
+    np.testing.assert_array_equal(fitted.params["steps"], [0.0, 0.0])
+    assert [d.step for d in fitted.diverged] == [1, 1]
+
+
+def test_parameters_that_are_returned_are_finite():
+    """A task without support under a clipped inner gradient: its meta-gradient is 0 / 0."""
+    inner = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.01))
+    recipe = loop.recipe(gradient(vector_linear(), inner, 2), optax.adam(1e-3))
+    tasks = loop.world_sampler(LatentUsers(random_shots=True), num_tasks=8)
+    fit = lambda **options: loop.fit(
+        recipe, tasks, (), jax.random.split(jax.random.key(0), 1), 2, block=2, **options
+    )
+    with pytest.raises(UserError, match="gradient of seed 0 is not finite at outer step 2"):
+        fit()
+    fitted = fit(go_on=True)
+    assert fitted.diverged and np.isfinite(fitted.params["model"]["head"]["kernel"]).all()
 
 
 def test_a_report_comes_after_every_block():

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import itertools
 import pathlib
 from collections.abc import Mapping
 
@@ -19,6 +18,7 @@ from metajax.data.episodes import Source
 from metajax.learners.cold_start import lwa
 from metajax.learners.cold_start.mamo import mamo, memory_optimizer
 from metajax.learners.gradient.maml import gradient
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.models.ctr import content_net
 from metajax.models.modulated import user_features
@@ -100,13 +100,10 @@ class _Layers(nnx.Module):
     """Layers with leaky ReLU behind each."""
 
     def __init__(self, rngs: nnx.Rngs, *widths: int):
-        pairs = itertools.pairwise(widths)
-        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in pairs])
+        self.layers = mlp.stack(rngs, widths)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        for layer in self.layers:
-            x = jax.nn.leaky_relu(layer(x), 0.1)
-        return x
+        return mlp.behind(self.layers, x, lambda x: jax.nn.leaky_relu(x, 0.1))
 
 
 class _Body(nnx.Module):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
+from jax.scipy.optimize import minimize
 
 from metajax import losses
 from metajax.benchmark import problem
@@ -41,11 +41,11 @@ def as_logits(learner: MetaLearner) -> MetaLearner:
 
 
 def calibration(
-    learner: MetaLearner, params: Params, ready: Problem, shots: Sequence[int], steps: int = 30
+    learner: MetaLearner, params: Params, ready: Problem, shots: Sequence[int]
 ) -> jax.Array:
     """Scale and shift (2,) with the least log-loss on meta-validation, over all shots.
 
-    References: Platt, "Probabilistic outputs for support vector machines", 1999; by L-BFGS.
+    References: Platt, "Probabilistic outputs for support vector machines", 1999.
     """
     source, tasks = ready.valid
     fetch, key = episodes.fetch_from(source), jax.random.key(0)
@@ -57,19 +57,7 @@ def calibration(
     mean_loss = lambda ab: jnp.mean(
         jax.lax.map(lambda s: losses.log_loss(ab[0] * s + ab[1], label, mask), score_KxTxQ)
     )
-    solver = optax.lbfgs()
-
-    def step(carry, _):
-        ab, state = carry
-        value, gradient = optax.value_and_grad_from_state(mean_loss)(ab, state=state)
-        move, state = solver.update(
-            gradient, state, ab, value=value, grad=gradient, value_fn=mean_loss
-        )
-        return (optax.apply_updates(ab, move), state), None
-
-    begin = jnp.array([4.0, -2.0])
-    (found, _), _ = jax.lax.scan(step, (begin, solver.init(begin)), length=steps)
-    return jnp.asarray(found)
+    return minimize(mean_loss, jnp.array([4.0, -2.0]), method="BFGS").x
 
 
 def arms(

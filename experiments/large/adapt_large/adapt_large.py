@@ -34,7 +34,7 @@ from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.learners import closed_form, pooled
-from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.amortized import neural_process
 from metajax.learners.gradient.maml import gradient
 from metajax.models import items, towers
 from metajax.models import modulated as nets
@@ -141,7 +141,7 @@ def centered_codes(config: Config, problem: Problem):
     plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
     encode = nets.centered(labeled_features((config.hidden, 32)), problem.mean)
     decode = conditioned_mlp((config.hidden, config.hidden))
-    learner = modulated(plain, encode, decode, 32)
+    learner = neural_process(encode, decode, 32, embed=plain)
     return residual(learner, towers.stored_mean(problem.mean), shown=unchanged)
 
 

@@ -18,7 +18,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.training import loop
-from metajax.transforms.distill import rank_cross_entropy
+from metajax.transforms.distill import rank_cross_entropy, soft_cross_entropy
 from metajax.types import Episode, MetaLearner, Params
 
 from ..sasrec import sasrec
@@ -49,13 +49,12 @@ def logits(settings: sequence.Settings, params: Params, rows: jax.Array, key=Non
 
 
 def softened(temperature: float) -> Pull:
-    """The divergence of the student's softmax from the teacher's, up to a constant."""
+    """The divergence of the student's softmax over all items from the teacher's."""
 
     def pull(rows: jax.Array, told: jax.Array, said: jax.Array) -> jax.Array:
         del rows
-        p = jax.nn.softmax(told / temperature, axis=-1)
-        total = jax.nn.logsumexp(said / temperature, axis=-1)
-        return temperature**2 * (total - jnp.sum(p * said, axis=-1) / temperature)
+        one = lambda t, s: soft_cross_entropy(t, s, jnp.ones(len(s)), temperature)
+        return jax.vmap(jax.vmap(one))(told, said)
 
     return pull
 

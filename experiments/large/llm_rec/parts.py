@@ -46,12 +46,6 @@ def likelihood(made: Decoder) -> Model:
     return Model(lambda key, profile, inputs: decoder.init(key, made), apply)
 
 
-def unlikeliness(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean negative log-likelihood of the real rows; there are no labels."""
-    del label
-    return -losses.masked_mean(score, mask)
-
-
 class Lab:
     """The data on the device, and one trained arm after the other.
 
@@ -109,7 +103,7 @@ class Lab:
     def plain(self, seed: int) -> tuple[Arm, Params]:
         """The decoder trained on everyone's rows and not adapted, and its parameters."""
         began = time.perf_counter()
-        learner = pooled(likelihood(self.decoder), loss=unlikeliness)
+        learner = pooled(likelihood(self.decoder), loss=losses.negative_mean)
         config = self.config
         trained = self.fit(learner, config.num_steps, config.batch, config.rate, seed)["model"]
         whole = lambda params, state: params["model"]
@@ -140,7 +134,7 @@ class Lab:
             inner = optim.learned_rates(0.03)
             steps = config.inner_steps
             under = tree.under("adapter")
-            learner = gradient(model, inner, steps, adapts=under, loss=unlikeliness)
+            learner = gradient(model, inner, steps, adapts=under, loss=losses.negative_mean)
             learner = starting_from(learner, model={"base": trained})
             params = self.fit(learner, config.meta_steps, 8, 3e-3, seed)
             self.bytes[name] = 4 * tree.size(params["model"]["adapter"])
@@ -168,7 +162,7 @@ class Lab:
     def descent(self, model: Model, rate: float) -> MetaLearner:
         """Plain gradient steps on the adapter."""
         steps, under = self.config.inner_steps, tree.under("adapter")
-        return gradient(model, optax.sgd(rate), steps, adapts=under, loss=unlikeliness)
+        return gradient(model, optax.sgd(rate), steps, adapts=under, loss=losses.negative_mean)
 
     def held(self, people: np.ndarray) -> Episode:
         """The people's older rows, and the row that ends with the item to find."""

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import losses
 from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Sequences
 from metajax.evaluation import next_item
@@ -87,12 +86,6 @@ def likelihood(settings: sequence.Settings) -> Model:
         return -jnp.sum(loss * judged, axis=1) / jnp.sum(judged, axis=1)
 
     return Model(lambda key, profile, inputs: sequence.init(key, settings), apply)
-
-
-def unlikeliness(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean negative log-likelihood of the real rows; there are no labels."""
-    del label
-    return -losses.masked_mean(score, mask)
 
 
 def stretches(data: Sequences, end: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import optim, precision, tree
+from metajax import losses, optim, precision, tree
 from metajax.adapters.conditions import film
 from metajax.adapters.lora import adapted, lora
 from metajax.data.histories.sequences import Sequences
@@ -141,7 +141,9 @@ class Arms:
         """Three plain gradient steps at the rate that is best on validation."""
         valid, made = {}, {}
         fast, _ = tree.partition(params["model"], adapts)
-        learner = gradient(model, optim.learned_rates(1.0), 3, adapts=adapts, loss=lab.unlikeliness)
+        learner = gradient(
+            model, optim.learned_rates(1.0), 3, adapts=adapts, loss=losses.negative_mean
+        )
         for rate in (0.003, 0.03, 0.3):
             log_rates = optim.learned_rates(rate).init(fast)
             made[rate] = {**params, "rates": log_rates}
@@ -154,7 +156,7 @@ class Arms:
     def meta_learned(self, arm: str, model: Model, use: Any) -> np.ndarray:
         """Three gradient steps on an adapter, its start and its rates learned across people."""
         inner, adapts = optim.learned_rates(0.03), tree.under("adapter")
-        learner = gradient(model, inner, 3, adapts=adapts, loss=lab.unlikeliness)
+        learner = gradient(model, inner, 3, adapts=adapts, loss=losses.negative_mean)
         learner = starting_from(learner, model={"base": self.base})
         params = lab.meta_fit(learner, self.meta, self.plan.meta_steps, self.seed)
         self.bytes[arm] = 4 * tree.size(params["model"]["adapter"])

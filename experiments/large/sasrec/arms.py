@@ -6,6 +6,7 @@ items of each person, as the Transformer does, and read at the test what it read
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,10 @@ import scipy.sparse as sp
 
 from metajax.data.histories.sequences import HELD_OUT, Held, Sequences
 from metajax.evaluation import next_item
+from metajax.training import loop
+from metajax.training.outer_gradient import loss_gradient
+from metajax.training.updates import optimizer
+from metajax.types import Params
 
 
 def trained_part(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
@@ -102,33 +107,34 @@ def bpr(sequences: Sequences, held: Held, settings: Factors, seed: int = 0) -> n
     del held
     person, item = (jnp.asarray(x) for x in trained_part(sequences))
     num_people, num_items = len(sequences.length), sequences.num_items
-    keys = jax.random.split(jax.random.key(seed), 3)
-    normal = lambda key, rows: 0.05 * jax.random.normal(key, (rows, settings.dim))
-    params = {
-        "person": normal(keys[0], num_people),
-        "item": normal(keys[1], num_items),
-        "bias": jnp.zeros(num_items),
-    }
     num_steps = settings.epochs * (len(item) // settings.batch + 1)
     tx = optax.adam(optax.cosine_decay_schedule(settings.rate, num_steps))
 
-    def loss(params, key):
+    def init(key: jax.Array, batch: Any) -> Params:
+        del batch
+        keys = jax.random.split(key)
+        normal = lambda key, rows: 0.05 * jax.random.normal(key, (rows, settings.dim))
+        vectors = {"person": normal(keys[0], num_people), "item": normal(keys[1], num_items)}
+        return {**vectors, "bias": jnp.zeros(num_items)}
+
+    def sample(data: tuple[jax.Array, jax.Array], key: jax.Array):
         key_row, key_other = jax.random.split(key)
-        row = jax.random.randint(key_row, (settings.batch,), 0, len(item))
+        row = jax.random.randint(key_row, (settings.batch,), 0, len(data[0]))
         other = jax.random.randint(key_other, (settings.batch,), 0, num_items)
-        u, liked, any_item = params["person"][person[row]], item[row], other
-        i, j = params["item"][liked], params["item"][any_item]
-        margin = jnp.sum(u * (i - j), axis=1) + params["bias"][liked] - params["bias"][any_item]
+        return data[0][row], data[1][row], other
+
+    def loss(params: Params, batch: tuple[jax.Array, jax.Array, jax.Array], key: jax.Array):
+        del key
+        who, liked, other = batch
+        u, i, j = params["person"][who], params["item"][liked], params["item"][other]
+        margin = jnp.sum(u * (i - j), axis=1) + params["bias"][liked] - params["bias"][other]
         size = jnp.mean(jnp.sum(u**2 + i**2 + j**2, axis=1))
-        return -jnp.mean(jax.nn.log_sigmoid(margin)) + 0.5 * settings.decay * size
+        return -jnp.mean(jax.nn.log_sigmoid(margin)) + 0.5 * settings.decay * size, {}
 
-    def step(carry, key):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, key), state)
-        return (optax.apply_updates(params, updates), state), None
-
-    run = jax.jit(lambda p, k: jax.lax.scan(step, (p, tx.init(p)), k)[0][0])
-    found = jax.device_get(run(params, jax.random.split(keys[2], num_steps)))
+    recipe = loop.Recipe(init, loss_gradient(loss), optimizer(tx))
+    keys = jax.random.key(seed)[None]
+    fitted = loop.fit(recipe, sample, (person, item), keys, num_steps, block=num_steps)
+    found = jax.tree.map(lambda x: np.asarray(x[0]), fitted.params)
     return found["person"] @ found["item"].T + found["bias"][None, :]
 
 

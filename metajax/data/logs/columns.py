@@ -101,10 +101,12 @@ def ids(column: Column, keep_texts: bool = False) -> tuple[Read, np.ndarray]:
         )
     odd: list[str] = []
     if values.dtype == polars.String:
+        if column.values.dtype == polars.String and (values != column.values).any():
+            odd.append(f"spaces around {column.role} ids were removed")
         nul = values.str.contains("\0", literal=True)
         if nul.any():
             raise column.error(int(nul.arg_max() or 0), "holds a NUL, which is not text")
-        odd = _odd_texts(column._replace(values=values))
+        odd += _odd_texts(column._replace(values=values))
         numbers = _plain_integers(polars, values)
         values = values if numbers is None else numbers
     elif values.dtype.is_float():
@@ -177,6 +179,9 @@ def _odd_texts(column: Column) -> list[str]:
                 f"(column {values.name!r}); write each id one way"
             )
         odd.append(f"{column.role} ids are written as floats, such as {values.filter(floats)[0]}")
+    known = values.filter(values.str.contains(r"[^\x00-\x7f]")).unique()
+    if known.str.normalize("NFC").n_unique() < len(known):
+        odd.append(f"{column.role} ids differ only in how an accent is coded (Unicode NFC, NFD)")
     zeros = values.str.contains(r"^0\d+$")
     if (
         zeros.any()

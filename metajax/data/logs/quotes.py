@@ -82,11 +82,11 @@ def read(
     Raises:
       UserError: no reading fits.
     """
-    text, width = data.decode(), len(names)
+    width = len(names)
     lines = raw.widths(data, separator)
     troubles = []
     for backslash in (False, True) if b'\\"' in data else (False,):
-        rows = _rows(text, separator, backslash, skip)
+        rows = _rows(data, separator, backslash, skip)
         try:
             return _columns(rows, lines, width, places, trusted=said == '"')
         except Unfit as trouble:
@@ -95,7 +95,7 @@ def read(
     if said is None and (lines[skip:] == width).all():
         return worst
     if worst.width == width + 1 and worst.row == 0:
-        line = text.split("\n", skip + 1)[skip]
+        line = data.split(b"\n", skip + 1)[skip].decode()
         raise one_more(path, worst.row, names, line.endswith(separator))
     raise UserError(
         f"{path}: row {worst.row + 1}: {worst.what}; double the quotes inside a quoted text, or "
@@ -104,10 +104,10 @@ def read(
 
 
 def _rows(
-    text: str, separator: str, backslash: bool, skip: int
+    data: bytes, separator: str, backslash: bool, skip: int
 ) -> Iterator[tuple[int, list[str], int, int]]:
     """(number, fields, first line, line behind) of every row that is not blank; a header is -1."""
-    lines: Iterator[str] = io.StringIO(text, newline="\n")
+    lines: Iterator[str] = io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="\n")
     if backslash:
         plainly = {'"': '""', "\\": "\\"}
         lines = (re.sub(r'\\(["\\])', lambda sign: plainly[sign[1]], line) for line in lines)

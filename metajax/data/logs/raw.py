@@ -33,9 +33,13 @@ ZST = b"\x28\xb5\x2f\xfd"
 
 
 def kind(path: Path) -> str:
-    """The ending that tells what a file is, in lower case: ``.csv`` of ``Log.CSV.gz``."""
+    """The ending that tells what a file is, in lower case: ``.csv`` of ``Log.CSV.gz``.
+
+    A packed file without another ending is text.
+    """
     endings = [ending.lower() for ending in path.suffixes]
-    return next((ending for ending in reversed(endings) if ending not in PACKED), "")
+    packed = ".txt" if endings and endings[-1] in PACKED else ""
+    return next((ending for ending in reversed(endings) if ending not in PACKED), packed)
 
 
 def stem(path: Path) -> str:
@@ -56,7 +60,7 @@ def check(path: Path, kinds: tuple[str, ...] = KINDS) -> None:
     if kind(path) not in kinds:
         known = ", ".join(kinds)
         raise UserError(
-            f"{path}: unknown kind {kind(path) or 'without an ending'!r}; give one of {known}, "
+            f"{path}: unknown kind {kind(path)!r}; give one of {known}, "
             f"also packed as {', '.join(PACKED)}"
         )
     if path.stat().st_size == 0:

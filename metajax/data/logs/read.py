@@ -48,7 +48,7 @@ def load(
     Args:
       path: of the file.
       options: how it is read, where a guess would be wrong.
-      min_users: refuse fewer users; 1 allows one person's own log.
+      min_users: refuse fewer users; 1 allows one person's own log, which needs no user column.
       name: of the table; None takes the file's.
       changes: fields of `ReadOptions`, as ``user="visitor"``, in place of options.
 
@@ -59,10 +59,15 @@ def load(
     options = dataclasses.replace(options or ReadOptions(), **changes)
     raw.check(path)
     source = opened.source(path, options)
-    places = roles.find(source, options.roles())
+    needed = ("item",) if min_users == 1 else ("user", "item")
+    places = roles.find(source, options.roles(), needed)
     found, others = _read(source, places, options)
     told = Told([], [], {})
-    num_rows = len(found["user"].values)
+    num_rows = len(found["item"].values)
+    if "user" not in found:
+        alone = raw.require_polars().Series("user", ["1"] * num_rows)
+        found["user"] = columns.Column(path, "user", alone)
+        told.facts.append("no user column: every row is of one person")
     if options.missing == "drop":
         found, others = _without_missing(path, found, others, told)
     table = _table(name or raw.stem(path), found, others, options, source.time_format, told)
@@ -101,7 +106,7 @@ def _read(
     by_role = {
         role: columns.Column(source.path, role, found[place]) for role, place in places.items()
     }
-    if not len(by_role["user"].values):
+    if not len(by_role["item"].values):
         raise UserError(
             f"{source.path}: no rows; give a log with at least one row below the header"
         )

@@ -49,7 +49,10 @@ LABEL_WORDS = {
     *("preference", "voted", "feedback", "thumb", "opinion", "play", "listen", "watch", "watched"),
     *("purchase", "purchased", "bought", "clicked", "count", "quantity", "reaction"),
 }
-NOT_LABELS = re.compile(r"id$|^$|^_+$|^index$|^unnamed|^row|number$")
+NOT_LABELS = re.compile(
+    r"id$|^$|^_+$|index|^unnamed|^row|number$|price|hour|minute|day$|week|month|year|position|rank|"
+    r"page|zip|^lat|^lon|^age$"
+)
 SAMPLE = 10_000  # rows by which a column that was left over is judged
 
 
@@ -58,12 +61,15 @@ def plain(column: str) -> str:
     return re.sub(r"[\s_-]", "", column.split(":")[0]).lower()
 
 
-def find(source: Source, given: dict[str, str | None]) -> dict[str, int]:
+def find(
+    source: Source, given: dict[str, str | None], needed: tuple[str, ...] = ("user", "item")
+) -> dict[str, int]:
     """The place of the column of each role; label, count and time only if there.
 
     Args:
       source: the log.
       given: role -> name or number from 1, as the person said; None finds it, "" is none.
+      needed: the roles that must be there.
 
     Raises:
       UserError: no such column; none of the user or item; two that may be the label.
@@ -87,7 +93,7 @@ def find(source: Source, given: dict[str, str | None]) -> dict[str, int]:
             )
         if places:
             found[role] = places[0]
-    for role in ("user", "item"):
+    for role in needed:
         if role not in found:
             raise _absent(source, role)
     _refuse_doubled(source, found, given)

@@ -30,7 +30,14 @@ from metajax.data.split.tasks import (
     tasks_of_users,
 )
 from metajax.data.split.temporal import ctr_warmup, global_time, leave_one_out, prequential
-from metajax.data.split.users import domain_transfer, first_k, merge_domains, tanp, user_disjoint
+from metajax.data.split.users import (
+    domain_transfer,
+    first_k,
+    merge_domains,
+    newcomers,
+    tanp,
+    user_disjoint,
+)
 
 __all__ = [
     "NUM_QUERY",
@@ -48,6 +55,7 @@ __all__ = [
     "melu",
     "melu_states",
     "merge_domains",
+    "newcomers",
     "newest_items",
     "newest_users",
     "prequential",

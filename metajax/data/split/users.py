@@ -158,6 +158,44 @@ def tanp(
     return require_tasks(table, split, f"no user is left with more than {num_support} rows in")
 
 
+def newcomers(
+    table: Interactions,
+    seed: int = 0,
+    *,
+    valid_users: float = 0.1,
+    num_query: int = NUM_QUERY,
+    max_support: int = 100,
+    most_valid: int = 2000,
+) -> Split:
+    """Users 9:1, for a log of any size: what a service needs to choose a learner, without a test.
+
+    A validation user has 2 rows or more; the query is half of them, at most ``num_query``: the last
+    by time where the log has times, else random ones. The support is what comes before.
+
+    Args:
+      max_support: rows of a support, at most: the last ones.
+      most_valid: validation users, at most.
+
+    Raises:
+      UserError: fewer than ten users have two rows.
+    """
+    rng = np.random.default_rng([seed, 6])
+    users = rng.permutation(eligible_users(table, 2, None))
+    chosen = users[: min(max(3, round(valid_users * len(users))), most_valid)]
+    held = rows_of(table, chosen)
+    rows = rng.permutation(held) if table.time is None else in_time(table, held)
+    rows = rows[np.argsort(table.user[rows], kind="stable")]
+    length = np.bincount(table.user, minlength=table.num_users)
+    queries = np.minimum(num_query, length // 2)
+    first = (length - queries - max_support)[table.user[rows]]
+    valid, _ = grouped(table, rows[place_in_group(table.user[rows]) >= first], 2)
+    valid = valid._replace(shots=(valid.length - queries[valid.owner]).astype(np.int32))
+    train_rows = np.setdiff1d(np.arange(len(table)), held)
+    train, _ = grouped(table, rng.permutation(train_rows), 2)
+    judged = {"user_cold": valid}
+    return require_tasks(table, Split("newcomers", seed, train_rows, train, judged, {}, num_query))
+
+
 def merge_domains(source: Interactions, target: Interactions) -> Interactions:
     """One table of two domains: the users of both, the items of ``target``, then of ``source``.
 

@@ -56,12 +56,15 @@ def dual(
     *,
     second_order: bool = True,
     loss: losses.Loss = losses.squared_error,
+    compute: jax.typing.DTypeLike | None = None,
 ) -> MetaLearner:
     """The learner ``gradient(model, optax.sgd(rate), num_steps)``, with the same parameters.
 
     Args:
       model: a perceptron with ReLU on vectors (N, D), whose parameters are those of
         `towers.vector_mlp`.
+      compute: type of activations and of the factors of products, as of `adapters.mixed`; None
+        leaves them as they are.
     """
     plain = gradient(model, optax.sgd(rate), num_steps, second_order=second_order, loss=loss)
 
@@ -72,12 +75,14 @@ def dual(
         constant = (lambda x: x) if second_order else jax.lax.stop_gradient
         ready = None
         if kinds[0] == GRAM:
-            ready = (x_KxD @ layers[0].kernel, x_KxD @ x_KxD.T)
-            sent = jnp.zeros_like(ready[0])
+            x = _narrow(x_KxD, compute)
+            ready = (x @ _narrow(layers[0].kernel, compute), x @ x.T)
+            sent = jnp.zeros(ready[0].shape, layers[0].kernel.dtype)
             layers[0] = layers[0]._replace(seen=constant(x_KxD), sent=sent)
 
         def value(moving: list[_Moving], layers: list[Layer]):
-            scores, seen = _scores(_put(layers, moving), x_KxD, ready, [m.shift for m in moving])
+            shifts = [m.shift for m in moving]
+            scores, seen = _scores(_put(layers, moving), x_KxD, ready, shifts, compute)
             return loss(scores, examples.label, examples.mask), seen
 
         def step(layers: list[Layer]) -> list[Layer]:
@@ -109,7 +114,7 @@ def dual(
         num_rows = len(episode.query.mask)
         few = lambda layer: num_rows * sum(layer.kernel.shape) < layer.kernel.size
         layers = [layer if few(layer) else _whole(layer) for layer in layers]
-        scores, _ = _scores(layers, episode.query.inputs)
+        scores, _ = _scores(layers, episode.query.inputs, compute=compute)
         value = loss(scores, episode.query.label, episode.query.mask)
         return value, {"query_loss": value}
 
@@ -173,25 +178,32 @@ def _scores(
     x_NxD: jax.Array,
     ready: tuple[jax.Array, jax.Array] | None = None,
     shifts: list[jax.Array | None] | None = None,
+    compute: jax.typing.DTypeLike | None = None,
 ) -> tuple[jax.Array, list[jax.Array]]:
     """The scores (N,), and the inputs of each layer.
 
     Args:
       ready: of the first layer, its inputs times the kernel (N, F) and times what it saw (N, R).
       shifts: added to the outputs of each layer.
+      compute: the type that layers work in, see `dual`.
     """
-    inputs = []
+    inputs, kind, narrow = [], layers[0].kernel.dtype, lambda x: _narrow(x, compute)
+    x_NxD = narrow(x_NxD)
     for i, layer in enumerate(layers):
         inputs.append(x_NxD)
         if i == 0 and ready is not None:
             outputs, overlap = ready
         else:
-            outputs = x_NxD @ layer.kernel
-            overlap = None if layer.seen is None else x_NxD @ layer.seen.T
+            outputs = x_NxD @ narrow(layer.kernel)
+            overlap = None if layer.seen is None else x_NxD @ narrow(layer.seen).T
         if overlap is not None and layer.sent is not None:
-            outputs = outputs - overlap @ layer.sent
-        outputs = outputs + layer.bias.reshape(1, -1)
+            outputs = outputs - overlap @ narrow(layer.sent)
+        outputs = outputs + narrow(layer.bias).reshape(1, -1)
         shift = None if shifts is None else shifts[i]
-        outputs = outputs if shift is None else outputs + shift
+        outputs = outputs if shift is None else outputs + narrow(shift)
         x_NxD = jax.nn.relu(outputs) if i + 1 < len(layers) else outputs
-    return x_NxD[:, 0], inputs
+    return x_NxD[:, 0].astype(kind), inputs
+
+
+def _narrow(x: jax.Array, compute: jax.typing.DTypeLike | None) -> jax.Array:
+    return x if compute is None else x.astype(compute)

@@ -1,0 +1,106 @@
+"""The record of an accelerator's benchmark for the terminal and for the documentation."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table as Printed
+
+from metajax.results.records import Record
+
+from . import page
+
+HEADINGS = (
+    "ms a step",
+    "tasks/s",
+    "TFLOP/s",
+    "of matmul",
+    "GB accessed",
+    "of copy",
+    "temporary MB",
+    "compile s",
+)
+
+HEAD = """## On a card
+
+Wall time of whole outer steps that are waited for, medians of rounds in which the ways of a table
+take turns; every way on the same card, in turns, with the same numbers and the same loss. *tf32*
+is float32 with the card's own rounding of factors on all sides, *bf16* has bfloat16 activations and
+float32 weights, accumulation and scores on all sides. *of matmul* is the rate of the matrix
+products against one of 8192 x 8192 in that precision; *of copy* is the rate of the bytes that the
+compiler counts as accessed (what stays in cache included, so that it can be above 1) against a copy
+of 2 GB, counted as read and written; both measured in the same run. The loop over tasks is timed on
+8 of them.
+"""
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The figures of one way as text."""
+    if "skipped" in row:
+        return ["skipped: " + row["skipped"], *[""] * (len(HEADINGS) - 1)]
+    percent = lambda name: f"{100 * row[name]:.1f} %" if name in row else ""
+    figure = lambda name, form: f"{row[name]:{form}}" if row.get(name) is not None else ""
+    return [
+        f"{row['milliseconds']:,.3f}",
+        f"{row['tasks_per_second']:,.0f}",
+        figure("tflops", ".1f"),
+        percent("share_of_matmul"),
+        figure("gigabytes", ".2f"),
+        percent("share_of_copy"),
+        figure("temporary_mb", ",.0f"),
+        f"{row['compile_seconds']:.1f}",
+    ]
+
+
+def groups(record: Record) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The title and the rows of each cell."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in record.extra["rows"]:
+        order = "" if row["second"] else ", first order"
+        plural = "s" if row["num_steps"] > 1 else ""
+        title = f"{row['name']}, {row['num_steps']} inner step{plural}{order}, {row['tasks']} tasks"
+        found.setdefault(f"{title}, {row['precision']}", []).append(row)
+    yield from found.items()
+
+
+def ratios(rows: list[dict[str, Any]]) -> str:
+    """How many times as fast the library is as each other way, in a line; empty if unknown."""
+    timed = {row["variant"]: row["milliseconds"] for row in rows if "skipped" not in row}
+    ours = timed.pop("metajax", None)
+    if ours is None:
+        return ""
+    return ", ".join(f"{ms / ours:.2f}x {variant}" for variant, ms in timed.items())
+
+
+def ceilings(record: Record) -> str:
+    """What the card reaches at best, in a line."""
+    best = record.extra["ceilings"]
+    products = ", ".join(f"{name} {best[name]:.0f}" for name in ("float32", "tf32", "bf16"))
+    return f"{record.environment.device}: products {products} TFLOP/s, copy {best['copy']:.2f} TB/s"
+
+
+def show(record: Record) -> None:
+    """Prints the tables and the ratios of a record."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 130)
+    console.print(ceilings(record), highlight=False)
+    for title, rows in groups(record):
+        printed = Printed(title=title, header_style="bold")
+        printed.add_column("way", no_wrap=True)
+        for heading in HEADINGS:
+            printed.add_column(heading, justify="right")
+        for row in rows:
+            printed.add_row(row["variant"], *cells(row))
+        console.print(printed)
+        console.print(f"{title}: {ratios(rows)}", highlight=False)
+
+
+def markdown(record: Record) -> str:
+    """The section of a record."""
+    lines = [HEAD, f"{ceilings(record)}.", ""]
+    for title, rows in groups(record):
+        lines += [f"### {title}", ""]
+        lines += page.table(("way", *HEADINGS), ([row["variant"], *cells(row)] for row in rows))
+        lines += ["", f"metajax is {ratios(rows)}." if ratios(rows) else "", ""]
+    return "\n".join(lines)

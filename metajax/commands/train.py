@@ -1,0 +1,51 @@
+"""Train a recommender on a log and save it as a model folder.
+
+The recommended meta-learner is trained and compared, on people it has not seen, with four closed
+forms that need no meta-learning; the best is saved, and a table says which and by how much.
+
+Run: metajax train ratings.csv --items movies.csv --out model
+     metajax recommend model --ratings "Alien=5, Heat=2"
+"""
+
+import dataclasses
+import pathlib
+
+import tyro
+
+from metajax.commands import training, verdict
+from metajax.data.logs.options import ReadOptions
+from metajax.data.sources import named
+from metajax.results import tables
+from metajax.serving.model import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the command."""
+
+    log: tyro.conf.Positional[str]
+    """The path of your own log, or synthetic, or a named data set."""
+    out: pathlib.Path = pathlib.Path("model")
+    """The model folder to write."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+    settings: training.Settings = dataclasses.field(default_factory=training.Settings)
+    """How it is trained."""
+    read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
+    """How a log of your own is read, where a guess would be wrong."""
+
+
+def main(config: Config) -> Model:
+    """The model: trained, told about in a table, saved with a card and a plot."""
+    table = named.load(config.log, config.data_dir, config.read)
+    trained, said = training.judged(table, config.out, config.settings, config.read)
+    tables.terminal(verdict.grid(said, table.name))
+    first = trained.catalogue.title(int(trained.popularity.argmax()))
+    value = "" if trained.labels.events else f"={trained.labels.high:g}"
+    print(
+        f"model  {config.out} ({trained.about['arm']}, identity {trained.identity})\n"
+        f"card   {config.out / 'README.md'}\nplot   {config.out / 'k_shot.png'}\n"
+        f'next   metajax recommend {config.out} --ratings "{first}{value}"\n'
+        f"       metajax serve {config.out}"
+    )
+    return trained

@@ -1,0 +1,95 @@
+"""Logs of events: what each person did not do, drawn at random from the whole catalogue."""
+
+import dataclasses
+
+import numpy as np
+
+from metajax.data.split.tasks import Split, Tasks, grouped
+from metajax.data.table import Interactions
+
+
+def once_a_pair(table: Interactions) -> Interactions:
+    """The table with one row for each pair of user and item: the last, with all its counts."""
+    pair = table.user.astype(np.int64) * table.num_items + table.item
+    order = np.arange(len(table)) if table.time is None else np.argsort(table.time, kind="stable")
+    _, last, inverse = np.unique(pair[order[::-1]], return_index=True, return_inverse=True)
+    kept = order[::-1][last]
+    rank = np.argsort(kept)
+    changes = {name: getattr(table, name)[kept[rank]] for name in ("user", "item", "label")}
+    for name in ("time", "state", "count"):
+        values = getattr(table, name)
+        if values is not None:
+            changes[name] = values[kept[rank]]
+    if table.count is not None:
+        changes["count"] = np.bincount(inverse, table.count[order[::-1]])[rank]
+    return dataclasses.replace(table, **changes)
+
+
+def with_negatives(
+    table: Interactions, parts: Split, per_positive: int = 2, seed: int = 0
+) -> tuple[Interactions, Split]:
+    """The table and the split with items of label 0 that a person has no event with.
+
+    Training users get ``per_positive`` of them for each of their events; of a validation user only
+    the query does, so that the support holds what a service would know. Users who have met half of
+    the catalogue or more get fewer.
+
+    Returns:
+      The table, whose new rows come last, and the split of it.
+    """
+    rng = np.random.default_rng([seed, 7])
+    met = np.unique(table.user.astype(np.int64) * table.num_items + table.item)
+    owner = np.repeat(table.user[parts.train_rows], per_positive)
+    item, new = _unmet(owner, met, table.num_items, rng)
+    owner, size = owner[new], int(new.sum())
+    more = {"user": owner, "item": item[new], "label": np.zeros(size, np.float32)}
+    for name in ("time", "state", "count"):
+        if getattr(table, name) is not None:
+            more[name] = np.zeros(size, getattr(table, name).dtype)
+    joined = {name: np.concatenate([getattr(table, name), v]) for name, v in more.items()}
+    scale = (min(0.0, table.scale[0]), table.scale[1])
+    grown = dataclasses.replace(table, **joined, scale=scale)
+    rows = np.concatenate([parts.train_rows, len(table) + np.arange(size)])
+    train, _ = grouped(grown, rng.permutation(rows), 2)
+    valid = {
+        name: _query_grown(tasks, met, table.num_items, per_positive, rng)
+        for name, tasks in parts.valid.items()
+    }
+    wide = parts.num_query * (1 + per_positive)
+    return grown, dataclasses.replace(
+        parts, train_rows=rows, train=train, valid=valid, num_query=wide
+    )
+
+
+def _unmet(
+    owner: np.ndarray, met: np.ndarray, num_items: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """An item (n,) drawn for each owner, and whether (n,) it is new to them and drawn once."""
+    item = rng.integers(num_items, size=len(owner)).astype(np.int32)
+    pair = owner.astype(np.int64) * num_items + item
+    place = np.minimum(np.searchsorted(met, pair), len(met) - 1)
+    first = np.zeros(len(owner), bool)
+    first[np.unique(pair, return_index=True)[1]] = True
+    return item, first & (met[place] != pair)
+
+
+def _query_grown(
+    tasks: Tasks, met: np.ndarray, num_items: int, per_positive: int, rng: np.random.Generator
+) -> Tasks:
+    """The tasks with drawn items at the end of each query."""
+    assert tasks.shots is not None
+    owner = np.repeat(tasks.owner, per_positive * (tasks.length - tasks.shots))
+    item, new = _unmet(owner, met, num_items, rng)
+    owner, item = owner[new], item[new]
+    everyone = np.concatenate([np.repeat(tasks.owner, tasks.length), owner])
+    order = np.argsort(everyone, kind="stable")
+    length = np.bincount(everyone, minlength=int(tasks.owner.max()) + 1)[tasks.owner]
+    label = np.concatenate([tasks.label, np.zeros(len(item), np.float32)])
+    return Tasks(
+        owner=tasks.owner,
+        start=(np.cumsum(length) - length).astype(np.int32),
+        length=length.astype(np.int32),
+        other=np.concatenate([tasks.other, item])[order],
+        label=label[order],
+        shots=tasks.shots,
+    )

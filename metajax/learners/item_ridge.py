@@ -1,0 +1,141 @@
+"""Ridge regression over item columns as a recipe: the closed-form arms, and the ridge head.
+
+A recipe is a handful of numbers and names from which the same learner can be built again, in
+another process or a year later, to be called with stored parameters. The columns are those that
+`data.features.represent` estimates from a log.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from metajax import losses
+from metajax.learners import closed_form, ensemble, pooled
+from metajax.models.items import item_features, item_offset
+from metajax.models.towers import stored_mean
+from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
+
+IN_RATINGS = ("bias", "content_bias", "bayes_bias", "content_bayes_bias")
+"""The item columns that are in the unit of ratings; the others have none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What decides the learner ``score = offset(item, profile) + features(item)' w``.
+
+    Attributes:
+      mean: the mean label of the training rows.
+      start: the item columns that are the features, or that learned features start from.
+      precision: the prior precision of every feature, where it starts; the classical penalty.
+      constant: whether a feature that is always 1 comes first; learned features always have it.
+      bias: the item column that the offset starts from.
+      learned: whether networks refine features and offset; else both are the stored columns.
+      scale: what labels are divided by for the networks; closed forms do not depend on it.
+      user_sizes: name -> number of categories of the profile's columns that the offset sees.
+      extra: learned features beside those that start as columns.
+      hidden, offset_hidden: widths of the two networks.
+      blend: whether a second network, without weights of the task's own, is blended in by shares
+        that follow the number of examples.
+    """
+
+    mean: float
+    start: tuple[str, ...] = ()
+    precision: tuple[float, ...] = ()
+    constant: bool = True
+    bias: str = "bias"
+    learned: bool = False
+    scale: float = 1.0
+    user_sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    extra: int = 0
+    hidden: int = 32
+    offset_hidden: int = 64
+    blend: bool = False
+
+
+def columns_as_features(names: tuple[str, ...], constant: bool) -> Model:
+    """Stored item columns, side by side, as features (N, D), without parameters."""
+
+    def apply(params: PyTree, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
+        ones = jnp.ones((inputs["item"].shape[0], int(constant)))
+        return jnp.concatenate([ones, *(inputs[name] for name in names)], axis=1)
+
+    return Model(lambda key, profile, inputs: {}, apply)
+
+
+def networks(recipe: Recipe) -> tuple[Model, Model]:
+    """The features (N, D) and the offset (N,) of a recipe, for labels divided by its scale."""
+    mean = recipe.mean / recipe.scale
+    if not recipe.learned:
+        return columns_as_features(recipe.start, recipe.constant), stored_mean(mean, recipe.bias)
+    features = item_features(recipe.start, recipe.extra, recipe.hidden)
+    return features, item_offset(recipe.user_sizes, mean, recipe.offset_hidden, bias=recipe.bias)
+
+
+def learner(recipe: Recipe, loss: losses.Loss = losses.absolute_error) -> MetaLearner:
+    """The learner of a recipe, for labels divided by its scale; see `in_units`.
+
+    A recipe without a feature is the item mean, which has nothing to adapt.
+
+    References: Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form
+    solvers", ICLR 2019.
+    """
+    features, offset = networks(recipe)
+    if not recipe.precision:
+        return pooled.pooled(offset, loss=loss)
+    size = len(recipe.precision)
+    head = closed_form.ridge(features, offset, size, precision=recipe.precision, loss=loss)
+    if not recipe.blend:
+        return head
+    return ensemble.blended([pooled.pooled(offset, loss=loss), head], loss=loss)
+
+
+def rescaled(inputs: Mapping[str, jax.Array], scale: float) -> dict[str, jax.Array]:
+    """The inputs with the columns that are in the unit of ratings divided by the scale."""
+    return {**inputs, **{k: inputs[k] / scale for k in IN_RATINGS if k in inputs}}
+
+
+def in_units(learner: MetaLearner, scale: float) -> MetaLearner:
+    """The learner that meets ratings divided by the scale, and whose scores are ratings again.
+
+    What it is made of must be in that unit, too. Its loss stays in units of the scale, so that
+    clipped gradients are the same for any scale.
+    """
+
+    def own(examples: Examples) -> Examples:
+        return examples._replace(
+            inputs=rescaled(examples.inputs, scale), label=examples.label / scale
+        )
+
+    def episode_of(e: Episode) -> Episode:
+        return e._replace(support=own(e.support), query=own(e.query))
+
+    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
+        return scale * learner.predict(params, state, rescaled(inputs, scale))
+
+    return learner._replace(
+        init=lambda key, episode: learner.init(key, episode_of(episode)),
+        adapt=lambda params, state, examples, key: learner.adapt(params, state, own(examples), key),
+        predict=predict,
+        loss=lambda params, episode, key: learner.loss(params, episode_of(episode), key),
+    )
+
+
+def positives_only(learner: MetaLearner) -> MetaLearner:
+    """The learner that adapts on positive labels alone, whatever else the support holds.
+
+    For logs of events: what a person did is known, what they would not do is drawn at random for
+    the query of a training task, and no service will ever be told it.
+    """
+    kept = lambda e: e._replace(mask=e.mask * (e.label > 0))
+
+    def loss(params: PyTree, episode: Episode, key: jax.Array):
+        return learner.loss(params, episode._replace(support=kept(episode.support)), key)
+
+    return learner._replace(
+        adapt=lambda params, state, examples, key: learner.adapt(
+            params, state, kept(examples), key
+        ),
+        loss=loss,
+    )

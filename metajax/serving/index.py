@@ -1,0 +1,142 @@
+"""The best of a catalogue for a user's weights: every item of a small one, likely ones of a large.
+
+A score is an inner product of a user's weights with an item's vector, and a constant of the item. A
+large catalogue is cut into clusters once; a request looks into the clusters whose centers score
+highest, until its budget of rows is spent. What it may miss is measured by the load test.
+"""
+
+import numpy as np
+
+from metajax.serving import linear
+from metajax.types import UserError
+
+SMALL = 4_000_000  # numbers of a catalogue that are all looked at: 16 MB
+CLUSTERS = 2048
+BUDGET = 30_000  # rows that a request looks at, at most
+BLOCK = 1024
+
+
+def exact(scores: np.ndarray, top: int, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The best places of scores (N,), best first, without the hidden ones; ties by place.
+
+    The best of the whole lie in the blocks with the highest maxima: those alone are searched.
+    """
+    scores = scores.copy()
+    scores[hidden] = -np.inf
+    top = min(top, len(scores) - len(np.unique(hidden)))
+    if top <= 0:
+        return np.zeros(0, np.int64), np.zeros(0, scores.dtype)
+    if len(scores) <= 2 * top * BLOCK:
+        chosen = highest(scores, top)
+        return chosen, scores[chosen]
+    whole = len(scores) // BLOCK * BLOCK
+    maxima = scores[:whole].reshape(-1, BLOCK).max(axis=1)
+    blocks = np.sort(highest(maxima, top))
+    places = np.concatenate(
+        [*(np.arange(b * BLOCK, (b + 1) * BLOCK) for b in blocks), np.arange(whole, len(scores))]
+    )
+    chosen = places[highest(scores[places], top)]
+    return chosen, scores[chosen]
+
+
+def highest(scores: np.ndarray, top: int) -> np.ndarray:
+    """The places of the highest scores, best first, ties by place."""
+    if top >= len(scores):
+        return np.argsort(-scores, kind="stable")
+    limit = np.partition(scores, len(scores) - top)[len(scores) - top]
+    above = np.flatnonzero(scores > limit)
+    level = np.flatnonzero(scores == limit)[: top - len(above)]
+    chosen = np.sort(np.concatenate([above, level]))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+class Index:
+    """A catalogue that can be asked for the best items of a state.
+
+    Args:
+      form: of the items.
+      small: catalogues of at most so many numbers are searched whole.
+      clusters: of a larger one; budget: rows that a request looks at, at most.
+    """
+
+    def __init__(
+        self,
+        form: linear.Form,
+        small: int = SMALL,
+        clusters: int = CLUSTERS,
+        budget: int = BUDGET,
+        seed: int = 0,
+    ):
+        self.budget = budget
+        self.num_items = len(form.offset)
+        self.whole = self.num_items * max(form.x.shape[1], 1) <= small
+        if self.whole:
+            return
+        clusters = min(clusters, self.num_items // 8)
+        constants = [form.offset] if form.level is None else [form.offset, form.pooled]
+        vectors = np.column_stack([form.x, *constants]).astype(np.float32)
+        owner = _clusters(form.x, clusters, np.random.default_rng(seed))
+        order = np.argsort(owner, kind="stable")
+        self.place, self.vectors = order, np.ascontiguousarray(vectors[order])
+        self.rank = np.empty(self.num_items, np.int64)
+        self.rank[order] = np.arange(self.num_items)
+        ends = np.searchsorted(owner[order], np.arange(clusters + 1))
+        filled = np.diff(ends) > 0
+        firsts = ends[:-1][filled]
+        self.spans = np.column_stack([firsts, ends[1:][filled]])
+        self.centers = np.add.reduceat(self.vectors, firsts) / np.diff(self.spans, axis=1)
+
+    def best(
+        self, form: linear.Form, state: linear.State, top: int, hidden: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best items and their scores in the unit of the labels, best first.
+
+        Raises:
+          UserError: a score is not finite.
+        """
+        if self.whole:
+            return exact(linear.predict(form, state), top, hidden)
+        pooled, ridge = linear.shares(form, state.weight)
+        weights = ridge * linear.solved(form, state)
+        constants = [ridge] if form.level is None else [ridge, pooled]
+        query = np.concatenate([weights, constants]).astype(np.float32)
+        chosen, scores = self.search(query, top, hidden)
+        if not np.isfinite(scores).all():
+            raise UserError("a score is not finite: the user's state or the model is damaged")
+        return chosen, form.scale * scores
+
+    def search(
+        self, query: np.ndarray, top: int, hidden: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best places of inner products with a query (D + constants,), and the products."""
+        order = np.argsort(-(self.centers @ query))
+        rows = np.cumsum(np.diff(self.spans[order])[:, 0])
+        wanted = max(self.budget, 2 * (top + len(hidden)))
+        looked = order[: int(np.searchsorted(rows, wanted)) + 1]
+        spans = self.spans[looked]
+        scores = np.concatenate([self.vectors[a:b] @ query for a, b in spans])
+        places = np.concatenate([np.arange(a, b) for a, b in spans])
+        if len(hidden):
+            scores[np.isin(places, self.rank[hidden])] = -np.inf
+        found = highest(scores, min(top, self.num_items - len(hidden)))
+        return self.place[places[found]], scores[found]
+
+
+def _clusters(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """The cluster (N,) of every vector: a few rounds of k-means on a sample, then the nearest."""
+    sample = x[rng.choice(len(x), min(len(x), 40 * count), replace=False)]
+    centers = sample[rng.choice(len(sample), count, replace=False)].copy()
+    for _ in range(6):
+        owner = _nearest(sample, centers)
+        sums = np.zeros_like(centers)
+        np.add.at(sums, owner, sample)
+        size = np.bincount(owner, minlength=count)
+        centers = np.where(size[:, None] > 0, sums / np.maximum(size, 1)[:, None], centers)
+    return _nearest(x, centers)
+
+
+def _nearest(x: np.ndarray, centers: np.ndarray, block: int = 8192) -> np.ndarray:
+    """The nearest center (N,) of every vector."""
+    half = 0.5 * (centers**2).sum(axis=1)
+    parts = [x[i : i + block] @ centers.T - half for i in range(0, len(x), block)]
+    return np.concatenate([part.argmax(axis=1) for part in parts])

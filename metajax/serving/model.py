@@ -1,0 +1,374 @@
+"""The model folder: everything that is needed to recommend, and `Model`, which does.
+
+    model = load("model")
+    for one in model.recommend({"Alien": 5, "Heat": 2}, top=10):
+        print(one.title, one.score, one.why)
+
+A folder is written whole or not at all, by `save`. Every file's digest stands in ``model.json``, so
+that a cut or altered one is told in one line.
+"""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metajax.learners import item_ridge
+from metajax.serving import index, linear
+from metajax.serving.catalogue import Catalogue, Labels, parse_said
+from metajax.types import MetaLearner, PyTree, UserError
+
+FORMAT = 1
+FILES = ("params.npz", "columns.npz", "form.npz", "users.npz", "items.json")
+
+
+class Reason(NamedTuple):
+    """What one event did to a recommendation.
+
+    Attributes:
+      title: of the item of the event; value: what was said of it.
+      moved: how much the event moved the score, exactly.
+    """
+
+    title: str
+    value: float
+    moved: float
+
+
+class Recommendation(NamedTuple):
+    """An item for a person.
+
+    Attributes:
+      item: its place in the catalogue; id: as in the log; title: as people know it.
+      score: the rating predicted, on the scale of the log; of events, a score to compare by.
+      why: one line.
+      reasons: the events that moved the score most, the largest first; none for a cold start.
+    """
+
+    item: int
+    id: int | str
+    title: str
+    score: float
+    why: str
+    reasons: tuple[Reason, ...]
+
+
+class Known(NamedTuple):
+    """The events of the log's own users.
+
+    Attributes:
+      ids: (U,) of the users; start: (U + 1,) where the events of each begin.
+      item: (R,) what they met, value: (R,) what they said of it, in the order of the log.
+      profile: name -> (U, width), the columns of the users that the model reads.
+    """
+
+    ids: np.ndarray
+    start: np.ndarray
+    item: np.ndarray
+    value: np.ndarray
+    profile: dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained recommender with its catalogue, as `load` gives it.
+
+    Attributes:
+      about: what ``model.json`` says: the log, the arms compared, how it was chosen.
+      identity: a digest of parameters and catalogue; states of another model are not its own.
+      labels: what people say of items.
+      catalogue: the items; popularity: (N,) how many training events each has.
+      form: item vectors and prior, for a person of whom nothing is known but events.
+      recipe, params, columns: what the learner can be built from again; see `learner`.
+      known: the events of the log's own users.
+    """
+
+    about: dict[str, Any]
+    identity: str
+    labels: Labels
+    catalogue: Catalogue
+    popularity: np.ndarray
+    form: linear.Form
+    recipe: item_ridge.Recipe
+    params: PyTree
+    columns: dict[str, np.ndarray]
+    known: Known
+    retrieval: index.Index
+
+    def learner(self) -> tuple[MetaLearner, PyTree]:
+        """The learner and its parameters, to train on, to export or to look into."""
+        learner = item_ridge.in_units(item_ridge.learner(self.recipe), self.recipe.scale)
+        return learner, self.params
+
+    def events(self, said: Mapping[Any, float] | str) -> tuple[np.ndarray, np.ndarray]:
+        """Items (n,) and labels (n,) of what was said of items, by title or id.
+
+        Args:
+          said: name -> value, or a text such as ``"Alien=5, Heat=2"``.
+
+        Raises:
+          UserError: an unknown item, with the nearest titles; a value there cannot be.
+        """
+        pairs = parse_said(said, self.labels, self.catalogue) if isinstance(said, str) else said
+        named = {str(name): value for name, value in pairs.items()}
+        items = np.array([self.catalogue.find(name) for name in named], np.int64)
+        labels = self.labels.encode(named)
+        repeated = [n for n, i in zip(named, items, strict=True) if (items == i).sum() > 1]
+        if repeated:
+            raise UserError(f"{' and '.join(map(repr, repeated))} are one item; give it once")
+        return items, labels
+
+    def state(self, items: np.ndarray, labels: np.ndarray) -> linear.State:
+        """What the model keeps of a person after these events."""
+        return linear.adapt(self.form, linear.start(self.form), items, labels)
+
+    def recommend(
+        self,
+        said: Mapping[Any, float] | str = "",
+        top: int = 10,
+        *,
+        seen: bool = False,
+        profile: Mapping[str, np.ndarray] | None = None,
+    ) -> list[Recommendation]:
+        """The best items for a person, best first; all there are if ``top`` is more.
+
+        Args:
+          said: what they said of items, by title or id; nothing for a cold start.
+          seen: whether items of these events may be recommended again.
+          profile: columns of a user, as in ``known.profile``; None for nothing known.
+
+        Raises:
+          UserError: an unknown item; a value there cannot be; ``top`` below 1.
+        """
+        return self.best(*self.events(said), top, seen=seen, profile=profile)
+
+    def best(
+        self,
+        items: np.ndarray,
+        labels: np.ndarray,
+        top: int = 10,
+        *,
+        seen: bool = False,
+        profile: Mapping[str, np.ndarray] | None = None,
+    ) -> list[Recommendation]:
+        """`recommend` for events that are items (n,) and labels (n,) already."""
+        if top < 1:
+            raise UserError(f"top {top}: ask for one item or more")
+        form = self._form_of(profile)
+        state = linear.adapt(form, linear.start(form), items, labels)
+        hidden = np.zeros(0, np.int64) if seen else items
+        if profile is None:
+            chosen, scores = self.retrieval.best(form, state, top, hidden)
+        else:
+            chosen, scores = index.exact(linear.predict(form, state), top, hidden)
+        moved = linear.influence(form, items, labels, chosen)
+        return [
+            self._told(int(item), float(score), items, labels, row)
+            for item, score, row in zip(chosen, scores, moved, strict=True)
+        ]
+
+    def user(self, name: str | int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """Items, labels and profile of a user of the log.
+
+        Raises:
+          UserError: the log has no such user.
+        """
+        place = np.flatnonzero(self.known.ids.astype(str) == str(name).strip())
+        if not place.size:
+            raise UserError(
+                f"no user {name!r} in the log; users are called like {self.known.ids[0]!s}; for a "
+                "new person give their ratings"
+            )
+        rows = slice(*self.known.start[place[0] : place[0] + 2])
+        profile = {k: v[place[0]] for k, v in self.known.profile.items()}
+        items, last = np.unique(self.known.item[rows][::-1], return_index=True)
+        return items.astype(np.int64), self.known.value[rows][::-1][last], profile
+
+    def _form_of(self, profile: Mapping[str, np.ndarray] | None) -> linear.Form:
+        """The item vectors for a profile; those at hand where none is known."""
+        if profile is None or not self.recipe.user_sizes:
+            return self.form
+        return linear.form(self.recipe, self.params, self.columns, profile)
+
+    def _told(
+        self, item: int, score: float, items: np.ndarray, labels: np.ndarray, moved: np.ndarray
+    ) -> Recommendation:
+        """A recommendation with its reasons."""
+        order = np.argsort(-np.abs(moved), kind="stable")[:3]
+        reasons = tuple(
+            Reason(self.catalogue.title(int(items[j])), float(labels[j]), float(moved[j]))
+            for j in order
+            if abs(moved[j]) > 0
+        )
+        if not self.labels.events:
+            score = float(np.clip(score, self.labels.low, self.labels.high))
+        said = "; ".join(f"{r.title} {r.moved:+.2f}" for r in reasons)
+        count = int(self.popularity[item])
+        why = said or f"cold start: {count:,} people, average taste"
+        title = self.catalogue.title(item)
+        return Recommendation(item, self.catalogue.id(item), title, score, why, reasons)
+
+
+def save(
+    folder: pathlib.Path | str,
+    *,
+    about: Mapping[str, Any],
+    labels: Labels,
+    catalogue: Catalogue,
+    popularity: np.ndarray,
+    recipe: item_ridge.Recipe,
+    params: PyTree,
+    columns: Mapping[str, np.ndarray],
+    known: Known,
+    card: str = "",
+    others: Mapping[str, pathlib.Path] | None = None,
+) -> Model:
+    """Writes a model folder, whole or not at all, and gives the model back as `load` reads it.
+
+    Args:
+      about: facts to keep: the log, the table of the arms.
+      columns: the item columns (N, ...) that the recipe reads.
+      card: the text of README.md; others: name -> file to take along, such as a plot.
+
+    Raises:
+      UserError: the folder holds something else; a number of the model is not finite.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and not (folder / "model.json").is_file() and any(folder.iterdir()):
+        raise UserError(f"{folder} holds other files; give an empty or new folder")
+    profile = {k: np.zeros(v.shape[1:], v.dtype) for k, v in known.profile.items()}
+    form = linear.form(recipe, params, columns, profile)
+    made = folder.with_name(folder.name + ".part")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    _write(made / "params.npz", _flat(params))
+    _write(made / "columns.npz", columns)
+    arrays = {k: v for k, v in form._asdict().items() if isinstance(v, np.ndarray)}
+    _write(made / "form.npz", {**arrays, "popularity": popularity})
+    side = {f"profile.{k}": v for k, v in known.profile.items()}
+    _write(made / "users.npz", {**known._replace(profile={})._asdict(), **side}, skip="profile")
+    year = None if catalogue.year is None else catalogue.year.tolist()
+    items = {"ids": catalogue.ids.tolist(), "titles": catalogue.titles, "year": year}
+    (made / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+    digests = {name: _digest(made / name) for name in FILES}
+    own = json.dumps([dataclasses.asdict(recipe), labels, digests], sort_keys=True, default=str)
+    facts = {
+        "format": FORMAT,
+        "identity": hashlib.blake2b(own.encode(), digest_size=8).hexdigest(),
+        "labels": labels._asdict(),
+        "recipe": dataclasses.asdict(recipe),
+        "params": _structure(params),
+        "files": digests,
+        **about,
+    }
+    (made / "model.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (made / "README.md").write_text(card, encoding="utf-8")
+    for name, other in (others or {}).items():
+        shutil.copy(other, made / name)
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+    return load(folder)
+
+
+def load(folder: pathlib.Path | str) -> Model:
+    """The model in a folder.
+
+    Raises:
+      UserError: no such folder; a file is missing, cut, altered or of another format.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / "model.json"
+    if not path.is_file():
+        raise UserError(f"{folder} is no model folder; write one with: metajax train LOG --out DIR")
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise UserError(f"{folder} has format {about['format']}, not {FORMAT}; train it again")
+        for name in FILES:
+            if not (folder / name).is_file():
+                raise UserError(f"{folder} has no {name}; copy the folder again, or train again")
+            if _digest(folder / name) != about["files"][name]:
+                raise UserError(f"{folder / name} is cut or altered; copy it again, or train again")
+        return _read(folder, about)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); train it again") from error
+
+
+def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
+    """The model of a folder whose files are whole."""
+    params, columns, form, users = (_arrays(folder / name) for name in FILES[:4])
+    items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
+    spec: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in about["recipe"].items()
+    }
+    recipe = item_ridge.Recipe(**spec)
+    year = None if items["year"] is None else np.array(items["year"], np.int16)
+    profile = {k.removeprefix("profile."): v for k, v in users.items() if k.startswith("profile.")}
+    popularity = form.pop("popularity")
+    made = linear.Form(
+        **{k: form.get(k) for k in linear.Form._fields if k != "scale"},  # pyright: ignore
+        scale=recipe.scale,
+    )
+    return Model(
+        about=about,
+        identity=about["identity"],
+        labels=Labels(**about["labels"]),
+        catalogue=Catalogue(np.array(items["ids"]), items["titles"], year),
+        popularity=popularity,
+        form=made,
+        recipe=recipe,
+        params=_nested(about["params"], params),
+        columns=columns,
+        known=Known(users["ids"], users["start"], users["item"], users["value"], profile),
+        retrieval=index.Index(made),
+    )
+
+
+def _flat(tree: PyTree, path: str = "") -> dict[str, np.ndarray]:
+    """Path -> array of the leaves of nested dicts and sequences."""
+    if isinstance(tree, Mapping):
+        pairs = tree.items()
+    elif isinstance(tree, list | tuple):
+        pairs = enumerate(tree)
+    else:
+        return {path: np.asarray(tree)}
+    return {k: v for name, part in pairs for k, v in _flat(part, f"{path}/{name}").items()}
+
+
+def _structure(tree: PyTree, path: str = "") -> Any:
+    """The nested dicts and lists of a tree, with the path of each leaf in its place."""
+    if isinstance(tree, Mapping):
+        return {name: _structure(part, f"{path}/{name}") for name, part in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_structure(part, f"{path}/{i}") for i, part in enumerate(tree)]
+    return path
+
+
+def _nested(structure: Any, arrays: Mapping[str, np.ndarray]) -> PyTree:
+    """The tree of a structure, with the arrays in their places."""
+    if isinstance(structure, dict):
+        return {name: _nested(part, arrays) for name, part in structure.items()}
+    if isinstance(structure, list):
+        return [_nested(part, arrays) for part in structure]
+    return arrays[structure]
+
+
+def _write(path: pathlib.Path, arrays: Mapping[str, Any], skip: str = "") -> None:
+    with path.open("wb") as file:
+        kept = {k: np.asarray(v) for k, v in arrays.items() if k != skip}
+        np.savez(file, allow_pickle=False, **kept)
+
+
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def _digest(path: pathlib.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
