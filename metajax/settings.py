@@ -21,12 +21,13 @@ import math
 import pathlib
 import typing
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from metajax.types import UserError
 
 Preset = Literal["quick", "paper", "gpu"]
 """Sizes of a run: minutes on two cores; as the stored records; large batches, full schedules."""
+T = TypeVar("T")
 Presets = Mapping[Preset, Mapping[str, Any]]
 """Preset -> setting -> value. ``paper`` names nothing: declared defaults are those of records."""
 
@@ -205,7 +206,7 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def check(config: Any) -> Any:
+def check(config: T) -> T:
     """The configuration itself, if every number in it is one that makes sense.
 
     Raises:
@@ -230,7 +231,7 @@ def _range_of(kind: Any) -> Range:
     return next((found for found in inner if found != Range()), Range())
 
 
-def with_preset(config: Any, name: Preset) -> Any:
+def with_preset(config: T, name: Preset) -> T:
     """The configuration with the settings of a preset.
 
     They stand in the table ``PRESETS`` of a dataclass, itself a `Presets`; what the table of the
@@ -252,7 +253,7 @@ def _of_preset(config: Any, name: Preset) -> dict[str, Any]:
     return changes | dict(getattr(config, "PRESETS", {}).get(name, {}))
 
 
-def replace(config: Any, **changes: Any) -> Any:
+def replace(config: T, **changes: Any) -> T:
     """The configuration with settings changed, whichever part they stand in.
 
     >>> replace(Training(), seeds=5).seeds

@@ -228,7 +228,7 @@ def judged(
     Args:
       read: how the log was read, which the model remembers for files of the same kind.
     """
-    settings: Settings = check(settings or Settings())
+    settings = check(settings or Settings())
     began = time.perf_counter()
     in_order()
     labels = labels_of(table)
