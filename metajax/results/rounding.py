@@ -13,15 +13,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from metajax.results import intervals
-from metajax.results.schema import METHOD, Key, Record
+from metajax.results import intervals, packing
+from metajax.results.schema import BASELINE, METHOD, Key, Record
 
 DIGITS = 4
-FIRST, LAST, TRIES = 8, 22, 4
+FIRST, LAST, TRIES = 8, 22, 8
 """Bits behind the leading one of the mean: where the search begins and ends; and how many ways of
 rounding are tried at each."""
 DRAWS = 10_000
 NOISE = 2e-6
+EXACT = 4_096
+"""Values that are multiples of 1/q with q up to this stay as they are."""
 SMALL = 4_000
 """Records with fewer values than this stay as they are."""
 
@@ -68,7 +70,7 @@ class _Group:
 
     Args:
       keys: of the arrays.
-      exact: their scores, each (S, T), finite.
+      exact: their scores, each (S, T); NaN for the same tasks in all.
       pairs: (i, j) of the arrays whose difference may be printed.
     """
 
@@ -79,13 +81,14 @@ class _Group:
         self.tails = np.array([key.arm == method and key.condition == "all" for key in keys])
         self.squared = np.array([key.metric == "mse" for key in keys])
         self.digits = np.array([_digits(key) for key in keys])
-        self.counts = _counts(exact[0].shape[1])
+        self.counts = _counts(int((~np.isnan(exact[0]).all(axis=0)).sum()))
         self.means, self.draws = self.resampled(exact)
         self.wanted = self.printed(self.means, self.draws, np.arange(len(pairs)))
 
     def resampled(self, scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Means (N,) over tasks, and (draws, N) of the resampled tasks of `intervals`."""
         tasks = np.stack([intervals.mean_of_seeds(s) for s in scores], axis=1)
+        tasks = tasks[~np.isnan(tasks[:, 0])]
         blocks = [self.counts[i : i + 500].astype(np.float64) @ tasks for i in range(0, DRAWS, 500)]
         return tasks.mean(axis=0), np.concatenate(blocks) / len(tasks)
 
@@ -115,7 +118,7 @@ class _Group:
         Args:
           firm: which arrays others are compared with; they are kept finer from the start.
         """
-        least = [FIRST - int(np.floor(np.log2(np.abs(a).mean() + 1e-12))) for a in self.exact]
+        least = [FIRST - int(np.floor(np.log2(np.nanmean(np.abs(a)) + 1e-12))) for a in self.exact]
         bits, most = np.array(least) + 2 * firm, np.array(least) + LAST - FIRST
         ways = np.zeros(len(bits), int)
         scores = [rounded(a, int(b)) for a, b in zip(self.exact, bits, strict=True)]
@@ -158,49 +161,47 @@ def printed_alike(record: Record) -> Record:
     if sum(values.size for values in record.scores.values()) < SMALL:
         return record
     scores = dict(record.scores)
-    groups: dict[tuple[str, int], list[Key]] = {}
+    groups: dict[tuple[str, bytes], list[Key]] = {}
     for key, values in record.scores.items():
-        if values.shape[1] >= 2 and np.isfinite(values).all():
-            groups.setdefault((key.scenario, values.shape[1]), []).append(key)
-        else:
-            scores[key] = _close(values)
+        defined = ~np.isnan(values).all(axis=0)
+        if 0 < packing.divisor(values) <= EXACT or np.isinf(values).any() or defined.sum() < 2:
+            continue  # as it is: it takes few bytes, or there is little to say of it
+        groups.setdefault((key.scenario, defined.tobytes()), []).append(key)
     for keys in groups.values():
-        unlike = {record.scores[key].tobytes(): key for key in reversed(keys)}
-        first = {key: unlike[record.scores[key].tobytes()] for key in keys}
-        some = list(dict.fromkeys(first.values()))
-        place = {key: some.index(first[key]) for key in keys}
-        pairs = {
-            (place[a], place[b])
-            for a, b in _compared(record, keys)
-            if place[a] == place[b] or _apart(record, a, b)
-        }
-        firm = np.isin([key.arm for key in some], _references(record))
-        group = _Group(
-            some, [record.scores[key] for key in some], np.array(sorted(pairs)), record.method
-        )
-        found = dict(zip(some, group.searched(firm), strict=True))
-        scores |= {key: found[first[key]] for key in keys}
+        scores |= _searched(record, keys)
     return dataclasses.replace(record, scores=scores)
+
+
+def _searched(record: Record, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+    """The scores of arrays over the same tasks, equal ones equal."""
+    unlike = {record.scores[key].tobytes(): key for key in reversed(keys)}
+    first = {key: unlike[record.scores[key].tobytes()] for key in keys}
+    some = list(dict.fromkeys(first.values()))
+    place = {key: some.index(first[key]) for key in keys}
+    pairs = {
+        (place[a], place[b])
+        for a, b in _compared(record, keys)
+        if place[a] == place[b] or _apart(record, a, b)
+    }
+    firm = np.isin([key.arm for key in some], _references(record))
+    exact = [record.scores[key] for key in some]
+    group = _Group(some, exact, np.array(sorted(pairs)), record.method)
+    found = dict(zip(some, group.searched(firm), strict=True))
+    return {key: found[first[key]] for key in keys}
 
 
 def _apart(record: Record, a: Key, b: Key) -> bool:
     """Whether two arrays differ by more than the noise of float32, or are a control's."""
-    if a.metric == "mae" and {a.condition, b.condition} == {"all", "shuffled"}:
+    if record.method and a.metric == "mae" and {a.condition, b.condition} == {"all", "shuffled"}:
         return True
     one, other = record.scores[a], record.scores[b]
-    return one.shape != other.shape or float(np.abs(one - other).max()) > NOISE
-
-
-def _close(values: np.ndarray) -> np.ndarray:
-    """Scores with a value that is not finite, or of one task: to about six digits."""
-    finite = np.abs(values[np.isfinite(values)])
-    if not finite.size or np.isinf(values).any():
-        return values
-    return rounded(values, 18 - int(np.floor(np.log2(finite.mean() + 1e-12))))
+    return one.shape != other.shape or bool(np.nanmax(np.abs(one - other)) > NOISE)
 
 
 def _references(record: Record) -> list[str]:
     """The arms that tables compare others with."""
+    if set(record.names()) == set(record.names(BASELINE)):
+        return []
     known = [name for name in ("A2 fold-in", "A4 fine-tuned") if name in record.names()]
     return [*known, *([record.method] if record.method else [])] or record.names()
 
