@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import numpy as np
 
-from metajax.results.reliability import lower_is_better
 from metajax.results.records import Key
+from metajax.results.reliability import lower_is_better
 
 POWER_OF_UNIT = {"mae": 1, "rmse": 1, "mse": 2}
 """Metric -> the power of the ratings' unit that it is in; 0 for all others."""
