@@ -160,7 +160,7 @@ def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
     facts |= {"scores": [[*key] for key in scores], "scores_digest": digest(scores)}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        text = json.dumps(facts, indent=1, sort_keys=True, default=_plain) + "\n"
+        text = json.dumps(facts, indent=1, default=_plain) + "\n"
         _add(archive, "record.json", text.encode(), zipfile.ZIP_LZMA)
         packed = packing.pack([scores[key] for key in _in_order(scores)])
         _add(archive, "scores.bin", packed, zipfile.ZIP_STORED)

@@ -19,7 +19,7 @@ from experiments.methods import fold_in, maml
 from metajax import benchmark
 from metajax.benchmark import baselines, command, harness, problem
 from metajax.data.worlds import latent
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Data, Output, Training
 from metajax.training import loop
 from metajax.types import UserError
@@ -156,8 +156,11 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     assert f"{mean_error:.4f}" in printed
 
     stored = records.stored("fold_in-synthetic")
-    for name, scores in record.scores.items():
-        np.testing.assert_allclose(stored.scores[name], scores, rtol=1e-6)
+    assert tables.grid_of(stored).rows == tables.grid_of(record).rows
+    whole = records.stored("fold_in-synthetic", tmp_path)
+    for key, scores in record.scores.items():
+        np.testing.assert_array_equal(whole.scores[key], scores)
+        np.testing.assert_allclose(stored.scores[key], scores, atol=0.01)
     cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
     np.testing.assert_allclose(cold, record.of("user_cold", "A0 item mean", "all", "mae"), 1e-5)
 
