@@ -112,7 +112,13 @@ def trial(
         validate=lambda params: valid_error(learner, params, problem),
         report=watch,
     )
-    return float(fitted.history["valid"].min(axis=1).mean())
+    return _best(fitted)
+
+
+def _best(fitted: loop.Fitted) -> float:
+    """The lowest validation score of each seed, averaged; infinite if a seed never had one."""
+    valid = fitted.history["valid"]
+    return float(np.where(np.isfinite(valid), valid, np.inf).min(axis=1).mean())
 
 
 def trained_arm(
@@ -124,6 +130,9 @@ def trained_arm(
     folder: pathlib.Path | None = None,
 ) -> Trained:
     """A learner meta-trained on the training tasks, its best step chosen on meta-validation.
+
+    A seed that diverges keeps what was best before, and the arm's setting ``diverged`` says at
+    which step and why.
 
     Args:
       folder: where metrics and checkpoints are kept, from which a later call goes on.
@@ -149,13 +158,13 @@ def trained_arm(
                 validate=lambda params: valid_error(learner, params, problem),
                 report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
                 checkpoint=folder and folder / "checkpoints" / journal.slug(title),
+                go_on=True,
             )
         parts.append(fitted)
     fitted = _together(parts)
-    settings = {
-        "best_step": fitted.best_step.tolist(),
-        "valid": float(fitted.history["valid"].min(axis=1).mean()),
-    }
+    settings: dict[str, Any] = {"best_step": fitted.best_step.tolist(), "valid": _best(fitted)}
+    if fitted.diverged:
+        settings["diverged"] = [str(seed) for seed in fitted.diverged]
     seconds = max(fitted.seconds, time.perf_counter() - began)
     return Trained(learner, fitted.params, settings, fitted.history, seconds)
 
@@ -166,7 +175,13 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
         return parts[0]
     joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
     first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:4]]
-    return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
+    before = np.cumsum([0, *(len(part.best_step) for part in parts)])
+    diverged = tuple(
+        seed._replace(seed=seed.seed + int(n))
+        for n, part in zip(before[:-1], parts, strict=True)
+        for seed in part.diverged
+    )
+    return loop.Fitted(*first, sum(part.seconds for part in parts), diverged)
 
 
 def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, records.Gradients]:

@@ -197,10 +197,13 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
     calls = []
 
-    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, **rest):
+    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, go_on, **rest):
+        assert go_on
         calls.append((keys, checkpoint))
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
-        return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
+        lost = (loop.Diverged(1, 3, 1),) if len(calls) == 2 else ()
+        params = {"w": jnp.asarray(value)}
+        return loop.Fitted(params, value[:, 0], {"valid": value}, None, 2.0, lost)
 
     monkeypatch.setattr(baselines.loop, "fit", fit)
     monkeypatch.setattr(baselines.loop, "recipe", lambda learner, tx: None)
@@ -214,6 +217,8 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     assert found.settings["best_step"] == data.tolist(), "the keys of all seeds, in their order"
     np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
     assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
+    (said,) = found.settings["diverged"]  # the second seed of the second group of two
+    assert said.startswith("the loss of seed 3 is not finite at outer step 3; lower")
     calls.clear()
     whole = dataclasses.replace(training, seeds_at_once=0)
     baselines.trained_arm("A6", None, None, ready, whole, tmp_path)
