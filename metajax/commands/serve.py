@@ -46,8 +46,8 @@ def main(config: Config) -> None:
     trained = model.load(config.model)
     beside = config.model.resolve()
     path = config.state or beside.with_name(f"{beside.name}.events.sqlite")
-    events = store.Store(path, trained)
     listening = _listening(config.host, config.port)
+    events = store.Store(path, trained)
     port = listening.getsockname()[1]
     local = config.host in LOOPBACK
     own = frozenset(f"{name}{end}" for name in LOOPBACK for end in (f":{port}", ""))

@@ -223,11 +223,12 @@ class Model:
         reasons = tuple(
             Reason(self.catalogue.title(int(items[j])), float(labels[j]), float(moved[j]))
             for j in order
-            if abs(moved[j]) > 0
+            if abs(moved[j]) >= (0.0005 if self.labels.events else 0.005)
         )
         said = "; ".join(f"{r.title} {r.moved:+.2f}" for r in reasons)
         count = int(self.popularity[item])
-        why = said or f"cold start: {count:,} people, average taste"
+        nothing = "nothing said moved it" if len(items) else "cold start"
+        why = said or f"{nothing}: {count:,} people, average taste"
         title = self.catalogue.title(item)
         return Recommendation(item, self.catalogue.id(item), title, score, why, reasons)
 
