@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 install_with = $(UV) $(1) || $(BIN)/python -m pip install --quiet $(1)
 EXTRA ?=
 comma := ,
-EXTRAS := data,dev,paper,search,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
+EXTRAS := data,dev,paper,search,serve,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 
 .PHONY: help install demo suite-small paper-small paper verify docs test test-slow device lint format clean
