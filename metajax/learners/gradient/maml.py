@@ -109,14 +109,18 @@ def gradient(
         given = (values, examples.label, examples.mask)
         support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
 
+        some = jnp.any(examples.mask > 0)
+
         def step(carry, _):
             fast, moments = carry
-            updates, moments = tx.update(slope(support_loss, fast, given), moments, fast)
+            # Norms have no derivative at 0: an optimizer is to see none that is thrown away.
+            grads = slope(support_loss, fast, given)
+            grads = tree.where(some, grads, jax.tree.map(jnp.ones_like, grads))
+            updates, moments = tx.update(grads, moments, fast)
             return (optax.apply_updates(fast, updates), moments), None
 
         before = (state.fast, state.moments)
-        after = repeated(step, before, num_steps)
-        fast, moments = tree.where(jnp.any(examples.mask > 0), after, before)
+        fast, moments = tree.where(some, repeated(step, before, num_steps), before)
         return state._replace(fast=fast, moments=moments)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
