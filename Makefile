@@ -8,7 +8,7 @@ UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 install_with = $(UV) $(1) || $(BIN)/python -m pip install --quiet $(1)
 EXTRA ?=
 comma := ,
-EXTRAS := data,dev,paper,search,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
+EXTRAS := data,dev,paper,search,serve,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 
 .PHONY: help install demo suite-small paper-small paper verify docs test test-slow device lint format clean
@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(call install_with,--constraint constraints.txt --editable '.[$(EXTRAS)]')
 	@touch $@
 
-demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
+demo: $(STAMP)  ## Run the main job on a small synthetic world: a table, a plot, a list for a new person
 	$(BIN)/python -m experiments maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo --fresh
+	$(BIN)/python -m metajax train synthetic --out out/demo-model --num-steps 0
+	$(BIN)/python -m metajax recommend out/demo-model --ratings "The Silent Planet=5, The Last Harbor=2" --top 5
 
 suite-small: $(STAMP)  ## Run a small suite on a synthetic world; several shells may share the work
 	$(BIN)/python -m experiments suite small
