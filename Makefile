@@ -11,7 +11,7 @@ comma := ,
 EXTRAS := data,dev,paper,search,serve,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 
-.PHONY: help install demo suite-small paper-small paper verify docs test test-slow device lint format clean
+.PHONY: help install demo suite-small paper-small paper verify docs test test-slow check device lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -52,6 +52,9 @@ test: $(STAMP)  ## Run the fast tests in WORKERS=2 processes (compiled programs 
 
 test-slow: $(STAMP)  ## Run the long tests as well
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ''
+
+check: lint  ## Lint, and run the test files changed since main, for 50 seconds at most
+	files=$$(git diff --name-only --diff-filter=d main -- 'tests/**/test_*.py' 'tests/test_*.py'); test -z "$$files" || timeout 50 $(BIN)/python -m pytest -q -x $$files
 
 device:  ## Run every check on a graphics card, in ten minutes; results in out/device
 	experiments/speed/device.sh
