@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metajax.data.sources.named import load
+    from metajax.evaluation.check import check
     from metajax.evaluation.evaluate import controls, k_shot, predictions, shuffled_labels
     from metajax.learners.amortized import neural_process
     from metajax.learners.closed_form import ridge
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "data.sources.named": ("load",),
+    "evaluation.check": ("check",),
     "evaluation.evaluate": ("controls", "k_shot", "predictions", "shuffled_labels"),
     "learners.amortized": ("neural_process",),
     "learners.closed_form": ("ridge",),
@@ -66,6 +68,7 @@ __all__ = [
     "averaged",
     "blended",
     "cavia",
+    "check",
     "controls",
     "difference",
     "fine_tuned",

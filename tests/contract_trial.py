@@ -1,11 +1,9 @@
-"""A trial of a row of the contract battery: its compiled programs and what they are tried on."""
+"""A trial of a row of the contract battery: its world, its training, and what they are tried on."""
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,15 +11,12 @@ import pytest
 from learner_rows import BATCH, Row, World
 
 from metajax import losses
+from metajax.evaluation import check
+from metajax.evaluation.check import FAST_TO_COMPILE, KEY, masked, play
 from metajax.training import loop
-from metajax.types import Episode, Examples, PyTree
+from metajax.types import Episode, PyTree
 
 NUM_TASKS = 2000
-FAST_TO_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-KEY = jax.random.key(1)
 SHOTS = 7  # real support rows of the episode that the single-task properties use
 
 
@@ -98,29 +93,18 @@ def gradients_counted() -> Iterator[list[int]]:
         yield count
 
 
-class Trial:
+class Trial(check.Trial):
     """A row with its compiled programs, each traced once, and its trained parameters."""
 
     def __init__(self, row: Row):
         self.row = row
-        self.one = traced_once(functools.partial(play, row))
+        super().__init__(row.learner, _short(row.world), row.tolerance, traced_once)
         self.many = traced_once(jax.vmap(functools.partial(judge, row), (None, 0, None)))
-        self.gradient = traced_once(
-            lambda params, episodes: loop.outer_gradient(row.learner)(
-                params, episodes, jax.random.key(5)
-            )
-        )
 
-    @functools.cached_property
-    def episode(self) -> Episode:
-        """One task with `SHOTS` support rows, the rest of the support being zeros, masked."""
-        episode = at(tasks_of(self.row.world, 13)[0], 0)
-        return episode._replace(support=masked(episode.support, SHOTS, 0.0))
-
-    @functools.cached_property
-    def params(self) -> PyTree:
-        """Untrained meta-parameters."""
-        return self.row.learner.init(jax.random.key(0), self.episode)
+    @property
+    def trained(self) -> list[PyTree]:
+        """The first parameters and the trained ones."""
+        return [self.params, self.fitted]
 
     @functools.cached_property
     def fitted(self) -> PyTree:
@@ -144,45 +128,20 @@ class Trial:
         scores = {**fitted, "untrained": untrained, "bayes": bayes}
         return {name: np.asarray(value) for name, value in scores.items()}
 
-    def close(self, actual: Any, expected: Any) -> None:
-        """Asserts that two trees are equal up to the row's tolerance."""
-        t = self.row.tolerance
-        chex.assert_trees_all_close(actual, expected, rtol=t, atol=t)
 
-
-def masked(examples: Examples, count: int, garbage: float) -> Examples:
-    """The examples with only the first ``count`` rows real and garbage behind them."""
-    real = jnp.arange(len(examples.label)) < count
-
-    def spoil(x: jax.Array) -> jax.Array:
-        keep = real.reshape(-1, *(1,) * (x.ndim - 1))
-        return jnp.where(keep, x, jnp.asarray(garbage, x.dtype))
-
-    inputs = jax.tree.map(spoil, examples.inputs)
-    return Examples(inputs, spoil(examples.label), real.astype(examples.mask.dtype))
-
-
-def play(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, Any]:
-    """Everything that a learner does with one task."""
-    learner = row.learner
-    before = learner.start(params, episode.profile)
-    after = learner.adapt(params, before, episode.support, key)
-    loss, _ = learner.loss(params, episode, key)
-    return {
-        "before": before,
-        "after": after,
-        "cold": learner.predict(params, before, episode.query.inputs),
-        "warm": learner.predict(params, after, episode.query.inputs),
-        "loss": loss,
-    }
+def _short(world: World) -> Episode:
+    """One task with `SHOTS` support rows, the rest of the support being zeros, masked."""
+    episode = at(tasks_of(world, 13)[0], 0)
+    whole = episode.support._replace(mask=jnp.ones_like(episode.support.mask))
+    return episode._replace(support=masked(whole, SHOTS, 0.0))
 
 
 def judge(row: Row, params: PyTree, episode: Episode, key: jax.Array) -> dict[str, jax.Array]:
     """The query losses of one task."""
-    played = play(row, params, episode, key)
+    played = play(row.learner, params, episode, key)
     mse = lambda s: losses.squared_error(s, episode.query.label, episode.query.mask)
     return {
-        "cold": mse(played["cold"]),
-        "warm": mse(played["warm"]),
-        "loss": played["loss"],
+        "cold": mse(played.cold),
+        "warm": mse(played.warm),
+        "loss": played.loss,
     }

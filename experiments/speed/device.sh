@@ -51,7 +51,7 @@ precision() {
 contract() {
   local spread=()
   "$python" -c 'import xdist' 2>/dev/null && spread=(-n 6 --dist loadgroup)
-  part contract "$1" env JAX_COMPILATION_CACHE_DIR="$work/cache" "$python" -m pytest -q -p no:cacheprovider --tb=short "${spread[@]}" tests/test_contract.py tests/test_precision.py
+  part contract "$1" env JAX_COMPILATION_CACHE_DIR="$work/cache" "$python" -m pytest -q -p no:cacheprovider -p no:benchmark --tb=short "${spread[@]}" tests/test_contract.py tests/test_precision.py
   grep -E '^(FAILED|ERROR)|passed|failed' "$work/contract.log" | tail -n 60 >> "$out/summary.txt"
 }
 

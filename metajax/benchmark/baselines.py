@@ -25,7 +25,7 @@ from metajax.results import records
 from metajax.settings import Training
 from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices
-from metajax.types import Episode, MetaLearner, Model, Params, PyTree
+from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
 A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
@@ -72,12 +72,27 @@ def closed_form_arm(
     candidates = jnp.log(jnp.asarray(grid[:, columns], jnp.float32))
     judge = lambda p: valid_error(learner, {**params, "log_precision": p}, problem)
     score = np.asarray(jax.jit(lambda c: jax.lax.map(judge, c))(candidates))
-    best = int(np.argmin(score))
+    best = int(_lowest(score, "a closed-form arm"))
     chosen = {**params, "log_precision": candidates[best]}
     settings = dict(zip(precisions, grid[best].tolist(), strict=True))
     settings |= {"valid": float(score[best]), "trials": len(grid)}
     stacked = jax.tree.map(lambda x: x[None], chosen)
     return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
+
+
+def _lowest(score: np.ndarray, arm: str) -> np.intp:
+    """The flat index of the lowest validation score that is a finite number.
+
+    Raises:
+      UserError: there is none.
+    """
+    finite = np.where(np.isfinite(score), score, np.inf)
+    if np.isinf(finite).all():
+        raise UserError(
+            f"no setting of {arm} of the {score.size} tried has a finite error on meta-validation, "
+            "so what it predicts from is not finite; look at the ratings and the item columns"
+        )
+    return np.argmin(finite)
 
 
 def sampler(problem: Problem, training: Training) -> loop.Sampler:
@@ -225,7 +240,7 @@ def fine_tuned_arm(
     tune = functools.partial(pooled.fine_tuned, model, adapts=adapts)
     by_step = jax.jit(functools.partial(_valid_by_step, tune, problem, most_steps))
     score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
-    row, column = np.unravel_index(np.nanargmin(score_RxN), score_RxN.shape)
+    row, column = np.unravel_index(_lowest(score_RxN, A4), score_RxN.shape)
     rate, steps = rates[row], int(column) + 1
     settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
     settings |= {"trials": score_RxN.size, "rates": rates, "grid": score_RxN.round(5).tolist()}

@@ -27,9 +27,11 @@ from metajax.benchmark.baselines import (
 )
 from metajax.benchmark.command import cli
 from metajax.benchmark.problem import Frozen, Problem, freeze, load
+from metajax.benchmark.scores import in_unit, on_the_same_tasks
 from metajax.data.episodes import Source
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
+from metajax.evaluation.check import check
 from metajax.learners import pooled
 from metajax.results import plots, records, tables
 from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
@@ -106,10 +108,13 @@ def judge(
             predict = jax.jit(partial(_predict, trained.learner))
             found = rate(predict(trained.params, source, together, key_predict), together, key_ties)
             for metric, values in found.items():
-                parts = np.split(np.asarray(values), ends[:-1], axis=1)
+                parts = np.split(in_unit(metric, np.asarray(values), problem.unit), ends[:-1], 1)
                 for (scenario, condition), part in zip(laid_out, parts, strict=True):
                     scores[records.Key(scenario, arm, condition, metric)] = part
             update(i + 1, {})
+    scores, told = on_the_same_tasks(scores)
+    for line in told:
+        print(line)
     return scores, curve
 
 
@@ -148,7 +153,7 @@ def run_experiment(
     prepare: Callable[[Any, Problem], Problem] = lambda config, problem: problem,
     ablations: Collection[str] = (),
 ) -> records.Record:
-    """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
+    """Checks the methods, trains every arm, opens the test, writes the record, prints the table.
 
     Args:
       name: the experiment.
@@ -176,10 +181,14 @@ def run_experiment(
     problem = prepare(config, load(config.data, config.split, training.num_support))
     loaded = time.perf_counter() - began
     network = model(config, problem)
+    built = {arm: build(config, problem) for arm, build in methods.items()}
+    for arm, (learner, _) in built.items():
+        if arm not in ablations:
+            check(learner, problem.example, quick=True)
     arms = baselines(problem, network, training, config.outer_rate, joint, folder)
-    for arm, build in methods.items():
+    for arm, (learner, tx) in built.items():
         role = records.ABLATION if arm in ablations else records.METHOD
-        made = trained_arm(arm, *build(config, problem), problem, training, folder)
+        made = trained_arm(arm, learner, tx, problem, training, folder)
         arms[arm] = made._replace(role=role)
     record = judged(name, config, method, problem, arms, {"data": loaded}, began)
     path = records.write(folder, f"{name}-{short}", record)

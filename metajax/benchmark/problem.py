@@ -13,7 +13,7 @@ from metajax import losses
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.data.sources import named
-from metajax.data.table import Interactions
+from metajax.data.table import Interactions, in_stars
 from metajax.evaluation import evaluate
 from metajax.results import records
 from metajax.settings import Data, SplitOptions
@@ -61,6 +61,8 @@ class Problem:
         share of misordered pairs.
       shots: the numbers of support rows that choices are made at; empty for all rows there are.
       scale: the standard deviation of what item biases leave of the training ratings.
+      unit: how many units of the ratings as they were read a rating of this problem's is: 1, unless
+        they were brought to 1..5. Errors are told in the former.
       opened: the tickets that the test tasks were opened with, at most one.
     """
 
@@ -73,6 +75,7 @@ class Problem:
     error: losses.Loss = losses.absolute_error
     shots: tuple[int, ...] = ()
     scale: float = 1.0
+    unit: float = 1.0
     opened: list[Frozen] = dataclasses.field(default_factory=list)
 
     def open_test(self, ticket: Frozen) -> tuple[episodes.Source, dict[str, Episode]]:
@@ -99,7 +102,7 @@ class Problem:
 
 
 def load(data: Data, options: SplitOptions | None = None, num_support: int = 64) -> Problem:
-    """Reads, splits and represents a data set.
+    """Reads, splits and represents a data set, its ratings brought to the scale 1..5.
 
     Args:
       options: of the split; else the defaults.
@@ -109,10 +112,9 @@ def load(data: Data, options: SplitOptions | None = None, num_support: int = 64)
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
     options = options or SplitOptions()
-    table = named.load(data.dataset, data.data_dir)
-    return problem_of(
-        table, split.melu(table, options.split_seed, redraw=options.redraw), num_support
-    )
+    table, unit = in_stars(named.load(data.dataset, data.data_dir))
+    parts = split.melu(table, options.split_seed, redraw=options.redraw)
+    return dataclasses.replace(problem_of(table, parts, num_support), unit=unit)
 
 
 def problem_of(

@@ -115,15 +115,21 @@ def predictions(
 def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
     """Per-task metrics (T,) of rating scores (T, Q): ``mae``, ``mse``, ``ndcg@5``.
 
-    ``mse`` is kept per task so that the RMSE of a table is the root of its mean over tasks.
+    ``mse`` is kept per task so that the RMSE of a table is the root of its mean over tasks. The
+    grades of nDCG are those of one scale for all tasks.
     """
     query = episodes.query
+    real = query.mask > 0
+    scale = (
+        jnp.min(jnp.where(real, query.label, jnp.inf)),
+        jnp.max(jnp.where(real, query.label, -jnp.inf)),
+    )
     keys = jax.random.split(key, scores.shape[0])
     args = (scores, query.label, query.mask)
     return {
         "mae": jax.vmap(metrics.mae)(*args),
         "mse": jax.vmap(metrics.rmse)(*args) ** 2,
-        "ndcg@5": jax.vmap(functools.partial(metrics.ndcg, k=5))(*args, keys),
+        "ndcg@5": jax.vmap(functools.partial(metrics.ndcg, k=5, scale=scale))(*args, keys),
     }
 
 

@@ -1,7 +1,9 @@
 """Tests for leaks: each looks for one way in which the answer can reach a prediction.
 
-`query_labels` watches predictions, `split_is_clean` a split, `reads_only` whatever is fitted before
-the tasks are met (factors, popularity, scalers). They raise `Leak`, whose message names the way.
+`query_labels` watches predictions, `split_is_clean` a split, `laid_out_is_clean` the episodes made
+from it, `reads_only` whatever is fitted before the tasks are met (factors, popularity, scalers).
+`blind_to_test` watches a whole pipeline: everything estimated, tuned and trained. `noise_is_noise`
+watches what a model is trained on. They raise `Leak`, whose message names the way.
 Selection on test tasks is locked out by `metajax.benchmark.problem.freeze`.
 """
 
@@ -65,6 +67,7 @@ def split_is_clean(split: Split, table: Interactions, repeats: bool = False) -> 
     width = max(table.num_users, table.num_items)
     trained = np.unique(mine.astype(np.int64) * width + others)
     phases = [(f"{p} {k}", k, t) for p in ("valid", "test") for k, t in getattr(split, p).items()]
+    _tests_are_apart(split, repeats)
     for place, scenario, tasks in phases:
         task, is_query = _owners(split, tasks)
         owner = tasks.owner[task].astype(np.int64)
@@ -83,6 +86,23 @@ def split_is_clean(split: Split, table: Interactions, repeats: bool = False) -> 
             _require(not np.isin(items, sides[1]).any(), f"{place}: a cold item is trained on")
 
 
+def _tests_are_apart(split: Split, repeats: bool) -> None:
+    """Raises if a test query row is among the rows of validation tasks."""
+    if repeats:
+        return
+    pairs = lambda owner, other: owner.astype(np.int64) * 2**31 + other
+    chosen_on = [
+        pairs(np.repeat(t.owner, t.length), np.asarray(t.other)) for t in split.valid.values()
+    ]
+    for scenario, tasks in split.test.items():
+        task, is_query = _owners(split, tasks)
+        query = pairs(tasks.owner[task[is_query]], tasks.other[is_query])
+        seen = np.isin(query, np.concatenate([*chosen_on, np.zeros(0, np.int64)]))
+        _require(
+            not seen.any(), f"test {scenario}: {seen.sum()} query rows are in validation tasks"
+        )
+
+
 TWO_DOMAINS = ("domain-transfer",)  # its users are cold in one domain and known in the other
 
 
@@ -97,6 +117,104 @@ def _owners(split: Split, tasks: Tasks) -> tuple[np.ndarray, np.ndarray]:
 def _require(holds: bool, problem: str) -> None:
     if not holds:
         raise Leak(problem)
+
+
+def laid_out_is_clean(episodes: Episode) -> None:
+    """Returns if no task of laid-out episodes (T, ...) has a query item in its own support.
+
+    Raises:
+      Leak: a task has.
+    """
+    support, query = episodes.support, episodes.query
+    same = np.asarray(query.inputs)[:, :, None] == np.asarray(support.inputs)[:, None, :]
+    both = (np.asarray(query.mask)[:, :, None] > 0) & (np.asarray(support.mask)[:, None, :] > 0)
+    leaky = np.any(same & both, axis=(1, 2))
+    _require(
+        not leaky.any(), f"{leaky.sum()} of {len(leaky)} tasks have query items in the support"
+    )
+
+
+def noise_is_noise(scores: np.ndarray, labels: np.ndarray) -> None:
+    """Returns if scores of rows to be trained on do not foretell labels that are pure noise.
+
+    Columns that have met a row's label remember some of it. Where labels are drawn at random, only
+    such a memory can correlate with them.
+
+    Args:
+      scores, labels: (R,) of the same rows.
+
+    Raises:
+      Leak: the correlation is more than 5 standard errors above 0.
+    """
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels, np.float64)
+    found = np.corrcoef(scores, labels)[0, 1] if np.ptp(scores) > 0 else 0.0
+    least = 5 / np.sqrt(len(labels))
+    _require(found < least, f"scores foretell labels that are noise: correlation {found:.3f}")
+
+
+def held_back(split: Split, table: Interactions) -> np.ndarray:
+    """The rows of the table that are neither for training nor of a validation task."""
+    mine, others = (table.user, table.item) if split.side == "user" else (table.item, table.user)
+    pairs = lambda owner, other: (
+        owner.astype(np.int64) * max(table.num_users, table.num_items) + other
+    )
+    valid = [pairs(np.repeat(t.owner, t.length), t.other) for t in split.valid.values()]
+    free = ~np.isin(pairs(mine, others), np.concatenate([*valid, np.zeros(0, np.int64)]))
+    free[split.train_rows] = False
+    return np.flatnonzero(free)
+
+
+def blind_to_test(
+    pipeline: Callable[[Interactions, Split], Any],
+    table: Interactions,
+    split: Split,
+    seed: int = 0,
+) -> None:
+    """Returns if all that a pipeline makes is the same, bit for bit, whatever the test rows are.
+
+    Once their labels are permuted, in the table and in the tasks; once they are gone from both.
+
+    Args:
+      pipeline: (table, split) -> a pytree of arrays, numbers and texts: columns estimated, settings
+        chosen, parameters kept, errors on validation.
+      table, split: what it runs on.
+      seed: of the permutation.
+
+    Raises:
+      Leak: something differs; the message names it.
+    """
+    before = pipeline(table, split)
+    rng, rows = np.random.default_rng(seed), held_back(split, table)
+    label = table.label.copy()
+    label[rows] = rng.permutation(label[rows])
+    tests = {k: t._replace(label=rng.permutation(t.label)) for k, t in split.test.items()}
+    permuted = pipeline(
+        dataclasses.replace(table, label=label), dataclasses.replace(split, test=tests)
+    )
+    _same_leaves(before, permuted, "the labels of test rows are permuted")
+    _same_leaves(before, pipeline(*_without(table, split, rows)), "test rows are removed")
+
+
+def _without(table: Interactions, split: Split, rows: np.ndarray) -> tuple[Interactions, Split]:
+    """Table and split without some rows that no training or validation task has."""
+    kept = np.setdiff1d(np.arange(len(table)), rows)
+    columns = ("user", "item", "label", "time", "state")
+    held = {k: getattr(table, k)[kept] for k in columns if getattr(table, k) is not None}
+    train = np.searchsorted(kept, split.train_rows)
+    return dataclasses.replace(table, **held), dataclasses.replace(split, train_rows=train, test={})
+
+
+def _same_leaves(before: Any, after: Any, what: str) -> None:
+    leaves, tree = jax.tree_util.tree_flatten_with_path(before)
+    others, other_tree = jax.tree_util.tree_flatten(after)
+    _require(tree == other_tree, f"when {what}, the pipeline makes other things")
+    moved = [
+        jax.tree_util.keystr(path)
+        for (path, a), b in zip(leaves, others, strict=True)
+        if not _same(a, b)
+    ]
+    more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+    _require(not moved, f"when {what}, {(moved or [''])[0]}{more} of {len(leaves)} differ")
 
 
 def reads_only(
@@ -132,4 +250,5 @@ def reads_only(
 
 
 def _same(a: Any, b: Any) -> bool:
-    return np.shape(a) == np.shape(b) and np.array_equal(np.asarray(a), np.asarray(b))
+    a, b = np.asarray(a), np.asarray(b)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -11,7 +11,7 @@ Three families, on device, padding invisible:
   order and, in one jitted function, share one sort.
 
 A row is relevant where ``label > threshold``: 0 suits clicks; ratings of 4 and 5 stars are relevant
-above 3. `ndcg` alone grades: its gain is ``2^label - 1``.
+above 3. `ndcg` alone grades: its gain grows with the label, see there.
 
 An undefined task gives NaN, to be skipped and counted by the caller: an empty list, a list without
 a relevant row (every ranking metric), one class only (`auc`), a ratio without a denominator (the
@@ -136,30 +136,60 @@ def f1(
     return _defined(2 * hits / jnp.maximum(total, 1), total > 0, score, mask)
 
 
-def ndcg(
-    score: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array, *, k: int
-) -> jax.Array:
-    """Discounted gain of the best k rows over that of the ideal order.
+HIGHEST_GRADE = 31.0
+"""Labels from 0 to this are grades as they are; gains of higher ones would drown all others."""
 
-    The gain of a row is ``2^label - 1``, its discount ``log2(position + 1)`` with positions from 1:
+
+def ndcg(
+    score: jax.Array,
+    label: jax.Array,
+    mask: jax.Array,
+    key: jax.Array,
+    *,
+    k: int,
+    scale: tuple[float | jax.Array, float | jax.Array] | None = None,
+) -> jax.Array:
+    """Discounted gain of the best k rows over that of the ideal order, from 0 to 1.
+
+    The gain of a row is ``2^grade - 1``, its discount ``log2(position + 1)`` with positions from 1:
     ``ndcg_burges`` of ranx. Grades are not relevance above a threshold: a one-star rating has gain
     1, so that even the worst order of a list of ratings scores well above 0.
 
+    The grade is the label itself, where labels are grades already: no less than 0 and no more than
+    31. Else it is where the label stands between the lowest and the highest of the scale, in stars
+    from 1 to 5.
+
     Args:
       score: (N,), higher is better.
-      label: (N,) grades of at least 0.
+      label: (N,) on any scale.
       mask: (N,).
       key: orders rows of equal score.
       k: length of the list; may exceed N.
+      scale: (lowest, highest) label of the data set; else those of the list decide, and lists are
+        graded each on its own.
 
     References: Burges et al., "Learning to rank using gradient descent", ICML 2005.
     """
-    gain = jnp.where(mask > 0, jnp.exp2(label.astype(jnp.result_type(float))) - 1.0, 0.0)
+    gain = jnp.where(mask > 0, jnp.exp2(_grades(label, mask, scale)) - 1.0, 0.0)
     top = _top(gain, score, mask, key, k)
     discount = 1.0 / jnp.log2(_positions(top) + 1.0)
     ideal = jnp.sum(jax.lax.top_k(gain, top.shape[0])[0] * discount)
     value = jnp.sum(top * discount) / jnp.where(ideal > 0, ideal, 1.0)
     return _defined(value, ideal > 0, score, mask)
+
+
+def _grades(label: jax.Array, mask: jax.Array, scale: tuple | None) -> jax.Array:
+    """The labels (N,) as grades, see `ndcg`."""
+    label = label.astype(jnp.result_type(float))
+    if scale is not None:
+        low, high = map(jnp.asarray, scale)
+    else:
+        low = jnp.min(jnp.where(mask > 0, label, jnp.inf))
+        high = jnp.max(jnp.where(mask > 0, label, -jnp.inf))
+    graded = (low >= 0) & (high <= HIGHEST_GRADE)
+    span = jnp.where(high > low, high - low, 1.0)
+    grade = jnp.where(graded, label, 1.0 + 4.0 * (label - low) / span)
+    return jnp.where(mask > 0, grade, 0.0)
 
 
 def precision(

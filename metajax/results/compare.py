@@ -1,10 +1,12 @@
 """Runs side by side: one table with paired differences, and what differs in their configurations.
 
 python -m metajax.results compare RUN... where RUN is a run folder or the file of a record;
+python -m metajax.results show RECORD prints what it says beside its scores;
 python -m metajax.results check FOLDER... re-hashes what runs have written.
 """
 
 import dataclasses
+import json
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
@@ -240,6 +242,22 @@ def main(config: Compare) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
+class Show:
+    """Prints all that a record says beside its scores, as JSON."""
+
+    record: Positional[pathlib.Path]
+    """The file of a record."""
+
+
+def show(config: Show) -> None:
+    """Prints the facts of a record, and the keys and shapes of its scores."""
+    made = report.read(config.record)
+    facts = dataclasses.asdict(dataclasses.replace(made, scores={}))
+    shapes = {" | ".join(key): values.shape for key, values in made.scores.items()}
+    print(json.dumps(report.plain(facts | {"scores": shapes}), indent=1))
+
+
+@dataclasses.dataclass(frozen=True)
 class Check:
     """Re-hashes the files of run folders and recomputes nothing: are they what the runs wrote?"""
 
@@ -256,8 +274,11 @@ def check(config: Check) -> None:
 def cli() -> None:
     """The command line of `python -m metajax.results`."""
     try:
-        chosen = tyro.extras.subcommand_cli_from_dict({"compare": Compare, "check": Check})
-        check(chosen) if isinstance(chosen, Check) else main(chosen)
+        chosen = tyro.extras.subcommand_cli_from_dict(
+            {"compare": Compare, "show": Show, "check": Check}
+        )
+        run = {Compare: main, Show: show, Check: check}[type(chosen)]
+        run(chosen)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:

@@ -4,8 +4,6 @@ Rows of the same tasks resemble each other: another arm, another seed, another c
 written as its differences from the most similar of the rows before it, as whole numbers: multiples
 of 2^-b where all its values are such, else the bits of the floats in their order. The bytes of the
 differences go to one stream per significance, and each stream through LZMA.
-
-`rounded` makes all values multiples of 2^-b, with the sum of every row kept.
 """
 
 import itertools
@@ -18,41 +16,19 @@ import numpy as np
 FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 24}
 NEAR = 48
 """How many rows back the most similar one is looked for."""
-MOST_BITS = 20
-"""Values that are no multiples of 2^-20 are packed as floats."""
+MOST_BITS = 40
+"""Values that are no multiples of 2^-40 are packed as floats."""
 FLOAT = 255
 """What stands in place of the number of bits where a row is packed as floats."""
 
 
-def rounded(scores: np.ndarray, bits: int) -> np.ndarray:
-    """Scores (S, T) as multiples of 2^-bits, the sum of each row kept to half of that.
-
-    As many values are rounded up as it takes, those with the largest remainders (the method of
-    Hamilton), so that means over tasks stay what they were: they move by 2^-bits / (2 T) at most,
-    and no value by more than 2^-bits. Values that are not finite stay as they are.
-
-    >>> rounded(np.array([[0.3, 0.3, 0.4]]), 1)
-    array([[0. , 0.5, 0.5]], dtype=float32)
-    """
-    scaled = np.asarray(scores, np.float64) * 2.0**bits
-    finite = np.isfinite(scaled)
-    floor = np.floor(np.where(finite, scaled, 0.0))
-    rest = np.where(finite, scaled - floor, -1.0)
-    ups = np.round(np.where(finite, rest, 0.0).sum(axis=1)).astype(int)
-    places = np.argsort(-rest, axis=1, kind="stable")
-    for row, count in enumerate(ups):
-        floor[row, places[row, :count]] += 1
-    return np.where(finite, floor * 2.0**-bits, scores).astype(np.float32)
-
-
 def bits_of(scores: np.ndarray) -> int:
-    """The least b for which all finite values are multiples of 2^-b; `FLOAT` above `MOST_BITS`."""
+    """The least b for which all finite values are multiples of 2^-b; `FLOAT` if there is none."""
     values = np.unique(scores[np.isfinite(scores)]).astype(np.float64)
-    if values.size and np.abs(values).max() >= 2.0**30:
-        return FLOAT
+    largest = np.abs(values).max(initial=0.0)
     for bits in range(MOST_BITS + 1):
         scaled = values * 2.0**bits
-        if np.array_equal(scaled, np.round(scaled)):
+        if largest * 2.0**bits < 2.0**31 and np.array_equal(scaled, np.round(scaled)):
             return bits
     return FLOAT
 

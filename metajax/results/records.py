@@ -21,6 +21,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import lzma
 import os
 import pathlib
 import tempfile
@@ -31,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from metajax import settings
-from metajax.results import intervals, packing, version0
+from metajax.results import intervals, packing, rounding, version0
 from metajax.results.environment import environment, now, require_clean
 from metajax.results.schema import (
     ABLATION,
@@ -95,6 +96,11 @@ __all__ = [
 RESULTS = pathlib.Path(__file__).resolve().parents[2] / "paper" / "results"
 """Where published records are."""
 SUFFIX = ".record"
+DAMAGED = (
+    *(UserError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError),
+    *(zipfile.BadZipFile, lzma.LZMAError, NotImplementedError, MemoryError),
+)
+"""What reading something that is no record may raise."""
 PLACES = (
     *("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish"),
     "from_records",
@@ -215,8 +221,9 @@ def read(path: pathlib.Path) -> Record:
         keys = [Key(*key) for key in told["scores"]]
         found = dict(zip(_in_order(keys), packing.unpack(packed), strict=True))
         record = _record(told, {key: found[key] for key in keys})
-    except (UserError, ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no record or is damaged ({error})") from error
+    except DAMAGED as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path} is no record or is damaged ({told})") from error
     if digest(record.scores) != record.scores_digest:
         raise UserError(f"{path} does not have the scores that it was written with")
     return record
@@ -226,10 +233,10 @@ def facts(path: pathlib.Path) -> Record | None:
     """The record without its scores, in a moment; None if the file cannot be read."""
     try:
         if path.suffix == ".json":
-            return version0.upgraded(json.loads(path.read_text()), {})
+            return version0.facts(path)
         with zipfile.ZipFile(path) as archive:
             return _record(_facts(archive), {})
-    except (UserError, ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile):
+    except DAMAGED:
         return None
 
 
@@ -288,13 +295,13 @@ def all_stored(pattern: str, folder: pathlib.Path | None = None) -> dict[str, Re
 
 
 def publish(name: str, record: Record, folder: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes a record among the stored ones.
+    """Writes a record among the stored ones, its scores `rounding.printed_alike`.
 
     Raises:
       UserError: it was made by code that is not committed.
     """
     require_clean(record.environment)
-    return write(folder or RESULTS, name, record)
+    return write(folder or RESULTS, name, rounding.printed_alike(record))
 
 
 def _diverged(values: np.ndarray) -> intervals.Interval | None:

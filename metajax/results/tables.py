@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -195,7 +196,21 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
             for said in arm.settings.get("diverged", ())
         ),
     ]
+    notes += rests_on(record)
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
+
+
+def rests_on(record: records.Record) -> list[str]:
+    """A line for each mean that does not rest on all users of its scenario, if there are any."""
+    lines = []
+    for scenario, count in record.tasks.items():
+        for metric, name in (("mae", "MAE and RMSE"), ("ndcg@5", "nDCG@5")):
+            arms = [record.of(scenario, arm, "all", metric) for arm in record.names()]
+            users = {int((~np.isnan(x)).any(axis=0).sum()) for x in arms}
+            if users != {count}:
+                of = " to ".join(str(n) for n in sorted({min(users), max(users)}))
+                lines.append(f"{scenario.replace('_', '-')}: {name} rest on {of} of {count} users.")
+    return lines
 
 
 def show(record: records.Record, console: Console | None = None) -> None:

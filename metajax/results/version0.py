@@ -3,6 +3,7 @@
 Keys of scores were "scenario|arm|condition|metric"; the role of an arm was a part of its name.
 """
 
+import dataclasses
 import hashlib
 import json
 import pathlib
@@ -84,6 +85,13 @@ def with_true_costs(facts: Mapping[str, Any]) -> Mapping[str, Any]:
         told[arm] = {"training": outer * (1 + steps), "per_user": steps}
     why = "0 inner gradients were recorded; these follow from inner_steps at the commit of the run"
     return {**facts, "gradients": told, "gradients_corrected": why}
+
+
+def facts(path: pathlib.Path) -> Record:
+    """The record of a JSON file without its scores."""
+    with np.load(path.with_suffix(".npz")) as arrays:
+        names = {Key(*name.split("|")): np.zeros((0, 0)) for name in arrays.files}
+    return dataclasses.replace(upgraded(json.loads(path.read_text()), names), scores={})
 
 
 def upgraded(facts: Mapping[str, Any], scores: Mapping[Key, np.ndarray]) -> Record:

@@ -214,6 +214,28 @@ def test_ndcg_never_exceeds_one_and_ignores_the_scale_of_scores():
         assert float(value) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(
+    "label", [[1, -1, -1, -1], [-9, -3, -1, -5], [130, 3, 2, 1], [-7, -7, -7, -7], [1e6, 0, 5, 9]]
+)
+def test_ndcg_is_from_0_to_1_on_any_scale(label):
+    score, label = jnp.arange(4.0), jnp.asarray(label, float)
+    for sign in (1.0, -1.0):
+        value = float(metrics.ndcg(sign * score, label, jnp.ones(4), KEY, k=4))
+        assert 0.0 <= value <= 1.0
+    best = metrics.ndcg(label, label, jnp.ones(4), KEY, k=4)
+    assert float(best) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("stars", [(1, 1, 1, 1), (5, 1, 3, 2), (2, 4, 4, 5)])
+def test_ndcg_of_stars_is_that_of_the_same_ratings_in_other_units(stars):
+    label, score, ones = jnp.asarray(stars, float), jnp.arange(4.0), jnp.ones(4)
+    wanted = float(metrics.ndcg(score, label, ones, KEY, k=3))
+    for factor, shift in ((20.0, 0.0), (5.0, -15.0), (100.0, 0.0)):
+        scale = (factor + shift, 5.0 * factor + shift)
+        other = metrics.ndcg(score, factor * label + shift, ones, KEY, k=3, scale=scale)
+        assert float(other) == pytest.approx(wanted, rel=1e-5)
+
+
 def test_precision_and_decision_thresholds_by_hand():
     """Ratings of 4 and 5 are relevant (above 3); the decision is a predicted rating above 3.5."""
     score = jnp.array([4.5, 3.6, 3.4, 2.0, 4.0])

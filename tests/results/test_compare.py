@@ -1,5 +1,6 @@
 """Runs side by side: pairing, adjusted p-values, what differs, one line for what is wrong."""
 
+import json
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from metajax.training import journal
 
 @pytest.fixture
 def folders(tmp_path):
-    other = record("melu", config={"inner_steps": 1, "run": {"seeds": 2, "out": "there"}})
+    other = record("melu", config={"inner_steps": 1, "seeds": 2, "out": "there"})
     for scores in (s for key, s in other.scores.items() if key.arm == "A6 MAML"):
         scores += 0.05
     report.write(tmp_path / "a", "maml-made", record())
@@ -131,3 +132,9 @@ def test_check_finds_a_changed_record(folders):
     report.write(folders[0], "maml-made", record(seconds={}))
     done = command("check", folders[0])
     assert done.returncode == 1 and "maml-made.record is not what the run wrote" in done.stderr
+
+
+def test_show_prints_what_a_record_says(folders):
+    told = json.loads(command("show", folders[0] / "maml-made.record").stdout)
+    assert told["method"] == "A6 MAML" and told["arms"][0]["role"] == "baseline"
+    assert told["scores"]["user_cold | A6 MAML | all | mae"] == [2, 50]

@@ -53,10 +53,11 @@ def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
 
     Up to `UNROLL_UP_TO` steps are unrolled; more are scanned and computed again going backward.
     """
-    short = num_steps <= UNROLL_UP_TO
-    step = step if short else jax.checkpoint(step)
-    unroll = max(num_steps, 1) if short else 1
-    return jax.lax.scan(step, carry, length=num_steps, unroll=unroll)[0]
+    if num_steps > UNROLL_UP_TO:
+        return jax.lax.scan(jax.checkpoint(step), carry, length=num_steps)[0]
+    for _ in range(num_steps):  # an unrolled scan would stack what its derivative needs
+        carry, _ = step(carry, None)
+    return carry
 
 
 def gradient(
@@ -108,14 +109,18 @@ def gradient(
         given = (values, examples.label, examples.mask)
         support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
 
+        some = jnp.any(examples.mask > 0)
+
         def step(carry, _):
             fast, moments = carry
-            updates, moments = tx.update(slope(support_loss, fast, given), moments, fast)
+            # Norms have no derivative at 0: an optimizer is to see none that is thrown away.
+            grads = slope(support_loss, fast, given)
+            grads = tree.where(some, grads, jax.tree.map(jnp.ones_like, grads))
+            updates, moments = tx.update(grads, moments, fast)
             return (optax.apply_updates(fast, updates), moments), None
 
         before = (state.fast, state.moments)
-        after = repeated(step, before, num_steps)
-        fast, moments = tree.where(jnp.any(examples.mask > 0), after, before)
+        fast, moments = tree.where(some, repeated(step, before, num_steps), before)
         return state._replace(fast=fast, moments=moments)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:

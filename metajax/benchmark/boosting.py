@@ -1,0 +1,252 @@
+"""A8: gradient boosted trees on what is known of a task and of an item, as a shop would build it.
+
+Trees see statistics of the support, the item's estimated columns, the profile, how the task's
+ratings of like items went, and, in one of two variants, the predictions of closed-form arms. They
+are fitted on tasks drawn from the training tasks, whose columns do not know the task's ratings; the
+number of trees is chosen on meta-validation.
+
+References: Friedman, "Greedy function approximation: a gradient boosting machine", Annals of
+Statistics 2001; Ke et al., "LightGBM", NeurIPS 2017.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.benchmark.arm import Fitted
+from metajax.benchmark.baselines import Trained
+from metajax.benchmark.problem import Problem
+from metajax.benchmark.stacking import Columns, drawn_rows, first_seed, rows_of, scores_of
+from metajax.evaluation import evaluate
+from metajax.types import Episode, Examples, UserError
+
+A8, A8_ALONE = "A8 boosting", "A8 boosting alone"
+Backend = Literal["sklearn", "lightgbm"]
+MOST_CODES = 64  # of a multi-valued column that is shown value by value
+
+
+class Settings(NamedTuple):
+    """What is tuned.
+
+    Attributes:
+      rate: by which each tree is shrunk.
+      leaves: of a tree, at most.
+      min_rows: of a leaf.
+      l2: penalty on the leaves' values.
+      most_trees: trees grown; as many of them are kept as are best on meta-validation.
+      num_draws: training tasks that the trees are fitted on.
+      hidden_share: share of these whose items look as if nobody had rated them.
+    """
+
+    rate: float = 0.05
+    leaves: int = 31
+    min_rows: int = 60
+    l2: float = 1.0
+    most_trees: int = 400
+    num_draws: int = 20_000
+    hidden_share: float = 0.2
+
+
+DEFAULT = Settings()
+
+
+def seen_columns(problem: Problem, arms: Mapping[str, Trained] | None = None) -> Columns:
+    """What the trees see of a query row, as one row of numbers.
+
+    Args:
+      arms: whose predictions are among them.
+    """
+    users, items = problem.table.user_features, problem.table.item_features
+    of_arms = scores_of([first_seed(arm) for arm in arms.values()]) if arms else None
+    mean = problem.mean
+
+    def columns(episode: Episode) -> jax.Array:
+        query = episode.query.inputs
+        num_query = query["bias"].shape[0]
+        same = lambda x: jnp.broadcast_to(jnp.atleast_1d(x), (num_query, jnp.size(x)))
+        parts = [same(_of_support(episode.support, mean))]
+        parts += [jnp.stack([query[k] for k in ("bias", "content_bias", "count", "bayes_bias")], 1)]
+        parts += [query["factor"], query["bayes"], _of_like_items(episode, mean, items.sizes)]
+        for name, size in items.sizes.items():
+            if size <= MOST_CODES:
+                parts.append(_indicators(query[name], size))
+        for name, size in users.sizes.items():
+            if size <= MOST_CODES:
+                parts.append(same(_indicators(episode.profile[name][None], size)[0]))
+        if of_arms is not None:
+            parts.append(of_arms(episode))
+        return jnp.concatenate([p.astype(jnp.float32) for p in parts], axis=1)
+
+    return columns
+
+
+def _of_support(support: Examples, mean: float) -> jax.Array:
+    """Statistics (9,) of the support: how many ratings, how high, and their residuals."""
+    real = support.mask > 0
+    count = jnp.sum(real)
+    many = jnp.maximum(count, 1)
+    residual = support.label - mean - support.inputs["bias"]
+    centered = lambda x, m: jnp.sqrt(jnp.sum(jnp.where(real, (x - m) ** 2, 0.0)) / many)
+    average = lambda x: jnp.sum(jnp.where(real, x, 0.0)) / many
+    label, left = average(support.label), average(residual)
+    none = jnp.where(count > 0, 0.0, jnp.nan)  # trees send what is missing its own way
+    stats = [label, centered(support.label, label), left, centered(residual, left)]
+    ends = [
+        jnp.min(jnp.where(real, support.label, jnp.inf)),
+        jnp.max(jnp.where(real, support.label, -jnp.inf)),
+    ]
+    ends = [jnp.where(count > 0, x, 0.0) for x in ends]
+    liking = average(support.inputs["count"])
+    damped = left * many / (many + 3.0)
+    return jnp.stack(
+        [count.astype(jnp.float32), damped, *(x + none for x in (*stats, *ends, liking))]
+    )
+
+
+def _of_like_items(episode: Episode, mean: float, sizes: Mapping[str, int]) -> jax.Array:
+    """How the task rated items like each query row's (Q, 2 + 2 C): by factors, by each category."""
+    support, query = episode.support, episode.query.inputs
+    residual = jnp.where(support.mask > 0, support.label - mean - support.inputs["bias"], 0.0)
+    close_QxS = jax.nn.relu(query["factor"] @ support.inputs["factor"].T)
+    alike = [close_QxS]
+    for name, size in sizes.items():
+        ours, theirs = query[name], support.inputs[name]
+        if size <= MOST_CODES:
+            number = _indicators(ours, size) @ _indicators(theirs, size).T
+        else:
+            same = ours[:, None, :, None] == theirs[None, :, None, :]
+            number = jnp.sum(same & (ours > 0)[:, None, :, None], axis=(2, 3))
+        alike.append(jnp.minimum(number.astype(jnp.float32), 1.0))
+    found = []
+    for like_QxS in alike:
+        weight = like_QxS * support.mask[None, :]
+        total = jnp.sum(weight, axis=1)
+        found += [weight @ residual / (total + 1.0), total]
+    return jnp.stack(found, axis=1)
+
+
+def _indicators(codes_NxW: jax.Array, size: int) -> jax.Array:
+    """Which categories (N, size - 1) each row has, as 0 and 1."""
+    has = jnp.any(codes_NxW[:, :, None] == jnp.arange(1, size)[None, None, :], axis=1)
+    return has.astype(jnp.float32)
+
+
+class Trees(NamedTuple):
+    """Fitted trees.
+
+    Attributes:
+      predict: (rows (R, F), number of trees) -> (R,).
+      stages: rows -> the predictions (R,) after 1, 2 ... trees, one after the other.
+    """
+
+    predict: Callable[[np.ndarray, int], np.ndarray]
+    stages: Callable[[np.ndarray], Any]
+
+
+def _sklearn(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Trees:
+    try:
+        from sklearn.ensemble import HistGradientBoostingRegressor
+    except ImportError as missing:
+        raise UserError("boosting needs scikit-learn: pip install metajax[boosting]") from missing
+    model = HistGradientBoostingRegressor(
+        learning_rate=settings.rate,
+        max_iter=settings.most_trees,
+        max_leaf_nodes=settings.leaves,
+        min_samples_leaf=settings.min_rows,
+        l2_regularization=settings.l2,
+        early_stopping=False,
+        random_state=0,
+    ).fit(x, y, sample_weight=weight)
+
+    def predict(rows: np.ndarray, trees: int) -> np.ndarray:
+        for _, found in zip(range(trees), model.staged_predict(rows), strict=False):
+            last = found
+        return last
+
+    return Trees(predict, model.staged_predict)
+
+
+def _lightgbm(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Trees:
+    try:
+        import lightgbm
+    except ImportError as missing:
+        raise UserError("LightGBM is not installed: pip install lightgbm") from missing
+    options = {
+        "objective": "regression",
+        "learning_rate": settings.rate,
+        "num_leaves": settings.leaves,
+        "min_data_in_leaf": settings.min_rows,
+        "lambda_l2": settings.l2,
+        "deterministic": True,
+        "force_row_wise": True,
+        "seed": 0,
+        "verbose": -1,
+    }
+    data = lightgbm.Dataset(x, y, weight=weight)
+    model = lightgbm.train(options, data, num_boost_round=settings.most_trees)
+    predict = lambda rows, trees: np.asarray(model.predict(rows, num_iteration=trees))
+    return Trees(
+        predict, lambda rows: (predict(rows, n) for n in range(1, settings.most_trees + 1))
+    )
+
+
+BACKENDS: dict[Backend, Callable[..., Trees]] = {"sklearn": _sklearn, "lightgbm": _lightgbm}
+
+
+def boosting_arm(
+    problem: Problem,
+    arms: Mapping[str, Trained] | None = None,
+    settings: Settings = DEFAULT,
+    backend: Backend = "sklearn",
+    num_support: int = 64,
+) -> Fitted:
+    """A8: boosted trees in squared loss, as many as have the smallest error on meta-validation.
+
+    Args:
+      arms: closed forms whose predictions the trees see too; None for the trees alone.
+      settings: of the trees.
+      backend: scikit-learn's trees (the extra ``boosting``), or LightGBM's.
+      num_support: support ratings of a training task, at most.
+
+    Raises:
+      UserError: the library is not installed.
+    """
+    began = time.perf_counter()
+    columns = seen_columns(problem, arms)
+    rows = drawn_rows(
+        problem,
+        columns,
+        settings.num_draws,
+        num_support=num_support,
+        hidden_share=settings.hidden_share,
+    )
+    real = rows.mask > 0
+    trees = BACKENDS[backend](settings, rows.x[real], rows.label[real], rows.mask[real])
+    error = _valid_by_trees(trees, problem, columns)
+    best = int(np.argmin(error)) + 1
+    told = settings._asdict() | {"backend": backend, "trees": best, "valid": float(error.min())}
+
+    def predict(source, tasks: Episode, key: jax.Array) -> np.ndarray:
+        del key
+        found = trees.predict(rows_of(columns, source, tasks).x, best)
+        return found.reshape(1, *tasks.query.label.shape).astype(np.float32)
+
+    return Fitted(predict, told, time.perf_counter() - began)
+
+
+def _valid_by_trees(trees: Trees, problem: Problem, columns: Columns) -> np.ndarray:
+    """The problem's error on meta-validation after each number of trees, mean over its shots."""
+    source, tasks = problem.valid
+    label, mask = tasks.query.label, tasks.query.mask
+    judge = jax.jit(lambda scores: problem.error(scores.reshape(label.shape), label, mask))
+    keys = jax.random.split(jax.random.key(0), label.shape[0])
+    after = lambda shots: jax.vmap(evaluate.first_shots(shots))(keys, tasks)
+    errors = []
+    for given in [after(shots) for shots in problem.shots] or [tasks]:
+        shown = rows_of(columns, source, given).x
+        errors.append([float(judge(jnp.asarray(s, jnp.float32))) for s in trees.stages(shown)])
+    return np.mean(errors, axis=0)

@@ -1,0 +1,138 @@
+"""Arms made of other arms: rows for any regressor, and A9, the linear stack of the closed forms.
+
+What is fitted on arms' predictions must not meet predictions that know the answer. Rows are drawn
+from the training tasks, whose item columns were estimated without the ratings of the task's fold of
+users, and an arm adapts on a support that the row is not in.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax import tree
+from metajax.benchmark.baselines import Trained
+from metajax.benchmark.problem import Problem, valid_error
+from metajax.data import episodes
+from metajax.data.features.represent import as_cold
+from metajax.learners import ensemble
+from metajax.types import Episode, MetaLearner, Params
+
+A9 = "A9 stack"
+Columns = Callable[[Episode], jax.Array]
+"""One task with its columns -> what a regressor sees of each query row (Q, F)."""
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
+
+
+class Rows(NamedTuple):
+    """Rows of a regression.
+
+    Attributes:
+      x: (R, F) what is seen.
+      label: (R,).
+      mask: (R,) 1 for a real row.
+    """
+
+    x: np.ndarray
+    label: np.ndarray
+    mask: np.ndarray
+
+
+def first_seed(arm: Trained) -> tuple[MetaLearner, Params]:
+    """An arm's learner and the parameters of its first seed."""
+    return arm.learner, jax.tree.map(lambda x: x[0], arm.params)
+
+
+def scores_of(arms: Sequence[tuple[MetaLearner, Params]]) -> Columns:
+    """The scores (Q, M) of learners that adapt on the support, side by side."""
+
+    def columns(episode: Episode) -> jax.Array:
+        each = []
+        for learner, params in arms:
+            state = learner.start(params, episode.profile)
+            state = learner.adapt(params, state, episode.support, jax.random.key(0))
+            each.append(learner.predict(params, state, episode.query.inputs))
+        return jnp.stack(each, axis=1)
+
+    return columns
+
+
+def drawn_rows(
+    problem: Problem,
+    columns: Columns,
+    num_draws: int,
+    *,
+    num_support: int = 64,
+    hidden_share: float = 0.0,
+    seed: int = 0,
+) -> Rows:
+    """The query rows of tasks drawn from the training tasks, on columns held out by folds.
+
+    Args:
+      num_draws: tasks drawn, each with another split of its ratings.
+      num_support: support ratings of a task, at most.
+      hidden_share: share of the tasks whose items look as if nobody had rated them.
+      seed: of the draws.
+    """
+
+    def one(source: episodes.Source, key: jax.Array):
+        key_draw, key_hide = jax.random.split(key)
+        task = episodes.draw(key_draw, source, num_support, problem.split.num_query)
+        hidden = jax.random.uniform(key_hide) < hidden_share
+        cover = lambda e: e._replace(inputs=tree.where(hidden, as_cold(e.inputs), e.inputs))
+        task = task._replace(support=cover(task.support), query=cover(task.query))
+        return columns(task), task.query.label, task.query.mask
+
+    keys = jax.random.split(jax.random.key(seed), num_draws)
+    mapped = jax.jit(lambda s, k: jax.lax.map(lambda key: one(s, key), k, batch_size=128))
+    return _flat(*mapped(problem.train, keys))
+
+
+def rows_of(columns: Columns, source: episodes.Source, tasks: Episode) -> Rows:
+    """The query rows of laid-out tasks (T, ...), one task after the other."""
+
+    def one(index: Episode):
+        return columns(episodes.fetch(index, source)), index.query.label, index.query.mask
+
+    size = min(128, tasks.query.label.shape[0])
+    return _flat(*jax.jit(lambda s, t: jax.lax.map(one, t, batch_size=size))(source, tasks))
+
+
+def _flat(x_TxQxF: jax.Array, label_TxQ: jax.Array, mask_TxQ: jax.Array) -> Rows:
+    x = np.asarray(x_TxQxF)
+    return Rows(x.reshape(-1, x.shape[-1]), np.ravel(label_TxQ), np.ravel(mask_TxQ))
+
+
+def stack_arm(
+    problem: Problem, arms: Mapping[str, Trained], num_draws: int = 10_000, num_support: int = 64
+) -> Trained:
+    """A9: the linear combination of the arms' scores that ridge regression finds on training tasks.
+
+    Weights are pulled to the plain average; how much is chosen on meta-validation.
+
+    Args:
+      arms: closed forms, tuned; their first seeds are stacked.
+      num_draws: training tasks that the weights are fitted on.
+      num_support: support ratings of such a task, at most.
+    """
+    began = time.perf_counter()
+    pairs = [first_seed(arm) for arm in arms.values()]
+    rows = drawn_rows(problem, scores_of(pairs), num_draws, num_support=num_support)
+    fit = jax.jit(ensemble.stacking_weights)
+    learner = ensemble.stacked([learner for learner, _ in pairs])
+    at = lambda share: {"bases": [p for _, p in pairs], "weigher": {"share": share}}
+    found = [fit(*map(jnp.asarray, rows), penalty) for penalty in PENALTIES]
+    judge = jax.jit(lambda share: valid_error(learner, at(share), problem))
+    error = [float(judge(share)) for share in found]
+    best = int(np.argmin(error))
+    settings = {
+        "penalty": PENALTIES[best],
+        "weights": dict(zip(arms, np.asarray(found[best]).round(4).tolist(), strict=True)),
+        "valid": error[best],
+        "trials": len(PENALTIES),
+    }
+    params = jax.tree.map(lambda x: x[None], at(found[best]))
+    return Trained(learner, params, settings, {}, time.perf_counter() - began)

@@ -1,0 +1,223 @@
+"""Rounds the scores of a record as far as no printed number changes.
+
+A record that is published is read for what its tables say: means over tasks, their bootstrap
+intervals, paired differences with intervals and p-values. Per-task scores have seven digits, of
+which these need four or five. `printed_alike` finds, array by array, the coarsest multiples of a
+power of two at which all of these come out the same to four digits behind the point, stars and
+p-values included. Rounding is controlled: the sum over seeds of each task and the sum over all
+tasks stay what they were to half a step, so that means hardly move at all.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from metajax.results import intervals
+from metajax.results.schema import METHOD, Key, Record
+
+DIGITS = 4
+FIRST, LAST, TRIES = 8, 22, 4
+"""Bits behind the leading one of the mean: where the search begins and ends; and how many ways of
+rounding are tried at each."""
+DRAWS = 10_000
+NOISE = 2e-6
+SMALL = 4_000
+"""Records with fewer values than this stay as they are."""
+
+
+def rounded(scores: np.ndarray, bits: int, way: int = 0) -> np.ndarray:
+    """Scores (S, T) as multiples of 2^-bits, with the sums of tasks and the sum of all kept.
+
+    First the sum over seeds of each task is rounded, up for as many tasks as the sum of all
+    needs, those with the largest remainders (the method of Hamilton); then the seeds of a task in
+    the same way. No value moves by more than 2^-bits. Tasks with a value that is not finite stay
+    as they are, their finite values rounded to the nearest.
+
+    Args:
+      way: remainders are compared after a small disturbance, another one for each way; 0: none.
+
+    >>> rounded(np.array([[0.3, 0.3, 0.4]]), 1)
+    array([[0. , 0.5, 0.5]], dtype=float32)
+    """
+    scaled = np.asarray(scores, np.float64) * 2.0**bits
+    whole = np.isfinite(scaled).all(axis=0)
+    rng = np.random.default_rng(way)
+    noise = lambda shape: 0.3 * rng.random(shape) if way else 0.0
+    part = scaled[:, whole]
+    sums = part.sum(axis=0)
+    sums = _up(np.floor(sums), sums % 1 + noise(sums.shape), round(float((sums % 1).sum())))
+    floor = np.floor(part)
+    missing = (sums - floor.sum(axis=0)).astype(int)
+    rest = part - floor + noise(part.shape)
+    ranks = np.argsort(np.argsort(-rest, axis=0, kind="stable"), axis=0)
+    found = np.where(np.isfinite(scaled), np.rint(np.where(np.isfinite(scaled), scaled, 0)), scores)
+    found = np.where(np.isfinite(scaled), found * 2.0**-bits, scores)
+    found[:, whole] = (floor + (ranks < missing)) * 2.0**-bits
+    return found.astype(np.float32)
+
+
+def _up(floor: np.ndarray, rest: np.ndarray, count: int) -> np.ndarray:
+    """Whole numbers, of which as many are one higher, those with the largest remainders."""
+    floor[np.argsort(-rest, kind="stable")[:count]] += 1
+    return floor
+
+
+class _Group:
+    """Arrays over the same tasks: the statistics that tables may print of them.
+
+    Args:
+      keys: of the arrays.
+      exact: their scores, each (S, T), finite.
+      pairs: (i, j) of the arrays whose difference may be printed.
+    """
+
+    def __init__(
+        self, keys: Sequence[Key], exact: Sequence[np.ndarray], pairs: np.ndarray, method: str
+    ):
+        self.exact, self.pairs = exact, pairs
+        self.tails = np.array([key.arm == method and key.condition == "all" for key in keys])
+        self.squared = np.array([key.metric == "mse" for key in keys])
+        self.digits = np.array([_digits(key) for key in keys])
+        self.counts = _counts(exact[0].shape[1])
+        self.means, self.draws = self.resampled(exact)
+        self.wanted = self.printed(self.means, self.draws, np.arange(len(pairs)))
+
+    def resampled(self, scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Means (N,) over tasks, and (draws, N) of the resampled tasks of `intervals`."""
+        tasks = np.stack([intervals.mean_of_seeds(s) for s in scores], axis=1)
+        blocks = [self.counts[i : i + 500].astype(np.float64) @ tasks for i in range(0, DRAWS, 500)]
+        return tasks.mean(axis=0), np.concatenate(blocks) / len(tasks)
+
+    def printed(self, means: np.ndarray, draws: np.ndarray, which: np.ndarray) -> np.ndarray:
+        """What tables may print of the pairs ``which``, as whole numbers (pairs, facts).
+
+        A pair (i, i) stands for the array itself.
+        """
+        found = []
+        for i, j in self.pairs[which]:
+            own = i == j
+            values = draws[:, i] if own else draws[:, i] - draws[:, j]
+            low, high = np.quantile(values, [0.025, 0.975])
+            three = np.array([means[i] if own else means[i] - means[j], low, high])
+            if own and self.squared[i]:
+                three = np.sqrt(np.maximum(three, 0))
+            tail = 0 if own else min(np.sum(values <= 0), np.sum(values >= 0))
+            shown = np.round(three[:, None] * 10.0 ** np.arange(1, DIGITS + 1))
+            shown[1:, min(self.digits[i], self.digits[j]) :] = 0
+            tail = tail if self.tails[j] else tail // 10
+            found.append(np.concatenate([shown.ravel(), [tail, low > 0, high < 0]]))
+        return np.array(found)
+
+    def searched(self, firm: np.ndarray) -> list[np.ndarray]:
+        """The scores, rounded as far as every statistic stays as printed.
+
+        Args:
+          firm: which arrays others are compared with; they are kept finer from the start.
+        """
+        least = [FIRST - int(np.floor(np.log2(np.abs(a).mean() + 1e-12))) for a in self.exact]
+        bits, most = np.array(least) + 2 * firm, np.array(least) + LAST - FIRST
+        ways = np.zeros(len(bits), int)
+        scores = [rounded(a, int(b)) for a, b in zip(self.exact, bits, strict=True)]
+        means, draws = self.resampled(scores)
+        left = np.arange(len(self.pairs))
+        while True:
+            same = (self.printed(means, draws, left) == self.wanted[left]).all(axis=1)
+            failing = np.unique(self.pairs[left[~same], 0])
+            failing = failing[bits[failing] < most[failing]]
+            if not len(failing):
+                return scores
+            ways[failing] += 1
+            bits[failing[ways[failing] == TRIES]] += 1
+            ways[failing] %= TRIES
+            for i in failing:
+                found = rounded(self.exact[i], int(bits[i]), int(ways[i]))
+                scores[i] = found if bits[i] < most[i] else self.exact[i]
+            means[failing], draws[:, failing] = self.resampled([scores[i] for i in failing])
+            left = np.flatnonzero(np.isin(self.pairs, failing).any(axis=1))
+
+
+def _digits(key: Key) -> int:
+    """Digits behind the point of the ends of intervals, as tables print them."""
+    some = key.condition.startswith(("k=", "shuffled", "steps=")) or key.metric == "mse"
+    return DIGITS - 1 if some else DIGITS
+
+
+def _counts(num_tasks: int) -> np.ndarray:
+    """How often (draws, T) each task is in each draw of `intervals.mean_interval`."""
+    rng, found = np.random.default_rng(0), []
+    for rows in intervals._blocks(DRAWS, num_tasks):
+        drawn = rng.integers(0, num_tasks, (rows, num_tasks), dtype=np.int32)
+        place = (drawn + num_tasks * np.arange(rows)[:, None]).ravel()
+        found.append(np.bincount(place, minlength=rows * num_tasks).astype(np.uint8))
+    return np.concatenate(found).reshape(DRAWS, num_tasks)
+
+
+def printed_alike(record: Record) -> Record:
+    """The record, its scores rounded as far as no printed number changes; a small one as it is."""
+    if sum(values.size for values in record.scores.values()) < SMALL:
+        return record
+    scores = dict(record.scores)
+    groups: dict[tuple[str, int], list[Key]] = {}
+    for key, values in record.scores.items():
+        if values.shape[1] >= 2 and np.isfinite(values).all():
+            groups.setdefault((key.scenario, values.shape[1]), []).append(key)
+        else:
+            scores[key] = _close(values)
+    for keys in groups.values():
+        unlike = {record.scores[key].tobytes(): key for key in reversed(keys)}
+        first = {key: unlike[record.scores[key].tobytes()] for key in keys}
+        some = list(dict.fromkeys(first.values()))
+        place = {key: some.index(first[key]) for key in keys}
+        pairs = {
+            (place[a], place[b])
+            for a, b in _compared(record, keys)
+            if place[a] == place[b] or _apart(record, a, b)
+        }
+        firm = np.isin([key.arm for key in some], _references(record))
+        group = _Group(
+            some, [record.scores[key] for key in some], np.array(sorted(pairs)), record.method
+        )
+        found = dict(zip(some, group.searched(firm), strict=True))
+        scores |= {key: found[first[key]] for key in keys}
+    return dataclasses.replace(record, scores=scores)
+
+
+def _apart(record: Record, a: Key, b: Key) -> bool:
+    """Whether two arrays differ by more than the noise of float32, or are a control's."""
+    if a.metric == "mae" and {a.condition, b.condition} == {"all", "shuffled"}:
+        return True
+    one, other = record.scores[a], record.scores[b]
+    return one.shape != other.shape or float(np.abs(one - other).max()) > NOISE
+
+
+def _close(values: np.ndarray) -> np.ndarray:
+    """Scores with a value that is not finite, or of one task: to about six digits."""
+    finite = np.abs(values[np.isfinite(values)])
+    if not finite.size or np.isinf(values).any():
+        return values
+    return rounded(values, 18 - int(np.floor(np.log2(finite.mean() + 1e-12))))
+
+
+def _references(record: Record) -> list[str]:
+    """The arms that tables compare others with."""
+    known = [name for name in ("A2 fold-in", "A4 fine-tuned") if name in record.names()]
+    return [*known, *([record.method] if record.method else [])] or record.names()
+
+
+def _compared(record: Record, keys: Sequence[Key]) -> Iterator[tuple[Key, Key]]:
+    """Arrays whose difference may be printed: another arm, or another condition of the arm."""
+    known, conditions = set(keys), list(dict.fromkeys(key.condition for key in keys))
+    others = {c for c in ("all", "k=0") if c in conditions} | {conditions[0], conditions[-1]}
+    references = _references(record)
+    for key in keys:
+        yield key, key
+        bayes = ["A7 hier. Bayes"] if record.arm(key.arm).role == METHOD else []
+        for arm in [*references, *bayes]:
+            other = key._replace(arm=arm)
+            if arm != key.arm and other in known:
+                yield key, other
+        for condition in others - {key.condition}:
+            other = key._replace(condition=condition)
+            if other in known:
+                yield key, other

@@ -1,0 +1,147 @@
+"""Arms made of other arms, and boosted trees: what they see, how they fit, what they read."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from metajax import losses
+from metajax.benchmark import baselines, boosting, problem, stacking
+from metajax.data import split
+from metajax.data.worlds import latent
+from metajax.evaluation import leaks
+from metajax.types import Episode, Examples
+
+TREES = boosting.Settings(rate=0.2, leaves=8, most_trees=40, num_draws=1500, hidden_share=0.1)
+
+
+@pytest.fixture(scope="module")
+def ready():
+    table = latent.rating_log(num_users=260, num_items=120)
+    made = problem.problem_of(table, split.melu(table, valid_users=0.3), 32)
+    return dataclasses.replace(made, error=losses.squared_error)
+
+
+@pytest.fixture(scope="module")
+def closed_forms(ready):
+    return baselines.closed_form_arms(ready)
+
+
+@pytest.fixture(scope="module")
+def boosted(ready, closed_forms):
+    seen = {name: closed_forms[name] for name in (baselines.A2, baselines.A7)}
+    return boosting.boosting_arm(ready, seen, TREES, num_support=32)
+
+
+def item_inputs(bias, factor, genre):
+    bias = jnp.asarray(bias, jnp.float32)
+    return {
+        "bias": bias,
+        "count": jnp.ones_like(bias),
+        "factor": jnp.asarray(factor, jnp.float32),
+        "genre": jnp.asarray(genre)[:, None],
+    }
+
+
+def small_task(mask=(1.0, 1.0, 0.0)) -> Episode:
+    support = Examples(
+        item_inputs([0.5, -0.5, 9.0], [[1.0, 0], [0, 1], [7, 7]], [1, 2, 1]),
+        jnp.array([5.0, 1.0, 99.0]),
+        jnp.array(mask),
+    )
+    query = Examples(
+        item_inputs([0.0, 0.0], [[2.0, 1.0], [-1.0, 0.0]], [1, 3]), jnp.zeros(2), jnp.ones(2)
+    )
+    return Episode({}, support, query)
+
+
+def test_statistics_of_the_support_by_pencil():
+    task = small_task()
+    # residuals of mean 3: 5 - 3 - 0.5 = 1.5 and 1 - 3 + 0.5 = -1.5
+    found = boosting._of_support(task.support, 3.0)
+    np.testing.assert_allclose(found, [2, 0, 3, 2, 0, 1.5, 1, 5, 1], atol=1e-6)
+    one = boosting._of_support(small_task((1.0, 0.0, 0.0)).support, 3.0)
+    np.testing.assert_allclose(one, [1, 1.5 / 4, 5, 0, 1.5, 0, 5, 5, 1], atol=1e-6)
+    none = boosting._of_support(small_task((0.0, 0.0, 0.0)).support, 3.0)
+    assert none[0] == 0 and none[1] == 0 and np.isnan(none[2:]).all()
+
+
+@pytest.mark.parametrize("size", [4, 1000])
+def test_ratings_of_like_items_by_pencil(size):
+    found = boosting._of_like_items(small_task(), 3.0, {"genre": size})
+    # row 0: factors 2 and 1 with residuals 1.5 and -1.5; its genre is that of the first
+    np.testing.assert_allclose(found[0], [1.5 / 4, 3, 1.5 / 2, 1], rtol=1e-6)
+    np.testing.assert_allclose(found[1], [0, 0, 0, 0])
+
+
+def test_a_stack_finds_the_arm_that_is_right():
+    rng = np.random.default_rng(0)
+    label = rng.normal(3.5, 1, 4000)
+    scores = np.stack([label + 0.01 * rng.normal(size=4000), rng.normal(3.5, 1, 4000)], 1)
+    found = stacking.ensemble.stacking_weights(*map(jnp.asarray, (scores, label, np.ones(4000))))
+    np.testing.assert_allclose(found, [1, 0], atol=0.02)
+
+
+def test_the_stack_is_as_good_as_its_best_arm(ready, closed_forms):
+    stack = stacking.stack_arm(ready, closed_forms, num_draws=1500, num_support=32)
+    each = {
+        name: float(
+            problem.valid_error(*stacking.first_seed(arm), ready)  # not chosen by all of it
+        )
+        for name, arm in closed_forms.items()
+    }
+    assert stack.settings["valid"] < min(each.values()) + 0.01
+    assert sum(stack.settings["weights"].values()) == pytest.approx(1, abs=0.1)
+
+
+def test_rows_drawn_for_a_regression_are_queries_of_training_tasks(ready):
+    item = lambda episode: episode.query.inputs["item"][:, None].astype(jnp.float32)
+    rows = stacking.drawn_rows(ready, item, 64, num_support=32)
+    assert rows.x.shape == (64 * 10, 1) and rows.label.shape == rows.mask.shape == (640,)
+    assert set(np.unique(rows.label[rows.mask > 0])) <= {1.0, 2.0, 3.0, 4.0, 5.0}
+    again = stacking.drawn_rows(ready, item, 64, num_support=32)
+    np.testing.assert_array_equal(rows.x, again.x)
+    hidden = lambda episode: episode.query.inputs["count"][:, None]
+    count = stacking.drawn_rows(ready, hidden, 200, num_support=32, hidden_share=0.5)
+    assert 0.35 < np.mean(count.x[count.mask > 0] == 0) < 0.65
+
+
+def test_boosted_trees_beat_the_bias(ready, closed_forms, boosted):
+    _, tasks = ready.valid
+    scores = boosted.predict(*ready.valid, jax.random.key(0))
+    assert scores.shape == (1, *tasks.query.label.shape)
+    error = float(ready.error(jnp.asarray(scores[0]), tasks.query.label, tasks.query.mask))
+    assert error == pytest.approx(boosted.settings["valid"], rel=1e-5)
+    bias = stacking.first_seed(closed_forms[baselines.A1])
+    assert error < float(problem.valid_error(*bias, ready)) - 0.02
+    assert 1 <= boosted.settings["trees"] <= TREES.most_trees
+
+
+def test_boosted_trees_do_not_see_query_labels_or_padding(ready, boosted):
+    source, tasks = ready.valid
+    some = jax.tree.map(lambda x: x[:20], tasks)
+    predict = lambda t: jnp.asarray(boosted.predict(source, t, jax.random.key(0))[0])
+    leaks.query_labels(predict, some, jax.random.key(1))
+    support = some.support
+    padded = lambda x: jnp.concatenate([x, jnp.full_like(x[:, :3], 1)], axis=1)
+    longer = support._replace(
+        inputs=padded(support.inputs),
+        label=padded(support.label),
+        mask=jnp.pad(support.mask, ((0, 0), (0, 3))),
+    )
+    np.testing.assert_allclose(predict(some._replace(support=longer)), predict(some), atol=1e-5)
+
+
+def test_trees_alone_need_no_arms(ready):
+    few = TREES._replace(most_trees=5, num_draws=200)
+    arm = boosting.boosting_arm(ready, None, few, num_support=32)
+    assert np.isfinite(arm.predict(*ready.valid, jax.random.key(0))).all()
+
+
+def test_trees_of_lightgbm(ready):
+    pytest.importorskip("lightgbm", reason="pip install lightgbm")
+    few = TREES._replace(most_trees=20, num_draws=500)
+    arm = boosting.boosting_arm(ready, None, few, "lightgbm", num_support=32)
+    assert arm.settings["valid"] < np.var(ready.table.label)

@@ -1,0 +1,245 @@
+"""The ordinal link: against pencil values, brute force and scipy, on every scale."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+import scipy.special
+
+from metajax.evaluation import metrics, ordinal
+from metajax.types import Episode, Examples, UserError
+
+SCALES = {
+    "stars": np.arange(1.0, 6.0),
+    "half stars": np.arange(0.5, 5.1, 0.5),
+    "ten": np.arange(1.0, 11.0),
+    "jester": np.arange(-10.0, 11.0),
+    "clicks": np.array([0.0, 1.0]),
+}
+
+
+def world(levels: np.ndarray, rows: int = 1500, seed: int = 0):
+    """Scores, and labels drawn from the link itself: slope 1.7, cuts spread over the scores."""
+    rng = np.random.default_rng(seed)
+    score = rng.normal(size=rows)
+    cuts = np.linspace(-2, 2, len(levels) - 1)
+    noise = rng.logistic(size=rows)
+    label = levels[np.searchsorted(cuts, 1.7 * score + noise)]
+    return jnp.asarray(score, jnp.float32), jnp.asarray(label, jnp.float32)
+
+
+def fitted(score, label, levels, **options):
+    mask = jnp.ones_like(score)
+    return jax.jit(lambda s, y: ordinal.fit(s, y, mask, jnp.asarray(levels), **options))(
+        score, label
+    )
+
+
+def reference(score, label, levels):
+    """Cuts and slope of greatest likelihood, by scipy's minimizer in float64."""
+    score = np.asarray(score, np.float64)
+    z = (score - score.mean()) / score.std()
+    level = np.argmin(np.abs(np.asarray(label)[:, None] - levels), axis=1)
+
+    def loss(theta):
+        cuts = np.cumsum(np.append(theta[0], np.exp(theta[1:-1])))
+        edges = np.concatenate([[-np.inf], cuts, [np.inf]])
+        p = scipy.special.expit(edges[level + 1] - theta[-1] * z) - scipy.special.expit(
+            edges[level] - theta[-1] * z
+        )
+        return -np.mean(np.log(np.maximum(p, 1e-300)))
+
+    start = np.concatenate([[-2.0], np.full(len(levels) - 2, -1.0), [0.5]])
+    found = scipy.optimize.minimize(loss, start, method="BFGS", options={"gtol": 1e-7})
+    return np.cumsum(np.append(found.x[0], np.exp(found.x[1:-1]))), found.x[-1], found.fun
+
+
+@pytest.mark.parametrize("scale", ["stars", "half stars", "clicks"])
+def test_the_fit_is_the_maximum_of_the_likelihood(scale):
+    levels = SCALES[scale]
+    score, label = world(levels)
+    link = fitted(score, label, levels, prior=0.0)
+    cuts, slope, value = reference(score, label, levels)
+    np.testing.assert_allclose(link.cuts, cuts, atol=5e-3)
+    np.testing.assert_allclose(link.slope, slope, rtol=3e-3)
+    p = ordinal.probabilities(link, score)
+    found = ordinal.log_loss(p, link.levels, label, jnp.ones_like(score))
+    np.testing.assert_allclose(found, value, rtol=1e-5)
+
+
+def test_a_constant_score_gets_the_shares_of_the_labels():
+    levels = SCALES["stars"]
+    label = jnp.array([1.0, 2, 2, 3, 3, 3, 4, 5, 5, 5])
+    link = fitted(jnp.full(10, 3.7), label, levels, prior=0.0)
+    assert link.slope == 0
+    p = ordinal.probabilities(link, jnp.array([3.7, -20.0]))
+    np.testing.assert_allclose(p, [[0.1, 0.2, 0.3, 0.1, 0.3]] * 2, rtol=1e-5)
+
+
+def test_the_prior_is_ratings_spread_evenly():
+    label = jnp.array([1.0, 2, 2, 2])
+    link = fitted(jnp.zeros(4), label, SCALES["stars"], prior=1.0)
+    p = ordinal.probabilities(link, jnp.zeros(1))
+    np.testing.assert_allclose(p[0], np.array([1.2, 3.2, 0.2, 0.2, 0.2]) / 5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor", "shift"),
+    [(scale, 37.0, -5.0) for scale in SCALES] + [("stars", 0.01, 0.0), ("stars", 1.0, 1000.0)],
+)
+def test_shifted_and_scaled_scores_give_the_same_distribution(scale, factor, shift):
+    levels = SCALES[scale]
+    score, label = world(levels, rows=300)
+    p = ordinal.probabilities(fitted(score, label, levels), score)
+    other = factor * score + shift
+    q = ordinal.probabilities(fitted(other, label, levels), other)
+    np.testing.assert_allclose(p, q, atol=2e-3 if shift == 1000.0 else 2e-4)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_few_rows_leave_every_level_some_probability(scale, rows):
+    levels = SCALES[scale]
+    score, label = world(levels, rows=rows)
+    p = ordinal.probabilities(fitted(score, label, levels), jnp.array([-3.0, 0.0, 3.0]))
+    assert np.isfinite(p).all() and (p > 1e-9).all()
+    np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
+
+
+def test_labels_in_perfect_order_do_not_make_the_slope_infinite():
+    levels = SCALES["stars"]
+    score = jnp.linspace(1, 5, 200)
+    link = fitted(score, jnp.round(score), levels)
+    assert 5 < link.slope < 1e3
+    p = ordinal.probabilities(link, score)
+    np.testing.assert_allclose(ordinal.median(p, link.levels), jnp.round(score), atol=1)
+    assert np.mean(ordinal.median(p, link.levels) == jnp.round(score)) > 0.95
+
+
+def test_scores_in_reverse_order_get_slope_0_and_the_shares():
+    levels = SCALES["stars"]
+    score, label = world(levels)
+    link = fitted(-score, label, levels, prior=0.0)
+    assert link.slope == 0
+    p = ordinal.probabilities(link, score[:3])
+    shares = [np.mean(np.asarray(label) == v) for v in levels]
+    np.testing.assert_allclose(p, [shares] * 3, rtol=1e-4)
+
+
+def test_padding_is_invisible():
+    levels = jnp.asarray(SCALES["stars"])
+    score, label = world(SCALES["stars"], rows=60)
+    link = ordinal.fit(score, label, jnp.ones(60), levels)
+    padded = ordinal.fit(
+        jnp.append(score, jnp.array([jnp.nan, 1e30])).reshape(2, 31),
+        jnp.append(label, jnp.array([0.0, 77.0])).reshape(2, 31),
+        jnp.append(jnp.ones(60), jnp.zeros(2)).reshape(2, 31),
+        levels,
+    )
+    for a, b in zip(link, padded, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_are_fitted_side_by_side():
+    levels = jnp.asarray(SCALES["stars"])
+    score, label = world(SCALES["stars"], rows=200)
+    both = jnp.stack([score, -score])
+    link = jax.vmap(lambda s: ordinal.fit(s, label, jnp.ones(200), levels))(both)
+    assert link.slope[0] > 1 and link.slope[1] == 0
+
+
+def random_p(levels: np.ndarray, rows: int = 7) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(3).dirichlet(np.full(len(levels), 0.7), rows))
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_median_and_mean_are_best_in_their_errors(scale):
+    levels = SCALES[scale]
+    p = np.asarray(random_p(levels), np.float64)
+    anywhere = np.linspace(levels[0], levels[-1], 2001)
+    for q in p:
+        absolute = (q * np.abs(anywhere[:, None] - levels)).sum(1)
+        at_median = (q * np.abs(float(ordinal.median(jnp.asarray(q), levels)) - levels)).sum()
+        assert at_median <= absolute.min() + 1e-5
+        squared = (q * (anywhere[:, None] - levels) ** 2).sum(1)
+        best = anywhere[squared.argmin()]
+        spacing = anywhere[1] - anywhere[0]
+        assert abs(float(ordinal.mean(jnp.asarray(q), jnp.asarray(levels))) - best) <= spacing
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_crps_is_the_integral_of_the_squared_distance_of_distributions(scale):
+    levels = SCALES[scale]
+    p = random_p(levels)
+    label = np.random.default_rng(0).choice(levels, len(p))
+    label[0] = levels[0] + 0.3 * (levels[-1] - levels[0])  # between levels, as in a stream
+    x = np.linspace(levels[0] - 1, levels[-1] + 1, 400_001)
+    spacing = x[1] - x[0]
+    each = []
+    for q, y in zip(np.asarray(p, np.float64), label, strict=True):
+        cumulated = np.append(0, np.cumsum(q))[np.searchsorted(levels, x, side="right")]
+        each.append(np.sum((cumulated - (x >= y)) ** 2) * spacing)
+    mask = jnp.ones(len(p))
+    found = ordinal.crps(p, jnp.asarray(levels), jnp.asarray(label), mask)
+    np.testing.assert_allclose(found, np.mean(each), rtol=1e-3)
+
+
+def test_proper_scores_by_pencil():
+    levels = jnp.array([1.0, 2.0, 4.0])
+    p = jnp.array([[0.5, 0.25, 0.25], [0.0, 1.0, 0.0]])
+    label, mask = jnp.array([4.0, 4.0]), jnp.array([1.0, 0.0])
+    np.testing.assert_allclose(ordinal.log_loss(p, levels, label, mask), np.log(4), rtol=1e-6)
+    # F is 1/2 on [1, 2), 3/4 on [2, 4): 1/4 + 2 * 9/16
+    np.testing.assert_allclose(ordinal.crps(p, levels, label, mask), 1.375, rtol=1e-6)
+    # a point: its absolute error
+    point = ordinal.crps(p[1:], levels, label[1:], jnp.ones(1))
+    np.testing.assert_allclose(point, 2.0, rtol=1e-6)
+    assert np.isnan(ordinal.crps(p, levels, label, jnp.zeros(2)))
+    assert np.isnan(ordinal.log_loss(p.at[0, 0].set(jnp.nan), levels, label, mask))
+
+
+def test_the_true_distribution_has_the_best_proper_scores():
+    levels = jnp.asarray(SCALES["stars"])
+    score, label = world(SCALES["stars"], rows=4000)
+    link = fitted(score, label, SCALES["stars"])
+    right = ordinal.probabilities(link, score)
+    sharper = ordinal.probabilities(link._replace(slope=3 * link.slope), score)
+    flat = jnp.broadcast_to(right.mean(0), right.shape)
+    for proper in (ordinal.log_loss, ordinal.crps):
+        values = [proper(p, levels, label, jnp.ones(4000)) for p in (right, sharper, flat)]
+        assert values[0] < values[1] and values[0] < values[2]
+
+
+def tasks_of(label: np.ndarray, width: int = 10) -> Episode:
+    labels = jnp.asarray(label).reshape(-1, width)
+    rows = Examples((), labels, jnp.ones_like(labels))
+    return Episode((), rows, rows)
+
+
+def test_calibration_helps_every_error_and_keeps_the_order():
+    levels = SCALES["stars"]
+    score, label = world(levels, rows=4000)
+    link = fitted(score, label, levels)
+    tasks, scores = tasks_of(label), score.reshape(-1, 10)
+    p = ordinal.probabilities(link, scores)
+    found = ordinal.metrics_of(p, link.levels, tasks, jax.random.key(0))
+    raw = 3 + score  # on the scale, but neither median nor mean
+    assert found["mae_calibrated"].mean() < jnp.abs(raw - label).mean()
+    assert found["mse_calibrated"].mean() < jnp.mean((raw - label) ** 2)
+    keys = jax.random.split(jax.random.key(0), 400)
+    ndcg = jax.vmap(lambda *a: metrics.ndcg(*a, k=5))
+    by_score = ndcg(scores, tasks.query.label, tasks.query.mask, keys)
+    np.testing.assert_allclose(found["ndcg@5_calibrated"], by_score, atol=1e-6)
+    assert {k: v.shape for k, v in found.items()} == dict.fromkeys(found, (400,))
+
+
+def test_levels_are_those_that_occur_or_a_grid():
+    scale = (1.0, 5.0)
+    np.testing.assert_array_equal(ordinal.levels_of(np.array([5, 1, 3, 3]), scale), [1, 3, 5])
+    many = ordinal.levels_of(np.random.default_rng(0).uniform(-10, 10, 500), (-10.0, 10.0))
+    np.testing.assert_allclose(many, np.arange(-10, 10.5, 0.5))
+    near = ordinal.nearest(jnp.array([-11.0, -9.8, 0.2, 0.26, 10.0]), jnp.asarray(many))
+    np.testing.assert_array_equal(near, [0, 0, 20, 21, 40])
+    with pytest.raises(UserError, match="all ratings are the same"):
+        ordinal.levels_of(np.ones(5), scale)

@@ -1,0 +1,253 @@
+"""Records: no loss when written and read, both versions, roles as fields; what is damaged."""
+
+import dataclasses
+import hashlib
+import json
+import zipfile
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from small_records import OFFSETS, record
+
+from experiments.field.tables import report as tables_report
+from experiments.pages import index
+from metajax.results import compare, environment, packing, records, tables, version0
+from metajax.results.records import Key
+from metajax.types import UserError
+from paper import edition
+
+ROLES = (records.METHOD, records.BASELINE)  # the method of `fold_in` is a baseline
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=6)
+VALUES = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 3), st.integers(1, 9)),
+    elements=st.floats(width=32, allow_nan=True, allow_infinity=True)
+    | st.sampled_from([0.0, -0.0, 0.5, 0.75, 1.0]),
+)
+
+
+def facts_of(made: records.Record) -> dict:
+    bare = dataclasses.replace(made, scores={}, scores_digest="")
+    return records.plain(dataclasses.asdict(bare))
+
+
+def assert_same(one: records.Record, other: records.Record) -> None:
+    assert facts_of(one) == facts_of(other)
+    assert list(one.scores) == list(other.scores)
+    for key, values in one.scores.items():
+        np.testing.assert_array_equal(other.scores[key], values)
+        at = ~np.isnan(values)
+        np.testing.assert_array_equal(np.signbit(other.scores[key])[at], np.signbit(values)[at])
+
+
+@hypothesis.given(st.dictionaries(st.builds(Key, TEXT, TEXT, TEXT, TEXT), VALUES, max_size=6))
+@hypothesis.settings(deadline=None, max_examples=60)
+def test_any_scores_come_back_to_the_last_bit(tmp_path_factory, scores):
+    folder = tmp_path_factory.mktemp("records")
+    made = record(arms=records.arms_of(dict.fromkeys(key.arm for key in scores)))
+    made = dataclasses.replace(made, scores=scores, method="", extra={"a": [1, {"b": None}]})
+    assert_same(made, records.read(records.write(folder, "x", made)))
+
+
+def test_equal_records_are_equal_files(tmp_path):
+    one, two = (records.write(tmp_path / n, "x", record()).read_bytes() for n in "ab")
+    assert one == two
+
+
+def test_rows_that_resemble_each_other_take_few_bytes():
+    """Steps of 2^-10 in a range of 16 around another row: under 6 bits a value, not 32."""
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 1024, (1, 4000))
+    rows = [first + rng.integers(0, 16, first.shape) for _ in range(8)]
+    arrays = [(row / 1024).astype(np.float32) for row in [first, *rows]]
+    assert packing.bits_of(arrays[0]) == 10
+    assert len(packing.pack(arrays)) < 4000 * (11 + 8 * 6) / 8
+    np.testing.assert_array_equal(packing.unpack(packing.pack(arrays))[3], arrays[3])
+
+
+@pytest.mark.parametrize("path", records.files(records.RESULTS), ids=lambda path: path.stem)
+def test_every_stored_record_reads_into_the_typed_form(path):
+    made = records.read(path)
+    assert made.experiment and made.config_hash and made.environment.commit
+    assert {key.arm for key in made.scores} <= set(made.names())
+    assert not made.method or made.arm(made.method).role in ROLES
+    assert all(values.ndim == 2 for values in made.scores.values())
+    told = records.facts(path)
+    assert told is not None and facts_of(told) == facts_of(made)
+
+
+FACTS = {
+    "experiment": "maml",
+    "method": "A6 MAML",
+    "arms": ["A2 fold-in", "A6 MAML", "- blend"],
+    "config": {"hidden": [8], "run": {"seeds": 2, "num_steps": 30}},
+    "config_hash": "0" * 12,
+    "environment": {"commit": "c", "packages": {"jax": "1"}, "uncommitted_changes": True},
+    "data": {"name": "ml-1m", "checksum": "d", "users": 3, "people": 7},
+    "split": {"protocol": "melu", "seed": 0, "checksum": "s", "tasks": {"warm": 2}},
+    "settings": {"A6 MAML, seed 0": {"rate": 0.1}, "A2 fold-in": {"trials": 3}},
+    "seconds": {"A6 MAML": 2.0, "total": 3.0},
+    "gradients": {"A6 MAML": {"training": 10, "per_user": 5}},
+    "bytes": {"A6 MAML": 64},
+    "history": {"A6 MAML": {"loss": [[1.0]]}},
+    "shots": [0, 5],
+    "test": {"times_opened": 1, "config_hash": "x", "settings_hash": "y", "frozen": "z"},
+    "rows": [1, 2],
+    "scores_blake2b": "",
+}
+
+
+def old_record(folder, **changes):
+    """A record of version 0, written without this library."""
+    scores = {"warm|A6 MAML|all|mae": np.ones((2, 2), np.float32)}
+    np.savez_compressed(folder / "maml-ml-1m.npz", allow_pickle=False, **scores)
+    content = (folder / "maml-ml-1m.npz").read_bytes()
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    (folder / "maml-ml-1m.json").write_text(
+        json.dumps(FACTS | {"scores_blake2b": digest} | changes)
+    )
+    return folder / "maml-ml-1m.json"
+
+
+def test_version_0_is_read_into_the_same_form(tmp_path):
+    made = records.read(old_record(tmp_path))
+    assert [(a.name, a.role) for a in made.arms] == [
+        ("A2 fold-in", records.BASELINE),
+        ("A6 MAML", records.METHOD),
+        ("- blend", records.ABLATION),
+    ]
+    mine = made.arm("A6 MAML")
+    assert mine.settings == {"seed 0": {"rate": 0.1}} and mine.seconds == 2.0
+    assert mine.gradients == records.Gradients(10, 5) and mine.bytes_per_task == 64
+    assert made.seconds == {"total": 3.0} and made.shots == (0, 5)
+    assert made.config == {"hidden": [8], "seeds": 2, "num_steps": 30}
+    assert made.data == records.Data("ml-1m", "d", 3) and made.tasks == {"warm": 2}
+    assert made.opened[0].times_opened == 1 and made.environment.uncommitted_changes
+    assert made.extra == {"people": 7, "rows": [1, 2]}
+    assert list(made.scores) == [Key("warm", "A6 MAML", "all", "mae")]
+    assert_same(made, records.read(records.write(tmp_path / "new", "maml-ml-1m", made)))
+    assert records.stored("maml-ml-1m", tmp_path).method == "A6 MAML"
+    alone = {"arm": "ANIL", "gradients": {"training": 8, "per_task": 1}, "best_step": [4]}
+    facts = {k: v for k, v in FACTS.items() if k not in ("arms", "method", "bytes", "history")}
+    facts |= alone | {"settings": {}, "split": {"file": "split.json", "seed": 1}}
+    one = version0.upgraded(facts, {})
+    assert one.method == "ANIL" and one.arms[0].settings == {"best_step": [4]}
+    assert one.arms[0].gradients == records.Gradients(8, 1) and one.seconds["A6 MAML"] == 2.0
+    assert one.split is not None and one.split.protocol == "split.json"
+
+
+def wrong_zip(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("something.txt", "else")
+
+
+def other_version(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("record.json", json.dumps({"version": 99}))
+        archive.writestr("scores.bin", b"")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
+        (lambda path: path.write_bytes(b"\x00" * 300), "no record or is damaged"),
+        (lambda path: path.write_text('{"experiment": "x"}'), "no record or is damaged"),
+        (lambda path: path.write_bytes(b""), "no record or is damaged"),
+        (wrong_zip, "no record or is damaged"),
+        (other_version, "another version of metajax"),
+        (lambda path: path.unlink(), "no record .*x.record; run the experiment first"),
+    ],
+)
+def test_what_is_damaged_or_foreign_is_one_line(tmp_path, harm, said):
+    path = records.write(tmp_path, "x", record())
+    harm(path)
+    with pytest.raises(UserError, match=said) as found:
+        records.read(path)
+    assert "\n" not in str(found.value)
+    assert records.facts(path) is None
+
+
+def test_every_changed_byte_is_found(tmp_path):
+    path = records.write(tmp_path, "x", record(num_tasks=5))
+    whole, made = path.read_bytes(), records.read(path)
+    for place in range(0, len(whole), 97):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            again = records.read(path)
+        except UserError as error:
+            assert "\n" not in str(error)
+        else:  # a byte of the archive that says nothing
+            assert_same(made, again)
+
+
+def test_a_damaged_record_of_version_0_is_one_line(tmp_path):
+    path = old_record(tmp_path)
+    path.with_suffix(".npz").write_bytes(b"other")
+    with pytest.raises(UserError, match=r"maml-ml-1m\.npz is not the file"):
+        records.read(path)
+    with pytest.raises(UserError, match="damaged"):
+        records.read(old_record(tmp_path, environment=[]))
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(UserError, match=r"no record .*npz"):
+        records.read(path)
+
+
+def test_roles_are_one_of_five():
+    with pytest.raises(UserError, match="the role of arm 'Mine' is 'best'"):
+        records.Arm("Mine", "best")
+    assert [records.label(n) for n in ("A6 MAML", "Mine", "A60 x", "- blend")] == [
+        *("MAML", "Mine", "A60 x", "- blend")
+    ]
+
+
+@pytest.fixture
+def mine():
+    """A record whose method is called Mine: .1 better than A4, .2 better than A2."""
+    offsets = {("Mine" if arm == "A6 MAML" else arm): gap for arm, gap in OFFSETS.items()}
+    return record("mine", offsets=offsets, method="Mine", extra={"table": "T5"})
+
+
+def test_an_arm_called_mine_is_a_method_everywhere(mine, capsys, tmp_path):
+    grid = tables.grid_of(mine)
+    row = next(cells for cells in grid.rows if cells[1] == "Mine")
+    assert row[5].startswith("-0.2000*") and row[6].startswith("-0.1000*")
+    assert [grid.rows[i][1] for i in grid.bold] == ["Mine", "Mine"]
+    assert "[Mine](#mine) | 1.0245" in index.glance([mine]) and "| Mine |" in index.rows(mine)[0]
+    assert "ahead of every non-meta arm" in tables_report.verdicts(mine, "user_cold", "all", "mae")
+    tables_report.show("T5", {"tables-T5-made-users": mine})
+    assert "Mine - arm" in capsys.readouterr().out
+    declared = edition.Edition("made", "mine", (), (), ())
+    r = edition.Results(declared, {"mine": mine}, {})
+    assert [m.name for m in r.methods()] == ["Mine"]
+    assert r.against("A2 fold-in").better == ["Mine"]
+    records.write(tmp_path, "mine-made", mine)
+    found = compare.entries(compare.find([tmp_path]), "mae", scenario="user_cold")
+    cells = {cells[2]: cells[4] for cells in compare.compare(found, "Mine", "mae").rows}
+    assert cells["Mine"] == "reference" and cells["A2 fold-in"].startswith("+0.2000*")
+
+
+def test_a_baseline_is_told_by_its_role_and_not_by_its_name():
+    made = record(
+        offsets={"popular": -0.2, "A6 MAML": 0.0},
+        arms=(records.Arm("popular", records.BASELINE), records.Arm("A6 MAML")),
+    )
+    assert "NOT ahead of popular" in tables_report.verdicts(made, "user_cold", "all", "mae")
+
+
+def test_what_is_not_committed_is_not_published(tmp_path):
+    made = record()
+    changed = dataclasses.replace(made.environment, uncommitted_changes=True)
+    with pytest.raises(UserError, match="uncommitted changes") as found:
+        records.publish("x", dataclasses.replace(made, environment=changed), tmp_path)
+    assert "\n" not in str(found.value) and not list(tmp_path.iterdir())
+    assert records.publish("x", made, tmp_path).is_file()
+
+
+def test_the_environment_knows_what_is_not_installed(monkeypatch):
+    monkeypatch.setattr(environment, "PACKAGES", ("jax", "no-such-package"))
+    found = environment.environment()
+    assert found.packages["no-such-package"] == "unknown" != found.packages["jax"]
