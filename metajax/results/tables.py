@@ -190,6 +190,11 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
         "interval that excludes 0.",
         "N1 gap: MAE with shuffled support labels minus MAE. "
         f"Test tasks opened once, on {record.environment.date}.",
+        *(
+            f"{arm.name} diverged and is judged by its best parameters before: {said}."
+            for arm in record.arms
+            for said in arm.settings.get("diverged", ())
+        ),
     ]
     notes += rests_on(record)
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)

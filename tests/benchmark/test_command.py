@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,6 @@ from metajax.data.worlds import latent
 from metajax.results import records, tables
 from metajax.settings import Data, Output, Training
 from metajax.training import loop
-from metajax.types import UserError
 
 
 def run(monkeypatch, capsys, *options: str, main=maml.main) -> tuple[object, str]:
@@ -134,8 +134,10 @@ def test_a_diverged_run_names_the_step(monkeypatch):
     loaded = benchmark.load(config.data)
     learner, _ = maml.build(config, loaded)
 
-    with pytest.raises(UserError, match=r"not finite at outer step [1-4]"):
-        baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.training)
+    found = baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.training)
+    (said,) = found.settings["diverged"]
+    assert re.search(r"not finite (at|after) outer step [1-4]", said)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.params))
 
 
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
@@ -224,10 +226,13 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
     calls = []
 
-    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, **rest):
+    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, go_on, **rest):
+        assert go_on
         calls.append((keys, checkpoint))
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
-        return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
+        lost = (loop.Diverged(1, 3, 1),) if len(calls) == 2 else ()
+        params = {"w": jnp.asarray(value)}
+        return loop.Fitted(params, value[:, 0], {"valid": value}, None, 2.0, lost)
 
     monkeypatch.setattr(baselines.loop, "fit", fit)
     monkeypatch.setattr(baselines.loop, "recipe", lambda learner, tx: None)
@@ -241,6 +246,8 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     assert found.settings["best_step"] == data.tolist(), "the keys of all seeds, in their order"
     np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
     assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
+    (said,) = found.settings["diverged"]  # the second seed of the second group of two
+    assert said.startswith("the loss of seed 3 is not finite at outer step 3; lower")
     calls.clear()
     whole = dataclasses.replace(training, seeds_at_once=0)
     baselines.trained_arm("A6", None, None, ready, whole, tmp_path)

@@ -14,6 +14,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import factor_mlp
 from metajax.results.records import Key
 from metajax.settings import Data, Training
+from metajax.types import UserError
 
 NAN = np.nan
 
@@ -90,3 +91,9 @@ def test_the_unit_of_the_ratings_changes_no_verdict(monkeypatch):
     for arm, error in stars.items():
         assert percent[arm] == pytest.approx(20 * error, rel=0.01)
     assert percent["MAML"] < 1.5 * percent[baselines.A1]
+
+
+def test_a_choice_among_scores_that_are_not_finite_is_refused():
+    assert baselines._lowest(np.array([NAN, 2.0, 1.0, -np.inf]), "A1") == 2
+    with pytest.raises(UserError, match="no setting of A1 of the 2 tried has a finite error"):
+        baselines._lowest(np.array([NAN, np.inf]), "A1")
