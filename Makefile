@@ -8,10 +8,10 @@ UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python
 install_with = $(UV) $(1) || $(BIN)/python -m pip install --quiet $(1)
 EXTRA ?=
 comma := ,
-EXTRAS := data,dev,paper,search,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
+EXTRAS := data,dev,paper,search,serve,tensorboard$(if $(EXTRA),$(comma)$(EXTRA))
 STAMP := $(VENV)/.installed$(if $(EXTRA),-$(EXTRA))
 
-.PHONY: help install demo suite-small paper-small paper verify docs test test-slow device lint format clean
+.PHONY: help install demo suite-small paper-small paper verify docs test test-slow check device lint format clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -24,8 +24,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(call install_with,--constraint constraints.txt --editable '.[$(EXTRAS)]')
 	@touch $@
 
-demo: $(STAMP)  ## Run the main job on a small synthetic world: a table and a plot, no data needed
+demo: $(STAMP)  ## Run the main job on a small synthetic world: a table, a plot, a list for a new person
 	$(BIN)/python -m experiments maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo --fresh
+	$(BIN)/python -m metajax train synthetic --out out/demo-model --num-steps 0
+	$(BIN)/python -m metajax recommend out/demo-model --ratings "The Silent Planet=5, The Last Harbor=2" --top 5
 
 suite-small: $(STAMP)  ## Run a small suite on a synthetic world; several shells may share the work
 	$(BIN)/python -m experiments suite small
@@ -50,6 +52,9 @@ test: $(STAMP)  ## Run the fast tests in WORKERS=2 processes (compiled programs 
 
 test-slow: $(STAMP)  ## Run the long tests as well
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m ''
+
+check: lint  ## Lint, and run the test files changed since main, for 50 seconds at most
+	files=$$(git diff --name-only --diff-filter=d main -- 'tests/**/test_*.py' 'tests/test_*.py'); test -z "$$files" || timeout 50 $(BIN)/python -m pytest -q -x $$files
 
 device:  ## Run every check on a graphics card, in ten minutes; results in out/device
 	experiments/speed/device.sh

@@ -139,6 +139,14 @@ class SplitOptions:
 
 
 @dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What trains, where an experiment has training options of its own."""
+
+    devices: Positive = 1
+    """Devices that the batch of a training step is dealt to."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Training:
     """How every trained arm of a rating experiment is trained."""
 

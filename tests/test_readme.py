@@ -12,11 +12,13 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_examples_run(capsys):
-    assert len(BLOCKS) == 2
+def test_the_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(BLOCKS) == 3
     names: dict = {}
     for block in BLOCKS:
         exec(compile(block, "README.md", "exec"), names)
+    assert "The " in capsys.readouterr().out and (tmp_path / "out/model/README.md").is_file()
     first, last = names["fitted"].history["loss"][:, 0], names["fitted"].history["loss"][:, -1]
     assert (last < first).all(), "the README's learner does not learn"
 

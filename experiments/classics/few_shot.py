@@ -18,6 +18,7 @@ from metajax.data import images
 from metajax.results import ledger
 from metajax.results import records as report
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices
 from metajax.types import Examples, MetaLearner, Params, PyTree
 
 from .. import HERE
@@ -79,6 +80,7 @@ def meta_train(
     block: int = 100,
     save_every: float = 10.0,
     seeds: int = 1,
+    devices: int = 1,
 ) -> loop.Fitted:
     """Meta-trains with checkpoints in ``folder``; a new call goes on from the last one.
 
@@ -89,6 +91,7 @@ def meta_train(
       block: outer steps between two looks at it.
       save_every: seconds between checkpoints, at least.
       seeds: trainings side by side; the first is that of ``seed`` alone.
+      devices: that the tasks of a step are dealt to.
 
     Raises:
       UserError: a loss is not finite, or the checkpoints are another run's.
@@ -96,7 +99,7 @@ def meta_train(
     images.check(data, method.ways, method.shots + method.queries)
     chunk = method.chunk_size if jax.default_backend() == "cpu" else None
     gradient_fn = loop.outer_gradient(method.learner, chunk)
-    recipe = loop.recipe(method.learner, method.tx, gradient_fn)
+    recipe = on_devices(devices, loop.recipe(method.learner, method.tx, gradient_fn))
     bar, kept = progress.bar(title, method.num_steps), journal.opened(folder.parent, title)
     with bar as update, kept as keep:
         return loop.fit(

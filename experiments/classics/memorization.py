@@ -31,8 +31,9 @@ from metajax import benchmark, losses, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import features, towers
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices
 from metajax.transforms.regularize import noisy
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
@@ -48,6 +49,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     shots: tuple[Positive, ...] = (5, 10)
     """Points of a test task, one table each; training tasks have ten."""
     beta: float = 1e-3
@@ -200,11 +202,12 @@ def main(config: Config) -> None:
     trained, seconds = {}, {}
     for name, arm in arms(config).items():
         began = time.perf_counter()
+        devices = config.hardware.devices if arm.num_tasks > 1 else 1  # one task is not dealt
         sample = loop.world_sampler(GivenAway(10, 10, honest=True), arm.num_tasks)
         valid = functools.partial(judged, arm.learner, min(config.shots))
         with progress.bar(name, config.num_steps) as update:
             trained[name] = loop.fit(
-                loop.recipe(arm.learner, arm.tx),
+                on_devices(devices, loop.recipe(arm.learner, arm.tx)),
                 sample,
                 (),
                 keys,

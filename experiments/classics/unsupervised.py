@@ -28,8 +28,9 @@ from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned
 from metajax.models import conv
 from metajax.results import records as report
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import MetaLearner, Model, Params
 
 from . import few_shot
@@ -54,6 +55,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     ways: Positive = 5
     """Classes of a test task."""
     shots: Positive = 1
@@ -155,9 +157,10 @@ def fit(title: str, data: images.ClassImages, config: Config) -> tuple[Params, f
         return jax.tree.map(lambda x: x[None], draw(one, key_draw))
 
     tx = optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
+    recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     keys = jax.random.split(jax.random.key(config.seed), 1)
     with progress.bar(title, config.steps) as update:
-        found = loop.fit(loop.recipe(learner, tx), sample, data, keys, config.steps, report=update)
+        found = loop.fit(recipe, sample, data, keys, config.steps, report=update)
     return jax.tree.map(lambda x: x[0], found.params), found.seconds
 
 

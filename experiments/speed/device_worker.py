@@ -210,7 +210,8 @@ def main(library: str, threads: str) -> None:
             for number, job in told["build"]:
                 pool.submit(build, number, Job(*job))
         elif "stop" in told:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait=True, cancel_futures=True)
+            _say(stopped=True)
         elif "ceilings" in told:
             _say(ceilings=ceilings())
         elif "forget" in told:

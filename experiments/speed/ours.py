@@ -63,22 +63,38 @@ def _attention(layer: PyTree, x_NxLxD: jax.Array, seen_NxQxD: jax.Array) -> jax.
     return mixed @ layer["out"]
 
 
+def _block(layer: PyTree, x_NxLxD: jax.Array, num_read: int) -> jax.Array:
+    """One layer's outputs at the last places, as many as are read."""
+    normal, x_NxLxD = _normal(layer["before"], x_NxLxD), x_NxLxD[:, -num_read:]
+    x_NxLxD = x_NxLxD + _attention(layer, normal, normal[:, -num_read:])
+    hidden = jax.nn.relu(_normal(layer["between"], x_NxLxD) @ layer["up"])
+    return x_NxLxD + hidden @ layer["down"]
+
+
 def transformer(
-    params: PyTree, profile: PyTree, items: jax.Array, last_place: bool = False
+    params: PyTree,
+    profile: PyTree,
+    items: jax.Array,
+    last_place: bool = False,
+    scanned: bool = False,
 ) -> jax.Array:
     """The logits (N, 10000) of the item after each sequence of items (N, 50).
 
     Args:
       last_place: the last layer computes the last place alone, which is all that is read of it.
+      scanned: the layers before the last are one loop, which is compiled once for all of them.
     """
     x_NxLxD = params["items"][items] + params["places"].reshape(1, *params["places"].shape)
-    for i, layer in enumerate(params["layers"].values()):
-        normal = _normal(layer["before"], x_NxLxD)
-        if last_place and i == problems.LAYERS - 1:
-            x_NxLxD = x_NxLxD[:, -1:]
-        x_NxLxD = x_NxLxD + _attention(layer, normal, normal[:, -x_NxLxD.shape[1] :])
-        hidden = jax.nn.relu(_normal(layer["between"], x_NxLxD) @ layer["up"])
-        x_NxLxD = x_NxLxD + hidden @ layer["down"]
+    *early, last = params["layers"].values()
+    length = items.shape[1]
+    if scanned:
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *early)
+        step = lambda x, layer: (_block(layer, x, length), None)
+        x_NxLxD, _ = jax.lax.scan(step, x_NxLxD, stacked)
+    else:
+        for layer in early:
+            x_NxLxD = _block(layer, x_NxLxD, length)
+    x_NxLxD = _block(last, x_NxLxD, 1 if last_place else length)
     last_NxD = _normal(params["after"], x_NxLxD)[:, -1]
     last_NxD = last_NxD @ params["head"]["kernel"] + params["head"]["bias"].reshape(1, -1)
     return last_NxD @ params["items"].T
@@ -100,7 +116,7 @@ def own(name: str, how: How) -> Callable:
     if name.startswith("W2"):
         return conv.conv4(5, convolve=how.convolve).apply
     if name.startswith("W4"):
-        return functools.partial(transformer, last_place=True)
+        return functools.partial(transformer, last_place=True, scanned=how.scanned)
     return perceptron
 
 

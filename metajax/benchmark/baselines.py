@@ -26,7 +26,7 @@ from metajax.results import records
 from metajax.settings import Training
 from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices
-from metajax.types import Episode, MetaLearner, Model, Params, PyTree
+from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
 A0, A1, A2, A3 = "A0 item mean", "A1 bias", "A2 fold-in", "A3 joint"
 A4, A7 = "A4 fine-tuned", "A7 hier. Bayes"
@@ -73,12 +73,27 @@ def closed_form_arm(
     candidates = jnp.log(jnp.asarray(grid[:, columns], jnp.float32))
     judge = lambda p: valid_error(learner, {**params, "log_precision": p}, problem)
     score = np.asarray(jax.jit(lambda c: jax.lax.map(judge, c))(candidates))
-    best = int(np.argmin(score))
+    best = int(_lowest(score, "a closed-form arm"))
     chosen = {**params, "log_precision": candidates[best]}
     settings = dict(zip(precisions, grid[best].tolist(), strict=True))
     settings |= {"valid": float(score[best]), "trials": len(grid)}
     stacked = jax.tree.map(lambda x: x[None], chosen)
     return Trained(learner, stacked, settings, {}, time.perf_counter() - began)
+
+
+def _lowest(score: np.ndarray, arm: str) -> np.intp:
+    """The flat index of the lowest validation score that is a finite number.
+
+    Raises:
+      UserError: there is none.
+    """
+    finite = np.where(np.isfinite(score), score, np.inf)
+    if np.isinf(finite).all():
+        raise UserError(
+            f"no setting of {arm} of the {score.size} tried has a finite error on meta-validation, "
+            "so what it predicts from is not finite; look at the ratings and the item columns"
+        )
+    return np.argmin(finite)
 
 
 def sampler(problem: Problem, training: Training) -> loop.Sampler:
@@ -113,7 +128,13 @@ def trial(
         validate=lambda params: valid_error(learner, params, problem),
         report=watch,
     )
-    return float(fitted.history["valid"].min(axis=1).mean())
+    return _best(fitted)
+
+
+def _best(fitted: loop.Fitted) -> float:
+    """The lowest validation score of each seed, averaged; infinite if a seed never had one."""
+    valid = fitted.history["valid"]
+    return float(np.where(np.isfinite(valid), valid, np.inf).min(axis=1).mean())
 
 
 def trained_arm(
@@ -125,6 +146,9 @@ def trained_arm(
     folder: pathlib.Path | None = None,
 ) -> Trained:
     """A learner meta-trained on the training tasks, its best step chosen on meta-validation.
+
+    A seed that diverges keeps what was best before, and the arm's setting ``diverged`` says at
+    which step and why.
 
     Args:
       folder: where metrics and checkpoints are kept, from which a later call goes on.
@@ -150,13 +174,13 @@ def trained_arm(
                 validate=lambda params: valid_error(learner, params, problem),
                 report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
                 checkpoint=folder and folder / "checkpoints" / journal.slug(title),
+                go_on=True,
             )
         parts.append(fitted)
     fitted = _together(parts)
-    settings = {
-        "best_step": fitted.best_step.tolist(),
-        "valid": float(fitted.history["valid"].min(axis=1).mean()),
-    }
+    settings: dict[str, Any] = {"best_step": fitted.best_step.tolist(), "valid": _best(fitted)}
+    if fitted.diverged:
+        settings["diverged"] = [str(seed) for seed in fitted.diverged]
     seconds = max(fitted.seconds, time.perf_counter() - began)
     return Trained(learner, fitted.params, settings, fitted.history, seconds)
 
@@ -167,7 +191,14 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
         return parts[0]
     joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
     first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:4]]
-    return loop.Fitted(*first, seconds=sum(part.seconds for part in parts))
+    before = np.cumsum([0, *(len(part.best_step) for part in parts)])
+    diverged = tuple(
+        seed._replace(seed=seed.seed + int(n))
+        for n, part in zip(before[:-1], parts, strict=True)
+        for seed in part.diverged
+    )
+    seconds = sum(part.seconds for part in parts)
+    return loop.Fitted(*first, seconds=seconds, diverged=diverged)
 
 
 def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, records.Gradients]:
@@ -211,7 +242,7 @@ def fine_tuned_arm(
     tune = functools.partial(pooled.fine_tuned, model, adapts=adapts)
     by_step = jax.jit(functools.partial(_valid_by_step, tune, problem, most_steps))
     score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
-    row, column = np.unravel_index(np.nanargmin(score_RxN), score_RxN.shape)
+    row, column = np.unravel_index(_lowest(score_RxN, A4), score_RxN.shape)
     rate, steps = rates[row], int(column) + 1
     settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
     settings |= {"trials": score_RxN.size, "rates": rates, "grid": score_RxN.round(5).tolist()}

@@ -16,6 +16,7 @@ import jax
 import tyro
 
 from metajax import places, settings
+from metajax.results import records
 from metajax.settings import Preset
 from metajax.training import devices
 from metajax.types import UserError
@@ -47,7 +48,10 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
     try:
         with _signals():
             found = parse(config, None, _by_field(sys.modules[main.__module__].__doc__ or ""))
-            devices.make_available(settings.flat(found).get("devices", 1))
+            options = settings.flat(found)
+            if options.get("publish"):
+                records.require_clean(records.uncommitted_changes())
+            devices.make_available(options.get("devices", 1))
             main(found)
     except UserError as error:
         sys.exit(f"error: {error}")

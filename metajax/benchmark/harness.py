@@ -26,10 +26,12 @@ from metajax.benchmark.baselines import (
 )
 from metajax.benchmark.command import cli
 from metajax.benchmark.problem import Problem, freeze, load
+from metajax.benchmark.scores import in_unit, on_the_same_tasks
 from metajax.data import episodes
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.evaluation import judge as judging
+from metajax.evaluation.check import check
 from metajax.learners import pooled
 from metajax.results import plots, records, tables
 from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
@@ -93,7 +95,7 @@ def judge(
       main: the metric that controls are compared by.
     """
     with progress.bar("test", len(arms)) as update:
-        return judging.judge(
+        found = judging.judge(
             {name: (trained.learner, trained.params) for name, trained in arms.items()},
             opened,
             fetch=episodes.fetch,
@@ -104,6 +106,12 @@ def judge(
             predict=problem.predict,
             report=lambda done: update(done, {}),
         )
+    scores, told = on_the_same_tasks(
+        {key: in_unit(key.metric, values, problem.unit) for key, values in found.items()}
+    )
+    for line in told:
+        print(line)
+    return scores
 
 
 def data_of(problem: Problem) -> records.Data:
@@ -147,7 +155,7 @@ def run_experiment(
     extra: Extra = lambda config, problem, folder: {},
     table: Callable[[records.Record], None] = tables.show,
 ) -> records.Record:
-    """Trains every arm, opens the test, writes the record, prints the table, saves the plot.
+    """Checks the methods, trains every arm, opens the test, writes the record, prints the table.
 
     Args:
       name: the experiment.
@@ -172,8 +180,6 @@ def run_experiment(
         record = records.stored(f"{name}-{short}", otherwise=folder)
         table(record)
         return record
-    if output.publish:
-        records.require_clean(records.environment())
     began = time.perf_counter()
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
@@ -187,11 +193,11 @@ def run_experiment(
     path = records.write(folder, f"{name}-{short}", record)
     if output.publish:
         records.publish(f"{name}-{short}", record)
-    plot = folder / "k_shot.png"
-    plots.k_shot(record, curves_of(record.tasks)[0], plot, main)
-    journal.write_checksums(folder)
     table(record)
-    print(f"record {path}\nplot   {plot}")
+    print(f"record {path}")
+    plots.k_shot(record, curves_of(record.tasks)[0], folder / "k_shot.png", main)
+    print(f"plot   {folder / 'k_shot.png'}")
+    journal.write_checksums(folder)
     return record
 
 
@@ -205,11 +211,15 @@ def train_arms(
     ablations: Collection[str],
 ) -> dict[str, Trained]:
     """The tuned baselines and the meta-trained methods; arguments are those of `run_experiment`."""
-    training = config.training
-    arms = baselines(problem, model(config, problem), training, config.outer_rate, joint, folder)
-    for arm, build in methods.items():
+    training, network = config.training, model(config, problem)
+    built = {arm: build(config, problem) for arm, build in methods.items()}
+    for arm, (learner, _) in built.items():
+        if arm not in ablations:
+            check(learner, problem.example, quick=True)
+    arms = baselines(problem, network, training, config.outer_rate, joint, folder)
+    for arm, (learner, tx) in built.items():
         role = records.ABLATION if arm in ablations else records.METHOD
-        made = trained_arm(arm, *build(config, problem), problem, training, folder)
+        made = trained_arm(arm, learner, tx, problem, training, folder)
         arms[arm] = made._replace(role=role)
     return arms
 

@@ -37,6 +37,8 @@ class Problem:
         share of misordered pairs.
       shots: the numbers of support rows that choices are made at; empty for all rows there are.
       scale: the standard deviation of what item biases leave of the training ratings.
+      unit: how many units of the ratings as they were read a rating of this problem's is: 1, unless
+        they were brought to 1..5. Errors are told in the former.
       predict: how scores of tasks come about; `evaluate.prequential` in a stream.
       opened: what the ledger says of each opening of the test tasks, all after the same choice.
     """
@@ -50,6 +52,7 @@ class Problem:
     error: losses.Loss = losses.absolute_error
     shots: tuple[int, ...] = ()
     scale: float = 1.0
+    unit: float = 1.0
     predict: Predict = evaluate.predictions
     opened: list[records.Opening] = dataclasses.field(default_factory=list)
 
@@ -92,7 +95,7 @@ def laid_out(tasks: split.Tasks, num_query: int) -> Episode:
 
 
 def load(data: Data, options: SplitOptions | None = None, num_support: int = 64) -> Problem:
-    """Reads, splits and represents a data set.
+    """Reads, splits and represents a data set, its ratings brought to the scale 1..5.
 
     Args:
       options: of the split; else the defaults.
@@ -101,9 +104,9 @@ def load(data: Data, options: SplitOptions | None = None, num_support: int = 64)
     Raises:
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
-    table, parts, predict = splits.make(data, options or SplitOptions())
-    made = problem_of(table, parts, num_support)
-    return dataclasses.replace(made, predict=predict)
+    made = splits.make(data, options or SplitOptions())
+    ready = problem_of(made.table, made.split, num_support)
+    return dataclasses.replace(ready, predict=made.predict, unit=made.unit)
 
 
 def problem_of(

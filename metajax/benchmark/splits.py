@@ -5,16 +5,34 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from metajax import settings
 from metajax.data import split
 from metajax.data.sources import named
-from metajax.data.table import Interactions, swapped
+from metajax.data.table import Interactions, in_stars, stars_of, swapped
 from metajax.evaluation import evaluate
 from metajax.evaluation.judge import Predict
 from metajax.settings import Data, Protocol, SplitOptions
 from metajax.types import UserError
 
-Made = tuple[Interactions, split.Split]
+Cut = tuple[Interactions, split.Split]
+
+
+class Made(NamedTuple):
+    """A data set under a protocol.
+
+    Attributes:
+      table: ratings on the scale 1..5; where tasks are items, `swapped`.
+      split: who is seen when, labels on that scale too.
+      predict: how scores of test tasks come about.
+      unit: how many units of the ratings as they were read a rating of the table is.
+    """
+
+    table: Interactions
+    split: split.Split
+    predict: Predict
+    unit: float
 
 
 class Rule(NamedTuple):
@@ -27,28 +45,28 @@ class Rule(NamedTuple):
       predict: how scores of test tasks come about.
     """
 
-    make: Callable[..., Made]
+    make: Callable[..., Cut]
     options: Mapping[str, str]
     predict: Predict = evaluate.predictions
 
 
-def by(make: Callable[..., split.Split]) -> Callable[..., Made]:
+def by(make: Callable[..., split.Split]) -> Callable[..., Cut]:
     """`Rule.make` of (table, seed, **keywords) -> split."""
 
-    def made(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Made:
+    def made(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Cut:
         del data
         return table, make(table, options.split_seed, **given)
 
     return made
 
 
-def from_file(table: Interactions, data: Data, options: SplitOptions) -> Made:
+def from_file(table: Interactions, data: Data, options: SplitOptions) -> Cut:
     """The tasks of a task file."""
     del data
     return table, split.load(_needed(options, "tasks"), table)
 
 
-def of_domains(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Made:
+def of_domains(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Cut:
     """Shared users who are new in the domain of the table, and known in another one."""
     source = named.load(_needed(options, "source_domain"), data.data_dir)
     return split.domain_transfer(source, table, options.split_seed, **given)
@@ -73,10 +91,8 @@ RULES: dict[Protocol, Rule] = {
 }
 
 
-def make(data: Data, options: SplitOptions) -> tuple[Interactions, split.Split, Predict]:
-    """The data set, its split by the protocol that was asked for, and how its tests are scored.
-
-    Where tasks are items, the table is `swapped`.
+def make(data: Data, options: SplitOptions) -> Made:
+    """The data set under the protocol that was asked for, its ratings brought to the scale 1..5.
 
     Raises:
       UserError: the data set is missing or damaged, or does not have what the protocol needs; an
@@ -84,9 +100,21 @@ def make(data: Data, options: SplitOptions) -> tuple[Interactions, split.Split, 
     """
     rule = RULES[options.protocol]
     given = _given(rule, options)
-    table = named.load(data.dataset, data.data_dir)
-    table, parts = rule.make(table, data, options, **given)
-    return table if parts.side == "user" else swapped(table), parts, rule.predict
+    read = named.load(data.dataset, data.data_dir)
+    read, parts = rule.make(read, data, options, **given)
+    table, unit = in_stars(read)
+    if unit != 1.0:
+        parts = _relabeled(parts, lambda label: stars_of(label, read.scale))
+    return Made(table if parts.side == "user" else swapped(table), parts, rule.predict, unit)
+
+
+def _relabeled(parts: split.Split, change: Callable[[np.ndarray], np.ndarray]) -> split.Split:
+    """The split with every label changed."""
+    of = lambda tasks: tasks._replace(label=change(tasks.label))
+    all_of = lambda scenarios: {name: of(tasks) for name, tasks in scenarios.items()}
+    return dataclasses.replace(
+        parts, train=of(parts.train), valid=all_of(parts.valid), test=all_of(parts.test)
+    )
 
 
 def _given(rule: Rule, options: SplitOptions) -> dict[str, Any]:

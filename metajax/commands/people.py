@@ -41,6 +41,8 @@ def of_file(path: pathlib.Path, model: Model) -> People:
       UserError: the file cannot be read; it is of another kind of log; no item of it is known.
     """
     known = {k: v for k, v in model.about.get("read", {}).items() if v is not None}
+    if not model.labels.events:
+        known["scale"] = (model.labels.low, model.labels.high)
     table = read.load(path, ReadOptions(**known), min_users=1, last_only=True)
     place = np.array([_found(model, one) for one in table.item_ids.tolist()])
     if (place < 0).all():
@@ -49,7 +51,7 @@ def of_file(path: pathlib.Path, model: Model) -> People:
             f"like {model.catalogue.ids[0]!s}"
         )
     value = table.label if table.count is None else table.count
-    if not model.labels.events and table.count is None and table.scale == (0.0, 1.0):
+    if not model.labels.events and "every row is an event" in table.notes:
         raise UserError(f"{path}: no ratings, and the model is of ratings; add a column of them")
     people = []
     for user, name in enumerate(table.user_ids.tolist()):

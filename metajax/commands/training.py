@@ -228,12 +228,12 @@ def judged(
     Args:
       read: how the log was read, which the model remembers for files of the same kind.
     """
-    settings = check(settings or Settings())
+    asked: Settings = check(settings or Settings())
     began = time.perf_counter()
     in_order()
     labels = labels_of(table)
-    log, ready = prepared(table, labels, settings.split_seed)
-    found, notes = arms(ready, labels, settings)
+    log, ready = prepared(table, labels, asked.split_seed)
+    found, notes = arms(ready, labels, asked)
     said = verdict.compare({k: a.form for k, a in found.items()}, log, ready.split, labels, HEAD)
     arm = found[said.chosen]
     seconds = {name: round(a.seconds, 2) for name, a in found.items()}
@@ -248,7 +248,7 @@ def judged(
         },
         "arm": said.chosen,
         "read": _remembered(read),
-        "settings": dataclasses.asdict(settings),
+        "settings": dataclasses.asdict(asked),
         "validation": said.facts() | {"notes": [*said.notes, *notes]},
         "seconds": seconds | {"total": round(time.perf_counter() - began, 2)},
     }

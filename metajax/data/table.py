@@ -114,6 +114,30 @@ def swapped(table: Interactions) -> Interactions:
     )
 
 
+STARS = (1.0, 5.0)
+"""The scale that settings (rates, penalties, widths of a loss) are made for."""
+
+
+def in_stars(table: Interactions) -> tuple[Interactions, float]:
+    """The table with its ratings brought to 1..5, and how many of its own units a star is.
+
+    So the unit of the ratings decides nothing: what is trained on per cent is what is trained on
+    stars. A table on the scale 1..5 is itself, and so is one of events or clicks, labels 0 and 1.
+    """
+    low, high = table.scale
+    is_binary = table.scale == (0.0, 1.0) and bool(np.isin(table.label, (0.0, 1.0)).all())
+    if table.scale == STARS or is_binary or not high > low:
+        return table, 1.0
+    unit = (high - low) / (STARS[1] - STARS[0])
+    return dataclasses.replace(table, label=stars_of(table.label, table.scale), scale=STARS), unit
+
+
+def stars_of(label: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
+    """Ratings of a scale on the scale 1..5."""
+    unit = (scale[1] - scale[0]) / (STARS[1] - STARS[0])
+    return np.clip(STARS[0] + (label.astype(float) - scale[0]) / unit, *STARS).astype(np.float32)
+
+
 def validate(table: Interactions) -> Interactions:
     """Returns the table itself if it is sound.
 

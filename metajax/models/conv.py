@@ -43,9 +43,9 @@ def patch_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
 def shifted_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same convolution as nine products that accumulate, one for each place of the kernel.
 
-    Its largest intermediate result has the size of the outputs: no patches of 9 C columns are
-    written, kept for the derivative and read again. Which of the two is faster depends on the
-    machine and on C.
+    No array of 9 C columns is made. A compiler that writes down what each product reads and the sum
+    after each of them moves more bytes than patches do, as XLA does today: it is here for one that
+    makes a kernel of it.
     """
     taps = kernel.reshape(SIZE * SIZE, *kernel.shape[2:])
     maps = _shifted(x_NxHxWxC)
@@ -148,8 +148,8 @@ def conv4(
       num_classes: width of the head.
       filters: F of every layer.
       normalize: `batch_statistics` or `layer_statistics`, or any such function.
-      convolve: `patch_convolution`, `shifted_convolution`, which needs less memory, or
-        `ordinary_convolution` where no task has kernels of its own.
+      convolve: `patch_convolution`, `shifted_convolution`, or `ordinary_convolution` where no task
+        has kernels of its own.
 
     References: Finn et al., ICML 2017, section 5.2; Vinyals et al., NeurIPS 2016.
     """

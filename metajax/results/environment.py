@@ -26,7 +26,7 @@ def environment() -> Environment:
         date=now(),
         command=" ".join(["python -m", _module_name(), *sys.argv[1:]]),
         commit=_git("rev-parse", "HEAD"),
-        uncommitted_changes=bool(_git("status", "--porcelain", "--", ":/", *PAGES)),
+        uncommitted_changes=uncommitted_changes(),
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},
         device=f"{device.platform}:{device.device_kind}",
@@ -54,13 +54,18 @@ def now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
-def require_clean(where: Environment) -> None:
+def uncommitted_changes() -> bool:
+    """Whether the checkout of this library differs from its commit in what can change a result."""
+    return bool(_git("status", "--porcelain", "--", ":/", *PAGES))
+
+
+def require_clean(changed: bool) -> None:
     """Refuses to publish what no commit can reproduce.
 
     Raises:
-      UserError: the code has changes that are not committed.
+      UserError: there are `uncommitted_changes`.
     """
-    if where.uncommitted_changes:
+    if changed:
         raise UserError(
             "--publish stores records of committed code only, and this checkout has uncommitted "
             "changes (git status); commit them and run again, or leave --publish out"

@@ -2,8 +2,9 @@
 
 Rows of the same tasks resemble each other: another arm, another seed, another condition. A row is
 written as its differences from the most similar of the rows before it, as whole numbers: multiples
-of 2^-b where all its values are such, else the bits of the floats in their order. The bytes of the
-differences go to one stream per significance, and each stream through LZMA.
+of 1/q where all its values are such (q a power of two, or of the fractions that metrics are made
+of), else the bits of the floats in their order. The bytes of the differences go to one stream per
+significance, and each stream through LZMA.
 """
 
 import itertools
@@ -16,20 +17,24 @@ import numpy as np
 FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 24}
 NEAR = 48
 """How many rows back the most similar one is looked for."""
-MOST_BITS = 40
-"""Values that are no multiples of 2^-40 are packed as floats."""
-FLOAT = 255
-"""What stands in place of the number of bits where a row is packed as floats."""
+DIVISORS = sorted(
+    [2**b for b in range(41)]
+    + [3, 5, 6, 7, 9, 10, 12, 15, 20, 25, 30, 40, 50, 60, 100, 200]
+    + [840, 2520, 27720, 3255]  # shares of up to 12; gains 2^label - 1 of labels up to 5
+)
+FLOAT = 0
+"""What stands in place of the divisor where a row is packed as floats."""
 
 
-def bits_of(scores: np.ndarray) -> int:
-    """The least b for which all finite values are multiples of 2^-b; `FLOAT` if there is none."""
-    values = np.unique(scores[np.isfinite(scores)]).astype(np.float64)
-    largest = np.abs(values).max(initial=0.0)
-    for bits in range(MOST_BITS + 1):
-        scaled = values * 2.0**bits
-        if largest * 2.0**bits < 2.0**31 and np.array_equal(scaled, np.round(scaled)):
-            return bits
+def divisor(scores: np.ndarray) -> int:
+    """The least of `DIVISORS` that all finite values are multiples of; `FLOAT` if there is none."""
+    values = np.unique(scores[np.isfinite(scores)])
+    largest = float(np.abs(values).max(initial=0.0))
+    for q in DIVISORS:
+        if largest * q >= 2.0**31:
+            break
+        if np.array_equal((np.rint(values * float(q)) / q).astype(np.float32), values):
+            return q
     return FLOAT
 
 
@@ -37,32 +42,35 @@ class _Rows:
     """The rows of equal length that were packed last, the latest first."""
 
     def __init__(self):
-        self.kept: dict[tuple[int, bool], list[tuple[int, np.ndarray]]] = {}
+        self.kept: dict[tuple[int, bool], list[np.ndarray]] = {}
 
-    def guesses(self, width: int, bits: int) -> list[np.ndarray]:
-        """Rows in multiples of 2^-bits; zeros first."""
-        kept = self.kept.get((width, bits == FLOAT), [])
-        shifted = lambda b, row: row << (bits - b) if bits >= b else row >> (b - bits)
-        return [np.zeros(width, np.int64), *(shifted(*one) for one in kept)]
+    def guesses(self, width: int, q: int) -> list[np.ndarray]:
+        """Rows in multiples of 1/q, or as the bits of floats; zeros first."""
+        kept = self.kept.get((width, q == FLOAT), [])
+        return [np.zeros(width, np.int64), *(_multiples(row, q) if q else row for row in kept)]
 
-    def keep(self, row: np.ndarray, bits: int) -> None:
-        kept = self.kept.setdefault((len(row), bits == FLOAT), [])
-        kept.insert(0, (bits, row))
+    def keep(self, whole: np.ndarray, q: int) -> None:
+        kept = self.kept.setdefault((len(whole), q == FLOAT), [])
+        kept.insert(0, whole / q if q else whole)
         del kept[NEAR:]
+
+
+def _multiples(row: np.ndarray, q: int) -> np.ndarray:
+    return np.rint(row * float(q)).astype(np.int64)
 
 
 def pack(arrays: Sequence[np.ndarray]) -> bytes:
     """The bytes of float32 arrays, each (S, T)."""
-    bits = [bits_of(a) for a in arrays]
+    divisors = [divisor(a) for a in arrays]
     about: list[tuple[int, int, int]] = []
     planes: list[list[bytes]] = [[] for _ in range(5)]
     odd = []
     rows = _Rows()
-    for b, row in ((b, row) for b, a in zip(bits, arrays, strict=True) for row in a):
+    for q, row in ((q, row) for q, a in zip(divisors, arrays, strict=True) for row in a):
         odd.append(_odd(row))
         finite = np.isfinite(row)
-        whole = _whole(row, b)
-        guesses = np.stack(rows.guesses(len(row), b))
+        whole = _whole(row, q)
+        guesses = np.stack(rows.guesses(len(row), q))
         gaps = np.where(finite, whole - guesses, 0)
         best = int(np.log1p(np.abs(gaps, dtype=np.float32)).sum(axis=1).argmin())
         base = int(np.median(gaps[best][finite])) if finite.any() else 0
@@ -70,12 +78,20 @@ def pack(arrays: Sequence[np.ndarray]) -> bytes:
         whole = np.where(finite, whole, guess)
         depth = _put(planes, whole - guess)
         about.append((best, depth, base))
-        rows.keep(whole, b)
+        rows.keep(whole, q)
     shapes = [np.array([a.shape[k] for a in arrays], np.int64).tobytes() for k in (0, 1)]
     columns = np.array(about, np.int64).reshape(-1, 3).T
     odd = np.concatenate(odd).tobytes() if odd else b""
     streams = (b"".join(plane) for plane in planes)
-    return _join([*shapes, bytes(bits), *(c.tobytes() for c in columns), odd, *streams])
+    return _join(
+        [
+            *shapes,
+            np.array(divisors, np.int64).tobytes(),
+            *(c.tobytes() for c in columns),
+            odd,
+            *streams,
+        ]
+    )
 
 
 def unpack(data: bytes) -> list[np.ndarray]:
@@ -84,20 +100,20 @@ def unpack(data: bytes) -> list[np.ndarray]:
     Raises:
       ValueError: the bytes are not from `pack`.
     """
-    counts, widths, bits, references, depths, bases, odd, *planes = _split(data)
+    counts, widths, divisors, references, depths, bases, odd, *planes = _split(data)
     whole_of = lambda part: np.frombuffer(part, np.int64).tolist()
     about = zip(*map(whole_of, (references, depths, bases)), strict=True)
     odds, place = np.frombuffer(odd, np.uint8), 0
     streams = [np.frombuffer(plane, np.uint8) for plane in planes]
     places = [0] * len(streams)
     rows, arrays = _Rows(), []
-    for count, width, b in zip(whole_of(counts), whole_of(widths), bits, strict=True):
+    for count, width, q in zip(*map(whole_of, (counts, widths, divisors)), strict=True):
         array = np.empty((count, width), np.float32)
         for i in range(count):
             best, depth, base = next(about)
-            whole = rows.guesses(width, b)[best] + base + _take(streams, places, depth, width)
-            rows.keep(whole, b)
-            array[i] = _float(whole, b, odds[place : place + width])
+            whole = rows.guesses(width, q)[best] + base + _take(streams, places, depth, width)
+            rows.keep(whole, q)
+            array[i] = _float(whole, q, odds[place : place + width])
             place += width
         arrays.append(array)
     return arrays
@@ -111,19 +127,19 @@ def _odd(row: np.ndarray) -> np.ndarray:
     )
 
 
-def _whole(row: np.ndarray, bits: int) -> np.ndarray:
+def _whole(row: np.ndarray, q: int) -> np.ndarray:
     """A row as whole numbers (int64) in the order of its values; anything where not finite."""
     row = np.where(np.isfinite(row), row, 0).astype(np.float32)
-    if bits != FLOAT:
-        return (row.astype(np.float64) * 2.0**bits).astype(np.int64)
+    if q:
+        return _multiples(row.astype(np.float64), q)
     pattern = row.view(np.int32).astype(np.int64)
     return np.where(pattern < 0, -(pattern & 0x7FFFFFFF), pattern)
 
 
-def _float(whole: np.ndarray, bits: int, odd: np.ndarray) -> np.ndarray:
+def _float(whole: np.ndarray, q: int, odd: np.ndarray) -> np.ndarray:
     """The inverse of `_whole` and `_odd`."""
-    if bits != FLOAT:
-        row = (whole * 2.0**-bits).astype(np.float32)
+    if q:
+        row = (whole / q).astype(np.float32)
     else:
         pattern = np.where(whole < 0, -whole | 0x80000000, whole).astype(np.uint32)
         row = pattern.view(np.float32)

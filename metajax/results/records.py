@@ -33,7 +33,7 @@ import numpy as np
 
 from metajax import places, settings
 from metajax.results import intervals, ledger, packing, rounding, version0
-from metajax.results.environment import environment, now, require_clean
+from metajax.results.environment import environment, now, require_clean, uncommitted_changes
 from metajax.results.schema import (
     ABLATION,
     ALL,
@@ -102,6 +102,7 @@ __all__ = [
     "read",
     "require_clean",
     "stored",
+    "uncommitted_changes",
     "write",
 ]
 
@@ -165,7 +166,7 @@ def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
     facts |= {"scores": [[*key] for key in scores], "scores_digest": digest(scores)}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        text = json.dumps(facts, indent=1, sort_keys=True, default=_plain) + "\n"
+        text = json.dumps(facts, indent=1, default=_plain) + "\n"
         _add(archive, "record.json", text.encode(), zipfile.ZIP_LZMA)
         packed = packing.pack([scores[key] for key in _in_order(scores)])
         _add(archive, "scores.bin", packed, zipfile.ZIP_STORED)
@@ -314,7 +315,7 @@ def publish(name: str, record: Record, folder: pathlib.Path | None = None) -> pa
     Raises:
       UserError: it was made by code that is not committed.
     """
-    require_clean(record.environment)
+    require_clean(record.environment.uncommitted_changes)
     ledger.publish(record.opened, record.experiment, folder or RESULTS)
     return write(folder or RESULTS, name, rounding.printed_alike(record))
 

@@ -13,15 +13,21 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from metajax.results import intervals
-from metajax.results.schema import METHOD, Key, Record
+from metajax.results import intervals, packing
+from metajax.results.schema import BASELINE, METHOD, Key, Record
 
 DIGITS = 4
-FIRST, LAST, TRIES = 8, 22, 4
+FIRST, LAST, TRIES = 8, 22, 8
 """Bits behind the leading one of the mean: where the search begins and ends; and how many ways of
 rounding are tried at each."""
-DRAWS = 10_000
-NOISE = 2e-6
+DRAWS, FEWER = 10_000, 2_000
+"""Draws of the bootstraps behind intervals; some tables make fewer."""
+NOISE, LITTLE = 2e-6, 2e-3
+"""Two arrays no further apart differ by rounding alone, or by what is printed with an exponent."""
+TIMES = (" ms", "seconds")
+"""Endings of metrics that are measured times; percentiles of them are printed."""
+EXACT = 4_096
+"""Values that are multiples of 1/q with q up to this stay as they are."""
 SMALL = 4_000
 """Records with fewer values than this stay as they are."""
 
@@ -68,79 +74,96 @@ class _Group:
 
     Args:
       keys: of the arrays.
-      exact: their scores, each (S, T), finite.
-      pairs: (i, j) of the arrays whose difference may be printed.
+      exact: their scores, each (S, T); NaN for the same tasks in all.
+      pairs: (i, j) of the arrays whose difference may be printed; (i, i) is an array itself.
+      record: that they are of.
     """
 
     def __init__(
-        self, keys: Sequence[Key], exact: Sequence[np.ndarray], pairs: np.ndarray, method: str
+        self, keys: Sequence[Key], exact: Sequence[np.ndarray], pairs: np.ndarray, record: Record
     ):
         self.exact, self.pairs = exact, pairs
-        self.tails = np.array([key.arm == method and key.condition == "all" for key in keys])
+        self.tails = np.array([k.arm == record.method and k.condition == "all" for k in keys])
         self.squared = np.array([key.metric == "mse" for key in keys])
-        self.digits = np.array([_digits(key) for key in keys])
-        self.counts = _counts(exact[0].shape[1])
+        self.digits = np.array([_digits(key, record) for key in keys])
+        num_tasks = int((~np.isnan(exact[0]).all(axis=0)).sum())
+        self.counts = None if _are_draws(keys[0]) else _counts(num_tasks)
         self.means, self.draws = self.resampled(exact)
         self.wanted = self.printed(self.means, self.draws, np.arange(len(pairs)))
 
     def resampled(self, scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Means (N,) over tasks, and (draws, N) of the resampled tasks of `intervals`."""
+        """Means (N,) over tasks, and those (draws, N) over the resampled tasks of `intervals`."""
         tasks = np.stack([intervals.mean_of_seeds(s) for s in scores], axis=1)
-        blocks = [self.counts[i : i + 500].astype(np.float64) @ tasks for i in range(0, DRAWS, 500)]
-        return tasks.mean(axis=0), np.concatenate(blocks) / len(tasks)
+        tasks = tasks[~np.isnan(tasks[:, 0])]
+        if self.counts is None:
+            return tasks.mean(axis=0), tasks
+        some = (self.counts[i : i + 500].astype(np.float64) for i in range(0, DRAWS, 500))
+        draws = np.concatenate([times @ tasks for times in some])
+        return tasks.mean(axis=0), draws / len(tasks)
 
     def printed(self, means: np.ndarray, draws: np.ndarray, which: np.ndarray) -> np.ndarray:
-        """What tables may print of the pairs ``which``, as whole numbers (pairs, facts).
-
-        A pair (i, i) stands for the array itself.
-        """
+        """What tables may print of the pairs ``which``, as whole numbers (pairs, facts)."""
         found = []
         for i, j in self.pairs[which]:
             own = i == j
             values = draws[:, i] if own else draws[:, i] - draws[:, j]
-            low, high = np.quantile(values, [0.025, 0.975])
-            three = np.array([means[i] if own else means[i] - means[j], low, high])
+            ends = [np.quantile(values[:n], [0.025, 0.975]) for n in (DRAWS, FEWER)]
+            told = np.array([means[i] if own else means[i] - means[j], *ends[0], *ends[1]])
             if own and self.squared[i]:
-                three = np.sqrt(np.maximum(three, 0))
+                told = np.sqrt(np.maximum(told, 0))
             tail = 0 if own else min(np.sum(values <= 0), np.sum(values >= 0))
-            shown = np.round(three[:, None] * 10.0 ** np.arange(1, DIGITS + 1))
-            shown[1:, min(self.digits[i], self.digits[j]) :] = 0
+            shown = np.round(told[:, None] * 10.0 ** np.arange(1, DIGITS + 1))
+            shown[1:3, min(self.digits[i], self.digits[j]) :] = 0
+            shown[3:, DIGITS - 1 :] = 0
             tail = tail if self.tails[j] else tail // 10
-            found.append(np.concatenate([shown.ravel(), [tail, low > 0, high < 0]]))
+            found.append(np.concatenate([shown.ravel(), [tail, *np.sign(ends[0])]]))
         return np.array(found)
 
-    def searched(self, firm: np.ndarray) -> list[np.ndarray]:
+    def searched(self, finer: np.ndarray, still: np.ndarray) -> list[np.ndarray]:
         """The scores, rounded as far as every statistic stays as printed.
 
         Args:
-          firm: which arrays others are compared with; they are kept finer from the start.
+          finer: which arrays others are compared with; they are kept finer from the start.
+          still: which arrays stay as they are.
         """
-        least = [FIRST - int(np.floor(np.log2(np.abs(a).mean() + 1e-12))) for a in self.exact]
-        bits, most = np.array(least) + 2 * firm, np.array(least) + LAST - FIRST
-        ways = np.zeros(len(bits), int)
-        scores = [rounded(a, int(b)) for a, b in zip(self.exact, bits, strict=True)]
+        size = [np.log2(np.nanmean(np.abs(a)) + 1e-12) for a in self.exact]
+        bits = FIRST - np.floor(size).astype(int) + 2 * finer
+        most, ways = bits + LAST - FIRST, np.zeros(len(bits), int)
+        bits[still] = most[still]
+
+        def now(i: int) -> np.ndarray:
+            whole = bits[i] >= most[i]
+            return self.exact[i] if whole else rounded(self.exact[i], int(bits[i]), int(ways[i]))
+
+        scores = [now(i) for i in range(len(bits))]
         means, draws = self.resampled(scores)
         left = np.arange(len(self.pairs))
         while True:
             same = (self.printed(means, draws, left) == self.wanted[left]).all(axis=1)
-            failing = np.unique(self.pairs[left[~same], 0])
+            i, j = self.pairs[left[~same]].T
+            failing = np.unique(np.where(bits[i] < most[i], i, j))
             failing = failing[bits[failing] < most[failing]]
             if not len(failing):
                 return scores
             ways[failing] += 1
             bits[failing[ways[failing] == TRIES]] += 1
             ways[failing] %= TRIES
-            for i in failing:
-                found = rounded(self.exact[i], int(bits[i]), int(ways[i]))
-                scores[i] = found if bits[i] < most[i] else self.exact[i]
-            means[failing], draws[:, failing] = self.resampled([scores[i] for i in failing])
+            for k in failing:
+                scores[k] = now(k)
+            means[failing], draws[:, failing] = self.resampled([scores[k] for k in failing])
             left = np.flatnonzero(np.isin(self.pairs, failing).any(axis=1))
 
 
-def _digits(key: Key) -> int:
+def _are_draws(key: Key) -> bool:
+    """Whether scores are no tasks but the draws of a bootstrap."""
+    return key.metric.endswith("_draws")
+
+
+def _digits(key: Key, record: Record) -> int:
     """Digits behind the point of the ends of intervals, as tables print them."""
-    some = key.condition.startswith(("k=", "shuffled", "steps=")) or key.metric == "mse"
-    return DIGITS - 1 if some else DIGITS
+    rating = bool(record.tasks) and "table" not in record.extra
+    some = rating and (key.condition != "all" or key.metric == "mse")
+    return DIGITS - 1 if some or key.condition.startswith("steps=") else DIGITS
 
 
 def _counts(num_tasks: int) -> np.ndarray:
@@ -158,49 +181,51 @@ def printed_alike(record: Record) -> Record:
     if sum(values.size for values in record.scores.values()) < SMALL:
         return record
     scores = dict(record.scores)
-    groups: dict[tuple[str, int], list[Key]] = {}
+    groups: dict[tuple[str, bytes, bool], list[Key]] = {}
     for key, values in record.scores.items():
-        if values.shape[1] >= 2 and np.isfinite(values).all():
-            groups.setdefault((key.scenario, values.shape[1]), []).append(key)
-        else:
-            scores[key] = _close(values)
+        defined = ~np.isnan(values).all(axis=0)
+        exact = 0 < packing.divisor(values) <= EXACT or key.metric.endswith(TIMES)
+        if not exact and defined.sum() > 1 and not np.isinf(values).any():
+            groups.setdefault((key.scenario, defined.tobytes(), _are_draws(key)), []).append(key)
     for keys in groups.values():
-        unlike = {record.scores[key].tobytes(): key for key in reversed(keys)}
-        first = {key: unlike[record.scores[key].tobytes()] for key in keys}
-        some = list(dict.fromkeys(first.values()))
-        place = {key: some.index(first[key]) for key in keys}
-        pairs = {
-            (place[a], place[b])
-            for a, b in _compared(record, keys)
-            if place[a] == place[b] or _apart(record, a, b)
-        }
-        firm = np.isin([key.arm for key in some], _references(record))
-        group = _Group(
-            some, [record.scores[key] for key in some], np.array(sorted(pairs)), record.method
-        )
-        found = dict(zip(some, group.searched(firm), strict=True))
-        scores |= {key: found[first[key]] for key in keys}
+        scores |= _searched(record, keys)
     return dataclasses.replace(record, scores=scores)
 
 
-def _apart(record: Record, a: Key, b: Key) -> bool:
-    """Whether two arrays differ by more than the noise of float32, or are a control's."""
-    if a.metric == "mae" and {a.condition, b.condition} == {"all", "shuffled"}:
-        return True
-    one, other = record.scores[a], record.scores[b]
-    return one.shape != other.shape or float(np.abs(one - other).max()) > NOISE
+def _searched(record: Record, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
+    """The scores of arrays over the same tasks, equal ones equal."""
+    unlike = {record.scores[key].tobytes(): key for key in reversed(keys)}
+    first = {key: unlike[record.scores[key].tobytes()] for key in keys}
+    some = list(dict.fromkeys(first.values()))
+    place = {key: some.index(first[key]) for key in keys}
+    pairs, still = set(), np.zeros(len(some), bool)
+    for a, b in _compared(record, keys):
+        i, j = place[a], place[b]
+        gap = _gap(record.scores[a], record.scores[b])
+        if i == j or gap > NOISE:
+            pairs.add((i, j))
+        if i != j and (NOISE < gap < LITTLE or (gap <= NOISE and _is_control(record, a, b))):
+            still[[i, j]] = True
+    finer = np.isin([key.arm for key in some], _references(record))
+    group = _Group(some, [record.scores[k] for k in some], np.array(sorted(pairs)), record)
+    found = dict(zip(some, group.searched(finer, still), strict=True))
+    return {key: found[first[key]] for key in keys}
 
 
-def _close(values: np.ndarray) -> np.ndarray:
-    """Scores with a value that is not finite, or of one task: to about six digits."""
-    finite = np.abs(values[np.isfinite(values)])
-    if not finite.size or np.isinf(values).any():
-        return values
-    return rounded(values, 18 - int(np.floor(np.log2(finite.mean() + 1e-12))))
+def _gap(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference between two arrays; infinite where they cannot be compared."""
+    return float(np.nanmax(np.abs(one - other))) if one.shape == other.shape else np.inf
+
+
+def _is_control(record: Record, a: Key, b: Key) -> bool:
+    """Whether the difference is that of shuffled labels in a table of ratings."""
+    return bool(record.method) and {a.condition, b.condition} == {"all", "shuffled"}
 
 
 def _references(record: Record) -> list[str]:
     """The arms that tables compare others with."""
+    if not record.method and set(record.names()) == set(record.names(BASELINE)):
+        return []
     known = [name for name in ("A2 fold-in", "A4 fine-tuned") if name in record.names()]
     return [*known, *([record.method] if record.method else [])] or record.names()
 

@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -230,7 +231,13 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
         f"{_directions(metrics)} Differences are paired by user; * marks an "
         "interval that excludes 0.",
         f"N1 gap: {names[0]} with shuffled support labels minus {names[0]}. {opened(record)}",
+        *(
+            f"{arm.name} diverged and is judged by its best parameters before: {said}."
+            for arm in record.arms
+            for said in arm.settings.get("diverged", ())
+        ),
     ]
+    notes += rests_on(record)
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
 
 
@@ -269,6 +276,26 @@ def controls_of(record: records.Record) -> Grid:
     ]
     title = f"Controls of {record.experiment} on {record.dataset}"
     return Grid(title, ["scenario", "arm", *CONTROLS.values()], rows, 2, notes, sections, bold)
+
+
+def resting(record: records.Record) -> list[tuple[str, str]]:
+    """The metrics that a task may lack, each with its name; MAE and RMSE are so together."""
+    known = metrics_of(record)
+    own = {"mae": "MAE and RMSE"} if "mse" in known else {}
+    return [(m, own.get(m, heading(m))) for m in known if not (m == "mse" and "mae" in known)]
+
+
+def rests_on(record: records.Record) -> list[str]:
+    """A line for each mean that does not rest on all users of its scenario, if there are any."""
+    lines = []
+    for scenario, count in record.tasks.items():
+        for metric, name in resting(record):
+            arms = [record.of(scenario, arm, "all", metric) for arm in record.names()]
+            users = {int((~np.isnan(x)).any(axis=0).sum()) for x in arms}
+            if users != {count}:
+                of = " to ".join(str(n) for n in sorted({min(users), max(users)}))
+                lines.append(f"{scenario.replace('_', '-')}: {name} rest on {of} of {count} users.")
+    return lines
 
 
 def show(record: records.Record, console: Console | None = None) -> None:

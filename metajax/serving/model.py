@@ -157,20 +157,40 @@ class Model:
         profile: Mapping[str, np.ndarray] | None = None,
     ) -> list[Recommendation]:
         """`recommend` for events that are items (n,) and labels (n,) already."""
-        if top < 1:
-            raise UserError(f"top {top}: ask for one item or more")
         form = self._form_of(profile)
-        state = linear.adapt(form, linear.start(form), items, labels)
-        hidden = np.zeros(0, np.int64) if seen else items
-        if profile is None:
-            chosen, scores = self.retrieval.best(form, state, top, hidden)
-        else:
-            chosen, scores = index.exact(linear.predict(form, state), top, hidden)
+        chosen, scores = self.ranked(items, labels, top, seen=seen, form=form)
         moved = linear.influence(form, items, labels, chosen)
         return [
             self._told(int(item), float(score), items, labels, row)
             for item, score, row in zip(chosen, scores, moved, strict=True)
         ]
+
+    def ranked(
+        self,
+        items: np.ndarray,
+        labels: np.ndarray,
+        top: int,
+        *,
+        seen: bool = False,
+        form: linear.Form | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The best items (k,) and their scores (k,) as they are shown, without reasons."""
+        if top < 1:
+            raise UserError(f"top {top}: ask for one item or more")
+        used = self.form if form is None else form
+        state = linear.adapt(used, linear.start(used), items, labels)
+        hidden = np.zeros(0, np.int64) if seen else items
+        if used is self.form:
+            chosen, scores = self.retrieval.best(used, state, top, hidden)
+        else:
+            chosen, scores = index.exact(linear.predict(used, state), top, hidden)
+        if not self.labels.events:
+            scores = np.clip(scores, self.labels.low, self.labels.high)
+        return chosen, scores
+
+    def shown(self, score: float) -> float:
+        """A score as people see it: a rating stays on the scale."""
+        return score if self.labels.events else min(max(score, self.labels.low), self.labels.high)
 
     def user(self, name: str | int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """Items, labels and profile of a user of the log.
@@ -203,13 +223,12 @@ class Model:
         reasons = tuple(
             Reason(self.catalogue.title(int(items[j])), float(labels[j]), float(moved[j]))
             for j in order
-            if abs(moved[j]) > 0
+            if abs(moved[j]) >= (0.0005 if self.labels.events else 0.005)
         )
-        if not self.labels.events:
-            score = float(np.clip(score, self.labels.low, self.labels.high))
         said = "; ".join(f"{r.title} {r.moved:+.2f}" for r in reasons)
         count = int(self.popularity[item])
-        why = said or f"cold start: {count:,} people, average taste"
+        nothing = "nothing said moved it" if len(items) else "cold start"
+        why = said or f"{nothing}: {count:,} people, average taste"
         title = self.catalogue.title(item)
         return Recommendation(item, self.catalogue.id(item), title, score, why, reasons)
 

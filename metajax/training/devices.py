@@ -158,7 +158,10 @@ def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
 
 def _check_even(number: int, mesh: Mesh, what: str) -> None:
     if number % mesh.shape[TASKS]:
-        raise UserError(f"{number} {what} do not divide over {mesh.shape[TASKS]} devices")
+        raise UserError(
+            f"{number} {what} of a step do not divide over {mesh.shape[TASKS]} devices; ask for "
+            "--devices that divide them"
+        )
 
 
 def on_devices(

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,12 +18,11 @@ import pytest
 
 from experiments.methods import fold_in, maml
 from metajax import benchmark
-from metajax.benchmark import baselines, command, splits
+from metajax.benchmark import baselines, command, harness, splits
 from metajax.data.worlds import latent
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Data, Output, Training
 from metajax.training import loop
-from metajax.types import UserError
 
 
 def run(monkeypatch, capsys, *options: str, main=maml.main) -> tuple[object, str]:
@@ -134,14 +134,16 @@ def test_a_diverged_run_names_the_step(monkeypatch):
     loaded = benchmark.load(config.data)
     learner, _ = maml.build(config, loaded)
 
-    with pytest.raises(UserError, match=r"not finite at outer step [1-4]"):
-        baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.training)
+    found = baselines.trained_arm("A6", learner, optax.sgd(1e30), loaded, config.training)
+    (said,) = found.settings["diverged"]
+    assert re.search(r"not finite (at|after) outer step [1-4]", said)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.params))
 
 
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(splits.named, "load", lambda *_: latent.rating_log(240, 120))
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")
-    monkeypatch.setattr(records, "require_clean", lambda where: None)
+    monkeypatch.setattr(records, "require_clean", lambda changed: None)
     config = maml.Config(
         output=Output(tmp_path, publish=True),
         data=Data("synthetic"),
@@ -156,8 +158,11 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     assert f"{mean_error:.4f}" in printed
 
     stored = records.stored("fold_in-synthetic")
-    for name, scores in record.scores.items():
-        np.testing.assert_allclose(stored.scores[name], scores, rtol=1e-6)
+    assert tables.grid_of(stored).rows == tables.grid_of(record).rows
+    whole = records.stored("fold_in-synthetic", tmp_path)
+    for key, scores in record.scores.items():
+        np.testing.assert_array_equal(whole.scores[key], scores)
+        np.testing.assert_allclose(stored.scores[key], scores, atol=0.01)
     cold = record.of("user_cold", "A2 fold-in", "k=0", "mae")
     np.testing.assert_allclose(cold, record.of("user_cold", "A0 item mean", "all", "mae"), 1e-5)
 
@@ -169,6 +174,30 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     profile = arms["A0 item mean"].bytes_per_task or 0
     assert (arms["A1 bias"].bytes_per_task or 0) - profile == 4 * 2
     assert (arms["A2 fold-in"].bytes_per_task or 0) - profile == 4 * (17**2 + 17)
+
+
+def test_a_plot_that_fails_loses_no_record(monkeypatch, capsys, tmp_path):
+    def fails(*_):
+        raise OSError("no fonts")
+
+    monkeypatch.setattr(splits.named, "load", lambda *_: latent.rating_log(240, 120))
+    monkeypatch.setattr(harness.plots, "k_shot", fails)
+    config = maml.Config(
+        output=Output(tmp_path),
+        data=Data("synthetic"),
+        training=Training(seeds=1, num_steps=2, num_tasks=2),
+        hidden=(4,),
+    )
+    with pytest.raises(OSError, match="no fonts"):
+        fold_in.main(config)
+    assert "A2 fold-in" in capsys.readouterr().out
+    assert records.stored("fold_in-synthetic", tmp_path).method == "A2 fold-in"
+
+
+def test_publishing_from_a_changed_checkout_is_refused_before_anything_runs(monkeypatch, capsys):
+    monkeypatch.setattr(records, "uncommitted_changes", lambda: True)
+    code, said = run(monkeypatch, capsys, "--publish", "--dataset", "synthetic")
+    assert "uncommitted changes" in str(code) and "\n" not in said
 
 
 def test_an_arm_that_diverged_is_shown_and_stops_nothing():
@@ -197,10 +226,13 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     """Five seeds, two at a time: three programs, each with its own keys and checkpoints."""
     calls = []
 
-    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, **rest):
+    def fit(recipe, sample, data, keys, num_steps, *, checkpoint, go_on, **rest):
+        assert go_on
         calls.append((keys, checkpoint))
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
-        return loop.Fitted({"w": jnp.asarray(value)}, value[:, 0], {"valid": value}, None, 2.0)
+        lost = (loop.Diverged(1, 3, 1),) if len(calls) == 2 else ()
+        params = {"w": jnp.asarray(value)}
+        return loop.Fitted(params, value[:, 0], {"valid": value}, None, 2.0, lost)
 
     monkeypatch.setattr(baselines.loop, "fit", fit)
     monkeypatch.setattr(baselines.loop, "recipe", lambda learner, tx: None)
@@ -214,6 +246,8 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     assert found.settings["best_step"] == data.tolist(), "the keys of all seeds, in their order"
     np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
     assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
+    (said,) = found.settings["diverged"]  # the second seed of the second group of two
+    assert said.startswith("the loss of seed 3 is not finite at outer step 3; lower")
     calls.clear()
     whole = dataclasses.replace(training, seeds_at_once=0)
     baselines.trained_arm("A6", None, None, ready, whole, tmp_path)

@@ -10,6 +10,7 @@ import re
 import jax
 import pytest
 
+import metajax.__main__
 from experiments import HERE, find, with_config
 from experiments.methods import maml, ridge_head
 from metajax import places, settings
@@ -20,6 +21,7 @@ from metajax.settings import Data, Output, Positive, Share
 from metajax.types import UserError
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*\b"
+COMMANDS = {"training": "train", "verdict": "train", "people": "recommend"}
 LIBRARY = {"bert": "text_cold", "plots": "compare"}
 
 
@@ -139,6 +141,10 @@ def command_of(path: pathlib.Path) -> str:
     rest = path.relative_to(HERE.parent).with_suffix("").parts
     if rest[:3] == ("metajax", "data", "logs"):
         return "logs"
+    if rest[:2] == ("metajax", "serving"):
+        return "serve"
+    if rest[:2] == ("metajax", "commands"):
+        return COMMANDS.get(path.stem, path.stem)
     if rest[0] == "metajax":
         return LIBRARY.get(path.stem, "maml")
     return next(name for name in rest[2:] if find(name))
@@ -151,6 +157,8 @@ def _is_text(node: ast.AST) -> bool:
 @pytest.mark.parametrize(("name", "option"), options_in_messages())
 def test_an_option_that_a_message_names_is_one(name, option, capsys):
     config = {"compare": compare.Compare, "logs": ReadOptions}.get(name)
+    if name in metajax.__main__.COMMANDS:
+        config = importlib.import_module(f"metajax.commands.{name}").Config
     if config is None:
         config = importlib.import_module(with_config(f"experiments.{find(name)}")).Config
     with pytest.raises(SystemExit):

@@ -60,7 +60,7 @@ def test_a_file_without_users_is_one_person(folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("item,rating\n10,9\n", "the rating 9 of 'Alien .1979. .id 10.' lies outside the scale"),
+        ("item,rating\n10,9\n", "the rating 9 in row 1 lies outside the scale 1..5"),
         ("item,rating\n77,3\n", "none of the 1 items is in the model"),
         ("item,other\n10,x\n", "no ratings, and the model is of ratings"),
         ("who,what\n10,x\n", "no column of the item found"),

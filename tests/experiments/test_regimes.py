@@ -212,7 +212,7 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
     with pytest.raises(UserError, match="no record"):
         regimes.main(regimes.Config(output=Output(from_records=True)))
 
-    def told(seeds: int, people: int, steps: int, world: World):
+    def told(seeds: int, people: int, steps: int, world: World, devices: int):
         rows = {
             ("no adaptation", "still"): np.full((2, 9), 4.0),
             ("ridge head", "still"): np.ones((2, 9)),
@@ -220,7 +220,7 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
         return rows, {"ridge head": 3.0}, {}
 
     monkeypatch.setattr(drift, "run", told)
-    monkeypatch.setattr(records, "require_clean", lambda where: None)
+    monkeypatch.setattr(records, "require_clean", lambda changed: None)
     config = regimes.Config(output=Output(tmp_path, publish=True), window=False, domains=False)
     regimes.main(config)
     regimes.main(regimes.Config(output=Output(tmp_path, from_records=True)))

@@ -181,7 +181,7 @@ def test_maml_reaches_the_published_level():
 def test_a_diverging_arm_is_named():
     config = dataclasses.replace(TINY, num_steps=4)
     arm = sinusoid.maml(config)._replace(tx=optax.sgd(1e12))
-    with pytest.raises(UserError, match="K=5 MAML: the loss is not finite at outer step"):
+    with pytest.raises(UserError, match="K=5 MAML: the loss of seed 0 is not finite at outer step"):
         sinusoid.fit("K=5 MAML", config, arm, SineTasks(5, 5))
 
 

@@ -63,7 +63,7 @@ def test_rows_that_resemble_each_other_take_few_bytes():
     first = rng.integers(0, 1024, (1, 4000))
     rows = [first + rng.integers(0, 16, first.shape) for _ in range(8)]
     arrays = [(row / 1024).astype(np.float32) for row in [first, *rows]]
-    assert packing.bits_of(arrays[0]) == 10
+    assert packing.divisor(arrays[0]) == 1024
     assert len(packing.pack(arrays)) < 4000 * (11 + 8 * 6) / 8
     np.testing.assert_array_equal(packing.unpack(packing.pack(arrays))[3], arrays[3])
 

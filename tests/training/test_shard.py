@@ -18,11 +18,13 @@ from metajax.training import devices, outer_gradient
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 def started(num_devices: int, *arguments: object) -> subprocess.Popen:
     """A process with so many devices that runs `sharded_run`."""
-    environment = dict(os.environ, XLA_FLAGS="", JAX_NUM_CPU_DEVICES=str(num_devices))
+    environment = dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(ROOT))
+    environment["JAX_NUM_CPU_DEVICES"] = str(num_devices)
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # all compile, and none waits for another
     command = [sys.executable, str(HERE / "sharded_run.py"), *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -48,6 +50,44 @@ def test_a_mesh_of_one_device_is_the_plain_gradient():
     (ours, info), (plain, expected) = run(devices.dealt(devices.mesh(), alone)), run(alone)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), ours, plain)
     np.testing.assert_allclose(info["loss"], expected["loss"], rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> dict:
+    """What `two_devices` tells."""
+    script, folder = HERE / "two_devices.py", tmp_path_factory.mktemp("two") / "checkpoints"
+    place = dict(os.environ, PYTHONPATH=str(ROOT))
+    place["XLA_FLAGS"] = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    place.pop("JAX_NUM_CPU_DEVICES", None)
+    command = [sys.executable, "-W", "error", str(script), str(folder)]
+    return told(subprocess.Popen(command, env=place, stdout=subprocess.PIPE, text=True))
+
+
+@pytest.mark.parametrize("training", ["meta_learning", "sequences", "tables"])
+def test_a_training_on_two_devices_is_that_on_one(both, training):
+    """Tasks dealt in chunks, rows of one batch dealt by the compiler, touched rows of a table."""
+    one, two = both[training]
+    assert len(one) == len(two) > 3
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(b, a, rtol=2e-4, atol=2e-5)
+
+
+def test_a_training_on_two_devices_goes_on_bit_for_bit(both):
+    """From a checkpoint after 3 of 4 steps to 7, as if it had been asked for 7 at once."""
+    straight, resumed = both["resumed"]
+    assert straight == resumed
+
+
+def test_parameters_come_back_on_one_device(both):
+    assert both["lies_on"] == [1]
+
+
+def test_more_devices_than_there_are_get_one_line(both):
+    assert both["refused"].startswith("--devices 3 asks for more devices than there are: 2 (cpu)")
+
+
+def test_tasks_that_do_not_divide_over_devices_get_one_line(both):
+    assert both["uneven"].startswith("5 tasks of a step do not divide over 2 devices; ask for")
 
 
 def test_devices_that_do_not_divide_are_refused():

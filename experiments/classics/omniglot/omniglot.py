@@ -35,7 +35,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.learners.metric import prototypes
 from metajax.models import conv
 from metajax.results import records as report
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import checkpoint, journal
 from metajax.transforms.reptile import reptile
 from metajax.types import MetaLearner, Model, PyTree, UserError
@@ -83,6 +83,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     arms: tuple[str, ...] = ("maml",)
     """Methods to run, one after the other: maml, fomaml, anil, reptile, protonets, imaml."""
     ways: Positive = 5
@@ -298,6 +299,7 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
         few_shot.judge(method, part(data, "valid")),
         block=max(1, method.num_steps // method.num_looks),
         seeds=config.seeds,
+        devices=config.hardware.devices,
     )
     size = {"ways": config.ways, "shots": config.shots, "queries": config.shots}
     tested = functools.partial(few_shot.accuracies, num_tasks=config.test_tasks, **size)

@@ -34,8 +34,9 @@ from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import features, towers
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices
 from metajax.transforms.reptile import reptile
 from metajax.types import Episode, MetaLearner, Model, Params, UserError
 
@@ -53,6 +54,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     shots: tuple[Positive, ...] = (5, 10, 20)
     """Points of the support, one table each."""
     num_steps: Positive = 15_000
@@ -216,7 +218,7 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
     try:
         with progress.bar(title, config.num_steps) as update:
             return loop.fit(
-                loop.recipe(arm.learner, arm.tx),
+                on_devices(config.hardware.devices, loop.recipe(arm.learner, arm.tx)),
                 sample,
                 (),
                 keys,

@@ -29,7 +29,7 @@ from metajax.data import episodes
 from metajax.data.episodes import Source
 from metajax.evaluation import evaluate
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import journal
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
@@ -55,6 +55,7 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     rows: tuple[str, ...] = ()
     """Only the learners whose name has one of these words; the table has all that are done."""
     dataset: str = ""
@@ -138,7 +139,8 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
         learner, tx = row.build(mine)
         per_epoch, epochs, published = schedule(row, mine, config.max_steps)
         sample = as_published_warm.sampler(row.num_tasks, (90, mine.split.num_query))
-        steps, folder = per_epoch * epochs, (folder_of(config), config.seeds)
+        steps = per_epoch * epochs
+        folder = (folder_of(config), config.seeds, config.hardware.devices)
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
         values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
         scores = {
@@ -176,7 +178,8 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
     for name in names:
         way, began = warm.WAYS[name], time.perf_counter()
         mine = warm.with_base(data, way)
-        fit = functools.partial(fitted, source=data.source, folder=folder_of(config))
+        place = {"folder": folder_of(config), "devices": config.hardware.devices}
+        fit = functools.partial(fitted, source=data.source, **place)
         if way.dim not in bases:
             steps, label = min(warm.BASE_STEPS, config.max_steps), f"click model {way.dim}"
             model, sample = warm.click_model(mine, way.dim), warm.sampler(20, (60, 40))

@@ -25,6 +25,7 @@ from metajax.models.modulated import user_features
 from metajax.models.towers import bag, melu_net
 from metajax.training import journal, progress
 from metajax.training import loop as train
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, PyTree
 
 from ...methods import cmml, metahin, paml, tanp
@@ -236,12 +237,13 @@ def fitted(
     block: int,
     folder: pathlib.Path,
     seeds: int = 1,
+    devices: int = 1,
 ) -> train.Fitted:
     """The last parameters (S, ...) after so many steps, from the last checkpoint of the folder."""
     keys = jax.random.split(jax.random.key(1), seeds)
     with progress.bar(name, num_steps) as update, journal.opened(folder, name) as keep:
         return train.fit(
-            train.recipe(learner, tx),
+            on_devices(devices, train.recipe(learner, tx)),
             sample,
             source,
             keys,

@@ -36,8 +36,9 @@ from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.models import ctr
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets
+from metajax.settings import Data, Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
 from metajax.types import Episode, MetaLearner, Model, Params
@@ -56,6 +57,7 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data: Data = Data(dataset="ml-100k")
     hot: Positive = 200
     """Items with more interactions than this are known."""
@@ -149,11 +151,10 @@ def fitted(
         scores = evaluate.predictions(learner, params, valid, key, fetch=fetch, alter=alter)
         return jnp.mean(jax.vmap(losses.log_loss)(scores, *valid.query[1:]))
 
+    tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
     with progress.bar(name, num_steps) as update:
         return loop.fit(
-            loop.recipe(
-                learner, optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
-            ),
+            on_devices(config.hardware.devices, loop.recipe(learner, tx)),
             many,
             data.source,
             jax.random.split(jax.random.key(1), seeds),

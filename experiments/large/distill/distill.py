@@ -22,7 +22,7 @@ import numpy as np
 from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import ledger, plots, records
-from metajax.settings import Data, Output, Positive, Presets, Share, Stored, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Stored, replace
 
 from .. import report as large_report
 from ..sasrec import sasrec
@@ -37,6 +37,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data: Data = Data()
     epochs: Positive = 16
     """Passes of the teacher over the histories, as in experiments.large.sasrec."""

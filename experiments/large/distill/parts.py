@@ -18,6 +18,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.distill import rank_cross_entropy, soft_cross_entropy
 from metajax.types import Episode, MetaLearner, Params
 
@@ -163,7 +164,9 @@ class Workshop:
             learner = learner._replace(init=lambda key, episode: start)
         source = (self.windows if windows is None else windows, told or ())
         keys = jax.random.key(seed)[None]
-        found = loop.fit(loop.recipe(learner, tx), sample, source, keys, steps)
+        devices = self.config.hardware.devices
+        recipe = on_devices(devices, loop.recipe(learner, tx), split_second_axis)
+        found = loop.fit(recipe, sample, source, keys, steps)
         params = jax.tree.map(lambda x: x[0], found.params)
         return params, time.perf_counter() - began
 

@@ -31,7 +31,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import next_item
 from metajax.models.language import bert, constrained, decoder
 from metajax.results import ledger, records
-from metajax.settings import Data, Output, Positive, Presets, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, replace
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -45,6 +45,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data: Data = Data()
     text_model: pathlib.Path | None = None
     """Folder of a BERT-class encoder for the codes; else the packaged MiniLM."""

@@ -19,6 +19,7 @@ from metajax.models.language import constrained, decoder
 from metajax.models.language.decoder import Decoder
 from metajax.models.transformer import Shape
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
@@ -97,6 +98,7 @@ class Lab:
         sample = lambda arrays, key: self.sample(arrays, key, people)
         keys = jax.random.key(seed)[None]
         recipe = loop.recipe(learner, tx, loop.outer_gradient(learner, 8))
+        recipe = on_devices(self.config.hardware.devices, recipe)
         fitted = loop.fit(recipe, sample, self.arrays, keys, steps)
         return jax.tree.map(lambda x: x[0], fitted.params)
 

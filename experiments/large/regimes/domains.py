@@ -17,6 +17,7 @@ from metajax.evaluation import metrics
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import pooled
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 from . import shelves as shop
@@ -40,9 +41,9 @@ def read(name: str, data_dir: pathlib.Path | None) -> Domain:
     return shop.domain(named.load(source, data_dir), named.load(target, data_dir), least)
 
 
-def fit(learner: MetaLearner, data: Shelves, steps: int, seeds: int, rate: float = 3e-3) -> Params:
+def fit(learner: MetaLearner, data: Shelves, steps: int, seeds: int, devices: int = 1) -> Params:
     """Parameters (S, ...) after meta-training on shelves of training items."""
-    schedule = optax.cosine_decay_schedule(rate, steps)
+    schedule = optax.cosine_decay_schedule(3e-3, steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
 
     def sample(data: Shelves, key: jax.Array) -> Episode:
@@ -50,10 +51,11 @@ def fit(learner: MetaLearner, data: Shelves, steps: int, seeds: int, rate: float
         return jax.vmap(one)(jax.random.split(key, 8))
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    return loop.fit(loop.recipe(learner, tx), sample, data, keys, steps).params
+    recipe = on_devices(devices, loop.recipe(learner, tx))
+    return loop.fit(recipe, sample, data, keys, steps).params
 
 
-def joint(data: Shelves, steps: int, seeds: int) -> Params:
+def joint(data: Shelves, steps: int, seeds: int, devices: int = 1) -> Params:
     """The trunk (S, ...) trained with a fixed head for all training items: no tasks."""
     learner = pooled(shop.with_head(data.taken.shape[1], shop.trunk()), loss=shop.entropy)
     schedule = optax.cosine_decay_schedule(3e-3, steps)
@@ -66,7 +68,8 @@ def joint(data: Shelves, steps: int, seeds: int) -> Params:
         return jax.tree.map(lambda x: x[None], Episode((), part(who[0]), part(who[1])))
 
     keys = jax.random.split(jax.random.key(1), seeds)
-    found = loop.fit(loop.recipe(learner, tx), sample, data, keys, steps)
+    recipe = on_devices(devices, loop.recipe(learner, tx), split_second_axis)
+    found = loop.fit(recipe, sample, data, keys, steps)
     return found.params["model"]["trunk"]
 
 
@@ -146,7 +149,9 @@ def tuned_lora(low: Model, model: Params, data: Shelves) -> tuple[MetaLearner, P
     return *made[best], {"rate": best[0], "steps": best[1], "trials": len(found)}
 
 
-def arms(pair: Domain, steps: int, seeds: int) -> dict[str, tuple[MetaLearner, Params, float, Any]]:
+def arms(
+    pair: Domain, steps: int, seeds: int, devices: int = 1
+) -> dict[str, tuple[MetaLearner, Params, float, Any]]:
     """Every arm: learner, parameters (S, ...), seconds and what was chosen."""
     data, valid = shop.shelves(pair, 0), shop.shelves(pair, 1)
     plain, trunk = Model(lambda k, p, x: {}, lambda params, p, x: x), shop.trunk()
@@ -167,7 +172,7 @@ def arms(pair: Domain, steps: int, seeds: int) -> dict[str, tuple[MetaLearner, P
         print(arm, told, f"{made[arm][2]:.0f} s", flush=True)
 
     keep(SOURCE, lambda: (shop.ridge_head(plain), *tuned_head(plain, {}, valid)))
-    base = joint(data, steps, seeds)
+    base = joint(data, steps, seeds, devices)
     keep(JOINT, lambda: (shop.ridge_head(trunk), *tuned_head(trunk, base, valid)))
     low = lora(shop.with_head(SHELF, trunk), 2, tree.matching("trunk/.*kernel"), frozen=False)
     example, _ = shop.draw(data, jax.random.key(0), SHOTS[-1], shop.NUM_QUERY)
@@ -182,19 +187,24 @@ def arms(pair: Domain, steps: int, seeds: int) -> dict[str, tuple[MetaLearner, P
         META_LORA: meta,
     }
     for arm, learner in trained.items():
-        keep(arm, lambda learner=learner: (learner, fit(learner, data, steps, seeds), {}))
+        keep(arm, lambda learner=learner: (learner, fit(learner, data, steps, seeds, devices), {}))
     return made
 
 
 def run(
-    name: str, data_dir: pathlib.Path | None, steps: int, seeds: int, num_tasks: int
+    name: str,
+    data_dir: pathlib.Path | None,
+    steps: int,
+    seeds: int,
+    num_tasks: int,
+    devices: int = 1,
 ) -> tuple[dict, dict, dict]:
     """nDCG@10 (S, people) by (arm, shots) on a pair, seconds and settings of each arm."""
     scores, seconds, settings = {}, {}, {}
     pair = read(name, data_dir)
     test = shop.shelves(pair, 2)
     print(name, pair.taken.shape, "test", test.taken.shape, float(test.taken.mean()))
-    for arm, (learner, params, took, told) in arms(pair, steps, seeds).items():
+    for arm, (learner, params, took, told) in arms(pair, steps, seeds, devices).items():
         for shots in SHOTS:
             scores[arm, shots] = judge(learner, test, shots, num_tasks)(params)
         means = [round(float(scores[arm, k].mean()), 4) for k in SHOTS]

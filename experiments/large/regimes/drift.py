@@ -22,6 +22,7 @@ from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import transformer
 from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, Params
 
 from .world import World, forgetting, one_by_one, reader
@@ -54,7 +55,13 @@ def learners(world: World, steps: int) -> dict[str, tuple[MetaLearner, int, floa
 
 
 def fit(
-    learner: MetaLearner, world: World, keep: float, steps: int, rate: float, seeds: int
+    learner: MetaLearner,
+    world: World,
+    keep: float,
+    steps: int,
+    rate: float,
+    seeds: int,
+    devices: int,
 ) -> Params:
     """Parameters (S, ...) after meta-training on users that drift so."""
     tx = optax.chain(
@@ -65,7 +72,8 @@ def fit(
         return jax.vmap(world.sample, (None, 0))(data, jax.random.split(key, 16))
 
     keys = jax.random.split(world.group(1), seeds)
-    return loop.fit(loop.recipe(learner, tx), sample, jnp.asarray(keep), keys, steps).params
+    recipe = on_devices(devices, loop.recipe(learner, tx))
+    return loop.fit(recipe, sample, jnp.asarray(keep), keys, steps).params
 
 
 def predicted(learner: MetaLearner, params: Params, episodes: Episode) -> jax.Array:
@@ -116,7 +124,9 @@ def clipped(rate: Any) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate))
 
 
-def run(seeds: int, people: int, steps: int, world: World) -> tuple[dict, dict, dict]:
+def run(
+    seeds: int, people: int, steps: int, world: World, devices: int = 1
+) -> tuple[dict, dict, dict]:
     """Squared errors (S, people) by (arm, drift), seconds and settings of each arm."""
     errors, seconds, settings = {}, {}, {}
     for name, keep in KEEPS.items():
@@ -132,7 +142,7 @@ def run(seeds: int, people: int, steps: int, world: World) -> tuple[dict, dict, 
 
         for arm, (learner, own_steps, rate) in learners(world, steps).items():
             began = time.perf_counter()
-            params = fit(learner, world, keep, own_steps, rate, seeds)
+            params = fit(learner, world, keep, own_steps, rate, seeds, devices)
             judge(arm, predicted(learner, params, test))
             seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began
             if arm == NONE:

@@ -15,6 +15,7 @@ from metajax.evaluation import next_item
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 ROW, JUDGED, ROWS = 20, 10, 5
@@ -22,12 +23,16 @@ ROW, JUDGED, ROWS = 20, 10, 5
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Sizes: the backbone's window and steps, outer steps of the adapters, people judged."""
+    """Sizes: the backbone's window and steps, outer steps of the adapters, people judged.
+
+    ``devices`` is how many train.
+    """
 
     window: int = 64
     steps: int = 2500
     meta_steps: int = 100
     people: int = 400
+    devices: int = 1
 
 
 def settings_of(data: Sequences) -> sequence.Settings:
@@ -65,7 +70,8 @@ def backbone(plan: Plan, data: Sequences, seed: int) -> Params:
 
     windows = histories.windows(data, plan.window, drop=0)
     keys = jax.random.key(seed)[None]
-    found = loop.fit(loop.recipe(learner, tx), sample, windows, keys, plan.steps)
+    recipe = on_devices(plan.devices, loop.recipe(learner, tx), split_second_axis)
+    found = loop.fit(recipe, sample, windows, keys, plan.steps)
     return jax.tree.map(lambda x: x[0], found.params)
 
 
@@ -101,7 +107,7 @@ def episode(rows: jax.Array) -> Episode:
     return Episode((), part(slice(0, ROWS)), part(slice(ROWS, None)))
 
 
-def meta_fit(learner: MetaLearner, data: Sequences, steps: int, seed: int) -> Params:
+def meta_fit(learner: MetaLearner, data: Sequences, plan: Plan, seed: int) -> Params:
     """The adapter's start and rates, on people whom the backbone has not seen."""
     items, start, length = (
         jnp.asarray(x, jnp.int32) for x in (data.items, data.start, data.length)
@@ -116,11 +122,12 @@ def meta_fit(learner: MetaLearner, data: Sequences, steps: int, seed: int) -> Pa
         place = (start[who] + end - need)[:, None] + jnp.arange(need)[None, :]
         return jax.vmap(episode)(items[place].reshape(4, ROWS + 1, ROW))
 
-    schedule = optax.cosine_decay_schedule(3e-3, steps)
+    schedule = optax.cosine_decay_schedule(3e-3, plan.meta_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
     keys = jax.random.key(seed)[None]
     recipe = loop.recipe(learner, tx, loop.outer_gradient(learner, 4))
-    found = loop.fit(recipe, sample, (items, start, length), keys, steps, block=50)
+    recipe, data_of = on_devices(plan.devices, recipe), (items, start, length)
+    found = loop.fit(recipe, sample, data_of, keys, plan.meta_steps, block=50)
     return jax.tree.map(lambda x: x[0], found.params)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from metajax.results import ledger, plots
 from metajax.results import records as report
-from metajax.settings import Data, Output, Positive, Presets, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, replace
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -42,6 +42,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data: Data = Data()
     window: bool = True
     """Run the headroom and the histories longer than the window."""
@@ -142,7 +143,7 @@ def drifting(config: Config) -> report.Record:
     world = regimes_world.World(seed=config.drift_world)
     opened = opened_for(config, book, world.seed, config.drifters)
     errors, seconds, settings = regimes_drift.run(
-        config.seeds, config.drifters, config.drift_steps, world
+        config.seeds, config.drifters, config.drift_steps, world, config.hardware.devices
     )
     for (arm, drift), values in errors.items():
         book.keep(DRIFT, arm, drift, "mse", values)
@@ -156,7 +157,12 @@ def shelved(config: Config, pair: str) -> report.Record:
     book = Book(f"domains-{pair.replace(' ', '-')}")
     opened = opened_for(config, book, config.shelves)
     found, seconds, settings = regimes_domains.run(
-        pair, config.data.data_dir, config.shelf_steps, config.seeds, config.shelves
+        pair,
+        config.data.data_dir,
+        config.shelf_steps,
+        config.seeds,
+        config.shelves,
+        config.hardware.devices,
     )
     for (arm, shots), values in found.items():
         book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
@@ -168,7 +174,9 @@ def long_window(config: Config) -> report.Record:
     book = Book("window")
     data = sasrec.load(sasrec.Config(data=config.data))
     opened = opened_for(config, book, data.digest(), config.people)
-    plan = history.Plan(64, config.window_steps, config.meta_steps, config.people)
+    plan = history.Plan(
+        64, config.window_steps, config.meta_steps, config.people, config.hardware.devices
+    )
     scores, room, seconds, settings, size = regimes_window.run(plan, data, config.window_seeds)
     for context, values in room.items():
         book.keep(ROOM, "recommender as it is", f"{context} items", "ndcg@10", values)

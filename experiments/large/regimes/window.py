@@ -158,7 +158,7 @@ class Arms:
         inner, adapts = optim.learned_rates(0.03), tree.under("adapter")
         learner = gradient(model, inner, 3, adapts=adapts, loss=losses.negative_mean)
         learner = starting_from(learner, model={"base": self.base})
-        params = lab.meta_fit(learner, self.meta, self.plan.meta_steps, self.seed)
+        params = lab.meta_fit(learner, self.meta, self.plan, self.seed)
         self.bytes[arm] = 4 * tree.size(params["model"]["adapter"])
         return self.found(learner, self.reads(use), params, self.test)
 

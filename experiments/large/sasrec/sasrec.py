@@ -33,8 +33,9 @@ from metajax.evaluation import next_item
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.results import ledger, records
-from metajax.settings import Data, Output, Positive, Presets, Share, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import Params, UserError
 
 from .. import report as large_report
@@ -53,6 +54,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data: Data = Data()
     window: Positive = 64
     """Items that a person's state holds."""
@@ -130,9 +132,10 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.F
         rank = ranks[next_item.FULL]
         return -jnp.mean(jnp.where(rank < 10, 1.0 / jnp.log2(rank + 2.0), 0.0))
 
+    recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     with progress.bar(f"SASRec seed {seed}", num_steps) as update:
         fitted = loop.fit(
-            loop.recipe(learner, tx),
+            recipe,
             sample,
             windows,
             jax.random.key(seed)[None],

@@ -35,7 +35,7 @@ import numpy as np
 
 from metajax.data.worlds import commerce
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets, replace
+from metajax.settings import Hardware, Output, Positive, Presets, replace
 from metajax.types import Params
 
 from ...large import report as large_report
@@ -82,6 +82,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     num_users: Positive = 100_000
     """Users of the shop."""
     num_items: Positive = 1_000_000
@@ -152,11 +153,12 @@ def arms_of(config: Config, shop: case.Case, folder: pathlib.Path, seed: int):
     """Every arm of a seed, trained and chosen on validation, with its settings and seconds."""
     arms, settings, seconds = {}, {}, {}
     plan = lambda steps: (config.rates, steps, config.trial_steps, config.batch, seed)
-    begin = lambda: case.common_start(shop, *plan(config.start_steps))
+    devices = config.hardware.devices
+    begin = lambda: case.common_start(shop, *plan(config.start_steps), devices)
     *learned, settings[START] = _kept(folder / f"start-{seed}.npz", begin)
     start = runs.Start(*learned)
     for i, arm in enumerate(case.TRAINED):
-        train = functools.partial(case.train, shop, arm, *plan(config.num_steps), start)
+        train = functools.partial(case.train, shop, arm, *plan(config.num_steps), start, devices)
         own, items, settings[arm] = _kept(folder / f"{i}-{seed}.npz", train)
         seconds[arm] = settings[arm].pop("seconds")
         print(f"{folder.name}: {arm}, seed {seed}: {settings[arm]}", flush=True)

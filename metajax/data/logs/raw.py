@@ -103,8 +103,10 @@ def content(path: Path, encoding: str = "utf-8", header: bool = True) -> bytes:
     if data.startswith(b"PAR1"):
         raise UserError(f"{path}: this is a Parquet file; give it a name that ends in .parquet")
     data = _as_utf8(path, data, encoding)
-    while data.startswith(codecs.BOM_UTF8):
-        data = data.removeprefix(codecs.BOM_UTF8)
+    head = data[:4096]
+    blank = head[: len(head) - len(head.lstrip(codecs.BOM_UTF8 + b" \t\r\n"))]
+    if codecs.BOM_UTF8 in blank:  # before the first row, after blank lines too, which count later
+        data = blank.replace(codecs.BOM_UTF8, b"") + data[len(blank) :]
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if b"\0" in data:

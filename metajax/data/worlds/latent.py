@@ -153,5 +153,38 @@ def rating_log(
             item_features=Features({"genre": (genre[:, None] + 1).astype(np.int32)}, {"genre": 9}),
             scale=(1.0, 5.0),
             item_year=year,
+            item_titles=titles(genre),
         )
     )
+
+
+KINDS = (
+    ("Ship", "Harbor", "Island", "Tide", "Anchor", "Lighthouse", "Storm"),
+    ("Planet", "Signal", "Orbit", "Comet", "Machine", "Colony", "Star"),
+    ("Murder", "Witness", "Alibi", "Cellar", "Letter", "Stranger", "Verdict"),
+    ("Wedding", "Summer", "Neighbor", "Waltz", "Postcard", "Garden", "Promise"),
+    ("Rider", "Canyon", "Saloon", "Sheriff", "Railway", "Coyote", "Duel"),
+    ("Circus", "Goose", "Butler", "Holiday", "Parrot", "Mayor", "Pudding"),
+    ("Castle", "Dragon", "Crown", "Forest", "Spell", "Raven", "Knight"),
+    ("Orchestra", "Painter", "Glacier", "River", "Savanna", "Whale", "Archive"),
+)
+MOODS = (
+    *("Silent", "Last", "Golden", "Broken", "Second", "Distant", "Crooked", "Hidden", "Burning"),
+    *("Little", "Endless", "Borrowed", "Midnight", "Honest", "Frozen", "Secret", "Restless"),
+)
+
+
+def titles(genre: np.ndarray) -> np.ndarray:
+    """A made-up title for every item (N,), all different, in words of its genre.
+
+    >>> titles(np.array([0, 1, 0])).tolist()
+    ['The Silent Ship', 'The Silent Planet', 'The Last Harbor']
+    """
+    met, out = np.zeros(len(KINDS), int), []
+    for kind in (genre % len(KINDS)).tolist():
+        place = met[kind]
+        met[kind] += 1
+        words, part = KINDS[kind], place // (len(MOODS) * len(KINDS[0]))
+        number = f" {part + 1}" if part else ""
+        out.append(f"The {MOODS[place % len(MOODS)]} {words[place % len(words)]}{number}")
+    return np.array(out)

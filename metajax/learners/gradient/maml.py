@@ -53,10 +53,11 @@ def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
 
     Up to `UNROLL_UP_TO` steps are unrolled; more are scanned and computed again going backward.
     """
-    short = num_steps <= UNROLL_UP_TO
-    step = step if short else jax.checkpoint(step)
-    unroll = max(num_steps, 1) if short else 1
-    return jax.lax.scan(step, carry, length=num_steps, unroll=unroll)[0]
+    if num_steps > UNROLL_UP_TO:
+        return jax.lax.scan(jax.checkpoint(step), carry, length=num_steps)[0]
+    for _ in range(num_steps):  # an unrolled scan would stack what its derivative needs
+        carry, _ = step(carry, None)
+    return carry
 
 
 def gradient(

@@ -1,0 +1,56 @@
+"""Scores of arms that can be set side by side: in one unit, over the same tasks."""
+
+from collections import defaultdict
+
+import numpy as np
+
+from metajax.results.records import Key
+from metajax.results.tables import lower_is_better
+
+POWER_OF_UNIT = {"mae": 1, "rmse": 1, "mse": 2}
+"""Metric -> the power of the ratings' unit that it is in; 0 for all others."""
+
+
+def in_unit(metric: str, values: np.ndarray, unit: float) -> np.ndarray:
+    """Scores of ratings that were brought to stars, told in the unit that they were read in."""
+    return values if unit == 1.0 else values * unit ** POWER_OF_UNIT.get(metric, 0)
+
+
+def on_the_same_tasks(scores: dict[Key, np.ndarray]) -> tuple[dict[Key, np.ndarray], list[str]]:
+    """The scores with a task undefined for every arm where it is undefined for one.
+
+    So each mean of a row of the table rests on the same tasks. An arm without any defined task has
+    diverged: its scores are infinitely bad, and it takes no task from the others.
+
+    Args:
+      scores: (S, T) of every arm, NaN where a metric is undefined.
+
+    Returns:
+      The scores, and a line for each arm that left out tasks which another one has.
+    """
+    found, told = dict(scores), []
+    groups: dict[tuple[str, str, str], list[Key]] = defaultdict(list)
+    for key in scores:
+        groups[key.scenario, key.condition, key.metric].append(key)
+    for (scenario, condition, metric), keys in groups.items():
+        undefined = {key: np.isnan(scores[key]).any(axis=0) for key in keys}
+        sound = [key for key in keys if not undefined[key].all()]
+        if not sound:
+            continue
+        in_all = np.logical_and.reduce([undefined[key] for key in sound])
+        in_some = np.logical_or.reduce([undefined[key] for key in sound])
+        where = f"{scenario}, {condition}, {metric}"
+        for key in keys:
+            if key not in sound:
+                worst = np.inf if lower_is_better(metric) else -np.inf
+                found[key] = np.full_like(scores[key], worst)
+                told.append(f"{where}: {key.arm} DIVERGED, no prediction of its is a number")
+            elif (own := (undefined[key] & ~in_all).sum()) > 0:
+                told.append(
+                    f"{where}: {in_some.sum()} of {in_some.size} tasks are left out for every arm, "
+                    f"{own} of them because predictions of {key.arm} are not finite; lower its "
+                    "inner rate"
+                )
+            if key in sound and (in_some & ~np.isnan(scores[key])).any():
+                found[key] = np.where(in_some, np.nan, scores[key])
+    return found, told
