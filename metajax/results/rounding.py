@@ -84,6 +84,10 @@ class _Group:
     ):
         self.exact, self.pairs = exact, pairs
         self.tails = np.array([k.arm == record.method and k.condition == "all" for k in keys])
+        methods = record.names(METHOD)
+        self.methods = np.array([k.arm in methods and k.condition == "all" for k in keys])
+        arms = np.array([key.arm for key in keys])
+        self.same_arm = arms[:, None] == arms
         self.squared = np.array([key.metric == "mse" for key in keys])
         self.digits = np.array([_digits(key, record) for key in keys])
         num_tasks = int((~np.isnan(exact[0]).all(axis=0)).sum())
@@ -113,9 +117,10 @@ class _Group:
                 told = np.sqrt(np.maximum(told, 0))
             tail = 0 if own else min(np.sum(values <= 0), np.sum(values >= 0))
             shown = np.round(told[:, None] * 10.0 ** np.arange(1, DIGITS + 1))
-            shown[1:3, min(self.digits[i], self.digits[j]) :] = 0
+            digits = max(self.digits[[i, j]]) if self.same_arm[i, j] else min(self.digits[[i, j]])
+            shown[1:3, digits:] = 0
             shown[3:, DIGITS - 1 :] = 0
-            tail = tail if self.tails[j] else tail // 10
+            tail = tail if self.tails[j] or self.methods[i] else tail // 10
             found.append(np.concatenate([shown.ravel(), [tail, *np.sign(ends[0])]]))
         return np.array(found)
 
@@ -204,7 +209,7 @@ def _searched(record: Record, keys: Sequence[Key]) -> dict[Key, np.ndarray]:
         gap = _gap(record.scores[a], record.scores[b])
         if i == j or gap > NOISE:
             pairs.add((i, j))
-        if i != j and (NOISE < gap < LITTLE or (gap <= NOISE and _is_control(record, a, b))):
+        if i != j and (NOISE < gap < LITTLE or (gap <= NOISE and _is_control(a, b))):
             still[[i, j]] = True
     finer = np.isin([key.arm for key in some], _references(record))
     group = _Group(some, [record.scores[k] for k in some], np.array(sorted(pairs)), record)
@@ -217,9 +222,9 @@ def _gap(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.nanmax(np.abs(one - other))) if one.shape == other.shape else np.inf
 
 
-def _is_control(record: Record, a: Key, b: Key) -> bool:
-    """Whether the difference is that of shuffled labels in a table of ratings."""
-    return bool(record.method) and {a.condition, b.condition} == {"all", "shuffled"}
+def _is_control(a: Key, b: Key) -> bool:
+    """Whether the difference is that of shuffled labels, which tables print of every arm."""
+    return a.metric == "mae" and {a.condition, b.condition} == {"all", "shuffled"}
 
 
 def _references(record: Record) -> list[str]:
