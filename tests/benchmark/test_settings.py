@@ -142,7 +142,7 @@ def command_of(path: pathlib.Path) -> str:
     if rest[:3] == ("metajax", "data", "logs"):
         return "logs"
     if rest[:2] == ("metajax", "serving"):
-        return "serve"
+        return "serve" if path.stem == "store" else "train"
     if rest[:2] == ("metajax", "commands"):
         return COMMANDS.get(path.stem, path.stem)
     if rest[0] == "metajax":
