@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from metajax.results import intervals, reliability, tables
+from metajax.results import intervals, reliability, rounding, tables
 from metajax.results import records as report
 from metajax.results.reliability import Entry, pairs, shown
 from metajax.results.tables import lower_is_better
@@ -78,7 +78,7 @@ def entries(
     An arm that two records share with the same scores stands once, in the first.
     """
     found: list[Entry] = []
-    seen: dict[tuple[str, str, bytes], str] = {}
+    seen: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
     for name, record in records.items():
         tasks = _tasks(name, record)
         for key, scores in record.scores.items():
@@ -86,8 +86,10 @@ def entries(
                 continue
             if scenario not in (None, key.scenario):
                 continue
-            if seen.setdefault((key.scenario, key.arm, scores.tobytes()), name) == name:
+            before = seen.setdefault((key.scenario, key.arm), [])
+            if not any(rounding.alike(scores, other) for run, other in before if run != name):
                 found.append(Entry(name, key.arm, key.scenario, scores, tasks))
+                before.append((name, scores))
     if not found:
         known = {(k.scenario, k.condition, k.metric) for r in records.values() for k in r.scores}
         shown = ", ".join("|".join(k) for k in sorted(known)[:6])

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax.results import intervals, tables
+from metajax.results import intervals, rounding, tables
 from metajax.results import records as report
 
 DRAWS = 2000
@@ -122,13 +122,16 @@ def costs(
 ) -> list[Cost]:
     """The cost of every arm of the records that tell it; an arm that two share stands once."""
     found: list[Cost] = []
-    seen: set[tuple[str, bytes]] = set()
+    seen: dict[str, list[np.ndarray]] = {}
     for name, record in records.items():
         for arm, gradients in sorted((a.name, a.gradients) for a in record.arms if a.gradients):
             key = report.Key(scenario, arm, "all", metric)
-            if key not in record.scores or (arm, record.scores[key].tobytes()) in seen:
+            before = seen.setdefault(arm, [])
+            if key not in record.scores or any(
+                rounding.alike(record.scores[key], other) for other in before
+            ):
                 continue
-            seen.add((arm, record.scores[key].tobytes()))
+            before.append(record.scores[key])
             mean = lambda condition, record=record, arm=arm: (
                 report.interval(record.of(scenario, arm, condition, metric), metric).mean
             )

@@ -63,6 +63,22 @@ def rounded(scores: np.ndarray, bits: int, way: int = 0) -> np.ndarray:
     return found.astype(np.float32)
 
 
+def alike(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays may be the same scores, each as it is or rounded for another record.
+
+    No value of a rounded array has moved by more than 2^-`FIRST` of the mean, twice that where it
+    is below a power of two, and the means of both agree to five digits.
+    """
+    if one.shape != other.shape or not np.array_equal(np.isfinite(one), np.isfinite(other)):
+        return False
+    one, other = (np.where(np.isfinite(x), x, 0).astype(np.float64) for x in (one, other))
+    size = float(np.abs(one).mean())
+    return bool(
+        np.abs(one - other).max(initial=0.0) <= 4 * 2.0**-FIRST * size
+        and abs(float((one - other).mean())) <= 5e-5 * size
+    )
+
+
 def _up(floor: np.ndarray, rest: np.ndarray, count: int) -> np.ndarray:
     """Whole numbers, of which as many are one higher, those with the largest remainders."""
     floor[np.argsort(-rest, kind="stable")[:count]] += 1

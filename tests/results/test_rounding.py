@@ -9,7 +9,7 @@ from small_records import record
 
 from experiments.field.tables import report as tables_report
 from experiments.pages import index
-from metajax.results import packing, records, rounding, tables
+from metajax.results import compare, packing, records, rounding, tables
 from metajax.results.records import Key
 
 
@@ -69,3 +69,17 @@ def test_equal_arrays_stay_equal_and_small_records_stay_as_they_are():
     )
     few = record(num_tasks=3)
     assert rounding.printed_alike(few) is few
+
+
+def test_the_same_scores_rounded_in_two_records_stand_once():
+    made = noisy()
+    some = Key("user_cold", "A2 fold-in", "all", "mae")
+    whole = made.scores[some]
+    one, other = rounding.rounded(whole, 9, 1), rounding.rounded(whole, 11, 2)
+    assert rounding.alike(one, other) and rounding.alike(whole, one)
+    assert not rounding.alike(whole, whole + np.float32(0.001)), "another mean"
+    assert not rounding.alike(whole, whole[:, ::-1]), "other tasks"
+    found = compare.entries(
+        {"a": made, "b": dataclasses.replace(made, scores={**made.scores, some: one})}, "mae"
+    )
+    assert [e.run for e in found if e.arm == "A2 fold-in" and e.scenario == "user_cold"] == ["a"]
