@@ -45,9 +45,12 @@ def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
         records.Key("leave-one-out", "popularity", next_item.FULL, metric): values
         for metric, values in next_item.from_place(places).items()
     }
+    seconds, opened = {"popularity": 1.0}, (records.Opening(times_opened=1, split="0123"),)
     record = large_report.written(
-        "sasrec-x", "sasrec", "leave-one-out", ["popularity"], config, scores, {"popularity": 1.0}
+        *("sasrec-x", "sasrec", "leave-one-out", ["popularity"], config, scores, seconds),
+        opened=opened,
     )
+    assert record.opened == opened
     again = records.stored("sasrec-x", tmp_path)
     np.testing.assert_array_equal(
         again.of("leave-one-out", "popularity", next_item.FULL, "hit@10"), [[1, 1, 0, 0]]
