@@ -13,7 +13,7 @@ from metajax.learners.closed_form import ridge
 from metajax.learners.ensemble import stacking_weights
 from metajax.learners.gradient.implicit import implicit
 from metajax.models.towers import identity, vector_linear
-from metajax.tuning import search
+from metajax.tuning import hypergradients
 from metajax.types import Episode
 
 
@@ -65,7 +65,7 @@ def _stack() -> tuple:
 def _tuned() -> tuple:
     x = jax.random.normal(jax.random.key(0), (6, 3))
     inner = lambda w, s: jnp.sum((x @ w - 1) ** 2) + jnp.exp(s) * jnp.sum(w**2)
-    loss = search.implicit(inner, lambda w, s: jnp.sum((x @ w) ** 2), lambda s: jnp.ones(3))
+    loss = hypergradients.implicit(inner, lambda w, s: jnp.sum((x @ w) ** 2), lambda s: jnp.ones(3))
     return jax.grad(loss), jnp.zeros(())
 
 

@@ -55,11 +55,12 @@ def test_a_log_too_small_for_a_split_says_why(path):
     assert "10 are needed" in told["user-disjoint (metarec)"]
 
 
-def test_the_tasks_are_those_of_the_splits(capsys):
+def test_the_tasks_are_those_of_the_splits(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     main(["describe", "synthetic"])
     out = capsys.readouterr().out.splitlines()
     line = next(text for text in out if text.startswith("user-disjoint"))
-    made = split.user_disjoint(latent.rating_log())
+    made = split.user_disjoint(named.load("synthetic"))
     assert f"train {made.train.num_tasks:,}, valid user-cold" in line
     assert made.checksum() in line
 
