@@ -1,9 +1,10 @@
 """How each workload is done on each platform: choices that were measured there, in one place.
 
 A processor's core likes few tasks at a time, which stay in its cache, and supports cut to their
-length; a graphics card likes all tasks at once, as far as its memory goes: supports cut to length
-in chunks of 256 took 1.8 times as long there. Kernel gradients by rows were the fastest on both (on
-an H200 W2 took 3.7 ms, 5.5 by patches and 8.2 by shifted products).
+length; a graphics card likes all tasks at once, as far as its memory goes. The choices for a card
+rest on one run on an H200 beside which compilers were at work, so that its times say which way is
+ahead and not by how much: supports cut to length in chunks of 256 were behind, and kernel gradients
+by rows were ahead of patches and of shifted products.
 """
 
 from typing import NamedTuple
