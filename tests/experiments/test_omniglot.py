@@ -343,3 +343,23 @@ def test_gradients_of_a_schedule_by_hand():
     assert few_shot.gradients(omniglot.imaml(config)) == (100 * 4 * 9, 8)
     published = omniglot.Config(steps=100, published=True)
     assert few_shot.gradients(omniglot.imaml(published)).per_task == 16
+
+
+def test_the_images_come_class_by_class_from_the_published_file_alone(tmp_path, monkeypatch):
+    from experiments.classics.omniglot import data
+
+    found = {"images": np.arange(60 * 4, dtype=np.uint8).reshape(60, 2, 2)}
+    found["class_id"] = np.repeat(np.array([2, 0, 1], np.int16), 20)
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)  # a card's machine lacks it
+    monkeypatch.setattr(data.published, "omniglot", lambda folder: found)
+    loaded = data.load(tmp_path)
+    np.testing.assert_array_equal(loaded["label"], np.repeat([0, 1, 2], 20))
+    np.testing.assert_array_equal(loaded["images"][:20], found["images"][20:40])
+    np.testing.assert_array_equal(loaded["images"][40:], found["images"][:20])
+
+
+def test_missing_images_are_told_in_one_line(tmp_path):
+    from experiments.classics.omniglot import data
+
+    with pytest.raises(UserError, match=r"omniglot28\.npz"):
+        data.load(tmp_path)
