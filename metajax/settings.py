@@ -46,9 +46,9 @@ class Range(NamedTuple):
     high: float = math.inf
 
     def __str__(self) -> str:
-        return (
-            f"{self.low:g} or more" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
-        )
+        if self.high < math.inf:
+            return f"{self.low:g} to {self.high:g}"
+        return f"{self.low:g} or more" if self.low > -math.inf else "a finite number"
 
 
 Positive = Annotated[int, Range(1)]
@@ -81,14 +81,79 @@ class Output(Stored):
     """Size of the run: quick is minutes on two cores; other options override it."""
 
 
+Missing = Literal["refuse", "drop", "keep"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadOptions:
+    """How a log of your own is read; what is left out is found in the file, and told.
+
+    Every field has the same name in Python, ``ReadOptions(user="visitor")``, and on the command
+    line, ``--user visitor``. A column is a name of the header or a number counted from 1.
+    """
+
+    user: str | None = None
+    """Column of the users, by name or number; a session may stand for a user."""
+    item: str | None = None
+    """Column of the items, by name or number."""
+    label: str | None = None
+    """Column of the ratings; 'none' reads every row as an event."""
+    count: str | None = None
+    """Column of how often an event happened, such as plays; 'none' leaves it out."""
+    time: str | None = None
+    """Column of the times; 'none' leaves them out."""
+    columns: str | None = None
+    """Names of a file's columns in their order, such as user,item,_,time; _ leaves one out."""
+    header: bool = True
+    """Whether the first line names the columns."""
+    separator: str | None = None
+    """What stands between two fields, such as ';' or '::' or tab."""
+    quote: str | None = None
+    """'"' if such signs enclose fields, 'none' if they are part of the text."""
+    decimal: str | None = None
+    """The decimal sign of ratings and counts: '.' or ','."""
+    encoding: str = "utf-8"
+    """How the text is encoded, such as latin-1."""
+    missing: Missing = "refuse"
+    """A row without user, item, label or time; keep takes NA and the like for ids."""
+    time_format: str | None = None
+    """How times are written, such as '%d/%m/%Y %H:%M'."""
+    scale: Annotated[tuple[float, float] | None, Range(-math.inf)] = None
+    """Lowest and highest rating; else those that occur."""
+    last_only: bool = False
+    """Keep only the last row of each pair of user and item."""
+    items: pathlib.Path | None = None
+    """File with side information of the items: a row each, with a header."""
+    users: pathlib.Path | None = None
+    """File with side information of the users: a row each, with a header."""
+
+    def __post_init__(self) -> None:
+        if self.decimal not in (None, ".", ","):
+            raise UserError(f"--decimal {self.decimal!r}: give '.' or ','")
+        if self.quote not in (None, "", "none", '"'):
+            raise UserError(f"--quote {self.quote!r}: give '\"' or none")
+        if self.missing not in ("refuse", "drop", "keep"):
+            raise UserError(f"--missing {self.missing!r}: give refuse, drop or keep")
+        if self.scale and not self.scale[0] < self.scale[1]:
+            low, high = self.scale
+            raise UserError(f"--scale {low:g} {high:g}: give the lowest, then the highest rating")
+
+    def roles(self) -> dict[str, str | None]:
+        """The columns as they were named, by role; "" is none."""
+        said = {role: getattr(self, role) for role in ("user", "item", "label", "count", "time")}
+        return {role: "" if name == "none" else name for role, name in said.items()}
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Which interactions are read, and from where."""
+    """Which interactions are read, from where and how."""
 
     dataset: str = "ml-1m"
     """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    read: ReadOptions = ReadOptions()
+    """How a log of your own is read, where a guess would be wrong."""
 
     PRESETS: ClassVar[Presets] = {"quick": {"dataset": "synthetic"}}
 
@@ -185,13 +250,17 @@ def leaves(config: Any) -> Iterator[tuple[str, Any, Any]]:
 def flat(config: Any) -> dict[str, Any]:
     """Setting -> value of a configuration and all its parts, as records hold it.
 
+    Of `ReadOptions` those that were said, so that a record of a named data set tells none of them.
+
     Raises:
       ValueError: two parts have a setting of the same name.
     """
     settings = [(name, value) for name, _, value in leaves(config)]
     if len({name for name, _ in settings}) < len(settings):
         raise ValueError(f"{type(config).__name__}: two parts have a setting of the same name")
-    return dict(settings)
+    read = getattr(getattr(config, "data", None), "read", None)
+    unsaid = dataclasses.fields(read) if isinstance(read, ReadOptions) else ()
+    return dict(x for x in settings if x not in [(field.name, field.default) for field in unsaid])
 
 
 def config_hash(config: Any) -> str:

@@ -139,7 +139,7 @@ def run(config: Config) -> records.Record:
     out = config.output.folder(name)
     config = replace(config, out=out)
     began = time.perf_counter()
-    table = named.load(config.data.dataset, config.data.data_dir)
+    table = named.chosen(config.data)
     if table.item_titles is None or "genre" not in table.item_features.columns:
         raise UserError(f"{config.data.dataset} has no titles or no genres; try ml-1m or ml-100k")
     texts = [str(title) for title in table.item_titles]

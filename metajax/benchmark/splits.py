@@ -100,7 +100,7 @@ def make(data: Data, options: SplitOptions) -> Made:
     """
     rule = RULES[options.protocol]
     given = _given(rule, options)
-    read = named.load(data.dataset, data.data_dir)
+    read = named.chosen(data)
     read, parts = rule.make(read, data, options, **given)
     table, unit = in_stars(read)
     if unit != 1.0:

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.data.logs import read
-from metajax.data.logs.options import ReadOptions
 from metajax.serving.model import Model
+from metajax.settings import ReadOptions
 from metajax.types import UserError
 
 

@@ -13,10 +13,10 @@ import pathlib
 import tyro
 
 from metajax.commands import training, verdict
-from metajax.data.logs.options import ReadOptions
 from metajax.data.sources import named
 from metajax.results import tables
 from metajax.serving.model import Model
+from metajax.settings import ReadOptions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,11 +33,13 @@ class Config:
     """How it is trained."""
     read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
     """How a log of your own is read, where a guess would be wrong."""
+    min_rows: int = 0
+    """Leave out users with fewer rows."""
 
 
 def main(config: Config) -> Model:
     """The model: trained, told about in a table, saved with a card and a plot."""
-    table = named.load(config.log, config.data_dir, config.read)
+    table = named.load(config.log, config.data_dir, config.read, config.min_rows)
     trained, said = training.judged(table, config.out, config.settings, config.read)
     tables.terminal(verdict.grid(said, table.name))
     first = trained.catalogue.title(int(trained.popularity.argmax()))

@@ -25,12 +25,11 @@ from metajax.benchmark.problem import Problem
 from metajax.commands import verdict
 from metajax.data import negatives, split
 from metajax.data.features.represent import as_cold
-from metajax.data.logs.options import ReadOptions
 from metajax.data.table import Interactions
 from metajax.learners import item_ridge
 from metajax.serving import linear, model
 from metajax.serving.catalogue import Catalogue, Labels
-from metajax.settings import Positive, Range, Training, check
+from metajax.settings import Positive, Range, ReadOptions, Training, check
 from metajax.transforms.augment import hide
 from metajax.types import MetaLearner, UserError
 
@@ -275,7 +274,7 @@ def judged(
 def _remembered(read: ReadOptions | None) -> dict[str, Any]:
     """What was said of a log's columns, without what holds for that file alone."""
     options = dataclasses.asdict(read or ReadOptions())
-    alone = ("items", "users", "min_rows", "scale", "columns", "header")
+    alone = ("items", "users", "scale", "columns", "header")
     return {k: v for k, v in options.items() if k not in alone}
 
 

@@ -13,8 +13,8 @@ from typing import Any
 import tyro
 
 from metajax.data import describe
-from metajax.data.logs.options import ReadOptions
 from metajax.data.sources import named
+from metajax.settings import ReadOptions, check
 from metajax.types import UserError
 
 
@@ -28,6 +28,8 @@ class Describe:
     """Folder of the named data sets; else METAJAX_DATA, else ../shared/data."""
     read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
     """How a log of your own is read, where a guess would be wrong."""
+    min_rows: int = 0
+    """Leave out users with fewer rows."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -40,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
             )
         options = _parse(given[1:] if given[:1] == ["describe"] else given)
         with contextlib.redirect_stderr(io.StringIO()):
-            table = named.load(options.dataset, options.data_dir, options.read)
+            table = named.load(options.dataset, options.data_dir, options.read, options.min_rows)
         width = shutil.get_terminal_size((0, 0)).columns
         print(describe.show(table, width), flush=True)
     except UserError as error:
@@ -58,12 +60,13 @@ def _parse(given: list[str]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
+            found = tyro.cli(
                 Describe,
                 prog="python -m metajax.data describe",
                 args=given,
                 config=(tyro.conf.OmitArgPrefixes,),
             )
+        return check(found)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise

@@ -15,9 +15,9 @@ from experiments import HERE, find, with_config
 from experiments.methods import maml, ridge_head
 from metajax import places, settings
 from metajax.benchmark import command
-from metajax.data.logs.options import ReadOptions
+from metajax.data.sources import named
 from metajax.results import compare
-from metajax.settings import Data, Output, Positive, Share
+from metajax.settings import Data, Output, Positive, ReadOptions, Share
 from metajax.types import UserError
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*\b"
@@ -100,6 +100,37 @@ def test_settings_are_flat_and_replaced_wherever_they_stand():
     assert settings.replace(config, seeds=7, inner_rate=1.0).training.seeds == 7
     with pytest.raises(KeyError, match="nothing"):
         settings.replace(config, nothing=1)
+
+
+LOGS = {"sasrec": "large", "text_cold": "large", "metaemb": "field", "maml": "", "paml": ""}
+"""Experiments that read a log, and their room where it is not that of the methods."""
+
+
+@pytest.mark.parametrize("name", LOGS)
+def test_every_experiment_reads_a_log_as_it_is_told_to(name, tmp_path):
+    path = tmp_path / "own log.csv"
+    path.write_text("".join(f"{u};{i};{(u - i) % 3 - 1}\n" for u in range(4) for i in range(4)))
+    module = importlib.import_module(with_config(f"experiments.{find(name)}"))
+    said = ["--dataset", str(path), "--columns", "wer,was,wie", "--separator", ";"]
+    said += ["--user", "wer", "--item", "was", "--label", "wie", "--scale", "-10", "10"]
+    config = command.parse(module.Config, said)
+    table = named.chosen(config.data)
+    assert (table.num_users, table.scale, len(table)) == (4, (-10, 10), 16)
+    assert settings.flat(config)["separator"] == ";" and "quote" not in settings.flat(config)
+
+
+def test_what_is_not_said_of_a_file_changes_no_digest():
+    config, said = maml.Config(), ReadOptions(user="wer")
+    other = settings.replace(config, user="wer")
+    assert other.data.read == said and settings.config_hash(other) != settings.config_hash(config)
+    assert not {field.name for field in dataclasses.fields(said)} & settings.flat(config).keys()
+
+
+def test_a_named_data_set_needs_no_word_on_its_columns():
+    with pytest.raises(UserError, match="--user says how a log of your own is read, and ml-1m is"):
+        named.load("ml-1m", options=ReadOptions(user="1"))
+    with pytest.raises(UserError, match="--min-rows"):
+        named.load("synthetic", min_rows=3)
 
 
 def test_two_parts_may_not_share_a_name():

@@ -18,9 +18,9 @@ import polars
 import pytest
 
 from metajax.data import table
-from metajax.data.logs.options import ReadOptions
 from metajax.data.logs.read import load
 from metajax.data.sources import named
+from metajax.settings import ReadOptions
 from metajax.types import UserError
 
 
@@ -466,7 +466,7 @@ def test_positions_with_a_header(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"min_rows": -1}, "--min-rows"), ({"decimal": "x"}, "--decimal"), ({"quote": "'"}, "--quote"),
+    [({"decimal": "x"}, "--decimal"), ({"quote": "'"}, "--quote"),
      ({"scale": (5, 1)}, "--scale"), ({"missing": "guess"}, "--missing")],
 )  # fmt: skip
 def test_senseless_options_are_refused(changes, message):

@@ -120,7 +120,7 @@ Also = Callable[[Interactions, Split], dict[str, Arm]]
 
 def load(config: Config, protocol: protocols.Protocol) -> Items:
     """The data set under the protocol, with each item's index and another item's content."""
-    table = protocol.prepare(named.load(config.data.dataset, config.data.data_dir))
+    table = protocol.prepare(named.chosen(config.data))
     in_time = table.time is not None
     if not in_time:  # the public copy of ml-1m has no times: any order must do
         table = dataclasses.replace(table, time=np.random.default_rng(0).permutation(len(table)))

@@ -82,7 +82,7 @@ class Config(benchmark.Config):
 
 def load(config: Config, folder: pathlib.Path) -> Problem:
     """People in three groups, without overlap, and item columns estimated on the first."""
-    table = named.load(config.data.dataset, config.data.data_dir)
+    table = named.chosen(config.data)
     table = with_text(table, config.text_model, config.text_dim, folder)
     most = SHOTS[-1] + NUM_QUERY
     parts = split.user_disjoint(

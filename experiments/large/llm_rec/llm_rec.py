@@ -204,7 +204,7 @@ def run(config: Config) -> records.Record:
     name = f"llm_rec-{named.short_name(config.data.dataset)}"
     out = config.output.folder(name)
     config = replace(config, out=out)
-    table = named.load(config.data.dataset, config.data.data_dir)
+    table = named.chosen(config.data)
     if table.item_titles is None:
         raise UserError(f"{table.name} has no item titles; try ml-100k or ml-1m")
     data = histories.of_table(table)

@@ -87,10 +87,9 @@ class Config:
 
 def load(config: Config) -> Sequences:
     """The histories of the data set."""
-    folder = named.data_folder(config.data.data_dir)
     if config.data.dataset == "ml-1m":
-        return histories.read_sasrec(folder)
-    return histories.of_table(named.load(config.data.dataset, config.data.data_dir))
+        return histories.read_sasrec(named.data_folder(config.data.data_dir))
+    return histories.of_table(named.chosen(config.data))
 
 
 def build(config: Config, num_items: int) -> sequence.Settings:

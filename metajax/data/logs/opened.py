@@ -4,8 +4,8 @@ from pathlib import Path
 
 from metajax.data.logs import raw, text
 from metajax.data.logs import source as layouts
-from metajax.data.logs.options import ReadOptions
 from metajax.data.logs.source import Source
+from metajax.settings import ReadOptions
 
 NEWS = "news_id,category,subcategory,title,abstract,url,title_entities,abstract_entities"
 """The columns of MIND's news.tsv, which has no header."""

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metajax.data.logs import columns, opened, raw, roles, side, times
-from metajax.data.logs.options import ReadOptions
 from metajax.data.logs.source import Source
 from metajax.data.table import Features, Interactions, repeated_pairs, tied_rows, validate
+from metajax.settings import ReadOptions
 from metajax.types import UserError
 
 
@@ -40,6 +40,7 @@ def load(
     options: ReadOptions | None = None,
     *,
     min_users: int = 2,
+    min_rows: int = 0,
     name: str | None = None,
     **changes: Any,
 ) -> Interactions:
@@ -49,6 +50,7 @@ def load(
       path: of the file.
       options: how it is read, where a guess would be wrong.
       min_users: refuse fewer users; 1 allows one person's own log, which needs no user column.
+      min_rows: leave out users with fewer rows.
       name: of the table; None takes the file's.
       changes: fields of `ReadOptions`, as ``user="visitor"``, in place of options.
 
@@ -71,7 +73,7 @@ def load(
     if options.missing == "drop":
         found, others = _without_missing(path, found, others, told)
     table = _table(name or raw.stem(path), found, others, options, source.time_format, told)
-    table = _selected(path, table, options, told)
+    table = _selected(path, table, options, min_rows, told)
     if table.num_users < min_users:
         raise UserError(f"{path}: {table.num_users} user; give a log of at least {min_users} users")
     table = _with_sides(path, table, found, options, told)
@@ -242,7 +244,9 @@ def _repeats(table: Interactions) -> list[str]:
     return out
 
 
-def _selected(path: Path, table: Interactions, options: ReadOptions, told: Told) -> Interactions:
+def _selected(
+    path: Path, table: Interactions, options: ReadOptions, min_rows: int, told: Told
+) -> Interactions:
     """The rows of a table that the person wants."""
     if table.count is not None:
         keep = table.count > 0
@@ -252,9 +256,9 @@ def _selected(path: Path, table: Interactions, options: ReadOptions, told: Told)
         keep = last_of_pairs(table)
         _drop(path, "repeated before the last of their pair", keep, told)
         table = _rows(table, keep)
-    if options.min_rows:
-        keep = np.bincount(table.user, minlength=table.num_users)[table.user] >= options.min_rows
-        _drop(path, f"of users with fewer than {options.min_rows}", keep, told)
+    if min_rows:
+        keep = np.bincount(table.user, minlength=table.num_users)[table.user] >= min_rows
+        _drop(path, f"of users with fewer than {min_rows}", keep, told)
         table = _rows(table, keep)
     return table
 

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metajax.data.logs import columns, opened, raw, roles
-from metajax.data.logs.options import ReadOptions
 from metajax.data.sources.files import categories, split_year
 from metajax.data.table import Features
+from metajax.settings import ReadOptions
 from metajax.types import UserError
 
 TYPES = ("token", "token_seq", "float", "float_seq")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from metajax.data.logs import quotes, raw, roles
-from metajax.data.logs.options import ReadOptions
 from metajax.data.logs.source import Source, counted, guarded
+from metajax.settings import ReadOptions
 from metajax.types import UserError
 
 SEPARATORS = {
