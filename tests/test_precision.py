@@ -8,11 +8,12 @@ import optax
 import pytest
 from jax.extend import core
 
+from metajax.adapters.mixed import mixed
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.closed_form import ridge
 from metajax.learners.ensemble import stacking_weights
 from metajax.learners.gradient.implicit import implicit
-from metajax.models.towers import identity, vector_linear
+from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.tuning import hypergradients
 from metajax.types import Episode
 
@@ -85,3 +86,21 @@ def test_conjugate_gradients_are_exact_and_the_network_is_not():
         jax.grad(lambda p, e: learner.loss(p, e, jax.random.key(1))[0]), params, _episode()
     )
     assert sum("HIGHEST" in one for one in both) >= 5
+
+
+def test_a_narrow_network_computes_narrow_and_keeps_what_is_learned_wide():
+    model = vector_mlp((4,))
+    inputs = jnp.ones((3, 2))
+    params = model.init(jax.random.key(0), (), inputs)
+    narrow = mixed(model, "bfloat16")
+    score = lambda model: lambda params: jnp.sum(model.apply(params, (), inputs))
+    kinds = lambda model: {
+        str(x.aval.dtype)
+        for equation in jax.make_jaxpr(score(model))(params).jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+        for x in equation.invars
+    }
+    assert kinds(narrow) == {"bfloat16"} and kinds(model) == {"float32"}
+    grads = jax.grad(score(narrow))(params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    assert mixed(model, "float32") is model

@@ -15,6 +15,7 @@ import dataclasses
 import optax
 
 from metajax import benchmark
+from metajax.adapters.mixed import Compute, mixed
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import factor_mlp
 from metajax.results import records
@@ -33,11 +34,13 @@ class Config(benchmark.Config):
     """Rate of Adam across tasks."""
     hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers."""
+    compute: Compute = "float32"
+    """Type of activations; parameters, losses and steps are float32 either way."""
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The perceptron over item factors that adapts."""
-    return factor_mlp(problem.mean, config.hidden)
+    return mixed(factor_mlp(problem.mean, config.hidden), config.compute)
 
 
 def inner(config: Config) -> optax.GradientTransformation:

@@ -8,25 +8,33 @@ References: Micikevicius et al., "Mixed precision training", ICLR 2018; Kalamkar
 bfloat16 for deep learning training", 2019 (no loss scaling is needed).
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
 from metajax import tree
 from metajax.types import Model, Params, PyTree
 
+Compute = Literal["float32", "bfloat16"]
+"""The types that a configuration offers for activations."""
+
 
 def mixed(
     model: Model,
-    compute: jax.typing.DTypeLike = jnp.bfloat16,
+    compute: Compute = "bfloat16",
     keep: tree.Filter = tree.nothing,
 ) -> Model:
     """The model with the same parameters and float32 scores that computes in another type.
 
     Args:
       model: any model; every learner takes the result in its place.
-      compute: the type of activations.
+      compute: the type of activations; with float32 the model is as it was.
       keep: paths of parameters that are used as they are, such as a bias that must not be rounded.
     """
+
+    if compute == "float32":
+        return model
 
     def narrow(x: jax.Array) -> jax.Array:
         return x.astype(compute) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x

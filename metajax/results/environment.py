@@ -25,7 +25,7 @@ def environment() -> Environment:
     return Environment(
         date=now(),
         command=" ".join(["python -m", _module_name(), *sys.argv[1:]]),
-        commit=_git("rev-parse", "HEAD"),
+        commit=_git("rev-parse", "HEAD") or os.environ.get("METAJAX_COMMIT", ""),
         uncommitted_changes=uncommitted_changes(),
         python=platform.python_version(),
         packages={name: version(name) for name in PACKAGES},

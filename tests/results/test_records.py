@@ -251,3 +251,11 @@ def test_the_environment_knows_what_is_not_installed(monkeypatch):
     monkeypatch.setattr(environment, "PACKAGES", ("jax", "no-such-package"))
     found = environment.environment()
     assert found.packages["no-such-package"] == "unknown" != found.packages["jax"]
+
+
+def test_a_tree_without_its_history_says_the_commit_it_is_told(monkeypatch):
+    monkeypatch.setattr(environment, "_git", lambda *arguments: "")
+    monkeypatch.delenv("METAJAX_COMMIT", raising=False)
+    assert environment.environment().commit == ""
+    monkeypatch.setenv("METAJAX_COMMIT", "abc123")
+    assert environment.environment().commit == "abc123"

@@ -29,6 +29,7 @@ import numpy as np
 import optax
 
 from metajax import losses, tree
+from metajax.adapters.mixed import Compute, mixed
 from metajax.data import images
 from metajax.learners.gradient.implicit import implicit
 from metajax.learners.gradient.maml import gradient
@@ -103,6 +104,8 @@ class Config:
     """Seed of the training."""
     seeds: Positive = 1
     """Trainings side by side in one program; the first is that of the seed alone."""
+    compute: Compute = "float32"
+    """Type of activations; parameters, losses and steps are float32 either way."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; else METAJAX_DATA, else ./data."""
 
@@ -124,7 +127,7 @@ def _outer(num_steps: int, peak: float = 3e-3) -> optax.GradientTransformation:
 
 def network(config: Config) -> Model:
     """The network with a head near 0: at first all classes are alike, and no step is lost."""
-    model = conv.conv4(config.ways, normalize=_norm(config))
+    model = mixed(conv.conv4(config.ways, normalize=_norm(config)), config.compute)
     if config.published:
         return model
 
@@ -133,6 +136,11 @@ def network(config: Config) -> Model:
         return {**params, "head": jax.tree.map(lambda x: 0.01 * x, params["head"])}
 
     return Model(init, model.apply)
+
+
+def _features(config: Config) -> Model:
+    """The network without its head."""
+    return mixed(conv.conv4_features(normalize=_norm(config)), config.compute)
 
 
 def _setting(config: Config) -> int:
@@ -229,7 +237,7 @@ def reptile_of(config: Config) -> few_shot.Method:
 
 def protonets(config: Config) -> few_shot.Method:
     """Prototypes, trained on 30 ways and 5 queries for tests of any number of ways."""
-    learner = lambda ways: prototypes(conv.conv4_features(normalize=_norm(config)), ways, 256)
+    learner = lambda ways: prototypes(_features(config), ways, 256)
     num_steps = _num_steps(config, "protonets")
     return few_shot.Method(
         learner(30),
@@ -286,7 +294,7 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
         raise UserError(f"no method {arm!r}; the known ones are {', '.join(ARMS)}")
     label, build = ARMS[arm]
     method = build(config)
-    layer = "-layer" * config.layer_norm
+    layer = "-layer" * config.layer_norm + "-bf16" * (config.compute == "bfloat16")
     several = f"-and-{config.seeds - 1}-more" if config.seeds > 1 else ""
     name = f"omniglot-{config.ways}w{config.shots}s-{arm}{layer}"
     trained = few_shot.meta_train(
@@ -309,7 +317,8 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     opened = few_shot.opened_for(config, arm, best, test, *size.values(), config.test_tasks)
     scores = of_seeds(trained.params, test, jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
-    shown = label + (", layer norm" if config.layer_norm else "")
+    shown = label + ", layer norm" * config.layer_norm
+    shown += ", bfloat16" * (config.compute == "bfloat16")
     made = report.Arm(
         shown,
         settings={"best_step": trained.best_step},
