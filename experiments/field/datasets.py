@@ -273,9 +273,9 @@ def main(config: Config) -> None:
     record = records.made(
         "datasets", config, arms, scores, opened=opened, extra={"datasets": about}
     )
-    path = records.write(config.output.folder("datasets"), "datasets", record)
-    if config.output.publish:
-        records.publish("datasets", record)
+    path = records.write(
+        config.output.folder("datasets"), "datasets", record, config.output.publish
+    )
     show(record)
     print(f"record {path}")
 

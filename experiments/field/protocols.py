@@ -308,9 +308,9 @@ def main(config: Config) -> None:
         opened=tuple(opened),
         extra={"data": checksums},
     )
-    path = records.write(config.output.folder("protocols"), "protocols", record)
-    if config.output.publish:
-        records.publish("protocols", record)
+    path = records.write(
+        config.output.folder("protocols"), "protocols", record, config.output.publish
+    )
     show(record)
     print(f"record {path}, {record.total_seconds:.0f} s")
 

@@ -49,9 +49,7 @@ def written(
         opened=tuple(opened),
         extra=extra or {},
     )
-    records.write(config.output.folder(name), name, record)
-    if config.output.publish:
-        records.publish(name, record)
+    records.write(config.output.folder(name), name, record, config.output.publish)
     return record
 
 

@@ -14,7 +14,6 @@ import optax
 from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import inner, model
@@ -29,9 +28,7 @@ class Config(maml.Config):
     """Gradient steps in a task."""
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """ANIL and its outer optimizer."""
     head = tree.under("head")
     learner = gradient(model(config, problem), inner(config), config.inner_steps, adapts=head)

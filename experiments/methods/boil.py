@@ -13,14 +13,11 @@ import optax
 from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
-from metajax.types import MetaLearner
 
 from .maml import Config, inner, model
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """BOIL and its outer optimizer."""
     body = tree.negate(tree.under("head"))
     learner = gradient(model(config, problem), inner(config), config.inner_steps, adapts=body)

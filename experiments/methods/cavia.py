@@ -17,7 +17,7 @@ from metajax.models.features import conditioned_mlp
 from metajax.models.modulated import at_rest, over_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
-from metajax.types import MetaLearner, Model
+from metajax.types import Model
 
 from .cnp import Base, features
 
@@ -47,9 +47,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return at_rest(steered(config, problem), jnp.zeros(config.context))
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CAVIA and its outer optimizer."""
     inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
     learner = cavia(steered(config, problem), config.context, inner, config.inner_steps)

@@ -21,7 +21,7 @@ from metajax.models.modulated import at_rest, centered, film_mlp, over_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
-from metajax.types import MetaLearner, Model
+from metajax.types import Model
 
 from .cnp import Base, features
 
@@ -52,9 +52,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return at_rest(whole, jnp.zeros(num_features(config, problem)))
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CMML and its outer optimizer."""
     width = num_features(config, problem)
     learner = modulated(

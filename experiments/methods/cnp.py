@@ -19,7 +19,7 @@ from metajax.models.modulated import at_rest, centered, over_features, pair_feat
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
-from metajax.types import MetaLearner, Model
+from metajax.types import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +58,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return at_rest(net, jnp.zeros(config.code))
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CNP and its outer optimizer."""
     learner = neural_process(
         centered(labeled_features((64, config.code)), problem.mean),

@@ -15,7 +15,6 @@ from metajax import benchmark
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
 from metajax.transforms.dropgrad import dropgrad, gaussian_noise
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import inner, model
@@ -29,9 +28,7 @@ class Config(maml.Config):
     """Dropout rate whose variance the noise on the gradients has."""
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """DropGrad and its outer optimizer."""
     noisy = optax.chain(gaussian_noise(config.share), inner(config))
     learner = gradient(model(config, problem), noisy, config.inner_steps)

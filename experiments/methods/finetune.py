@@ -14,14 +14,11 @@ import optax
 from metajax import benchmark
 from metajax.learners.pooled import fine_tuned
 from metajax.results import records
-from metajax.types import MetaLearner
 
 from .maml import Config, model
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """Joint training with fine-tuning at the rate and steps of the configuration, untuned."""
     inner = optax.sgd(config.inner_rate)
     learner = fine_tuned(model(config, problem), inner, config.inner_steps)

@@ -19,15 +19,12 @@ import optax
 from metajax import benchmark
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
-from metajax.types import MetaLearner
 
 from . import reptile
 from .maml import Config, inner, model
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """FOMAML and its outer optimizer."""
     steps = config.inner_steps
     learner = gradient(model(config, problem), inner(config), steps, second_order=False)

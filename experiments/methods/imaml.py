@@ -13,7 +13,6 @@ import optax
 from metajax import benchmark
 from metajax.learners.gradient.implicit import implicit
 from metajax.results import records
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import inner, model
@@ -31,9 +30,7 @@ class Config(maml.Config):
     """Conjugate-gradient steps of the outer gradient."""
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """iMAML and its outer optimizer."""
     learner = implicit(
         model(config, problem),

@@ -6,20 +6,15 @@ Published: none under this protocol.
 Deviates: item factors and biases are estimated beforehand from all meta-training ratings.
 """
 
-import optax
-
 from metajax import benchmark
 from metajax.results import records
 from metajax.transforms.attenuate import attenuate
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import Config, model
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """L2F and its outer optimizer."""
     learner, tx = maml.build(config, problem)
     return attenuate(learner), tx

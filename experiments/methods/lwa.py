@@ -49,9 +49,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return linear_head(embed, stored_mean(problem.mean), width)
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """LWA and its outer optimizer."""
     learner = lwa(*features(problem), threshold=problem.mean, loss=losses.squared_error)
     return beside_mean(learner, problem), optax.adam(config.outer_rate)

@@ -19,7 +19,7 @@ from metajax.adapters.mixed import Compute, mixed
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import factor_mlp
 from metajax.results import records
-from metajax.types import MetaLearner, Model
+from metajax.types import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +48,7 @@ def inner(config: Config) -> optax.GradientTransformation:
     return optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """MAML and its outer optimizer."""
     learner = gradient(model(config, problem), inner(config), config.inner_steps)
     return learner, optax.adam(config.outer_rate)

@@ -18,7 +18,6 @@ from metajax import benchmark, optim
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
 from metajax.transforms.multistep import multistep
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import model
@@ -32,9 +31,7 @@ class Config(maml.Config):
     """Weight of the loss after the last inner step; the other steps share the rest."""
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """MAML++ and its outer optimizer; ``inner_rate`` is where the learned rates start."""
     earlier = (1.0 - config.last_weight) / max(config.inner_steps - 1, 1)
     weights = [earlier] * (config.inner_steps - 1) + [config.last_weight]

@@ -21,7 +21,7 @@ from metajax.models.modulated import user_features
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
 from metajax.transforms.residual import residual
-from metajax.types import MetaLearner, Model, PyTree
+from metajax.types import Model, PyTree
 
 from .cnp import features
 
@@ -86,9 +86,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return Model(init, apply)
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """MAMO and its outer optimizer."""
     sizes = problem.table.user_features.sizes
     learner = mamo(

@@ -21,7 +21,7 @@ from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import melu_net
 from metajax.results import records
-from metajax.types import MetaLearner, Model
+from metajax.types import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return melu_net(users, items, problem.mean, config.embedding, config.hidden)
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """MeLU and its outer optimizer."""
     inner = optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate))
     decision = tree.negate(tree.under("embed"))

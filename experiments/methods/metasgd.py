@@ -14,7 +14,6 @@ import optax
 from metajax import benchmark, optim
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import model
@@ -29,9 +28,7 @@ class Config(maml.Config):
     """Gradient steps in a task."""
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """Meta-SGD and its outer optimizer; ``inner_rate`` is where the learned rates start."""
     inner = optim.learned_rates(config.inner_rate)
     learner = gradient(model(config, problem), inner, config.inner_steps)

@@ -14,7 +14,6 @@ from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
 from metajax.transforms.regularize import noisy
-from metajax.types import MetaLearner
 
 from . import maml
 from .maml import inner, model
@@ -28,9 +27,7 @@ class Config(maml.Config):
     """Price, in loss per task, of one nat of information in the shared layers."""
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """MR-MAML and its outer optimizer."""
     head = tree.under("head")
     learner = gradient(model(config, problem), inner(config), config.inner_steps, adapts=head)

@@ -13,14 +13,11 @@ from metajax import benchmark
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
 from metajax.transforms.reptile import reptile
-from metajax.types import MetaLearner
 
 from .maml import Config, inner, model
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """Reptile and its outer optimizer."""
     steps = config.inner_steps
     learner = gradient(model(config, problem), inner(config), steps, second_order=False)

@@ -125,9 +125,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     )
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """The ridge head and its outer optimizer."""
     made = recipe(config, problem)
     learner = item_ridge.learner(made, LOSSES[config.loss])

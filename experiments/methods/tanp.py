@@ -20,7 +20,7 @@ from metajax.models.features import labeled_features
 from metajax.models.modulated import adaptive_decoder, at_rest, centered, over_features
 from metajax.models.towers import stored_mean
 from metajax.results import records
-from metajax.types import MetaLearner, Model
+from metajax.types import Model
 
 from .cnp import Base, features
 
@@ -53,9 +53,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     return at_rest(net, (jnp.zeros(config.latent), jnp.ones(config.task)))
 
 
-def build(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """TaNP and its outer optimizer."""
     encoder = lambda width: centered(labeled_features((32, 16, width)), problem.mean)
     learner = tanp(

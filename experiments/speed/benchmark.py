@@ -118,9 +118,7 @@ def run_one(config: Config, name: str, num_steps: int) -> records.Record:
     arms = records.arms_of(key.arm for key in scores)
     record = records.made("speed", config, arms, scores, scenario=scenario, extra=extra)
     stem = f"speed-{name}-{num_steps}".lower() + "-first" * config.first_order
-    records.write(config.output.folder("speed"), stem, record)
-    if config.output.publish:
-        records.publish(stem, record)
+    records.write(config.output.folder("speed"), stem, record, config.output.publish)
     return record
 
 

@@ -87,9 +87,9 @@ def main(config: Config) -> records.Record:
             figures = "  ".join(f"{precision} {error:.1e}" for precision, error in found.items())
             print(f"{name}, {num_steps} inner steps: {figures}", flush=True)
             record = records.made("speed", config, scenario="precision", extra={"rows": rows})
-            records.write(config.output.folder("speed"), "speed-precision", record)
-    if config.output.publish:
-        records.publish("speed-precision", record)
+            records.write(
+                config.output.folder("speed"), "speed-precision", record, config.output.publish
+            )
     return record
 
 

@@ -6,13 +6,12 @@ curve, the importance of the settings and parallel coordinates as figures.
 
 Run: python -m experiments search maml --dataset synthetic --trials 20
      --space inner_rate=log:0.01:1 inner_steps=int:1:10
+     python -m experiments search --module my.experiment --dataset my.csv --space rate=log:0.01:1
 """
 
 import dataclasses
-import importlib
 import pathlib
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -20,8 +19,9 @@ import numpy as np
 from tyro.conf import Positional
 
 from metajax import benchmark
-from metajax.benchmark import baselines, command
+from metajax.benchmark import baselines, command, harness
 from metajax.benchmark.problem import Problem
+from metajax.data.sources import named
 from metajax.results import plots, records, tables
 from metajax.settings import check, replace
 from metajax.training import journal, progress
@@ -29,18 +29,20 @@ from metajax.tuning import search
 from metajax.tuning.search import Choice, Found, Real, Whole
 from metajax.types import UserError
 
-from .. import find, with_config
+from . import chosen
 
 
 @dataclasses.dataclass(frozen=True)
 class Config(benchmark.Config):
     """Settings of the search."""
 
-    experiment: Positional[str]
+    experiment: Positional[str] = ""
     """The experiment to tune: maml, melu, ..."""
+    _: dataclasses.KW_ONLY
     space: tuple[str, ...]
     """What to search: NAME=log:LOW:HIGH, real:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH, of:A,B."""
-    _: dataclasses.KW_ONLY
+    module: str = ""
+    """A module of your own to tune instead, with ``Config`` and ``build``: my.experiment."""
     data: benchmark.Data = benchmark.Data(dataset="synthetic")
     training: benchmark.Training = benchmark.Training(seeds=2, num_steps=300)
     trials: int = 20
@@ -95,9 +97,11 @@ def _typed(config: Any, settings: Mapping[str, Any]) -> Any:
     return check(replace(config, **changes))
 
 
-def score(module: types.ModuleType, config: Any, problem: Problem, watch: search.Watch) -> float:
-    """The meta-validation error of an experiment's method: mean over seeds of the best step."""
-    learner, tx = module.build(config, problem)
+def score(
+    build: Callable[[Any, Problem], Any], config: Any, problem: Problem, watch: search.Watch
+) -> float:
+    """The meta-validation error of a method: mean over seeds of the best step."""
+    learner, tx = build(config, problem)
     return baselines.trial(learner, tx, problem, config.training, watch)
 
 
@@ -156,42 +160,61 @@ def _shown(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def _tunable(config: Config) -> tuple[chosen.Experiment, Callable[[Any, Problem], Any], Any]:
+    """The experiment, its `build`, and its configuration with the data and training of the search.
+
+    Raises:
+      UserError: there is none, or it is no rating experiment.
+    """
+    if bool(config.experiment) == bool(config.module):
+        raise UserError(
+            "name one experiment to tune: search maml, or search --module my.experiment"
+        )
+    found = chosen.own(config.module) if config.module else chosen.experiment(config.experiment)
+    shared = {"data": config.data, "split": config.split, "training": config.training}
+    try:
+        base = dataclasses.replace(found.config(), **shared)
+    except TypeError as error:
+        raise UserError(f"experiment {found.name!r} cannot be tuned ({error})") from error
+    if found.build is None:
+        raise UserError(f"experiment {found.name!r} cannot be tuned: it has no function build")
+    return found, found.build, base
+
+
 def main(config: Config) -> None:
     """Searches, writes the record, prints the trials and saves the figures."""
-    try:
-        module = importlib.import_module(with_config(f"experiments.{find(config.experiment)}"))
-        base = dataclasses.replace(
-            module.Config(), data=config.data, split=config.split, training=config.training
-        )
-        module.build  # noqa: B018
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"experiment {config.experiment!r} cannot be tuned ({error})") from error
+    experiment, build, base = _tunable(config)
     space = parse_space(config.space)
     _typed(base, {name: _any_of(setting) for name, setting in space.items()})
-    name = f"search-{config.experiment}-{config.data.dataset}"
+    name = f"search-{experiment.name}-{named.short_name(config.data.dataset)}"
     folder = config.output.folder(name)
+    if config.output.from_records:
+        told = records.stored(name, otherwise=folder).extra
+        trials = [search.Trial(**trial) for trial in told["trials"]]
+        _show(Found(told["best"], told["score"], trials, told["importance"]), name)
+        return
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     with progress.bar("trials", config.trials) as update:
         done = 0
 
         def objective(settings: dict[str, Any], watch: search.Watch) -> float:
             nonlocal done
-            value = score(module, _typed(base, settings), problem, watch)
+            value = score(build, _typed(base, settings), problem, watch)
             done += 1
             update(done, {"valid": value})
             return value
 
-        study = f"{config.experiment}-{records.config_hash(base)}-{'-'.join(sorted(space))}"
+        study = f"{experiment.name}-{records.config_hash(base)}-{'-'.join(sorted(space))}"
         found = search.tune(
             objective, space, config.trials, folder=folder, name=study, seed=config.seed
         )
     whole = np.array([[t.score for t in found.trials if t.state == "complete"]])
     record = records.made(
-        f"search of {config.experiment}",
+        f"search of {experiment.name}",
         config,
-        [records.Arm(config.experiment, settings=found.best)],
-        {records.Key("search", config.experiment, "valid", "mae"): whole},
-        data=benchmark.data_of(problem),
+        [records.Arm(experiment.name, settings=found.best)],
+        {records.Key("search", experiment.name, "valid", "mae"): whole},
+        data=harness.data_of(problem),
         extra={
             "best": found.best,
             "score": found.score,
@@ -199,7 +222,7 @@ def main(config: Config) -> None:
             "trials": [t._asdict() for t in found.trials],
         },
     )
-    records.write(folder, name, record)
+    records.write(folder, name, record, config.output.publish)
     _show(found, name)
     for path in figures(found, folder):
         print(f"plot {path}")

@@ -2,18 +2,19 @@
 
 A suite is a TOML file with [[members]]: `experiment` and any of its options; a list stands for all
 its values (every combination). Each member has a folder under --out and runs as a process of its
-own. What is done is skipped, by the hash of its configuration; one that was killed goes on; one
-that fails is told at the end and stops nobody. Start the same command in several shells, or on
-several machines that share the folder: a lock per member (flock) keeps them apart.
+own. What is done is skipped, by a digest of its configuration and one of its code; one that was
+killed goes on; one that fails is told at the end and stops nobody. Start the same command in
+several shells, or on several machines that share the folder: a lock per member (flock) keeps them
+apart.
 
 Run: python -m experiments suite small
      python -m experiments suite ml-1m --dry-run
+     python -m experiments suite mine.toml --module my.experiment
 """
 
 import contextlib
 import dataclasses
 import fcntl
-import importlib
 import itertools
 import json
 import os
@@ -34,7 +35,7 @@ from metajax.settings import flat
 from metajax.training import journal
 from metajax.types import UserError
 
-from .. import find, with_config
+from .chosen import code_hash, experiment, own
 
 SUITES = pathlib.Path(__file__).resolve().parent / "suites"
 PATIENCE = 60.0  # seconds that a member is given to end by itself
@@ -45,7 +46,9 @@ class Config:
     """Settings of the suite."""
 
     suite: Positional[str] = "small"
-    """Name of a suite in experiments/suites, or the path of a TOML file."""
+    """Name of a suite in experiments/tools/suites, or the path of a TOML file."""
+    module: str = ""
+    """The experiment of members that name none: a module of your own, such as my.experiment."""
     out: pathlib.Path | None = None
     """Folder of the members; else out/suite-NAME. Processes that share it share the work."""
     dry_run: bool = False
@@ -63,6 +66,7 @@ class Member(NamedTuple):
       options: its command line, without --out.
       config_hash: of the configuration that they give.
       steps: outer steps times seeds, for the estimate; 0 where unknown.
+      code_hash: of the code, see `chosen.code_hash`.
     """
 
     name: str
@@ -70,10 +74,14 @@ class Member(NamedTuple):
     options: tuple[str, ...]
     config_hash: str
     steps: int
+    code_hash: str = ""
 
 
-def read(path: pathlib.Path) -> list[Member]:
+def read(path: pathlib.Path, module: str = "") -> list[Member]:
     """The members of a suite file.
+
+    Args:
+      module: the experiment of members that name none.
 
     Raises:
       UserError: the file, an experiment or an option is not understood.
@@ -85,7 +93,7 @@ def read(path: pathlib.Path) -> list[Member]:
         declared = tomllib.loads(path.read_text())["members"]
     except (tomllib.TOMLDecodeError, KeyError) as error:
         raise UserError(f"{path} is no suite ({error}); it needs [[members]] tables") from error
-    members = [_member(one) for table in declared for one in _combinations(table)]
+    members = [_member(one, module) for table in declared for one in _combinations(table)]
     twice = {m.name for m in members if sum(m.name == o.name for o in members) > 1}
     if twice:
         raise UserError(f"{path} declares {', '.join(sorted(twice))} twice")
@@ -98,14 +106,13 @@ def _combinations(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(table, chosen, strict=True))
 
 
-def _member(declared: dict[str, Any]) -> Member:
+def _member(declared: dict[str, Any], module: str) -> Member:
     declared = dict(declared)
-    experiment = str(declared.pop("experiment", ""))
-    module = experiment if "." in experiment else f"experiments.{find(experiment)}"
-    try:
-        config_type = importlib.import_module(with_config(module)).Config
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"no experiment {experiment!r} ({error})") from error
+    named = str(declared.pop("experiment", module))
+    if not named:
+        raise UserError("a member names no experiment; name one, or give --module my.experiment")
+    is_own = "." in named or named == module
+    chosen = own(named) if is_own else experiment(named)
     options: list[str] = []
     for name, value in declared.items():
         flag = name.replace("_", "-")
@@ -114,14 +121,15 @@ def _member(declared: dict[str, Any]) -> Member:
         else:
             options += [f"--{flag}", str(value)]
     try:
-        config = command.parse(config_type, options)
+        config = command.parse(chosen.config, options)
     except UserError as error:
-        raise UserError(f"{experiment}: {error}") from error
+        raise UserError(f"{chosen.name}: {error}") from error
     told = flat(config)
     steps = told.get("num_steps", 0) * told.get("seeds", 0)
     shown = [str(v) for k, v in declared.items() if k != "publish"]
-    name = journal.slug("-".join([experiment.rpartition(".")[2], *shown]))
-    return Member(name, module, tuple(options), report.config_hash(config), steps)
+    name = journal.slug("-".join([chosen.name, *shown]))
+    digests = report.config_hash(config), code_hash(chosen.module)
+    return Member(name, chosen.module, tuple(options), digests[0], steps, digests[1])
 
 
 @contextlib.contextmanager
@@ -158,10 +166,14 @@ def _told(folder: pathlib.Path, name: str) -> dict[str, Any]:
 def state(member: Member, folder: pathlib.Path) -> str:
     """What became of a member so far: done, failed or to do."""
     done = _told(folder, "done.json")
-    same = done.get("config_hash") == member.config_hash
+    same = all(done.get(name) == digest for name, digest in _digests(member).items())
     if same and all((folder / name).is_file() for name in done["records"]):
         return "done"
     return "failed" if _told(folder, "failed.json") else "to do"
+
+
+def _digests(member: Member) -> dict[str, Any]:
+    return {"config_hash": member.config_hash, "code_hash": member.code_hash}
 
 
 def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
@@ -170,7 +182,7 @@ def run(member: Member, folder: pathlib.Path, lock: int) -> bool:
     arguments = [sys.executable, "-m", member.module, *member.options, "--out", str(folder)]
     with (folder / "log.txt").open("a") as log:
         code = _ended(arguments, log, lock)
-    facts: dict[str, Any] = {"config_hash": member.config_hash, "seconds": time.time() - began}
+    facts = _digests(member) | {"seconds": time.time() - began}
     (folder / "failed.json").unlink(missing_ok=True)
     if code == 0:
         records = [p.name for p in report.files(folder)]
@@ -256,6 +268,9 @@ def overview(members: Sequence[Member], out: pathlib.Path) -> tables.Grid:
         if now != "done":
             total, unknown = total + (seconds or 0.0), unknown + (seconds is None)
         reason = _told(folder, "failed.json").get("reason", "") if now == "failed" else ""
+        done = _told(folder, "done.json")
+        if now == "to do" and done.get("config_hash") == member.config_hash:
+            reason = "its code has changed" if done.get("code_hash") != member.code_hash else ""
         minutes = "?" if seconds is None else f"{seconds / 60:.1f}"
         rows.append([member.name, now, minutes, member.config_hash, reason[:80]])
     note = f"About {total / 60:.0f} minutes are left in one process"
@@ -268,7 +283,7 @@ def main(config: Config) -> None:
     """Runs what is left of the suite, or tells what it would cost."""
     path = pathlib.Path(config.suite)
     path = path if path.suffix == ".toml" else SUITES / f"{config.suite}.toml"
-    members = read(path)
+    members = read(path, config.module)
     out = config.out or pathlib.Path("out") / f"suite-{path.stem}"
     if not config.dry_run:
         work(members, out, config.retry)

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from metajax.benchmark.baselines import A2, A4, fold_in_learner
     from metajax.benchmark.command import cli
     from metajax.benchmark.harness import (
+        Built,
         Config,
         Data,
         Metrics,
@@ -25,8 +26,8 @@ PLACES = {
     "baselines": ("A2", "A4", "fold_in_learner"),
     "command": ("cli",),
     "harness": (
-        *("Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions", "Training"),
-        *("judge", "judged", "run_experiment"),
+        *("Built", "Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions"),
+        *("Training", "judge", "judged", "run_experiment"),
     ),
     "problem": ("Problem", "freeze", "load"),
 }
@@ -35,6 +36,7 @@ PLACES = {
 __all__ = [
     "A2",
     "A4",
+    "Built",
     "Config",
     "Data",
     "Metrics",

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 
 from metajax.benchmark.baselines import (
     A2,
@@ -41,6 +42,7 @@ from metajax.types import Episode, MetaLearner, Model
 __all__ = [
     "A2",
     "A4",
+    "Built",
     "Config",
     "Data",
     "Output",
@@ -68,6 +70,8 @@ class Config:
     training: Training = Training()
 
 
+Built = tuple[MetaLearner, optax.GradientTransformation]
+"""What `build` of an experiment gives: the learner and its outer optimizer."""
 Metrics = evaluate.Metrics
 Extra = Callable[[Any, Problem, pathlib.Path], Mapping[str, Trained]]
 """(config, problem, folder of the run) -> further arms, trained, for the table."""
@@ -143,7 +147,7 @@ def run_experiment(
     name: str,
     config: Any,
     model: Callable[[Any, Problem], Model],
-    methods: Mapping[str, Callable[[Any, Problem], tuple[MetaLearner, Any]]],
+    methods: Mapping[str, Callable[[Any, Problem], Built]],
     method: str,
     joint: Joint = pooled.pooled,
     prepare: Callable[[Any, Problem], Problem] = lambda config, problem: problem,
@@ -190,9 +194,7 @@ def run_experiment(
     record = judged(
         name, config, method, problem, arms, {"data": loaded}, began, metrics, main=main
     )
-    path = records.write(folder, f"{name}-{short}", record)
-    if output.publish:
-        records.publish(f"{name}-{short}", record)
+    path = records.write(folder, f"{name}-{short}", record, output.publish)
     table(record)
     print(f"record {path}")
     plots.k_shot(record, curves_of(record.tasks)[0], folder / "k_shot.png", main)
@@ -206,7 +208,7 @@ def train_arms(
     problem: Problem,
     folder: pathlib.Path,
     model: Callable[[Any, Problem], Model],
-    methods: Mapping[str, Callable[[Any, Problem], tuple[MetaLearner, Any]]],
+    methods: Mapping[str, Callable[[Any, Problem], Built]],
     joint: Joint,
     ablations: Collection[str],
 ) -> dict[str, Trained]:

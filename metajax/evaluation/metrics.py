@@ -4,7 +4,7 @@ Three families, on device, padding invisible:
 
 - *rating*: `mae`, `rmse`.
 - *decision*: `accuracy`, `precision_decision`, `recall_decision`, `f1` say yes where ``score >
-  cutoff``; `auc` and `log_loss` judge the score itself; `class_accuracy` takes scores (N, C).
+  cutoff``; `auc` and `log_loss` judge the score itself.
 - *ranking*: `ndcg`, `precision`, `recall`, `hit_rate`, `mrr`, `average_precision` look at the best
   ``k`` rows. They also take a ``key``, which orders rows of equal score at random: a constant
   scorer gets chance, not the order of the file. Metrics that are given the same key see the same
@@ -20,6 +20,7 @@ undefined task, so count non-finite scores before averaging.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import chex
 import jax
@@ -27,8 +28,34 @@ import jax.numpy as jnp
 
 from metajax import losses
 
-Metric = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-RankingMetric = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]  # with its k set
+
+class DecisionMetric(Protocol):
+    """A metric of decisions ``score > cutoff`` about rows with ``label > threshold``."""
+
+    def __call__(
+        self,
+        score: jax.Array,
+        label: jax.Array,
+        mask: jax.Array,
+        *,
+        cutoff: float = 0.0,
+        threshold: float = 0.0,
+    ) -> jax.Array: ...
+
+
+class RankingMetric(Protocol):
+    """A metric of the best k rows, of which those with ``label > threshold`` are relevant."""
+
+    def __call__(
+        self,
+        score: jax.Array,
+        label: jax.Array,
+        mask: jax.Array,
+        key: jax.Array,
+        *,
+        k: int,
+        threshold: float = 0.0,
+    ) -> jax.Array: ...
 
 
 def mae(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
@@ -79,61 +106,30 @@ def accuracy(
     return _mean(((score > cutoff) == (label > threshold)) * 1.0, mask, score)
 
 
-def class_accuracy(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Share of rows whose best class is the label, for scores (N, C) and class indices (N,).
+def _share(of: Callable[[jax.Array, jax.Array, jax.Array], tuple]) -> DecisionMetric:
+    """The share of a number of rows in another, NaN where that is 0.
 
-    A row whose best score is shared by m classes, the label among them, counts 1/m: what breaking
-    the tie at random gives on average, so that a constant scorer gets chance, 1 / C.
+    Args:
+      of: (hits: rows decided on and relevant, rows decided on, relevant rows) -> (number, other).
     """
-    top_N = jnp.max(score, axis=-1)
-    best_NxC = score == top_N[:, None]
-    is_label_NxC = jax.nn.one_hot(label.astype(jnp.int32), score.shape[-1]) > 0
-    right_N = jnp.any(best_NxC & is_label_NxC, axis=-1) / jnp.maximum(jnp.sum(best_NxC, axis=-1), 1)
-    return _mean(right_N, mask, top_N)
+
+    def metric(score, label, mask, *, cutoff=0.0, threshold=0.0):
+        chex.assert_rank([score, label, mask], 1)
+        said = (score > cutoff) & (mask > 0)
+        relevant = (label > threshold) & (mask > 0)
+        part, whole = of(jnp.sum(said & relevant), jnp.sum(said), jnp.sum(relevant))
+        return _defined(part / jnp.maximum(whole, 1), whole > 0, score, mask)
+
+    return metric
 
 
-def precision_decision(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    *,
-    cutoff: float = 0.0,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Share of the rows decided on (``score > cutoff``) that are relevant; NaN if none is."""
-    hits, said, _ = _decisions(score, label, mask, cutoff, threshold)
-    return _defined(hits / jnp.maximum(said, 1), said > 0, score, mask)
-
-
-def recall_decision(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    *,
-    cutoff: float = 0.0,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Share of the relevant rows that are decided on (``score > cutoff``); NaN if none is."""
-    hits, _, relevant = _decisions(score, label, mask, cutoff, threshold)
-    return _defined(hits / jnp.maximum(relevant, 1), relevant > 0, score, mask)
-
-
-def f1(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    *,
-    cutoff: float = 0.0,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Harmonic mean of `precision_decision` and `recall_decision`: 2 hits / (decided + relevant).
-
-    Returns:
-      A scalar; NaN where nothing is relevant and nothing is decided on.
-    """
-    hits, said, relevant = _decisions(score, label, mask, cutoff, threshold)
-    total = said + relevant
-    return _defined(2 * hits / jnp.maximum(total, 1), total > 0, score, mask)
+precision_decision = _share(lambda hits, said, relevant: (hits, said))
+"""Share of the rows decided on (``score > cutoff``) that are relevant; NaN if none is."""
+recall_decision = _share(lambda hits, said, relevant: (hits, relevant))
+"""Share of the relevant rows that are decided on (``score > cutoff``); NaN if none is."""
+f1 = _share(lambda hits, said, relevant: (2 * hits, said + relevant))
+"""Harmonic mean of `precision_decision` and `recall_decision`: 2 hits / (decided + relevant); NaN
+where nothing is relevant and nothing is decided on."""
 
 
 HIGHEST_GRADE = 31.0
@@ -192,75 +188,33 @@ def _grades(label: jax.Array, mask: jax.Array, scale: tuple | None) -> jax.Array
     return jnp.where(mask > 0, grade, 0.0)
 
 
-def precision(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    *,
-    k: int,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Relevant rows among the best k, over k, also where the list is shorter than k."""
-    top, num_relevant = _hits(score, label, mask, key, k, threshold)
-    return _defined(jnp.sum(top) / k, num_relevant > 0, score, mask)
+def _of_list(value: Callable[[jax.Array, jax.Array, int], jax.Array]) -> RankingMetric:
+    """The metric of a list, NaN where no row is relevant.
+
+    Args:
+      value: (which of the best rows are relevant (min(k, N),), relevant rows of all, k) -> metric.
+    """
+
+    def metric(score, label, mask, key, *, k, threshold=0.0):
+        relevant = ((label > threshold) & (mask > 0)).astype(jnp.result_type(float))
+        top, total = _top(relevant, score, mask, key, k), jnp.sum(relevant)
+        return _defined(value(top, jnp.maximum(total, 1), k), total > 0, score, mask)
+
+    return metric
 
 
-def recall(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    *,
-    k: int,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Share of all relevant rows that are among the best k."""
-    top, num_relevant = _hits(score, label, mask, key, k, threshold)
-    return _defined(jnp.sum(top) / jnp.maximum(num_relevant, 1), num_relevant > 0, score, mask)
-
-
-def hit_rate(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    *,
-    k: int,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """1 if a relevant row is among the best k, else 0."""
-    top, num_relevant = _hits(score, label, mask, key, k, threshold)
-    return _defined(jnp.max(top), num_relevant > 0, score, mask)
-
-
-def mrr(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    *,
-    k: int,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Reciprocal position of the first relevant row, 0 where it is not among the best k."""
-    top, num_relevant = _hits(score, label, mask, key, k, threshold)
-    return _defined(jnp.max(top / _positions(top)), num_relevant > 0, score, mask)
-
-
-def average_precision(
-    score: jax.Array,
-    label: jax.Array,
-    mask: jax.Array,
-    key: jax.Array,
-    *,
-    k: int,
-    threshold: float = 0.0,
-) -> jax.Array:
-    """Precision at each relevant row among the best k, summed, over the number of all relevant."""
-    top, num_relevant = _hits(score, label, mask, key, k, threshold)
-    total = jnp.sum(top * jnp.cumsum(top) / _positions(top))
-    return _defined(total / jnp.maximum(num_relevant, 1), num_relevant > 0, score, mask)
+precision = _of_list(lambda top, total, k: jnp.sum(top) / k)
+"""Relevant rows among the best k, over k, also where the list is shorter than k."""
+recall = _of_list(lambda top, total, k: jnp.sum(top) / total)
+"""Share of all relevant rows that are among the best k."""
+hit_rate = _of_list(lambda top, total, k: jnp.max(top))
+"""1 if a relevant row is among the best k, else 0."""
+mrr = _of_list(lambda top, total, k: jnp.max(top / _positions(top)))
+"""Reciprocal position of the first relevant row, 0 where it is not among the best k."""
+average_precision = _of_list(
+    lambda top, total, k: jnp.sum(top * jnp.cumsum(top) / _positions(top)) / total
+)
+"""Precision at each relevant row among the best k, summed, over the number of all relevant."""
 
 
 def order(score: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
@@ -278,22 +232,8 @@ def _top(values, score, mask, key, k) -> jax.Array:
     return values[order(score, mask, key)[:k]]
 
 
-def _hits(score, label, mask, key, k, threshold) -> tuple[jax.Array, jax.Array]:
-    """Which of the best rows are relevant (min(k, N),), and how many rows are relevant at all."""
-    relevant = ((label > threshold) & (mask > 0)).astype(jnp.result_type(float))
-    return _top(relevant, score, mask, key, k), jnp.sum(relevant)
-
-
 def _positions(top: jax.Array) -> jax.Array:
     return jnp.arange(1, top.shape[0] + 1, dtype=top.dtype)
-
-
-def _decisions(score, label, mask, cutoff, threshold) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """How many rows are decided on and relevant, decided on, relevant."""
-    chex.assert_rank([score, label, mask], 1)
-    said = (score > cutoff) & (mask > 0)
-    relevant = (label > threshold) & (mask > 0)
-    return jnp.sum(said & relevant), jnp.sum(said), jnp.sum(relevant)
 
 
 def _mean(values, mask, score) -> jax.Array:

@@ -155,10 +155,15 @@ def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
-def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
+def write(
+    folder: pathlib.Path, name: str, record: Record, also_publish: bool = False
+) -> pathlib.Path:
     """Writes ``name.record``, scores as float32 and exactly, and returns its path.
 
     It is written beside its place and moved there: what is read is whole.
+
+    Args:
+      also_publish: whether the record is published, too, see `publish`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     scores = {key: np.asarray(v, np.float32) for key, v in record.scores.items()}
@@ -172,6 +177,8 @@ def write(folder: pathlib.Path, name: str, record: Record) -> pathlib.Path:
         _add(archive, "scores.bin", packed, zipfile.ZIP_STORED)
     path = folder / f"{name}{SUFFIX}"
     _replace(path, content.getvalue())
+    if also_publish:
+        publish(name, record)
     return path
 
 

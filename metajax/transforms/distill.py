@@ -1,13 +1,10 @@
-"""Distillation: a small learner is taught by a large one that adapts to the same support.
+"""Distillation: what pulls the scores of a small learner to those of a large one.
 
 References: Hinton, Vinyals, Dean, 2015; Tang and Wang, "Ranking distillation", KDD 2018.
 """
 
 import jax
 import jax.numpy as jnp
-
-from metajax import losses
-from metajax.types import Episode, MetaLearner, Params
 
 
 def soft_cross_entropy(
@@ -37,39 +34,3 @@ def rank_cross_entropy(
     _, best = jax.lax.top_k(jnp.where(real, teacher, -jnp.inf), top)
     log_q = jax.nn.log_softmax(jnp.where(real, student, -1e9))[best]
     return -jnp.sum(jax.nn.softmax(-jnp.arange(top) / decay) * log_q)
-
-
-def distilled(
-    student: MetaLearner,
-    teacher: MetaLearner,
-    teacher_params: Params,
-    weight: float,
-    temperature: float | None = None,
-) -> MetaLearner:
-    """The student whose outer loss is ``(1 - weight)`` its own and ``weight`` the teacher's pull.
-
-    Both adapt on the support; the student's query scores are pulled to the teacher's, by their
-    squared distance or, with a temperature, by the divergence of the two softmaxes over the query.
-
-    Args:
-      teacher_params: of the teacher, which does not learn.
-    """
-
-    def outer_loss(params: Params, episode: Episode, key: jax.Array):
-        own, info = student.loss(params, episode, key)
-        query = episode.query
-
-        def scores(learner: MetaLearner, params: Params) -> jax.Array:
-            state = learner.start(params, episode.profile)
-            state = learner.adapt(params, state, episode.support, key)
-            return learner.predict(params, state, query.inputs)
-
-        told = jax.lax.stop_gradient(scores(teacher, teacher_params))
-        said = scores(student, params)
-        if temperature is None:
-            pull = losses.squared_error(said, told, query.mask)
-        else:
-            pull = soft_cross_entropy(told, said, query.mask, temperature)
-        return (1.0 - weight) * own + weight * pull, {**info, "pull": pull}
-
-    return student._replace(loss=outer_loss)

@@ -124,27 +124,6 @@ def test_decision_metrics_equal_scikit_learn(length, top_label, all_positive, se
     same(ours["auc"], oracle.roc_auc_score(real, score) if len(set(real)) == 2 else np.nan)
 
 
-def test_class_accuracy_by_hand():
-    """Right; wrong; right with one of two tied for best; padding; a constant scorer gets 1 / C."""
-    score = jnp.array([[0.1, 0.9, 0.0], [3.0, 1.0, 2.0], [5.0, 0.0, 5.0], [9.0, 0.0, 0.0]])
-    label, mask = jnp.array([1.0, 2.0, 0.0, 0.0]), jnp.array([1.0, 1.0, 1.0, 0.0])
-    assert float(metrics.class_accuracy(score, label, mask)) == pytest.approx(1.5 / 3)
-    assert float(metrics.class_accuracy(0 * score, label, mask)) == pytest.approx(1 / 3)
-    assert jnp.isnan(metrics.class_accuracy(score, label, jnp.zeros(4)))
-    assert jnp.isnan(metrics.class_accuracy(score.at[1, 2].set(jnp.nan), label, mask))
-
-
-@settings(deadline=None, max_examples=60)
-@given(length=st.integers(1, ROOM), seed=st.integers(0, 2**32 - 1))
-def test_class_accuracy_equals_scikit_learn(length, seed):
-    rng = np.random.default_rng(seed)
-    score, label = rng.normal(size=(ROOM, 4)), rng.integers(0, 4, ROOM)
-    mask = np.arange(ROOM) < length
-    with jax.enable_x64(True):
-        ours = float(metrics.class_accuracy(*map(jnp.asarray, (score, label, mask * 1.0))))
-    same(ours, oracle.accuracy_score(label[mask], score[mask].argmax(1)))
-
-
 @settings(deadline=None, max_examples=100)
 @given(length=st.integers(1, ROOM), seed=st.integers(0, 2**32 - 1))
 def test_a_key_gives_the_metric_of_one_jittered_score(length, seed):

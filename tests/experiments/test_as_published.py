@@ -253,7 +253,7 @@ def test_every_way_to_warm_up_builds_and_a_new_item_changes_with_its_clicks(name
     of = lambda: model.init(jax.random.key(0), example)
     empty: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of))
     trained = empty["model"]
-    learner, judged, _ = warm.build(name, data, trained)
+    learner, judged, _ = warm.build(warm.WAYS[name], data, trained)
 
     def play(key, episode):
         params = learner.init(key, episode)

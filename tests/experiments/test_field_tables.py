@@ -69,8 +69,8 @@ def test_p_values_are_adjusted_over_the_arms_of_a_scenario():
 def test_printed_tables_name_arms_trials_and_shots(capsys, tmp_path):
     made = record(extra={"table": "T5"}, settings=SETTINGS)
     name = "tables-T5-made-users"
-    report.show("T5", {name: made})
-    report.show("T3", {name: made})
+    report.show_scenarios("T5", name, made)
+    report.show_curves("T3", name, made)
     told = capsys.readouterr().out
     for expected in ("A3 joint", "-0.5000*", "K=5", "N1 gap of MAML, MAE: +0.3000*", "K=0"):
         assert expected in told, expected
@@ -90,8 +90,8 @@ def test_without_records_and_with_unknown_parts_one_line_says_what_to_do(tmp_pat
 
 @pytest.mark.slow
 def test_a_table_is_tuned_by_equal_trials_and_goes_on_where_it_stood(tmp_path, monkeypatch, capsys):
-    part = tables.Part("synthetic", "rating", ("A6 ridge head", "A6 LWA"))
-    monkeypatch.setitem(tables.TABLES, "T1", (part,))
+    part = tables.rated("synthetic", tables.RATING, "A6 ridge head", "A6 LWA")
+    monkeypatch.setitem(tables.TABLES, "T1", tables.Table((part,)))
     training = Training(seeds=2, num_steps=20, num_tasks=8, num_support=16)
     config = tables.Config(
         "T1", output=Output(tmp_path), training=training, trials=2, trial_steps=6

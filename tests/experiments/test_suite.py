@@ -11,7 +11,7 @@ import time
 import pytest
 from small_records import record
 
-from experiments.tools import suite
+from experiments.tools import chosen, suite
 from metajax.results import records
 from metajax.types import UserError
 
@@ -130,6 +130,43 @@ def test_what_is_done_is_skipped_until_its_configuration_changes(place):
     assert suite.work(changed, place / "out", True) == ["member-1"]
     (place / "out" / "member-2" / "fake.json").unlink()
     assert states(place)["member-2"] == "to do"
+
+
+def test_what_is_done_is_to_do_again_when_its_code_changes(place):
+    """Of the experiment and of what it imports; a comment or a docstring changes nothing."""
+    program, beside = place / "fakes" / "member.py", place / "fakes" / "beside.py"
+    beside.write_text("RATE = 1\n")
+    program.write_text(f"from .beside import RATE\n{FAKE}".replace("from .", "from fakes."))
+    path = declare(place, "value = 1")
+    assert suite.work(suite.read(path), place / "out", True) == ["member-1"]
+    beside.write_text('"""A rate."""\nRATE = 1  # of a step\n')
+    program.write_text(f'"""An experiment."""\n{program.read_text()}')
+    assert suite.work(suite.read(path), place / "out", True) == []
+    beside.write_text("RATE = 2\n")
+    grid = suite.overview(suite.read(path), place / "out")
+    assert grid.rows[0][1] == "to do" and grid.rows[0][4] == "its code has changed"
+    assert suite.work(suite.read(path), place / "out", True) == ["member-1"]
+
+
+def test_the_code_of_a_method_is_what_it_imports_and_nothing_else():
+    """By hand, from the import lines: MAML's file, its learner; not another method, nor JAX."""
+    module = "experiments.methods.maml"
+    seen = chosen.code_of(module).keys()
+    assert {module, "metajax.learners.gradient.maml", "metajax.benchmark.harness"} < seen
+    assert not {"experiments.methods.cnp", "metajax.serving.web", "jax", "numpy"} & seen
+    assert chosen.code_hash(module) != chosen.code_hash("experiments.methods.cnp")
+
+
+def test_members_that_name_no_experiment_are_of_the_module_given(place):
+    path = place / "s.toml"
+    path.write_text("[[members]]\nvalue = 3\n")
+    (member,) = suite.read(path, "fakes.member")
+    assert (member.name, member.module) == ("member-3", "fakes.member")
+    assert suite.work([member], place / "out", True) == ["member-3"] and starts(place) == {"3": 1}
+    with pytest.raises(UserError, match="names no experiment; name one, or give --module"):
+        suite.read(path)
+    with pytest.raises(UserError, match=r"no experiment in module 'fakes\.nobody'"):
+        suite.read(path, "fakes.nobody")
 
 
 def test_one_failure_stops_nobody_and_is_told_and_tried_again(place):

@@ -90,17 +90,21 @@ def test_ranges_are_read_and_mistakes_told():
 
 
 @pytest.mark.slow
-def test_the_command_tunes_an_experiment_and_goes_on(tmp_path):
+def test_the_command_tunes_an_experiment_and_goes_on(tmp_path, capsys):
     pytest.importorskip("optuna")
     config = tuning.Config(
         "maml",
-        ("inner_rate=log:0.01:0.5", "inner_steps=int:1:2"),
+        space=("inner_rate=log:0.01:0.5", "inner_steps=int:1:2"),
         output=Output(tmp_path),
         training=Training(seeds=1, num_steps=8, num_tasks=4),
         trials=2,
     )
     tuning.main(config)
+    capsys.readouterr()
     tuning.main(dataclasses.replace(config, trials=3))
+    told = capsys.readouterr().out
+    tuning.main(dataclasses.replace(config, output=Output(tmp_path, from_records=True)))
+    assert told.startswith(capsys.readouterr().out)
     made = records.stored("search-maml-synthetic", tmp_path)
     assert len(made.extra["trials"]) == 3 and set(made.extra["best"]) == {
         "inner_rate",
@@ -117,11 +121,13 @@ def test_the_command_tunes_an_experiment_and_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("experiment", "space", "said"),
     [
-        ("nothing", "a=int:1:2", "experiment 'nothing' cannot be tuned"),
+        ("nothing", "a=int:1:2", "no experiment 'nothing'"),
+        ("", "a=int:1:2", "name one experiment to tune"),
+        ("sinusoid", "a=int:1:2", "experiment 'sinusoid' cannot be tuned"),
         ("maml", "inner_speed=log:1:2", "no setting 'inner_speed'; there are inner_rate"),
         ("maml", "hidden=of:a,b", "'hidden' is no number and no word"),
     ],
 )
 def test_a_search_that_cannot_be_made_is_told_before_any_work(experiment, space, said):
     with pytest.raises(UserError, match=said):
-        tuning.main(tuning.Config(experiment, (space,)))
+        tuning.main(tuning.Config(experiment, space=(space,)))

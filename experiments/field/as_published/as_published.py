@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -124,13 +124,15 @@ def scores_of(
     }
 
 
-def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Made]:
-    """The learners of one data set and protocol, one after the other.
+def of_users(
+    dataset: str, design: tables.Design, names: list[str], config: Config
+) -> Iterator[Made]:
+    """The learners of one data set and design, one after the other.
 
     The test tasks are opened at once: there is nothing to choose.
     """
-    part = part._replace(dataset=config.dataset or part.dataset)
-    given = tables.prepared(part, config.data_dir, 0, 90)
+    dataset = config.dataset or dataset
+    given = tables.prepared(dataset, design, config.data_dir, 0, 90)
     ticket = freeze(dataclasses.replace(config, rows=()), {})
     _, opened = given.open_test(ticket, NAME)
     for name in names:
@@ -142,12 +144,12 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
         steps = per_epoch * epochs
         folder = (folder_of(config), config.seeds, config.hardware.devices)
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
-        values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(part))
+        values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(design))
         scores = {
-            records.Key(f"{part.dataset} {scenario}", name, *rest): value
+            records.Key(f"{dataset} {scenario}", name, *rest): value
             for (scenario, *rest), value in values.items()
         }
-        numbers = {f"{part.dataset} {k}": v for k, v in row.published.items()}
+        numbers = {f"{dataset} {k}": v for k, v in row.published.items()}
         yield (
             name,
             scores,
@@ -156,12 +158,12 @@ def of_part(part: tables.Part, names: list[str], config: Config) -> Iterator[Mad
                 "published_steps": published,
                 "history": found.history,
                 "seconds": time.perf_counter() - began,
-                "data": part.dataset,
-                "metric": "mae" if part.kind == "melu" else "ndcg@5",
+                "data": dataset,
+                "metric": design.metric,
                 "given": row.given,
                 "differs": row.differs,
                 "published": {} if config.dataset else numbers,
-                "scenarios": list(numbers) or [f"{part.dataset} user_cold"],
+                "scenarios": list(numbers) or [f"{dataset} user_cold"],
                 "opened": given.opened[-1],
             },
         )
@@ -185,7 +187,7 @@ def of_items(names: list[str], config: Config) -> Iterator[Made]:
             model, sample = warm.click_model(mine, way.dim), warm.sampler(20, (60, 40))
             found = fit(label, model, optax.adam(1e-3), sample, num_steps=steps, block=steps)
             bases[way.dim] = jax.tree.map(lambda x: x[0], found.params["model"])
-        learner, judged, tx = warm.build(name, mine, bases[way.dim])
+        learner, judged, tx = warm.build(way, mine, bases[way.dim])
         steps = min(way.steps, config.max_steps)
         sample, block = warm.sampler(way.num_tasks, way.rows), warm.block(steps)
         found = fit(name, learner, tx, sample, num_steps=steps, block=block, seeds=config.seeds)
@@ -243,12 +245,13 @@ def settled(config: Config) -> str:
 
 def make(config: Config, names: list[str]) -> None:
     """Makes the rows, and keeps each in the folder."""
-    parts: dict[Any, list[str]] = {}
+    parts: dict[tuple[str, tables.Design] | None, list[str]] = {}
     for name in names:
-        parts.setdefault(ROWS[name].part if name in ROWS else None, []).append(name)
+        part = (ROWS[name].dataset, ROWS[name].design) if name in ROWS else None
+        parts.setdefault(part, []).append(name)
     for part, mine in parts.items():
-        made: Callable = functools.partial(of_part, part) if part else of_items
-        for name, scores, facts in made(mine, config):
+        made = of_users(*part, mine, config) if part else of_items(mine, config)
+        for name, scores, facts in made:
             arm = records.Arm(name, records.PUBLISHED, history=facts.pop("history"))
             opened = (facts.pop("opened"),)
             row = records.made(NAME, config, [arm], scores, opened=opened, extra=facts)
@@ -277,9 +280,7 @@ def main(config: Config) -> records.Record:
         peak_memory=journal.peak_memory(),
         extra={"rows": {name: row.extra for name, row in rows.items()}},
     )
-    path = records.write(folder_of(config), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
+    path = records.write(folder_of(config), NAME, record, config.output.publish)
     as_published_report.plot(record, folder_of(config) / "as_published.png")
     journal.write_checksums(folder_of(config))
     as_published_report.show(record)

@@ -14,7 +14,7 @@ import optax
 from metajax.benchmark.problem import Problem
 
 from ...methods import metahin, paml
-from ..tables.tables import Part
+from ..tables.tables import CLICK, MELU, RATING, Design
 from .parts import (
     Built,
     cmml_as_given,
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     """A published learner of users.
 
     Attributes:
-      part: its data and protocol.
+      dataset, design: its data, and how its tasks are made and judged.
       given: its setting as given, short.
       differs: what ours differs in, beside what all differ in.
       epochs: as given.
@@ -45,7 +45,8 @@ class Row(NamedTuple):
       published: scenario -> the published number of the metric that the table shows.
     """
 
-    part: Part
+    dataset: str
+    design: Design
     given: str
     differs: str
     epochs: int
@@ -56,12 +57,12 @@ class Row(NamedTuple):
     published: Mapping[str, float] = {}
 
 
-MELU, RATING, CLICK = Part("ml-1m", "melu"), Part("ml-100k", "rating"), Part("ml-100k", "click")
 IDS = "all item fields and the identifier of an item, no identifier of a user, whom nothing trains"
 RATES = optax.chain(optax.clip(10.0), optax.adam(1e-3))
 
 ROWS: dict[str, Row] = {
     "MeLU": Row(
+        "ml-1m",
         MELU,
         "content 32-d, 64-64-1; 1 step of 5e-6 on the decision layers, first order; Adam 5e-5",
         "",
@@ -72,6 +73,7 @@ ROWS: dict[str, Row] = {
         published={"warm": 0.75, "user_cold": 0.79, "item_cold": 0.92, "both_cold": 0.92},
     ),
     "MELU_pytorch": Row(
+        "ml-1m",
         MELU,
         "the same network; 5 steps of .01, second order; Adam 1e-3, gradients clipped at 10",
         "its published warm number is of training users, ours of held-out rows",
@@ -82,6 +84,7 @@ ROWS: dict[str, Row] = {
         published={"warm": 0.68, "user_cold": 0.74, "item_cold": 0.90, "both_cold": 0.89},
     ),
     "MAMO": Row(
+        "ml-1m",
         MELU,
         "embeddings of 100, 3 memories; Adam .01, 9 steps; 3 outer steps of .05 times the sum of "
         "100 users",
@@ -94,6 +97,7 @@ ROWS: dict[str, Row] = {
         per_epoch=1,
     ),
     "MetaHIN": Row(
+        "ml-1m",
         MELU,
         "embeddings of 32; steps of 5e-3 on aggregator and decision weights; Adam 5e-4",
         "neighbors are stored factors; no path through other users; all item fields; attention by "
@@ -104,6 +108,7 @@ ROWS: dict[str, Row] = {
         lambda given: seen(metahin.prepare(metahin.Config(), given)),
     ),
     "TaNP": Row(
+        "ml-1m",
         MELU,
         "16-d fields, latent 32, 10 clusters, divergences at 1; Adam 1e-4",
         f"MeLU's partition, not its own; {IDS}; the mean of the latent variable, not a draw",
@@ -113,6 +118,7 @@ ROWS: dict[str, Row] = {
         with_ids,
     ),
     "CMML": Row(
+        "ml-1m",
         MELU,
         "content 32-d, context of the support, hypernetwork 256, FiLM 64-64-1; Adam 3e-4, decay "
         "1e-5",
@@ -123,7 +129,8 @@ ROWS: dict[str, Row] = {
         seen,
     ),
     "PAML": Row(
-        Part("ciaodvd", "melu"),
+        "ciaodvd",
+        MELU,
         "5 friends, gated 64-64-1; 1 step of 1e-3, first order; Adam 1e-3, decay 3e-3",
         "explicit friends alone, told of by their training ratings; no dropout; genres alone",
         120,
@@ -132,6 +139,7 @@ ROWS: dict[str, Row] = {
         lambda given: seen(paml.prepare(paml.Config(), given)),
     ),
     "FOMeLU (MetaRec)": Row(
+        "ml-100k",
         RATING,
         "fields 16-d, 64-64-1; 1 step of 5e-6, first order; gradient descent 5e-5",
         IDS,
@@ -142,6 +150,7 @@ ROWS: dict[str, Row] = {
         published={"user_cold": 0.5331},
     ),
     "LWA (MetaRec)": Row(
+        "ml-100k",
         CLICK,
         "vectors of 8 by a layer of 256; sums, a softmax of probabilities; gradient descent .01 on "
         "the sum of 8 users",
@@ -153,6 +162,7 @@ ROWS: dict[str, Row] = {
         published={"user_cold": 0.5736},
     ),
     "NLBA (MetaRec)": Row(
+        "ml-100k",
         CLICK,
         "vectors of 16, hidden layers of 32; the rest as LWA",
         "ties of saturated probabilities at random, not by row; layers have biases of their own",

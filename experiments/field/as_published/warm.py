@@ -6,7 +6,7 @@ clicks, on which its embedding alone takes as many steps of Adam as three publis
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from metajax.models import ctr
 from metajax.settings import Data
 from metajax.training.loop import Sampler
 from metajax.transforms.pretrained import starting_from
-from metajax.types import Episode, MetaLearner, Params, PyTree
+from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 from ..metaemb import metaemb
 from ..metaemb.report import SCENARIO
@@ -32,11 +32,74 @@ ROUNDS = (optax.adam(1e-3), 30)
 """The optimizer of a new item's embedding and its steps on three rounds of 20 clicks."""
 
 
+class Given(NamedTuple):
+    """What a way to warm up is made of.
+
+    Attributes:
+      model: the click model; user: the table of its embeddings of users.
+      net: (width, ...) -> a network over an item's content.
+      dim: the width of embeddings.
+      known: (dim,) the mean embedding of the known items.
+    """
+
+    model: Model
+    user: Model
+    net: Callable[..., Model]
+    dim: int
+    known: jax.Array
+
+
+class Made(NamedTuple):
+    """A way to warm up, made.
+
+    Attributes:
+      train, test: the learner as it is trained, and as a new item meets it.
+      start: parameters that it starts from, beside the click model's.
+      frozen: the parts of its parameters that rest in training.
+    """
+
+    train: MetaLearner
+    test: MetaLearner
+    start: Mapping[str, PyTree] = {}
+    frozen: tuple[str, ...] = ("base",)
+
+
+def generated(given: Given) -> Made:
+    """Meta-Embedding: content generates the first embedding."""
+    of = functools.partial(
+        meta_embedding.meta_embedding, given.model, given.net(given.dim), given.dim
+    )
+    return Made(of(optax.sgd(1e-4), 1), of(*ROUNDS))
+
+
+def carried_over(given: Given) -> Made:
+    """MWUF: the mean embedding, scaled and shifted."""
+    nets = given.net(given.dim, center=1.0, hidden=(16,)), given.net(given.dim, hidden=(16,))
+    of = functools.partial(
+        mwuf.scale_and_shift, given.model, given.user, *nets, given.dim, given.dim
+    )
+    return Made(of(*ROUNDS), of(*ROUNDS), {"mean": given.known})
+
+
+def decoded(given: Given) -> Made:
+    """CVAR: a prior of content, decoded."""
+    nets = given.net(2 * given.dim), given.net(2 * given.dim), given.net(given.dim)
+    of = functools.partial(cvar.cvar, given.model, *nets, given.dim, noise=1e-4)
+    return Made(of(optax.sgd(1.0), 5), of(*ROUNDS))
+
+
+def of_its_users(given: Given) -> Made:
+    """DropoutNet: the mean of the users met; the click model is trained on with it."""
+    learner = dropout_net.dropout_net(given.model, given.user, given.dim, share=0.1)
+    return Made(learner, learner, frozen=())
+
+
 class Way(NamedTuple):
     """A published way to warm up.
 
     Attributes:
-      given, differs: as of `as_published_rows.Row`.
+      make: its learner.
+      given, differs: as of `rows.Row`.
       dim, hidden: widths of the click model's embeddings and layers.
       num_tasks, rows: items of an outer step, and the rows of each in its support and its query.
       steps: outer steps, as given.
@@ -44,6 +107,7 @@ class Way(NamedTuple):
       published: the published AUC after three rounds, if one was seen.
     """
 
+    make: Callable[[Given], Made]
     given: str
     differs: str
     dim: int
@@ -59,6 +123,7 @@ REPOSITORY = "DeepFM 16-d, 16-16; Adam 1e-3, decay 1e-6, one pass over the known
 HARNESS = "no dropout; 20 items of 100 rows for a batch of 2048; the log is in no order of time"
 WAYS: dict[str, Way] = {
     "Meta-Embedding": Way(
+        generated,
         "DeepFM 128-d, 128-128; 25 items of 20 + 20 rows, one step of 1e-4, .1 cold + .9 warm; "
         "Adam 1e-3, 3 epochs",
         "the generator has embeddings and a hidden layer of its own; no order of time",
@@ -70,9 +135,18 @@ WAYS: dict[str, Way] = {
         published=0.7073,
     ),
     "MWUF": Way(
-        REPOSITORY, f"{HARNESS}; users of the support alone", 16, (16, 16), 20, (60, 40), 427, 1e-6
+        carried_over,
+        REPOSITORY,
+        f"{HARNESS}; users of the support alone",
+        16,
+        (16, 16),
+        20,
+        (60, 40),
+        427,
+        1e-6,
     ),
     "CVAR": Way(
+        decoded,
         f"{REPOSITORY}, 10 updates a batch; draws times 1e-4, distance times 1e-4",
         f"{HARNESS}; a known embedding is what 50 steps of rate 1 make of 0; no count as a feature",
         16,
@@ -83,6 +157,7 @@ WAYS: dict[str, Way] = {
         1e-6,
     ),
     "DropoutNet": Way(
+        of_its_users,
         f"{REPOSITORY}; an item loses its embedding with probability .1",
         f"{HARNESS}; of its paper: the embedding is the mean of the users met, and nothing else "
         "adapts",
@@ -114,8 +189,7 @@ def sampler(num_tasks: int, rows: tuple[int, int]) -> Sampler:
 def with_base(data: metaemb.Items, way: Way) -> metaemb.Items:
     """The data with the click model that a way was published with."""
     users, items = data.table.user_features.sizes, data.table.item_features.sizes
-    kept = {k: size for k, size in items.items() if not k.startswith(metaemb.OTHERS)}
-    base = ctr.deep_fm(data.table.num_users, users, kept, way.dim, way.hidden)
+    base = ctr.deep_fm(data.table.num_users, users, items, way.dim, way.hidden)
     return data._replace(base=base)
 
 
@@ -126,36 +200,21 @@ def click_model(data: metaemb.Items, dim: int) -> MetaLearner:
 
 
 def build(
-    name: str, data: metaemb.Items, trained: Params
+    way: Way, data: metaemb.Items, trained: Params
 ) -> tuple[MetaLearner, MetaLearner, optax.GradientTransformation]:
     """The learner as it is trained, as a new item meets it, and the outer optimizer.
 
     Args:
       trained: parameters of the `click_model`.
     """
-    way, base = WAYS[name], trained["base"]
-    dim, sizes = way.dim, data.table.item_features.sizes
-    kept = {k: size for k, size in sizes.items() if not k.startswith(metaemb.OTHERS)}
-    net = functools.partial(ctr.content_net, kept)
+    base = trained["base"]
+    net = functools.partial(ctr.content_net, data.table.item_features.sizes)
     user = ctr.table_rows(jax.lax.stop_gradient(base["owner"]["embedding"]))
     known = trained["table"][jnp.asarray(data.split.train.owner)].mean(axis=0)
+    made = way.make(Given(data.base, user, net, way.dim, known))
     tx = optax.chain(optax.add_decayed_weights(way.decay), optax.adam(1e-3))
-    if name == "Meta-Embedding":
-        of = lambda *inner: meta_embedding.meta_embedding(data.base, net(dim), dim, *inner)
-        train, test = of(optax.sgd(1e-4), 1), of(*ROUNDS)
-    elif name == "MWUF":
-        nets = net(dim, center=1.0, hidden=(16,)), net(dim, hidden=(16,))
-        of = lambda *inner: mwuf.scale_and_shift(data.base, user, *nets, dim, dim, *inner)
-        train, test = of(*ROUNDS), of(*ROUNDS)
-    elif name == "CVAR":
-        nets = net(2 * dim), net(2 * dim), net(dim)
-        of = lambda *inner: cvar.cvar(data.base, *nets, dim, *inner, noise=1e-4)
-        train, test = of(optax.sgd(1.0), 5), of(*ROUNDS)
-    else:
-        train = test = dropout_net.dropout_net(data.base, user, dim, share=0.1)
-    given = {"mean": known} if name == "MWUF" else {}
-    still = () if name == "DropoutNet" else ("base",)
-    return starting_from(train, base=base, **given), test, resting(tx, still)
+    train = starting_from(made.train, base=base, **made.start)
+    return train, made.test, resting(tx, made.frozen)
 
 
 def resting(tx: optax.GradientTransformation, names: Sequence[str]) -> optax.GradientTransformation:

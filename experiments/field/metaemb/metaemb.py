@@ -49,7 +49,7 @@ MOST_DRAWS, MOST_WEIGHTS = 500, 12_000_000
 """Bootstrap draws of the AUC: fewer where there are so many rows that their weights fill memory."""
 OTHERS = "others_"
 OTHERS_CONTENT = "- others' content"
-"""Prefix of the content columns that belong to another item."""
+"""Prefix of the content columns that belong to another item, and the arm that reads them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +96,19 @@ class Items(NamedTuple):
     source: episodes.Source
     base: Model
     in_time: bool
+
+
+class Way(NamedTuple):
+    """A way to warm up, not trained yet.
+
+    Attributes:
+      trained: whether outer steps train it; else it is judged as it starts.
+      role: what it is in a table.
+    """
+
+    learner: MetaLearner
+    trained: bool = True
+    role: str = records.METHOD
 
 
 class Arm(NamedTuple):
@@ -168,13 +181,12 @@ def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Confi
     """The configuration with the arm's best rates, and what the record says of the search."""
     if config.trials == 0:
         return config, {}
-    untrained = arm.endswith(" embedding")
 
     def objective(chosen: dict[str, float], watch: search.Watch) -> float:
-        learner = build(dataclasses.replace(config, **chosen), data, trained)[arm]
-        steps = 1 if untrained else config.trial_steps
-        short = dataclasses.replace(config, outer_rate=0.0 if untrained else chosen["outer_rate"])
-        found = fitted(arm, learner, data, short, steps, 1)
+        way = build(dataclasses.replace(config, **chosen), data, trained)[arm]
+        steps, rate = (config.trial_steps, chosen["outer_rate"]) if way.trained else (1, 0.0)
+        short = dataclasses.replace(config, outer_rate=rate)
+        found = fitted(arm, way.learner, data, short, steps, 1)
         return float(found.history["valid"].min())
 
     space = {
@@ -188,7 +200,7 @@ def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Confi
     return dataclasses.replace(config, **found.best), told
 
 
-def build(config: Config, data: Items, trained: Params) -> dict[str, MetaLearner]:
+def build(config: Config, data: Items, trained: Params) -> dict[str, Way]:
     """Every way to warm up, over the trained click model and its table."""
     dim, sizes = config.embedding, data.table.item_features.sizes
     base, known = trained["base"], trained["table"][jnp.asarray(data.split.train.owner)]
@@ -206,16 +218,16 @@ def build(config: Config, data: Items, trained: Params) -> dict[str, MetaLearner
         data.base, net(2 * dim), net(2 * dim), net(dim), dim, inner, config.inner_steps
     )
     deviation = jnp.std(known, axis=0)
+    drawn = generated(vector(lambda k: deviation * jax.random.normal(k, (dim,))))
+    shuffled = ctr.content_net({OTHERS + name: size for name, size in sizes.items()}, dim)
     return {
-        "random embedding": generated(vector(lambda k: deviation * jax.random.normal(k, (dim,)))),
-        "mean embedding": generated(vector(lambda k: known.mean(axis=0))),
-        "Meta-Embedding": generated(net(dim)),
-        OTHERS_CONTENT: generated(
-            ctr.content_net({OTHERS + name: size for name, size in sizes.items()}, dim)
-        ),
-        "MWUF": starting_from(carried, base=base, mean=known.mean(axis=0)),
-        "CVAR": starting_from(coded, base=base),
-        "DropoutNet": starting_from(dropout_net.dropout_net(data.base, user, dim), base=base),
+        "random embedding": Way(drawn, trained=False),
+        "mean embedding": Way(generated(vector(lambda k: known.mean(axis=0))), trained=False),
+        "Meta-Embedding": Way(generated(net(dim))),
+        OTHERS_CONTENT: Way(generated(shuffled), role=records.ABLATION),
+        "MWUF": Way(starting_from(carried, base=base, mean=known.mean(axis=0))),
+        "CVAR": Way(starting_from(coded, base=base)),
+        "DropoutNet": Way(starting_from(dropout_net.dropout_net(data.base, user, dim), base=base)),
     }
 
 
@@ -279,12 +291,11 @@ def run(config: Config, also: Also | None = None) -> records.Record:
     for arm in build(config, data, trained):
         start = time.perf_counter()
         best, settings = tuned(arm, data, config, trained)
-        learner = build(best, data, trained)[arm]
-        if arm.endswith(" embedding"):
-            params = _untrained(learner, data, config.seeds)
-        else:
+        learner, is_trained, role = build(best, data, trained)[arm]
+        if is_trained:
             params = fitted(arm, learner, data, best, config.num_steps, config.seeds).params
-        role = records.ABLATION if arm == OTHERS_CONTENT else records.METHOD
+        else:
+            params = _untrained(learner, data, config.seeds)
         seconds = time.perf_counter() - start
         arms[arm] = Arm(learner, params, data.source, settings, seconds, role)
     choices = {name: arm.settings for name, arm in arms.items()}
@@ -311,12 +322,15 @@ def run(config: Config, also: Also | None = None) -> records.Record:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment: AUC and F1 over all test rows, log-loss per item."""
-    record, short = run(config), named.short_name(config.data.dataset)
-    folder = config.output.folder(f"metaemb-{short}")
-    path = records.write(folder, f"metaemb-{short}", record)
-    if config.output.publish:
-        records.publish(f"metaemb-{short}", record)
-    plot(record, folder / f"metaemb-{short}.png")
+    name = f"metaemb-{named.short_name(config.data.dataset)}"
+    folder = config.output.folder(name)
+    if config.output.from_records:
+        record = records.stored(name, otherwise=folder)
+        show(record)
+        return record
+    record = run(config)
+    path = records.write(folder, name, record, config.output.publish)
+    plot(record, folder / f"{name}.png")
     show(record)
     print(f"record {path}")
     return record

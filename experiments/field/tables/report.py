@@ -4,8 +4,6 @@ Differences are paired by user. The p-values of a scenario's comparisons are adj
 method; a star says that the adjusted one is below 0.05 and the interval excludes 0.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from metajax.results import intervals, plots, records, tables
@@ -118,24 +116,27 @@ def verdicts(record: records.Record, scenario: str, condition: str, metric: str)
     return f"{where}: NOT ahead of {told}"
 
 
-def show(table: str, found: Mapping[str, records.Record]) -> None:
-    """Prints a table with its verdicts, and saves its k-shot curves or forest plots."""
-    for name, record in found.items():
-        if table == "T4":
-            metaemb_report.show(record)
-            continue
-        if table == "T3":
-            for metric in ("mae", "ndcg@5"):
-                tables.terminal(curve_grid(name, record, metric))
-                for c in [f"k={k}" for k in record.shots] + ["all"]:
-                    print("  " + verdicts(record, "user_cold", c, metric))
-            continue
-        for scenario in record.tasks:
-            tables.terminal(scenario_grid(table, name, record, scenario))
-            for metric in METRICS[table][:1] + (("ndcg@5",) if table != "T1" else ()):
-                print("  " + verdicts(record, scenario, "all", metric))
-            gap = tables.gap(record, scenario, record.method)
-            print(f"  N1 gap of {records.label(record.method)}, MAE: {tables.signed(gap)}")
+def show_scenarios(table: str, name: str, record: records.Record) -> None:
+    """Prints a record, scenario by scenario, with its verdicts and its gap of control N1."""
+    for scenario in record.tasks:
+        tables.terminal(scenario_grid(table, name, record, scenario))
+        for metric in dict.fromkeys((METRICS[table][0], "ndcg@5")):
+            print("  " + verdicts(record, scenario, "all", metric))
+        gap = tables.gap(record, scenario, record.method)
+        print(f"  N1 gap of {records.label(record.method)}, MAE: {tables.signed(gap)}")
+
+
+def show_curves(table: str, name: str, record: records.Record) -> None:
+    """Prints T3: the errors and the order of cold users' lists by shots, with the verdicts."""
+    for metric in ("mae", "ndcg@5"):
+        tables.terminal(curve_grid(name, record, metric))
+        for condition in [f"k={k}" for k in record.shots] + ["all"]:
+            print("  " + verdicts(record, "user_cold", condition, metric))
+
+
+def show_warm_up(table: str, name: str, record: records.Record) -> None:
+    """Prints T4: items that warm up."""
+    metaemb_report.show(record)
 
 
 def save_figures(name: str, record: records.Record, folder) -> None:

@@ -10,9 +10,11 @@ A stopped run goes on: trials, checkpoints and finished parts are kept in --out.
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
-from typing import Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -22,6 +24,7 @@ from metajax import benchmark, losses
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.sources import named
+from metajax.data.table import Interactions
 from metajax.evaluation import evaluate, protocols
 from metajax.results import records as report
 from metajax.settings import Data, Output, Training, flat, replace
@@ -35,36 +38,47 @@ from . import report as tables_report
 
 RIDGE = "A6 ridge head"
 GRADIENT = ("A6 MAML", "A6 ANIL", "A6 Meta-SGD")
+NEURAL = ("A6 CNP", "A6 TaNP", "A6 CMML")
 
 
-class Part(NamedTuple):
-    """One record of a table.
+class Design(NamedTuple):
+    """How the tasks of a record are made, chosen by and judged.
 
     Attributes:
-      dataset: the data.
-      kind: the protocol: rating, click, melu, ctr, or users, which is rating with users of any
-        activity above 12.
-      methods: the meta-learners in it, the first of which the others are compared with.
+      name: the last part of the record's name.
+      protocol: prepares the log, and judges.
+      split: (log, seed, fold) -> who is in training, and who is tested.
+      valid: the loss that choices on meta-validation are made by.
+      goal: what the arms are set for.
+      metric: the one that stands first in a table.
     """
 
-    dataset: str
-    kind: str
-    methods: tuple[str, ...] = (RIDGE,)
+    name: str
+    protocol: protocols.Protocol
+    split: Callable[[Interactions, int, int], split.Split]
+    valid: losses.Loss
+    goal: contenders.Goal
+    metric: str
 
 
-NEURAL = ("A6 CNP", "A6 TaNP", "A6 CMML")
-CROSS_SETS = ("movietweetings-100k", "ciaodvd", "amazon-musical-instruments", "jester5k")
-TABLES: dict[str, tuple[Part, ...]] = {
-    "T1": tuple(
-        Part(dataset, kind, (RIDGE, "A6 MAML", "A6 TaNP", "A6 LWA"))
-        for dataset in ("ml-100k", "ml-1m")
-        for kind in ("rating", "click")
-    ),
-    "T2": (Part("ml-1m", "melu", (RIDGE, *GRADIENT, *NEURAL)),),
-    "T3": (Part("ml-1m", "melu", (RIDGE, *GRADIENT, *NEURAL)),),
-    "T4": (Part("ml-100k", "ctr"), Part("ml-1m", "ctr")),
-    "T5": tuple(Part(dataset, "users", (RIDGE, "A6 MAML")) for dataset in CROSS_SETS),
-}
+def _folds(table: Interactions, seed: int, fold: int) -> split.Split:
+    return split.user_disjoint(table, seed, fold=fold)
+
+
+def _active(table: Interactions, seed: int, fold: int) -> split.Split:
+    return split.user_disjoint(table, seed, max_rows=None)
+
+
+def _melu(table: Interactions, seed: int, fold: int) -> split.Split:
+    return split.melu(table, seed)
+
+
+METAREC, CLICKS = protocols.metarec_rating(), protocols.metarec_click()
+RATING = Design("rating", METAREC, _folds, losses.misordered, "lists", "ndcg@5")
+CLICK = Design("click", CLICKS, _folds, losses.misordered, "lists", "ndcg@5")
+MELU = Design("melu", protocols.melu(), _melu, losses.absolute_error, "ratings", "mae")
+USERS = Design("users", METAREC, _active, losses.absolute_error, "ratings", "mae")
+"""`RATING` with users of any activity above 12, judged by the error of ratings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,74 +101,73 @@ class Config(benchmark.Config):
     """Only the records whose name has one of these words, such as click or ml-100k."""
 
 
-def name_of(config: Config, part: Part) -> str:
-    """The name of a part's record; T3 reads T2's."""
-    table = "T2" if config.table == "T3" else config.table
-    several = f"-folds-{'-'.join(map(str, config.folds))}" if config.folds != (0,) else ""
-    return f"tables-{table}-{part.dataset}-{part.kind}{several}"
+class Part(NamedTuple):
+    """One record of a table.
+
+    Attributes:
+      dataset: the data.
+      design: the name of its design.
+      run: (configuration, part) -> the record, made and written.
+      methods: the meta-learners in it, the first of which the others are compared with.
+    """
+
+    dataset: str
+    design: str
+    run: Callable[[Config, Any], report.Record]
+    methods: tuple[str, ...] = (RIDGE,)
 
 
-def protocol_of(part: Part) -> protocols.Protocol:
-    """The protocol of a part."""
-    made = {"melu": protocols.melu, "click": protocols.metarec_click}
-    return made.get(part.kind, protocols.metarec_rating)()
-
-
-def metrics_of(part: Part) -> benchmark.Metrics:
+def metrics_of(design: Design) -> benchmark.Metrics:
     """The errors of ratings, and what the protocol judges by."""
-    judge = protocol_of(part).judge
 
     def metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
-        return evaluate.rating_metrics(scores, episodes, key) | judge(scores, episodes.query, key)
+        errors = evaluate.rating_metrics(scores, episodes, key)
+        return errors | design.protocol.judge(scores, episodes.query, key)
 
     return metrics
 
 
 def prepared(
-    part: Part,
+    dataset: str,
+    design: Design,
     data_dir: pathlib.Path | None,
     split_seed: int = 0,
     num_support: int = 64,
     fold: int = 0,
 ) -> problem.Problem:
-    """The data of a part, split and represented."""
-    protocol = protocol_of(part)
-    table = protocol.prepare(named.load(part.dataset, data_dir))
-    if part.kind == "melu":
-        return problem.problem_of(table, split.melu(table, split_seed), num_support)
-    if part.kind == "users":
-        parts = split.user_disjoint(table, split_seed, max_rows=None)
-        return problem.problem_of(table, parts, num_support)
-    parts = split.user_disjoint(table, split_seed, fold=fold)
-    return problem.problem_of(table, parts, num_support, losses.misordered)
+    """A data set, split and represented."""
+    table = design.protocol.prepare(named.load(dataset, data_dir))
+    parts = design.split(table, split_seed, fold)
+    return problem.problem_of(table, parts, num_support, design.valid)
 
 
-def run_part(config: Config, part: Part) -> report.Record:
+def run_part(design: Design, config: Config, part: Part) -> report.Record:
     """Tunes and trains every arm of a part, opens its test, and writes its record."""
     name = name_of(config, part)
     folder = config.output.folder("tables") / name
     if config.folds == (0,):
-        record = one_fold(config, part, 0, folder)
+        record = one_fold(design, config, part, 0, folder)
     else:
         part = part._replace(methods=part.methods[:1])
-        record = pooled([_kept_fold(config, part, fold, folder) for fold in config.folds])
-    report.write(folder, name, record)
-    if config.output.publish:
-        report.publish(name, record)
+        record = pooled([_kept_fold(design, config, part, fold, folder) for fold in config.folds])
+    report.write(folder, name, record, config.output.publish)
     tables_report.save_figures(name, record, folder)
     journal.write_checksums(folder)
     return record
 
 
-def _kept_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
+def _kept_fold(
+    design: Design, config: Config, part: Part, fold: int, folder: pathlib.Path
+) -> report.Record:
     """The record of a fold, from the folder if this configuration has left it there."""
     config = dataclasses.replace(config, folds=(fold,))
     name, config_hash = f"fold-{fold}", report.config_hash(config)
-    if (folder / f"{name}.json").is_file():
-        record = report.read(folder / f"{name}.json")
+    path = report.path_of(name, folder)
+    if path.is_file():
+        record = report.read(path)
         if record.config_hash == config_hash:
             return record
-    record = one_fold(config, part, fold, folder / name)
+    record = one_fold(design, config, part, fold, folder / name)
     report.write(folder, name, record)
     return record
 
@@ -181,24 +194,23 @@ def pooled(folds: list[report.Record]) -> report.Record:
     )
 
 
-def one_fold(config: Config, part: Part, fold: int, folder: pathlib.Path) -> report.Record:
+def one_fold(
+    design: Design, config: Config, part: Part, fold: int, folder: pathlib.Path
+) -> report.Record:
     """The record of one division of the users."""
     began = time.perf_counter()
-    training = config.training
-    ready = prepared(
-        part, config.data.data_dir, config.split.split_seed, training.num_support, fold
-    )
+    data_dir, training = config.data.data_dir, config.training
+    divided = (config.split.split_seed, training.num_support, fold)
+    ready = prepared(part.dataset, design, data_dir, *divided)
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
-    goal = "lists" if part.kind in ("rating", "click") else "ratings"
-    made = contenders.all_arms(part.methods, ready, training, budget, goal)
-    record = benchmark.judged(
-        "tables", config, part.methods[0], ready, made, {}, began, metrics_of(part)
-    )
+    made = contenders.all_arms(part.methods, ready, training, budget, design.goal)
+    metrics = metrics_of(design)
+    record = benchmark.judged("tables", config, part.methods[0], ready, made, {}, began, metrics)
     placed = flat(replace(config, dataset=part.dataset, out=folder))
     return dataclasses.replace(
         record,
         config=report.plain(placed),
-        protocol=protocol_of(part).name,
+        protocol=design.protocol.name,
         extra={"table": config.table},
     )
 
@@ -221,23 +233,68 @@ def run_clicks(config: Config, part: Part) -> report.Record:
     shots = protocols.ctr_warmup().shots
     also = lambda table, parts: clicks.arms(part.methods, table, parts, training, budget, shots)
     record = metaemb.run(settings, also)
-    report.write(folder, name, record)
-    if config.output.publish:
-        report.publish(name, record)
+    report.write(folder, name, record, config.output.publish)
     metaemb_report.plot(record, folder / "warm_up.png")
     journal.write_checksums(folder)
     return record
 
 
+def rated(dataset: str, design: Design, *methods: str) -> Part:
+    """A record of ratings or clicks of users."""
+    return Part(dataset, design.name, functools.partial(run_part, design), methods)
+
+
+class Table(NamedTuple):
+    """A table.
+
+    Attributes:
+      parts: its records.
+      show: prints one: (table, name of the record, record).
+      stored: the table whose records they are, where it is another's.
+    """
+
+    parts: tuple[Part, ...]
+    show: Callable[[str, str, report.Record], None] = tables_report.show_scenarios
+    stored: str = ""
+
+
+FOUR_SCENARIOS = (rated("ml-1m", MELU, RIDGE, *GRADIENT, *NEURAL),)
+CROSS_SETS = ("movietweetings-100k", "ciaodvd", "amazon-musical-instruments", "jester5k")
+TABLES: dict[str, Table] = {
+    "T1": Table(
+        tuple(
+            rated(dataset, design, RIDGE, "A6 MAML", "A6 TaNP", "A6 LWA")
+            for dataset in ("ml-100k", "ml-1m")
+            for design in (RATING, CLICK)
+        )
+    ),
+    "T2": Table(FOUR_SCENARIOS),
+    "T3": Table(FOUR_SCENARIOS, tables_report.show_curves, stored="T2"),
+    "T4": Table(
+        tuple(Part(dataset, "ctr", run_clicks) for dataset in ("ml-100k", "ml-1m")),
+        tables_report.show_warm_up,
+    ),
+    "T5": Table(tuple(rated(dataset, USERS, RIDGE, "A6 MAML") for dataset in CROSS_SETS)),
+}
+
+
+def name_of(config: Config, part: Part) -> str:
+    """The name of a part's record."""
+    table = TABLES[config.table].stored or config.table
+    several = f"-folds-{'-'.join(map(str, config.folds))}" if config.folds != (0,) else ""
+    return f"tables-{table}-{part.dataset}-{part.design}{several}"
+
+
 def main(config: Config) -> list[report.Record]:
     """The records of a table, made or read, and the table printed."""
+    table = TABLES[config.table]
     wanted = [
         part
-        for part in TABLES[config.table]
+        for part in table.parts
         if not config.parts or any(word in name_of(config, part) for word in config.parts)
     ]
     if not wanted:
-        names = ", ".join(name_of(config, part) for part in TABLES[config.table])
+        names = ", ".join(name_of(config, part) for part in table.parts)
         raise UserError(f"no record of {config.table} has such a name; there are {names}")
     published = config.folds == (0,)
     if not published and (config.table != "T1" or not set(config.folds) <= set(range(10))):
@@ -249,7 +306,8 @@ def main(config: Config) -> list[report.Record]:
             f"no record of {config.table} in {report.RESULTS}; run python -m experiments tables "
             f"{config.table} --publish first"
         )
-    tables_report.show(config.table, found)
+    for name, record in found.items():
+        table.show(config.table, name, record)
     return list(found.values())
 
 
@@ -257,4 +315,4 @@ def _one(config: Config, part: Part) -> report.Record | None:
     name = name_of(config, part)
     if config.output.from_records:
         return report.stored(name) if report.path_of(name).is_file() else None
-    return run_clicks(config, part) if part.kind == "ctr" else run_part(config, part)
+    return part.run(config, part)
