@@ -288,3 +288,9 @@ def test_real_omniglot(data_dir, tmp_path):
         rows = slice(20 * place, 20 * place + 20)
         np.testing.assert_array_equal(example["images"], found["images"][rows])
         assert example["class_id"] == place and example["evaluation"] == (place >= 964)
+
+
+def test_without_tfds_one_line_says_what_to_install(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(UserError, match=r"pip install 'metajax\[builders\]'"):
+        builders.prepare("ml-1m", small / "data", small / "cache")

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import importlib.util
 import io
 import os
 import shutil
@@ -84,6 +85,8 @@ def _root(data_dir: Path | str | None, download: bool) -> Path | None:
 
 def _entry(name: str) -> manifest.Entry:
     """The manifest's entry of a data set."""
+    if importlib.util.find_spec("tensorflow_datasets") is None:
+        raise UserError("tensorflow-datasets is missing; pip install 'metajax[builders]'")
     from metajax.data.builders import tasks
 
     entries = {config.name: config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}

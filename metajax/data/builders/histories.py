@@ -21,10 +21,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from metajax.data.builders.manifest import VERSION
 from metajax.types import UserError
+
+try:
+    import tensorflow_datasets as tfds
+except ModuleNotFoundError as missing:  # a program, which says so in one line
+    raise SystemExit(
+        "error: tensorflow-datasets is missing; pip install 'metajax[beam]'"
+    ) from missing
 
 Event = tuple[int, str, float]
 """Time, item, label."""
@@ -120,7 +126,7 @@ def prepare(pattern: str, folder: Path | str, options: Sequence[str] = ()) -> Pa
       UserError: Beam is not installed; no such files; a line is damaged.
     """
     if importlib.util.find_spec("apache_beam") is None:
-        raise UserError("apache-beam is not installed; `pip install apache-beam`")
+        raise UserError("apache-beam is not installed; `pip install 'metajax[beam]'`")
     from apache_beam.options.pipeline_options import PipelineOptions
 
     name = f"log-{hashlib.blake2b(pattern.encode(), digest_size=6).hexdigest()}"
