@@ -12,6 +12,7 @@ that their distances from ours come together; differences between rows agree bet
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable
@@ -158,11 +159,9 @@ def _judged(protocol: protocols.Protocol, table: Interactions, part: split.Split
     return {metric: np.nan_to_num(np.asarray(values)) for metric, values in found.items()}
 
 
-_jitted: dict[protocols.Judge, protocols.Judge] = {}
-
-
+@functools.cache
 def _judge(judge: protocols.Judge) -> protocols.Judge:
-    return _jitted.setdefault(judge, jax.jit(judge))
+    return jax.jit(judge)
 
 
 def melu(table: Interactions, num_draws: int) -> dict[str, np.ndarray]:

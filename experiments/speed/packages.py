@@ -106,3 +106,7 @@ class TorchOpt(Package):
         for x, state in zip(both, before, strict=True):
             self.package.recover_state_dict(x, state)
         return loss
+
+
+LEARNERS: dict[str, type[Package]] = {"learn2learn": Learn2Learn, "torchopt": TorchOpt}
+"""Package -> its MAML."""

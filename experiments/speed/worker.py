@@ -17,7 +17,7 @@ import numpy as np
 
 SIDE = 1024
 TWO_CORES = "metajax, 2 cores"
-PACKAGES = {"learn2learn": "Learn2Learn", "torchopt": "TorchOpt"}
+PACKAGES = ("learn2learn", "torchopt")
 
 
 def _say(**facts: object) -> None:
@@ -86,7 +86,7 @@ def _torch(variant: str, name: str, num_steps: int, second: bool):
 
     torch.set_num_threads(1)
     if variant in PACKAGES:
-        peer = getattr(packages, PACKAGES[variant])(name, num_steps, second)
+        peer = packages.LEARNERS[variant](name, num_steps, second)
     elif variant == "torch loop":
         peer = peers.Loop(name, num_steps, second)
     else:

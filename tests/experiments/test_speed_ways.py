@@ -118,7 +118,7 @@ def test_a_packages_first_loss_is_that_of_the_plain_loop(package):
     pytest.importorskip(package, reason=f"pip install {package}")
     from experiments.speed import packages, peers
 
-    peer = getattr(packages, worker.PACKAGES[package])("W1", 2, True)
+    peer = packages.LEARNERS[package]("W1", 2, True)
     plain = peers.Loop("W1", 2, True)
     for _ in range(2):
         assert peer.step() == pytest.approx(plain.step(), rel=1e-5)
