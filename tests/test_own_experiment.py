@@ -13,6 +13,7 @@ import pytest
 
 from metajax.results import records
 
+pytestmark = pytest.mark.slow  # a whole table: a minute on two cores
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL = ("--seeds", "1", "--num-steps", "4", "--num-tasks", "2")
 ARMS = ("A0 item mean", "A3 joint", "A6 level", "B1 level")

@@ -58,9 +58,7 @@ def stored(name: str) -> records.Record:
     return records.stored(name)
 
 
-def show(
-    record: records.Record, columns: Sequence[tuple[str, str]], title: str, digits: int = 4
-) -> None:
+def show(record: records.Record, columns: Sequence[tuple[str, str]], title: str) -> None:
     """Prints the mean of each arm with its interval over people, seeds averaged first.
 
     Args:
@@ -83,7 +81,7 @@ def show(
                 cells.append("")
                 continue
             r = records.interval(record.scores[name], metric)
-            cells.append(f"{r.mean:.{digits}f} [{r.low:.{digits}f}, {r.high:.{digits}f}]")
+            cells.append(f"{r.mean:.4f} [{r.low:.4f}, {r.high:.4f}]")
         cells.append(f"{arm.seconds or 0.0:.0f}")
         if sized:
             cells.append(f"{arm.bytes_per_task or 0:,}")

@@ -103,11 +103,11 @@ def pruned(
     return optax.GradientTransformation(init, update)
 
 
-def nonzero_bytes(params: Params, keep: tree.Filter = KERNELS) -> int:
-    """Bytes of the parameters with the chosen leaves sparse: a value each, and a bit per place."""
+def nonzero_bytes(params: Params) -> int:
+    """Bytes of the parameters with sparse `KERNELS`: a value each, and a bit per place."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        if keep(tree.path_name(path)):
+        if KERNELS(tree.path_name(path)):
             total += 4 * int(jnp.sum(leaf != 0)) + -(-leaf.size // 8)
         else:
             total += 4 * leaf.size

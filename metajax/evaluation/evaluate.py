@@ -43,16 +43,13 @@ def unaltered(key: jax.Array, episode: Episode) -> Episode:
     return episode
 
 
-def first_shots(shots: int | jax.Array, then: Alteration = unaltered) -> Alteration:
-    """Keeps the first ``shots`` support rows, then applies another alteration.
-
-    0 shots are the cold start (control N0).
-    """
+def first_shots(shots: int | jax.Array) -> Alteration:
+    """Keeps the first ``shots`` support rows; 0 shots are the cold start (control N0)."""
 
     def alter(key: jax.Array, episode: Episode) -> Episode:
         mask = episode.support.mask
         kept = mask * (jnp.cumsum(mask) <= shots)
-        return then(key, episode._replace(support=episode.support._replace(mask=kept)))
+        return episode._replace(support=episode.support._replace(mask=kept))
 
     return alter
 

@@ -14,10 +14,10 @@ def stack(rngs: nnx.Rngs, widths: Sequence[int]) -> nnx.List:
     return nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
 
-def between(layers: Iterable[nnx.Linear], x: jax.Array, act: Activation = jax.nn.relu) -> jax.Array:
-    """What the layers make of x (..., D_0), with the activation between them: (..., D_n)."""
+def between(layers: Iterable[nnx.Linear], x: jax.Array) -> jax.Array:
+    """What the layers make of x (..., D_0), with a ReLU between them: (..., D_n)."""
     for i, layer in enumerate(layers):
-        x = layer(act(x) if i else x)
+        x = layer(jax.nn.relu(x) if i else x)
     return x
 
 
