@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 
 from metajax.data import images
+from metajax.evaluation import evaluate
 from metajax.results import ledger
 from metajax.results import records as report
 from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices
-from metajax.types import Examples, MetaLearner, Params, PyTree
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
 
 from .. import HERE
 
@@ -145,17 +146,23 @@ def accuracies(
 ) -> jax.Array:
     """The share (num_tasks,) of query images put into their class, in each of so many tasks."""
 
-    def one(key: jax.Array) -> jax.Array:
-        key_draw, key_adapt = jax.random.split(key)
-        episode = images.draw(
-            data, key_draw, ways=ways, shots=shots, queries=queries, rotates=rotates
-        )
-        state = learner.start(params, episode.profile)
-        state = learner.adapt(params, state, episode.support, key_adapt)
+    def drawn(key: jax.Array) -> Episode:
+        key_draw, _ = jax.random.split(key)
+        return images.draw(data, key_draw, ways=ways, shots=shots, queries=queries, rotates=rotates)
+
+    def right(state: PyTree, episode: Episode) -> jax.Array:
         scores = learner.predict(params, state, episode.query.inputs)
         return jnp.mean(jnp.argmax(scores, axis=1) == episode.query.label)
 
-    return jax.lax.map(one, jax.random.split(key, num_tasks))
+    return evaluate.after_adapting(
+        learner,
+        params,
+        jax.random.split(key, num_tasks),
+        key,
+        right,
+        fetch=drawn,
+        batch_size=None,  # convolutions of one task at a time stay in the cache of a CPU
+    )
 
 
 def in_batches(learner: MetaLearner, size: int, num_batches: int) -> MetaLearner:
@@ -175,18 +182,16 @@ def in_batches(learner: MetaLearner, size: int, num_batches: int) -> MetaLearner
 
 
 def opened_for(
-    config: Any, arm: str, choices: Any, test: images.ClassImages, *sizes: Any
+    config: Any, name: str, choices: Any, test: images.ClassImages, *sizes: Any
 ) -> report.Opening:
     """The line of the ledger for the test tasks that are drawn from the test classes.
 
     Args:
-      arm: who opens them.
+      name: of the record that opens them.
       choices: what was chosen on validation classes.
       sizes: ways, shots and number of the tasks.
     """
-    return report.open_tests(
-        config, {arm: choices}, f"omniglot {arm}", ledger.checksum(test, *sizes)
-    )
+    return report.open_tests(config, {name: choices}, name, ledger.checksum(test, *sizes))
 
 
 def record_of(

@@ -28,6 +28,7 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses, tree
+from metajax.evaluation import evaluate
 from metajax.learners.gradient.maml import gradient
 from metajax.models import features, towers
 from metajax.results import ledger, records
@@ -174,19 +175,21 @@ def errors(
     A task that diverged has an infinite error.
     """
 
-    def one_task(key: jax.Array) -> jax.Array:
-        episode = world.sample(key)
+    def error(state: PyTree, episode: Episode) -> jax.Array:
+        scores = learner.predict(params, state, episode.query.inputs)
+        return losses.squared_error(scores, episode.query.label, episode.query.mask)
 
-        def step(state, key):
-            scores = learner.predict(params, state, episode.query.inputs)
-            value = losses.squared_error(scores, episode.query.label, episode.query.mask)
-            return learner.adapt(params, state, episode.support, key), value
-
-        cold = learner.start(params, episode.profile)
-        found = jax.lax.scan(step, cold, jax.random.split(key, TEST_STEPS[-1] + 1))[1]
-        return jnp.nan_to_num(found[jnp.asarray(TEST_STEPS)], nan=jnp.inf, posinf=jnp.inf)
-
-    return jax.vmap(one_task)(jax.random.split(key, num_tasks))
+    found = evaluate.while_adapting(
+        learner,
+        params,
+        jax.random.split(key, num_tasks),
+        key,
+        error,
+        TEST_STEPS[-1],
+        fetch=world.sample,
+        batch_size=num_tasks,
+    )
+    return jnp.nan_to_num(found[:, jnp.asarray(TEST_STEPS)], nan=jnp.inf, posinf=jnp.inf)
 
 
 def judged(learner: MetaLearner, shots: int, params: Params) -> jax.Array:
@@ -221,7 +224,8 @@ def main(config: Config) -> None:
         world, scenario = GivenAway(shots, 200, honest=False), f"amplitude given away, K={shots}"
         name, scores = f"sinusoid-memorization-k{shots}", {}
         tests = ledger.checksum(name, config.test_tasks)
-        opened = records.open_tests(config, {}, name, tests)
+        choices = {arm: fitted.best_step.tolist() for arm, fitted in trained.items()}
+        opened = records.open_tests(config, choices, name, tests)
         for arm_name, arm in arms(config).items():
             key, params = jax.random.key(3), trained[arm_name].params
             over_seeds = jax.vmap(errors, (None, 0, None, None, None))

@@ -248,11 +248,11 @@ def main(config: Config) -> None:
             arms[0].settings if len(arms) == 1 else {str(i): a.settings for i, a in enumerate(arms)}
         )
         sizes = (config.ways, config.shots, config.test_tasks)
-        opened = few_shot.opened_for(config, name, settings, test, *sizes)
-        scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
-        seconds = sum(arm.seconds for arm in arms)
         slug = name.lower().replace(", ", "-").replace(" ", "-")
         file = f"omniglot-unsupervised-{config.ways}w{config.shots}s-{slug}"
+        opened = few_shot.opened_for(config, file, settings, test, *sizes)
+        scores = [np.asarray(jax.jit(judge(a))(a.params, test, jax.random.key(2))) for a in arms]
+        seconds = sum(arm.seconds for arm in arms)
         extra = {"schedule": {"num_steps": arms[0].num_steps}}
         arm = report.Arm(name, settings=settings)
         record = few_shot.record_of(

@@ -15,8 +15,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,10 +109,22 @@ def judge(score: np.ndarray, table: Interactions, cold: np.ndarray, key: jax.Arr
     }
 
 
-def run_seed(
-    config: Config, table: Interactions, text: np.ndarray, seed: int
-) -> Mapping[str, Mapping[str, np.ndarray]]:
-    """Per-user metrics of every arm, for one draw of hidden items."""
+class Predicted(NamedTuple):
+    """What the arms say of the hidden items of one draw, before anyone has looked at their ratings.
+
+    Attributes:
+      cold: (R,) which rows of the table are of hidden items.
+      scores: arm -> (C,) scores of those rows.
+      penalties: arm -> the penalty chosen on items that are not hidden.
+    """
+
+    cold: np.ndarray
+    scores: dict[str, np.ndarray]
+    penalties: dict[str, float]
+
+
+def predicted(config: Config, table: Interactions, text: np.ndarray, seed: int) -> Predicted:
+    """The scores of every arm, for one draw of hidden items."""
     rng = np.random.default_rng((7, seed))  # not the draw that chooses the penalty
     hidden = rng.random(table.num_items) < config.cold_share
     cold = hidden[table.item]
@@ -121,15 +132,25 @@ def run_seed(
     trust = np.where(hidden, 0.0, count / (count + 40.0))
     scale = np.sqrt(np.mean(np.sum(found.item[~hidden].astype(float) ** 2, axis=1)))
     target = np.column_stack([bias * 3.0, found.item / scale])  # about equal variance
-    results = {}
+    scores, penalties = {}, {}
     for arm, content in contents(table, text, rng).items():
-        predicted, _ = represent.content_prediction(content, target, trust, PENALTIES, seed)
-        item_bias, item_factor = predicted[:, 0] / 3.0, predicted[:, 1:] * scale
+        told, penalty = represent.content_prediction(content, target, trust, PENALTIES, seed)
+        item_bias, item_factor = told[:, 0] / 3.0, told[:, 1:] * scale
         of_user, user, item = found.user, table.user, table.item
         taste = np.sum(of_user[user, 1:] * item_factor[item], axis=1)
         score = (mean + of_user[user, 0] + item_bias[item] + taste).astype(np.float32)
-        found_by = judge(score, table, cold, jax.random.key(seed))
-        results[arm] = {k: np.asarray(v) for k, v in found_by.items()}
+        scores[arm], penalties[arm] = score[cold], penalty
+    return Predicted(cold, scores, penalties)
+
+
+def judged(told: Predicted, table: Interactions, seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Per-user metrics of every arm on the hidden items of one draw."""
+    results = {}
+    for arm, score in told.scores.items():
+        everywhere = np.zeros(len(table.label), np.float32)
+        everywhere[told.cold] = score
+        found = judge(everywhere, table, told.cold, jax.random.key(seed))
+        results[arm] = {metric: np.asarray(values) for metric, values in found.items()}
     return results
 
 
@@ -145,9 +166,11 @@ def run(config: Config) -> records.Record:
     texts = [str(title) for title in table.item_titles]
     text = bert.cached(texts, config.text_model, out / "titles.npz")
     seconds = {"titles": time.perf_counter() - began}
+    told = [predicted(config, table, text, seed) for seed in range(config.seeds)]
+    choices = {f"seed {seed}": of_seed.penalties for seed, of_seed in enumerate(told)}
     tests = ledger.checksum(table.checksum(), config.cold_share, config.seeds)
-    opened = records.open_tests(config, {}, "text_cold", tests)
-    by_seed = [run_seed(config, table, text, seed) for seed in range(config.seeds)]
+    opened = records.open_tests(config, choices, "text_cold", tests)
+    by_seed = [judged(of_seed, table, seed) for seed, of_seed in enumerate(told)]
     scores = {
         records.Key("item-cold", arm, "hidden items", metric): np.stack(
             [found[arm][metric] for found in by_seed]

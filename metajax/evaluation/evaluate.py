@@ -76,18 +76,6 @@ def shuffled_labels(key: jax.Array, episode: Episode) -> Episode:
     return episode._replace(support=support._replace(label=label))
 
 
-def others_support(key: jax.Array, episodes: Episode) -> Episode:
-    """A batch of tasks, each with the support of another one drawn at random (control N2).
-
-    Nobody keeps their own: the tasks are put in a random circle and each takes its neighbor's.
-    """
-    circle = jax.random.permutation(key, episodes.query.label.shape[0])
-    donor = jnp.zeros_like(circle).at[circle].set(jnp.roll(circle, 1))
-    return episodes._replace(
-        support=jax.tree.map(lambda x: jnp.asarray(x)[donor], episodes.support)
-    )
-
-
 def after_adapting(
     learner: MetaLearner,
     params: Params,
@@ -97,7 +85,7 @@ def after_adapting(
     *,
     fetch: Fetch = as_it_is,
     alter: Alteration = unaltered,
-    batch_size: int = 128,
+    batch_size: int | None = 128,
 ) -> Any:
     """What ``measure`` says of each task after one adaptation to its support; leaves (T, ...).
 
@@ -105,8 +93,10 @@ def after_adapting(
       params: of one seed.
       tasks: leaves (T, ...); one of them is what ``fetch`` is given.
       key: randomness of the alteration and of the learner.
-      measure: is given the altered support and the query as they were before.
-      batch_size: tasks at a time.
+      measure: is given the altered support and the query as they were before. Anything may be
+        computed from the adapted state: scores, places in a catalogue, items found by a search.
+      batch_size: tasks at a time; None for one after the other, where a batch would not fit in
+        memory or would be slower.
     """
 
     def one(given: tuple[Any, jax.Array]) -> Any:
@@ -129,7 +119,7 @@ def while_adapting(
     num_steps: int,
     *,
     fetch: Fetch = as_it_is,
-    batch_size: int = 128,
+    batch_size: int | None = 128,
 ) -> Any:
     """What ``measure`` says of each task after 0, 1, ... ``num_steps`` adaptations to its support.
 
@@ -154,12 +144,13 @@ def while_adapting(
 
 
 def _mapped(
-    one: Callable[[tuple[Any, jax.Array]], Any], tasks: Any, key: jax.Array, batch_size: int
+    one: Callable[[tuple[Any, jax.Array]], Any], tasks: Any, key: jax.Array, batch_size: int | None
 ) -> Any:
     """The function of (task, key) over all tasks, so many at a time."""
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     keys = jax.random.split(key, num_tasks)
-    return jax.lax.map(one, (tasks, keys), batch_size=min(batch_size, num_tasks))
+    at_once = None if batch_size is None else min(batch_size, num_tasks)
+    return jax.lax.map(one, (tasks, keys), batch_size=at_once)
 
 
 def predictions(
@@ -170,7 +161,7 @@ def predictions(
     *,
     fetch: Fetch = as_it_is,
     alter: Alteration = unaltered,
-    batch_size: int = 128,
+    batch_size: int | None = 128,
 ) -> jax.Array:
     """Scores (T, Q) of the query rows of each task, after adapting to its support.
 
@@ -238,7 +229,7 @@ def prequential(
     *,
     fetch: Fetch = as_it_is,
     alter: Alteration = unaltered,
-    batch_size: int = 128,
+    batch_size: int | None = 128,
 ) -> jax.Array:
     """Scores (T, Q) of a stream: each query row is predicted first, then adapted on.
 

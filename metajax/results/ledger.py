@@ -4,8 +4,11 @@ Test tasks are judged once, after the last choice. `freeze` takes the digests of
 choices; `enter` writes down that the tasks are opened now. A second opening, with other settings or
 in another process, is allowed and counted: the number stands in the record and under its table.
 
-The ledger has one file for each set of test tasks, in `metajax.places.state`; what published
-records have opened stands beside them, in ``openings.jsonl``, and counts everywhere.
+The ledger begins with ``openings.jsonl`` beside the published records: every opening that their
+history is certain of, whoever runs, and wherever. To it comes what this machine has opened, a file
+for each set of test tasks in `metajax.places.state`. A line of old records may lack the checksum of
+its test tasks or the hash of the choices, because nobody wrote it down: it is empty then, and such
+openings are counted apart, as of tasks that may be these or others.
 """
 
 import dataclasses
@@ -72,49 +75,61 @@ def enter(
       published: the folder of published records, whose openings count too.
 
     Returns:
-      The ticket with the checksum, and with how often the experiment has opened these tasks and
-      under how many configurations, this time included. Where the ledger cannot be written, one
-      line on standard error says so and the count is that of what could be read.
+      The ticket with the experiment and the checksum, and with how often it has opened these tasks,
+      under how many configurations, this time included, and how often tasks that nobody named.
+      Where the ledger cannot be written, one line on standard error says so and the count is that
+      of what could be read.
     """
-    ticket = dataclasses.replace(ticket, split=tests)
+    ticket = dataclasses.replace(ticket, split=tests, experiment=experiment)
     path = places.state() / "ledger" / f"{tests}.jsonl"
-    line = _line(ticket, experiment)
+    line = _line(ticket)
     try:
         _append(path, [line])
     except OSError as error:
         print(f"the opening of the test tasks is not in the ledger: {error}", file=sys.stderr)
-    shared = _lines(published / PUBLISHED) if published else ()
-    mine = {
-        (told["frozen"], told["config_hash"], told["settings_hash"])
-        for told in (*_lines(path), *shared, line)
-        if told.get("experiment") == experiment and told.get("split") == tests
+    shared = lines(published / PUBLISHED) if published else ()
+    mine = [t for t in (*lines(path), *shared, line) if t.get("experiment") == experiment]
+    when = lambda told: told["frozen"] or told.get("written", "")
+    of = lambda split: {
+        (when(told), told["config_hash"], told["settings_hash"])
+        for told in mine
+        if told.get("split") == split
     }
-    configurations = len({config for _, config, _ in mine})
-    return dataclasses.replace(ticket, times_opened=len(mine), configurations=configurations)
+    these = of(tests)
+    return dataclasses.replace(
+        ticket,
+        times_opened=len(these),
+        configurations=len({config for _, config, _ in these}),
+        of_unnamed_tasks=len(of("")),
+    )
 
 
 def publish(openings: tuple[Opening, ...], experiment: str, folder: pathlib.Path) -> None:
     """Writes down, beside published records, the openings that a record tells of."""
-    there = list(_lines(folder / PUBLISHED))
-    told = [_line(opening, experiment) for opening in openings if opening.split]
-    _append(folder / PUBLISHED, [line for line in told if line not in there])
+    there = list(lines(folder / PUBLISHED))
+    named = (
+        dataclasses.replace(opening, experiment=opening.experiment or experiment)
+        for opening in openings
+        if opening.split
+    )
+    _append(folder / PUBLISHED, [told for told in map(_line, named) if told not in there])
 
 
-def _line(opening: Opening, experiment: str) -> dict[str, str]:
-    names = ("split", "config_hash", "settings_hash", "frozen")
-    return {"experiment": experiment} | {name: getattr(opening, name) for name in names}
+def _line(opening: Opening) -> dict[str, str]:
+    names = ("experiment", "split", "config_hash", "settings_hash", "frozen")
+    return {name: getattr(opening, name) for name in names}
 
 
-def _append(path: pathlib.Path, lines: list[dict[str, str]]) -> None:
+def _append(path: pathlib.Path, made: list[dict[str, str]]) -> None:
     """Adds lines at the end, in one write."""
-    if lines:
+    if made:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
-            file.write("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+            file.write("".join(json.dumps(line, sort_keys=True) + "\n" for line in made))
 
 
-def _lines(path: pathlib.Path) -> Iterator[dict[str, str]]:
-    """The lines of a ledger; one that was cut short is left out."""
+def lines(path: pathlib.Path) -> Iterator[dict[str, str]]:
+    """The lines of a ledger, none where there is no file; one that was cut short is left out."""
     try:
         text = path.read_text()
     except OSError:

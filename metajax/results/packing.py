@@ -24,6 +24,8 @@ DIVISORS = sorted(
 )
 FLOAT = 0
 """What stands in place of the divisor where a row is packed as floats."""
+FORM = "fractions"
+"""The name of this way to pack; a record says it, and another way needs another name."""
 
 
 def divisor(scores: np.ndarray) -> int:
@@ -101,6 +103,8 @@ def unpack(data: bytes) -> list[np.ndarray]:
       ValueError: the bytes are not from `pack`.
     """
     counts, widths, divisors, references, depths, bases, odd, *planes = _split(data)
+    if len(divisors) != len(counts):
+        raise ValueError("its scores are packed as binary fractions, a way that was soon given up")
     whole_of = lambda part: np.frombuffer(part, np.int64).tolist()
     about = zip(*map(whole_of, (references, depths, bases)), strict=True)
     odds, place = np.frombuffer(odd, np.uint8), 0

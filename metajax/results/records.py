@@ -45,6 +45,7 @@ from metajax.results.schema import (
     N2,
     N3,
     PUBLISHED,
+    READABLE,
     ROLES,
     VERSION,
     Arm,
@@ -169,6 +170,7 @@ def write(
     scores = {key: np.asarray(v, np.float32) for key, v in record.scores.items()}
     facts = {"version": VERSION, **dataclasses.asdict(dataclasses.replace(record, scores={}))}
     facts |= {"scores": [[*key] for key in scores], "scores_digest": digest(scores)}
+    facts |= {"packing": packing.FORM}
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         text = json.dumps(facts, indent=1, default=_plain) + "\n"
@@ -256,8 +258,11 @@ def facts(path: pathlib.Path) -> Record | None:
 
 def _facts(archive: zipfile.ZipFile) -> dict[str, Any]:
     told = json.loads(archive.read("record.json"))
-    if told.pop("version") != VERSION:
-        raise UserError("it is of another version of metajax; update metajax to read it")
+    if (version := told.pop("version")) not in READABLE:
+        raise UserError(f"it is of version {version}, and {READABLE} are read; update metajax")
+    form = told.pop("packing", packing.FORM)  # version 1 does not say; `unpack` recognizes it
+    if form != packing.FORM:
+        raise UserError(f"its scores are packed as {form!r}; update metajax to read it")
     return told
 
 

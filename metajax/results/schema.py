@@ -14,8 +14,10 @@ import numpy as np
 
 from metajax.types import UserError
 
-VERSION = 1
-"""Of the schema; version 0 was a JSON file beside an npz file, with free keys."""
+VERSION = 2
+"""Of what is written. Version 0 was a JSON file beside an npz file, with free keys; version 1 did
+not name the way its scores are packed (`packing.FORM`), nor who opened the test tasks."""
+READABLE = (1, 2)
 
 METHOD = "method"
 """The role of an arm that the record is about: a meta-learner under test."""
@@ -201,6 +203,9 @@ class Opening:
         counted.
       split: checksum of the split, or of the test tasks, that was opened.
       configurations: under how many configurations it had; None if nobody counted.
+      experiment: who opened them, as the ledger has it.
+      of_unnamed_tasks: how often it had opened test tasks whose checksum nobody wrote down, which
+        may be these.
     """
 
     frozen: str = ""
@@ -209,6 +214,8 @@ class Opening:
     times_opened: int | None = None
     split: str = ""
     configurations: int | None = None
+    experiment: str = ""
+    of_unnamed_tasks: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

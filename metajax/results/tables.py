@@ -187,13 +187,15 @@ def adapts(found: intervals.Interval, metric: str = "mae") -> bool:
 def opened(record: records.Record) -> str:
     """How often the test tasks of a record were opened, in a sentence."""
     times = max([line.times_opened or 1 for line in record.opened], default=1)
+    unnamed = max([line.of_unnamed_tasks for line in record.opened], default=0)
+    also = f" Earlier records opened tasks that they do not name {unnamed} times." * (unnamed > 0)
     if times == 1:
-        return f"Test tasks opened once, on {record.environment.date}."
+        return f"Test tasks opened once, on {record.environment.date}.{also}"
     configurations = max(line.configurations or 1 for line in record.opened)
     under = "one configuration" if configurations == 1 else f"{configurations} configurations"
     return (
         f"Test tasks opened {times} times by this experiment, under {under}; for this record on "
-        f"{record.environment.date}."
+        f"{record.environment.date}.{also}"
     )
 
 

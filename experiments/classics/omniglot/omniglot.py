@@ -314,7 +314,7 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
     tested = functools.partial(tested, method.tested)
     of_seeds = jax.jit(lambda many, *rest: jax.lax.map(lambda one: tested(one, *rest), many))
     test, best = part(data, "test"), trained.best_step.tolist()
-    opened = few_shot.opened_for(config, arm, best, test, *size.values(), config.test_tasks)
+    opened = few_shot.opened_for(config, name, best, test, *size.values(), config.test_tasks)
     scores = of_seeds(trained.params, test, jax.random.key(2))
     scenario = f"{config.ways}-way {config.shots}-shot"
     shown = label + ", layer norm" * config.layer_norm

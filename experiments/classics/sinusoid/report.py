@@ -79,7 +79,8 @@ def joined(stored: records.Record, new: records.Record) -> records.Record:
         arm: dataclasses.asdict(new.environment) for arm in ran
     }
     extra = {**stored.extra, "later": later}
-    return dataclasses.replace(stored, arms=tuple(arms), scores=scores, extra=extra)
+    opened = (*stored.opened, *new.opened)
+    return dataclasses.replace(stored, arms=tuple(arms), scores=scores, opened=opened, extra=extra)
 
 
 def conditions(record: records.Record) -> list[int]:

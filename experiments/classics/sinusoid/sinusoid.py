@@ -27,6 +27,7 @@ import optax
 
 from metajax import losses, optim, precision
 from metajax.data.worlds.latent import SineTasks
+from metajax.evaluation import evaluate
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.context import cavia
@@ -38,7 +39,7 @@ from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
 from metajax.training.devices import on_devices
 from metajax.transforms.reptile import reptile
-from metajax.types import Episode, MetaLearner, Model, Params, UserError
+from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
 from . import report as sinusoid_report
 
@@ -201,15 +202,15 @@ ARMS: dict[str, Callable[[Config], Arm]] = {
 }
 
 
-def untrained(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
-    """The arm's first parameters, for all seeds."""
+def untrained(title: str, config: Config, arm: Arm, world: SineTasks) -> tuple[Params, list[int]]:
+    """The arm's first parameters, for all seeds, and no step."""
     episode = world.sample(jax.random.key(0))
     keys = jax.random.split(jax.random.key(1), config.seeds)
-    return jax.vmap(lambda key: arm.learner.init(key, arm.reveal(episode)))(keys)
+    return jax.vmap(lambda key: arm.learner.init(key, arm.reveal(episode)))(keys), []
 
 
-def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
-    """The arm's parameters after meta-training on the world, for all seeds, at their best step."""
+def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> tuple[Params, list[int]]:
+    """The arm's parameters after meta-training on the world, for all seeds, and their best step."""
     valid = dataclasses.replace(world, num_query=100)
     after_one = lambda params: errors(arm, params, valid, jax.random.key(2), VALID_TASKS)[:, 1]
     draw = lambda key: arm.reveal(world.sample(key))
@@ -217,7 +218,7 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
     keys = jax.random.split(jax.random.key(1), config.seeds)
     try:
         with progress.bar(title, config.num_steps) as update:
-            return loop.fit(
+            found = loop.fit(
                 on_devices(config.hardware.devices, loop.recipe(arm.learner, arm.tx)),
                 sample,
                 (),
@@ -226,9 +227,10 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> Params:
                 block=1000,
                 validate=lambda params: after_one(params).mean(),
                 report=update,
-            ).params
+            )
     except UserError as error:
         raise UserError(f"{title}: {error}") from error
+    return found.params, found.best_step.tolist()
 
 
 def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
@@ -237,22 +239,21 @@ def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks
     A task that diverged has an infinite error.
     """
 
-    def one_task(key: jax.Array) -> jax.Array:
-        episode = arm.reveal(world.sample(key))
-        mse = lambda s: losses.squared_error(
-            arm.stepped.predict(params, s, episode.query.inputs),
-            episode.query.label,
-            episode.query.mask,
-        )
+    def error(state: PyTree, episode: Episode) -> jax.Array:
+        scores = arm.stepped.predict(params, state, episode.query.inputs)
+        return losses.squared_error(scores, episode.query.label, episode.query.mask)
 
-        def step(state, key):
-            return arm.stepped.adapt(params, state, episode.support, key), mse(state)
-
-        cold = arm.stepped.start(params, episode.profile)
-        found = jax.lax.scan(step, cold, jax.random.split(key, MAX_STEPS + 1))[1]
-        return jnp.nan_to_num(found, nan=jnp.inf, posinf=jnp.inf)
-
-    return jax.vmap(one_task)(jax.random.split(key, num_tasks))
+    found = evaluate.while_adapting(
+        arm.stepped,
+        params,
+        jax.random.split(key, num_tasks),
+        key,
+        error,
+        MAX_STEPS,
+        fetch=lambda key: arm.reveal(world.sample(key)),
+        batch_size=num_tasks,
+    )
+    return jnp.nan_to_num(found, nan=jnp.inf, posinf=jnp.inf)
 
 
 def curve(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
@@ -279,11 +280,11 @@ def run_shots(config: Config, shots: int) -> records.Record:
     world = SineTasks(num_support=shots, num_query=10)
     tested = SineTasks(num_support=shots, num_query=100)
     params: dict[str, Params] = {}
-    found, seconds, settings, scores, gradients = {}, {}, {}, {}, {}
+    found, seconds, settings, best_steps, scores, gradients = {}, {}, {}, {}, {}, {}
     for name in config.arms or ARMS:
         began, arm = time.perf_counter(), ARMS[name](config)
         first = fit if arm.trains else untrained
-        params[name] = first(f"K={shots} {name}", config, arm, world)
+        params[name], best_steps[name] = first(f"K={shots} {name}", config, arm, world)
         found[name] = arm
         if name == "pretrained":
             found[name], settings[name] = tuned(config, params[name], tested)
@@ -291,7 +292,8 @@ def run_shots(config: Config, shots: int) -> records.Record:
         tasks = config.num_steps * config.num_tasks if arm.trains else 0
         gradients[name] = records.Gradients(tasks * (1 + arm.learner.num_gradients))
     tests = ledger.checksum("sinusoid", shots, config.test_tasks)
-    opened = records.open_tests(config, settings, f"sinusoid-k{shots}", tests)
+    choices = settings | {"best steps": best_steps}
+    opened = records.open_tests(config, choices, f"sinusoid-k{shots}", tests)
     for name, arm in found.items():
         key = jax.random.key(3)
         measured = np.asarray(curve(arm, params[name], tested, key, config.test_tasks))

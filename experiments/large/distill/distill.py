@@ -102,18 +102,24 @@ def run(config: Config) -> records.Record:
     data = sasrec.load(config.teacher())
     shop = Workshop(config, data)
     big = sasrec.build(config.teacher(), data.num_items)
-    tests = ledger.checksum("leave-one-out", data.digest(), config.people, config.passed_over)
-    opened = records.open_tests(config, {}, "distill", tests)
     judges = {settings: Judge(config, data, settings) for settings in (big, shop.little)}
+    of_seeds = [shop.recommenders(seed) for seed in range(config.seeds)]
+    settings = {
+        f"{arm}, seed {seed}": judges[made.settings].chosen(made.params)
+        for seed, recommenders in enumerate(of_seeds)
+        for arm, made in recommenders.items()
+    }
+    tests = ledger.checksum("leave-one-out", data.digest(), config.people, config.passed_over)
+    opened = records.open_tests(config, settings, "distill", tests)
     ranks: dict[tuple[str, str], list[np.ndarray]] = {}
-    seconds, settings, size, milliseconds = {}, {}, {}, {}
-    for seed in range(config.seeds):
-        for arm, made in shop.recommenders(seed).items():
-            places, chosen, took = judges[made.settings](made.params)
+    seconds, size, milliseconds = {}, {}, {}
+    for seed, recommenders in enumerate(of_seeds):
+        for arm, made in recommenders.items():
+            rate = settings[f"{arm}, seed {seed}"]["rate"]
+            places, took = judges[made.settings](made.params, rate)
             for condition, rank in places.items():
                 ranks.setdefault((arm, condition), []).append(rank)
             seconds[arm], size[arm], milliseconds[arm] = made.seconds, made.size, took
-            settings[f"{arm}, seed {seed}"] = chosen
             told = {k: next_item.from_place(v)["ndcg@10"].mean() for k, v in places.items()}
             print(arm, told, flush=True)
     scores = {

@@ -12,7 +12,7 @@ from metajax import losses, tree
 from metajax.adapters.conditions import film
 from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Held, Sequences
-from metajax.evaluation import next_item
+from metajax.evaluation import evaluate, next_item
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
 from metajax.types import Episode, Examples, MetaLearner, Params, UserError
@@ -78,30 +78,38 @@ class Judge:
         rows = jax.tree.map(lambda x: x[0], support.inputs)
         fresh = wrapped.init(jax.random.key(0), (), rows)["adapter"]
 
+        def fetch(asked: tuple[jax.Array, ...]) -> Episode:
+            person, history, length = asked
+            mine = jax.tree.map(lambda x: x[person], support)
+            rows = (history[None], length[None])
+            return Episode((), mine, Examples(rows, jnp.zeros(1), jnp.ones(1)))
+
         def places(params: Params, rate: jax.Array) -> jax.Array:
             learner = adapter(settings, rate)
             start = {"model": {"base": params, "adapter": fresh}, "rates": ()}
 
-            def one(person, history, length):
-                mine = jax.tree.map(lambda x: x[person], support)
-                state = learner.adapt(start, learner.start(start, ()), mine, jax.random.key(0))
-                return learner.predict(start, state, (history[None], length[None]))[0]
+            def scorer(*asked: jax.Array) -> jax.Array:
+                key = jax.random.key(0)
+                return evaluate.predictions(learner, start, asked, key, fetch=fetch)[:, 0]
 
             key = jax.random.key(6)
-            found = next_item.places(jax.vmap(one), held, data.num_items, key, batch_size=16)
+            found = next_item.places(scorer, held, data.num_items, key, batch_size=16)
             return found[next_item.FULL]
 
         return jax.jit(places)
 
-    def __call__(self, params: Params) -> tuple[dict[str, np.ndarray], Any, float]:
-        """Places (U,) as it is and adapted, the rate chosen on validation, milliseconds."""
-        places = {"as it is": np.asarray(self.as_it_is(params))}
+    def chosen(self, params: Params) -> dict[str, Any]:
+        """The rate of adapting that is best for the items before the held-out ones."""
         valid = {}
         for rate in RATES:
             rank = np.asarray(self.adapted[2](params, rate))
             valid[rate] = float(next_item.from_place(rank)["ndcg@10"].mean())
-        best = max(valid, key=lambda rate: valid[rate])
-        places["adapted"] = np.asarray(self.adapted[1](params, best))
+        return {"rate": max(valid, key=lambda rate: valid[rate]), "valid": valid}
+
+    def __call__(self, params: Params, rate: float) -> tuple[dict[str, np.ndarray], float]:
+        """Places (U,) of the held-out items as it is and adapted at a rate; milliseconds."""
+        places = {"as it is": np.asarray(self.as_it_is(params))}
+        places["adapted"] = np.asarray(self.adapted[1](params, rate))
         places["same people, as it is"] = places["as it is"][self.at]
         one = (jnp.asarray(self.held.history[:1]), jnp.asarray(self.held.length[:1]))
         took = []
@@ -109,4 +117,4 @@ class Judge:
             began = time.process_time()
             jax.block_until_ready(self.score(params, one))
             took.append(time.process_time() - began)
-        return places, {"rate": best, "valid": valid}, 1e3 * float(np.median(took))
+        return places, 1e3 * float(np.median(took))

@@ -18,7 +18,7 @@ Published: none under this protocol. No pretrained language model was at hand wh
 import dataclasses
 import pathlib
 import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -122,37 +122,65 @@ def popularity(data: Sequences, train: np.ndarray, beam: int) -> np.ndarray:
     return np.argsort(-count, kind="stable")[: beam * 10]
 
 
-def trained_here(config: Config, table: Interactions, data: Sequences, out: pathlib.Path):
-    """Places (S, U) of each arm with the decoder that is trained here, seconds and settings."""
+class Trained(NamedTuple):
+    """The arms with the decoder that is trained here, before their test.
+
+    Attributes:
+      arms: of each seed, by name.
+      settings: what was chosen on validation people.
+      size: arm -> bytes kept of a person.
+    """
+
+    arms: list[dict[str, parts.Arm]]
+    settings: dict[str, Any]
+    size: dict[str, int]
+
+
+def trained_here(
+    config: Config, table: Interactions, data: Sequences, out: pathlib.Path
+) -> Trained:
+    """The arms with the decoder that is trained here."""
     titles = [str(title) for title in np.asarray(table.item_titles)]
     vectors = bert.cached(titles, config.text_model, out / "titles.npz")
-    train, valid, test = groups(len(data.length))
+    train, valid, _ = groups(len(data.length))
     words = language(config, table, data, vectors, train)
-    test = test[: config.people]
     lab = parts.Lab(config, data, words, train, valid)
-    held = histories.held_out(data, config.window, 1)
     dealt = np.random.default_rng(12).permutation(len(words.items))
     control = dataclasses.replace(words, items=words.items[dealt])
     blind = parts.Lab(config, data, control, train, valid)
+    arms = [
+        lab.arms(seed) | {"no adaptation, codes permuted": blind.plain(seed)[0]}
+        for seed in range(config.seeds)
+    ]
+    settings: dict[str, Any] = {"vocabulary": words.vocab_size}
+    for seed, by_name in enumerate(arms):
+        settings |= {f"{arm}, seed {seed}": chosen for arm, (_, _, chosen) in by_name.items()}
+    return Trained(arms, settings, lab.bytes)
+
+
+def judged(
+    config: Config, data: Sequences, trained: Trained
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Places (S, U) of each arm among the test people, and the seconds of its last seed."""
+    train, _, test = groups(len(data.length))
+    test = test[: config.people]
+    held = histories.held_out(data, config.window, 1)
     found: dict[str, list[np.ndarray]] = {}
     seconds: dict[str, float] = {}
-    settings: dict[str, Any] = {"vocabulary": words.vocab_size}
-    for seed in range(config.seeds):
-        arms = lab.arms(seed) | {"no adaptation, codes permuted": blind.plain(seed)[0]}
-        for arm, (search, took, chosen) in arms.items():
+    for by_name in trained.arms:
+        for arm, (search, took, _) in by_name.items():
             began = time.perf_counter()
             items = search(test)
             found.setdefault(arm, []).append(ranks(items, held.target[test], held.seen[test]))
             seconds[arm] = took + time.perf_counter() - began
             print(arm, next_item.from_place(found[arm][-1])["ndcg@10"].mean(), flush=True)
-            settings[f"{arm}, seed {seed}"] = chosen
     places = {arm: np.stack(rows) for arm, rows in found.items()}
     best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
     simple = {
         "popularity": ranks(best, held.target[test], held.seen[test])[None],
         "transitions": followed(data, held, train, test)[None],
     }
-    return simple | places, seconds, settings, lab.bytes
+    return simple | places, seconds
 
 
 def followed(data: Sequences, held: Held, train: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -167,7 +195,9 @@ def followed(data: Sequences, held: Held, train: np.ndarray, test: np.ndarray) -
     return ranks(np.argsort(-score, axis=1), asked.target, asked.seen)
 
 
-def from_folder(config: Config, table: Interactions, data: Sequences):
+def from_folder(
+    config: Config, table: Interactions, data: Sequences
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Places (1, U) with a language model from a folder, which reads and writes titles."""
     assert config.checkpoint is not None
     made, params = decoder.load(config.checkpoint)
@@ -196,7 +226,7 @@ def from_folder(config: Config, table: Interactions, data: Sequences):
     best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
     target, seen = held.target[test], held.seen[test]
     places = {"popularity": best, "no adaptation": np.stack(found)}
-    return {arm: ranks(items, target, seen)[None] for arm, items in places.items()}, {}, {}, {}
+    return {arm: ranks(items, target, seen)[None] for arm, items in places.items()}, {}
 
 
 def run(config: Config) -> records.Record:
@@ -210,13 +240,13 @@ def run(config: Config) -> records.Record:
     data = histories.of_table(table)
     test = groups(len(data.length))[2]
     tests = ledger.checksum("people not trained on", data.digest(), test, config.people)
-    opened = records.open_tests(config, {}, "llm_rec", tests)
-    made = (
-        from_folder(config, table, data)
-        if config.checkpoint
-        else trained_here(config, table, data, out)
+    nothing = Trained([], {}, {})  # a model from a folder is judged as it is
+    trained = nothing if config.checkpoint else trained_here(config, table, data, out)
+    settings, size = trained.settings, trained.size
+    opened = records.open_tests(config, settings, "llm_rec", tests)
+    places, seconds = (
+        from_folder(config, table, data) if config.checkpoint else judged(config, data, trained)
     )
-    places, seconds, settings, size = made
     scores = {
         records.Key("people not trained on", arm, "constrained beam", metric): values
         for arm, rows in places.items()

@@ -13,6 +13,7 @@ import optax
 from metajax import losses, optim, tree
 from metajax.adapters.conditions import soft_prompt
 from metajax.adapters.lora import adapted, lora
+from metajax.evaluation import evaluate
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import pooled
 from metajax.models.language import constrained, decoder
@@ -177,20 +178,22 @@ class Lab:
         """A search that adapts to a person's older rows and decodes the item after the newest."""
         width = self.words.items.shape[1]
 
-        def one(params: Params, person: jax.Array) -> jax.Array:
-            last = self.arrays[2][person] - 1
-            older = self.episode(self.arrays, person, last)
-            state = learner.start(params, ())
-            state = learner.adapt(params, state, older.support, jax.random.key(0))
-            tokens, _, whole = self.text(self.arrays, person, last)
+        def older(person: jax.Array) -> Episode:
+            return self.episode(self.arrays, person, self.arrays[2][person] - 1)
+
+        def decoded(params: Params, state: PyTree, newest: Examples) -> jax.Array:
+            tokens, whole = newest.inputs[0][0], newest.mask[0]
             short = tokens.shape[0] - width * self.config.window
             length = jnp.where(whole > 0, tokens.shape[0], short)
-            own = use(params, state)
-            return constrained.best_items(
-                self.decoder, own, tokens, length, self.tree, self.config.beam
-            )[0]
+            own, beam = use(params, state), self.config.beam
+            return constrained.best_items(self.decoder, own, tokens, length, self.tree, beam)[0]
 
-        many = jax.jit(lambda params, people: jax.lax.map(lambda p: one(params, p), people))
+        @jax.jit
+        def many(params: Params, people: jax.Array) -> jax.Array:
+            measure = lambda state, episode: decoded(params, state, episode.query)
+            key, options = jax.random.key(0), {"fetch": older, "batch_size": None}
+            return evaluate.after_adapting(learner, params, people, key, measure, **options)
+
         return lambda people: np.asarray(many(params, jnp.asarray(people)))
 
 

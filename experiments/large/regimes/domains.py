@@ -3,7 +3,7 @@
 import pathlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import optax
 from metajax import optim, tree
 from metajax.adapters.lora import lora
 from metajax.data.sources import named
-from metajax.evaluation import metrics
+from metajax.evaluation import evaluate, metrics
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import pooled
 from metajax.training import loop
@@ -81,23 +81,29 @@ def judge(learner: MetaLearner, data: Shelves, shots: int, num_tasks: int) -> Ju
     """A judgement on shelves of a group, the same ones for every learner; compiled once."""
     keys = jax.random.split(jax.random.key(17), num_tasks)
 
-    def one(params: Params, data: Shelves, key: jax.Array):
-        episode, who = shop.draw(data, key, shots, shop.NUM_QUERY, random=False)
-        state = learner.adapt(params, learner.start(params, ()), episode.support, key)
-        score = learner.predict(params, state, episode.query.inputs)
-        ties, ones = jax.random.split(key, len(who)), jnp.ones(SHELF)
-        gain = jax.vmap(lambda s, y, k: metrics.ndcg(s, y, ones, k, k=10))
-        return gain(score, episode.query.label, ties), who, episode.query.mask
+    draw = lambda key: shop.draw(data, key, shots, shop.NUM_QUERY, random=False)
+    tasks, who_TxQ = jax.jit(lambda keys: jax.lax.map(draw, keys))(keys)
 
-    many = jax.jit(lambda params, data: jax.lax.map(lambda key: one(params, data, key), keys))
+    def gains(scores: jax.Array, label: jax.Array, key: jax.Array) -> jax.Array:
+        ones = jnp.ones(SHELF)
+        gain = jax.vmap(lambda s, y, k: metrics.ndcg(s, y, ones, k, k=10))
+        return gain(scores, label, jax.random.split(key, len(scores)))
+
+    @jax.jit
+    def many(params: Params, tasks: Episode) -> jax.Array:
+        key = jax.random.key(0)
+        scores = evaluate.predictions(learner, params, tasks, key, batch_size=None)
+        return jax.lax.map(lambda each: gains(*each), (scores, tasks.query.label, keys))
+
+    who, mask = np.asarray(who_TxQ).ravel(), np.asarray(tasks.query.mask, float).ravel()
+    size = data.taken.shape[0]
+    count = np.bincount(who, mask, minlength=size)
 
     def found(params: Params) -> np.ndarray:
-        rows, size = [], data.taken.shape[0]
+        rows = []
         for seed in range(len(jax.tree.leaves(params)[0])):
-            gain, who, mask = many(jax.tree.map(lambda x, s=seed: x[s], params), data)
-            who, mask = np.asarray(who).ravel(), np.asarray(mask, float).ravel()
+            gain = many(jax.tree.map(lambda x, s=seed: x[s], params), tasks)
             total = np.bincount(who, np.asarray(gain, float).ravel() * mask, minlength=size)
-            count = np.bincount(who, mask, minlength=size)
             rows.append(total[count > 0] / count[count > 0])
         return np.stack(rows)
 
@@ -149,10 +155,24 @@ def tuned_lora(low: Model, model: Params, data: Shelves) -> tuple[MetaLearner, P
     return *made[best], {"rate": best[0], "steps": best[1], "trials": len(found)}
 
 
-def arms(
-    pair: Domain, steps: int, seeds: int, devices: int = 1
-) -> dict[str, tuple[MetaLearner, Params, float, Any]]:
-    """Every arm: learner, parameters (S, ...), seconds and what was chosen."""
+class Made(NamedTuple):
+    """An arm before its test.
+
+    Attributes:
+      learner: how it adapts.
+      params: its parameters, leaves (S, ...).
+      seconds: of its training and choices.
+      settings: what was chosen on validation.
+    """
+
+    learner: MetaLearner
+    params: Params
+    seconds: float
+    settings: dict[str, Any]
+
+
+def arms(pair: Domain, steps: int, seeds: int, devices: int = 1) -> dict[str, Made]:
+    """Every arm, trained and chosen on the items and users of training and validation."""
     data, valid = shop.shelves(pair, 0), shop.shelves(pair, 1)
     plain, trunk = Model(lambda k, p, x: {}, lambda params, p, x: x), shop.trunk()
     one = {"none": jnp.zeros(1)}
@@ -160,16 +180,17 @@ def arms(
         shop.counts(support)[None], (len(x), SHELF)
     )
     init = lambda key, episode: {}
-    made: dict[str, tuple[MetaLearner, Params, float, Any]] = {
-        CHANCE: (shop.reading(init, lambda p, s, x: jnp.zeros((len(x), SHELF))), one, 0.0, {}),
-        POPULAR: (shop.reading(init, popular), one, 0.0, {}),
+    alike = lambda params, support, x: jnp.zeros((len(x), SHELF))
+    made = {
+        CHANCE: Made(shop.reading(init, alike), one, 0.0, {}),
+        POPULAR: Made(shop.reading(init, popular), one, 0.0, {}),
     }
 
     def keep(arm: str, build: Any) -> None:
         began = time.perf_counter()
         learner, params, told = build()
-        made[arm] = (learner, params, time.perf_counter() - began, told)
-        print(arm, told, f"{made[arm][2]:.0f} s", flush=True)
+        made[arm] = Made(learner, params, time.perf_counter() - began, told)
+        print(arm, told, f"{made[arm].seconds:.0f} s", flush=True)
 
     keep(SOURCE, lambda: (shop.ridge_head(plain), *tuned_head(plain, {}, valid)))
     base = joint(data, steps, seeds, devices)
@@ -191,23 +212,14 @@ def arms(
     return made
 
 
-def run(
-    name: str,
-    data_dir: pathlib.Path | None,
-    steps: int,
-    seeds: int,
-    num_tasks: int,
-    devices: int = 1,
-) -> tuple[dict, dict, dict]:
-    """nDCG@10 (S, people) by (arm, shots) on a pair, seconds and settings of each arm."""
-    scores, seconds, settings = {}, {}, {}
-    pair = read(name, data_dir)
-    test = shop.shelves(pair, 2)
-    print(name, pair.taken.shape, "test", test.taken.shape, float(test.taken.mean()))
-    for arm, (learner, params, took, told) in arms(pair, steps, seeds, devices).items():
+def judged(
+    name: str, test: Shelves, made: dict[str, Made], num_tasks: int
+) -> dict[tuple[str, int], np.ndarray]:
+    """nDCG@10 (S, people) by (arm, shots) on shelves of the test."""
+    scores = {}
+    for arm, (learner, params, _, _) in made.items():
         for shots in SHOTS:
             scores[arm, shots] = judge(learner, test, shots, num_tasks)(params)
         means = [round(float(scores[arm, k].mean()), 4) for k in SHOTS]
         print(f"{name}: {arm} {means}", flush=True)
-        seconds[arm], settings[arm] = took, told
-    return scores, seconds, settings
+    return scores

@@ -7,7 +7,7 @@ the filter of Kalman, told all numbers of the world.
 import functools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ import optax
 
 from metajax import optim, tree
 from metajax.adapters.lora import lora
+from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
@@ -35,6 +36,7 @@ HEAD, FORGETS, CONTEXT, BEST = (
     "in context",
     "Kalman filter",
 )
+MOST_STEPS = 20
 KEEPS = {"still": 1.0, "slow drift": 0.98, "fast drift": 0.9}
 
 
@@ -76,16 +78,10 @@ def fit(
     return loop.fit(recipe, sample, jnp.asarray(keep), keys, steps).params
 
 
-def predicted(learner: MetaLearner, params: Params, episodes: Episode) -> jax.Array:
+def predicted(learner: MetaLearner, params: Params, tasks: Episode) -> jax.Array:
     """Scores (S, T, Q) after adapting to each support."""
-
-    def one(params: Params, episode: Episode) -> jax.Array:
-        state = learner.start(params, ())
-        state = learner.adapt(params, state, episode.support, jax.random.key(0))
-        return learner.predict(params, state, episode.query.inputs)
-
-    many = lambda p: jax.lax.map(lambda e: one(p, e), episodes, batch_size=50)
-    return jax.jit(lambda p: jax.lax.map(many, p))(params)
+    of_seed = lambda p: evaluate.predictions(learner, p, tasks, jax.random.key(0), batch_size=50)
+    return jax.jit(lambda p: jax.lax.map(of_seed, p))(params)
 
 
 def tuned(
@@ -96,20 +92,20 @@ def tuned(
     adapts: tree.Filter,
     descent: Callable[[Any], optax.GradientTransformation] = optax.sgd,
 ) -> tuple[MetaLearner, dict[str, Any]]:
-    """Fine-tuning at the rate and the number of steps, up to 20, best on validation users."""
+    """Fine-tuning at the rate and the number of steps, up to MOST_STEPS, best on validation."""
 
     def errors(params: Params, rate: jax.Array) -> jax.Array:
         learner = fine_tuned(model, descent(rate), 1, adapts=adapts)
 
-        def one(episode: Episode) -> jax.Array:
-            def step(state: Any, _: None):
-                state = learner.adapt(params, state, episode.support, jax.random.key(0))
-                score = learner.predict(params, state, episode.query.inputs)
-                return state, jnp.mean((score - episode.query.label) ** 2)
+        def error(state: Any, episode: Episode) -> jax.Array:
+            score = learner.predict(params, state, episode.query.inputs)
+            return jnp.mean((score - episode.query.label) ** 2)
 
-            return jax.lax.scan(step, learner.start(params, ()), length=20)[1]
-
-        return jax.lax.map(one, valid, batch_size=50).mean(axis=0)
+        key = jax.random.key(0)
+        found = evaluate.while_adapting(
+            learner, params, valid, key, error, MOST_STEPS, batch_size=50
+        )
+        return found[:, 1:].mean(axis=0)
 
     over = jax.jit(lambda p: jax.lax.map(lambda x: jax.lax.map(lambda r: errors(x, r), grid), p))
     grid = jnp.asarray(rates)
@@ -124,42 +120,73 @@ def clipped(rate: Any) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate))
 
 
-def run(
-    seeds: int, people: int, steps: int, world: World, devices: int = 1
-) -> tuple[dict, dict, dict]:
-    """Squared errors (S, people) by (arm, drift), seconds and settings of each arm."""
-    errors, seconds, settings = {}, {}, {}
+class Ready(NamedTuple):
+    """An arm before its test: a learner and its parameters, leaves (S, ...)."""
+
+    learner: MetaLearner
+    params: Params
+
+
+def people_of(world: World, group: int, keep: float, number: int) -> Episode:
+    """Users of a group who drift so; leaves (number, ...)."""
+    sample = functools.partial(world.sample, keep)
+    return jax.vmap(sample)(jax.random.split(world.group(group), number))
+
+
+def fine_tuned_arms(
+    joint: Params, valid: Episode, seeds: int
+) -> dict[str, tuple[Ready, dict[str, Any]]]:
+    """The arms that begin from joint training, with what was chosen on validation users."""
+    net = vector_mlp((32, 32))
+    low = lora(net, 2, formed=True)
+    adapter = low.init(jax.random.key(5), (), valid.support.inputs[0])["adapter"]
+    many = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), adapter)
+    wrapped = {**joint, "model": {"base": joint["model"], "adapter": many}}
+    found = {}
+    for arm, model, start, adapts, descent in (
+        (FULL, net, joint, tree.everything, optax.sgd),
+        (LORA, low, wrapped, tree.under("adapter"), clipped),
+    ):
+        chosen, told = tuned(model, start, valid, (0.01, 0.03, 0.1, 0.3), adapts, descent)
+        found[arm] = Ready(chosen, start), told
+    return found
+
+
+def trained(
+    seeds: int, steps: int, world: World, devices: int = 1
+) -> tuple[dict[tuple[str, str], Ready], dict[str, float], dict[str, Any]]:
+    """Arms by (arm, drift), seconds of each arm, and what was chosen on validation users."""
+    ready: dict[tuple[str, str], Ready] = {}
+    seconds: dict[str, float] = {}
+    settings: dict[str, Any] = {}
     for name, keep in KEEPS.items():
-        draw = lambda key, n, keep=keep: jax.vmap(functools.partial(world.sample, keep))(
-            jax.random.split(key, n)
-        )
-        valid, test = draw(world.group(2), 200), draw(world.group(3), people)
-
-        def judge(arm: str, scores: jax.Array, name=name, test=test) -> None:
-            each = jnp.mean((scores - test.query.label[None]) ** 2, axis=-1)
-            errors[arm, name] = np.asarray(each)
-            print(f"{name}: {arm} {errors[arm, name].mean():.4f}", flush=True)
-
         for arm, (learner, own_steps, rate) in learners(world, steps).items():
             began = time.perf_counter()
             params = fit(learner, world, keep, own_steps, rate, seeds, devices)
-            judge(arm, predicted(learner, params, test))
-            seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began
-            if arm == NONE:
-                joint = params
-        net = vector_mlp((32, 32))
-        low = lora(net, 2, formed=True)
-        adapter = low.init(jax.random.key(5), (), test.support.inputs[0])["adapter"]
-        many = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)), adapter)
-        wrapped = {**joint, "model": {"base": joint["model"], "adapter": many}}
-        for arm, model, start, adapts, descent in (
-            (FULL, net, joint, tree.everything, optax.sgd),
-            (LORA, low, wrapped, tree.under("adapter"), clipped),
-        ):
-            began = time.perf_counter()
-            chosen, told = tuned(model, start, valid, (0.01, 0.03, 0.1, 0.3), adapts, descent)
-            judge(arm, predicted(chosen, start, test))
-            settings[f"{arm}, {name}"] = told
-            seconds[arm] = seconds.get(arm, 0.0) + time.perf_counter() - began
-        judge(BEST, jax.vmap(functools.partial(world.kalman, keep))(test)[None])
-    return errors, seconds, settings
+            ready[arm, name] = Ready(learner, params)
+            took = time.perf_counter() - began
+            seconds[arm] = seconds.get(arm, 0.0) + took
+            print(f"{name}: {arm} trained, {took:.0f} s", flush=True)
+        began, joint = time.perf_counter(), ready[NONE, name].params
+        tuned_arms = fine_tuned_arms(joint, people_of(world, 2, keep, 200), seeds)
+        took = (time.perf_counter() - began) / len(tuned_arms)
+        for arm, (made, told) in tuned_arms.items():
+            ready[arm, name], settings[f"{arm}, {name}"] = made, told
+            seconds[arm] = seconds.get(arm, 0.0) + took
+    return ready, seconds, settings
+
+
+def judged(
+    ready: dict[tuple[str, str], Ready], world: World, people: int
+) -> dict[tuple[str, str], np.ndarray]:
+    """Squared errors (S, people) by (arm, drift) on the test users; among the arms the filter."""
+    errors = {}
+    for name, keep in KEEPS.items():
+        test = people_of(world, 3, keep, people)
+        each = lambda scores, test=test: jnp.mean((scores - test.query.label[None]) ** 2, axis=-1)
+        scores = {arm: predicted(*ready[arm, drift], test) for arm, drift in ready if drift == name}
+        scores[BEST] = jax.vmap(functools.partial(world.kalman, keep))(test)[None]
+        for arm, found in scores.items():
+            errors[arm, name] = np.asarray(each(found))
+            print(f"{name}: {arm} {errors[arm, name].mean():.4f}", flush=True)
+    return errors

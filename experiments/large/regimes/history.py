@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import optax
 
 from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Sequences
-from metajax.evaluation import next_item
+from metajax.evaluation import evaluate, next_item
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.training import loop
@@ -157,6 +158,20 @@ def exactly(settings: sequence.Settings, context: int) -> Reader:
     return read
 
 
+class Asked(NamedTuple):
+    """What the places of a person's last items are computed from, beside the adapted state.
+
+    Attributes:
+      tail: the newest items (N,), those to find included.
+      seen: the items met before them, padded with the number of items.
+      key: breaks ties.
+    """
+
+    tail: jax.Array
+    seen: jax.Array
+    key: jax.Array
+
+
 def places(
     num_items: int,
     learner: MetaLearner,
@@ -175,18 +190,28 @@ def places(
     for u, (start, n) in enumerate(zip(data.start, data.length - JUDGED, strict=True)):
         seen[u, :n] = data.items[start : start + n]
 
-    def one(params: Params, person: tuple[jax.Array, ...]) -> jax.Array:
+    def fetch(person: tuple[jax.Array, ...]) -> Episode:
         rows, seen, key = person
-        state = learner.adapt(params, learner.start(params, ()), episode(rows).support, key)
-        hidden, catalogue = read(params, state, rows.reshape(-1))
-        target = rows[-1, ROW - JUDGED :]
+        query = Examples(Asked(rows.reshape(-1), seen, key), rows[-1, -JUDGED:], jnp.ones(JUDGED))
+        return episode(rows)._replace(query=query)
+
+    def placed(params: Params, state: PyTree, query: Examples) -> jax.Array:
+        tail, seen, key = query.inputs
+        hidden, catalogue = read(params, state, tail)
         new = jnp.ones(num_items).at[seen].set(0.0, mode="drop")
-        met = jnp.cumsum(jax.nn.one_hot(target, num_items), axis=0)
+        met = jnp.cumsum(jax.nn.one_hot(query.label, num_items), axis=0)
         before = jnp.concatenate([jnp.zeros((1, num_items)), met[:-1]])
         candidates = new[None] * (before == 0)
         keys = jax.random.split(key, JUDGED)
-        return jax.vmap(next_item.place)(hidden @ catalogue.T, target, candidates, keys)
+        return jax.vmap(next_item.place)(hidden @ catalogue.T, query.label, candidates, keys)
 
-    keys = jax.random.split(jax.random.key(6), len(rows))
-    many = jax.jit(lambda p, people: jax.lax.map(lambda x: one(p, x), people))
+    key = jax.random.key(6)
+
+    @jax.jit
+    def many(params: Params, people: tuple[jax.Array, ...]) -> jax.Array:
+        measure = lambda state, episode: placed(params, state, episode.query)
+        options = {"fetch": fetch, "batch_size": None}
+        return evaluate.after_adapting(learner, params, people, key, measure, **options)
+
+    keys = jax.random.split(key, len(rows))
     return np.asarray(many(params, (rows, jnp.asarray(seen), keys)))

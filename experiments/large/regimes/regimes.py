@@ -29,7 +29,7 @@ from .. import report as large_report
 from ..sasrec import sasrec
 from . import domains as regimes_domains
 from . import drift as regimes_drift
-from . import history
+from . import history, shelves
 from . import window as regimes_window
 from . import world as regimes_world
 
@@ -132,20 +132,25 @@ class Book:
         )  # fmt: skip
 
 
-def opened_for(config: Config, book: Book, *tests: Any) -> report.Opening:
-    """The line of the ledger for the test tasks of a regime."""
-    return report.open_tests(config, {}, book.name, ledger.checksum(book.name, *tests))
+def opened_for(config: Config, book: Book, choices: dict[str, Any], *tests: Any) -> report.Opening:
+    """The line of the ledger for the test tasks of a regime.
+
+    Args:
+      choices: what was chosen on validation, by arm.
+      tests: what the test tasks are drawn from.
+    """
+    return report.open_tests(config, choices, book.name, ledger.checksum(book.name, *tests))
 
 
 def drifting(config: Config) -> report.Record:
     """Runs the people who drift."""
     book = Book("drift")
     world = regimes_world.World(seed=config.drift_world)
-    opened = opened_for(config, book, world.seed, config.drifters)
-    errors, seconds, settings = regimes_drift.run(
-        config.seeds, config.drifters, config.drift_steps, world, config.hardware.devices
+    ready, seconds, settings = regimes_drift.trained(
+        config.seeds, config.drift_steps, world, config.hardware.devices
     )
-    for (arm, drift), values in errors.items():
+    opened = opened_for(config, book, settings, world.seed, config.drifters)
+    for (arm, drift), values in regimes_drift.judged(ready, world, config.drifters).items():
         book.keep(DRIFT, arm, drift, "mse", values)
     return book.written(
         config, seconds, settings, report.Data("synthetic"), opened, world=world.seed
@@ -155,16 +160,13 @@ def drifting(config: Config) -> report.Record:
 def shelved(config: Config, pair: str) -> report.Record:
     """Runs the shelves of a pair of domains."""
     book = Book(f"domains-{pair.replace(' ', '-')}")
-    opened = opened_for(config, book, config.shelves)
-    found, seconds, settings = regimes_domains.run(
-        pair,
-        config.data.data_dir,
-        config.shelf_steps,
-        config.seeds,
-        config.shelves,
-        config.hardware.devices,
-    )
-    for (arm, shots), values in found.items():
+    domains = regimes_domains.read(pair, config.data.data_dir)
+    made = regimes_domains.arms(domains, config.shelf_steps, config.seeds, config.hardware.devices)
+    settings = {arm: one.settings for arm, one in made.items()}
+    seconds = {arm: one.seconds for arm, one in made.items()}
+    opened = opened_for(config, book, settings, config.shelves)
+    test = shelves.shelves(domains, 2)
+    for (arm, shots), values in regimes_domains.judged(pair, test, made, config.shelves).items():
         book.keep(f"{SHELF}, {pair}", arm, f"{shots} people", "ndcg@10", values)
     return book.written(config, seconds, settings, report.Data(pair), opened)
 
@@ -173,11 +175,14 @@ def long_window(config: Config) -> report.Record:
     """Runs the headroom and the histories longer than the window."""
     book = Book("window")
     data = sasrec.load(sasrec.Config(data=config.data))
-    opened = opened_for(config, book, data.digest(), config.people)
     plan = history.Plan(
         64, config.window_steps, config.meta_steps, config.people, config.hardware.devices
     )
-    scores, room, seconds, settings, size = regimes_window.run(plan, data, config.window_seeds)
+    ready = regimes_window.trained(plan, data, config.window_seeds)
+    settings = regimes_window.settings_of(ready)
+    opened = opened_for(config, book, settings, data.digest(), config.people)
+    scores, room = regimes_window.judged(plan, ready)
+    seconds, size = ready[-1][0].seconds, ready[-1][0].bytes
     for context, values in room.items():
         book.keep(ROOM, "recommender as it is", f"{context} items", "ndcg@10", values)
     for arm, values in scores.items():

@@ -71,6 +71,20 @@ def implicit_head() -> MetaLearner:
     return MetaLearner(lambda key, episode: {}, start, adapt, none, lambda *given: (none(), {}))
 
 
+class Ready(NamedTuple):
+    """An arm before its test.
+
+    Attributes:
+      learner: how it adapts.
+      read: (parameters, state, a person's newest items) -> see `history.places`.
+      params: of the learner.
+    """
+
+    learner: MetaLearner
+    read: Any
+    params: Params
+
+
 class Arms:
     """Every way to adapt one trained backbone.
 
@@ -94,17 +108,18 @@ class Arms:
         self.base = lab.backbone(plan, self.train, seed)
         self.seconds["backbone"] = time.perf_counter() - began
 
-    def found(self, learner: MetaLearner, read: Any, params: Params, data: Sequences) -> np.ndarray:
+    def places(self, ready: Ready, data: Sequences) -> np.ndarray:
         """Places (U, JUDGED)."""
+        learner, read, params = ready
         return lab.places(self.settings_of.num_items, learner, read, params, data)
 
-    def as_it_is(self, reader: lab.Reader) -> np.ndarray:
-        """Places of the test without adaptation."""
+    def as_it_is(self, reader: lab.Reader) -> Ready:
+        """The recommender without adaptation."""
         read = lambda params, state, tail: (
             reader(params["base"], tail),
             sequence.vectors(params["base"]),
         )
-        return self.found(implicit_head(), read, self.weighted(0.0, 1.0), self.test)
+        return Ready(implicit_head(), read, self.weighted(0.0, 1.0))
 
     def weighted(self, weight: float, penalty: float) -> Params:
         """The parameters of the closed-form head."""
@@ -120,7 +135,7 @@ class Arms:
 
         return read
 
-    def head(self) -> np.ndarray:
+    def head(self) -> Ready:
         """The closed-form head, its weight and penalty chosen."""
         reader = lab.window(self.settings_of, ROW)
 
@@ -131,13 +146,13 @@ class Arms:
         valid, learner = {}, implicit_head()
         for weight in (0.3, 1.0, 3.0):
             for penalty in (0.1, 1.0):
-                params = self.weighted(weight, penalty)
-                valid[weight, penalty] = ndcg(self.found(learner, read, params, self.valid))
+                tried = Ready(learner, read, self.weighted(weight, penalty))
+                valid[weight, penalty] = ndcg(self.places(tried, self.valid))
         best = max(valid, key=lambda k: valid[k])
         self.settings[HEAD] = {"weight": best[0], "penalty": best[1], "trials": len(valid)}
-        return self.found(learner, read, self.weighted(*best), self.test)
+        return Ready(learner, read, self.weighted(*best))
 
-    def tuned(self, arm: str, model: Model, params: Params, adapts: tree.Filter, use: Any):
+    def tuned(self, arm: str, model: Model, params: Params, adapts: tree.Filter, use: Any) -> Ready:
         """Three plain gradient steps at the rate that is best on validation."""
         valid, made = {}, {}
         fast, _ = tree.partition(params["model"], adapts)
@@ -146,24 +161,24 @@ class Arms:
         )
         for rate in (0.003, 0.03, 0.3):
             log_rates = optim.learned_rates(rate).init(fast)
-            made[rate] = {**params, "rates": log_rates}
-            valid[rate] = ndcg(self.found(learner, self.reads(use), made[rate], self.valid))
+            made[rate] = Ready(learner, self.reads(use), {**params, "rates": log_rates})
+            valid[rate] = ndcg(self.places(made[rate], self.valid))
         best = max(valid, key=lambda rate: valid[rate])
         self.settings[arm] = {"rate": best, "valid": valid}
         self.bytes[arm] = 4 * tree.size(fast)
-        return self.found(learner, self.reads(use), made[best], self.test)
+        return made[best]
 
-    def meta_learned(self, arm: str, model: Model, use: Any) -> np.ndarray:
+    def meta_learned(self, arm: str, model: Model, use: Any) -> Ready:
         """Three gradient steps on an adapter, its start and its rates learned across people."""
         inner, adapts = optim.learned_rates(0.03), tree.under("adapter")
         learner = gradient(model, inner, 3, adapts=adapts, loss=losses.negative_mean)
         learner = starting_from(learner, model={"base": self.base})
         params = lab.meta_fit(learner, self.meta, self.plan, self.seed)
         self.bytes[arm] = 4 * tree.size(params["model"]["adapter"])
-        return self.found(learner, self.reads(use), params, self.test)
+        return Ready(learner, self.reads(use), params)
 
-    def all(self) -> dict[str, np.ndarray]:
-        """Places of every arm."""
+    def all(self) -> dict[str, Ready]:
+        """Every arm, trained and chosen on validation people."""
         low, scaled = lora(self.model, 2, LOW), film(self.model, self.settings_of.shape)
         rows = jax.tree.map(jnp.asarray, lab.episode(jnp.zeros((lab.ROWS + 1, ROW), jnp.int32)))
         fresh = low.init(jax.random.key(5), (), rows.support.inputs)["adapter"]
@@ -186,7 +201,7 @@ class Arms:
             began = time.perf_counter()
             found[arm] = make()
             self.seconds[arm] = time.perf_counter() - began
-            print(f"{arm}: {ndcg(found[arm]):.4f} {self.seconds[arm]:.0f} s", flush=True)
+            print(f"{arm}: ready, {self.seconds[arm]:.0f} s", flush=True)
         return found
 
 
@@ -195,21 +210,39 @@ def ndcg(rank: np.ndarray) -> float:
     return float(next_item.from_place(rank)["ndcg@10"].mean())
 
 
-def run(plan: Plan, data: Sequences, seeds: int) -> tuple[dict, dict, dict, dict, dict]:
-    """nDCG@10 (S, people) by arm and by context, seconds, settings and bytes per user."""
+def trained(plan: Plan, data: Sequences, seeds: int) -> list[tuple[Arms, dict[str, Ready]]]:
+    """The arms of every seed before their test, by name."""
+    made = [Arms(plan, data, seed) for seed in range(seeds)]
+    return [(arms, arms.all()) for arms in made]
+
+
+def settings_of(ready: list[tuple[Arms, dict[str, Ready]]]) -> dict[str, Any]:
+    """What was chosen on validation people, by arm and seed."""
+    return {
+        f"{arm}, seed {arms.seed}": arms.settings.get(arm, {})
+        for arms, by_name in ready
+        for arm in by_name
+    }
+
+
+def judged(
+    plan: Plan, ready: list[tuple[Arms, dict[str, Ready]]]
+) -> tuple[dict[str, np.ndarray], dict[int, np.ndarray]]:
+    """nDCG@10 (S, people) of the test, by arm and by items of context."""
     scores: dict[str, list[np.ndarray]] = {}
     room: dict[int, list[np.ndarray]] = {}
     each = lambda rank: next_item.from_place(rank)["ndcg@10"].mean(axis=1)
-    seconds, settings, size = {}, {}, {}
-    for seed in range(seeds):
-        arms = Arms(plan, data, seed)
+    for arms, by_name in ready:
         for context in (c for c in CONTEXTS if c <= plan.window):
-            rank = arms.as_it_is(lab.exactly(arms.settings_of, context))
+            reader = lab.exactly(arms.settings_of, context)
+            rank = arms.places(arms.as_it_is(reader), arms.test)
             room.setdefault(context, []).append(each(rank))
             print(f"{context} items of context: {ndcg(rank):.4f}", flush=True)
-        for arm, rank in arms.all().items():
+        for arm, made in by_name.items():
+            began = time.perf_counter()
+            rank = arms.places(made, arms.test)
+            arms.seconds[arm] += time.perf_counter() - began
             scores.setdefault(arm, []).append(each(rank))
-            settings[f"{arm}, seed {seed}"] = arms.settings.get(arm, {})
-        seconds, size = arms.seconds, arms.bytes
+            print(f"{arm}: {ndcg(rank):.4f} {arms.seconds[arm]:.0f} s", flush=True)
     stack = lambda rows: {name: np.stack(values) for name, values in rows.items()}
-    return stack(scores), stack(room), seconds, settings, size
+    return stack(scores), stack(room)

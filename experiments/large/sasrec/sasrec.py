@@ -18,7 +18,8 @@ import functools
 import pathlib
 import shutil
 import time
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -175,11 +176,26 @@ def kept(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> tuple
     return jax.tree.unflatten(treedef, [jnp.asarray(found[name]) for name in names]), 0.0
 
 
-def simple_arms(data: Sequences, width: int) -> dict[str, tuple]:
-    """The arms without a Transformer: places, settings and seconds of each."""
+class Simple(NamedTuple):
+    """An arm without a Transformer, before its test.
+
+    Attributes:
+      make: (histories, held-out items, *chosen) -> scores, see `arms`.
+      chosen: its settings.
+      settings: what the record says of them.
+      seconds: that choosing took.
+    """
+
+    make: Callable[..., np.ndarray]
+    chosen: tuple[Any, ...]
+    settings: dict[str, Any]
+    seconds: float
+
+
+def simple_arms(data: Sequences, width: int) -> dict[str, Simple]:
+    """The arms without a Transformer, their settings chosen on validation items."""
     valid = histories.held_out(data, width, 2)
-    test = histories.held_out(data, width, 1)
-    key_valid, key_test = jax.random.split(jax.random.key(4))
+    key_valid, _ = jax.random.split(jax.random.key(4))
     decays = (0.6, 0.8, 0.95)
     makers = {
         "popularity": (sasrec_arms.popularity, [()]),
@@ -194,9 +210,8 @@ def simple_arms(data: Sequences, width: int) -> dict[str, tuple]:
     for name, (make, grid) in makers.items():
         began = time.perf_counter()
         best, valid_ndcg = sasrec_arms.chosen(make, grid, data, valid, key_valid)
-        ranks = sasrec_arms.judged(make(data, test, *best), test, data.num_items, key_test)
         settings = {"chosen": str(best), "valid_ndcg": valid_ndcg, "trials": len(grid)}
-        found[name] = (ranks, settings, time.perf_counter() - began)
+        found[name] = Simple(make, best, settings, time.perf_counter() - began)
         print(name, settings, flush=True)
     return found
 
@@ -216,28 +231,30 @@ def run(config: Config) -> records.Record:
             for metric, values in next_item.from_place(np.atleast_2d(rank)).items():
                 scores[records.Key("leave-one-out", arm, condition, metric)] = values
 
-    tests = ledger.checksum("leave-one-out", data.digest(), config.window)
-    opened = records.open_tests(config, {}, "sasrec", tests)
-    for arm, (ranks, chosen, took) in simple_arms(data, config.window).items():
-        keep(arm, ranks)
-        settings[arm], seconds[arm] = chosen, took
-    test = histories.held_out(data, config.window, 1)
-    by_seed = []
-    seconds[SASREC] = 0.0
-    for seed in range(config.seeds):
-        fitted = fit(config, data, seed, out)
-        params = jax.tree.map(lambda x: x[0], fitted.params)
-        judge = jax.jit(
-            lambda p: next_item.places(
-                scorer(build(config, data.num_items), p), test, data.num_items, jax.random.key(5)
-            )
-        )
-        by_seed.append({k: np.asarray(v) for k, v in judge(params).items()})
-        seconds[SASREC] += fitted.seconds / config.seeds
+    simple = simple_arms(data, config.window)
+    for arm, made in simple.items():
+        settings[arm], seconds[arm] = made.settings, made.seconds
+    trained = [fit(config, data, seed, out) for seed in range(config.seeds)]
+    seconds[SASREC] = sum(fitted.seconds for fitted in trained) / config.seeds
+    for seed, fitted in enumerate(trained):
         settings[f"{SASREC}, seed {seed}"] = {
             "best_step": int(fitted.best_step[0]),
             "valid": np.round(fitted.history["valid"][0], 5).tolist(),
         }
+    tests = ledger.checksum("leave-one-out", data.digest(), config.window)
+    opened = records.open_tests(config, settings, "sasrec", tests)
+    test = histories.held_out(data, config.window, 1)
+    _, key_test = jax.random.split(jax.random.key(4))
+    for arm, made in simple.items():
+        score = made.make(data, test, *made.chosen)
+        keep(arm, sasrec_arms.judged(score, test, data.num_items, key_test))
+
+    @jax.jit
+    def judge(params: Params) -> dict[str, jax.Array]:
+        scores = scorer(build(config, data.num_items), params)
+        return next_item.places(scores, test, data.num_items, jax.random.key(5))
+
+    by_seed = [judge(jax.tree.map(lambda x: x[0], fitted.params)) for fitted in trained]
     keep(SASREC, {k: np.stack([ranks[k] for ranks in by_seed]) for k in by_seed[0]})
     sizes = len(data.length), data.num_items, len(data.items)
     arms = ["popularity", "transitions", "item-kNN", "BPR-MF", SASREC]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.histories import log as rows
-from metajax.evaluation import metrics
-from metajax.types import Episode, MetaLearner, Params
+from metajax.evaluation import evaluate, metrics
+from metajax.types import Episode, MetaLearner, Params, PyTree
 
 from . import parts
 from .runs import QUERY
@@ -31,12 +31,17 @@ def vectors(
 ) -> jax.Array:
     """The users' vectors (T, width) after their supports."""
 
-    def one(support):
+    def embedded(episode: Episode) -> Episode:
+        support = episode.support
         known = support._replace(inputs=items_VxW[support.inputs])
-        state = learner.adapt(params, learner.start(params, ()), known, jax.random.key(0))
+        return episode._replace(profile=(), support=known)
+
+    def vector(state: PyTree, episode: Episode) -> jax.Array:
+        del episode
         return parts.user_vector(learner, params, state, items_VxW.shape[1])
 
-    return jax.lax.map(one, episodes.support, batch_size=256)
+    options = {"fetch": embedded, "batch_size": 256}
+    return evaluate.after_adapting(learner, params, episodes, jax.random.key(0), vector, **options)
 
 
 @jax.jit
