@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from metajax.types import UserError
+
 FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 24}
 NEAR = 48
 """How many rows back the most similar one is looked for."""
@@ -38,6 +40,10 @@ def divisor(scores: np.ndarray) -> int:
         if np.array_equal((np.rint(values * float(q)) / q).astype(np.float32), values):
             return q
     return FLOAT
+
+
+class OtherForm(UserError):
+    """What is read is whole, and in a form that this version of metajax does not read."""
 
 
 class _Rows:
@@ -100,11 +106,15 @@ def unpack(data: bytes) -> list[np.ndarray]:
     """The arrays that `pack` made the bytes of.
 
     Raises:
-      ValueError: the bytes are not from `pack`.
+      OtherForm: the bytes are from the `pack` that did not know other fractions than binary ones.
+      ValueError: the bytes are from no `pack`.
     """
     counts, widths, divisors, references, depths, bases, odd, *planes = _split(data)
     if len(divisors) != len(counts):
-        raise ValueError("its scores are packed as binary fractions, a way that was soon given up")
+        raise OtherForm(
+            "its scores are packed as binary fractions, a form that was given up before any record "
+            "in it was published; run its experiment again"
+        )
     whole_of = lambda part: np.frombuffer(part, np.int64).tolist()
     about = zip(*map(whole_of, (references, depths, bases)), strict=True)
     odds, place = np.frombuffer(odd, np.uint8), 0

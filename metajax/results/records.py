@@ -237,6 +237,8 @@ def read(path: pathlib.Path) -> Record:
         keys = [Key(*key) for key in told["scores"]]
         found = dict(zip(_in_order(keys), packing.unpack(packed), strict=True))
         record = _record(told, {key: found[key] for key in keys})
+    except packing.OtherForm as error:
+        raise UserError(f"{path} is of another version of metajax: {error}") from error
     except DAMAGED as error:
         told = " ".join(str(error).split())
         raise UserError(f"{path} is no record or is damaged ({told})") from error
@@ -259,10 +261,11 @@ def facts(path: pathlib.Path) -> Record | None:
 def _facts(archive: zipfile.ZipFile) -> dict[str, Any]:
     told = json.loads(archive.read("record.json"))
     if (version := told.pop("version")) not in READABLE:
-        raise UserError(f"it is of version {version}, and {READABLE} are read; update metajax")
+        read = " and ".join(map(str, READABLE))
+        raise packing.OtherForm(f"version {version}, and {read} are read here; update metajax")
     form = told.pop("packing", packing.FORM)  # version 1 does not say; `unpack` recognizes it
     if form != packing.FORM:
-        raise UserError(f"its scores are packed as {form!r}; update metajax to read it")
+        raise packing.OtherForm(f"its scores are packed as {form!r}; update metajax")
     return told
 
 

@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import re
 import subprocess
 import sys
 import tomllib
@@ -130,20 +129,3 @@ def test_quick_runs_where_there_is_no_data(name, options, tmp_path):
     assert done.returncode == 0, done.stderr
     (path,) = (p for p in (tmp_path / "out").glob("*.record"))
     assert records.read(path).config["preset"] == "quick"
-
-
-NOTHING_TESTED = {"speed", "tools"}
-"""The rooms that time programs and tune on meta-validation: they open no test tasks."""
-
-
-def test_every_record_says_when_its_test_tasks_were_opened():
-    """Whoever makes a record takes its openings from the ledger."""
-    makers = [
-        path
-        for path in sorted(HERE.rglob("*.py"))
-        if re.search(r"\b(records|report)\.made\(", path.read_text())
-    ]
-    assert len(makers) > 5
-    for path in makers:
-        if path.relative_to(HERE).parts[0] not in NOTHING_TESTED:
-            assert "opened=" in path.read_text(), path

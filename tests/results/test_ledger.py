@@ -101,3 +101,41 @@ def test_the_table_says_how_often_and_under_how_many_configurations():
 
 def test_the_place_is_the_users(home):
     assert places.state() == home
+
+
+def test_openings_of_tasks_that_nobody_named_are_counted_apart(tmp_path):
+    untold = {"config_hash": "a", "settings_hash": "", "frozen": "", "source": "an old record"}
+    told = [
+        {"experiment": "mine", "split": "", "written": "2026-01-01", **untold},
+        {"experiment": "mine", "split": "", "written": "2026-01-02", **untold},
+        {"experiment": "mine", "split": "0123", "written": "2026-01-03", **untold},
+        {"experiment": "other", "split": "", "written": "2026-01-04", **untold},
+    ]
+    (tmp_path / ledger.PUBLISHED).write_text("".join(json.dumps(line) + "\n" for line in told))
+    line = ledger.enter(ledger.freeze(Config(), {}), "mine", "0123", published=tmp_path)
+    assert counts(line) == (2, 2)
+    assert line.of_unnamed_tasks == 2
+    record = records.Record("x", environment=records.Environment(date="today"), opened=(line,))
+    assert "Earlier records opened tasks that they do not name 2 times." in tables.opened(record)
+
+
+def test_what_is_published_counts_for_who_opened_it(tmp_path):
+    """Several test sets of one experiment are opened under names of their own."""
+    line = ledger.enter(ledger.freeze(Config(), {}), "sinusoid-k5", "0123")
+    ledger.publish((line,), "sinusoid", tmp_path)
+    (told,) = ledger.lines(tmp_path / ledger.PUBLISHED)
+    assert told["experiment"] == "sinusoid-k5"
+
+
+def test_the_ledger_begins_with_what_the_history_of_records_is_certain_of():
+    told = list(ledger.lines(records.RESULTS / ledger.PUBLISHED))
+    past = [line for line in told if "source" in line]
+    assert len(past) > 100
+    for line in past:
+        assert line["experiment"] and line["config_hash"] and line["written"]
+        assert line["source"].startswith("record ")
+        assert bool(line["frozen"]) == bool(line["settings_hash"]), "both are of the old ticket"
+    of_t2 = [line for line in past if line["split"] == "87851aa3bc5c79bc"]
+    assert len(of_t2) == 17, "16 versions of records of methods, and the survey of data sets"
+    folds = [line for line in past if line["split"] == "20af7aec15068c04"]
+    assert len(folds) == 2, "fold 0 of T1 was opened before the five folds were"

@@ -139,6 +139,10 @@ def test_version_0_is_read_into_the_same_form(tmp_path):
     assert one.split is not None and one.split.protocol == "split.json"
 
 
+FIRST = ("frozen", "config_hash", "settings_hash", "times_opened", "split", "configurations")
+"""The fields of an opening in version 1."""
+
+
 def wrong_zip(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("something.txt", "else")
@@ -150,15 +154,36 @@ def other_version(path):
         archive.writestr("scores.bin", b"")
 
 
+def changed(path, facts, scores=None):
+    """The record with other facts, and other bytes of scores if there are any."""
+    with zipfile.ZipFile(path) as archive:
+        told = json.loads(archive.read("record.json"))
+        packed = archive.read("scores.bin") if scores is None else scores
+    told = {name: value for name, value in (told | facts).items() if value is not None}
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("record.json", json.dumps(told))
+        archive.writestr("scores.bin", packed)
+
+
+def binary_fractions(path):
+    """As an intermediate version packed: a byte of bits for each array, and no name of the form."""
+    made = records.read(path)
+    parts = packing._split(packing.pack(list(made.scores.values())))
+    parts[2] = bytes(len(made.scores))
+    changed(path, {"version": 1, "packing": None}, packing._join(parts))
+
+
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
+        (binary_fractions, "of another version of metajax: .* binary fractions"),
+        (lambda path: changed(path, {"packing": "new"}), "of another version .* packed as 'new'"),
         (lambda path: path.write_bytes(path.read_bytes()[:-100]), "damaged"),
         (lambda path: path.write_bytes(b"\x00" * 300), "no record or is damaged"),
         (lambda path: path.write_text('{"experiment": "x"}'), "no record or is damaged"),
         (lambda path: path.write_bytes(b""), "no record or is damaged"),
         (wrong_zip, "no record or is damaged"),
-        (other_version, "another version of metajax"),
+        (other_version, "another version of metajax: version 99, and 1 and 2 are read"),
         (lambda path: path.unlink(), "no record .*x.record; run the experiment first"),
     ],
 )
@@ -168,7 +193,16 @@ def test_what_is_damaged_or_foreign_is_one_line(tmp_path, harm, said):
     with pytest.raises(UserError, match=said) as found:
         records.read(path)
     assert "\n" not in str(found.value)
-    assert records.facts(path) is None
+    assert records.facts(path) is None or harm is binary_fractions  # facts do not read scores
+
+
+def test_version_1_is_read_as_it_was_written(tmp_path):
+    """Its records do not name the way they are packed, nor who opened the test tasks."""
+    path = records.write(tmp_path, "x", record())
+    made = records.read(path)
+    opened = [{k: v for k, v in dataclasses.asdict(made.opened[0]).items() if k in FIRST}]
+    changed(path, {"version": 1, "packing": None, "opened": opened})
+    assert_same(made, records.read(path))
 
 
 def test_every_changed_byte_is_found(tmp_path):
