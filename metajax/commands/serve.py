@@ -43,7 +43,7 @@ def main(config: Config) -> None:
 
     from metajax.serving import store, web
 
-    trained = model.load(config.model)
+    trained = model.load(config.model, indexed=True)
     beside = config.model.resolve()
     path = config.state or beside.with_name(f"{beside.name}.events.sqlite")
     listening = _listening(config.host, config.port)

@@ -34,6 +34,8 @@ from metajax.transforms.augment import hide
 from metajax.types import MetaLearner, UserError
 
 SHOTS = (0, 1, 3, 10)
+NEGATIVES = 2
+"""Items drawn at random for each event of a log of events."""
 HEAD = "ridge head"
 """The arm that is meta-learned; the others are closed forms."""
 
@@ -96,9 +98,24 @@ def prepared(table: Interactions, labels: Labels, seed: int) -> tuple[Interactio
     parts = split.newcomers(table, seed)
     error, given = losses.absolute_error, table
     if labels.events:
-        given, parts = negatives.with_negatives(table, parts, seed=seed)
+        given, parts = negatives.with_negatives(table, parts, NEGATIVES, seed)
         error = losses.misordered
     return table, problem.problem_of(given, parts, error=error, shots=(*SHOTS, 100))
+
+
+def rule(labels: Labels, table: Interactions) -> str:
+    """What was done because the log is what it is, in one line."""
+    met = {
+        "ratings": "ratings are predicted, and judged by their absolute error",
+        "counts": "counts are met as log(1 + count)",
+        "clicks": "events are met as 1",
+    }[labels.kind]
+    drawn = (
+        f", {NEGATIVES} items drawn at random for each event as what was not done, and lists are "
+        "judged by where the events of the query stand among all items not in the support"
+    )
+    asked = "random" if table.time is None else "last"
+    return f"rule: {met}{drawn if labels.events else ''}; {asked} events of new people are asked"
 
 
 def recipes(ready: Problem, labels: Labels) -> dict[str, tuple[item_ridge.Recipe, dict]]:
@@ -171,8 +188,11 @@ def arms(ready: Problem, labels: Labels, settings: Settings) -> tuple[dict[str, 
     if settings.num_steps:
         recipe = head_recipe(ready)
         try:
-            params, seconds = _trained(recipe, labels, ready, settings)
-            found[HEAD] = _arm(ready, recipe, params, seconds)
+            trained = _trained(recipe, labels, ready, settings)
+            params = jax.tree.map(lambda x: x[0], trained.params)
+            found[HEAD] = _arm(ready, recipe, params, trained.seconds)
+            for why in trained.settings.get("diverged", ()):
+                notes.append(f"{HEAD} DIVERGED ({why}); what was best before stands in the table")
         except UserError as error:
             notes.append(f"{HEAD} DIVERGED and is left out: {error}")
     return found, notes
@@ -186,8 +206,8 @@ def _arm(ready: Problem, recipe: item_ridge.Recipe, params: Any, seconds: float)
 
 def _trained(
     recipe: item_ridge.Recipe, labels: Labels, ready: Problem, settings: Settings
-) -> tuple[Any, float]:
-    """The parameters of the meta-learner that are best on validation, and seconds."""
+) -> baselines.Trained:
+    """The meta-learner at the step that is best on validation."""
     training = Training(
         seeds=1,
         num_steps=settings.num_steps,
@@ -197,8 +217,7 @@ def _trained(
     rate = optax.cosine_decay_schedule(settings.outer_rate, settings.num_steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-4))
     learner = _built(recipe, labels, ready)
-    trained = baselines.trained_arm(HEAD, learner, tx, ready, training)
-    return jax.tree.map(lambda x: x[0], trained.params), trained.seconds
+    return baselines.trained_arm(HEAD, learner, tx, ready, training)
 
 
 def train(
@@ -234,6 +253,7 @@ def judged(
     log, ready = prepared(table, labels, asked.split_seed)
     found, notes = arms(ready, labels, asked)
     said = verdict.compare({k: a.form for k, a in found.items()}, log, ready.split, labels, HEAD)
+    said = said._replace(notes=[rule(labels, log), *said.notes, *notes])
     arm = found[said.chosen]
     seconds = {name: round(a.seconds, 2) for name, a in found.items()}
     about = {
@@ -248,7 +268,7 @@ def judged(
         "arm": said.chosen,
         "read": _remembered(read),
         "settings": dataclasses.asdict(asked),
-        "validation": said.facts() | {"notes": [*said.notes, *notes]},
+        "validation": said.facts() | {"notes": said.notes},
         "seconds": seconds | {"total": round(time.perf_counter() - began, 2)},
     }
     plot = verdict.plotted(said, pathlib.Path(out).with_suffix(".part.png"))

@@ -87,14 +87,15 @@ def _sentences(made: Verdict, mean: Mapping[str, float]) -> list[str]:
         return [f"saved: {made.chosen}; no meta-learner was trained"]
     best = min(others, key=lambda arm: others[arm])
     gap = (made.scores[made.method] - made.scores[best]).mean(axis=0)
-    found = intervals.mean_interval(gap if made.error else -gap)
+    found = intervals.mean_interval(gap)
     told = (
         f"{made.method} less {best}, mean over all columns: {found.mean:+.4f} "
         f"[{found.low:+.4f}, {found.high:+.4f}] on {found.num_units} users, "
-        f"{'negative' if made.error else 'negative (sign turned)'} is better"
+        f"{'below' if made.error else 'above'} 0 is better"
     )
     if made.chosen == made.method:
-        sure = "" if found.high < 0 else ", but the interval holds 0: more users would tell"
+        clear = found.high < 0 if made.error else found.low > 0
+        sure = "" if clear else ", but the interval holds 0: more users would tell"
         return [f"saved: {made.method}, meta-learned{sure}", told]
     return [
         f"saved: {made.chosen}: on this log an arm without meta-learning is better or as good",

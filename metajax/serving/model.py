@@ -86,6 +86,7 @@ class Model:
       form: item vectors and prior, for a person of whom nothing is known but events.
       recipe, params, columns: what the learner can be built from again; see `learner`.
       known: the events of the log's own users.
+      retrieval: an index of a large catalogue, for a service; None looks at every item.
     """
 
     about: dict[str, Any]
@@ -98,7 +99,7 @@ class Model:
     params: PyTree
     columns: dict[str, np.ndarray]
     known: Known
-    retrieval: index.Index
+    retrieval: index.Index | None = None
 
     def learner(self) -> tuple[MetaLearner, PyTree]:
         """The learner and its parameters, to train on, to export or to look into."""
@@ -180,7 +181,7 @@ class Model:
         used = self.form if form is None else form
         state = linear.adapt(used, linear.start(used), items, labels)
         hidden = np.zeros(0, np.int64) if seen else items
-        if used is self.form:
+        if used is self.form and self.retrieval is not None:
             chosen, scores = self.retrieval.best(used, state, top, hidden)
         else:
             chosen, scores = index.exact(linear.predict(used, state), top, hidden)
@@ -294,8 +295,11 @@ def save(
     return load(folder)
 
 
-def load(folder: pathlib.Path | str) -> Model:
+def load(folder: pathlib.Path | str, *, indexed: bool = False) -> Model:
     """The model in a folder.
+
+    Args:
+      indexed: whether a large catalogue gets an index: half a minute that a service spends once.
 
     Raises:
       UserError: no such folder; a file is missing, cut, altered or of another format.
@@ -313,9 +317,10 @@ def load(folder: pathlib.Path | str) -> Model:
                 raise UserError(f"{folder} has no {name}; copy the folder again, or train again")
             if _digest(folder / name) != about["files"][name]:
                 raise UserError(f"{folder / name} is cut or altered; copy it again, or train again")
-        return _read(folder, about)
+        made = _read(folder, about)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is damaged ({error}); train it again") from error
+    return dataclasses.replace(made, retrieval=index.Index(made.form)) if indexed else made
 
 
 def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
@@ -344,7 +349,6 @@ def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
         params=_nested(about["params"], params),
         columns=columns,
         known=Known(users["ids"], users["start"], users["item"], users["value"], profile),
-        retrieval=index.Index(made),
     )
 
 
