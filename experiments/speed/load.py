@@ -99,7 +99,7 @@ def written(folder: pathlib.Path, config: Config, kind: Kind) -> Model:
         labels=Labels("ratings", 1.0, 5.0),
         catalogue=Catalogue(np.arange(config.num_items), None),
         popularity=np.zeros(config.num_items, np.int64),
-        recipe=item_ridge.Recipe(3.0, ("factor",), tuple(4.0 * ones.tolist())),
+        recipe=item_ridge.Recipe(3.0, ("factor",), (4.0,) * config.dim),
         params=params,
         columns={"factor": factor, "bias": bias},
         known=model.Known(nobody, np.zeros(1, np.int64), nobody, nobody.astype(np.float32), {}),

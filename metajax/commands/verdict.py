@@ -172,19 +172,13 @@ def plotted(made: Verdict, path: pathlib.Path) -> pathlib.Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     with plots.page(path) as axes:
         for i, (arm, values) in enumerate(made.scores.items()):
-            style = {"color": plots.COLORS[i], "marker": plots.MARKERS[i]}
-            axes.plot(
-                range(len(SHOTS)),
-                values.mean(axis=1),
-                linestyle=plots.STYLES[i],
-                label=arm + (" (saved)" if arm == made.chosen else ""),
-                **style,
-            )
+            name = f"{arm} (saved)" if arm == made.chosen else arm
+            axes.plot(range(len(SHOTS)), values.mean(axis=1), label=name, **plots.look(i))
         axes.set_xticks(range(len(SHOTS)), ["all" if k is None else str(k) for k in SHOTS])
-        axes.set_xlabel("events of a new person")
+        users = next(iter(made.scores.values())).shape[1]
+        axes.set_xlabel(f"events of a new person ({users:,} validation users)")
         axes.set_ylabel(made.metric)
-        axes.set_title("validation users")
-        axes.legend(frameon=False)
+        plots.legend(axes, len(made.scores))
     return path
 
 

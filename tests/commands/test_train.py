@@ -21,9 +21,9 @@ GENRE = np.arange(ITEMS) % 2  # people stay in one of two genres, nine times of 
 def write(path, kind: str, unit: float = 1.0) -> None:
     """A log of people with a genre each: counts over five orders of magnitude, clicks or stars."""
     rng = np.random.default_rng(3)
-    lines = ["user,item,plays,day" if kind == "counts" else "user,item,day"]
+    lines = ["user,item,plays,date" if kind == "counts" else "user,item,date"]
     if kind == "ratings":
-        lines = ["user,item,rating,day"]
+        lines = ["user,item,rating,date"]
     for user in range(USERS):
         liked = np.where(user % 2 == GENRE, 0.9, 0.1) / (1 + np.arange(ITEMS))
         items = rng.choice(ITEMS, 12, replace=False, p=liked / liked.sum())
@@ -85,7 +85,7 @@ def test_a_person_of_one_genre_is_offered_the_rest_of_it(trained):
 
 def test_a_file_of_new_people_and_a_user_of_the_log(trained, tmp_path, capsys):
     kind, folder, made = trained
-    head = "user,item,plays,day\n" if kind == "counts" else "user,item,day\n"
+    head = "user,item,plays,date\n" if kind == "counts" else "user,item,date\n"
     value = "7," if kind == "counts" else ""
     (tmp_path / "new.csv").write_text(f"{head}zoe,i0,{value}2024-02-01\nzoe,i2,{value}2024-02-02\n")
     config = command.parse(

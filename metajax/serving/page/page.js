@@ -87,7 +87,7 @@ function rater(one, value) {
     box.append(button);
   };
   if (about.kind !== "ratings") {
-    if (value === undefined) add("＋ add", `Add ${one.title}`, () => rate(one.id, 1), "met");
+    if (value === undefined) add("+ add", `Add ${one.title}`, () => rate(one.id, 1), "met");
   } else if (all.length) {
     const stars = all.length <= 5 && all[0] > 0;
     if (!stars) box.classList.add("many");
@@ -182,7 +182,7 @@ function draw() {
   }
   const values = [...curve.saved, ...curve.plain, ...own];
   const low = Math.min(...values), high = Math.max(...values), last = Math.max(ks[ks.length - 1], events.length);
-  const x = (k) => 34 + 316 * Math.log1p(k) / Math.log1p(last);
+  const x = (k) => 46 + 304 * Math.log1p(k) / Math.log1p(last);  // left of it stand the numbers
   const y = (v) => 14 + 140 * (1 - (v - low) / (high - low || 1));
   const add = (tag, given, text) => {
     const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
@@ -193,11 +193,11 @@ function draw() {
   const line = (vs, at, kind) => add("polyline", { points: vs.map((v, i) => `${x(at[i])},${y(v)}`).join(" "), class: kind });
   svg.replaceChildren();
   for (const v of [low, high]) {
-    add("line", { x1: 34, x2: 350, y1: y(v), y2: y(v), class: "axis" });
-    add("text", { x: 30, y: y(v) + 3, "text-anchor": "end" }, v.toFixed(2));
+    add("line", { x1: 46, x2: 350, y1: y(v), y2: y(v), class: "axis" });
+    add("text", { x: 34, y: y(v) + 3, "text-anchor": "end" }, v.toFixed(2));
   }
   ks.forEach((k, i) => add("text", { x: x(k), y: 170, "text-anchor": "middle" }, curve.events[i]));
-  add("text", { x: 192, y: 186, "text-anchor": "middle" }, "events");
+  add("text", { x: 198, y: 186, "text-anchor": "middle" }, "events");
   line(curve.plain, ks, "plain");
   line(curve.saved, ks, "saved");
   const k = events.length;
