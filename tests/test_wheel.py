@@ -57,15 +57,54 @@ def test_the_experiments_of_the_wheel_are_listed_and_run(unpacked, tmp_path):
     assert "A2 fold-in" in shown and (tmp_path / "out").is_dir()
 
 
-@pytest.mark.slow
-def test_the_core_installation_runs_the_readme_in_an_empty_folder(wheel, tmp_path):
-    venv.create(tmp_path / "env", with_pip=True)
-    python = tmp_path / "env" / "bin" / "python"
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> pathlib.Path:
+    """The programs of an environment with the wheel and its core dependencies, nothing else."""
+    folder = tmp_path_factory.mktemp("core") / "env"
+    venv.create(folder, with_pip=True)
+    python = folder / "bin" / "python"
     subprocess.run([python, "-m", "pip", "install", "--quiet", str(wheel)], check=True)
+    return folder / "bin"
+
+
+def started(program: pathlib.Path, where: pathlib.Path, *arguments: str):
+    """A program of another environment, run in a folder: its exit status and what it says."""
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    return subprocess.run(
+        [program, *arguments], cwd=where, env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.mark.slow
+def test_the_core_installation_runs_the_readme_in_an_empty_folder(installed, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "read_me.py").write_text("\n".join(blocks))
-    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     for arguments in (["read_me.py"], ["-m", "metajax", "experiments"]):
-        subprocess.run([python, *arguments], cwd=tmp_path, env=environment, check=True)
-    command = tmp_path / "env" / "bin" / "metajax"
-    subprocess.run([command, "--help"], cwd=tmp_path, env=environment, check=True)
+        done = started(installed / "python", tmp_path, *arguments)
+        assert done.returncode == 0, done.stderr
+    command = installed / "metajax"
+    assert "recommend MODEL" in started(command, tmp_path, "--help").stdout
+    said = "The Silent Planet=5, The Last Harbor=2"
+    done = started(command, tmp_path, "recommend", "out/model", "--ratings", said, "--top", "3")
+    assert done.returncode == 0 and done.stdout.startswith("1  "), done.stderr
+
+
+@pytest.mark.slow
+def test_what_an_extra_is_needed_for_is_one_line_and_works_with_it(installed, wheel, tmp_path):
+    rows = (f"{u},{i},{1 + (u * i + u) % 5}" for u in range(40) for i in range(12) if (u + i) % 4)
+    (tmp_path / "ratings.csv").write_text("\n".join(["user,item,rating", *rows]) + "\n")
+    command = installed / "metajax"
+    train = ("train", "ratings.csv", "--out", "model", "--num-steps", "5", "--num-tasks", "4")
+    done = started(command, tmp_path, *train)
+    assert done.returncode != 0 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "pip install 'metajax[data]'" in done.stderr and not (tmp_path / "model").exists()
+    extra = [installed / "python", "-m", "pip", "install", "--quiet", f"{wheel}[data]"]
+    subprocess.run(extra, check=True)
+    done = started(command, tmp_path, *train)
+    assert done.returncode == 0 and "saved: " in done.stdout, done.stderr
+    (tmp_path / "new.csv").write_text("user,item,rating\nann,3,5\nbob,4,1\n")
+    done = started(command, tmp_path, "recommend", "model", "--events", "new.csv", "--top", "2")
+    assert done.returncode == 0 and "ann:" in done.stdout and "bob:" in done.stdout, done.stderr
+    done = started(command, tmp_path, "serve", "model", "--port", "0")
+    assert done.returncode != 0 and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "pip install 'metajax[serve]'" in done.stderr
