@@ -9,6 +9,8 @@ import dataclasses
 import json
 import pathlib
 import sys
+import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from metajax.results import intervals, reliability, rounding, tables
+from metajax.results import intervals, ledger, reliability, rounding, tables
 from metajax.results import records as report
 from metajax.results.reliability import Entry, pairs, shown
 from metajax.results.tables import lower_is_better
@@ -274,13 +276,30 @@ def check(config: Check) -> None:
         print(f"{folder}: {journal.check(folder)} files are as they were written")
 
 
+@dataclasses.dataclass(frozen=True)
+class Openings:
+    """How often each set of test tasks was opened, and by whom, as the ledger knows it."""
+
+
+def openings(config: Openings) -> None:
+    """Prints a paragraph for each set of test tasks, the most opened first."""
+    del config
+    found: dict[str, list[str]] = {}
+    for line in ledger.everything(report.RESULTS):
+        found.setdefault(line.get("split", ""), []).append(line.get("experiment", "?"))
+    for tests, who in sorted(found.items(), key=lambda pair: (pair[0] == "", -len(pair[1]))):
+        by = ", ".join(f"{name} {n}" for name, n in sorted(Counter(who).items()))
+        told = f"{tests or 'not named':16}  opened {len(who):>3}  by {by}"
+        print(textwrap.fill(told, 110, subsequent_indent=" " * 33, break_on_hyphens=False))
+    print("Lower bounds: a run whose record was never stored has left no line.")
+
+
 def cli() -> None:
     """The command line of `python -m metajax.results`."""
+    commands = {"compare": Compare, "show": Show, "check": Check, "openings": Openings}
     try:
-        chosen = tyro.extras.subcommand_cli_from_dict(
-            {"compare": Compare, "show": Show, "check": Check}
-        )
-        run = {Compare: main, Show: show, Check: check}[type(chosen)]
+        chosen = tyro.extras.subcommand_cli_from_dict(commands)
+        run = {Compare: main, Show: show, Check: check, Openings: openings}[type(chosen)]
         run(chosen)
     except (UserError, OSError) as error:
         sys.exit(f"error: {error}")

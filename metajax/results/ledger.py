@@ -115,6 +115,15 @@ def publish(openings: tuple[Opening, ...], experiment: str, folder: pathlib.Path
     _append(folder / PUBLISHED, [told for told in map(_line, named) if told not in there])
 
 
+def everything(published: pathlib.Path) -> list[dict[str, str]]:
+    """The whole ledger: its beginning beside the published records, and what this machine added."""
+    mine = sorted((places.state() / "ledger").glob("*.jsonl"))
+    found = [line for path in (published / PUBLISHED, *mine) for line in lines(path)]
+    fields = ("experiment", "split", "frozen", "config_hash", "settings_hash", "written")
+    same = {tuple(line.get(name, "") for name in fields): line for line in reversed(found)}
+    return list(reversed(same.values()))
+
+
 def _line(opening: Opening) -> dict[str, str]:
     names = ("experiment", "split", "config_hash", "settings_hash", "frozen")
     return {name: getattr(opening, name) for name in names}
