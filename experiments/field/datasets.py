@@ -15,13 +15,12 @@ import dataclasses
 import itertools
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax import benchmark
 from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
@@ -32,7 +31,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import catalogue as ranking
 from metajax.evaluation import protocols
 from metajax.evaluation.judge import judge
-from metajax.results import intervals, records
+from metajax.results import intervals, records, tables
 from metajax.settings import Output, Presets
 from metajax.types import Episode, MetaLearner, UserError
 
@@ -202,40 +201,32 @@ def ranked(
     return judge(params, source, tasks)
 
 
-def show(record: records.Record, console: Console | None = None) -> None:
-    """Prints two tables: errors and short lists by quadrant, and the full catalogue."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 180)
+def show(record: records.Record) -> None:
+    """Prints errors and short lists by quadrant, and the full catalogue."""
     sets = record.extra["datasets"]
-    for title, condition, metrics in (
-        ("MAE, and what shuffled support labels add to it (N1)", "all", ("mae",)),
-        ("nDCG@5 of the query rows", "all", ("ndcg@5",)),
-        ("full catalogue: nDCG@10", "full", ("ndcg@10",)),
+    for title, condition, metric in (
+        ("MAE, and what shuffled support labels add to it (N1)", "all", "mae"),
+        ("nDCG@5 of the query rows", "all", "ndcg@5"),
+        ("full catalogue: nDCG@10", "full", "ndcg@10"),
     ):
-        table = Table(title=title, header_style="bold")
-        for heading in ("data set", "scenario"):
-            table.add_column(heading, no_wrap=True)
-        for arm in ARMS:
-            table.add_column(arm, justify="right", no_wrap=True)
-        if condition == "all" and "mae" in metrics:
-            table.add_column("N1 gap of fold-in", justify="right", no_wrap=True)
+        headings = ["data set", "scenario", *ARMS] + ["N1 gap of fold-in"] * (metric == "mae")
+        rows, sections = [], []
         for name, about in sets.items():
-            table.add_section()
-            _rows(table, record, name, about, condition, metrics[0])
-        console.print(table)
+            sections.append(len(rows))
+            rows += _rows(record, name, about, condition, metric)
+        tables.terminal(tables.Grid(title, headings, rows, 2, sections=sections))
     total, cpu = (sum(about[k] for about in sets.values()) for k in ("seconds", "cpu_seconds"))
-    console.print(
+    print(
         "Mean over users with its 95 % interval. 'query' is the number of query rows per task; "
         f"implicit logs have sampled negatives. {total:.0f} s in all, {cpu:.0f} s on a core."
     )
 
 
 def _rows(
-    table: Table, record: records.Record, name: str, about: dict, condition: str, metric: str
-):
+    record: records.Record, name: str, about: dict, condition: str, metric: str
+) -> Iterator[list[str]]:
     for scenario, count in about["tasks"].items():
-        if records.Key(f"{name} {scenario}", ARMS[0], condition, metric) not in (record.scores):
+        if records.Key(f"{name} {scenario}", ARMS[0], condition, metric) not in record.scores:
             continue
         of = lambda arm, c=condition, s=scenario: record.of(f"{name} {s}", arm, c, metric)
         if metric == "ndcg@5" and min(np.nanmin(of(arm)) for arm in ARMS) < 0:
@@ -244,7 +235,7 @@ def _rows(
         for arm in ARMS:
             found = intervals.mean_interval(intervals.mean_of_seeds(of(arm)), draws=DRAWS)
             cells.append(f"{found.mean:.4f} [{found.low:.3f}, {found.high:.3f}]")
-        if condition == "all" and metric == "mae":
+        if metric == "mae":
             by_user = [intervals.mean_of_seeds(x) for x in (of(A2, "shuffled"), of(A2))]
             gap = intervals.paired_bootstrap(*by_user, draws=DRAWS)
             star = "*" if gap.low > 0 or gap.high < 0 else " "
@@ -253,7 +244,7 @@ def _rows(
         if condition == "full":
             size = f"{min(count, MOST_RANKED)} x {about['candidates'][scenario]}"
         kind = f"{name}{' (implicit)' if about['implicit'] else ''}, query {about['num_query']}"
-        table.add_row(kind, f"{scenario.replace('_', '-')} ({size})", *cells)
+        yield [kind, f"{scenario.replace('_', '-')} ({size})", *cells]
 
 
 def main(config: Config) -> None:

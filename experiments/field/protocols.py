@@ -21,8 +21,6 @@ from typing import ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax import benchmark
 from metajax.data import episodes, split
@@ -30,7 +28,7 @@ from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import protocols
-from metajax.results import ledger, records
+from metajax.results import ledger, records, tables
 from metajax.settings import Output, Positive, Presets
 
 METRICS = ("precision@5", "recall@5", "hit@5", "ndcg@5", "mrr@5")
@@ -245,21 +243,18 @@ def compare(
     return mean, (mean - expected) / error
 
 
-def show(record: records.Record, console: Console | None = None) -> int:
+def show(record: records.Record) -> int:
     """Prints every row beside the expected one; returns how many lie outside two errors."""
-    console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 170)
     outside = 0
     for scenario, arms in METAREC.items():
         rows = {(scenario, arm): expected for arm, expected in arms.items()}
         columns = [(metric, lambda key, m=metric: (*key, m)) for metric in METRICS]
-        outside += _table(console, record, f"MetaRec, {scenario}", rows, columns)
+        outside += _table(record, f"MetaRec, {scenario}", rows, columns)
     rows = {("melu", arm): expected for arm, expected in MELU.items()}
     columns = [(s, lambda key, s=s: (f"melu {s}", key[1], "mae")) for s in split.SCENARIOS]
-    outside += _table(console, record, "MeLU, ml-1m, MAE", rows, columns)
+    outside += _table(record, "MeLU, ml-1m, MAE", rows, columns)
     total = sum(5 * len(arms) for arms in METAREC.values()) + 4 * len(MELU)
-    console.print(
+    print(
         "here / independent (distance in standard errors), * beyond two of them.\n"
         f"{total - outside} of {total} numbers agree within two standard errors; of {total} right "
         f"ones about {total * 0.0455:.0f} would lie beyond them by chance."
@@ -267,20 +262,16 @@ def show(record: records.Record, console: Console | None = None) -> int:
     return outside
 
 
-def _table(console: Console, record: records.Record, title: str, rows, columns) -> int:
-    table = Table(title=title, header_style="bold")
-    table.add_column("row", no_wrap=True)
-    outside = 0
-    for heading, _ in columns:
-        table.add_column(heading, justify="right", no_wrap=True)
+def _table(record: records.Record, title: str, rows, columns) -> int:
+    outside, lines = 0, []
     for key, expected in rows.items():
-        cells = []
+        lines.append([key[1]])
         for (_, name), value in zip(columns, expected.values, strict=True):
             mean, z = compare(record, name(key), value, expected.num_splits)
             outside += abs(z) > 2
-            cells.append(f"{mean:.4f} / {value:.3f} ({z:+.1f}){'*' if abs(z) > 2 else ' '}")
-        table.add_row(key[1], *cells)
-    console.print(table)
+            star = "*" if abs(z) > 2 else " "
+            lines[-1].append(f"{mean:.4f} / {value:.3f} ({z:+.1f}){star}")
+    tables.terminal(tables.Grid(title, ("row", *(heading for heading, _ in columns)), lines))
     return int(outside)
 
 

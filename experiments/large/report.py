@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.training import journal
 
 from ..classics import few_shot
@@ -64,31 +62,19 @@ def show(record: records.Record, columns: Sequence[tuple[str, str]], title: str)
     Args:
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
     """
-    table = Table(title=title, header_style="bold")
-    table.add_column("arm", no_wrap=True)
-    for condition, metric in columns:
-        told = "rmse" if metric == "mse" else metric  # `report.interval` takes the root
-        table.add_column(f"{told}\n{condition}", justify="right", no_wrap=True)
+    shown = ["rmse" if m == "mse" else m for _, m in columns]  # `records.interval` takes the root
+    heads = [f"{name}\n{condition}" for name, (condition, _) in zip(shown, columns, strict=True)]
     sized = any(arm.bytes_per_task is not None for arm in record.arms)
-    quoted = few_shot.published(record.experiment)
-    for heading in ("seconds", *(["bytes per user"] if sized else [])):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for arm in record.arms:
-        cells = []
+        cells = [arm.name]
         for condition, metric in columns:
-            name = records.Key(record.scenario, arm.name, condition, metric)
-            if name not in record.scores:
-                cells.append("")
-                continue
-            r = records.interval(record.scores[name], metric)
-            cells.append(f"{r.mean:.4f} [{r.low:.4f}, {r.high:.4f}]")
-        cells.append(f"{arm.seconds or 0.0:.0f}")
-        if sized:
-            cells.append(f"{arm.bytes_per_task or 0:,}")
-        table.add_row(arm.name, *cells)
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 60 + 26 * len(columns))
-    console.print(table)
-    for row, text in quoted.items():
-        console.print(f"published: {row}: {text}")
+            scores = record.scores.get(records.Key(record.scenario, arm.name, condition, metric))
+            r = None if scores is None else records.interval(scores, metric)
+            cells.append(f"{r.mean:.4f} [{r.low:.4f}, {r.high:.4f}]" if r else "")
+        sizes = [f"{arm.bytes_per_task or 0:,}"] * sized
+        rows.append([*cells, f"{arm.seconds or 0.0:.0f}", *sizes])
+    heads = ["arm", *heads, "seconds", *["bytes per user"] * sized]
+    quoted = few_shot.published(record.experiment).items()
+    notes = [f"published: {row}: {text}" for row, text in quoted]
+    tables.terminal(tables.Grid(title, heads, rows, notes=notes))

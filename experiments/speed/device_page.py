@@ -3,10 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as Printed
-
 from metajax.results.records import Record
+from metajax.results.tables import Grid, terminal
 
 from . import page
 
@@ -81,19 +79,10 @@ def ceilings(record: Record) -> str:
 
 def show(record: Record) -> None:
     """Prints the tables and the ratios of a record."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 130)
-    console.print(ceilings(record), highlight=False)
+    print(ceilings(record))
     for title, rows in groups(record):
-        printed = Printed(title=title, header_style="bold")
-        printed.add_column("way", no_wrap=True)
-        for heading in HEADINGS:
-            printed.add_column(heading, justify="right")
-        for row in rows:
-            printed.add_row(row["variant"], *cells(row))
-        console.print(printed)
-        console.print(f"{title}: {ratios(rows)}", highlight=False)
+        lines = [[row["variant"], *cells(row)] for row in rows]
+        terminal(Grid(title, ("way", *HEADINGS), lines, notes=[f"{title}: {ratios(rows)}"]))
 
 
 def markdown(record: Record) -> str:

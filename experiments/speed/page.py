@@ -4,10 +4,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table as Printed
-
 from metajax.results import records as report
+from metajax.results.tables import Grid, terminal
 from metajax.types import UserError
 
 from .worker import TWO_CORES
@@ -89,18 +87,10 @@ def glance(records: Iterable[report.Record]) -> list[str]:
 def show(record: report.Record) -> None:
     """Prints the table and the ratios of one record."""
     facts = record.extra
-    printed = Printed(title=f"{record.scenario}: {facts['title']}", header_style="bold")
-    printed.add_column("way", no_wrap=True)
-    for heading in HEADINGS:
-        printed.add_column(heading, justify="right")
-    for row in facts["rows"]:
-        printed.add_row(row["variant"], *cells(row))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 120)
-    console.print(printed)
-    for line in ratios(record):
-        console.print(f"{record.scenario}: {line}", highlight=False)
+    rows = [[row["variant"], *cells(row)] for row in facts["rows"]]
+    notes = [f"{record.scenario}: {line}" for line in ratios(record)]
+    title = f"{record.scenario}: {facts['title']}"
+    terminal(Grid(title, ("way", *HEADINGS), rows, notes=notes))
 
 
 def markdown(record: report.Record) -> str:

@@ -23,14 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.profiling import collectives
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Positive, Stored, replace
 from metajax.training import devices as shard
 from metajax.training import loop
@@ -166,29 +164,20 @@ def show(record: records.Record) -> None:
     """Prints tasks a second, efficiencies and bytes."""
     tasks, facts = record.config["tasks"], record.extra["data"]
     heads = ("way", "wall ms", "processor ms", "tasks/s", "efficiency", "by processor", "sent B")
-    table = Table(*heads, title=f"One core and two, {tasks} tasks a device", header_style="bold")
-    best = {}
+    best, rows = {}, []
     for way in record.names():
         of = lambda unit, way=way: record.of("scaling", way, f"{tasks} tasks a device", unit)
         best[way] = (float(of(WALL).min()), float(np.median(of(PROCESSOR))))
         count = 1 if way == ONE else 2
         wall, processor = best[way]
         rate, alone = 1e3 * count * tasks / wall, best[ONE]
-        table.add_row(
-            way,
-            f"{wall:.2f}",
-            f"{processor:.2f}",
-            f"{rate:,.0f}",
-            f"{alone[0] / wall:.0%}",
-            f"{count * alone[1] / processor:.0%}",
-            f"{sum(facts['sent'][way].values()):,}",
-        )
-    console = Console(width=110)
-    console.print(table)
+        shares = f"{alone[0] / wall:.0%}", f"{count * alone[1] / processor:.0%}"
+        sent = f"{sum(facts['sent'][way].values()):,}"
+        rows.append([way, f"{wall:.2f}", f"{processor:.2f}", f"{rate:,.0f}", *shares, sent])
     load = ", ".join(f"{x:.1f}" for x in facts["load"])
-    console.print(
-        f"{facts['parameters']:,} bytes of parameters; load of the machine before: {load}"
-    )
+    note = f"{facts['parameters']:,} bytes of parameters; load of the machine before: {load}"
+    title = f"One core and two, {tasks} tasks a device"
+    tables.terminal(tables.Grid(title, heads, rows, len(heads), [note]))
 
 
 def main(config: Config) -> records.Record | None:

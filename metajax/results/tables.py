@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from metajax.results import intervals, records
@@ -41,10 +42,8 @@ class Grid(NamedTuple):
 def terminal(grid: Grid, console: Console | None = None) -> None:
     """Prints the table; where standard output is no terminal, as wide as it needs to be."""
     console = console or Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 180)
     table = Table(title=grid.title, header_style="bold")
-    if console.width < WIDE:
+    if console.is_terminal and console.width < WIDE:
         table.box, table.show_edge, table.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
     for i, heading in enumerate(grid.headings):
         table.add_column(heading, justify="left" if i < grid.left else "right", no_wrap=True)
@@ -52,6 +51,9 @@ def terminal(grid: Grid, console: Console | None = None) -> None:
         if i in grid.sections:
             table.add_section()
         table.add_row(*row, style="bold" if i in grid.bold else None)
+    if not console.is_terminal:
+        needed = Measurement.get(console, console.options.update(max_width=10_000), table)
+        console.width = max(console.width, 180, needed.maximum)
     console.print(table)
     for note in grid.notes:
         console.print(note, highlight=False)

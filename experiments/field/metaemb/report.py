@@ -3,10 +3,8 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 SCENARIO, METHOD = "item_cold", "Meta-Embedding"
 
@@ -37,23 +35,17 @@ def show(record: records.Record) -> None:
     shots, method = record.shots, record.method or METHOD
     order = "" if record.extra.get("in_time", True) else ", in random order: the log has no times"
     items = record.extra["test_items"]
-    table = Table(title=f"AUC over all test rows of {items} items{order}", header_style="bold")
-    table.add_column("arm")
-    for k in shots:
-        table.add_column(f"{k} clicks", justify="right")
-    table.add_column("log-loss, cold", justify="right")
-    table.add_column(f"after {shots[-1]}", justify="right")
-    for k in (shots[0], shots[-1]):
-        table.add_column(f"{method} - arm, AUC after {k}", justify="right")
+    ends = (shots[0], shots[-1])
+    heads = ["arm", *(f"{k} clicks" for k in shots), "log-loss, cold", f"after {shots[-1]}"]
+    heads += [f"{method} - arm, AUC after {k}" for k in ends]
+    rows = []
     for arm in record.names():
         auc = [record.of(SCENARIO, arm, f"k={k}", "auc") for k in shots]
         cells = [f"{v.mean():.4f} ± {v.std():.4f}" for v in auc]
         loss = [record.of(SCENARIO, arm, f"k={k}", "log_loss").mean() for k in (0, shots[-1])]
-        gaps = [ahead(record, arm, k) if arm != method else "" for k in (shots[0], shots[-1])]
-        table.add_row(arm, *cells, *(f"{v:.4f}" for v in loss), *gaps)
-    console = Console()
-    console.width = max(console.width, 190)
-    console.print(table)
+        gaps = [ahead(record, arm, k) if arm != method else "" for k in ends]
+        rows.append([arm, *cells, *(f"{v:.4f}" for v in loss), *gaps])
+    tables.terminal(tables.Grid(f"AUC over all test rows of {items} items{order}", heads, rows))
 
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
