@@ -3,6 +3,10 @@
 import os
 import pathlib
 
+CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
+RESULTS = CHECKOUT / "paper" / "results"
+"""Where they are if this is a checkout; beside an installed package there is no such folder."""
+
 
 def cache() -> pathlib.Path:
     """The folder of what may be made anew: METAJAX_HOME, else ``metajax`` in the user's cache."""
@@ -18,8 +22,12 @@ def published() -> pathlib.Path:
     """The folder of published records: METAJAX_RESULTS, else the checkout's, else ``./results``."""
     if chosen := os.environ.get("METAJAX_RESULTS"):
         return pathlib.Path(chosen)
-    checkout = pathlib.Path(__file__).resolve().parents[1] / "paper" / "results"
-    return checkout if checkout.is_dir() else pathlib.Path("results")
+    return RESULTS if RESULTS.is_dir() else pathlib.Path("results")
+
+
+def documents() -> pathlib.Path:
+    """The folder of generated pages: the checkout's ``docs``, else ``./docs``."""
+    return CHECKOUT / "docs" if RESULTS.is_dir() else pathlib.Path("docs")
 
 
 def _folder(variable: str, below_home: str) -> pathlib.Path:

@@ -8,7 +8,6 @@ one core, temporary memory as the compiler plans it. The number of items is the 
 """
 
 import dataclasses
-import pathlib
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import losses
+from metajax import losses, places
 from metajax.benchmark import command
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
@@ -31,7 +30,7 @@ from metajax.types import Episode, Examples, MetaLearner
 from . import tables
 
 NAME = "speed-curves"
-PICTURE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "gallery" / "speed-curves.svg"
+PICTURE = places.documents() / "gallery" / "speed-curves.svg"
 CHUNK = 256
 
 
@@ -150,6 +149,7 @@ def draw(lines: list[dict]) -> None:
         panels[1, column].set_xlabel(line["axis"])
     panels[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
+    PICTURE.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(PICTURE, metadata={"Date": None})
 
 

@@ -4,13 +4,14 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from metajax import places
 from metajax.results import records as report
 from metajax.results.tables import Grid, terminal
 from metajax.types import UserError
 
 from .worker import TWO_CORES
 
-PAGE = pathlib.Path(__file__).resolve().parents[2] / "docs" / "speed.md"
+PAGE = places.documents() / "speed.md"
 HEADINGS = ("tasks/s", "ms a step", "compile s", "peak MB", "of peak", "matmul GFLOP/s")
 
 HEAD = """# Speed
@@ -164,5 +165,6 @@ def write(more: Iterable[str] = ()) -> pathlib.Path:
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
     parts += map(tables, stored("speed-tables"))
     parts += [CURVES] * bool(stored("speed-curves"))
+    PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join([*parts, *more]))
     return PAGE

@@ -233,3 +233,14 @@ def test_the_places_follow_the_custom_of_the_system(monkeypatch):
     assert str(places.cache()) == "/me/.cache/metajax"
     monkeypatch.setenv("METAJAX_HOME", "/all")
     assert str(places.cache()) == str(places.state()) == "/all"
+
+
+def test_results_and_pages_lie_in_the_checkout_or_where_the_user_is(monkeypatch):
+    monkeypatch.delenv("METAJAX_RESULTS", raising=False)
+    assert places.published() == places.CHECKOUT / "paper" / "results"
+    assert places.documents() == places.CHECKOUT / "docs"
+    monkeypatch.setattr(places, "RESULTS", places.CHECKOUT / "no" / "results")  # installed
+    assert (places.published(), places.documents()) == (
+        pathlib.Path("results"),
+        pathlib.Path("docs"),
+    )
