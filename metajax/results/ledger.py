@@ -76,9 +76,9 @@ def enter(
 
     Returns:
       The ticket with the experiment and the checksum, and with how often it has opened these tasks,
-      under how many configurations, this time included, and how often tasks that nobody named.
-      Where the ledger cannot be written, one line on standard error says so and the count is that
-      of what could be read.
+      under how many configurations, this time included; how often others have; and how often it
+      has opened tasks that nobody named. Where the ledger cannot be written, one line on standard
+      error says so and the count is that of what could be read.
     """
     ticket = dataclasses.replace(ticket, split=tests, experiment=experiment)
     path = places.state() / "ledger" / f"{tests}.jsonl"
@@ -88,19 +88,20 @@ def enter(
     except OSError as error:
         print(f"the opening of the test tasks is not in the ledger: {error}", file=sys.stderr)
     shared = lines(published / PUBLISHED) if published else ()
-    mine = [t for t in (*lines(path), *shared, line) if t.get("experiment") == experiment]
-    when = lambda told: told["frozen"] or told.get("written", "")
-    of = lambda split: {
-        (when(told), told["config_hash"], told["settings_hash"])
-        for told in mine
-        if told.get("split") == split
+    known = {
+        (
+            *(told.get("experiment"), told.get("split"), told["config_hash"]),
+            *(told["settings_hash"], told["frozen"] or told.get("written", "")),
+        )
+        for told in (*lines(path), *shared, line)
     }
-    these = of(tests)
+    these = [config for who, split, config, *_ in known if (who, split) == (experiment, tests)]
     return dataclasses.replace(
         ticket,
         times_opened=len(these),
-        configurations=len({config for _, config, _ in these}),
-        of_unnamed_tasks=len(of("")),
+        configurations=len(set(these)),
+        times_by_others=sum(who != experiment and split == tests for who, split, *_ in known),
+        times_unnamed=sum(who == experiment and not split for who, split, *_ in known),
     )
 
 

@@ -204,8 +204,9 @@ class Opening:
       split: checksum of the split, or of the test tasks, that was opened.
       configurations: under how many configurations it had; None if nobody counted.
       experiment: who opened them, as the ledger has it.
-      of_unnamed_tasks: how often it had opened test tasks whose checksum nobody wrote down, which
-        may be these.
+      times_by_others: how often other experiments had opened these test tasks by then.
+      times_unnamed: how often the experiment had opened test tasks whose checksum nobody wrote
+        down, which may be these.
     """
 
     frozen: str = ""
@@ -215,7 +216,8 @@ class Opening:
     split: str = ""
     configurations: int | None = None
     experiment: str = ""
-    of_unnamed_tasks: int = 0
+    times_by_others: int = 0
+    times_unnamed: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

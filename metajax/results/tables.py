@@ -189,8 +189,12 @@ def adapts(found: intervals.Interval, metric: str = "mae") -> bool:
 def opened(record: records.Record) -> str:
     """How often the test tasks of a record were opened, in a sentence."""
     times = max([line.times_opened or 1 for line in record.opened], default=1)
-    unnamed = max([line.of_unnamed_tasks for line in record.opened], default=0)
-    also = f" Earlier records opened tasks that they do not name {unnamed} times." * (unnamed > 0)
+    others = max([line.times_by_others for line in record.opened], default=0)
+    unnamed = max([line.times_unnamed for line in record.opened], default=0)
+    often = lambda n: "once" if n == 1 else f"{n} times"
+    also = f" Other experiments opened them {often(others)} before." * (others > 0)
+    told = f" Earlier records of it opened test tasks {often(unnamed)} that they do not name."
+    also += told * (unnamed > 0)
     if times == 1:
         return f"Test tasks opened once, on {record.environment.date}.{also}"
     configurations = max(line.configurations or 1 for line in record.opened)

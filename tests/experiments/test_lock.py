@@ -144,3 +144,29 @@ def test_what_the_lock_wants_is_let_through():
             return records.made("mine", config, (), judge(choices, test), opened=(opened,))
         """)
     )
+
+
+NOT_JUDGING = {
+    ("tables/clicks.py", "as_logits"),
+    ("classics/few_shot.py", "in_batches"),
+    ("regimes/world.py", "one_by_one"),
+    ("ecommerce/runs.py", "adapted"),
+}
+"""Functions that make a learner of a learner, and a loss that is trained: they call ``adapt``."""
+
+
+def adapting(source: str) -> set[str]:
+    """The functions at the top of a module that call a learner's ``adapt``."""
+    return {
+        getattr(part, "name", "")
+        for part in ast.parse(source).body
+        for call in calls(part)
+        if ast.unparse(call.func).endswith(".adapt")
+    }
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(HERE)))
+def test_only_the_judge_adapts_and_predicts(path):
+    """`evaluate` does, for every experiment; a loop of its own could differ from it unseen."""
+    short = "/".join(path.parts[-2:])
+    assert {(short, name) for name in adapting(path.read_text())} <= NOT_JUDGING

@@ -110,13 +110,16 @@ def test_openings_of_tasks_that_nobody_named_are_counted_apart(tmp_path):
         {"experiment": "mine", "split": "", "written": "2026-01-02", **untold},
         {"experiment": "mine", "split": "0123", "written": "2026-01-03", **untold},
         {"experiment": "other", "split": "", "written": "2026-01-04", **untold},
+        {"experiment": "other", "split": "0123", "written": "2026-01-05", **untold},
     ]
     (tmp_path / ledger.PUBLISHED).write_text("".join(json.dumps(line) + "\n" for line in told))
     line = ledger.enter(ledger.freeze(Config(), {}), "mine", "0123", published=tmp_path)
     assert counts(line) == (2, 2)
-    assert line.of_unnamed_tasks == 2
+    assert (line.times_unnamed, line.times_by_others) == (2, 1)
     record = records.Record("x", environment=records.Environment(date="today"), opened=(line,))
-    assert "Earlier records opened tasks that they do not name 2 times." in tables.opened(record)
+    said = tables.opened(record)
+    assert "Other experiments opened them once before." in said
+    assert "Earlier records of it opened test tasks 2 times that they do not name." in said
 
 
 def test_what_is_published_counts_for_who_opened_it(tmp_path):
