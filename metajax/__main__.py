@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import os
 import runpy
 import sys
 
@@ -15,11 +16,14 @@ USAGE = """usage: metajax COMMAND [--help | options]
 """
 COMMANDS = ("train", "recommend", "serve")
 """Each is a file of ``metajax.commands`` with a ``Config`` and a ``main``."""
+ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 def main() -> None:
     """Runs the command that the first argument names, or lists all of them."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
+    if name == "serve":  # a request's products are small: threads would only wait for each other
+        os.environ.update({k: os.environ.get(k, "1") for k in ONE_THREAD})
     if name in COMMANDS:
         command = importlib.import_module(f"metajax.commands.{name}")
         sys.argv[:2] = [f"metajax {name}"]

@@ -76,7 +76,7 @@ def test_an_engineer_who_runs_it(tmp_path):
     assert [row["user"] for row in rows] == ["ann"] * 20 + ["bob"] * 20
     assert not {"3", "8"} & {row["id"] for row in rows[:20]}
     again = json.loads((tmp_path / "again.json").read_text())
-    assert [event["title"] for event in again["events"]] == ["The Silent Planet"]
+    assert [event["title"] for event in again["events"]] == ["The Silent Planet (1990)"]
     assert "lies outside the scale" in said and "recall@20" in said
     assert (tmp_path / "out" / "load" / "load.png").is_file()
 

@@ -78,13 +78,12 @@ class Index:
         owner = _clusters(form.x, clusters, np.random.default_rng(seed))
         order = np.argsort(owner, kind="stable")
         self.place, self.vectors = order, np.ascontiguousarray(vectors[order])
-        self.rank = np.empty(self.num_items, np.int64)
-        self.rank[order] = np.arange(self.num_items)
         ends = np.searchsorted(owner[order], np.arange(clusters + 1))
         filled = np.diff(ends) > 0
         firsts = ends[:-1][filled]
         self.spans = np.column_stack([firsts, ends[1:][filled]])
-        self.centers = np.add.reduceat(self.vectors, firsts) / np.diff(self.spans, axis=1)
+        centers = np.add.reduceat(self.vectors, firsts) / np.diff(self.spans, axis=1)
+        self.centers = centers.astype(np.float32)
 
     def best(
         self, form: linear.Form, state: linear.State, top: int, hidden: np.ndarray
@@ -112,14 +111,17 @@ class Index:
         order = np.argsort(-(self.centers @ query))
         rows = np.cumsum(np.diff(self.spans[order])[:, 0])
         wanted = max(self.budget, 2 * (top + len(hidden)))
-        looked = order[: int(np.searchsorted(rows, wanted)) + 1]
-        spans = self.spans[looked]
-        scores = np.concatenate([self.vectors[a:b] @ query for a, b in spans])
-        places = np.concatenate([np.arange(a, b) for a, b in spans])
-        if len(hidden):
-            scores[np.isin(places, self.rank[hidden])] = -np.inf
-        found = highest(scores, min(top, self.num_items - len(hidden)))
-        return self.place[places[found]], scores[found]
+        spans = self.spans[order[: int(np.searchsorted(rows, wanted)) + 1]]
+        size = np.diff(spans)[:, 0]
+        ends = np.cumsum(size)
+        scores = np.empty(ends[-1], np.float32)
+        for (a, b), end in zip(spans.tolist(), ends.tolist(), strict=True):
+            np.dot(self.vectors[a:b], query, out=scores[end - (b - a) : end])
+        found = highest(scores, min(top + len(hidden), len(scores)))
+        span = np.searchsorted(ends, found, side="right")
+        places = self.place[spans[span, 0] + found - (ends - size)[span]]
+        shown = np.flatnonzero(~np.isin(places, hidden))[:top]
+        return places[shown], scores[found[shown]]
 
 
 def _clusters(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
