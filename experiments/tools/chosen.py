@@ -51,9 +51,7 @@ def experiment(name: str) -> Experiment:
     """
     place = find(name)
     if place is None:
-        raise UserError(
-            f"no experiment {name!r}; python -m experiments lists them, --module takes your own"
-        )
+        raise UserError(f"no experiment {name!r}; python -m experiments lists them all")
     return own(f"{HOME}.{place}")
 
 
