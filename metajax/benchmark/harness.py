@@ -30,7 +30,7 @@ from metajax.benchmark.problem import Problem, freeze, load
 from metajax.benchmark.scores import in_unit, on_the_same_tasks
 from metajax.data import episodes
 from metajax.data.sources import named
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, leaks
 from metajax.evaluation import judge as judging
 from metajax.evaluation.check import check
 from metajax.learners import pooled
@@ -154,8 +154,8 @@ def run_experiment(
     ablations: Collection[str] = (),
     *,
     protocol: Callable[[Any], Problem] = load_data,
-    metrics: Metrics = evaluate.rating_metrics,
-    main: str = "mae",
+    metrics: Metrics | None = None,
+    main: str | None = None,
     extra: Extra = lambda config, problem, folder: {},
     table: Callable[[records.Record], None] = tables.show,
 ) -> records.Record:
@@ -172,8 +172,9 @@ def run_experiment(
       prepare: (config, problem) -> the problem with columns that the methods need.
       ablations: those of the methods that are the method with a part changed.
       protocol: config -> the problem: data, split and how choices are made.
-      metrics: (scores (T, Q), tasks, key) -> metric -> (T,), what the test measures.
-      main: the metric of differences, controls and the curve.
+      metrics: (scores (T, Q), tasks, key) -> metric -> (T,), what the test measures; else errors of
+        ratings, or how events stand among other items.
+      main: the metric of differences, controls and the curve; else the first.
       extra: further arms beside baselines and methods, trained by whatever means.
       table: prints a record.
     """
@@ -189,6 +190,10 @@ def run_experiment(
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     problem = prepare(config, protocol(config))
     loaded = time.perf_counter() - began
+    if metrics is None:
+        low = problem.table.scale[0]
+        metrics = evaluate.event_metrics(low) if problem.events else evaluate.rating_metrics
+    main = main or ("auc" if problem.events else "mae")
     arms = train_arms(config, problem, folder, model, methods, joint, ablations)
     arms |= extra(config, problem, folder)
     record = judged(
@@ -275,6 +280,7 @@ def judged(
         seconds=seconds | spent,
         opened=(problem.opened[-1],),
         peak_memory=journal.peak_memory(),
+        extra={"notes": leaks.counted(problem.split, problem.table)},
     )
 
 

@@ -39,6 +39,7 @@ class Problem:
       scale: the standard deviation of what item biases leave of the training ratings.
       unit: how many units of the ratings as they were read a rating of this problem's is: 1, unless
         they were brought to 1..5. Errors are told in the former.
+      events: whether labels tell what a person did from items drawn at random.
       predict: how scores of tasks come about; `evaluate.prequential` in a stream.
       opened: what the ledger says of each opening of the test tasks, all after the same choice.
     """
@@ -53,6 +54,7 @@ class Problem:
     shots: tuple[int, ...] = ()
     scale: float = 1.0
     unit: float = 1.0
+    events: bool = False
     predict: Predict = evaluate.predictions
     opened: list[records.Opening] = dataclasses.field(default_factory=list)
 
@@ -105,8 +107,9 @@ def load(data: Data, options: SplitOptions | None = None, num_support: int = 64)
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
     made = splits.make(data, options or SplitOptions())
-    ready = problem_of(made.table, made.split, num_support)
-    return dataclasses.replace(ready, predict=made.predict, unit=made.unit)
+    error = losses.misordered if made.events else losses.absolute_error
+    ready = problem_of(made.table, made.split, num_support, error)
+    return dataclasses.replace(ready, predict=made.predict, unit=made.unit, events=made.events)
 
 
 def problem_of(

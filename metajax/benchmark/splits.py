@@ -2,13 +2,15 @@
 
 import dataclasses
 import functools
+import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metajax import settings
-from metajax.data import split
+from metajax.data import negatives, split
 from metajax.data.sources import named
 from metajax.data.table import Interactions, in_stars, stars_of, swapped
 from metajax.evaluation import evaluate
@@ -27,12 +29,14 @@ class Made(NamedTuple):
       split: who is seen when, labels on that scale too.
       predict: how scores of test tasks come about.
       unit: how many units of the ratings as they were read a rating of the table is.
+      events: whether the labels tell what a person did from items drawn at random.
     """
 
     table: Interactions
     split: split.Split
     predict: Predict
     unit: float
+    events: bool
 
 
 class Rule(NamedTuple):
@@ -53,6 +57,7 @@ class Rule(NamedTuple):
 def by(make: Callable[..., split.Split]) -> Callable[..., Cut]:
     """`Rule.make` of (table, seed, **keywords) -> split."""
 
+    @functools.wraps(make)
     def made(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Cut:
         del data
         return table, make(table, options.split_seed, **given)
@@ -94,6 +99,9 @@ RULES: dict[Protocol, Rule] = {
 def make(data: Data, options: SplitOptions) -> Made:
     """The data set under the protocol that was asked for, its ratings brought to the scale 1..5.
 
+    Events become ratings, see `negatives.among_events`; the most rows of a task are then doubled,
+    unless given.
+
     Raises:
       UserError: the data set is missing or damaged, or does not have what the protocol needs; an
         option is not one of the protocol's.
@@ -101,11 +109,23 @@ def make(data: Data, options: SplitOptions) -> Made:
     rule = RULES[options.protocol]
     given = _given(rule, options)
     read = named.chosen(data)
+    events = negatives.is_events(read)
+    if events:
+        if "max_rows" in rule.options:
+            most = inspect.signature(rule.make).parameters["max_rows"].default
+            given.setdefault("max_rows", 2 * most)
+        read = negatives.among_events(read, options.split_seed)
+        print(
+            f"{read.name}: {len(read):,} rows after each event was set beside an item that its "
+            "person did not meet; lists are judged by their order",
+            file=sys.stderr,
+        )
     read, parts = rule.make(read, data, options, **given)
     table, unit = in_stars(read)
     if unit != 1.0:
         parts = _relabeled(parts, lambda label: stars_of(label, read.scale))
-    return Made(table if parts.side == "user" else swapped(table), parts, rule.predict, unit)
+    table = table if parts.side == "user" else swapped(table)
+    return Made(table, parts, rule.predict, unit, events)
 
 
 def _relabeled(parts: split.Split, change: Callable[[np.ndarray], np.ndarray]) -> split.Split:

@@ -25,6 +25,41 @@ def once_a_pair(table: Interactions) -> Interactions:
     return dataclasses.replace(table, **changes)
 
 
+def is_events(table: Interactions) -> bool:
+    """Whether a table holds what people did alone, so that its labels tell nothing apart."""
+    clicks = table.scale == (0.0, 1.0) and bool((table.label == 1).all())
+    return table.count is not None or clicks
+
+
+def among_events(table: Interactions, seed: int = 0) -> Interactions:
+    """A log of events as one of ratings: each event beside an item its person did not meet.
+
+    Of a repeated pair one row is kept, with all its counts. The label of an event is 1, or
+    log(1 + its count); that of a drawn item is 0. Drawn items have the time of the event they stand
+    beside, and whoever has met most of the catalogue gets fewer. They are drawn from all that a
+    person has no event with, so that no drawn row of training is an event of the test.
+    """
+    table = once_a_pair(table)
+    rng = np.random.default_rng([seed, 8])
+    met = np.sort(table.user.astype(np.int64) * table.num_items + table.item)
+    item, new = _unmet(table.user, met, table.num_items, rng)
+    beside = np.concatenate([np.arange(len(table)), np.flatnonzero(new)])
+    is_event = np.arange(len(beside)) < len(table)
+    order = np.lexsort((rng.random(len(beside)), beside))
+    beside, is_event = beside[order], is_event[order]
+    positive = table.label if table.count is None else np.log1p(table.count)
+    return dataclasses.replace(
+        table,
+        user=table.user[beside],
+        item=np.where(is_event, table.item[beside], item[beside]).astype(np.int32),
+        label=np.where(is_event, positive[beside], 0.0).astype(np.float32),
+        time=None if table.time is None else table.time[beside],
+        scale=(0.0, float(positive.max())),
+        state=None,
+        count=None,
+    )
+
+
 def with_negatives(
     table: Interactions, parts: Split, per_positive: int = 2, seed: int = 0
 ) -> tuple[Interactions, Split]:

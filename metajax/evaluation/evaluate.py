@@ -196,6 +196,27 @@ def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict
     }
 
 
+def event_metrics(low: float) -> Metrics:
+    """Per-task metrics (T,) of how events stand among other items: ``auc``, ``ndcg@10``.
+
+    Args:
+      low: the label of what is no event.
+    """
+
+    def judge(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
+        query = episodes.query
+        keys = jax.random.split(key, scores.shape[0])
+        met = (query.label > low) * 1.0
+        return {
+            "auc": jax.vmap(metrics.auc)(scores, met, query.mask),
+            "ndcg@10": jax.vmap(functools.partial(metrics.ndcg, k=10))(
+                scores, met, query.mask, keys
+            ),
+        }
+
+    return judge
+
+
 def k_shot(
     learner: MetaLearner,
     params: Params,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.split import Split, Tasks
-from metajax.data.table import Interactions
+from metajax.data.table import Interactions, tied_rows
 from metajax.types import Episode
 
 
@@ -63,19 +63,14 @@ def split_is_clean(split: Split, table: Interactions, repeats: bool = False) -> 
     """
     rows = np.asarray(split.train_rows)
     sides = (table.user[rows], table.item[rows])
-    mine, others = sides if split.side == "user" else sides[::-1]
-    width = max(table.num_users, table.num_items)
-    trained = np.unique(mine.astype(np.int64) * width + others)
+    trained, width = _trained(split, table)
     phases = [(f"{p} {k}", k, t) for p in ("valid", "test") for k, t in getattr(split, p).items()]
     _tests_are_apart(split, repeats)
     for place, scenario, tasks in phases:
-        task, is_query = _owners(split, tasks)
-        owner = tasks.owner[task].astype(np.int64)
+        owner = np.repeat(tasks.owner, tasks.length).astype(np.int64)
         if not repeats:
-            support = np.unique(task[~is_query].astype(np.int64) * width + tasks.other[~is_query])
-            seen = np.isin(task[is_query].astype(np.int64) * width + tasks.other[is_query], support)
+            seen, known = _seen(split, tasks, trained, width)
             _require(not seen.any(), f"{place}: {seen.sum()} query items are in the support")
-            known = np.isin(owner[is_query] * width + tasks.other[is_query], trained)
             _require(not known.any(), f"{place}: {known.sum()} query rows are in the training rows")
         cold_users = scenario in ("user_cold", "both_cold") and split.protocol not in TWO_DOMAINS
         cold_items = scenario in ("item_cold", "both_cold")
@@ -84,6 +79,57 @@ def split_is_clean(split: Split, table: Interactions, repeats: bool = False) -> 
             _require(not np.isin(users, sides[0]).any(), f"{place}: a cold user is trained on")
         if cold_items:
             _require(not np.isin(items, sides[1]).any(), f"{place}: a cold item is trained on")
+
+
+def counted(split: Split, table: Interactions) -> list[str]:
+    """A line for everything that makes a test easier or less certain than it looks, if anything.
+
+    Query rows that stand in the support of their task or in the training rows, which people who
+    come back to items leave behind; rows that share their time, where the split is by time; and
+    scenarios that the log could not fill.
+    """
+    lines = [
+        f"{scenario.replace('_', '-')}: left out, no user has enough rows for it."
+        for scenario in split.skipped
+    ]
+    trained, width = _trained(split, table)
+    for scenario, tasks in split.test.items():
+        support, known = (int(found.sum()) for found in _seen(split, tasks, trained, width))
+        rows, name = int(split.query_size(tasks).sum()), scenario.replace("_", "-")
+        if support:
+            lines.append(f"{name}: {support} of {rows} query rows repeat a pair of the support.")
+        if known:
+            lines.append(f"{name}: {known} of {rows} query rows repeat a pair of training.")
+    tied = tied_rows(table) if split.protocol.startswith(BY_TIME) else 0
+    if tied:
+        lines.append(
+            f"{tied / len(table):.1%} of the rows share their time with another row of their user, "
+            f"so that the order of the file decides between them, and the {split.protocol} split "
+            "is by time."
+        )
+    return lines
+
+
+BY_TIME = ("first-", "global-time", "prequential", "leave-one-out", "ctr-warmup")
+
+
+def _trained(split: Split, table: Interactions) -> tuple[np.ndarray, int]:
+    """The pairs that are trained on, as sorted numbers ``task * width + row``, and that width."""
+    rows, width = np.asarray(split.train_rows), max(table.num_users, table.num_items)
+    sides = (table.user[rows], table.item[rows])
+    mine, others = sides if split.side == "user" else sides[::-1]
+    return np.unique(mine.astype(np.int64) * width + others), width
+
+
+def _seen(
+    split: Split, tasks: Tasks, trained: np.ndarray, width: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each query row (R,) stands in the support of its task, and in the training rows."""
+    task, is_query = _owners(split, tasks)
+    pair = task.astype(np.int64) * width + tasks.other
+    known = tasks.owner[task].astype(np.int64) * width + tasks.other
+    support = np.unique(pair[~is_query])
+    return np.isin(pair[is_query], support), np.isin(known[is_query], trained)
 
 
 def _tests_are_apart(split: Split, repeats: bool) -> None:

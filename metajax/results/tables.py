@@ -245,7 +245,7 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
             for said in arm.settings.get("diverged", ())
         ),
     ]
-    notes += rests_on(record)
+    notes += [*rests_on(record), *record.extra.get("notes", ())]
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
 
 

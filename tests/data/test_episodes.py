@@ -200,7 +200,10 @@ def test_the_checksum_is_of_the_seed():
 
 def test_a_log_too_small_is_refused_in_one_line():
     small = latent.rating_log(num_users=4, num_items=30)
-    with pytest.raises(UserError, match=r"give a larger log$"):
+    with pytest.raises(
+        UserError,
+        match=r"larger log, other bounds \(--min-rows, --max-rows\) or another",
+    ):
         split.melu(small, min_rows=28)
 
 

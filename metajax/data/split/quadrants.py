@@ -87,7 +87,8 @@ def melu(
 
     A test task is a user with 13 to 100 ratings inside a scenario; of a random permutation of them
     the last 10 are the query. Warm tasks belong to users seen in meta-training, their query rows
-    are held out of everything that is fitted. A share of the warm users is meta-validation.
+    are held out of everything that is fitted. A share of the warm users is meta-validation. A
+    scenario for which nobody has enough interactions is left out.
 
     Args:
       redraw: draw the states from the seed even where the table brings the published ones.
@@ -97,7 +98,7 @@ def melu(
         (PROTOCOLS: "test on train"); only to reproduce it.
 
     Raises:
-      UserError: no user has enough interactions for a scenario.
+      UserError: no user has enough interactions for any scenario, or for meta-validation.
 
     References: Lee et al., KDD 2019, section 4.
     """
@@ -129,4 +130,5 @@ def melu(
     chosen = {"user_cold": valid} if valid_users else {}
     most = f"{min_rows} to {max_rows}" if max_rows else f"{min_rows} or more"
     split = Split(name, seed, train_rows, train, chosen, test, num_query)
-    return require_tasks(table, split, f"no user has {most} interactions in")
+    cure = "give a larger log, other bounds (--min-rows, --max-rows) or another --protocol"
+    return require_tasks(table, split, f"no user has {most} interactions in", cure)

@@ -57,6 +57,7 @@ class Split:
       num_query: the number of query rows at the end of each valid and test task, and of the query
         drawn in meta-training.
       side: what tasks are made of, "user" or "item".
+      skipped: test scenarios that the log has no task for.
     """
 
     protocol: str
@@ -67,6 +68,7 @@ class Split:
     test: Mapping[str, Tasks]
     num_query: int = NUM_QUERY
     side: str = "user"
+    skipped: tuple[str, ...] = ()
 
     def checksum(self) -> str:
         """A digest of every task and row, as 16 hexadecimal digits."""
@@ -130,17 +132,23 @@ def query_rows(tasks: Tasks, rows: np.ndarray, num_query: int) -> np.ndarray:
     return rows[(ends[:, None] - 1 - np.arange(num_query)).ravel()]
 
 
-def require_tasks(table: Interactions, split: Split, problem: str = "no task in") -> Split:
-    """The split itself if each of its parts has a task.
+def require_tasks(
+    table: Interactions,
+    split: Split,
+    problem: str = "no task in",
+    cure: str = "give a larger log",
+) -> Split:
+    """The split if each of its parts has a task, without the test scenarios that have none.
 
     Raises:
-      UserError: a part has none.
+      UserError: training, a validation scenario or every test scenario has none.
     """
     valid = {f"validation ({k})": tasks for k, tasks in split.valid.items()}
-    for name, part in {"training": split.train, **valid, **split.test}.items():
+    filled = {name: tasks for name, tasks in split.test.items() if tasks.num_tasks}
+    for name, part in {"training": split.train, **valid, **(filled or split.test)}.items():
         if part.num_tasks == 0:
             raise UserError(
-                f"{table.name}: {problem} the {name} part of the {split.protocol} split; "
-                "give a larger log"
+                f"{table.name}: {problem} the {name} part of the {split.protocol} split; {cure}"
             )
-    return split
+    skipped = tuple(name for name in split.test if name not in filled)
+    return dataclasses.replace(split, test=filled, skipped=skipped) if filled else split
