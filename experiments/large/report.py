@@ -1,11 +1,12 @@
 """Records and tables of the experiments with large models: arms by conditions, seconds, bytes."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from metajax.results import records, tables
+from metajax.results import plots, records, tables
 from metajax.training import journal
 
 from ..classics import few_shot
@@ -56,11 +57,36 @@ def stored(name: str) -> records.Record:
     return records.stored(name)
 
 
-def show(record: records.Record, columns: Sequence[tuple[str, str]], title: str) -> None:
+def plotted(record: records.Record, condition: str, metric: str, path: pathlib.Path) -> None:
+    """Saves the mean of each arm with its interval over people, the first arm on top."""
+    found = [
+        records.interval(record.of(record.scenario, arm, condition, metric), metric)
+        for arm in record.names()
+    ]
+    with plots.page(path, 0.8 + 0.25 * len(found)) as axes:
+        bars = np.array([[r.mean - r.low, r.high - r.mean] for r in found]).T
+        places = np.arange(len(found))[::-1]
+        axes.errorbar(
+            [r.mean for r in found], places, xerr=bars, color="black", fmt="o", markersize=3.8
+        )
+        axes.set_yticks(places, record.names())
+        axes.set_ylim(-0.6, len(found) - 0.4)
+        axes.set_xlabel(f"{metric}, {condition} ({record.dataset})")
+        axes.grid(axis="x", alpha=0.25, linewidth=0.4)
+
+
+def show(
+    record: records.Record,
+    columns: Sequence[tuple[str, str]],
+    title: str,
+    *,
+    quoted: bool = True,
+) -> None:
     """Prints the mean of each arm with its interval over people, seeds averaged first.
 
     Args:
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
+      quoted: print published numbers below, where they are of the same data.
     """
     shown = ["rmse" if m == "mse" else m for _, m in columns]  # `records.interval` takes the root
     heads = [f"{name}\n{condition}" for name, (condition, _) in zip(shown, columns, strict=True)]
@@ -75,6 +101,6 @@ def show(record: records.Record, columns: Sequence[tuple[str, str]], title: str)
         sizes = [f"{arm.bytes_per_task or 0:,}"] * sized
         rows.append([*cells, f"{arm.seconds or 0.0:.0f}", *sizes])
     heads = ["arm", *heads, "seconds", *["bytes per user"] * sized]
-    quoted = few_shot.published(record.experiment).items()
-    notes = [f"published: {row}: {text}" for row, text in quoted]
+    published = few_shot.published(record.experiment) if quoted else {}
+    notes = [f"published: {row}: {text}" for row, text in published.items()]
     tables.terminal(tables.Grid(title, heads, rows, notes=notes))

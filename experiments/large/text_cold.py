@@ -162,7 +162,9 @@ def run(config: Config) -> records.Record:
     began = time.perf_counter()
     table = named.chosen(config.data)
     if table.item_titles is None or "genre" not in table.item_features.columns:
-        raise UserError(f"{config.data.dataset} has no titles or no genres; try ml-1m or ml-100k")
+        raise UserError(
+            f"{table.name} has no titles or no genres; name a table of the items with --items"
+        )
     texts = [str(title) for title in table.item_titles]
     text = bert.cached(texts, config.text_model, out / "titles.npz")
     seconds = {"titles": time.perf_counter() - began}

@@ -25,15 +25,13 @@ from metajax.data import episodes
 from metajax.data.episodes import Source
 from metajax.learners import ensemble
 from metajax.learners.closed_form import ridge
-from metajax.models.towers import column, stored_mean
+from metajax.models.towers import column, factor_mlp, stored_mean
 from metajax.results import records
 from metajax.training import loop
 from metajax.training.outer_gradient import loss_gradient
 from metajax.training.updates import optimizer
 from metajax.transforms.pretrained import starting_from
-from metajax.types import Episode, MetaLearner, Params
-
-from .maml import model
+from metajax.types import Episode, MetaLearner, Model, Params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +47,11 @@ class Config(benchmark.Config):
     """Steps of that Adam on the meta-validation users."""
     hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers of A3 and A4."""
+
+
+def model(config: Config, data: benchmark.Problem) -> Model:
+    """The perceptron of A3 and A4."""
+    return factor_mlp(data.mean, config.hidden)
 
 
 def bases(data: benchmark.Problem) -> tuple[list[MetaLearner], list[Params]]:

@@ -21,7 +21,7 @@ from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import melu_net
 from metajax.results import records
-from metajax.types import Model
+from metajax.types import Model, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +41,17 @@ class Config(benchmark.Config):
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
-    """MeLU's network over every categorical feature of the data set."""
+    """MeLU's network over every categorical feature of the data set.
+
+    Raises:
+      UserError: there is none.
+    """
     users, items = problem.table.user_features.sizes, problem.table.item_features.sizes
+    if not users and not items:
+        raise UserError(
+            f"{problem.table.name}: MeLU knows users and items by their categories alone, and the "
+            "log has none; name tables of them with --users and --items"
+        )
     return melu_net(users, items, problem.mean, config.embedding, config.hidden)
 
 

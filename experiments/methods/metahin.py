@@ -72,8 +72,9 @@ def columns_of(config: Config, table: Interactions) -> tuple[str, ...]:
     chosen = config.paths or tuple(known)
     if not chosen or not sizes.keys() >= set(chosen):
         raise UserError(
-            f"{table.name}: no item columns {', '.join(config.paths) or 'of links'}; "
-            f"name some with --paths, of {', '.join(sorted(sizes)) or 'which there are none'}"
+            f"{table.name}: MetaHIN links items that share a value, and no item column "
+            f"{', '.join(config.paths) or 'is known to do so'}; name some with --paths, of "
+            f"{', '.join(sorted(sizes)) or 'a table that --items names'}"
         )
     return chosen
 

@@ -69,8 +69,11 @@ def trust(config: Config, table: Interactions) -> np.ndarray:
     if table.name == "ciaodvd":
         pairs = published.ciaodvd_trust(named.data_folder(config.data.data_dir))
         return links.between(pairs, table)
-    if table.name != "synthetic":
-        raise UserError(f"{table.name} has no trust links; choose ciaodvd or synthetic")
+    if table.name != "synthetic" or "group" not in table.user_features.columns:
+        raise UserError(
+            f"{table.name}: PAML reads who trusts whom, and the log does not tell; take --dataset "
+            "ciaodvd or synthetic"
+        )
     group = table.user_features.columns["group"][:, 0]
     rng, users = np.random.default_rng(0), np.arange(table.num_users)
     drawn = [(u, v) for u in users for v in rng.choice(users[group == group[u]], 3)]

@@ -280,8 +280,14 @@ def judged(
         seconds=seconds | spent,
         opened=(problem.opened[-1],),
         peak_memory=journal.peak_memory(),
-        extra={"notes": leaks.counted(problem.split, problem.table)},
+        extra={"notes": notes_of(problem)},
     )
+
+
+def notes_of(problem: Problem) -> list[str]:
+    """What stands below a table: what its test rests on, and what makes it easier than it looks."""
+    drawn = "Events stand among items drawn at random of those that their person did not meet."
+    return [drawn] * problem.events + leaks.counted(problem.split, problem.table)
 
 
 def shots_of(scores: Mapping[records.Key, np.ndarray]) -> tuple[int, ...]:

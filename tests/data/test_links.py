@@ -387,8 +387,8 @@ def test_paths_of_a_training_task_see_its_own_block_of_item_vectors():
 
 def test_a_data_set_without_links_is_told_so():
     table = dataclasses.replace(small().table, name="mine")
-    with pytest.raises(UserError, match="mine has no trust links; choose ciaodvd or synthetic"):
+    with pytest.raises(UserError, match="who trusts whom, and the log does not tell"):
         paml_experiment.trust(paml_experiment.Config(), table)
     config = metahin_experiment.Config(paths=("actor",))
-    with pytest.raises(UserError, match="no item columns actor; name some with --paths, of genre"):
+    with pytest.raises(UserError, match="no item column actor; name some with --paths, of genre"):
         metahin_experiment.columns_of(config, table)

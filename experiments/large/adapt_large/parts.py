@@ -21,7 +21,7 @@ def with_text(
 ) -> Interactions:
     """The table with an item column ``text``: components of the title vectors, mean square 1/D."""
     if table.item_titles is None:
-        raise UserError(f"{table.name} has no item titles; try ml-1m or ml-100k")
+        raise UserError(f"{table.name} has no item titles; name a table of them with --items")
     titles = [str(title) for title in table.item_titles]
     vectors = bert.cached(titles, model, folder / "titles.npz")
     centered = vectors - vectors.mean(axis=0)

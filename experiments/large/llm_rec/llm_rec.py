@@ -236,7 +236,7 @@ def run(config: Config) -> records.Record:
     config = replace(config, out=out)
     table = named.chosen(config.data)
     if table.item_titles is None:
-        raise UserError(f"{table.name} has no item titles; try ml-100k or ml-1m")
+        raise UserError(f"{table.name} has no item titles; name a table of the items with --items")
     data = histories.of_table(table)
     test = groups(len(data.length))[2]
     tests = ledger.checksum("people not trained on", data.digest(), test, config.people)

@@ -277,5 +277,10 @@ def main(config: Config) -> records.Record:
     name = f"sasrec-{named.short_name(config.data.dataset)}"
     record = large_report.stored(name) if config.output.from_records else run(config)
     people = record.data.users if record.data else "?"
-    large_report.show(record, COLUMNS, f"Next item, leave-one-out, {name[7:]}, {people} people")
+    title = f"Next item, leave-one-out, {name[7:]}, {people} people"
+    large_report.show(record, COLUMNS, title, quoted=config.data.dataset == "ml-1m")
+    if not config.output.from_records:
+        folder = config.output.folder(name)
+        large_report.plotted(record, *COLUMNS[1], folder / "arms.png")
+        print(f"record {folder / name}{records.SUFFIX}\nplot   {folder / 'arms.png'}")
     return record

@@ -106,15 +106,27 @@ def read_sasrec(path: Path | str, name: str = "ml-1m") -> Sequences:
 def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
     """The histories of a log by its times; ties keep the order of the table.
 
+    People with fewer than 3 items are left out, which is told.
+
     Args:
       least: interactions with a lower label are left out.
 
     Raises:
-      UserError: the log has no times; a person has fewer than 3 items.
+      UserError: the log has no times; nobody has 3 items.
     """
     if table.time is None:
-        raise UserError(f"{table.name} has no times: next-item prediction needs an order")
+        raise UserError(
+            f"{table.name}: what comes next is told by time, and the log has none; name its column "
+            "with --time"
+        )
     kept = np.flatnonzero(table.label >= least)
+    enough = np.bincount(table.user[kept], minlength=table.num_users) > HELD_OUT
+    if not enough.any():
+        raise UserError(f"{table.name}: nobody has {HELD_OUT + 1} items; give a larger log")
+    if not enough.all():
+        few = int((~enough).sum())
+        print(f"{table.name}: {few:,} people with fewer than {HELD_OUT + 1} items are left out")
+        kept = kept[enough[table.user[kept]]]
     order = kept[np.argsort(table.time[kept], kind="stable")]
     user = table.user_ids[table.user[order]]
     return assemble(table.name, user, table.item_ids[table.item[order]])
