@@ -124,7 +124,7 @@ def test_an_order_needs_times(tmp_path):
     with pytest.raises(UserError, match="name its column with --time"):
         sasrec.load(sasrec.Config(data=Data(path)))
     for protocol in ("first-k", "time", "stream", "leave-one-out"):
-        with pytest.raises(UserError, match="by time|no time"):
+        with pytest.raises(UserError, match=r"by time|no time"):
             problem.load(Data(path), SplitOptions(protocol))
 
 
