@@ -133,7 +133,9 @@ def spent() -> str:
         if record.scenario in SETTINGS:
             s = record.extra["schedule"]
             row = [record.scenario, record.method, f"{s['num_steps']:,}", str(s["num_tasks"])]
-            row += [_inner(record.extra), f"{record.total_seconds / 60:.1f}"]
+            where, _, card = record.environment.device.partition(":")
+            on = f" on one {card}" if where == "gpu" else ""
+            row += [_inner(record.extra), f"{record.total_seconds / 60:.1f}{on}"]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
 
@@ -166,7 +168,7 @@ def projected() -> str:
         said = projection.sentence(found, method.num_steps)
         lines.append(f"- {ways}-way {shots}-shot: {said}.")
     return (
-        f"No GPU was at hand. This is arithmetic, supposing one {device.name}, "
+        f"What ran on a card says so above. This is arithmetic, supposing one {device.name}, "
         f"{100 * device.share:.0f} % of it reached by batched products of this size, and "
         f"{1e6 * device.launch:.0f} microseconds a kernel, nothing overlapping. Kernels are "
         "counted in the program compiled for a CPU, all tasks of a step at once.\n\n"
@@ -186,9 +188,9 @@ variant with layer norm, which judges each image alone. `python -m experiments o
 
 {omniglot}
 
-What they took, on one core of a shared two-core machine: minutes, where MAML's published schedules
-are 60,000 steps of 16 or 32 tasks. Inner rates and numbers of steps are those of the papers, or
-were chosen on validation classes where one long inner step makes more of minutes than five short
+What they took, on one core of a shared two-core machine where no card is named: minutes, where
+MAML's published schedules are 60,000 steps of 16 or 32 tasks. Inner rates and numbers of steps
+are those of the papers, or were chosen on validation classes where one long inner step makes more of minutes than five short
 ones (`INNER` in `experiments/classics/omniglot/omniglot.py`; `experiments/LOG.md` has what was
 tried):
 
