@@ -11,7 +11,7 @@ if os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE) == CACHE:  # one fo
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault(  # programs of tests are small: compiling them well takes longer than it gains
+os.environ.setdefault(  # for programs as small as those of tests, compiling well takes longest
     "XLA_FLAGS",
     "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0",
 )

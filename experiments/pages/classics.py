@@ -189,10 +189,10 @@ variant with layer norm, which judges each image alone. `python -m experiments o
 {omniglot}
 
 What they took, on one core of a shared two-core machine where no card is named: minutes, where
-MAML's published schedules are 60,000 steps of 16 or 32 tasks. Inner rates and numbers of steps
-are those of the papers, or were chosen on validation classes where one long inner step makes more of minutes than five short
-ones (`INNER` in `experiments/classics/omniglot/omniglot.py`; `experiments/LOG.md` has what was
-tried):
+MAML's published schedules are 60,000 steps of 16 or 32 tasks. Inner rates and numbers of steps are
+those of the papers, or were chosen on validation classes where one long inner step makes more of
+minutes than five short ones (`INNER` in `experiments/classics/omniglot/omniglot.py`;
+`experiments/LOG.md` has what was tried):
 
 {spent}
 

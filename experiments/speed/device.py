@@ -1,9 +1,9 @@
 """The benchmark on an accelerator: whole outer steps by wall time, every way on the same card.
 
-One process has all ways of JAX, one those of eager PyTorch, and each program of `torch.compile` has
-its own. First all of them build side by side, up to a time; then the ways of a cell are timed in
-turns, a few calls at a time that are waited for together. The record is written anew after every
-cell, so that a run that is stopped leaves what it has.
+One process has the ways of JAX, one those of eager PyTorch; a program that compiles long, of
+`torch.compile` or of W4, has its own. First all of them build side by side, up to a time; then the
+ways of a cell are timed in turns, a few calls at a time that are waited for together. The record is
+written anew after every cell, so that a run that is stopped leaves what it has.
 """
 
 import contextlib
@@ -135,8 +135,8 @@ class Crew:
     def tell(self, name: str, **what: object) -> None:
         """Tells a process something."""
         if name not in self.workers:
-            library = JAX if name == JAX else TORCH
-            self.workers[name] = _start(library, self.threads if library == JAX else 1)
+            library = name.partition(" ")[0]
+            self.workers[name] = _start(library, self.threads if name == JAX else 1)
         stdin = self.workers[name].process.stdin
         assert stdin
         with contextlib.suppress(BrokenPipeError):  # it has ended, which `hear` tells
@@ -268,7 +268,8 @@ def run(
     found = [Way(cell._replace(variant=v), "") for cell in cells for v in ways_of(cell)]
     for i, way in enumerate(found):
         way.worker = TORCH if way.job.variant.startswith("torch") else JAX
-        way.worker += f" {i}" * way.job.variant.endswith("compiled")
+        slow = way.job.name.startswith("W4") or way.job.variant.endswith("compiled")
+        way.worker += f" {i}" * slow  # what compiles too long must not hold the others up
     best: dict[str, float] = {}
     with Crew(threads) as crew:
         crew.tell(JAX, ceilings=True)
