@@ -23,7 +23,9 @@ ROOT = HERE.parents[1]
 
 def started(num_devices: int, *arguments: object) -> subprocess.Popen:
     """A process with so many devices that runs `sharded_run`."""
-    environment = dict(os.environ, XLA_FLAGS="", PYTHONPATH=str(ROOT))
+    environment = dict(
+        os.environ, XLA_FLAGS="--xla_backend_optimization_level=0", PYTHONPATH=str(ROOT)
+    )
     environment["JAX_NUM_CPU_DEVICES"] = str(num_devices)
     environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"  # all compile, and none waits for another
     command = [sys.executable, str(HERE / "sharded_run.py"), *map(str, arguments)]
@@ -57,7 +59,7 @@ def both(tmp_path_factory) -> dict:
     """What `two_devices` tells."""
     script, folder = HERE / "two_devices.py", tmp_path_factory.mktemp("two") / "checkpoints"
     place = dict(os.environ, PYTHONPATH=str(ROOT))
-    place["XLA_FLAGS"] = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+    place["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
     place.pop("JAX_NUM_CPU_DEVICES", None)
     command = [sys.executable, "-W", "error", str(script), str(folder)]
     return told(subprocess.Popen(command, env=place, stdout=subprocess.PIPE, text=True))
