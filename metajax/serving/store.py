@@ -5,12 +5,13 @@ adapts to the same events, and parameters of another one can serve nobody.
 """
 
 import concurrent.futures
+import fcntl
 import pathlib
 import queue
 import sqlite3
 import threading
 import time
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from metajax.serving.catalogue import Labels
 from metajax.serving.model import Model
@@ -51,14 +52,18 @@ class Store:
       model: that the events are of.
 
     Raises:
-      UserError: the file is no such store, or one of another kind of labels.
+      UserError: the file is no such store, one of another kind of labels, or in use.
     """
 
     def __init__(self, path: pathlib.Path, model: Model):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._reader = _opened(path)
-        _require(self._reader, path, model)
+        self._lock = _locked(path)
+        try:
+            self._reader = _opened(path)
+            _require(self._reader, path, model)
+        except UserError:
+            self._lock.close()
+            raise
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write, name="events", daemon=True)
         self._thread.start()
@@ -92,6 +97,7 @@ class Store:
         self._waiting.put(None)
         self._thread.join()
         self._reader.close()
+        self._lock.close()
 
     def _write(self) -> None:
         """The writing thread: all that waits in one transaction."""
@@ -128,6 +134,29 @@ def _written(connection: sqlite3.Connection, one: _Write) -> None:
         "INSERT INTO events (user, item, value, at) VALUES (?, ?, ?, ?)",
         [(one.user, item, value, now) for item, value in one.events],
     )
+
+
+def _locked(path: pathlib.Path) -> IO[str]:
+    """A lock that ends with the process: what a service remembers must be all there is.
+
+    Raises:
+      UserError: another process has it; the folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.with_name(f"{path.name}.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"{path}: no store of events ({error.strerror}); give another --state"
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise UserError(
+            f"{path} is in use by another service; stop that one, or give another --state"
+        ) from None
+    return file
 
 
 def _opened(path: pathlib.Path) -> sqlite3.Connection:

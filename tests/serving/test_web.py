@@ -149,6 +149,8 @@ def test_a_newer_model_adapts_to_the_same_events_and_another_kind_is_refused(tmp
     old = small_model.write(tmp_path / "old")
     kept = store.Store(tmp_path / "e.sqlite", old)
     kept.add("ann", [store.Event("10", 5.0), store.Event("99", 1.0)]).result()
+    with pytest.raises(UserError, match="is in use by another service"):
+        store.Store(tmp_path / "e.sqlite", old)
     kept.close()
     new = small_model.write(tmp_path / "new", mean=3.2)
     again = store.Store(tmp_path / "e.sqlite", new)
@@ -161,6 +163,8 @@ def test_a_newer_model_adapts_to_the_same_events_and_another_kind_is_refused(tmp
     (tmp_path / "text").write_text("no database " * 100)
     with pytest.raises(UserError, match="no store of events"):
         store.Store(tmp_path / "text", new)
+    with pytest.raises(UserError, match=r"no store of events \(Not a directory\)"):
+        store.Store(tmp_path / "text" / "e.sqlite", new)
     other = sqlite3.connect(tmp_path / "other.sqlite")
     other.execute("CREATE TABLE photos (x)")
     other.close()
