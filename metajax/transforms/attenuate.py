@@ -35,11 +35,7 @@ def kept_shares(attenuator: PyTree, grads: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(grads), list(gamma))
 
 
-def attenuate(
-    learner: MetaLearner,
-    *,
-    kept: float = 0.95,
-) -> MetaLearner:
+def attenuate(learner: MetaLearner, *, kept: float = 0.95) -> MetaLearner:
     """The learner that first scales its start: ``theta_i <- gamma_i(grad L_S(theta)) theta_i``.
 
     One gamma per leaf, given by a small network that sees the mean gradient of each leaf. It acts
@@ -56,7 +52,6 @@ def attenuate(
 
     References: Baik et al., "Learning to forget for meta-learning", CVPR 2020, equations 3 and 4.
     """
-
     get, put = moved_by_gradients(learner, "attenuate")
     loss = plain_loss(learner, "attenuate")
 

@@ -75,21 +75,18 @@ def residual(
         return base + learner.predict(params["learner"], state.inner, inputs)
 
     def own_loss(params: PyTree, episode: Episode, key: jax.Array):
-        def left(examples: Examples) -> Examples:
-            base = offset.apply(params["offset"], episode.profile, examples.inputs)
-            return examples._replace(label=examples.label - base)
-
+        left = lambda part: _left(offset, params["offset"], episode.profile, part)
         episode = episode._replace(support=left(episode.support), query=left(episode.query))
         return learner.loss(params["learner"], episode, key)
 
     loss = own_loss
     if isinstance(learner.loss, QueryLoss):
         loss = query_loss(start, adapt, predict, learner.loss.loss)
-    return learner._replace(
-        init=init,
-        start=start,
-        adapt=adapt,
-        predict=predict,
-        loss=loss,
-        adapted=inside(learner.adapted),
-    )
+    functions = (init, start, adapt, predict, loss)
+    return MetaLearner(*functions, learner.num_gradients, inside(learner.adapted))
+
+
+def _left(offset: Model, params: PyTree, profile: PyTree, examples: Examples) -> Examples:
+    """The examples with what the offset leaves of their labels."""
+    base = offset.apply(params, profile, examples.inputs)
+    return examples._replace(label=examples.label - base)

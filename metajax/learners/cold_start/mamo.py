@@ -101,7 +101,6 @@ def mamo(
       second_order: whether the outer gradient sees the derivative of the inner gradient.
       loss: (scores, label, mask) -> scalar.
     """
-
     model, adapts = _layered(body, head, num_features), _adapting(personal)
     base = gradient(model, inner, num_steps, adapts=adapts, second_order=second_order, loss=loss)
     sizes = {"profile": num_description, "task": num_features}
@@ -129,11 +128,16 @@ def mamo(
             "gradient": _support_gradient(predict, params, before, episode.support, loss),
             "task": after.fast["mix"],
         }
-        write = sum(written(weight, new[k], memory) for k, memory in params["memory"].items())
-        write = jnp.where(jnp.any(episode.support.mask > 0), write, 0.0)
+        write = _write_loss(params["memory"], weight, new, episode.support)
         return value + write, {"query_loss": value, "write": write}
 
     return MetaLearner(init, start, adapt, predict, outer_loss, base.num_gradients)
+
+
+def _write_loss(memory: PyTree, weight: jax.Array, new: PyTree, support: Examples) -> jax.Array:
+    """What pulls the memories to what a task has to say; 0 where it has said nothing."""
+    write = sum(written(weight, new[k], rows) for k, rows in memory.items())
+    return jnp.where(jnp.any(support.mask > 0), write, 0.0)
 
 
 def _for_base(params: PyTree) -> PyTree:

@@ -11,6 +11,7 @@ differentiated. Each layer takes the cheapest of three forms, all exact for grad
 - *Whole*: any other layer has a kernel of its own, as in `gradient`.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -88,25 +89,14 @@ def dual(
         def step(layers: list[Layer]) -> list[Layer]:
             moving = [_free(*pair, len(x_KxD)) for pair in zip(kinds, layers, strict=True)]
             grads, seen = constant(jax.grad(value, has_aux=True)(moving, layers))
-            return [
-                _after(kind, layer, rate, g, h)
-                for kind, layer, g, h in zip(kinds, layers, grads, seen, strict=True)
-            ]
+            each = zip(kinds, layers, grads, seen, strict=True)
+            return [_after(kind, layer, rate, g, h) for kind, layer, g, h in each]
 
-        if num_steps > UNROLL_UP_TO:
-            once = jax.checkpoint(lambda layers, _: (step(layers), None))
-            return jax.lax.scan(once, layers, length=num_steps)[0]
-        for _ in range(num_steps):  # no scan: shapes grow
-            layers = step(layers)
-        return layers
+        return _repeated(step, layers, num_steps)
 
     def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del params, key  # all parameters adapt, and the rate is given
-        after = [_whole(layer) for layer in moved(state.fast, examples)]
-        pairs = [{"kernel": layer.kernel, "bias": layer.bias} for layer in after]
-        names = sorted(state.fast["body"])
-        body = dict(zip(names, pairs[:-1], strict=True))
-        return state._replace(fast={**state.fast, "body": body, "head": pairs[-1]})
+        return state._replace(fast=_with_layers(state.fast, moved(state.fast, examples)))
 
     def outer_loss(params: PyTree, episode, key: jax.Array):
         del key
@@ -119,6 +109,26 @@ def dual(
         return value, {"query_loss": value}
 
     return plain._replace(adapt=adapt, loss=QueryLoss(loss, outer_loss))
+
+
+def _repeated(
+    step: Callable[[list[Layer]], list[Layer]], layers: list[Layer], num_steps: int
+) -> list[Layer]:
+    """The layers after the steps: unrolled where shapes grow, else recomputed backwards."""
+    if num_steps > UNROLL_UP_TO:
+        once = jax.checkpoint(lambda layers, _: (step(layers), None))
+        return jax.lax.scan(once, layers, length=num_steps)[0]
+    for _ in range(num_steps):
+        layers = step(layers)
+    return layers
+
+
+def _with_layers(fast: PyTree, layers: list[Layer]) -> PyTree:
+    """The parameters with the layers' own kernels and biases, the last of which is the head's."""
+    whole = [_whole(layer) for layer in layers]
+    pairs = [{"kernel": layer.kernel, "bias": layer.bias} for layer in whole]
+    body = dict(zip(sorted(fast["body"]), pairs[:-1], strict=True))
+    return {**fast, "body": body, "head": pairs[-1]}
 
 
 def forms(layers: list[Layer], num_rows: int, num_steps: int) -> list[str]:

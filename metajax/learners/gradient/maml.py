@@ -60,6 +60,32 @@ def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
     return carry
 
 
+def _after_steps(
+    descent: Callable[[PyTree], PyTree],
+    tx: optax.GradientTransformation,
+    before: tuple[PyTree, PyTree],
+    some: jax.Array,
+    num_steps: int,
+) -> tuple[PyTree, PyTree]:
+    """What adapts and the optimizer's moments after the inner steps.
+
+    Args:
+      descent: what adapts -> the gradient of the support loss.
+      before: what adapts and the moments.
+      some: whether any example is real; else all stays as it was.
+    """
+
+    def step(carry, _):
+        fast, moments = carry
+        # Norms have no derivative at 0: an optimizer is to see none that is thrown away.
+        grads = descent(fast)
+        grads = tree.where(some, grads, jax.tree.map(jnp.ones_like, grads))
+        updates, moments = tx.update(grads, moments, fast)
+        return (optax.apply_updates(fast, updates), moments), None
+
+    return tree.where(some, repeated(step, before, num_steps), before)
+
+
 def gradient(
     model: Model,
     inner: optim.Inner | optax.GradientTransformation,
@@ -109,18 +135,9 @@ def gradient(
         given = (values, examples.label, examples.mask)
         support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
 
-        some = jnp.any(examples.mask > 0)
-
-        def step(carry, _):
-            fast, moments = carry
-            # Norms have no derivative at 0: an optimizer is to see none that is thrown away.
-            grads = slope(support_loss, fast, given)
-            grads = tree.where(some, grads, jax.tree.map(jnp.ones_like, grads))
-            updates, moments = tx.update(grads, moments, fast)
-            return (optax.apply_updates(fast, updates), moments), None
-
-        before = (state.fast, state.moments)
-        fast, moments = tree.where(some, repeated(step, before, num_steps), before)
+        descent = lambda fast: slope(support_loss, fast, given)
+        before, some = (state.fast, state.moments), jnp.any(examples.mask > 0)
+        fast, moments = _after_steps(descent, tx, before, some, num_steps)
         return state._replace(fast=fast, moments=moments)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:

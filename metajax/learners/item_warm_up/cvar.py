@@ -12,6 +12,8 @@ References: Zhao et al., "Improving item cold-start recommendation via model-agn
 variational autoencoder", SIGIR 2022, equations 5 to 13.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -60,6 +62,25 @@ def _settled(
     return jax.lax.stop_gradient(embedding_of(state))
 
 
+def _initializer(
+    base: Model, encode: Model, prior: Model, decode: Model, num_embedding: int
+) -> Callable[[jax.Array, Episode], PyTree]:
+    """The parameters of `cvar`: those of the base and of each of the three networks."""
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        key_base, key_encode, key_prior, key_decode = jax.random.split(key, 4)
+        own = prior.init(key_prior, episode.profile, ())
+        z = mean_of(prior.apply(own, episode.profile, ()))
+        return {
+            "base": init_base(base, key_base, episode, num_embedding),
+            "encode": encode.init(key_encode, episode.profile, jnp.zeros(num_embedding)),
+            "prior": own,
+            "decode": decode.init(key_decode, episode.profile, z),
+        }
+
+    return init
+
+
 def cvar(
     base: Model,
     encode: Model,
@@ -91,16 +112,7 @@ def cvar(
     begin = lambda params, embedding, profile: item.start(on_base(params, embedding), profile)
     decoded = lambda params, profile, z: decode.apply(params["decode"], profile, z)
 
-    def init(key: jax.Array, episode: Episode) -> PyTree:
-        key_base, key_encode, key_prior, key_decode = jax.random.split(key, 4)
-        own = prior.init(key_prior, episode.profile, ())
-        z = mean_of(prior.apply(own, episode.profile, ()))
-        return {
-            "base": init_base(base, key_base, episode, num_embedding),
-            "encode": encode.init(key_encode, episode.profile, jnp.zeros(num_embedding)),
-            "prior": own,
-            "decode": decode.init(key_decode, episode.profile, z),
-        }
+    init = _initializer(base, encode, prior, decode, num_embedding)
 
     def start(params: PyTree, profile: PyTree) -> State:
         mean = mean_of(prior.apply(params["prior"], profile, ()))
