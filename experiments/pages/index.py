@@ -25,7 +25,9 @@ Written by `python -m experiments index` from the records in `paper/results/`; d
 MAE is the mean over users of the test scenario named, with its 95 % bootstrap interval over users
 after averaging each user over the training seeds; differences are paired by user, and a star marks
 an interval that excludes 0. *N1 gap* is how much worse the method gets when the labels of its
-support are shuffled, *N0 gap* how much worse it is before it adapts at all. Minutes are wall time
+support are shuffled (*to the level only*: it gets no worse, yet another user's support would serve
+it worse; *not at all*: neither makes a difference), *N0 gap* how much worse it is before it adapts
+at all. Minutes are wall time
 of the whole run, all arms and controls included, on the machine the record names.
 """
 
@@ -85,7 +87,8 @@ def rows(record: report.Record) -> list[str]:
                 "" if arm == other else _signed(mine, record.of(scenario, other, "all", "mae"))
                 for other in ("A2 fold-in", "A4 fine-tuned")
             ]
-            gap = tables.gap(record, scenario, arm)
+            gap = report.difference(record.of(scenario, arm, report.N1, "mae"), mine)
+            told = tables.adaptation(record, scenario, arm)
             cold = report.Key(scenario, arm, "k=0", "mae")
             cells = [
                 record.dataset,
@@ -93,7 +96,7 @@ def rows(record: report.Record) -> list[str]:
                 arm,
                 f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
                 *against,
-                f"{gap.mean:+.4f}{'' if tables.adapts(gap) else ' NO ADAPTATION'}",
+                f"{gap.mean:+.4f}{'' if told == tables.TASTE else f' ({told})'}",
                 _signed(record.of(scenario, arm, "k=0", "mae"), mine)
                 if cold in record.scores
                 else "",

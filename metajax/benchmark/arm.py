@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from metajax.data.episodes import Source
+from metajax.results.schema import BASELINE
 from metajax.types import Episode
 
 Scores = jax.Array | np.ndarray
@@ -46,7 +47,8 @@ class Arm(Protocol):
 class Fitted(NamedTuple):
     """An arm that is any function of tasks, such as a model of another library.
 
-    Attributes: as `Arm`; ``predict`` is given.
+    Attributes: as `Arm`; ``predict`` is given, and ``role`` is what it is in a table, one of
+      `records.ROLES`.
     """
 
     predict: Callable[[Source, Episode, jax.Array], Scores]
@@ -54,3 +56,4 @@ class Fitted(NamedTuple):
     seconds: float
     history: dict[str, np.ndarray] = {}  # noqa: RUF012  nothing writes to it
     num_gradients: int = 0
+    role: str = BASELINE

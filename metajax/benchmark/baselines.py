@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from metajax import tree
+from metajax.benchmark.arm import Fitted
 from metajax.benchmark.problem import Problem, valid_error
 from metajax.data import episodes
 from metajax.evaluation import evaluate
@@ -201,7 +202,9 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     return loop.Fitted(*first, seconds=seconds, diverged=diverged)
 
 
-def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, records.Gradients]:
+def gradients(
+    arms: Mapping[str, Trained | Fitted], training: Training
+) -> dict[str, records.Gradients]:
     """How many gradients of a task's loss each arm took, as its learner states them.
 
     In training: in all outer steps of one seed, one for the outer loss of each task and those of
@@ -209,10 +212,24 @@ def gradients(arms: Mapping[str, Trained], training: Training) -> dict[str, reco
     """
     counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
-        inner = trained.learner.num_gradients
+        whole = trained if isinstance(trained, Fitted) else trained.learner
+        inner = whole.num_gradients
         tasks = training.num_steps * training.num_tasks if trained.history else 0
         counts[arm] = records.Gradients(tasks * (1 + inner), inner)
     return counts
+
+
+def unfinished(arms: Mapping[str, Trained | Fitted], training: Training) -> list[str]:
+    """A line for each arm that was still getting better on meta-validation at its last step."""
+    found = []
+    for name, arm in arms.items():
+        best = np.atleast_1d(arm.settings.get("best_step", 0))
+        if np.median(best) >= 0.98 * training.num_steps > 0:
+            found.append(
+                f"{name} was still getting better at its last step, {training.num_steps}: with "
+                "more steps its row may be better."
+            )
+    return found
 
 
 def state_bytes(learner: MetaLearner, params: Params, profile: PyTree) -> int:

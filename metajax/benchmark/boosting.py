@@ -20,7 +20,7 @@ import numpy as np
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import Trained
 from metajax.benchmark.problem import Problem
-from metajax.benchmark.stacking import Columns, drawn_rows, first_seed, rows_of, scores_of
+from metajax.benchmark.stacking import Columns, Rows, drawn_rows, first_seed, rows_with, scores_of
 from metajax.evaluation import evaluate
 from metajax.types import Episode, Examples, UserError
 
@@ -226,19 +226,22 @@ def boosting_arm(
     )
     real = rows.mask > 0
     trees = BACKENDS[backend](settings, rows.x[real], rows.label[real], rows.mask[real])
-    error = _valid_by_trees(trees, problem, columns)
+    shown = rows_with(columns)
+    error = _valid_by_trees(trees, problem, shown)
     best = int(np.argmin(error)) + 1
     told = settings._asdict() | {"backend": backend, "trees": best, "valid": float(error.min())}
 
     def predict(source, tasks: Episode, key: jax.Array) -> np.ndarray:
         del key
-        found = trees.predict(rows_of(columns, source, tasks).x, best)
+        found = trees.predict(shown(source, tasks).x, best)
         return found.reshape(1, *tasks.query.label.shape).astype(np.float32)
 
     return Fitted(predict, told, time.perf_counter() - began)
 
 
-def _valid_by_trees(trees: Trees, problem: Problem, columns: Columns) -> np.ndarray:
+def _valid_by_trees(
+    trees: Trees, problem: Problem, rows: Callable[[Any, Episode], Rows]
+) -> np.ndarray:
     """The problem's error on meta-validation after each number of trees, mean over its shots."""
     source, tasks = problem.valid
     label, mask = tasks.query.label, tasks.query.mask
@@ -247,6 +250,6 @@ def _valid_by_trees(trees: Trees, problem: Problem, columns: Columns) -> np.ndar
     after = lambda shots: jax.vmap(evaluate.first_shots(shots))(keys, tasks)
     errors = []
     for given in [after(shots) for shots in problem.shots] or [tasks]:
-        shown = rows_of(columns, source, given).x
+        shown = rows(source, given).x
         errors.append([float(judge(jnp.asarray(s, jnp.float32))) for s in trees.stages(shown)])
     return np.mean(errors, axis=0)

@@ -7,16 +7,21 @@ import dataclasses
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from metajax.benchmark import belief, strong
+from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import (
+    A0,
+    A1,
     A2,
     A4,
+    A7,
     Joint,
     Trained,
     baselines,
@@ -24,6 +29,7 @@ from metajax.benchmark.baselines import (
     gradients,
     state_bytes,
     trained_arm,
+    unfinished,
 )
 from metajax.benchmark.command import cli
 from metajax.benchmark.problem import Problem, freeze, load
@@ -75,6 +81,8 @@ Built = tuple[MetaLearner, optax.GradientTransformation]
 Metrics = evaluate.Metrics
 Extra = Callable[[Any, Problem, pathlib.Path], Mapping[str, Trained]]
 """(config, problem, folder of the run) -> further arms, trained, for the table."""
+Ready = Trained | Fitted
+"""An arm that is ready for the test."""
 CURVE = "user_cold"
 
 
@@ -84,12 +92,12 @@ def curves_of(scenarios: Collection[str]) -> tuple[str, ...]:
 
 
 def judge(
-    arms: Mapping[str, Trained],
+    arms: Mapping[str, Ready],
     problem: Problem,
     opened: Mapping[str, Episode],
     metrics: Metrics = evaluate.rating_metrics,
     curves: Collection[str] | None = None,
-    main: str = "mae",
+    main: str = "mse",
 ) -> dict[records.Key, np.ndarray]:
     """Per-task test scores of trained arms on test tasks that were opened, see `judge.judge`.
 
@@ -98,9 +106,15 @@ def judge(
       curves: the scenarios whose k-shot curve is wanted; None for that of new users.
       main: the metric that controls are compared by.
     """
+    judged = {
+        name: arm.predict if isinstance(arm, Fitted) else (arm.learner, arm.params)
+        for name, arm in arms.items()
+    }
+    levels = None if problem.events else belief.levels_of(problem)
+    links = {} if levels is None else belief.links_of(judged, problem, levels)
     with progress.bar("test", len(arms)) as update:
         found = judging.judge(
-            {name: (trained.learner, trained.params) for name, trained in arms.items()},
+            judged,
             opened,
             fetch=episodes.fetch,
             source=problem.valid[0],
@@ -108,6 +122,7 @@ def judge(
             curves=curves_of(opened) if curves is None else curves,
             main=main,
             predict=problem.predict,
+            links=links,
             report=lambda done: update(done, {}),
         )
     scores, told = on_the_same_tasks(
@@ -193,11 +208,12 @@ def run_experiment(
     if metrics is None:
         low = problem.table.scale[0]
         metrics = evaluate.event_metrics(low) if problem.events else evaluate.rating_metrics
-    main = main or ("auc" if problem.events else "mae")
-    arms = train_arms(config, problem, folder, model, methods, joint, ablations)
+    main = main or ("auc" if problem.events else "mse")
+    arms, notes = train_arms(config, problem, folder, model, methods, joint, ablations)
     arms |= extra(config, problem, folder)
+    seconds = {"data": loaded}
     record = judged(
-        name, config, method, problem, arms, {"data": loaded}, began, metrics, main=main
+        name, config, method, problem, arms, seconds, began, metrics, main=main, notes=notes
     )
     path = records.write(folder, f"{name}-{short}", record, output.publish)
     table(record)
@@ -216,19 +232,33 @@ def train_arms(
     methods: Mapping[str, Callable[[Any, Problem], Built]],
     joint: Joint,
     ablations: Collection[str],
-) -> dict[str, Trained]:
-    """The tuned baselines and the meta-trained methods; arguments are those of `run_experiment`."""
+) -> tuple[dict[str, Ready], list[str]]:
+    """The tuned baselines and the meta-trained methods, and what is to be said below the table.
+
+    Arguments are those of `run_experiment`.
+    """
     training, network = config.training, model(config, problem)
     built = {arm: build(config, problem) for arm, build in methods.items()}
     for arm, (learner, _) in built.items():
         if arm not in ablations:
             check(learner, problem.example, quick=True)
-    arms = baselines(problem, network, training, config.outer_rate, joint, folder)
+    arms: dict[str, Ready] = {}
+    arms |= baselines(problem, network, training, config.outer_rate, joint, folder)
+    notes: list[str] = []
+    if not problem.events:
+        combined, notes = strong.combined(problem, closed_forms_of(arms), training)
+        arms |= combined
     for arm, (learner, tx) in built.items():
         role = records.ABLATION if arm in ablations else records.METHOD
         made = trained_arm(arm, learner, tx, problem, training, folder)
         arms[arm] = made._replace(role=role)
-    return arms
+    return arms, notes
+
+
+def closed_forms_of(arms: Mapping[str, Ready]) -> dict[str, Trained]:
+    """The arms A0, A1, A2 and A7 of a table."""
+    known = {name: arms[name] for name in (A0, A1, A2, A7) if name in arms}
+    return {name: arm for name, arm in known.items() if isinstance(arm, Trained)}
 
 
 def judged(
@@ -236,12 +266,13 @@ def judged(
     config: Any,
     method: str,
     problem: Problem,
-    arms: Mapping[str, Trained],
+    arms: Mapping[str, Ready],
     seconds: dict[str, float],
     began: float,
     metrics: Metrics = evaluate.rating_metrics,
     curves: Collection[str] | None = None,
-    main: str = "mae",
+    main: str = "mse",
+    notes: Sequence[str] = (),
 ) -> records.Record:
     """The record of arms that are trained: freezes their settings and opens the test tasks.
 
@@ -250,13 +281,17 @@ def judged(
       seconds: of what was done beside training.
       began: `time.perf_counter` at the start of it all.
       metrics, curves, main: see `judge`.
+      notes: lines to stand below the table.
     """
     settings = {arm: trained.settings for arm, trained in arms.items()}
     _, opened = problem.open_test(freeze(config, settings), name)
     since = time.perf_counter()
     scores = judge(arms, problem, opened, metrics, curves, main)
     spent = {"test": time.perf_counter() - since, "total": time.perf_counter() - began}
-    took, profile = gradients(arms, config.training), problem.example.profile
+    notes = [*notes, *unfinished(arms, config.training)]
+    took, labels = gradients(arms, config.training), problem.table.label[problem.split.train_rows]
+    levels = None if problem.events else belief.levels_of(problem)
+    extra = belief.told(levels, labels, problem.unit)
     return records.made(
         name,
         config,
@@ -267,7 +302,7 @@ def judged(
                 t.settings,
                 t.seconds,
                 took[arm],
-                state_bytes(t.learner, jax.tree.map(lambda x: x[0], t.params), profile),
+                stored_bytes(t, problem),
                 t.history,
             )
             for arm, t in arms.items()
@@ -280,7 +315,7 @@ def judged(
         seconds=seconds | spent,
         opened=(problem.opened[-1],),
         peak_memory=journal.peak_memory(),
-        extra={"notes": notes_of(problem)},
+        extra=extra | {"notes": [*notes_of(problem), *notes]},
     )
 
 
@@ -288,6 +323,14 @@ def notes_of(problem: Problem) -> list[str]:
     """What stands below a table: what its test rests on, and what makes it easier than it looks."""
     drawn = "Events stand among items drawn at random of those that their person did not meet."
     return [drawn] * problem.events + leaks.counted(problem.split, problem.table)
+
+
+def stored_bytes(arm: Ready, problem: Problem) -> int | None:
+    """What a service stores of a user; None for an arm that is no learner and keeps the ratings."""
+    if isinstance(arm, Fitted):
+        return None
+    one_seed = jax.tree.map(lambda x: x[0], arm.params)
+    return state_bytes(arm.learner, one_seed, problem.example.profile)
 
 
 def shots_of(scores: Mapping[records.Key, np.ndarray]) -> tuple[int, ...]:

@@ -7,7 +7,14 @@ import numpy as np
 from metajax.results.records import Key
 from metajax.results.tables import lower_is_better
 
-POWER_OF_UNIT = {"mae": 1, "rmse": 1, "mse": 2}
+POWER_OF_UNIT = {
+    "mae": 1,
+    "rmse": 1,
+    "mse": 2,
+    "mae_calibrated": 1,
+    "mse_calibrated": 2,
+    "crps": 1,
+}
 """Metric -> the power of the ratings' unit that it is in; 0 for all others."""
 
 

@@ -5,6 +5,7 @@ from the training tasks, whose item columns were estimated without the ratings o
 users, and an arm adapts on a support that the row is not in.
 """
 
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -91,14 +92,17 @@ def drawn_rows(
     return _flat(*mapped(problem.train, keys))
 
 
-def rows_of(columns: Columns, source: episodes.Source, tasks: Episode) -> Rows:
-    """The query rows of laid-out tasks (T, ...), one task after the other."""
+def rows_with(columns: Columns) -> Callable[[episodes.Source, Episode], Rows]:
+    """(source, laid-out tasks (T, ...)) -> their query rows, one task after the other."""
 
-    def one(index: Episode):
-        return columns(episodes.fetch(index, source)), index.query.label, index.query.mask
+    @functools.partial(jax.jit, static_argnums=2)
+    def mapped(source: episodes.Source, tasks: Episode, size: int):
+        def one(index: Episode):
+            return columns(episodes.fetch(index, source)), index.query.label, index.query.mask
 
-    size = min(128, tasks.query.label.shape[0])
-    return _flat(*jax.jit(lambda s, t: jax.lax.map(one, t, batch_size=size))(source, tasks))
+        return jax.lax.map(one, tasks, batch_size=size)
+
+    return lambda source, tasks: _flat(*mapped(source, tasks, min(128, tasks.query.label.shape[0])))
 
 
 def _flat(x_TxQxF: jax.Array, label_TxQ: jax.Array, mask_TxQ: jax.Array) -> Rows:
@@ -106,12 +110,12 @@ def _flat(x_TxQxF: jax.Array, label_TxQ: jax.Array, mask_TxQ: jax.Array) -> Rows
     return Rows(x.reshape(-1, x.shape[-1]), np.ravel(label_TxQ), np.ravel(mask_TxQ))
 
 
-def stack_arm(
+def stacker(
     problem: Problem, arms: Mapping[str, Trained], num_draws: int = 10_000, num_support: int = 64
-) -> Trained:
-    """A9: the linear combination of the arms' scores that ridge regression finds on training tasks.
+) -> Callable[[float], Trained]:
+    """Penalty -> A9: the linear combination of the arms' scores by ridge regression.
 
-    Weights are pulled to the plain average; how much is chosen on meta-validation.
+    Weights are fitted on training tasks and pulled to the plain average by the penalty.
 
     Args:
       arms: closed forms, tuned; their first seeds are stacked.
@@ -121,18 +125,32 @@ def stack_arm(
     began = time.perf_counter()
     pairs = [first_seed(arm) for arm in arms.values()]
     rows = drawn_rows(problem, scores_of(pairs), num_draws, num_support=num_support)
+    seen = tuple(map(jnp.asarray, rows))
     fit = jax.jit(ensemble.stacking_weights)
     learner = ensemble.stacked([learner for learner, _ in pairs])
     at = lambda share: {"bases": [p for _, p in pairs], "weigher": {"share": share}}
-    found = [fit(*map(jnp.asarray, rows), penalty) for penalty in PENALTIES]
     judge = jax.jit(lambda share: valid_error(learner, at(share), problem))
-    error = [float(judge(share)) for share in found]
-    best = int(np.argmin(error))
-    settings = {
-        "penalty": PENALTIES[best],
-        "weights": dict(zip(arms, np.asarray(found[best]).round(4).tolist(), strict=True)),
-        "valid": error[best],
-        "trials": len(PENALTIES),
-    }
-    params = jax.tree.map(lambda x: x[None], at(found[best]))
-    return Trained(learner, params, settings, {}, time.perf_counter() - began)
+
+    def made(penalty: float) -> Trained:
+        share = fit(*seen, penalty)
+        settings = {
+            "penalty": penalty,
+            "weights": dict(zip(arms, np.asarray(share).round(4).tolist(), strict=True)),
+            "valid": float(judge(share)),
+        }
+        params = jax.tree.map(lambda x: x[None], at(share))
+        return Trained(learner, params, settings, {}, time.perf_counter() - began)
+
+    return made
+
+
+def stack_arm(
+    problem: Problem, arms: Mapping[str, Trained], num_draws: int = 10_000, num_support: int = 64
+) -> Trained:
+    """A9 with the penalty of `PENALTIES` that is best on meta-validation; see `stacker`."""
+    made = stacker(problem, arms, num_draws, num_support)
+    tried = [made(penalty) for penalty in PENALTIES]
+    best = min(tried, key=lambda arm: arm.settings["valid"])
+    return best._replace(
+        settings=best.settings | {"trials": len(PENALTIES)}, seconds=tried[-1].seconds
+    )

@@ -18,13 +18,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.evaluation.evaluate import Fetch, Metrics
 from metajax.results.schema import ALL, N0, N1, N2, N3, Key
 from metajax.types import Episode, MetaLearner, Params
 
 Predict = Callable[..., jax.Array]
 """`evaluate.predictions`, or `evaluate.prequential` for streams."""
+Scorer = Callable[[Any, Episode, jax.Array], jax.Array | np.ndarray]
+"""(source, tasks (T, ...), key) -> scores (S, T, Q): an arm that is no learner."""
+Judged = tuple[MetaLearner, Params] | Scorer
+"""A learner with its parameters, leaves (S, ...) of S seeds; or what gives scores itself."""
+PROPER = ("mae_calibrated", "mse_calibrated", "log_loss", "crps")
+"""What is kept of `ordinal.metrics_of`; its nDCG is that of the scores, which it orders alike."""
 
 
 def others_support(key: jax.Array, episodes: Episode) -> Episode:
@@ -87,7 +93,7 @@ def conditions(
 
 
 def judge(
-    arms: Mapping[str, tuple[MetaLearner, Params]],
+    arms: Mapping[str, Judged],
     scenarios: Mapping[str, Episode],
     *,
     fetch: Fetch = evaluate.as_it_is,
@@ -96,15 +102,17 @@ def judge(
     curves: Collection[str] = (),
     main: str = "",
     predict: Predict = evaluate.predictions,
+    links: Mapping[str, ordinal.Link] | None = None,
     report: Callable[[int], Any] | None = None,
 ) -> dict[Key, np.ndarray]:
     """Per-task scores (S, T) of every arm, scenario, condition and metric.
 
     Conditions are "all" of the support, "k=0", "k=1" ... of a curve and the controls N0 to N3. All
-    of them go through one program per arm, as many tasks at a time as the scenarios have.
+    of them go through one program per arm, as many tasks at a time as the scenarios have. An arm
+    that gives its scores itself has no control N3: there is nothing to initialize.
 
     Args:
-      arms: name -> learner and its parameters, leaves (S, ...) of S seeds.
+      arms: name -> `Judged`.
       scenarios: name -> stored tasks, leaves (T, ...); their query labels are what is judged by.
       fetch: one task -> its episode, see `evaluate`; with a ``source``, (task, source) -> episode.
       source: large arrays that ``fetch`` reads; they become an argument of the program.
@@ -112,6 +120,8 @@ def judge(
       curves: the scenarios whose k-shot curve is wanted.
       main: of the controls N0, N2 and N3 this metric is kept alone; empty keeps all.
       predict: how scores come about.
+      links: arm -> the ordinal link of its seeds, leaves (S, ...); tasks as they are ("all") are
+        judged by its distribution too, see `PROPER`.
       report: called with the number of arms that are done.
     """
     key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
@@ -121,22 +131,75 @@ def judge(
     example = _fetcher(fetch, source)(jax.tree.map(lambda x: x[0], first))
     rate = jax.jit(jax.vmap(metrics, (0, None, None)))
     counts = {place: _count(t) for place, t in laid_out.items()}
-    untrained = {(scenario, N3): _count(t) for scenario, t in scenarios.items()}
+    whole = {(scenario, ALL): _count(t) for scenario, t in scenarios.items()}
     scores: dict[Key, np.ndarray] = {}
-    for i, (arm, (learner, params)) in enumerate(arms.items()):
-        run = jax.jit(partial(_of_seeds, predict, learner, fetch))
-        keys = jax.random.split(jax.random.key(3), _num_seeds(params))
-        fresh = jax.jit(jax.vmap(learner.init, (0, None)))(keys, example)
-        for places, batch, theta in ((counts, tasks, params), (untrained, first, fresh)):
-            predicted = _in_parts(partial(run, theta, source), batch, size, key_predict)
-            for metric, values in rate(predicted, batch, key_ties).items():
-                split = np.split(np.asarray(values), np.cumsum([*places.values()])[:-1], axis=1)
-                for (scenario, condition), part in zip(places, split, strict=True):
-                    if main in ("", metric) or condition not in (N0, N2, N3):
-                        scores[Key(scenario, arm, condition, metric)] = part
+
+    def keep(arm: str, places: Mapping[tuple[str, str], int], found: Mapping[str, Any]) -> None:
+        for metric, values in found.items():
+            parts = np.split(np.asarray(values), np.cumsum([*places.values()])[:-1], axis=1)
+            for (scenario, condition), part in zip(places, parts, strict=True):
+                if main in ("", metric) or condition not in (N0, N2, N3):
+                    scores[Key(scenario, arm, condition, metric)] = part
+
+    for i, (arm, judged) in enumerate(arms.items()):
+        run, fresh = _programs(judged, predict, fetch, source, example)
+        predicted = _in_parts(run, tasks, size, key_predict)
+        keep(arm, counts, rate(predicted, tasks, key_ties))
+        if links and arm in links:
+            keep(arm, whole, _believed(links[arm], predicted[:, :size], first, key_ties))
+        if fresh is not None:
+            places = {(scenario, N3): count for (scenario, _), count in whole.items()}
+            keep(arm, places, rate(_in_parts(fresh, first, size, key_predict), first, key_ties))
         if report:
             report(i + 1)
     return scores
+
+
+Run = Callable[[Episode, jax.Array], jax.Array]
+
+
+def _programs(
+    judged: Judged, predict: Predict, fetch: Callable[..., Episode], source: Any, example: Episode
+) -> tuple[Run, Run | None]:
+    """What scores tasks (S, T, Q): the arm, and its learner at fresh random parameters."""
+    if not isinstance(judged, tuple):
+        return lambda tasks, key: jnp.asarray(judged(source, tasks, key)), None
+    learner, params = judged
+    run = jax.jit(partial(_of_seeds, predict, learner, fetch))
+    keys = jax.random.split(jax.random.key(3), _num_seeds(params))
+    fresh = jax.jit(jax.vmap(learner.init, (0, None)))(keys, example)
+    return partial(run, params, source), partial(run, fresh, source)
+
+
+@jax.jit
+def _believed(
+    links: ordinal.Link, scores: jax.Array, tasks: Episode, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The `PROPER` metrics (S, T) of scores (S, T, Q), one seed after the other."""
+
+    def one(given: tuple[ordinal.Link, jax.Array]) -> dict[str, jax.Array]:
+        link, score = given
+        p = ordinal.probabilities(link, score)
+        found = ordinal.metrics_of(p, link.levels, tasks, key)
+        return {name: found[name] for name in PROPER}
+
+    return jax.lax.map(one, (links, scores))
+
+
+def scored(
+    judged: Judged,
+    tasks: Episode,
+    key: jax.Array,
+    *,
+    fetch: Callable[..., Episode] = evaluate.as_it_is,
+    source: Any = None,
+    predict: Predict = evaluate.predictions,
+) -> jax.Array:
+    """Scores (S, T, Q) of an arm for stored tasks, as they are; arguments are those of `judge`."""
+    if not isinstance(judged, tuple):
+        return jnp.asarray(judged(source, tasks, key))
+    learner, params = judged
+    return jax.jit(partial(_of_seeds, predict, learner, fetch))(params, source, tasks, key)
 
 
 def _num_seeds(params: Params) -> int:

@@ -13,6 +13,7 @@ from jax.scipy.optimize import minimize
 
 from metajax import losses
 from metajax.benchmark import problem
+from metajax.benchmark.baselines import Trained
 from metajax.benchmark.problem import Problem
 from metajax.data import episodes, split
 from metajax.data.table import Interactions, swapped
@@ -76,7 +77,8 @@ def arms(
     ready = problem.problem_of(
         swapped(table), parts, training.num_support, losses.squared_error, tuple(shots)
     )
-    made = contenders.all_arms(tuple(methods), ready, training, budget, "clicks")
+    every, _ = contenders.all_arms(tuple(methods), ready, training, budget, "clicks")
+    made = {name: arm for name, arm in every.items() if isinstance(arm, Trained)}  # no trees here
     order = [*methods, *(arm for arm in made if arm not in methods)]
     found = {}
     for name in order:

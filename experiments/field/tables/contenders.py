@@ -1,10 +1,12 @@
 """Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
 
-A trial of a trained arm is a short training with one seed; of a closed form, or of fine-tuning, it
-is judged in full. The first trial is always the setting that the experiment itself has.
+A trial of a trained arm is a short training with one seed; of a closed form, of fine-tuning, or of
+boosting, it is judged in full. Every search is of the same number of trials and begins in the
+middle of its space: nobody begins with a setting that was found by hand on the same users.
 """
 
 import dataclasses
+import math
 import pathlib
 import time
 import types
@@ -15,12 +17,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.benchmark import baselines
+from metajax.benchmark import baselines, boosting, stacking, strong
+from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7, Trained
 from metajax.benchmark.problem import Problem, valid_error
 from metajax.settings import Training
 from metajax.tuning import search
-from metajax.tuning.search import Choice, Real, Space
+from metajax.tuning.search import Choice, Real, Space, Whole
 
 from ...methods import anil, cmml, cnp, lwa, maml, metasgd, ridge_head, tanp
 
@@ -86,12 +89,37 @@ CONTENDERS: dict[str, Contender] = {
 }
 
 
+TREES: Space = {
+    "rate": Real(0.02, 0.2, log=True),
+    "leaves": Whole(8, 64, log=True),
+    "min_rows": Whole(20, 200, log=True),
+    "l2": Real(0.1, 100.0, log=True),
+}
+PENALTY: Space = {"penalty": Real(0.1, 10_000.0, log=True)}
+
+
+def middle(space: Space) -> dict[str, Any]:
+    """The setting in the middle of a space, where every search begins; of choices the first.
+
+    >>> middle({"rate": Real(0.01, 1.0, log=True), "width": Whole(2, 8), "net": Choice(("a", "b"))})
+    {'rate': 0.1, 'width': 5, 'net': 'a'}
+    """
+    found: dict[str, Any] = {}
+    for name, setting in space.items():
+        if isinstance(setting, Choice):
+            found[name] = setting.values[0]
+            continue
+        low, high = setting.low, setting.high
+        value = math.sqrt(low * high) if setting.log else (low + high) / 2
+        found[name] = round(value) if isinstance(setting, Whole) else float(f"{value:.6g}")
+    return found
+
+
 def _tuned(
     arm: str,
     objective: Callable[[dict[str, Any], search.Watch], float],
     space: Space,
     budget: Budget,
-    first: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The best settings, and what the record says of the search."""
     slug = arm.lower().replace(" ", "-").replace(".", "")
@@ -101,7 +129,7 @@ def _tuned(
         budget.trials,
         folder=budget.folder / "trials" / slug,
         name=slug,
-        first={k: first[k] for k in space},
+        first=middle(space),
     )
     told = {"trials": len(found.trials), "valid_of_trials": round(found.score, 5)}
     return found.best, found.best | told
@@ -115,7 +143,6 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
         A2: {"damping": Real(0.5, 10.0, log=True), "penalty": Real(1.0, 40.0, log=True)},
         A7: {"noise": Real(0.3, 8.0, log=True)},
     }
-    firsts = {"damping": 2.0, "penalty": 12.0, "noise": 1.0}
     for arm, space in spaces.items():
         began = time.perf_counter()
         learner, params = ready[arm].learner, ready[arm].params
@@ -129,7 +156,7 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
 
         judge = jax.jit(lambda p, learner=learner: valid_error(learner, p, problem))
         objective = lambda settings, watch, at=at, judge=judge: float(judge(at(settings)))
-        best, told = _tuned(arm, objective, space, budget, firsts)
+        best, told = _tuned(arm, objective, space, budget)
         chosen = jax.tree.map(lambda x: x[None], at({k: best[k] for k in space}))
         ready[arm] = Trained(learner, chosen, told, {}, time.perf_counter() - began)
     return ready
@@ -154,8 +181,7 @@ def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> d
         return baselines.trial(*build(chosen, short.num_steps), problem, short, watch)
 
     space: Space = {"network": Choice(tuple(networks)), "outer_rate": OUTER}
-    first = {"network": "item and profile", "outer_rate": 1e-3}
-    best, told = _tuned(A3, objective, space, budget, first)
+    best, told = _tuned(A3, objective, space, budget)
     found = {
         A3: baselines.trained_arm(
             A3, *build(best, training.num_steps), problem, training, budget.folder
@@ -170,7 +196,7 @@ def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> d
         ]
 
     rates: Space = {"rate": Real(0.003, 0.1, log=True)}
-    best, told = _tuned(A4, of_rate, rates, budget, {"rate": 0.03})
+    best, told = _tuned(A4, of_rate, rates, budget)
     found[A4] = baselines.fine_tuned_arm(network, found[A3], problem, (best["rate"],))
     settings = {k: v for k, v in found[A4].settings.items() if k not in ("rates", "grid")}
     found[A4] = found[A4]._replace(settings=settings | told)
@@ -189,20 +215,45 @@ def meta_trained(
         learner, tx = module.build(dataclasses.replace(config, training=short, **chosen), problem)
         return baselines.trial(learner, tx, problem, short, watch)
 
-    first = {k: getattr(config, k) for k in space}
-    best, told = _tuned(arm, objective, space, budget, first)
+    best, told = _tuned(arm, objective, space, budget)
     learner, tx = module.build(dataclasses.replace(config, **best), problem)
     trained = baselines.trained_arm(arm, learner, tx, problem, training, budget.folder)
     return trained._replace(settings=told | trained.settings)
 
 
+def combined(
+    ready: Mapping[str, Trained], problem: Problem, training: Training, budget: Budget
+) -> tuple[dict[str, Trained | Fitted], list[str]]:
+    """A8 with and without arms' predictions, and A9, each tuned; and what could not be made."""
+
+    def tuned(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
+        at = lambda settings: make(boosting.DEFAULT._replace(**settings))
+        objective = lambda settings, watch: at(settings).settings["valid"]
+        best, told = _tuned(arm, objective, TREES, budget)
+        made = at(best)
+        return made._replace(settings=made.settings | told)
+
+    def stacked(closed_forms: Mapping[str, Trained], draws: int) -> Trained:
+        at = stacking.stacker(problem, closed_forms, draws, training.num_support)
+        objective = lambda settings, watch: at(settings["penalty"]).settings["valid"]
+        best, told = _tuned(stacking.A9, objective, PENALTY, budget)
+        made = at(best["penalty"])
+        return made._replace(settings=made.settings | told)
+
+    closed_forms = {arm: ready[arm] for arm in (A0, A1, A2, A7)}
+    return strong.combined(problem, closed_forms, training, tuned, stacked)
+
+
 def all_arms(
     names: tuple[str, ...], problem: Problem, training: Training, budget: Budget, goal: Goal
-) -> dict[str, Trained]:
-    """The arms that every table carries, then the named meta-learners."""
+) -> tuple[dict[str, Trained | Fitted], list[str]]:
+    """The arms that every table carries, then the named meta-learners; and what is left out."""
     ready = closed_forms(problem, budget)
     ready |= joint(problem, training, budget, goal)
-    ready = baselines.as_baselines({arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)})
+    made: dict[str, Trained | Fitted] = {}
+    made |= baselines.as_baselines({arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)})
+    more, notes = combined(ready, problem, training, budget) if goal != "clicks" else ({}, [])
+    made |= more
     for arm in names:
-        ready[arm] = meta_trained(arm, problem, training, budget, goal)
-    return ready
+        made[arm] = meta_trained(arm, problem, training, budget, goal)
+    return made, notes

@@ -16,7 +16,18 @@ METRICS = {
     "T2": ("mae", "ndcg@1", "ndcg@3", "ndcg@5"),
     "T5": ("mae", "ndcg@5"),
 }
-NAMES = {"mae": "MAE", "mse": "RMSE"}
+MEASURED = {
+    "T1": METRICS["T1"],
+    "T2": ("mse", "ndcg@5", "mae", "mae_calibrated", "log_loss", "crps"),
+    "T5": ("mse", "ndcg@5", "mae", "mae_calibrated", "log_loss", "crps"),
+}
+"""Of records with proper scores, which lead with RMSE and nDCG@5."""
+NAMES = {"mae": "MAE", "mse": "RMSE"} | tables.MEASURES
+
+
+def shown_of(table: str, record: records.Record) -> tuple[str, ...]:
+    """The metrics that a table shows; the first is the one that differences are taken of."""
+    return (MEASURED if tables.measured(record) else METRICS)[table]
 
 
 def ahead(
@@ -44,18 +55,28 @@ def _cell(gap: intervals.Interval, p: float) -> str:
     return f"{gap.mean:+.4f}{star}[{gap.low:+.4f}, {gap.high:+.4f}]"
 
 
+def _left_out(record: records.Record, scenario: str, arm: str) -> bool:
+    """Whether nobody may be ahead of the arm, since it diverged; told of measured records."""
+    return tables.measured(record) and tables.diverged(record, scenario, arm)
+
+
 def scenario_grid(table: str, name: str, record: records.Record, scenario: str) -> tables.Grid:
     """One scenario: arms by metrics, the paired difference in the first metric, and its p."""
-    metrics = METRICS[table]
+    metrics = shown_of(table, record)
     gaps = ahead(record, scenario, "all", metrics[0])
     rows, bold = [], []
     for i, arm in enumerate(record.names()):
         cells = [arm]
-        for metric in metrics:
+        for place, metric in enumerate(metrics):
             found = records.interval(record.of(scenario, arm, "all", metric), metric)
-            cells.append(f"{found.mean:.4f} [{found.low:.4f}, {found.high:.4f}]")
+            whole = place < 2 or not tables.measured(record)
+            ends = f" [{found.low:.4f}, {found.high:.4f}]" if whole else ""
+            cells.append(f"{found.mean:.4f}{ends}")
         gap = gaps.get(arm)
-        cells += [_cell(*gap), f"{gap[1]:.4f}"] if gap else ["", ""]
+        if gap and _left_out(record, scenario, arm):
+            cells += ["diverged", ""]
+        else:
+            cells += [_cell(*gap), f"{gap[1]:.4f}"] if gap else ["", ""]
         cells.append(str(record.arm(arm).settings.get("trials", "")))
         rows.append(cells)
         if arm == record.method:
@@ -64,7 +85,7 @@ def scenario_grid(table: str, name: str, record: records.Record, scenario: str) 
     headings = [
         "arm",
         *shown,
-        f"{records.label(record.method)} - arm, {shown[0]}",
+        f"{records.label(record.method)} - arm, {shown[0].replace('RMSE', 'MSE')}",
         "p (Holm)",
         "trials",
     ]
@@ -108,10 +129,14 @@ def verdicts(record: records.Record, scenario: str, condition: str, metric: str)
     """One line: is the method ahead of every non-meta arm, and if not, of which it is not."""
     gaps = ahead(record, scenario, condition, metric)
     baselines = {arm: g for arm, g in gaps.items() if record.arm(arm).role != records.METHOD}
-    behind = [arm for arm, (gap, p) in baselines.items() if not better(gap, p, metric)]
+    lost = [arm for arm in baselines if _left_out(record, scenario, arm)]
+    behind = [
+        arm for arm, (gap, p) in baselines.items() if arm not in lost and not better(gap, p, metric)
+    ]
     where = f"{scenario.replace('_', '-')}, {condition}, {NAMES.get(metric, metric)}"
     if not behind:
-        return f"{where}: ahead of every non-meta arm"
+        but = f" that did not diverge ({', '.join(lost)} did)" if lost else ""
+        return f"{where}: ahead of every non-meta arm{but}"
     told = "; ".join(f"{arm} {_cell(*gaps[arm])}" for arm in behind)
     return f"{where}: NOT ahead of {told}"
 
@@ -120,15 +145,21 @@ def show_scenarios(table: str, name: str, record: records.Record) -> None:
     """Prints a record, scenario by scenario, with its verdicts and its gap of control N1."""
     for scenario in record.tasks:
         tables.terminal(scenario_grid(table, name, record, scenario))
-        for metric in dict.fromkeys((METRICS[table][0], "ndcg@5")):
+        also = ("ndcg@5",) if table != "T1" else ()
+        for metric in dict.fromkeys((shown_of(table, record)[0], *also)):
             print("  " + verdicts(record, scenario, "all", metric))
         gap = tables.gap(record, scenario, record.method)
-        print(f"  N1 gap of {records.label(record.method)}, MAE: {tables.signed(gap)}")
+        error = "MSE" if tables.measured(record) else "MAE"
+        told = tables.adaptation(record, scenario, record.method)
+        told = "" if told == tables.TASTE else f": adapts {told}"
+        print(f"  N1 gap of {records.label(record.method)}, {error}: {tables.signed(gap)}{told}")
+    for line in record.extra.get("notes", ()):
+        print(line)
 
 
 def show_curves(table: str, name: str, record: records.Record) -> None:
     """Prints T3: the errors and the order of cold users' lists by shots, with the verdicts."""
-    for metric in ("mae", "ndcg@5"):
+    for metric in ("mse" if tables.measured(record) else "mae", "ndcg@5"):
         tables.terminal(curve_grid(name, record, metric))
         for condition in [f"k={k}" for k in record.shots] + ["all"]:
             print("  " + verdicts(record, "user_cold", condition, metric))
@@ -144,7 +175,7 @@ def save_figures(name: str, record: records.Record, folder) -> None:
     plots.k_shot(record, "user_cold", folder / "k_shot.png")
     plots.learning(record, folder / "learning.png")
     table = record.extra["table"]
-    metric = METRICS.get(table, METRICS["T2"])[0]
+    metric = shown_of(table if table in METRICS else "T2", record)[0]
     rows = [
         (f"{scenario.replace('_', '-')}: {arm}", gap)
         for scenario in record.tasks

@@ -89,7 +89,7 @@ class Config(benchmark.Config):
     """Which table. T3 is the k-shot curve of T2's record."""
     _: dataclasses.KW_ONLY
     training: Training = Training(seeds=5, num_steps=600, num_tasks=32)
-    trials: int = 5
+    trials: int = 30
     """Settings tried for every arm, on meta-validation."""
     trial_steps: benchmark.Positive = 150
     """Outer steps of a trial."""
@@ -203,15 +203,17 @@ def one_fold(
     divided = (config.split.split_seed, training.num_support, fold)
     ready = prepared(part.dataset, design, data_dir, *divided)
     budget = contenders.Budget(config.trials, config.trial_steps, folder)
-    made = contenders.all_arms(part.methods, ready, training, budget, design.goal)
-    metrics = metrics_of(design)
-    record = benchmark.judged("tables", config, part.methods[0], ready, made, {}, began, metrics)
+    made, notes = contenders.all_arms(part.methods, ready, training, budget, design.goal)
+    method, metrics = part.methods[0], metrics_of(design)
+    record = benchmark.judged(
+        "tables", config, method, ready, made, {}, began, metrics, notes=notes
+    )
     placed = flat(replace(config, dataset=part.dataset, out=folder))
     return dataclasses.replace(
         record,
         config=report.plain(placed),
         protocol=design.protocol.name,
-        extra={"table": config.table},
+        extra={**record.extra, "table": config.table},
     )
 
 

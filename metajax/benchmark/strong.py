@@ -1,0 +1,77 @@
+"""The arms of every table that are made of others or of trees: A8 boosting, A9 the stack.
+
+All are tuned on meta-validation, and fitted on no more training tasks than a trained arm sees.
+"""
+
+from collections.abc import Callable, Mapping
+
+from metajax.benchmark import boosting, stacking
+from metajax.benchmark.arm import Fitted
+from metajax.benchmark.baselines import A2, A7, Trained, as_baselines
+from metajax.benchmark.boosting import A8, A8_ALONE
+from metajax.benchmark.problem import Problem
+from metajax.benchmark.stacking import A9
+from metajax.evaluation import evaluate
+from metajax.settings import Training
+from metajax.training import progress
+from metajax.types import UserError
+
+MOST_DRAWS = 20_000
+Tuned = Callable[[str, Callable[[boosting.Settings], Fitted]], Fitted]
+"""(arm, settings -> the arm at them) -> the arm at the settings that were chosen."""
+
+
+def as_set(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
+    """The arm at its declared settings; the number of trees is chosen all the same."""
+    del arm
+    return make(boosting.DEFAULT)
+
+
+def num_draws(training: Training) -> int:
+    """Training tasks that an arm is fitted on: as many as a trained arm sees, 20,000 at most."""
+    return min(MOST_DRAWS, training.num_steps * training.num_tasks)
+
+
+def combined(
+    problem: Problem,
+    closed_forms: Mapping[str, Trained],
+    training: Training,
+    tuned: Tuned = as_set,
+    stacked: Callable[[Mapping[str, Trained], int], Trained] | None = None,
+) -> tuple[dict[str, Trained | Fitted], list[str]]:
+    """The arms A8, with and without the predictions of A2 and A7, and A9, ready for the test.
+
+    Args:
+      closed_forms: the arms A0, A1, A2 and A7, tuned.
+      tuned: how the settings of boosting are chosen; else they are the declared ones.
+      stacked: (arms, draws) -> A9, tuned; else by a grid of penalties.
+
+    Returns:
+      The arms, and a line for each that could not be made.
+    """
+    draws, shown = num_draws(training), training.num_support
+    with progress.bar(A9, 1) as update:
+        some = max(1, draws // 2)
+        by_grid = lambda arms, some: stacking.stack_arm(problem, arms, some, shown)
+        stack = (stacked or by_grid)(closed_forms, some)
+        update(1, {"valid": stack.settings["valid"]})
+    arms: dict[str, Trained | Fitted] = {}
+    notes: list[str] = []
+    variants = {A8: {name: closed_forms[name] for name in (A2, A7)}, A8_ALONE: None}
+    for name, seen in variants.items():
+        if problem.predict is evaluate.prequential:
+            notes.append(f"{name} is left out: trees do not learn from one row after the other.")
+            continue
+
+        def make(settings: boosting.Settings, seen=seen) -> Fitted:
+            settings = settings._replace(num_draws=draws)
+            return boosting.boosting_arm(problem, seen, settings, num_support=shown)
+
+        try:
+            with progress.bar(name, 1) as update:
+                arms[name] = tuned(name, make)
+                update(1, {"valid": arms[name].settings["valid"]})
+        except UserError as missing:
+            notes.append(f"{name} is left out: {missing}.")
+    arms |= as_baselines({A9: stack})
+    return arms, notes

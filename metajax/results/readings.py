@@ -1,0 +1,123 @@
+"""What a record of test scores says, before it is printed: measures, gaps, verdicts, openings."""
+
+import numpy as np
+
+from metajax.results import intervals, records
+
+MEASURES = {
+    "mse": "RMSE",
+    "ndcg@5": "nDCG@5",
+    "mae": "MAE",
+    "mae_calibrated": "MAE cal.",
+    "log_loss": "log-loss",
+    "crps": "CRPS",
+}
+"""What a table of ratings shows of a `measured` record, in this order: how it is headed."""
+FAR_OFF = 2.0
+"""An arm with so many times the squared error of the item mean is taken for diverged."""
+
+
+def heading(metric: str) -> str:
+    """A metric as a heading; mse is shown as its root.
+
+    >>> heading("mse"), heading("mae"), heading("ndcg@5")
+    ('RMSE', 'MAE', 'nDCG@5')
+    """
+    short = {"mse": "RMSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC"}
+    return short.get(metric, metric.replace("ndcg", "nDCG"))
+
+
+LOWER = (
+    *("mae", "mse", "rmse", "loss", "log_loss", "nll", "brier", "ece", "crps"),
+    *("mae_calibrated", "mse_calibrated"),
+)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a smaller value of the metric is the better one."""
+    return metric in LOWER or metric.endswith(" error")
+
+
+def measured(record: records.Record) -> bool:
+    """Whether a record has the proper scores of ratings: it leads with RMSE and nDCG@5."""
+    return any(key.metric == "crps" for key in record.scores)
+
+
+def metrics_of(record: records.Record) -> list[str]:
+    """The metrics of a record's test; the first is the one that differences are taken of."""
+    known = dict.fromkeys(key.metric for key in record.scores if key.condition == records.ALL)
+    order = tuple(MEASURES) if measured(record) else ("mae", "mse", "ndcg@5")
+    first = [metric for metric in order if metric in known]
+    rest = [m for m in known if m not in first and m != "mse_calibrated"]
+    return [*first, *rest]
+
+
+def gap(
+    record: records.Record, scenario: str, arm: str, control: str = records.N1
+) -> intervals.Interval:
+    """What a control costs the arm: the first metric under it minus as it is, paired by task."""
+    metric = metrics_of(record)[0]
+    changed = record.of(scenario, arm, control, metric)
+    return records.difference(changed, record.of(scenario, arm, records.ALL, metric))
+
+
+def adapts(found: intervals.Interval, metric: str = "mae") -> bool:
+    """Whether a control is worse than the arm as it is, with the whole interval of their gap."""
+    return found.low > 0 if lower_is_better(metric) else found.high < 0
+
+
+TASTE, LEVEL, NOTHING = "to taste", "to the level only", "not at all"
+UNTASTED = "not to taste"
+"""Where no control says whether it adapts to the level."""
+
+
+def adaptation(record: records.Record, scenario: str, arm: str) -> str:
+    """What an arm adapts to, by its controls in the record's first metric.
+
+    To taste: shuffled labels serve it worse (N1). To the level only: they do not, but another
+    task's support does (N2). Not at all: neither does. Records without N2 tell the first alone.
+    """
+    metric = metrics_of(record)[0]
+    worse = lambda control: adapts(gap(record, scenario, arm, control), metric)
+    if worse(records.N1):
+        return TASTE
+    if records.Key(scenario, arm, records.N2, metric) not in record.scores:
+        return UNTASTED
+    return LEVEL if worse(records.N2) else NOTHING
+
+
+def diverged(record: records.Record, scenario: str, arm: str) -> bool:
+    """Whether an arm is left out of every comparison: nobody is ahead because of its failure.
+
+    A seed of its training diverged, a score is not finite, or its squared error is more than
+    twice that of the item mean.
+    """
+    metric = metrics_of(record)[0]
+    if record.arm(arm).settings.get("diverged"):
+        return True
+    mean = lambda name: record.of(scenario, name, records.ALL, metric).astype(np.float64)
+    if np.isinf(mean(arm)).any():
+        return True
+    item_mean = next((name for name in record.names() if name.startswith("A0 ")), None)
+    if item_mean is None or not lower_is_better(metric):
+        return False
+    return bool(np.nanmean(mean(arm)) > FAR_OFF * np.nanmean(mean(item_mean)))
+
+
+def opened(record: records.Record) -> str:
+    """How often the test tasks of a record were opened, in a sentence."""
+    times = max([line.times_opened or 1 for line in record.opened], default=1)
+    others = max([line.times_by_others for line in record.opened], default=0)
+    unnamed = max([line.times_unnamed for line in record.opened], default=0)
+    often = lambda n: "once" if n == 1 else f"{n} times"
+    also = f" Other experiments opened them {often(others)} before." * (others > 0)
+    told = f" Earlier records of it opened test tasks {often(unnamed)} that they do not name."
+    also += told * (unnamed > 0)
+    if times == 1:
+        return f"Test tasks opened once, on {record.environment.date}.{also}"
+    configurations = max(line.configurations or 1 for line in record.opened)
+    under = "one configuration" if configurations == 1 else f"{configurations} configurations"
+    return (
+        f"Test tasks opened {times} times by this experiment, under {under}; for this record on "
+        f"{record.environment.date}.{also}"
+    )

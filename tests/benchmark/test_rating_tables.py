@@ -1,0 +1,120 @@
+"""A table of ratings from end to end: every arm, every measure, and what is missing is told."""
+
+import dataclasses
+import io
+import sys
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from metajax import benchmark
+from metajax.benchmark import baselines, belief, boosting, harness, problem, stacking, strong
+from metajax.data import split
+from metajax.data.worlds import latent
+from metajax.results import records, tables
+from metajax.settings import SplitOptions, Training
+
+TINY = Training(seeds=1, num_steps=20, num_tasks=10, num_support=16)
+
+
+@pytest.fixture(scope="module")
+def ready():
+    table = latent.rating_log(num_users=200, num_items=90)
+    return problem.problem_of(table, split.melu(table, valid_users=0.3), 16)
+
+
+@pytest.fixture(scope="module")
+def closed_forms(ready):
+    return baselines.closed_form_arms(ready)
+
+
+@pytest.fixture(scope="module")
+def record(ready, closed_forms):
+    few = boosting.DEFAULT._replace(most_trees=20, min_rows=10)
+    tuned = lambda arm, make: make(few)
+    more, notes = strong.combined(ready, closed_forms, TINY, tuned)
+    config = harness.Config(training=TINY, split=SplitOptions(split_seed=3))
+    arms = {**closed_forms, **more}
+    began = time.perf_counter()
+    return benchmark.judged("t", config, stacking.A9, ready, arms, {}, began, notes=notes)
+
+
+def test_every_arm_has_every_measure(record):
+    known = [baselines.A0, baselines.A1, baselines.A2, baselines.A7]
+    assert record.names() == [*known, boosting.A8, boosting.A8_ALONE, stacking.A9]
+    for scenario in record.tasks:
+        for arm in record.names():
+            for metric in tables.MEASURES:
+                values = record.of(scenario, arm, records.ALL, metric)
+                assert np.isfinite(values).all(), (scenario, arm, metric)
+    mean = lambda arm, metric: record.of("user_cold", arm, records.ALL, metric).mean()
+    for metric in ("mse", "mae", "mae_calibrated", "log_loss", "crps"):
+        assert mean(stacking.A9, metric) < mean(baselines.A0, metric), metric
+    assert record.extra["ordinal"] == {"levels": 5, "even": False, "step": 1.0}
+    untrained = {key.arm for key in record.scores if key.condition == records.N3}
+    assert untrained == {*known, stacking.A9}, "trees have nothing to initialize"
+
+
+def test_the_table_and_its_controls_can_be_read(record, tmp_path):
+    screen = io.StringIO()
+    tables.show(record, Console(file=screen, width=200))
+    text = screen.getvalue()
+    assert "A8 boosting alone" in text and "MSE: stack - arm" in text and "diverged" not in text
+    again = records.read(records.write(tmp_path, "t", record))
+    assert tables.grid_of(again).rows == tables.grid_of(record).rows
+
+
+def test_without_the_extra_a_line_stands_below_the_table(ready, closed_forms, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
+    arms, notes = strong.combined(ready, closed_forms, TINY)
+    assert list(arms) == [stacking.A9]
+    need = "is left out: boosting needs scikit-learn: pip install metajax[boosting]."
+    assert notes == [f"{boosting.A8} {need}", f"{boosting.A8_ALONE} {need}"]
+
+
+def test_trees_are_fitted_on_as_many_tasks_as_a_trained_arm_sees():
+    assert strong.num_draws(TINY) == 200
+    assert strong.num_draws(dataclasses.replace(TINY, num_steps=5_000)) == strong.MOST_DRAWS
+
+
+@pytest.mark.parametrize(
+    ("labels", "count", "even"),
+    [
+        (np.arange(1, 5.5, 0.5), 9, False),  # half stars
+        (np.linspace(1, 5, 10), 10, False),  # ten stars
+        (np.linspace(1, 5, 500), 41, True),  # a slider
+    ],
+)
+def test_levels_of_scales_that_are_not_whole_stars(ready, labels, count, even):
+    labels = np.float32(labels)
+    rows = np.arange(len(labels))
+    table = dataclasses.replace(
+        ready.table,
+        user=rows.astype(np.int32) % 5,
+        item=rows.astype(np.int32) % 7,
+        label=labels,
+        time=None,
+        state=None,
+    )
+    other = dataclasses.replace(
+        ready, table=table, split=dataclasses.replace(ready.split, train_rows=rows)
+    )
+    levels = belief.levels_of(other)
+    assert levels is not None and len(levels) == count
+    told = belief.told(levels, labels, 2.0)["ordinal"]
+    assert told["even"] == even and told["levels"] == count
+    assert told["step"] == pytest.approx(2 * 4 / (count - 1), rel=1e-4)
+
+
+def test_clicks_alone_have_no_distribution(ready):
+    table = dataclasses.replace(ready.table, label=np.ones_like(ready.table.label))
+    assert belief.levels_of(dataclasses.replace(ready, table=table)) is None
+
+
+def test_an_arm_that_could_still_improve_is_told():
+    arm = lambda steps: baselines.Trained(None, {}, {"best_step": steps}, {}, 0.0)
+    arms = {"A3": arm([20, 20]), "A6": arm([10, 20, 9])}
+    (line,) = baselines.unfinished(arms, TINY)
+    assert line.startswith("A3 was still getting better at its last step, 20")

@@ -1,0 +1,90 @@
+"""Every arm of the field's tables may spend the same: trials, steps, seeds, a fair beginning."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pytest
+
+from experiments.field.tables import contenders, tables
+from metajax.benchmark import baselines, boosting, problem, stacking
+from metajax.benchmark.arm import Fitted
+from metajax.data import split
+from metajax.data.worlds import latent
+from metajax.tuning import search
+
+TRAINED = {baselines.A3, *contenders.CONTENDERS}
+SEARCHED = {
+    *(baselines.A1, baselines.A2, baselines.A7, baselines.A4),
+    *(boosting.A8, boosting.A8_ALONE, stacking.A9),
+    *TRAINED,
+}
+BUDGET = contenders.Budget(7, 11, pathlib.Path("nowhere"))
+TRAINING = contenders.Training(seeds=5, num_steps=13, num_tasks=4, num_support=16)
+
+
+def slug(arm: str) -> str:
+    return arm.lower().replace(" ", "-").replace(".", "")
+
+
+@pytest.fixture(scope="module")
+def spent():
+    """What every arm asks for: searches, trials and trainings, none of which is run."""
+    table = latent.rating_log(num_users=120, num_items=60)
+    ready = problem.problem_of(table, split.melu(table, valid_users=0.3), 16)
+    searches, trials, trainings = {}, {}, {}
+    made = lambda **settings: baselines.Trained(
+        None, {"log_precision": np.zeros((1, 3))}, {"valid": 1.0, **settings}, {}, 0.0
+    )
+    closed = (baselines.A0, baselines.A1, baselines.A2, baselines.A7)
+
+    def tune(objective, space, num_trials, *, folder, name, first):
+        searches[name] = (num_trials, first == contenders.middle(space))
+        if name in map(slug, TRAINED):
+            contenders.baselines.trial = lambda learner, tx, problem, training, watch: (
+                trials.setdefault(name, training) and 1.0
+            )
+            objective(first, lambda *now: None)
+        return search.Found(dict(first), 1.0, [None] * num_trials, {})
+
+    def trained_arm(arm, learner, tx, problem, training, folder):
+        trainings[arm] = training
+        return made()
+
+    fitted = Fitted(lambda *given: np.zeros(1), {"valid": 1.0}, 0.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contenders.search, "tune", tune)
+        patch.setattr(contenders.baselines, "trial", None)
+        patch.setattr(baselines, "closed_form_arms", lambda problem: {a: made() for a in closed})
+        patch.setattr(baselines, "trained_arm", trained_arm)
+        patch.setattr(baselines, "fine_tuned_arm", lambda *given: made())
+        patch.setattr(boosting, "boosting_arm", lambda *given, **named: fitted)
+        patch.setattr(stacking, "stacker", lambda *given: lambda penalty: made())
+        arms, notes = contenders.all_arms(
+            tuple(contenders.CONTENDERS), ready, TRAINING, BUDGET, "ratings"
+        )
+    assert not notes
+    return arms, searches, trials, trainings
+
+
+def test_all_arms_have_equal_search_trials_steps_and_seeds(spent):
+    arms, searches, trials, trainings = spent
+    assert set(searches) == set(map(slug, SEARCHED)), "every arm with a setting is searched"
+    assert set(arms) == SEARCHED | {baselines.A0}
+    assert {trials for trials, _ in searches.values()} == {BUDGET.trials}
+    assert set(trainings) == TRAINED and set(trials) == set(map(slug, TRAINED))
+    assert all(training == TRAINING for training in trainings.values())
+    short = dataclasses.replace(TRAINING, num_steps=BUDGET.trial_steps, seeds=1)
+    assert all(training == short for training in trials.values())
+    told = {arm: made.settings["trials"] for arm, made in arms.items() if arm != baselines.A0}
+    assert set(told.values()) == {BUDGET.trials}, "and the table tells so"
+
+
+def test_no_search_begins_with_a_setting_found_by_hand(spent):
+    _, searches, _, _ = spent
+    assert all(in_the_middle for _, in_the_middle in searches.values())
+
+
+def test_the_budget_of_the_tables_is_at_least_thirty_trials_and_five_seeds():
+    config = tables.Config("T2")
+    assert config.trials >= 30 and config.training.seeds >= 5
