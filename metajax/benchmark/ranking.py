@@ -1,19 +1,17 @@
 """Full-catalogue ranking for users and items that were never seen: lists, metrics, tuning."""
 
-import functools
-import itertools
+import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.sparse as sp
 
-from metajax.benchmark.ranking_arms import Fit, Grid, Scorer, Sparse
+from metajax.benchmark.ranking_arms import Fit, Scorer, Sparse
 from metajax.data.split import Split, Tasks
 from metajax.data.table import Interactions
-from metajax.evaluation import metrics
+from metajax.tuning import search
 from metajax.types import UserError
 
 
@@ -71,30 +69,35 @@ def lists_of(
     return Lists(ones(given & (nth < shots)), ones(liked & is_query), allowed)
 
 
-def ranked(scorer: Scorer, lists: Lists, key: jax.Array, block: int = 256) -> dict[str, np.ndarray]:
+def ranked(scorer: Scorer, lists: Lists, key: jax.Array, block: int = 512) -> dict[str, np.ndarray]:
     """Per-task ``ndcg@10`` and ``recall@20`` (T,) of ranking all candidates but the history's.
 
     Ties are broken at random. A task without a relevant candidate is NaN.
     """
-    num_tasks = lists.history.shape[0]
-
-    @jax.jit
-    def judge(score, label, mask, keys):
-        ten = jax.vmap(functools.partial(metrics.ndcg, k=10))(score, label, mask, keys)
-        twenty = jax.vmap(functools.partial(metrics.recall, k=20))(score, label, mask, keys)
-        return {"ndcg@10": ten, "recall@20": twenty}
-
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
+    columns = np.flatnonzero(lists.candidates)
     parts = []
-    for first in range(0, num_tasks, block):
-        rows = np.arange(first, first + block) % num_tasks  # the last block wraps around
-        history = lists.history[rows]
-        seen = np.asarray(history.todense()) > 0
-        label = np.asarray(lists.relevant[rows].todense(), np.float32)
-        mask = (lists.candidates[None, :] & ~seen).astype(np.float32)
-        keys = jax.random.split(jax.random.fold_in(key, first), block)
-        parts.append(judge(jnp.asarray(scorer(history), jnp.float32), label, mask, keys))
-    joined = {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
-    return {name: values[:num_tasks] for name, values in joined.items()}
+    for first in range(0, lists.history.shape[0], block):
+        shuffled = rng.permutation(columns)  # so that ties fall to nobody in particular
+        history = lists.history[first : first + block]
+        score = np.array(scorer(history)[:, shuffled], np.float64)
+        seen = np.asarray(history[:, shuffled].todense()) > 0
+        wanted = np.asarray(lists.relevant[first : first + block][:, shuffled].todense()) > 0
+        parts.append(_rated(np.where(seen | np.isnan(score), -np.inf, score), wanted & ~seen))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _rated(score: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
+    """nDCG@10 and recall@20 (T,) of scores (T, C), -inf where an item is not listed."""
+    most = min(20, score.shape[1])
+    top = np.argpartition(-score, most - 1, axis=1)[:, :most]
+    order = np.argsort(-np.take_along_axis(score, top, axis=1), axis=1, kind="stable")
+    hit = np.take_along_axis(wanted, np.take_along_axis(top, order, axis=1), axis=1)
+    gain = 1.0 / np.log2(np.arange(2, 12))
+    count = wanted.sum(axis=1)
+    ideal = np.concatenate([[np.nan], np.cumsum(gain)])[np.minimum(count, 10)]
+    share = np.where(count > 0, hit.sum(axis=1) / np.maximum(count, 1), np.nan)
+    return {"ndcg@10": hit[:, :10] @ gain[: min(10, most)] / ideal, "recall@20": share}
 
 
 class Ranker(NamedTuple):
@@ -109,31 +112,44 @@ class Ranker(NamedTuple):
     settings: dict[str, Any]
 
 
+def quality(scorer: Scorer, valid: Sequence[Lists]) -> float:
+    """What rankers are chosen by: nDCG@10, mean over the users of each list and over the lists."""
+    found = [np.nanmean(ranked(scorer, lists, jax.random.key(0))["ndcg@10"]) for lists in valid]
+    return float(np.mean(found))
+
+
 def tuned(
     fit: Fit,
-    grids: Sequence[Grid],
+    space: search.Space,
     met: Sparse,
     valid: Sequence[Lists],
-    wrap: Callable[[Scorer], Scorer] = lambda scorer: scorer,
+    trials: int,
+    *,
+    folder: pathlib.Path | None = None,
+    report: Callable[[float], None] = lambda quality: None,
 ) -> Ranker:
-    """The arm with the settings of greatest nDCG@10 on meta-validation, mean over its lists.
+    """The arm with the settings of greatest `quality` on meta-validation.
 
     Args:
-      grids: setting -> values; all combinations of a grid are tried, at the best settings of the
-        grids before it.
+      space: settings searched, from its middle on; an arm without any has one trial.
       valid: lists of validation users, e.g. at several numbers of shots.
-      wrap: around every scorer, such as `with_content`.
+      trials: settings tried.
+      folder: where trials are kept: a later call goes on from there.
+      report: called after each trial.
     """
-    best, score, trials = Ranker(lambda histories: histories, {}), -np.inf, 0
-    for grid in grids:
-        start = best.settings
-        for values in itertools.product(*grid.values()):
-            settings = {**start, **dict(zip(grid, values, strict=True))}
-            scorer, trials = wrap(fit(met, **settings)), trials + 1
-            found = [np.nanmean(ranked(scorer, x, jax.random.key(0))["ndcg@10"]) for x in valid]
-            if np.mean(found) > score:
-                best, score = Ranker(scorer, settings), float(np.mean(found))
-    return best._replace(settings={**best.settings, "valid": score, "trials": trials})
+    if not space:
+        scorer = fit(met)
+        return Ranker(scorer, {"valid": quality(scorer, valid), "trials": 1})
+
+    def objective(settings: dict[str, Any], watch: search.Watch) -> float:
+        found = quality(fit(met, **settings), valid)
+        report(found)
+        return -found
+
+    begin = search.middle(space)
+    found = search.tune(objective, space, trials, folder=folder, name="ranker", first=begin)
+    settings = found.best | {"valid": -found.score, "trials": len(found.trials)}
+    return Ranker(fit(met, **found.best), settings)
 
 
 class Ranking(NamedTuple):

@@ -15,13 +15,14 @@ Koren, "Revisiting the performance of iALS on item recommendation benchmarks", R
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+from scipy.linalg import lapack
 
-from metajax.types import UserError
+from metajax.tuning.search import Choice, Real, Space, Whole
 
 Sparse = Any  # scipy.sparse comes without types
 Scorer = Callable[[Sparse], np.ndarray]
@@ -43,49 +44,56 @@ def ease(met: Sparse, penalty: float = 300.0) -> Scorer:
       penalty: of the ridge, in users.
     """
     gram = np.asarray((met.T @ met).todense(), np.float64)
-    inverse = np.linalg.inv(gram + penalty * np.eye(len(gram)))
+    gram[np.diag_indices_from(gram)] += penalty
+    factor, _ = lapack.dpotrf(gram, lower=True, overwrite_a=True)
+    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
     weight = -inverse / np.diag(inverse)[None, :]
     np.fill_diagonal(weight, 0.0)
     weight = weight.astype(np.float32)
     return lambda histories: np.asarray(histories @ weight)
 
 
-def slim(met: Sparse, alpha: float = 1e-3, l1_share: float = 0.3, neighbors: int = 50) -> Scorer:
+def slim(
+    met: Sparse,
+    alpha: float = 1e-3,
+    l1_share: float = 0.3,
+    neighbors: int = 50,
+    num_sweeps: int = 100,
+) -> Scorer:
     """SLIM: each item by an elastic net without negative weights on its nearest items.
 
-    Args:
-      alpha: strength of the penalty; scikit-learn's, per user.
-      l1_share: of it that is on absolute values, above 0.
-      neighbors: items regressed on, those with the most users in common; all others have weight 0.
+    Minimizes ``|x_j - X w|^2 / (2 U) + alpha (l1_share |w|_1 + (1 - l1_share) |w|^2 / 2)``, all
+    items at once by coordinate descent on the counts of common users.
 
-    Raises:
-      UserError: scikit-learn is not installed.
+    Args:
+      alpha: strength of the penalty.
+      l1_share: of it that is on absolute values.
+      neighbors: items regressed on, those with the most users in common; all others have weight 0.
+      num_sweeps: of the descent, at most; it ends when no weight moves by 1e-5.
     """
-    try:
-        from sklearn.linear_model import ElasticNet
-    except ImportError as missing:
-        raise UserError("SLIM needs scikit-learn: pip install metajax[boosting]") from missing
-    columns, num_items = sp.csc_matrix(met, dtype=np.float64), met.shape[1]
-    common = sp.csr_matrix(columns.T @ columns)
-    model = ElasticNet(
-        alpha=alpha, l1_ratio=l1_share, positive=True, fit_intercept=False, max_iter=200, tol=1e-4
-    )
-    source, target, weight = [], [], []
-    for j in range(num_items):
-        row = common[j]
-        near, count = row.indices[row.indices != j], row.data[row.indices != j]
-        if len(near) > neighbors:
-            near = near[np.argpartition(-count, neighbors)[:neighbors]]
-        if len(near):
-            found = model.fit(columns[:, near], columns[:, [j]].toarray().ravel()).coef_
-            kept = np.flatnonzero(found)
-            source.append(near[kept]), weight.append(found[kept])
-            target.append(np.full(len(kept), j))
-    empty = [np.zeros(0)]
-    places = (np.concatenate(source or empty), np.concatenate(target or empty))
-    learned = sp.csr_matrix(
-        (np.concatenate(weight or empty), places), shape=(num_items, num_items), dtype=np.float32
-    )
+    num_users, num_items = met.shape
+    common = np.asarray((met.T @ met).todense(), np.float32) / num_users
+    own = np.diag(common).copy()
+    np.fill_diagonal(common, 0.0)
+    most = min(neighbors, num_items - 1)
+    near_IxN = np.argpartition(-common, most - 1, axis=1)[:, :most]
+    target_IxN = np.take_along_axis(common, near_IxN, axis=1)
+    gram_IxNxN = common[near_IxN[:, :, None], near_IxN[:, None, :]]
+    weight_IxN = np.zeros_like(target_IxN)
+    curvature_IxN = own[near_IxN] + alpha * (1 - l1_share)
+    for _ in range(num_sweeps):
+        before = weight_IxN.copy()
+        for k in range(most):
+            others = np.einsum("in,in->i", gram_IxNxN[:, k], weight_IxN)  # 0 on the diagonal
+            pull = target_IxN[:, k] - others - alpha * l1_share
+            weight_IxN[:, k] = np.maximum(pull, 0.0) / (curvature_IxN[:, k] + 1e-12)
+        if np.abs(weight_IxN - before).max(initial=0.0) < 1e-5:
+            break
+    weight_IxN[target_IxN <= 0] = 0.0
+    places = (near_IxN.ravel(), np.repeat(np.arange(num_items), most))
+    learned = sp.csr_matrix((weight_IxN.ravel(), places), shape=common.shape)
+    learned.eliminate_zeros()
     return lambda histories: np.asarray((histories @ learned).todense())
 
 
@@ -112,7 +120,7 @@ def ials(
     unobserved: float = 0.1,
     penalty: float = 0.003,
     scaling: float = 1.0,
-    num_sweeps: int = 12,
+    num_sweeps: int = 8,
     seed: int = 0,
 ) -> Scorer:
     """Implicit ALS: vectors that give 1 where users met items, and 0, more softly, everywhere.
@@ -129,30 +137,48 @@ def ials(
       num_sweeps: alternations.
       seed: of the first item vectors.
     """
-    items = np.random.default_rng(seed).normal(size=(met.shape[1], dim)) * 0.1 / math.sqrt(dim)
+    items = ials_items(met, dim, unobserved, penalty, scaling, num_sweeps, seed)
     solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
-    by_item = sp.csr_matrix(met.T)
-    for _ in range(num_sweeps):
-        users = solve(met, items)
-        items = solve(by_item, users)
-    return lambda histories: (solve(histories, items) @ items.T).astype(np.float32)
+    return lambda histories: (solve(sp.csr_matrix(histories), items) @ items.T).astype(np.float32)
 
 
 def _vectors(
     met: Sparse, other: np.ndarray, unobserved: float, penalty: float, scaling: float
 ) -> np.ndarray:
     """The vectors (N, D) of the rows of ``met`` (N, M), given those (M, D) of the other side."""
-    dim = other.shape[1]
-    outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), -1)
+    dim, diagonal = other.shape[1], np.arange(other.shape[1])
     count = np.diff(met.indptr) + unobserved * len(other)
     shared, ridge = unobserved * other.T @ other, penalty * count**scaling
-    found = np.empty((met.shape[0], dim))
-    for first in range(0, met.shape[0], 4096):  # so many matrices at a time
-        rows = slice(first, first + 4096)
-        normal = (met[rows] @ outer).reshape(-1, dim, dim) + shared
-        normal[:, np.arange(dim), np.arange(dim)] += ridge[rows, None]
-        found[rows] = np.linalg.solve(normal, (met[rows] @ other)[:, :, None])[:, :, 0]
+    found = np.zeros((met.shape[0], dim))
+    for first in range(0, met.shape[0], 1024):  # so many matrices at a time
+        rows = range(first, min(first + 1024, met.shape[0]))
+        normal, right = np.empty((len(rows), dim, dim)), np.empty((len(rows), dim))
+        for i, row in enumerate(rows):
+            mine = other[met.indices[met.indptr[row] : met.indptr[row + 1]]]
+            normal[i] = mine.T @ mine
+            right[i] = mine.sum(axis=0)
+        normal += shared
+        normal[:, diagonal, diagonal] += ridge[rows.start : rows.stop, None]
+        found[rows.start : rows.stop] = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
     return found
+
+
+def ials_items(
+    met: Sparse,
+    dim: int = 64,
+    unobserved: float = 0.1,
+    penalty: float = 0.003,
+    scaling: float = 1.0,
+    num_sweeps: int = 8,
+    seed: int = 0,
+) -> np.ndarray:
+    """The item vectors (I, D) of `ials`."""
+    items = np.random.default_rng(seed).normal(size=(met.shape[1], dim)) * 0.1 / math.sqrt(dim)
+    solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
+    met, by_item = sp.csr_matrix(met), sp.csr_matrix(met.T)
+    for _ in range(num_sweeps):
+        items = solve(by_item, solve(met, items))
+    return items
 
 
 def with_content(scorer: Scorer, content: Sparse, known: np.ndarray, neighbors: int = 20) -> Scorer:
@@ -179,18 +205,21 @@ def with_content(scorer: Scorer, content: Sparse, known: np.ndarray, neighbors: 
     return score
 
 
-Grid = Mapping[str, tuple[float, ...]]
-RANKERS: dict[str, tuple[Fit, tuple[Grid, ...]]] = {
-    "R0 popularity": (popularity, ({},)),
-    "R1 item-kNN": (item_knn, ({"neighbors": (20, 50, 200, 1000), "shrink": (0.0, 20.0, 100.0)},)),
-    "R2 EASE": (ease, ({"penalty": (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0, 10_000.0)},)),
-    "R3 SLIM": (slim, ({"alpha": (1e-5, 1e-4, 1e-3), "l1_share": (0.1, 0.5)},)),
+RANKERS: dict[str, tuple[Fit, Space]] = {
+    "R0 popularity": (popularity, {}),
+    "R1 item-kNN": (
+        item_knn,
+        {"neighbors": Whole(10, 1000, log=True), "shrink": Real(0.3, 300.0, log=True)},
+    ),
+    "R2 EASE": (ease, {"penalty": Real(3.0, 10_000.0, log=True)}),
+    "R3 SLIM": (slim, {"alpha": Real(1e-5, 1e-2, log=True), "l1_share": Real(0.05, 0.9)}),
     "R4 iALS": (
         ials,
-        (
-            {"unobserved": (0.01, 0.03, 0.1, 0.3, 1.0), "penalty": (0.001, 0.003, 0.01, 0.03)},
-            {"dim": (16, 32, 64, 128)},
-        ),
+        {
+            "unobserved": Real(0.003, 1.0, log=True),
+            "penalty": Real(3e-4, 0.1, log=True),
+            "dim": Choice((32, 16, 64)),
+        },
     ),
 }
-"""Arm -> how it is fitted, and the grids that are searched one after the other."""
+"""Arm -> how it is fitted, and the space that its settings are searched in."""

@@ -46,6 +46,23 @@ Space = Mapping[str, Real | Whole | Choice]
 Watch = Callable[[int, Mapping[str, float]], None]
 
 
+def middle(space: Space) -> dict[str, Any]:
+    """The setting in the middle of a space, for a search to begin with; of choices the first.
+
+    >>> middle({"rate": Real(0.01, 1.0, log=True), "width": Whole(2, 8), "net": Choice(("a", "b"))})
+    {'rate': 0.1, 'width': 5, 'net': 'a'}
+    """
+    found: dict[str, Any] = {}
+    for name, setting in space.items():
+        if isinstance(setting, Choice):
+            found[name] = setting.values[0]
+            continue
+        low, high = setting.low, setting.high
+        value = math.sqrt(low * high) if setting.log else (low + high) / 2
+        found[name] = round(value) if isinstance(setting, Whole) else float(f"{value:.6g}")
+    return found
+
+
 class Trial(NamedTuple):
     """One trial: its settings, its validation score (NaN if it has none) and how it ended."""
 

@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from metajax.benchmark import ranking, ranking_arms
 from metajax.data import split
 from metajax.data.worlds import latent
+from metajax.tuning import search
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others(met, histories):
 
 def test_slim_meets_the_conditions_of_its_optimum(met):
     x, alpha, share = met.toarray().astype(np.float64), 0.01, 0.5
-    scorer = ranking_arms.slim(met, alpha=alpha, l1_share=share, neighbors=15)
+    scorer = ranking_arms.slim(met, alpha=alpha, l1_share=share, neighbors=15, num_sweeps=2000)
     weight = scorer(sp.identity(15, format="csr", dtype=np.float32)).astype(np.float64)
     assert (weight >= 0).all() and (np.diag(weight) == 0).all() and (weight > 0).sum() > 15
     slope = x.T @ (x @ weight - x) / len(x) + alpha * (1 - share) * weight
@@ -152,11 +153,23 @@ def test_the_arms_beat_popularity_and_are_chosen_on_validation():
     known = np.flatnonzero(np.asarray(met.sum(axis=0)).ravel())
     (tasks,) = parts.valid.values()
     lists = [ranking.lists_of(tasks, parts, 80, 10, known, threshold=3.0)]
-    base = ranking.tuned(ranking_arms.popularity, [{}], met, lists)
-    grid = {"penalty": (1.0, 30.0, 1e6)}
-    chosen = ranking.tuned(ranking_arms.ease, [grid, {"penalty": (3.0,)}], met, lists)
+    base = ranking.tuned(ranking_arms.popularity, {}, met, lists, 9)
+    assert base.settings["trials"] == 1
+    grid = {"penalty": search.Choice((1e6, 30.0))}
+    chosen = ranking.tuned(ranking_arms.ease, grid, met, lists, 6)
     assert chosen.settings["valid"] > base.settings["valid"] + 0.01
-    assert chosen.settings["penalty"] == 30.0 and chosen.settings["trials"] == 4
+    assert chosen.settings["penalty"] == 30.0 and chosen.settings["trials"] == 6
+    again = ranking.quality(chosen.score, lists)
+    assert again == pytest.approx(chosen.settings["valid"])
+
+
+def test_ties_are_broken_at_random():
+    wanted = sp.csr_matrix((np.ones(400), (np.arange(400), np.zeros(400, int))), shape=(400, 40))
+    history = sp.csr_matrix((400, 40), dtype=np.float32)
+    lists = ranking.Lists(history, wanted, np.ones(40, bool))
+    flat = lambda histories: np.zeros((histories.shape[0], 40))
+    found = ranking.ranked(flat, lists, jax.random.key(0), block=1)
+    assert np.mean(found["recall@20"]) == pytest.approx(0.5, abs=0.1)
 
 
 def test_users_and_items_of_a_ranking_are_new():

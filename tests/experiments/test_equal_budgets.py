@@ -39,7 +39,7 @@ def spent():
     closed = (baselines.A0, baselines.A1, baselines.A2, baselines.A7)
 
     def tune(objective, space, num_trials, *, folder, name, first):
-        searches[name] = (num_trials, first == contenders.middle(space))
+        searches[name] = (num_trials, first == search.middle(space))
         if name in map(slug, TRAINED):
             contenders.baselines.trial = lambda learner, tx, problem, training, watch: (
                 trials.setdefault(name, training) and 1.0

@@ -6,7 +6,6 @@ middle of its space: nobody begins with a setting that was found by hand on the 
 """
 
 import dataclasses
-import math
 import pathlib
 import time
 import types
@@ -98,23 +97,6 @@ TREES: Space = {
 PENALTY: Space = {"penalty": Real(0.1, 10_000.0, log=True)}
 
 
-def middle(space: Space) -> dict[str, Any]:
-    """The setting in the middle of a space, where every search begins; of choices the first.
-
-    >>> middle({"rate": Real(0.01, 1.0, log=True), "width": Whole(2, 8), "net": Choice(("a", "b"))})
-    {'rate': 0.1, 'width': 5, 'net': 'a'}
-    """
-    found: dict[str, Any] = {}
-    for name, setting in space.items():
-        if isinstance(setting, Choice):
-            found[name] = setting.values[0]
-            continue
-        low, high = setting.low, setting.high
-        value = math.sqrt(low * high) if setting.log else (low + high) / 2
-        found[name] = round(value) if isinstance(setting, Whole) else float(f"{value:.6g}")
-    return found
-
-
 def _tuned(
     arm: str,
     objective: Callable[[dict[str, Any], search.Watch], float],
@@ -129,7 +111,7 @@ def _tuned(
         budget.trials,
         folder=budget.folder / "trials" / slug,
         name=slug,
-        first=middle(space),
+        first=search.middle(space),
     )
     told = {"trials": len(found.trials), "valid_of_trials": round(found.score, 5)}
     return found.best, found.best | told

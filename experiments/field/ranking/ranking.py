@@ -1,0 +1,278 @@
+"""T6: full catalogues ranked for new users and new items, by the classics and by meta-learners.
+
+A new user shows K items and asks for the rest: half of what a user met, at random, is to be found
+among all known items, or what the user met of items that nobody was trained on (where content is
+known of them: every arm scores them alike, by the known items of most like content). Every arm is
+fitted on training users, searched by equal trials that begin in the middle of the space, and chosen
+by nDCG@10 of validation users at K = 1, 5 and 20.
+
+References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
+"SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
+recommendation benchmarks", RecSys 2022.
+Run: python -m experiments ranking
+Published: none under this protocol.
+Deviates: users and items are drawn at random, not by time. A stopped run goes on: trials and
+finished data sets are kept in --out.
+"""
+
+import dataclasses
+import functools
+import itertools
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from metajax.benchmark import ranking
+from metajax.benchmark.ranking_arms import RANKERS, Scorer, ials_items, with_content
+from metajax.results import ledger, records
+from metajax.settings import Output, Positive, Presets
+from metajax.training import progress
+from metajax.tuning import search
+from metajax.types import UserError
+
+from . import meta, report, worlds
+
+IALS, RIDGE, PROTOTYPES = "R4 iALS", "R5 meta ridge", "R6 prototypes"
+HEADS: dict[str, meta.Head] = {RIDGE: "ridge", PROTOTYPES: "mean"}
+CHOSEN_AT = (1, 5, 20)
+MOST_VALID = 400
+"""Validation users that settings are chosen by, at most."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment."""
+
+    output: Output = Output()
+    dataset: tuple[str, ...] = ("msweb", "ml-1m", "online-retail", "amazon-grocery")
+    """The logs, by name or path; ratings of more than 3.5 of 5 stars count as interactions."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+    split_seed: int = 0
+    """Seed of who is new."""
+    trials: Positive = 10
+    """Settings tried for every arm, on meta-validation."""
+    seeds: Positive = 3
+    """Training seeds of the meta-learners; the other arms have one."""
+    num_steps: Positive = 300
+    """Outer steps of a meta-learner, in a trial and in the end."""
+    num_tasks: Positive = 64
+    """Users per outer step."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {
+            "dataset": ("synthetic",),
+            "trials": 2,
+            "seeds": 2,
+            "num_steps": 60,
+            "num_tasks": 16,
+        },
+        "gpu": {"num_steps": 3_000, "num_tasks": 256, "seeds": 5},
+    }
+
+
+class Made(NamedTuple):
+    """An arm, ready: a scorer for each seed, what was chosen, and the seconds it took."""
+
+    scorers: list[Scorer]
+    settings: dict[str, Any]
+    seconds: float
+
+
+def run(name: str, config: Config) -> records.Record:
+    """The record of one log: arms tuned on validation users, then its test users opened once."""
+    began = time.perf_counter()
+    config = dataclasses.replace(config, dataset=(name,))
+    world = worlds.load(name, config.data_dir)
+    lists = ranking.ranking_of(world.table, config.split_seed, threshold=world.threshold)
+    folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
+    valid = [_some(lists.valid["user_cold"][shots]) for shots in CHOSEN_AT]
+    arms = {arm: classic(arm, lists, valid, config, folder) for arm in RANKERS}
+    arms |= {arm: meta_learned(arm, arms[IALS], lists, valid, config, folder) for arm in HEADS}
+    choices = {arm: made.settings for arm, made in arms.items()}
+    tests = checksum(lists.test)
+    opening = records.open_tests(config, choices, "ranking", tests)
+    since = time.perf_counter()
+    scores = judged(arms, lists, world)
+    tasks = {s: at[1].history.shape[0] for s, at in lists.test.items() if _is_told(s, world)}
+    roles = {arm: records.METHOD if arm in HEADS else records.BASELINE for arm in arms}
+    listed = {s: int(at[1].candidates.sum()) for s, at in lists.test.items() if s in tasks}
+    size = world.table.num_users, world.table.num_items, len(world.table)
+    return records.made(
+        "ranking",
+        config,
+        [records.Arm(arm, roles[arm], made.settings, made.seconds) for arm, made in arms.items()],
+        scores,
+        method=RIDGE,
+        protocol="new users, random halves",
+        data=records.Data(world.table.name, world.table.checksum(), *size),
+        split=records.Split(
+            "ranking", config.split_seed, tests, tasks, int((lists.met.sum(axis=1) > 0).sum())
+        ),
+        shots=ranking.SHOTS,
+        seconds={"test": time.perf_counter() - since, "total": time.perf_counter() - began},
+        opened=(opening,),
+        extra={"table": "T6", "candidates": listed},
+    )
+
+
+def _slug(name: str) -> str:
+    return pathlib.Path(name).stem
+
+
+def _is_told(scenario: str, world: worlds.World) -> bool:
+    """New items can be told apart only by their content."""
+    return scenario != "item_cold" or world.content is not None
+
+
+def _some(lists: ranking.Lists) -> ranking.Lists:
+    """The lists of at most `MOST_VALID` users; they are in no order."""
+    first = slice(0, MOST_VALID)
+    return lists._replace(history=lists.history[first], relevant=lists.relevant[first])
+
+
+def checksum(test: Mapping[str, Mapping[int, ranking.Lists]]) -> str:
+    """A digest of the test lists."""
+    parts = [
+        (matrix.indptr, matrix.indices)
+        for at in test.values()
+        for lists in at.values()
+        for matrix in (lists.history, lists.relevant)
+    ]
+    return ledger.checksum(
+        parts, [lists.candidates for at in test.values() for lists in at.values()]
+    )
+
+
+def classic(
+    arm: str, lists: ranking.Ranking, valid: list[ranking.Lists], config: Config, folder: Any
+) -> Made:
+    """One of the classics, searched."""
+    began, (fit, space) = time.perf_counter(), RANKERS[arm]
+    with progress.bar(arm, config.trials) as update:
+        done = itertools.count(1)
+        found = ranking.tuned(
+            fit,
+            space,
+            lists.met,
+            valid,
+            config.trials,
+            folder=folder / "trials" / arm.replace(" ", "-"),
+            report=lambda quality: update(next(done), {"nDCG@10": quality}),
+        )
+    return Made([found.score], found.settings, time.perf_counter() - began)
+
+
+def meta_learned(
+    arm: str,
+    ials: Made,
+    lists: ranking.Ranking,
+    valid: list[ranking.Lists],
+    config: Config,
+    folder: pathlib.Path,
+) -> Made:
+    """A meta-learner from the vectors of the tuned implicit ALS; its outer rate is searched."""
+    began = time.perf_counter()
+    known = {k: ials.settings[k] for k in ("unobserved", "penalty", "dim")}
+    vectors, num_items = ials_items(lists.met, **known), lists.met.shape[1]
+    # a new user's penalty is per interaction and pair; few interactions leave that of the pairs
+    penalty = known["penalty"] * (10 + known["unobserved"] * num_items)
+    begin = meta.Start(vectors, known["unobserved"], penalty, lists.known)
+    fit = functools.partial(
+        meta.fit,
+        lists.met,
+        begin,
+        HEADS[arm],
+        num_steps=config.num_steps,
+        num_tasks=config.num_tasks,
+    )
+
+    with progress.bar(arm, config.trials) as update:
+        done = itertools.count(1)
+
+        def objective(settings: dict[str, Any], watch: search.Watch) -> float:
+            found = ranking.quality(fit(rate=settings["rate"], seeds=1)[0], valid)
+            update(next(done), {"nDCG@10": found})
+            return -found
+
+        space: search.Space = {"rate": search.Real(1e-4, 3e-2, log=True)}
+        found = search.tune(
+            objective,
+            space,
+            config.trials,
+            folder=folder / "trials" / arm.replace(" ", "-"),
+            name="ranker",
+            first=search.middle(space),
+        )
+    scorers = fit(rate=found.best["rate"], seeds=config.seeds)
+    quality = float(np.mean([ranking.quality(one, valid) for one in scorers]))
+    settings = found.best | {"valid": quality, "trials": len(found.trials)}
+    return Made(scorers, settings, time.perf_counter() - began)
+
+
+def judged(
+    arms: Mapping[str, Made], lists: ranking.Ranking, world: worlds.World
+) -> dict[records.Key, np.ndarray]:
+    """Per-task scores (S, T) of every arm at every number of shots."""
+    scores: dict[records.Key, np.ndarray] = {}
+    for scenario, at in lists.test.items():
+        if not _is_told(scenario, world):
+            continue
+        for (arm, made), (shots, tests) in itertools.product(arms.items(), at.items()):
+            wrap = lambda scorer: scorer
+            if scenario == "item_cold":
+                wrap = functools.partial(with_content, content=world.content, known=lists.known)
+            each = [ranking.ranked(wrap(s), tests, jax.random.key(7)) for s in made.scorers]
+            for metric in each[0]:
+                key = records.Key(scenario, arm, f"k={shots}", metric)
+                scores[key] = np.stack([found[metric] for found in each]).astype(np.float32)
+    return scores
+
+
+def record_name(dataset: str) -> str:
+    """The name of the record of a log."""
+    return f"ranking-{_slug(dataset)}"
+
+
+def one(name: str, config: Config) -> records.Record | None:
+    """The record of one log: stored, finished before in the folder, or made now."""
+    kept = config.output.folder("ranking")
+    if config.output.from_records:
+        published = records.path_of(record_name(name))
+        return records.read(published) if published.is_file() else None
+    path, wanted = (
+        records.path_of(record_name(name), kept),
+        dataclasses.replace(config, dataset=(name,)),
+    )
+    if path.is_file() and records.read(path).config_hash == records.config_hash(wanted):
+        print(f"{name}: done before, {path}")
+        record = records.read(path)
+    else:
+        record = run(name, config)
+        path = records.write(kept, record_name(name), record)
+        print(f"record {path}")
+    if config.output.publish:
+        records.publish(record_name(name), record)
+    report.plot(record, kept / f"{record_name(name)}.png")
+    print(f"plot   {kept / f'{record_name(name)}.png'}")
+    return record
+
+
+def main(config: Config) -> list[records.Record]:
+    """The records of all logs, made or read, and their tables printed."""
+    found = {name: one(name, config) for name in config.dataset}
+    made = [record for record in found.values() if record]
+    if not made:
+        raise UserError(
+            "no record of the ranking is stored; run python -m experiments ranking --publish first"
+        )
+    for record in made:
+        report.show(record)
+    missing = [name for name, record in found.items() if record is None]
+    if missing:
+        print(f"Not run: {', '.join(missing)}.")
+    return made

@@ -1,0 +1,104 @@
+"""How T6 is printed: arms by the number of shown items, and the meta-learner minus every arm."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+
+from metajax.results import intervals, plots, records, tables
+
+METRICS = {"ndcg@10": "nDCG@10", "recall@20": "Recall@20"}
+
+
+def grid_of(record: records.Record, scenario: str, metric: str) -> tables.Grid:
+    """Arms by shots: the mean over users with its 95 % interval."""
+    rows, bold = [], []
+    for arm in record.names():
+        if arm == record.method:
+            bold.append(len(rows))
+        each = [
+            tables.with_interval(
+                records.interval(record.of(scenario, arm, f"k={k}", metric), metric)
+            )
+            for k in record.shots
+        ]
+        rows.append([arm, *each, str(record.arm(arm).settings.get("trials", ""))])
+    title = (
+        f"T6 {record.dataset}, {scenario.replace('_', '-')}: {METRICS[metric]} of "
+        f"{record.extra['candidates'][scenario]} items, {record.tasks[scenario]} users"
+    )
+    return tables.Grid(title, ["arm", *_heads(record), "trials"], rows, bold=bold)
+
+
+def gaps_of(record: records.Record, scenario: str, metric: str) -> tables.Grid:
+    """The method minus every arm by shots, paired by user."""
+    rows = []
+    for arm in record.names():
+        if arm == record.method:
+            continue
+        of = lambda name, k: record.of(scenario, name, f"k={k}", metric)
+        each = [
+            tables.signed(records.difference(of(record.method, k), of(arm, k)))
+            for k in record.shots
+        ]
+        rows.append([arm, *each])
+    defined = ~np.isnan(record.of(scenario, record.method, f"k={record.shots[0]}", metric)[0])
+    notes = [
+        "Paired by user; * marks an interval that excludes 0. Means rest on the "
+        f"{int(defined.sum())} of {record.tasks[scenario]} users who met something to be found. "
+        f"{tables.opened(record)}"
+    ]
+    title = f"{METRICS[metric]}: {record.method} minus the arm"
+    return tables.Grid(title, ["arm", *_heads(record)], rows, notes=notes)
+
+
+def _heads(record: records.Record) -> list[str]:
+    return [f"K={k}" for k in record.shots]
+
+
+def behind(record: records.Record, scenario: str, metric: str = "ndcg@10") -> list[str]:
+    """A line for each number of shots: of which arms the method is not ahead, after Holm."""
+    lines = []
+    for k in record.shots:
+        others = [arm for arm in record.names() if arm != record.method]
+        of = lambda name, k=k: record.of(scenario, name, f"k={k}", metric)
+        gaps = [records.difference(of(record.method), of(arm)) for arm in others]
+        p = intervals.holm(np.array([gap.p for gap in gaps]))
+        left = [
+            arm
+            for arm, gap, value in zip(others, gaps, p, strict=True)
+            if not (gap.low > 0 and value < 0.05)
+        ]
+        told = f"not ahead of {', '.join(left)}" if left else "ahead of every arm"
+        lines.append(f"{scenario.replace('_', '-')}, K={k}, {METRICS[metric]}: {told}")
+    return lines
+
+
+def show(record: records.Record, console: Console | None = None) -> None:
+    """Prints the tables of one log."""
+    for scenario in record.tasks:
+        for metric in METRICS:
+            tables.terminal(grid_of(record, scenario, metric), console)
+        tables.terminal(gaps_of(record, scenario, "ndcg@10"), console)
+        for line in behind(record, scenario):
+            (console or Console()).print("  " + line, highlight=False)
+
+
+def plot(record: records.Record, path: pathlib.Path) -> None:
+    """Saves nDCG@10 of new users by the number of shown items, one line per arm."""
+    places = np.arange(len(record.shots))
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(record.names()):
+            found = [
+                records.interval(record.of("user_cold", arm, f"k={k}", "ndcg@10"), "ndcg@10")
+                for k in record.shots
+            ]
+            width = 1.8 if arm == record.method else 1.0
+            axes.plot(places, [r.mean for r in found], label=arm, linewidth=width, **plots.look(i))
+            low, high = [r.low for r in found], [r.high for r in found]
+            axes.fill_between(places, low, high, color=plots.look(i)["color"], alpha=0.1, lw=0)
+        axes.set_xticks(places, [str(k) for k in record.shots])
+        axes.set_xlabel(f"items that the new user has shown ({record.dataset})")
+        axes.set_ylabel("nDCG@10, whole catalogue")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(record.arms))
