@@ -16,7 +16,7 @@ from typing import Literal
 
 import tyro
 
-from metajax.results import records, tables
+from metajax.results import age, records, tables
 from metajax.types import UserError
 from paper import claims, findings
 from paper.edition import HERE, Results, editions, load
@@ -155,6 +155,9 @@ def main(config: Config) -> None:
     r = load(editions()[config.edition], config.results)
     files = contents(r)
     if config.verify:
+        if config.results == records.RESULTS:
+            old = age.check(config.results)
+            print(f"{old} records are older than the code, and {age.LIST} beside them says so")
         count = len(r.everything())
         print(f"{count} records have the scores they were written with")
         print(f"{verify(files, out)} tables and numbers in {out} are recomputed and equal")

@@ -148,8 +148,13 @@ def tuned(
 
     begin = search.middle(space)
     found = search.tune(objective, space, trials, folder=folder, name="ranker", first=begin)
-    settings = found.best | {"valid": -found.score, "trials": len(found.trials)}
+    settings = found.best | {"valid": -found.score, "trials": ended(found)}
     return Ranker(fit(met, **found.best), settings)
+
+
+def ended(found: search.Found) -> int:
+    """The trials of a search that came to an end; one that was cut off is tried again."""
+    return sum(trial.state != "running" for trial in found.trials)
 
 
 class Ranking(NamedTuple):

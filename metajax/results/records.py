@@ -39,6 +39,7 @@ from metajax.results.schema import (
     ALL,
     BASELINE,
     CONTROL,
+    GENERATION,
     METHOD,
     N0,
     N1,
@@ -68,6 +69,7 @@ __all__ = [
     "ALL",
     "BASELINE",
     "CONTROL",
+    "GENERATION",
     "METHOD",
     "N0",
     "N1",
@@ -132,7 +134,7 @@ def made(
       fields: the others of `Record`.
     """
     known = {"config": plain(settings.flat(config)), "config_hash": config_hash(config)}
-    known |= {"environment": environment()}
+    known |= {"environment": environment(), "generation": GENERATION}
     return Record(experiment, tuple(arms), dict(scores or {}), **(known | fields))
 
 

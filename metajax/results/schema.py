@@ -19,6 +19,10 @@ VERSION = 2
 not name the way its scores are packed (`packing.FORM`), nor who opened the test tasks."""
 READABLE = (1, 2)
 
+GENERATION = 1
+"""Of the code that makes numbers, see `metajax.results.age`. 1: ratings are judged by distributions
+too, boosting and the stack stand in every table, negatives are drawn whether met or not."""
+
 METHOD = "method"
 """The role of an arm that the record is about: a meta-learner under test."""
 BASELINE = "baseline"
@@ -274,6 +278,7 @@ class Record:
       peak_memory: "host_mb" and what the devices report.
       extra: facts that only this experiment has, as JSON; its module says which.
       scores_digest: of the stored scores; empty before the record was written.
+      generation: of the code that made it, see `GENERATION`; 0 where it did not say.
     """
 
     experiment: str
@@ -293,6 +298,7 @@ class Record:
     peak_memory: Mapping[str, float] = dataclasses.field(default_factory=dict)
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     scores_digest: str = ""
+    generation: int = 0
 
     def of(self, scenario: str, arm: str, condition: str, metric: str) -> np.ndarray:
         """Per-task scores (S, T).

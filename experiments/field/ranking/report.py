@@ -81,7 +81,7 @@ def show(record: records.Record, console: Console | None = None) -> None:
             tables.terminal(grid_of(record, scenario, metric), console)
         tables.terminal(gaps_of(record, scenario, "ndcg@10"), console)
         for line in behind(record, scenario):
-            (console or Console()).print("  " + line, highlight=False)
+            print("  " + line) if console is None else console.print("  " + line)
 
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
