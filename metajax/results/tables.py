@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from metajax.results import intervals, records
+from metajax.results import records
 from metajax.results.grid import (
     WIDE,
     Grid,
