@@ -20,6 +20,7 @@ import optax
 
 from metajax.benchmark import ranking
 from metajax.benchmark.ranking_arms import Scorer, Sparse
+from metajax.evaluation import evaluate
 from metajax.training import loop
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
 
@@ -151,14 +152,14 @@ def scorer_of(made: MetaLearner, params: Params) -> Scorer:
     """A trained learner as a function from histories to scores of all items."""
     num_items = params["bias"].shape[0]
 
+    every = jnp.arange(num_items)
+    asked = Examples(every, jnp.ones(num_items), jnp.ones(num_items))
+
     @jax.jit
     def score(params: Params, item: jax.Array, mask: jax.Array) -> jax.Array:
-        def one(item: jax.Array, mask: jax.Array) -> jax.Array:
-            state = made.start(params, ())
-            state = made.adapt(params, state, Examples(item, mask, mask), jax.random.key(0))
-            return made.predict(params, state, jnp.arange(num_items))
-
-        return jax.vmap(one)(item, mask)
+        whole = lambda shown: Episode((), shown, asked)
+        tasks, key = Examples(item, mask, mask), jax.random.key(0)
+        return evaluate.predictions(made, params, tasks, key, fetch=whole)
 
     def of(histories: Sparse) -> np.ndarray:
         width = 2 ** max(0, int(np.diff(histories.indptr).max(initial=1)) - 1).bit_length()

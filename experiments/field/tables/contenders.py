@@ -76,6 +76,7 @@ CONTENDERS: dict[str, Contender] = {
                 "noise": 3.0,
             },
             "clicks": {"loss": "squared", "hidden_share": 0.0},
+            "ratings": {"loss": "squared"},
         },
     ),
     "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),

@@ -76,8 +76,8 @@ def _melu(table: Interactions, seed: int, fold: int) -> split.Split:
 METAREC, CLICKS = protocols.metarec_rating(), protocols.metarec_click()
 RATING = Design("rating", METAREC, _folds, losses.misordered, "lists", "ndcg@5")
 CLICK = Design("click", CLICKS, _folds, losses.misordered, "lists", "ndcg@5")
-MELU = Design("melu", protocols.melu(), _melu, losses.absolute_error, "ratings", "mae")
-USERS = Design("users", METAREC, _active, losses.absolute_error, "ratings", "mae")
+MELU = Design("melu", protocols.melu(), _melu, losses.squared_error, "ratings", "mse")
+USERS = Design("users", METAREC, _active, losses.squared_error, "ratings", "mse")
 """`RATING` with users of any activity above 12, judged by the error of ratings."""
 
 

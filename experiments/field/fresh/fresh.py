@@ -1,0 +1,195 @@
+"""Fresh evidence: a registered comparison on splits that nobody has opened, each opened once.
+
+A registration (paper/registrations) says method, budget, primary measures, hypothesis and rule
+before its splits are drawn. The command refuses a registration that is not committed, and a split
+whose test was opened before. Every arm is searched and trained by the same budget on each split,
+then its test is opened; differences are pooled over splits and users.
+
+Run: python -m experiments fresh paper/registrations/fresh-splits.toml
+     --from-records prints the record that is stored.
+A stopped run goes on: a split that is done is not opened again.
+"""
+
+import dataclasses
+import hashlib
+import pathlib
+import subprocess
+import time
+import tomllib
+from typing import Any, NamedTuple
+
+from tyro.conf import Positional
+
+from metajax import benchmark, losses
+from metajax.benchmark import problem
+from metajax.data import split
+from metajax.data.sources import named
+from metajax.results import ledger, records
+from metajax.settings import Output, Training
+from metajax.types import UserError
+
+from ..tables import contenders
+from ..tables import tables as field
+from . import report
+
+
+class Registration(NamedTuple):
+    """What was said before; see the files in paper/registrations.
+
+    Attributes:
+      budget: trials and trial_steps, and what `Training` is made of.
+      digest: of the file.
+    """
+
+    method: str
+    dataset: str
+    split_seeds: tuple[int, ...]
+    scenarios: tuple[str, ...]
+    primary: tuple[str, ...]
+    hypothesis: str
+    rule: str
+    budget: dict[str, int]
+    digest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Settings of the experiment; what is compared stands in the registration alone."""
+
+    registration: Positional[pathlib.Path]
+    """The file of the registration."""
+    _: dataclasses.KW_ONLY
+    output: Output = Output()
+    data_dir: pathlib.Path | None = None
+    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+
+
+BUDGET = {"trials", "trial_steps", "seeds", "num_steps", "num_tasks", "num_support"}
+
+
+def read(path: pathlib.Path) -> Registration:
+    """The registration of a file.
+
+    Raises:
+      UserError: there is none, or it does not say what it has to.
+    """
+    try:
+        content = path.read_bytes()
+        told: dict[str, Any] = tomllib.loads(content.decode())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no registration ({error})") from error
+    fields = set(Registration._fields) - {"digest"}
+    if told.keys() != fields or told["budget"].keys() != BUDGET:
+        raise UserError(
+            f"{path} must say {', '.join(sorted(fields))}, and of the budget "
+            f"{', '.join(sorted(BUDGET))}; nothing else"
+        )
+    if told["method"] not in contenders.CONTENDERS:
+        known = ", ".join(contenders.CONTENDERS)
+        raise UserError(f"{path}: the method is {told['method']!r}; it is one of {known}")
+    told |= {k: tuple(told[k]) for k in ("split_seeds", "scenarios", "primary")}
+    return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
+
+
+def require_committed(path: pathlib.Path) -> str:
+    """The commit that the file was last changed in.
+
+    Raises:
+      UserError: it has changes that are not committed, or is in no repository.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(path.resolve().parent), *arguments, "--", path.name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True)
+        except OSError:
+            return "?"
+        return done.stdout.strip() if done.returncode == 0 else "?"
+
+    commit, changes = git("log", "-1", "--format=%H"), git("status", "--porcelain")
+    if changes or len(commit) < 40:
+        raise UserError(
+            f"{path} is not committed as it stands; commit the registration first: what is "
+            "registered must be known before the splits are opened"
+        )
+    return commit
+
+
+def require_unopened(tests: str, seed: int) -> None:
+    """Refuses a split whose test is in the ledger.
+
+    Raises:
+      UserError: somebody has opened it.
+    """
+    before = [line for line in ledger.everything(records.RESULTS) if line.get("split") == tests]
+    if before:
+        raise UserError(
+            f"the test of split seed {seed} was opened before, by {before[0].get('experiment')} "
+            f"at {before[0]['frozen']}; register other seeds"
+        )
+
+
+def of_split(
+    registration: Registration, seed: int, config: Config, folder: pathlib.Path
+) -> records.Record:
+    """The record of one split: every arm searched and trained, then its test opened."""
+    began = time.perf_counter()
+    budget = dict(registration.budget)
+    spent = contenders.Budget(budget.pop("trials"), budget.pop("trial_steps"), folder)
+    training = Training(**budget)
+    table = named.load(registration.dataset, config.data_dir)
+    parts = split.melu(table, seed, redraw=True)
+    ready = problem.problem_of(table, parts, training.num_support, losses.squared_error)
+    require_unopened(parts.checksum(), seed)
+    arms, notes = contenders.all_arms(
+        (registration.method,), ready, training, spent, field.MELU.goal
+    )
+    asked = benchmark.Config(
+        training=training, split=benchmark.SplitOptions(split_seed=seed, redraw=True)
+    )
+    metrics = field.metrics_of(field.MELU)
+    return benchmark.judged(
+        "fresh", asked, registration.method, ready, arms, {}, began, metrics, notes=notes
+    )
+
+
+def kept(
+    registration: Registration, seed: int, config: Config, folder: pathlib.Path
+) -> records.Record:
+    """The record of a split, from the folder if it was left there by the same registration."""
+    name = f"split-{seed}"
+    path = records.path_of(name, folder)
+    if path.is_file():
+        record = records.read(path)
+        if record.extra.get("registration", {}).get("digest") == registration.digest:
+            return record
+    record = of_split(registration, seed, config, folder / name)
+    told = {**record.extra, "registration": {"digest": registration.digest}}
+    record = dataclasses.replace(record, extra=told)
+    records.write(folder, name, record)
+    return record
+
+
+def main(config: Config) -> records.Record:
+    """The pooled record, made or read, and its verdicts printed."""
+    registration = read(config.registration)
+    name = f"fresh-{config.registration.stem}"
+    if config.output.from_records:
+        record = records.stored(name, otherwise=config.output.folder(name))
+        report.show(record)
+        return record
+    commit = require_committed(config.registration)
+    folder = config.output.folder(name)
+    seeds = registration.split_seeds
+    each = [kept(registration, seed, config, folder) for seed in seeds]
+    sizes = [dict(record.tasks) for record in each]
+    told = registration._asdict() | {"commit": commit}
+    pooled = dataclasses.replace(
+        field.pooled(each), extra={**each[0].extra, "registration": told, "tasks": sizes}
+    )
+    path = records.write(folder, name, pooled, config.output.publish)
+    report.show(pooled)
+    print(f"record {path}")
+    report.plot(pooled, folder / "differences.png")
+    print(f"plot   {folder / 'differences.png'}")
+    return pooled

@@ -1,0 +1,123 @@
+"""A registered comparison: refused unless committed and unopened, pooled over splits and users."""
+
+import dataclasses
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+from small_records import record
+
+from experiments.field.fresh import fresh, report
+from metajax.results import intervals, ledger, records
+from metajax.types import UserError
+
+ROOT = pathlib.Path(__file__).parents[2]
+TEXT = (ROOT / "paper" / "registrations" / "fresh-splits.toml").read_text()
+NUMBERS = {"trials": 1, "trial_steps": 3, "seeds": 1, "num_steps": 4, "num_tasks": 4}
+
+
+def small(folder: pathlib.Path) -> pathlib.Path:
+    """The registration on two splits of the synthetic log, with next to no budget."""
+    lines = []
+    for line in TEXT.replace('"ml-1m"', '"synthetic"').splitlines():
+        name = line.partition(" = ")[0]
+        if name == "split_seeds":
+            line = "split_seeds = [91, 92]"
+        lines.append(f"{name} = {NUMBERS[name]}" if name in NUMBERS else line)
+    path = folder / "small.toml"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_the_registered_file_says_all_it_has_to():
+    told = fresh.read(ROOT / "paper" / "registrations" / "fresh-splits.toml")
+    assert len(told.split_seeds) == 5 and told.primary == ("mse", "ndcg@5")
+    assert told.budget["trials"] >= 30 and told.budget["seeds"] >= 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("trials = 30", "tries = 30", "must say"),
+        ('method = "A6 ridge head"', 'method = "A6 mine"', "it is one of A6 ridge head"),
+        ("[budget]", "[budget", "is no registration"),
+    ],
+)
+def test_a_registration_that_says_something_else_is_refused(tmp_path, old, new, message):
+    path = tmp_path / "r.toml"
+    path.write_text(TEXT.replace(old, new))
+    with pytest.raises(UserError, match=message):
+        fresh.read(path)
+
+
+def test_a_registration_must_be_committed_as_it_stands(tmp_path):
+    path = small(tmp_path)
+    with pytest.raises(UserError, match="not committed as it stands"):
+        fresh.require_committed(path)
+    git = lambda *told: subprocess.run(["git", "-C", tmp_path, *told], check=True)
+    git("init", "-q")
+    git("add", "-A")
+    git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "-qm", "registered")
+    assert len(fresh.require_committed(path)) == 40
+    path.write_text(path.read_text() + "# changed\n")
+    with pytest.raises(UserError, match="not committed as it stands"):
+        fresh.require_committed(path)
+
+
+def test_a_split_that_was_opened_is_refused(monkeypatch):
+    line = {"split": "abc", "experiment": "maml", "frozen": "yesterday"}
+    monkeypatch.setattr(ledger, "everything", lambda folder: [line])
+    fresh.require_unopened("other", 3)
+    with pytest.raises(UserError, match="split seed 3 was opened before, by maml"):
+        fresh.require_unopened("abc", 3)
+
+
+def test_the_two_way_bootstrap_sees_splits_and_users():
+    rng = np.random.default_rng(0)
+    same = [rng.normal(0.0, 1.0, 400) for _ in range(5)]
+    apart = [values - values.mean() + shift for values, shift in zip(same, range(5), strict=True)]
+    users = intervals.mean_interval(np.concatenate(same))
+    both = intervals.two_way_bootstrap(same)
+    assert both.mean == pytest.approx(users.mean) and both.num_units == 2000
+    # five splits 0, 1, 2, 3, 4: the mean of a draw of five has the deviation sqrt(2 / 5)
+    wide = intervals.two_way_bootstrap(apart)
+    assert (wide.high - wide.low) / (2 * 1.96) == pytest.approx(np.sqrt(2 / 5), rel=0.1)
+    one = intervals.two_way_bootstrap([same[0]])
+    alone = intervals.mean_interval(same[0])
+    assert (one.high - one.low) == pytest.approx(alone.high - alone.low, rel=0.05)
+    with pytest.raises(UserError, match="defined values"):
+        intervals.two_way_bootstrap([np.array([np.nan])])
+
+
+def pooled(offsets) -> records.Record:
+    """Two splits of 30 and 20 users in one record."""
+    told = {"primary": ["mse"], "scenarios": ["user_cold"], "hypothesis": "h", "rule": "r"}
+    extra = {
+        "registration": told | {"commit": "c" * 40},
+        "tasks": [{"user_cold": n} for n in (30, 20)],
+    }
+    return dataclasses.replace(record(offsets=offsets), extra=extra)
+
+
+def test_the_verdict_is_by_the_registered_rule(capsys):
+    better = pooled({"A2 fold-in": 0.2, "A3 joint": 0.1, "A6 MAML": 0.0})
+    assert report.verdict(better, "user_cold", "mse") == "user-cold, RMSE: holds"
+    level = pooled({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
+    assert report.verdict(level, "user_cold", "mse").endswith("DOES NOT HOLD against A3 joint")
+    report.show(better)
+    said = capsys.readouterr().out
+    assert "Registered at commit cccccccccccc: h" in said and "50 tasks of 2 fresh splits" in said
+
+
+@pytest.mark.slow
+def test_a_small_registration_is_run_once_and_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(fresh, "require_committed", lambda path: "c" * 40)
+    config = fresh.Config(small(tmp_path), output=fresh.Output(out=tmp_path / "out"))
+    made = fresh.main(config)
+    assert len(made.extra["tasks"]) == 2 and (tmp_path / "out" / "differences.png").is_file()
+    assert {opening.times_opened for opening in made.opened} == {1}
+    again = fresh.main(config)
+    assert again.opened == made.opened, "no split is opened twice"
+    assert "DOES NOT HOLD" in capsys.readouterr().out
