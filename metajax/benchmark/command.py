@@ -6,6 +6,7 @@ import errno
 import io
 import itertools
 import os
+import pathlib
 import re
 import signal
 import sys
@@ -51,6 +52,8 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             options = settings.flat(found)
             if options.get("publish"):
                 records.require_clean(records.uncommitted_changes())
+            if not options.get("from_records"):
+                require_writable(options.get("out"))
             devices.make_available(options.get("devices", 1))
             main(found)
     except UserError as error:
@@ -71,6 +74,21 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             file=sys.stderr,
         )
         sys.exit(128 + stop.number)
+
+
+def require_writable(out: pathlib.Path | None) -> None:
+    """Refuses a place for results that is a file, or that nothing can be written in.
+
+    Raises:
+      UserError: one line, before anything is computed.
+    """
+    wanted = pathlib.Path("out") if out is None else out
+    said = "./out" if out is None else f"--out {out}"
+    above = next(p for p in (wanted.absolute(), *wanted.absolute().parents) if p.exists())
+    if not above.is_dir():
+        raise UserError(f"{said}: {above} is a file; name another folder with --out")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise UserError(f"{said}: nothing can be written in {above}; name another with --out")
 
 
 def in_order() -> None:

@@ -170,6 +170,11 @@ def _table(
     else:
         scale = options.scale or scale
         told.facts.append("no label: every row is an event")
+    if options.time_format and "time" not in found:
+        raise UserError(
+            f"{path}: --time-format says how times are written, and no column of times was found; "
+            "name it with --time"
+        )
     if "time" in found:
         read = times.seconds(found["time"], options.time_format or time_format)
         time = read.values

@@ -2,7 +2,14 @@
 
 import numpy as np
 
-from metajax.data.split.tasks import NUM_QUERY, Split, query_rows, require_tasks, tasks_of_users
+from metajax.data.split.tasks import (
+    NUM_QUERY,
+    Split,
+    query_rows,
+    require_support,
+    require_tasks,
+    tasks_of_users,
+)
 from metajax.data.table import Interactions
 from metajax.types import UserError
 
@@ -102,6 +109,7 @@ def melu(
 
     References: Lee et al., KDD 2019, section 4.
     """
+    require_support(min_rows, num_query)
     codes = set() if table.state is None else set(np.unique(table.state).tolist())
     name = "melu" if codes == {0, 1, 2, 3} and not redraw else "melu-redrawn"
     if state is not None:

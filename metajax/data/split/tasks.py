@@ -132,6 +132,19 @@ def query_rows(tasks: Tasks, rows: np.ndarray, num_query: int) -> np.ndarray:
     return rows[(ends[:, None] - 1 - np.arange(num_query)).ravel()]
 
 
+def require_support(min_rows: int, num_query: int) -> None:
+    """Refuses bounds under which a task may have no row beside its query.
+
+    Raises:
+      UserError: they are such.
+    """
+    if min_rows <= num_query:
+        raise UserError(
+            f"--query-rows {num_query}: tasks have {min_rows} rows or more, and need one to adapt "
+            "on beside the query; ask for fewer, or raise --min-rows"
+        )
+
+
 def require_tasks(
     table: Interactions,
     split: Split,

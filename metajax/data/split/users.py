@@ -3,7 +3,14 @@
 import numpy as np
 
 from metajax.data.sources.crossdomain import shared_users
-from metajax.data.split.tasks import NUM_QUERY, Split, Tasks, grouped, require_tasks
+from metajax.data.split.tasks import (
+    NUM_QUERY,
+    Split,
+    Tasks,
+    grouped,
+    require_support,
+    require_tasks,
+)
 from metajax.data.table import Features, Interactions
 from metajax.types import UserError
 
@@ -17,8 +24,16 @@ def user_parts(
       shares: of validation and test, each rounded down.
       fold: of the same order another share is tested; as long as there are users for it, no two
         folds have a test user in common.
+
+    Raises:
+      UserError: there are no users left for the fold.
     """
     num_valid, num_test = (int(share * len(users) + 1e-9) for share in shares)
+    if fold and fold * num_test >= len(users):
+        raise UserError(
+            f"--fold {fold}: {len(users)} users make {len(users) // max(num_test, 1)} folds of "
+            f"{num_test}, counted from 0"
+        )
     users = np.roll(rng.permutation(users), fold * num_test)
     first = len(users) - num_valid - num_test
     return users[:first], users[first : first + num_valid], users[first + num_valid :]
@@ -82,6 +97,7 @@ def user_disjoint(
 
     References: RecBole-MetaRec, ``split_by_ratio_meta`` and ``MetaDataLoader``.
     """
+    require_support(min_rows, num_query)
     rng = np.random.default_rng([seed, 2])
     parts = user_parts(eligible_users(table, min_rows, max_rows), shares, rng, fold)
     rows = [rng.permutation(rows_of(table, users)) for users in parts]
