@@ -26,8 +26,12 @@ class Catalogue:
         self.ids, self.titles, self.year = ids, titles, year
         self._by_id = {str(one): place for place, one in enumerate(ids.tolist())}
         self._by_title: dict[str, list[int]] = {}
+        self._by_name: dict[str, list[tuple[int, int]]] = {}  # without the year: (place, year)
         for place, title in enumerate(titles or []):
             self._by_title.setdefault(plain(title), []).append(place)
+            name, own = _name_and_year(title)
+            known = own if year is None else int(year[place]) or own
+            self._by_name.setdefault(plain(name), []).append((place, known))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -70,13 +74,10 @@ class Catalogue:
         raise UserError(f"{len(found)} items are called {text!r}; give the id: {shown}")
 
     def _titled(self, text: str) -> list[int]:
-        """The items with a title, written with or without its year."""
-        found = self._by_title.get(plain(text), [])
-        year = re.search(r"\s*\((\d{4})\)$", text)
-        if not found and year and self.year is not None:
-            same = self._by_title.get(plain(text[: year.start()]), [])
-            found = [i for i in same if self.year[i] == int(year[1])]
-        return found
+        """The items with just this title, else with this title but for the year."""
+        name, year = _name_and_year(text)
+        named = self._by_name.get(plain(name), [])
+        return self._by_title.get(plain(text)) or [i for i, own in named if year in (0, own)]
 
     def _nearest(self, text: str) -> str:
         """The titles most like a text, as the end of a message."""
@@ -103,6 +104,12 @@ class Catalogue:
         if exact is not None:
             found = [exact, *(item for item in found if item != exact)]
         return found[:limit]
+
+
+def _name_and_year(title: str) -> tuple[str, int]:
+    """``Alien (1979)`` as ``Alien`` and 1979; 0 where no year stands at the end."""
+    match = re.fullmatch(r"(.*\S)\s*\((\d{4})\)\s*", title)
+    return (match[1], int(match[2])) if match else (title, 0)
 
 
 def plain(title: str) -> str:

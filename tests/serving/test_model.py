@@ -7,7 +7,7 @@ import pytest
 import small_model
 
 from metajax.serving import model
-from metajax.serving.catalogue import Labels, parse_said
+from metajax.serving.catalogue import Catalogue, Labels, parse_said
 from metajax.types import UserError
 
 
@@ -155,3 +155,18 @@ def test_another_format_and_a_folder_of_something_else_are_refused(tmp_path):
     with pytest.raises(UserError, match="photos holds other files"):
         small_model.write(tmp_path / "photos")
     assert (tmp_path / "photos" / "dog.png").exists()
+
+
+@pytest.mark.parametrize("year", [None, np.array([1979, 1995, 1972, 0, 0])])
+def test_a_year_in_the_title_of_the_log_need_not_be_said(year):
+    """As in MovieLens' files, whose titles end in the year; two of them differ in it alone."""
+    titles = ["Alien (1979)", "Heat (1995)", "Godfather, The (1972)", "Heat", "Hamlet (1948)"]
+    found = Catalogue(np.arange(5), titles, year).find
+    said = ["alien", "Alien (1979)", "The Godfather", "Godfather, The", "The Godfather (1972)"]
+    assert [found(one) for one in said] == [0, 0, 2, 2, 2]
+    assert (found("Heat"), found("Heat (1995)"), found("hamlet")) == (3, 1, 4)
+    with pytest.raises(UserError, match="did you mean 'Alien"):
+        found("Alien (1986)")
+    both = Catalogue(np.arange(2), ["Hamlet (1948)", "Hamlet (1996)"], None)
+    with pytest.raises(UserError, match="2 items are called 'Hamlet'; give the id: id:0 Hamlet"):
+        both.find("Hamlet")
