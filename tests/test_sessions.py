@@ -54,7 +54,7 @@ def shell(commands: str, folder: pathlib.Path) -> str:
 @pytest.mark.slow
 def test_a_researcher_with_a_log(tmp_path):
     said = shell(section("A researcher"), tmp_path)
-    assert "user = person (200 ids" in said and "saved: " in said
+    assert "user = user (200 ids" in said and "saved: " in said
     assert "A2 fold-in" in said and "A6 ANIL" in said
     best = [line for line in said.splitlines() if re.match(r"\d  \d\.\d\d  Film", line)]
     assert len(best) == 5 and all(int(line[-2:]) % 2 == 0 for line in best)  # the taste of film 2
