@@ -160,7 +160,7 @@ def options_in_messages() -> list[tuple[str, str]]:
         for path in sorted(top.rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
-                    text = " ".join(n.value for n in ast.walk(node) if _is_text(n))
+                    text = " ".join(filter(None, map(_text, ast.walk(node))))
                     named = re.search(r"-m experiments (\w+)", text)
                     command = named[1] if named else command_of(path)
                     found |= {(command, option) for option in re.findall(OPTION, text)}
@@ -181,8 +181,9 @@ def command_of(path: pathlib.Path) -> str:
     return next(name for name in rest[2:] if find(name))
 
 
-def _is_text(node: ast.AST) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _text(node: ast.AST) -> str:
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) else ""
 
 
 @pytest.mark.parametrize(("name", "option"), options_in_messages())
