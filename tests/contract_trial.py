@@ -12,7 +12,7 @@ from learner_rows import BATCH, Row, World
 
 from metajax import losses
 from metajax.evaluation import check
-from metajax.evaluation.check import FAST_TO_COMPILE, KEY, masked, play
+from metajax.evaluation.trial import FAST_TO_COMPILE, key, masked, play
 from metajax.training import loop
 from metajax.types import Episode, PyTree
 
@@ -123,8 +123,8 @@ class Trial(check.Trial):
     def scores(self) -> dict[str, np.ndarray]:
         """Losses (`NUM_TASKS`,) over the same tasks: untrained, cold, warm and of Bayes."""
         episodes, bayes = tasks_of(self.row.world, 13)
-        fitted = self.many(self.fitted, episodes, KEY)
-        untrained = self.many(self.params, episodes, KEY)["warm"]
+        fitted = self.many(self.fitted, episodes, key())
+        untrained = self.many(self.params, episodes, key())["warm"]
         scores = {**fitted, "untrained": untrained, "bayes": bayes}
         return {name: np.asarray(value) for name, value in scores.items()}
 

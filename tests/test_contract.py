@@ -14,7 +14,6 @@ import numpy as np
 import optax
 import pytest
 from contract_trial import (
-    KEY,
     Trial,
     at,
     gradients_counted,
@@ -27,6 +26,7 @@ from learner_rows import Row, World
 
 from metajax import losses, tree
 from metajax.evaluation import check
+from metajax.evaluation.trial import key
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import all_examples
 from metajax.models.towers import vector_linear
@@ -39,13 +39,13 @@ def order_does_not_matter(t: Trial) -> None:
     """A permutation of the support leaves the predictions as they are."""
     order = np.random.default_rng(0).permutation(len(t.episode.support.label))
     shuffled = jax.tree.map(lambda x: x[order], t.episode.support)
-    warm = t.one(t.params, t.episode._replace(support=shuffled), KEY).warm
+    warm = t.one(t.params, t.episode._replace(support=shuffled), key()).warm
     assert t.equal(warm, t.clean.warm)
 
 
 def support_moves_predictions(t: Trial) -> None:
     """Adapting on a support changes the predictions: else the properties above hold for nothing."""
-    played = t.one(t.fitted, t.episode, KEY)
+    played = t.one(t.fitted, t.episode, key())
     moved = float(jnp.max(jnp.abs(played.warm - played.cold)))
     assert (moved > 1e-2) == t.row.adapts, f"the support moved predictions by {moved:.2g}"
 
@@ -54,7 +54,7 @@ def the_outer_loss_is_that_of_the_warm_predictions(t: Trial) -> None:
     """Predictions are the same whatever the query labels, and the outer loss is made of them."""
     query = t.episode.query
     for label in (query.label, -query.label, query.label + 3.0):
-        played = t.one(t.params, t.episode._replace(query=query._replace(label=label)), KEY)
+        played = t.one(t.params, t.episode._replace(query=query._replace(label=label)), key())
         assert t.equal(played.warm, t.clean.warm)
         if t.row.outer is not None:
             assert t.equal(played.loss, t.row.outer(t.clean.warm, label, query.mask))
@@ -65,7 +65,7 @@ def num_gradients_is_what_adapt_takes(t: Trial) -> None:
     params, episode = t.params, t.episode
     state = jax.jit(t.row.learner.start)(params, episode.profile)
     with gradients_counted() as count:
-        t.row.learner.adapt(params, state, episode.support, KEY)
+        t.row.learner.adapt(params, state, episode.support, key())
         jax.effects_barrier()
     assert sum(count) == t.row.learner.num_gradients
 
@@ -73,7 +73,7 @@ def num_gradients_is_what_adapt_takes(t: Trial) -> None:
 def gradients_reach_every_parameter(t: Trial) -> None:
     """A parameter has a meta-gradient on some of six tasks, or is known to be unlearned."""
     tasks = tasks_of(t.row.world, 13)[0]
-    keys = {i: jax.random.fold_in(KEY, i) for i in (2, 5)}  # dropout must not meet all six
+    keys = {i: jax.random.fold_in(key(), i) for i in (2, 5)}  # dropout must not meet all six
     of = [t.gradients(t.params, at(tasks, slice(i, i + 3)), key)[0] for i, key in keys.items()]
     grads = jax.tree.map(lambda *x: jnp.concatenate(x), *of)
     learned, unlearned = tree.partition(grads, tree.negate(t.row.unlearned))
@@ -85,12 +85,12 @@ def gradients_reach_every_parameter(t: Trial) -> None:
 def a_second_call_does_not_retrace(t: Trial) -> None:
     """Other values of the same shapes run the program that is there (`Trial.one` counts)."""
     other = at(tasks_of(t.row.world, 13)[0], 99)
-    t.one(t.params, t.episode, KEY)
+    t.one(t.params, t.episode, key())
     again = t.one(t.params, t.episode._replace(query=other.query), jax.random.key(98))
-    t.one(jax.tree.map(lambda x: x + 0 * x, t.params), other, KEY)
+    t.one(jax.tree.map(lambda x: x + 0 * x, t.params), other, key())
     adapt = traced_once(t.row.learner.adapt)
-    state = adapt(t.params, again.before, t.episode.support, KEY)
-    adapt(t.params, state, other.support, KEY)
+    state = adapt(t.params, again.before, t.episode.support, key())
+    adapt(t.params, state, other.support, key())
 
 
 def _errors_below(first: np.ndarray, second: np.ndarray) -> float:

@@ -20,7 +20,7 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.sparse as sp
+import scipy
 
 from metajax import benchmark
 from metajax.benchmark import problem
@@ -82,7 +82,7 @@ def columns_of(config: Config, table: Interactions) -> tuple[str, ...]:
 def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
     """The problem with where each path leads, and where dealt paths lead, beside the items."""
     items, num_items = given.table.item_features, given.table.num_items
-    own: Sparse = sp.csr_matrix(sp.identity(num_items))
+    own: Sparse = scipy.sparse.csr_matrix(scipy.sparse.identity(num_items))
     linked = [
         links.sharing(items.columns[k], items.sizes[k]) for k in columns_of(config, given.table)
     ]

@@ -10,9 +10,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from metajax.results import intervals, reliability, tables
 from metajax.results import records as report
@@ -48,6 +46,9 @@ TEXT: Any = {
 @contextlib.contextmanager
 def page(path: pathlib.Path, height: float = 2.4) -> Iterator[Any]:
     """The axes of a figure as wide as a column; it is saved to ``path`` when the context ends."""
+    import matplotlib  # a quarter of a second that a page of help need not wait for
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(TEXT):
         figure = Figure(figsize=(COLUMN, height), layout="constrained")
         yield figure.subplots()

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.sparse as sp
+import scipy
 
 from metajax.data.histories.sequences import HELD_OUT, Held, Sequences
 from metajax.evaluation import next_item
@@ -37,14 +37,14 @@ def popularity(sequences: Sequences, held: Held) -> np.ndarray:
     return np.broadcast_to(count, (len(held.target), sequences.num_items))
 
 
-def _recent(held: Held, num_items: int, decay: float) -> sp.csr_matrix:
+def _recent(held: Held, num_items: int, decay: float) -> scipy.sparse.csr_matrix:
     """Histories (U, V) whose n-th newest item weighs ``decay**n``."""
     people, width = held.history.shape
     age = held.length[:, None] - 1 - np.arange(width)[None, :]
     real = age >= 0
     weight = np.where(real, decay ** np.maximum(age, 0), 0.0)[real]
     row = np.nonzero(real)[0]
-    return sp.csr_matrix((weight, (row, held.history[real])), shape=(people, num_items))
+    return scipy.sparse.csr_matrix((weight, (row, held.history[real])), shape=(people, num_items))
 
 
 def item_knn(sequences: Sequences, held: Held, neighbors: int, decay: float) -> np.ndarray:
@@ -54,7 +54,7 @@ def item_knn(sequences: Sequences, held: Held, neighbors: int, decay: float) -> 
     """
     person, item = trained_part(sequences)
     shape = (len(sequences.length), sequences.num_items)
-    met = sp.csr_matrix((np.ones(len(item)), (person, item)), shape=shape)
+    met = scipy.sparse.csr_matrix((np.ones(len(item)), (person, item)), shape=shape)
     together = np.asarray((met.T @ met).todense(), np.float32)
     norm = np.sqrt(np.maximum(np.diag(together), 1.0))
     cosine = together / norm[:, None] / norm[None, :]
@@ -69,11 +69,13 @@ def transitions(sequences: Sequences, held: Held, reach: int, decay: float) -> n
     """
     person, item = trained_part(sequences)
     n = sequences.num_items
-    follows = sp.csr_matrix((n, n))
+    follows = scipy.sparse.csr_matrix((n, n))
     for step in range(1, reach + 1):
         same = person[step:] == person[:-step]
         pair = (item[:-step][same], item[step:][same])
-        follows = follows + sp.csr_matrix((np.full(same.sum(), 1.0 / step), pair), shape=(n, n))
+        follows = follows + scipy.sparse.csr_matrix(
+            (np.full(same.sum(), 1.0 / step), pair), shape=(n, n)
+        )
     met = np.maximum(np.bincount(item, minlength=n), 1.0)
     rate = np.asarray(follows.todense(), np.float32) / (met[:, None] + 5.0)
     return _from_similarity(rate.astype(np.float32), held, n, decay)

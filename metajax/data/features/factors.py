@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 
 Sparse = Any  # scipy.sparse comes without types
 
@@ -49,14 +49,19 @@ def als(
 
     References: Zhou et al., "Large-scale parallel collaborative filtering", 2008.
     """
-    values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
-    present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
+    values = scipy.sparse.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
+    present = scipy.sparse.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
     q = 0.1 * np.random.default_rng(seed).normal(size=(shape[1], dim))
     p = np.zeros((shape[0], dim + 1))
     for _ in range(num_sweeps):
         p = solve_side(values, present, np.column_stack([np.ones(len(q)), q]), penalty)
-        centered = values - sp.diags(p[:, 0]) @ present
-        q = solve_side(sp.csr_matrix(centered.T), sp.csr_matrix(present.T), p[:, 1:], penalty)
+        centered = values - scipy.sparse.diags(p[:, 0]) @ present
+        q = solve_side(
+            scipy.sparse.csr_matrix(centered.T),
+            scipy.sparse.csr_matrix(present.T),
+            p[:, 1:],
+            penalty,
+        )
     return Factors(p.astype(np.float32), q.astype(np.float32))
 
 
@@ -89,7 +94,7 @@ def solve_items(
       w, second: moments of the users' weights.
     """
     dim = w.shape[1] - 1
-    values_t, present_t = sp.csr_matrix(values.T), sp.csr_matrix(present.T)
+    values_t, present_t = scipy.sparse.csr_matrix(values.T), scipy.sparse.csr_matrix(present.T)
     normal = (present_t @ second[:, 1:, 1:].reshape(len(w), -1)).reshape(-1, dim, dim)
     right = values_t @ w[:, 1:] - present_t @ second[:, 0, 1:]
     spread = np.linalg.inv(normal / noise + np.eye(dim))
@@ -119,8 +124,8 @@ def hierarchical_bayes(
 
     References: Lim, Teh, "Variational Bayesian approach to movie rating prediction", 2007.
     """
-    values = sp.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
-    present = sp.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
+    values = scipy.sparse.csr_matrix((residual.astype(np.float64), (user, item)), shape=shape)
+    present = scipy.sparse.csr_matrix((np.ones(len(user)), (user, item)), shape=shape)
     active = np.diff(present.indptr) > 0
     q = np.random.default_rng(seed).normal(size=(shape[1], dim)) * 0.3
     doubt = np.zeros((shape[1], dim, dim))

@@ -6,7 +6,7 @@ are never in their own. Paths between items are made of item features alone.
 """
 
 import numpy as np
-import scipy.sparse as sp
+import scipy
 
 from metajax.data.features.factors import Sparse
 from metajax.data.table import Interactions
@@ -63,8 +63,8 @@ def taste(table: Interactions, rows: np.ndarray, category: str, damping: float =
     row, _ = np.nonzero(values)
     where = (user[row], values[values > 0])
     shape = (num_users, size)
-    number = sp.csr_matrix((np.ones(len(row)), where), shape=shape).toarray()
-    total = sp.csr_matrix((residual[row], where), shape=shape).toarray()
+    number = scipy.sparse.csr_matrix((np.ones(len(row)), where), shape=shape).toarray()
+    total = scipy.sparse.csr_matrix((residual[row], where), shape=shape).toarray()
     count = np.bincount(user, minlength=num_users)
     mean = np.bincount(user, residual, minlength=num_users) / (count + damping)
     by_category = (total / (number + damping))[:, 1:]
@@ -86,8 +86,10 @@ def sharing(values_IxW: np.ndarray, size: int) -> Sparse:
     """
     row, _ = np.nonzero(values_IxW)
     where = (row, values_IxW[values_IxW > 0])
-    has = sp.csr_matrix((np.ones(len(row), np.float32), where), shape=(len(values_IxW), size))
-    shared = sp.csr_matrix(has @ has.T)
+    has = scipy.sparse.csr_matrix(
+        (np.ones(len(row), np.float32), where), shape=(len(values_IxW), size)
+    )
+    shared = scipy.sparse.csr_matrix(has @ has.T)
     shared.setdiag(0)
     shared.eliminate_zeros()
     shared.data[:] = 1.0

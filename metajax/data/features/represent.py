@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse as sp
-from scipy.sparse.linalg import LinearOperator, cg
+import scipy
 
 from metajax.data.features.factors import (
     Factors,
@@ -35,18 +34,21 @@ def content_matrix(features: Features, num_rows: int) -> Sparse:
         row, _ = np.nonzero(index)
         column = index[index > 0]
         ones = np.ones(len(row), np.float32)
-        blocks.append(sp.csr_matrix((ones, (row, column)), shape=(num_rows, size)))
+        blocks.append(scipy.sparse.csr_matrix((ones, (row, column)), shape=(num_rows, size)))
     if not blocks:
-        return sp.csr_matrix((num_rows, 0), dtype=np.float32)
-    return sp.csr_matrix(sp.hstack(blocks))
+        return scipy.sparse.csr_matrix((num_rows, 0), dtype=np.float32)
+    return scipy.sparse.csr_matrix(scipy.sparse.hstack(blocks))
 
 
 def _weighted_ridge(x: Sparse, y: np.ndarray, weight: np.ndarray, penalty: float):
     """Coefficients (C, D) of a ridge regression of y (N, D) on x (N, C), by conjugate gradients."""
     apply = lambda v: x.T @ (weight * (x @ v)) + penalty * v
-    normal: Any = LinearOperator((x.shape[1], x.shape[1]), apply)  # pyright: ignore[reportCallIssue]
+    normal: Any = scipy.sparse.linalg.LinearOperator((x.shape[1], x.shape[1]), apply)  # pyright: ignore[reportCallIssue]
     right = x.T @ (weight[:, None] * y)
-    return np.stack([cg(normal, column, rtol=1e-4, maxiter=300)[0] for column in right.T], axis=1)
+    return np.stack(
+        [scipy.sparse.linalg.cg(normal, column, rtol=1e-4, maxiter=300)[0] for column in right.T],
+        axis=1,
+    )
 
 
 def content_prediction(
@@ -257,11 +259,15 @@ def _of_some(
     count, raw = _item_means(item, label, shape[1])
     bias = _damped(count, raw, whole.content_bias, damping)
     residual, known = (label - bias[item]) / whole.scale, count[:, None] > 0
-    left = sp.csr_matrix((residual - fitted.user[user, 0], (item, user)), shape=shape[::-1])
-    present = sp.csr_matrix((np.ones(len(item)), (item, user)), shape=shape[::-1])
+    left = scipy.sparse.csr_matrix(
+        (residual - fitted.user[user, 0], (item, user)), shape=shape[::-1]
+    )
+    present = scipy.sparse.csr_matrix((np.ones(len(item)), (item, user)), shape=shape[::-1])
     solved = solve_side(left, present, fitted.user[:, 1:].astype(np.float64), penalty)
-    by_user = sp.csr_matrix((residual, (user, item)), shape=shape)
-    q, _ = solve_items(by_user, sp.csr_matrix(present.T), prior.user, prior.second, prior.noise)
+    by_user = scipy.sparse.csr_matrix((residual, (user, item)), shape=shape)
+    q, _ = solve_items(
+        by_user, scipy.sparse.csr_matrix(present.T), prior.user, prior.second, prior.noise
+    )
     return {
         "count": np.log1p(count),
         "bias": bias,

@@ -1,0 +1,146 @@
+"""A learner tried on one task: its compiled programs, and what they give."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+GARBAGE = (9.0, -1e3)
+"""What is written into masked rows."""
+
+
+@functools.cache
+def key() -> jax.Array:
+    """The key that all is tried with; made when asked for, since a first array starts a device."""
+    return jax.random.key(1)
+
+
+def compiled(function: Callable) -> Callable:
+    """The function compiled in little time: it is run on one task only."""
+    return jax.jit(function, compiler_options=FAST_TO_COMPILE)
+
+
+class Played(NamedTuple):
+    """All that a learner does with one task.
+
+    Attributes:
+      before: the state of a cold start.
+      after: the state after adapting on the support.
+      cold: the scores of the query in the first state.
+      warm: those in the second.
+      loss: the outer loss.
+      info: what the loss tells beside it.
+    """
+
+    before: PyTree
+    after: PyTree
+    cold: jax.Array
+    warm: jax.Array
+    loss: jax.Array
+    info: dict[str, jax.Array]
+
+
+def play(learner: MetaLearner, params: Params, episode: Episode, key: jax.Array) -> Played:
+    """Everything that a learner does with one task."""
+    before = learner.start(params, episode.profile)
+    after = learner.adapt(params, before, episode.support, key)
+    cold = learner.predict(params, before, episode.query.inputs)
+    warm = learner.predict(params, after, episode.query.inputs)
+    return Played(before, after, cold, warm, *learner.loss(params, episode, key))
+
+
+def _adapted(
+    learner: MetaLearner, params: Params, episode: Episode, examples: Examples, key: jax.Array
+) -> jax.Array:
+    """The scores of the query after adapting on any examples."""
+    before = learner.start(params, episode.profile)
+    after = learner.adapt(params, before, examples, key)
+    return learner.predict(params, after, episode.query.inputs)
+
+
+class Trial:
+    """A learner with its compiled programs, its first parameters and a task to try them on.
+
+    Args:
+      learner: what is tried.
+      episode: one task; some of its rows should be masked, or padding cannot be tried.
+      tolerance: how far two ways of computing the same number may be apart, relative and absolute.
+      compiled: what compiles a function.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        episode: Episode,
+        tolerance: float = 2e-4,
+        compiled: Callable[[Callable], Callable] = compiled,
+    ):
+        self.learner, self.episode, self.tolerance = learner, episode, tolerance
+        self.init = compiled(learner.init)
+        self.one = compiled(functools.partial(play, learner))
+        self.adapted = compiled(functools.partial(_adapted, learner))
+        of_task = jax.grad(learner.loss, has_aux=True)
+        self.gradients = compiled(jax.vmap(of_task, (None, 0, None)))
+
+    @functools.cached_property
+    def params(self) -> Params:
+        """The first parameters."""
+        return self.init(jax.random.key(0), self.episode)
+
+    @property
+    def trained(self) -> list[Params]:
+        """The parameters that predictions are tried with."""
+        return [self.params]
+
+    @functools.cached_property
+    def clean(self) -> Played:
+        """What is done with the task as it is, by the first parameters."""
+        return self.one(self.params, self.episode, key())
+
+    @functools.cached_property
+    def slopes(self) -> PyTree:
+        """The outer gradients of the task as it is, without support and without query."""
+        episode = self.episode
+        none = lambda e: e._replace(mask=jnp.zeros_like(e.mask))
+        tasks = [
+            episode,
+            episode._replace(support=none(episode.support)),
+            episode._replace(query=none(episode.query)),
+        ]
+        return jax.device_get(self.gradients(self.params, stacked(*tasks), key()))
+
+    def equal(self, actual: PyTree, expected: PyTree) -> bool:
+        """Whether two trees of the same structure hold the same numbers, up to the tolerance."""
+        t = self.tolerance
+        same = lambda a, b: np.allclose(np.asarray(a), np.asarray(b), t, t, equal_nan=True)
+        return all(jax.tree.leaves(jax.tree.map(same, actual, expected)))
+
+
+def masked(examples: Examples, count: int | jax.Array, garbage: float) -> Examples:
+    """The examples with at most their first ``count`` rows real, and garbage behind them.
+
+    Numbers of masked rows become the garbage, indices those of the first row.
+    """
+    real = (jnp.arange(len(examples.label)) < count) & (examples.mask > 0)
+
+    def spoil(x: jax.Array) -> jax.Array:
+        keep = real.reshape(-1, *(1,) * (x.ndim - 1))
+        is_float = jnp.issubdtype(x.dtype, jnp.floating)
+        return jnp.where(keep, x, jnp.asarray(garbage, x.dtype) if is_float else x[:1])
+
+    inputs = jax.tree.map(spoil, examples.inputs)
+    return Examples(inputs, spoil(examples.label), real.astype(examples.mask.dtype))
+
+
+def stacked(*episodes: Episode) -> Episode:
+    """Episodes as a batch, put together on the host, where nothing is compiled."""
+    return jax.tree.map(lambda *x: np.stack([np.asarray(one) for one in x]), *episodes)
