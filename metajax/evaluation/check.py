@@ -77,10 +77,15 @@ def query_labels_cannot_move_predictions(t: Trial) -> None:
     if isinstance(t.learner.loss, QueryLoss):
         return  # made of `adapt` on the support, by construction
     support = t.episode.support
-    both = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), support, query)
-    alone = both._replace(mask=both.mask.at[: len(support.mask)].set(0))
+    joined = jax.tree.map(lambda s, q: np.concatenate([s, q]), support, query)
+    real = joined.mask > 0
+    order = np.argsort(~real, stable=True)
+    if real.sum() <= len(support.label):  # as wide as the support, nothing is compiled again
+        order = order[: len(support.label)]
+    both = jax.tree.map(lambda x: x[order], joined)
+    alone = both._replace(mask=both.mask * (order >= len(support.label)))
     for examples in (both, alone):
-        leaked = t.adapted(t.params, t.episode, examples, key())
+        leaked = t.one(t.params, t.episode._replace(support=examples), key()).warm
         if leaked.ndim != 1:
             continue
         for loss in (losses.squared_error, losses.absolute_error, losses.huber, losses.log_loss):
@@ -235,10 +240,9 @@ def check(learner: MetaLearner, episode: Episode, *, quick: bool = False) -> Non
 
 
 def _with_padding(episode: Episode) -> Episode:
-    """The episode with a quarter of its support rows masked at the end, at least one of two."""
-    width = len(episode.support.label)
-    count = width - max(1, width // 4) if width > 1 else width
-    return episode._replace(support=masked(episode.support, count, 0.0))
+    """The episode with as many masked rows after its support as its query has rows."""
+    wide = jax.tree.map(lambda s, q: jnp.concatenate([s, q]), episode.support, episode.query)
+    return episode._replace(support=masked(wide, len(episode.support.label), 0.0))
 
 
 def _sentence(holds: Callable) -> str:

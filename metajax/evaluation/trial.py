@@ -58,15 +58,6 @@ def play(learner: MetaLearner, params: Params, episode: Episode, key: jax.Array)
     return Played(before, after, cold, warm, *learner.loss(params, episode, key))
 
 
-def _adapted(
-    learner: MetaLearner, params: Params, episode: Episode, examples: Examples, key: jax.Array
-) -> jax.Array:
-    """The scores of the query after adapting on any examples."""
-    before = learner.start(params, episode.profile)
-    after = learner.adapt(params, before, examples, key)
-    return learner.predict(params, after, episode.query.inputs)
-
-
 class Trial:
     """A learner with its compiled programs, its first parameters and a task to try them on.
 
@@ -87,7 +78,6 @@ class Trial:
         self.learner, self.episode, self.tolerance = learner, episode, tolerance
         self.init = compiled(learner.init)
         self.one = compiled(functools.partial(play, learner))
-        self.adapted = compiled(functools.partial(_adapted, learner))
         of_task = jax.grad(learner.loss, has_aux=True)
         self.gradients = compiled(jax.vmap(of_task, (None, 0, None)))
 
