@@ -120,14 +120,15 @@ def tables() -> dict[str, str]:
 def readme_block() -> str:
     """What the README says of the classics."""
     return (
-        "Omniglot, accuracy in per cent on 600 test tasks [95 % interval], in parentheses as "
-        "published, a dash where nothing was run here:\n\n" + omniglot_table()
+        "Omniglot: accuracy in per cent on 600 test tasks with its 95 % interval in brackets, and "
+        "the published number in parentheses. A cell is empty where nothing was run here and "
+        "nothing is published.\n\n" + omniglot_table()
     )
 
 
 def spent() -> str:
     """Steps, inner steps where they were chosen here, and minutes of each Omniglot record."""
-    names = "setting", "method", "outer steps", "tasks a step", "inner steps", "minutes"
+    names = "setting", "method", "outer steps", "tasks per step", "inner steps", "minutes"
     lines = ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
     for record in report.all_stored("omniglot-*w*s-*").values():
         if record.scenario in SETTINGS:
@@ -141,12 +142,12 @@ def spent() -> str:
 
 
 def _inner(facts: Mapping[str, Any]) -> str:
-    """Inner steps in training and at test, and their rate, of a record that says them."""
+    """Inner steps in training and at test, and their rate; empty if the record has none."""
     if "inner" not in facts:
         return ""
     inner = omniglot.Inner(**facts["inner"])
-    tested = "" if inner.tested == inner.trained else f", {inner.tested} at test"
-    return f"{inner.trained} of {inner.rate:g}{tested}"
+    tested = "" if inner.tested == inner.trained else f" ({inner.tested} at test)"
+    return f"{inner.trained} at rate {inner.rate:g}{tested}"
 
 
 def published_method(ways: int, shots: int) -> few_shot.Method:
@@ -168,10 +169,11 @@ def projected() -> str:
         said = projection.sentence(found, method.num_steps)
         lines.append(f"- {ways}-way {shots}-shot: {said}.")
     return (
-        f"What ran on a card says so above. This is arithmetic, supposing one {device.name}, "
-        f"{100 * device.share:.0f} % of it reached by batched products of this size, and "
-        f"{1e6 * device.launch:.0f} microseconds a kernel, nothing overlapping. Kernels are "
-        "counted in the program compiled for a CPU, all tasks of a step at once.\n\n"
+        "The table above names the GPU of each run on one. The times below were not measured: "
+        f"they are computed for one {device.name}. They assume that batched matrix products of "
+        f"this size reach {100 * device.share:.0f} % of that rate, that each kernel takes "
+        f"{1e6 * device.launch:.0f} microseconds to start, and that nothing overlaps. Kernels are "
+        "counted in the program compiled for a CPU, with all tasks of a step at once.\n\n"
         + "\n".join(lines)
     )
 
@@ -182,29 +184,35 @@ Written by `python -m experiments classics` from the records in `paper/results/`
 
 ## Omniglot
 
-Accuracy in per cent on 600 test tasks with its 95 % interval over tasks, in parentheses what the
-paper reports; all with the statistics of the query batch (transductive), as published, except the
-variant with layer norm, which judges each image alone. `python -m experiments omniglot --help`.
+Accuracy in per cent on 600 test tasks with its 95 % interval over tasks in brackets, and the
+number that the paper reports in parentheses. As published, batch normalization uses the statistics
+of the query batch (transductive); the variant with layer norm classifies each image on its own.
+`python -m experiments omniglot --help` lists how our runs differ from the papers.
 
 {omniglot}
 
-What they took, on one core of a shared two-core machine where no card is named: minutes, where
-MAML's published schedules are 60,000 steps of 16 or 32 tasks. Inner rates and numbers of steps are
-those of the papers, or were chosen on validation classes where one long inner step makes more of
-minutes than five short ones (`INNER` in `experiments/classics/omniglot/omniglot.py`;
-`experiments/LOG.md` has what was tried):
+Training schedules and times follow. The runs took minutes, on one core of a shared two-core
+machine unless a GPU is named; MAML's published schedules are 60,000 steps of 16 or 32 tasks. Inner
+rates and numbers of inner steps are those of the papers, or were chosen on validation classes where
+one long inner step learns more in a few minutes than five short ones (`INNER` in
+`experiments/classics/omniglot/omniglot.py`; `experiments/LOG.md` says what was tried). The cell is
+empty where the method has no inner steps or the record does not store them.
 
 {spent}
 
-Tasks from clusters of images whose labels nobody looked at (`python -m experiments unsupervised`),
-beside the same learner with labels, tasks from random clusters, and no meta-training at all:
+Unsupervised meta-learning (`python -m experiments unsupervised`): tasks are made from clusters of
+images, without labels (CACTUs). Beside it stand the same learner trained with labels, trained on
+random clusters (random partition), and two baselines without meta-training:
 
 {unlabeled}
 
-## Sines
+## Sinusoid regression
 
-Mean squared error after one gradient step, or in closed form; three seeds, 600 test tasks.
-`python -m experiments sinusoid --from-records` has every number of steps, and draws the curves.
+Mean squared error of K-shot regression after one gradient step (or after adapting once, for
+learners without gradient steps); three seeds, 600 test tasks, 95 % intervals in brackets.
+`python -m experiments sinusoid --from-records` prints it after every number of steps and draws the
+curves. *oracle* knows that tasks are sinusoids and solves for amplitude and phase; *oracle network*
+is told both; *pretrained* is trained on all tasks jointly and then fine-tuned.
 
 {one}
 
@@ -212,15 +220,17 @@ After ten steps:
 
 {ten}
 
-Tasks whose amplitude is given away in training, so that they can be memorized, and is not to be
-trusted at test (`python -m experiments memorization`); after 100 steps:
+Memorization (`python -m experiments memorization`): in training, an input reveals the amplitude of
+each task, so that the network can memorize the tasks; at test that input is random. Mean squared
+error after 100 gradient steps, published numbers in parentheses:
 
 {given}
 
-The arms called *program* follow the authors' notebook, which makes a new Adam at every outer step
-and starts from noise too small to feel: what keeps it from memorizing is that optimizer together
-with a small penalty on squares, as the two controls below it show; the docstring says how.
-MR-MAML above them is the method of the paper with an optimizer that keeps its moments.
+The arms called *program* follow the authors' notebook, which creates a new Adam optimizer at every
+outer step and starts from noise that is too small to have an effect. What prevents memorization
+there is this optimizer together with a small squared penalty, as the two controls in the rows below
+it show (`experiments/classics/memorization.py` explains why). *MR-MAML*, in the rows above, is the
+method of the paper with an optimizer that keeps its moments.
 
 ## On a GPU
 

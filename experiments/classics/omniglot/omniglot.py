@@ -14,8 +14,8 @@ constant, 60,000 steps of 32 tasks), in small batches of tasks, and training ask
 class; tests are as published. Where five short inner steps are far from what minutes can make of
 them, one long one is taken, at test too (`INNER` beside `PUBLISHED`); Reptile's inner rate is
 thrice the published, iMAML pulls less. Prototypes see strided convolutions instead of pooled ones,
-and 30 classes in training, not 60. Every schedule is far shorter than the published; the table
-says how short.
+and 30 classes in training, not 60. Every CPU schedule is far shorter than the published one; the
+table gives both.
 """
 
 import dataclasses
