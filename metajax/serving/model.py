@@ -226,7 +226,8 @@ class Model:
             for j in order
             if abs(moved[j]) >= (0.0005 if self.labels.events else 0.005)
         )
-        said = "; ".join(f"{r.title} {r.moved:+.2f}" for r in reasons)
+        digits = 3 if self.labels.events else 2
+        said = "; ".join(f"{r.title} {r.moved:+.{digits}f}" for r in reasons)
         count = int(self.popularity[item])
         nothing = "nothing said moved it" if len(items) else "cold start"
         why = said or f"{nothing}: {count:,} people, average taste"

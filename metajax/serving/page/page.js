@@ -137,7 +137,7 @@ function shownItem(one, rank, range) {
       if (i) why.append(", ");
       const sign = reason.moved >= 0 ? "+" : "−";
       why.append(reason.title, " ");
-      why.append(make("b", reason.moved >= 0 ? "up" : "down", sign + Math.abs(reason.moved).toFixed(2)));
+      why.append(make("b", reason.moved >= 0 ? "up" : "down", sign + number(Math.abs(reason.moved))));
     });
   } else {
     why.textContent = `known from ${one.count.toLocaleString("en")} ${one.count === 1 ? "person" : "people"}`;
