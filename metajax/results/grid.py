@@ -1,7 +1,9 @@
 """A table of text, and the formats it can be shown in: terminal, Markdown, LaTeX, Typst, CSV."""
 
 import csv
+import functools
 import io
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -38,7 +40,10 @@ class Grid(NamedTuple):
 
 
 def terminal(grid: Grid, console: Console | None = None) -> None:
-    """Prints the table; where standard output is no terminal, as wide as it needs to be."""
+    """Prints the table; as wide as it needs to be where standard output is no terminal.
+
+    On a terminal too narrow for it each row is a few lines of its own, so that no cell is cut.
+    """
     console = console or Console()
     table = Table(title=grid.title, header_style="bold")
     if console.is_terminal and console.width < WIDE:
@@ -49,12 +54,30 @@ def terminal(grid: Grid, console: Console | None = None) -> None:
         if i in grid.sections:
             table.add_section()
         table.add_row(*row, style="bold" if i in grid.bold else None)
+    needed = Measurement.get(console, console.options.update(max_width=10_000), table).maximum
     if not console.is_terminal:
-        needed = Measurement.get(console, console.options.update(max_width=10_000), table)
-        console.width = max(console.width, 180, needed.maximum)
-    console.print(table)
+        console.width = max(console.width, 180, needed)
+    if needed > console.width:
+        _print_rows(grid, console)
+    else:
+        console.print(table)
     for note in grid.notes:
         console.print(note, highlight=False)
+
+
+def _print_rows(grid: Grid, console: Console) -> None:
+    """Prints each row as its words, and below them its numbers with their headings."""
+    folded = functools.partial(textwrap.wrap, width=console.width, break_on_hyphens=False)
+    console.print("\n".join(folded(grid.title)), style="bold", highlight=False)
+    headings = [" ".join(heading.split()) for heading in grid.headings]
+    for i, row in enumerate(grid.rows):
+        words = " ".join(filter(None, (cell.strip() for cell in row[: grid.left])))
+        pairs = zip(headings[grid.left :], row[grid.left :], strict=True)
+        text = "; ".join(f"{heading}: {cell.strip()}" for heading, cell in pairs if cell.strip())
+        style = "bold" if i in grid.bold else None
+        for lines in (folded(words), folded(text, initial_indent="  ", subsequent_indent="  ")):
+            for line in lines:
+                console.print(line, style=style, highlight=False, markup=False)
 
 
 def markdown(grid: Grid) -> str:
