@@ -6,6 +6,8 @@ from small_records import record
 
 from experiments.field.tables import contenders, report, tables
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7
+from metajax.benchmark.boosting import A8, A8_ALONE
+from metajax.benchmark.stacking import A9
 from metajax.settings import Output, Training
 from metajax.types import UserError
 
@@ -101,7 +103,7 @@ def test_a_table_is_tuned_by_equal_trials_and_goes_on_where_it_stood(tmp_path, m
     assert "ridge head - arm" in told and "precision@5" in told
     arms = {arm.name: arm.settings for arm in first.arms}
     assert {a: s["trials"] for a, s in arms.items() if a != A0} == {
-        a: 2 for a in (A1, A2, A3, A4, A7, "A6 ridge head", "A6 LWA")
+        a: 2 for a in (A1, A2, A3, A4, A7, A8, A8_ALONE, A9, "A6 ridge head", "A6 LWA")
     }
     assert first.opened[0].times_opened == 1
     (second,) = tables.main(config)
