@@ -149,18 +149,27 @@ def _vectors(
     dim, diagonal = other.shape[1], np.arange(other.shape[1])
     count = np.diff(met.indptr) + unobserved * len(other)
     shared, ridge = unobserved * other.T @ other, penalty * count**scaling
-    found = np.zeros((met.shape[0], dim))
-    for first in range(0, met.shape[0], 1024):  # so many matrices at a time
-        rows = range(first, min(first + 1024, met.shape[0]))
+    first, same = _alike(met)  # many have met the same few
+    found = np.zeros((len(first), dim))
+    for begin in range(0, len(first), 1024):  # so many matrices at a time
+        rows = first[begin : begin + 1024]
         normal, right = np.empty((len(rows), dim, dim)), np.empty((len(rows), dim))
         for i, row in enumerate(rows):
             mine = other[met.indices[met.indptr[row] : met.indptr[row + 1]]]
             normal[i] = mine.T @ mine
             right[i] = mine.sum(axis=0)
         normal += shared
-        normal[:, diagonal, diagonal] += ridge[rows.start : rows.stop, None]
-        found[rows.start : rows.stop] = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
-    return found
+        normal[:, diagonal, diagonal] += ridge[rows, None]
+        found[begin : begin + 1024] = np.linalg.solve(normal, right[:, :, None])[:, :, 0]
+    return found[same]
+
+
+def _alike(met: Sparse) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each kind, and of every row (N,) which kind it is; indices are sorted."""
+    known: dict[bytes, int] = {}
+    ends = zip(met.indptr[:-1], met.indptr[1:], strict=True)
+    same = np.array([known.setdefault(met.indices[a:b].tobytes(), len(known)) for a, b in ends])
+    return np.unique(same, return_index=True)[1], same
 
 
 def ials_items(
@@ -176,6 +185,7 @@ def ials_items(
     items = np.random.default_rng(seed).normal(size=(met.shape[1], dim)) * 0.1 / math.sqrt(dim)
     solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
     met, by_item = sp.csr_matrix(met), sp.csr_matrix(met.T)
+    met.sort_indices(), by_item.sort_indices()
     for _ in range(num_sweeps):
         items = solve(by_item, solve(met, items))
     return items

@@ -92,7 +92,8 @@ def run(name: str, config: Config) -> records.Record:
     folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
     valid = [_some(lists.valid["user_cold"][shots]) for shots in CHOSEN_AT]
     arms = {arm: classic(arm, lists, valid, config, folder) for arm in RANKERS}
-    arms |= {arm: meta_learned(arm, arms[IALS], lists, valid, config, folder) for arm in HEADS}
+    begin = start_of(arms[IALS], lists)
+    arms |= {arm: meta_learned(arm, begin, lists, valid, config, folder) for arm in HEADS}
     choices = {arm: made.settings for arm, made in arms.items()}
     tests = checksum(lists.test)
     opening = records.open_tests(config, choices, "ranking", tests)
@@ -167,21 +168,25 @@ def classic(
     return Made([found.score], found.settings, time.perf_counter() - began)
 
 
+def start_of(ials: Made, lists: ranking.Ranking) -> meta.Start:
+    """What meta-learners start from: the vectors of the tuned implicit ALS, and its fold-in."""
+    known = {k: ials.settings[k] for k in ("unobserved", "penalty", "dim")}
+    vectors, num_items = ials_items(lists.met, **known), lists.met.shape[1]
+    # a new user's penalty is per interaction and pair; few interactions leave that of the pairs
+    penalty = known["penalty"] * (10 + known["unobserved"] * num_items)
+    return meta.Start(vectors, known["unobserved"], penalty, lists.known)
+
+
 def meta_learned(
     arm: str,
-    ials: Made,
+    begin: meta.Start,
     lists: ranking.Ranking,
     valid: list[ranking.Lists],
     config: Config,
     folder: pathlib.Path,
 ) -> Made:
-    """A meta-learner from the vectors of the tuned implicit ALS; its outer rate is searched."""
+    """A meta-learner, its outer rate searched."""
     began = time.perf_counter()
-    known = {k: ials.settings[k] for k in ("unobserved", "penalty", "dim")}
-    vectors, num_items = ials_items(lists.met, **known), lists.met.shape[1]
-    # a new user's penalty is per interaction and pair; few interactions leave that of the pairs
-    penalty = known["penalty"] * (10 + known["unobserved"] * num_items)
-    begin = meta.Start(vectors, known["unobserved"], penalty, lists.known)
     fit = functools.partial(
         meta.fit,
         lists.met,
