@@ -3,6 +3,7 @@
 import csv
 import functools
 import io
+import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -45,6 +46,8 @@ def terminal(grid: Grid, console: Console | None = None) -> None:
     On a terminal too narrow for it each row is a few lines of its own, so that no cell is cut.
     """
     console = console or Console()
+    if console.is_dumb_terminal:  # of which rich believes that all have 80 columns
+        console.width = shutil.get_terminal_size().columns
     table = Table(title=grid.title, header_style="bold")
     if console.is_terminal and console.width < WIDE:
         table.box, table.show_edge, table.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
