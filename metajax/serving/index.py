@@ -1,7 +1,8 @@
 """The best of a catalogue for a user's weights: every item of a small one, likely ones of a large.
 
 A score is an inner product of a user's weights with an item's vector, and a constant of the item. A
-large catalogue is cut into clusters once; a request looks into the clusters whose centers score
+large catalogue is cut into clusters once, and each cluster into layers by the constants, since of a
+person of whom little is known these decide; a request looks into the pieces whose centers score
 highest, until its budget of rows is spent. What it may miss is measured by the load test.
 """
 
@@ -13,6 +14,7 @@ from metajax.types import UserError
 SMALL = 4_000_000  # numbers of a catalogue that are all looked at: 16 MB
 CLUSTERS = 2048
 BUDGET = 30_000  # rows that a request looks at, at most
+LAYERS = (0.02, 0.1, 0.3)  # where a cluster, sorted by the constants, is cut
 BLOCK = 1024
 
 
@@ -76,12 +78,15 @@ class Index:
         constants = [form.offset] if form.level is None else [form.offset, form.pooled]
         vectors = np.column_stack([form.x, *constants]).astype(np.float32)
         owner = _clusters(form.x, clusters, np.random.default_rng(seed))
-        order = np.argsort(owner, kind="stable")
+        in_cluster = np.lexsort((-vectors[:, form.x.shape[1] :].sum(axis=1), owner))
+        size = np.bincount(owner, minlength=clusters)
+        above = np.arange(self.num_items) - np.repeat(np.cumsum(size) - size, size)
+        layer = np.searchsorted(LAYERS, above / np.repeat(size, size), side="right")
+        by_layer = np.argsort(layer, kind="stable")
+        order, piece = in_cluster[by_layer], (layer * clusters + owner[in_cluster])[by_layer]
         self.place, self.vectors = order, np.ascontiguousarray(vectors[order])
-        ends = np.searchsorted(owner[order], np.arange(clusters + 1))
-        filled = np.diff(ends) > 0
-        firsts = ends[:-1][filled]
-        self.spans = np.column_stack([firsts, ends[1:][filled]])
+        firsts = np.flatnonzero(np.diff(piece, prepend=-1))
+        self.spans = np.column_stack([firsts, np.append(firsts[1:], self.num_items)])
         centers = np.add.reduceat(self.vectors, firsts) / np.diff(self.spans, axis=1)
         self.centers = centers.astype(np.float32)
 
@@ -111,7 +116,7 @@ class Index:
         order = np.argsort(-(self.centers @ query))
         rows = np.cumsum(np.diff(self.spans[order])[:, 0])
         wanted = max(self.budget, 2 * (top + len(hidden)))
-        spans = self.spans[order[: int(np.searchsorted(rows, wanted)) + 1]]
+        spans = _joined(self.spans[np.sort(order[: int(np.searchsorted(rows, wanted)) + 1])])
         size = np.diff(spans)[:, 0]
         ends = np.cumsum(size)
         scores = np.empty(ends[-1], np.float32)
@@ -122,6 +127,13 @@ class Index:
         places = self.place[spans[span, 0] + found - (ends - size)[span]]
         shown = np.flatnonzero(~np.isin(places, hidden))[:top]
         return places[shown], scores[found[shown]]
+
+
+def _joined(spans: np.ndarray) -> np.ndarray:
+    """Sorted spans (S, 2) with those made one where the next begins where one ends."""
+    first = np.flatnonzero(np.append(True, spans[1:, 0] != spans[:-1, 1]))
+    last = np.append(first[1:] - 1, len(spans) - 1)
+    return np.column_stack([spans[first, 0], spans[last, 1]])
 
 
 def _clusters(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

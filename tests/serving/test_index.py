@@ -52,6 +52,27 @@ def test_a_clustered_catalogue_finds_what_a_scan_finds(level):
     assert np.mean(hits) > 0.95
 
 
+@pytest.mark.parametrize("level", [None, np.array([0.0, 0.05])])
+@pytest.mark.parametrize("events", [0, 1])
+def test_where_little_is_known_the_constants_decide_and_are_found(level, events):
+    made = form(20_000, level)
+    cut, whole = index.Index(made, small=0, clusters=200, budget=6000), index.Index(made)
+    hits = []
+    for seed in range(20 if events else 1):
+        rng = np.random.default_rng(seed)
+        items = rng.integers(20_000, size=events)
+        state = linear.adapt(made, linear.start(made), items, 0.3 * rng.normal(size=events))
+        found, truth = (one.best(made, state, 20, items)[0] for one in (cut, whole))
+        hits.append(len(set(found) & set(truth)) / 20)
+    assert np.mean(hits) > 0.95
+
+
+def test_neighbours_are_joined():
+    spans = np.array([[0, 3], [3, 5], [7, 8], [8, 9], [11, 12]])
+    np.testing.assert_array_equal(index._joined(spans), [[0, 5], [7, 9], [11, 12]])
+    np.testing.assert_array_equal(index._joined(spans[:1]), [[0, 3]])
+
+
 def test_more_than_the_budget_is_still_all():
     made = form(2000)
     cut = index.Index(made, small=0, clusters=50, budget=10)
