@@ -1,9 +1,9 @@
 """Losses of one task: ``(scores (N,), label (N,), mask (N,)) -> scalar``, masked means throughout.
 
 Pointwise losses are means over the real rows; pairwise ones over the ordered pairs of real rows
-with different labels; the listwise one over the probability that the labels give. A task without
-real rows (or without such pairs) has loss 0 and gradient 0. Where the label is a class, scores have
-one column per class (N, C), here and in ``MetaLearner.predict``.
+with different labels; the listwise one weights each real row by its share of the sum of the labels.
+A task without real rows (or without such pairs) has loss 0 and gradient 0. Where the label is a
+class, scores have one column per class (N, C), here and in ``MetaLearner.predict``.
 """
 
 from collections.abc import Callable
@@ -21,34 +21,37 @@ def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def squared_error(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean squared error."""
+    """Mean squared error of scores (N,), in squared units of the label (such as stars squared)."""
     return masked_mean((score - label) ** 2, mask)
 
 
 def absolute_error(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean absolute error."""
+    """Mean absolute error of scores (N,), in units of the label (such as stars)."""
     return masked_mean(jnp.abs(score - label), mask)
 
 
 def huber(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean Huber loss with threshold 1: quadratic near zero, linear in the tails."""
+    """Mean Huber loss of scores (N,): quadratic up to an error of 1 unit of the label, then linear.
+
+    References: Huber, "Robust estimation of a location parameter", 1964.
+    """
     return masked_mean(optax.losses.huber_loss(score, label), mask)
 
 
 def log_loss(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean binary cross-entropy of logits against labels in {0, 1}."""
+    """Mean binary cross-entropy, in nats, of logits (N,) against labels (N,) in {0, 1}."""
     return masked_mean(optax.losses.sigmoid_binary_cross_entropy(score, label), mask)
 
 
 def class_cross_entropy(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean cross-entropy of class scores (N, C) against class indices (N,), integers or floats."""
+    """Mean cross-entropy, in nats, of class scores (N, C) against class indices (N,)."""
     log_p_NxC = jax.nn.log_softmax(score, axis=-1)
     chosen = jnp.take_along_axis(log_p_NxC, label.astype(jnp.int32)[:, None], axis=-1)[:, 0]
     return masked_mean(-chosen, mask)
 
 
 def negative_mean(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Minus the mean score, where scores are log-likelihoods (N,) and there are no labels."""
+    """Minus the mean score: the loss where scores are log-likelihoods (N,); labels are not used."""
     del label
     return -masked_mean(score, mask)
 
@@ -60,7 +63,9 @@ def _pairs(score, label, mask) -> tuple[jax.Array, jax.Array]:
 
 
 def bpr(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Bayesian personalized ranking: -log sigmoid of the margin over pairs with unlike labels.
+    """Bayesian personalized ranking (BPR) of scores (N,): the mean of -log sigmoid of the margin.
+
+    The margin is the score of the row with the higher label minus that of the other.
 
     References: Rendle et al., UAI 2009.
     """
@@ -69,16 +74,16 @@ def bpr(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def hinge(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Pairwise hinge loss with margin 1 over pairs with unlike labels."""
+    """Pairwise hinge loss of scores (N,): the mean of ``max(0, 1 - margin)``, see `bpr`."""
     margin_NxN, preferred_NxN = _pairs(score, label, mask)
     return masked_mean(jax.nn.relu(1.0 - margin_NxN), preferred_NxN)
 
 
 def misordered(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """The share of pairs with unlike labels that stand in the wrong order; a tie counts one half.
+    """The share of discordant pairs of scores (..., N): unlike labels, wrong order; a tie is 1/2.
 
-    It has no gradient: rankings are chosen by it, whatever the scale of their scores. Leading axes
-    (..., N) are tasks, whose pairs are counted together.
+    It has no gradient and does not depend on the scale of the scores: use it to choose between
+    trained rankers. Leading axes are tasks, whose pairs are pooled.
     """
     margin = score[..., :, None] - score[..., None, :]
     preferred = (label[..., :, None] > label[..., None, :]) * 1.0
@@ -87,7 +92,9 @@ def misordered(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array
 
 
 def softmax(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Listwise cross-entropy of the softmax over scores against the labels scaled to sum to 1.
+    """Listwise cross-entropy (ListNet) of the softmax over scores (N,) against labels scaled to 1.
+
+    Labels (N,) must not be negative; they are divided by their sum.
 
     References: Cao et al., "Learning to rank: from pairwise approach to listwise approach", 2007.
     """

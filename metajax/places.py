@@ -1,20 +1,20 @@
-"""Where a person's files lie: the cache, what is remembered between runs, published records."""
+"""The folders of metajax: cache, state kept between runs, published records, generated pages."""
 
 import os
 import pathlib
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "paper" / "results"
-"""Where they are if this is a checkout; beside an installed package there is no such folder."""
+"""The published records in a checkout; an installed package has no such folder."""
 
 
 def cache() -> pathlib.Path:
-    """The folder of what may be made anew: METAJAX_HOME, else ``metajax`` in the user's cache."""
+    """The folder of files that can be rebuilt: METAJAX_HOME, else ``metajax`` in XDG's cache."""
     return _folder("XDG_CACHE_HOME", ".cache")
 
 
 def state() -> pathlib.Path:
-    """The folder of what is remembered: METAJAX_HOME, else ``metajax`` in the user's state."""
+    """The folder of state kept between runs: METAJAX_HOME, else ``metajax`` in XDG's state."""
     return _folder("XDG_STATE_HOME", ".local/state")
 
 

@@ -1,9 +1,9 @@
-"""How exactly matrix products are made.
+"""The precision of matrix products.
 
-A graphics processor rounds the factors of a float32 product to ten bits of fraction unless it is
-told not to (TF32), which networks bear well and normal equations do not: the square of a matrix
-has the square of its condition. Whatever solves a linear system here is made `highest`; networks
-keep the platform's default, or what `metajax.adapters.mixed` gives them.
+By default a GPU rounds the factors of a float32 product to a mantissa of ten bits (TF32). Networks
+tolerate that; normal equations do not, since ``x' x`` squares the condition number of x. Whatever
+solves a linear system here is wrapped in `highest`; networks keep the platform's default, or what
+`metajax.adapters.mixed` gives them.
 """
 
 import functools
@@ -19,7 +19,7 @@ R = TypeVar("R")
 def highest(function: Callable[P, R]) -> Callable[P, R]:
     """The function with its matrix products in full float32, on every platform.
 
-    Products that its derivatives make are as exact; what it is given as values is as it was.
+    This includes the products in its derivatives.
 
     >>> gram = highest(lambda x: x.T @ x)
     >>> "HIGHEST" in str(jax.make_jaxpr(gram)(jax.numpy.ones((3, 2))))

@@ -65,7 +65,7 @@ def partition(tree: PyTree, keep: Filter) -> tuple[PyTree, PyTree]:
 def merge(first: PyTree, second: PyTree) -> PyTree:
     """The first tree, with the leaves of the second where the first has ``None``.
 
-    It undoes `partition`; the second tree may also be whole.
+    It undoes `partition`. The second tree may also have all leaves: those of the first win.
     """
     return jax.tree.map(
         lambda a, b: b if a is None else a, first, second, is_leaf=lambda x: x is None
@@ -73,7 +73,7 @@ def merge(first: PyTree, second: PyTree) -> PyTree:
 
 
 def where(condition: jax.Array, yes: PyTree, no: PyTree) -> PyTree:
-    """Selects one of two trees of the same structure by a scalar condition."""
+    """``yes`` where the scalar condition holds, else ``no``: two trees of the same structure."""
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 

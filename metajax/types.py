@@ -23,7 +23,7 @@ class Examples(NamedTuple):
 
     Attributes:
       inputs: leaves of shape (N, ...), what is known about each interaction before its label.
-      label: (N,) ratings, or clicks in {0, 1}.
+      label: (N,) ratings, clicks in {0, 1}, or class numbers.
       mask: (N,) 1 for a real row, 0 for padding.
     """
 
@@ -83,12 +83,12 @@ class MetaLearner(NamedTuple):
       start: (params, profile) -> state, the cold start: all that a task has of its own.
       adapt: (params, state, examples, key) -> state, the warm-up; may be called again and again.
       predict: (params, state, inputs) -> scores (N,).
-      loss: (params, episode, key) -> (scalar, info); its ``jax.grad`` is the outer update. ``info``
-        is a dict of scalars a person wants to see.
+      loss: (params, episode, key) -> (scalar, info); its ``jax.grad`` is the outer gradient.
+        ``info`` is a dict of scalars to be logged.
       num_gradients: how many gradients of the task's loss one call of ``adapt`` takes; 0 if it
-        solves or reads the examples without any.
+        takes none, as with a closed-form solution or a network that reads the examples.
       adapted: where the state holds the parameters that start as meta-parameters and are moved by
-        those gradients; None if there are none, or not in one place.
+        those gradients; None if there are no such parameters, or they are not in one place.
     """
 
     init: Callable[[jax.Array, Episode], Params]

@@ -1,4 +1,4 @@
-"""Optimizers for the inner loop and for tables of which a step touches few rows."""
+"""Optimizers of the inner loop, and lazy Adam for tables of which a step touches few rows."""
 
 from metajax.optim.inner import Inner, fixed, learned_rates, learned_step_rates
 

@@ -1,8 +1,8 @@
 """Inner optimizers with meta-parameters of their own.
 
-Inside a task any optax transformation may run. What the outer loop learns about it (rates per
-parameter, rates per step) are the *rates*: a floating-point tree that lives beside the model's
-parameters. Adam's step counter is no such thing, which is why rates are apart from its moments.
+Inside a task any optax transformation may run. Its *rates* are what the outer loop learns about it:
+learning rates per parameter or per step, a tree of floating-point arrays beside the model's
+parameters. The optimizer's own state (moments, step counter) is apart and starts anew in each task.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ class Inner(NamedTuple):
     """An inner optimizer whose rates are meta-parameters.
 
     Attributes:
-      init: (fast parameters) -> rates, a tree of floating-point arrays; ``()`` if there are none.
+      init: (the parameters that adapt) -> rates, a tree of floating-point arrays; ``()`` if none.
       make: (rates) -> the optax transformation to run in the task.
     """
 

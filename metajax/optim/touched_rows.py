@@ -23,15 +23,14 @@ from metajax.types import PyTree
 
 
 class Rows(NamedTuple):
-    """A table and what Adam remembers of its rows.
+    """A table with Adam's moments of each of its rows.
 
-    The moments and the count of a row lie side by side: to touch rows of a table of hundreds of
-    megabytes costs a walk to each place in memory, not the numbers read there.
+    The moments and the count of a row are stored side by side: in a table of hundreds of megabytes
+    the time goes into reaching each row in memory, not into reading it.
 
     Attributes:
       value: (I, D) the rows.
-      memory: (I, 2 D + 1) the moments of the gradient, mean and then square, and how often the row
-        has been updated.
+      memory: (I, 2 D + 1) first moments, second moments, and how often the row has been updated.
     """
 
     value: jax.Array
@@ -39,7 +38,7 @@ class Rows(NamedTuple):
 
     @classmethod
     def of(cls, value: jax.Array) -> "Rows":
-        """The table as it is before the first step."""
+        """A table (I, D) before its first step: moments and counts are 0."""
         return cls(value, jnp.zeros((value.shape[0], 2 * value.shape[1] + 1), value.dtype))
 
     @property
@@ -62,9 +61,8 @@ class Distinct(NamedTuple):
     """The rows that a batch uses.
 
     Attributes:
-      rows: (U,) their numbers from small to large, filled up with the number of rows of the table,
-        which is no row.
-      place: where in ``rows`` each index of the batch stands; shaped as the indices.
+      rows: (U,) their numbers in ascending order, padded with I, the number of rows of the table.
+      place: for each index of the batch its position in ``rows``; of the shape of the indices.
     """
 
     rows: jax.Array
@@ -72,11 +70,12 @@ class Distinct(NamedTuple):
 
 
 def distinct(index: jax.Array, capacity: int, num_rows: int) -> Distinct:
-    """The distinct rows among indices of any shape.
+    """The distinct rows (U,) among indices of any shape.
 
     Args:
-      capacity: U, at least as many as can occur: the number of indices is always enough. With less,
-        the rows beyond it would be lost.
+      capacity: U; the number of indices is always enough. If more distinct rows occur, the rows
+        beyond it are lost without an error.
+      num_rows: I of the table.
     """
     flat = index.reshape(-1).astype(jnp.int32)
     ordered = jnp.sort(flat)
@@ -88,7 +87,7 @@ def distinct(index: jax.Array, capacity: int, num_rows: int) -> Distinct:
 
 
 def gather(table: jax.Array, rows: jax.Array) -> jax.Array:
-    """The rows (U, D) of a table (I, D); a number that is no row of the table gives zeros."""
+    """The rows (U, D) of a table (I, D); a row number outside 0..I-1 (padding) gives zeros."""
     return table.at[rows].get(mode="fill", fill_value=0)
 
 
@@ -103,14 +102,15 @@ def lazy_adam(
 ) -> Rows:
     """The table after one step of Adam on some of its rows.
 
-    Moments are *lazy*: a row that is not touched keeps its moments as they are, where the usual
-    Adam lets them fade and goes on moving the row. Each row's bias is corrected by the number of
-    its own updates. The first step of a row is the usual one exactly. Donate the table: nothing
-    of its size is then copied.
+    Moments are *lazy*: a row without a gradient keeps its moments and its values, where the usual
+    Adam decays the moments and goes on moving the row. Bias is corrected by the number of updates
+    of each row, so that a row's first step is the usual one. Donate the table to the jitted step
+    (``donate_argnums``), and nothing of its size is copied.
 
     Args:
-      rows: (U,) distinct; a number that is no row is left out.
+      rows: (U,) distinct; a number outside 0..I-1 is padding.
       gradient: (U, D) of those rows.
+      rate, b1, b2, eps: as of ``optax.adam``.
     """
     before = Rows(gather(table.value, rows), gather(table.memory, rows))
     count = before.memory[:, -1:] + 1
@@ -124,10 +124,10 @@ def lazy_adam(
 
 
 class RowGradient(NamedTuple):
-    """The gradient to the touched rows of a table, in the place of the gradient to all of it.
+    """The gradient with respect to the touched rows of a table, in place of one to all its rows.
 
     Attributes:
-      rows: (U,) distinct; a number that is no row of the table is padding.
+      rows: (U,) distinct; a number outside 0..I-1 is padding.
       gradient: (U, D) of those rows.
     """
 
@@ -151,7 +151,7 @@ def row_gradient(
     loss: Callable[[dict[str, jax.Array], dict[str, jax.Array], PyTree, Any, jax.Array], Any],
     index: Callable[[Any], dict[str, jax.Array]],
 ) -> Callable[[Tabled, Any, jax.Array], tuple[Tabled, dict[str, jax.Array]]]:
-    """A ``gradient_fn`` for `Tabled` parameters: of large tables, of the rows a batch uses alone.
+    """A ``gradient_fn`` of `training.loop` for `Tabled` parameters, with a `RowGradient` per table.
 
     Args:
       loss: (rows by name (U, D), places by name, rest, batch, key) -> (scalar, info);
