@@ -14,7 +14,7 @@ import optax
 from metajax import benchmark
 from metajax.learners.gradient.context import cavia
 from metajax.models.features import conditioned_mlp
-from metajax.models.modulated import at_rest, over_features
+from metajax.models.modulated import over_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.types import Model
@@ -44,7 +44,7 @@ def steered(config: Config, problem: benchmark.Problem) -> Model:
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network under the context of a new user, for A3 and A4."""
-    return at_rest(steered(config, problem), jnp.zeros(config.context))
+    return with_fixed_code(steered(config, problem), jnp.zeros(config.context))
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:

@@ -17,7 +17,7 @@ import optax
 from metajax import benchmark
 from metajax.learners.cold_start.cmml import modulated
 from metajax.models.features import labeled_features
-from metajax.models.modulated import at_rest, centered, film_mlp, over_features
+from metajax.models.modulated import centered_labels, film_mlp, over_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
@@ -49,7 +49,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network without a context, for A3 and A4."""
     net = film_mlp(config.hidden, config.hyper)
     whole = over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
-    return at_rest(whole, jnp.zeros(num_features(config, problem)))
+    return with_fixed_code(whole, jnp.zeros(num_features(config, problem)))
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
@@ -57,7 +57,7 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     width = num_features(config, problem)
     learner = modulated(
         features(problem, config.embedding),
-        centered(labeled_features((64, width)), problem.mean),
+        centered_labels(labeled_features((64, width)), problem.mean),
         film_mlp(config.hidden, config.hyper),
         width,
     )

@@ -15,7 +15,7 @@ import optax
 from metajax import benchmark
 from metajax.learners.amortized import neural_process
 from metajax.models.features import conditioned_mlp, labeled_features
-from metajax.models.modulated import at_rest, centered, over_features, pair_features
+from metajax.models.modulated import centered_labels, over_features, pair_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
@@ -55,13 +55,13 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
         conditioned_mlp(config.hidden),
         stored_mean(problem.mean),
     )
-    return at_rest(net, jnp.zeros(config.code))
+    return with_fixed_code(net, jnp.zeros(config.code))
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CNP and its outer optimizer."""
     learner = neural_process(
-        centered(labeled_features((64, config.code)), problem.mean),
+        centered_labels(labeled_features((64, config.code)), problem.mean),
         conditioned_mlp(config.hidden),
         config.code,
         embed=features(problem, config.embedding),

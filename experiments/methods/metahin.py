@@ -30,7 +30,7 @@ from metajax.data.features.factors import Sparse
 from metajax.data.table import Interactions
 from metajax.learners.cold_start.metahin import metahin
 from metajax.models.features import conditioned_mlp
-from metajax.models.modulated import at_rest, over_features
+from metajax.models.modulated import over_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual
@@ -109,7 +109,7 @@ def network(config: Config, given: benchmark.Problem) -> tuple[Model, Model, Mod
 
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network of a user without neighbors, for A3 and A4."""
-    return at_rest(over_features(*network(config, given)), jnp.zeros(config.code))
+    return with_fixed_code(over_features(*network(config, given)), jnp.zeros(config.code))
 
 
 def build(

@@ -29,7 +29,7 @@ from metajax.data.sources import named, published
 from metajax.data.table import Interactions
 from metajax.learners.cold_start.paml import paml
 from metajax.models.features import labeled_features
-from metajax.models.modulated import at_rest, centered, over_features
+from metajax.models.modulated import centered_labels, over_features, with_fixed_code
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
 from metajax.types import MetaLearner, Model, PyTree, UserError
@@ -100,7 +100,7 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network without gates, for A3 and A4; ``net`` holds the decision weights."""
     embed, net = features(given, config.embedding), vector_mlp(config.hidden)
-    return at_rest(over_features(embed, net, stored_mean(given.mean)), ())
+    return with_fixed_code(over_features(embed, net, stored_mean(given.mean)), ())
 
 
 def build(
@@ -115,7 +115,7 @@ def build(
     learner = paml(
         model(config, given),
         embed,
-        centered(labeled_features((32, config.code)), given.mean),
+        centered_labels(labeled_features((32, config.code)), given.mean),
         lambda profile: (profile[name], profile[f"{name}_known"]),
         optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate)),
         config.inner_steps,

@@ -17,7 +17,12 @@ import optax
 from metajax import benchmark
 from metajax.learners.cold_start.tanp import tanp
 from metajax.models.features import labeled_features
-from metajax.models.modulated import adaptive_decoder, at_rest, centered, over_features
+from metajax.models.modulated import (
+    adaptive_decoder,
+    centered_labels,
+    over_features,
+    with_fixed_code,
+)
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.types import Model
@@ -50,12 +55,12 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
         adaptive_decoder(config.hidden),
         stored_mean(problem.mean),
     )
-    return at_rest(net, (jnp.zeros(config.latent), jnp.ones(config.task)))
+    return with_fixed_code(net, (jnp.zeros(config.latent), jnp.ones(config.task)))
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """TaNP and its outer optimizer."""
-    encoder = lambda width: centered(labeled_features((32, 16, width)), problem.mean)
+    encoder = lambda width: centered_labels(labeled_features((32, 16, width)), problem.mean)
     learner = tanp(
         features(problem, config.embedding),
         encoder(config.latent),

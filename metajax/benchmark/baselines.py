@@ -323,7 +323,7 @@ def closed_form_arms(problem: Problem) -> dict[str, Trained]:
     item_mean = pooled.pooled(offset)
     params = item_mean.init(jax.random.key(0), problem.example)
     arms = {A0: Trained(item_mean, jax.tree.map(lambda x: x[None], params), {}, {}, 0.0)}
-    bias = closed_form.ridge(towers.ones(), offset, 1)
+    bias = closed_form.ridge(towers.constant_feature(), offset, 1)
     damping = [0.5, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0]
     arms[A1] = closed_form_arm(bias, problem, {"damping": damping})
     fold_in, grid = fold_in_learner(problem)

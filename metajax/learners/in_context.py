@@ -62,8 +62,8 @@ def sequence_learner(
         return state._replace(items=kept, length=length)
 
     def predict(params: Params, state: State, inputs: jax.Array) -> jax.Array:
-        catalogue = sequence.vectors(params)
-        hidden = sequence.states(settings, params, catalogue, state.items)[state.length]
+        catalogue = sequence.item_embeddings(params)
+        hidden = sequence.hidden_vectors(settings, params, catalogue, state.items)[state.length]
         return catalogue[inputs] @ hidden
 
     def outer_loss(params: Params, episode: Episode, key: jax.Array):

@@ -1,14 +1,14 @@
-"""The border between Flax and the rest of the library: modules in, plain nested dicts out.
+"""From Flax modules to `Model`, a pair of pure functions over a plain nested dict of parameters.
 
-A `Model` is a pair of pure functions. What a Flax module holds beside its parameters is handled as
-follows, and anything else is refused by a `UserError` when ``init`` is first called.
+What a Flax module holds beside its parameters is handled as follows; anything else raises a
+`UserError` when ``init`` is first called.
 
-- *Dropout* is off. ``dropout=key`` gives the model with the dropout masks of that key, which
-  `transforms.dropout.with_dropout` uses in training and not in service.
-- *Batch statistics* have to be allowed by ``batch_statistics=True``: each call then normalizes by
-  the mean and variance of the rows it is called with, as is usual in meta-learning, and keeps no
-  running averages. Padded rows are among them, for a model does not see the mask: use this with
-  supports and queries without padding, and LayerNorm or GroupNorm otherwise.
+- *Dropout* is off. ``dropout=key`` gives the model with the dropout masks of that key;
+  `transforms.dropout.with_dropout` uses it for meta-training alone.
+- *Batch statistics* have to be allowed by ``batch_statistics=True``. Each call then normalizes by
+  the mean and variance of the rows it is given, as is usual in meta-learning, and keeps no running
+  averages. A model does not see the mask, so padded rows count too: allow it only if no support or
+  query is padded, and use LayerNorm or GroupNorm otherwise.
 """
 
 from collections.abc import Callable
@@ -32,17 +32,17 @@ def from_nnx(
     dropout: jax.Array | None = None,
     batch_statistics: bool = False,
 ) -> Model:
-    """The model of a Flax NNX module that is called with ``(profile, inputs)``.
+    """The model of a Flax NNX module whose ``__call__`` takes ``(profile, inputs)``.
 
     Args:
       make: (rngs, profile, inputs) -> a new module, with its parameters drawn from ``rngs``; it may
-        read widths off the shapes of the example. What the module learns is an ``nnx.Param``.
+        take widths from the shapes of profile and inputs. Learned arrays are ``nnx.Param``.
       dropout: the key of the dropout masks; None for no dropout.
-      batch_statistics: allow BatchNorm, see above.
+      batch_statistics: allow BatchNorm, see this module's docstring.
 
     Raises:
       UserError: ``make`` is a module, not a function that makes one; or, when ``init`` is called,
-        it gives the same module twice, or the module holds what a pure function cannot keep.
+        it returns the same module twice, or the module holds other state than the above.
     """
     if isinstance(make, nnx.Module):
         raise UserError(
@@ -106,18 +106,18 @@ def _seeded(random: PyTree, key: jax.Array) -> PyTree:
 def from_linen(
     module: linen.Module, *, dropout: jax.Array | None = None, batch_statistics: bool = False
 ) -> Model:
-    """The model of a Flax Linen module that is called with ``(profile, inputs)``.
+    """The model of a Flax Linen module whose ``__call__`` takes ``(profile, inputs)``.
 
-    Whether its Dropout and BatchNorm layers are those of training or of service is decided here:
-    further arguments of the module, such as ``train``, keep their defaults.
+    ``dropout`` and ``batch_statistics`` decide how its Dropout and BatchNorm layers behave; further
+    arguments of the module, such as ``train``, keep their defaults.
 
     Args:
       module: the module; its parameters are made by ``init``.
       dropout: the key of the dropout masks; None for no dropout.
-      batch_statistics: allow BatchNorm, see above.
+      batch_statistics: allow BatchNorm, see this module's docstring.
 
     Raises:
-      UserError: when ``init`` is called, the module holds what a pure function cannot keep.
+      UserError: when ``init`` is called, the module holds another collection than the above.
     """
 
     def layers(next_layer: Callable, args: tuple, kwargs: dict, context: Any) -> Any:

@@ -23,17 +23,17 @@ STRIDE = 2
 
 
 def ordinary_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The 3 x 3 convolution of stride 2 with the padding called SAME, by the compiler's own."""
+    """The 3 x 3 convolution of stride 2 with SAME padding, by ``lax.conv``; shapes: `Convolve`."""
     return jax.lax.conv_general_dilated(
         x_NxHxWxC, kernel, (STRIDE, STRIDE), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def patch_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same convolution as one matrix product of image patches.
+    """The same convolution as one matrix product of image patches; shapes: `Convolve`.
 
-    Under ``vmap`` over tasks each of which has its own kernel, it stays a batched matrix product;
-    the compiler's own becomes a grouped convolution, which is tens of times slower on a CPU.
+    Under ``vmap`` over tasks with a kernel each, it stays a batched matrix product; ``lax.conv``
+    becomes a grouped convolution, which is tens of times slower on a CPU.
     """
     x_NxIxJxP = patches(x_NxHxWxC)
     flat = x_NxIxJxP.reshape(-1, x_NxIxJxP.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
@@ -41,11 +41,10 @@ def patch_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def shifted_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same convolution as nine products that accumulate, one for each place of the kernel.
+    """The same convolution as the sum of nine products, one per position of the kernel: `Convolve`.
 
-    No array of 9 C columns is made. A compiler that writes down what each product reads and the sum
-    after each of them moves more bytes than patches do, as XLA does today: it is here for one that
-    makes a kernel of it.
+    No array of 9 C columns is made. XLA today writes each operand and each partial sum to memory,
+    which moves more bytes than `patch_convolution`; it pays with a compiler that fuses the nine.
     """
     taps = kernel.reshape(SIZE * SIZE, *kernel.shape[2:])
     maps = _shifted(x_NxHxWxC)
@@ -77,11 +76,13 @@ def _same_padding(size: int, count: int) -> tuple[int, int]:
 
 
 def batch_statistics(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
-    """Each filter with mean 0 and variance 1 over all positions of the rows that are present.
+    """Batch normalization of (N, H, W, F): per filter, over all positions of the rows present (N,).
 
-    Nothing is remembered from training: the rows that are passed together are judged together.
-    For a query set this is the *transductive* setting of the published few-shot numbers, in which
-    the prediction for one image depends on the other images of the query.
+    Mean and variance are always those of the rows given, never running averages of training. For a
+    query set this is the *transductive* setting of the published few-shot numbers, in which the
+    prediction for one image depends on the other images of the query.
+
+    References: Ioffe, Szegedy, "Batch normalization", ICML 2015.
     """
     weight, kind = present.reshape(-1, 1, 1, 1), x_NxHxWxF.dtype
     wide = jnp.promote_types(kind, jnp.float32)  # sums of narrow values are wide
@@ -95,7 +96,10 @@ def batch_statistics(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
 
 
 def layer_statistics(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
-    """Each image with mean 0 and variance 1 over its positions and filters: not transductive."""
+    """Layer normalization of (N, H, W, F): per image, over positions and filters; not transductive.
+
+    References: Ba, Kiros, Hinton, "Layer normalization", 2016.
+    """
     del present
     mean = jnp.mean(x_NxHxWxF, axis=(1, 2, 3), keepdims=True)
     variance = jnp.var(x_NxHxWxF, axis=(1, 2, 3), keepdims=True)
@@ -140,16 +144,16 @@ def conv4(
     """Class scores (N, ``num_classes``): four strided convolutions, the mean over places, a head.
 
     The network of MAML's Omniglot experiment: 3 x 3 kernels, stride 2, no pooling, normalization
-    with a learned offset and no scale, ReLU. A convolution has no bias, for the normalization
-    would take it away. There, offsets do not adapt within a task: give the learner
+    with a learned offset and no scale, ReLU. Convolutions have no bias, which the normalization
+    would cancel. In the paper offsets do not adapt within a task: give the learner
     ``adapts=tree.negate(tree.matching("offset"))`` for the same.
 
     Args:
       num_classes: width of the head.
       filters: F of every layer.
       normalize: `batch_statistics` or `layer_statistics`, or any such function.
-      convolve: `patch_convolution`, `shifted_convolution`, or `ordinary_convolution` where no task
-        has kernels of its own.
+      convolve: `patch_convolution`, `shifted_convolution`, or `ordinary_convolution` where kernels
+        do not adapt.
 
     References: Finn et al., ICML 2017, section 5.2; Vinyals et al., NeurIPS 2016.
     """
@@ -176,7 +180,7 @@ def conv4_features(
     normalize: Normalize = batch_statistics,
     convolve: Convolve = patch_convolution,
 ) -> Model:
-    """The maps of `conv4` laid out flat, for learners by comparison: (N, 4 F) at 28 x 28."""
+    """The last feature maps of `conv4`, flattened, for `prototypes`: (N, 4 F) at 28 x 28 pixels."""
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
         return {"body": _body_init(key, _image(inputs).shape[-1], filters)}

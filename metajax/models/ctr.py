@@ -1,7 +1,8 @@
-"""Click models with an item's embedding as an argument, and networks of an item's content.
+"""Click-through-rate models that take an item's embedding as an argument, and content networks.
 
-The task is an item: ``profile`` has its content columns, ``inputs`` the columns of users, whose
-index is the input ``item``, as `metajax.data.episodes.fetch` names the other side.
+A task is an item here: ``profile`` has the item's content columns, ``inputs`` the columns of the
+users. The *user* index is the input ``item``, for `metajax.data.episodes.fetch` gives the other
+side of a task that name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from flax import nnx
 
 from metajax.models import mlp
 from metajax.models.bridge import from_nnx
-from metajax.models.towers import bag
+from metajax.models.towers import mean_embedding
 from metajax.types import Model, PyTree
 
 
@@ -40,12 +41,15 @@ class _DeepFm(nnx.Module):
     def __call__(self, profile: tuple[Mapping, jax.Array], inputs: Mapping) -> jax.Array:
         content, embedding = profile
         n = inputs["item"].shape[0]
-        own = [embedding, *(bag(self.item[k], content[k]) for k in self.items)]
-        met = [self.owner(inputs["item"]), *(bag(self.user[k], inputs[k]) for k in self.users)]
+        own = [embedding, *(mean_embedding(self.item[k], content[k]) for k in self.items)]
+        met = [
+            self.owner(inputs["item"]),
+            *(mean_embedding(self.user[k], inputs[k]) for k in self.users),
+        ]
         fields = [*(jnp.broadcast_to(f, (n, f.shape[0])) for f in own), *met]
         field_NxFxD = jnp.stack(fields, axis=1)
         pairs_NxD = field_NxFxD.sum(axis=1) ** 2 - (field_NxFxD**2).sum(axis=1)
-        deep_N = mlp.between(self.deep, field_NxFxD.reshape(n, -1))[:, 0]
+        deep_N = mlp.activate_between(self.deep, field_NxFxD.reshape(n, -1))[:, 0]
         return 0.5 * pairs_NxD.sum(axis=1) + deep_N
 
 
@@ -56,23 +60,28 @@ def deep_fm(
     dim: int = 16,
     hidden: Sequence[int] = (64, 64),
 ) -> Model:
-    """Click logits (N,) of an item with each user, called with ``(profile, embedding (dim,))``.
+    """Click logits (N,) of an item with each of N users; its profile is ``(profile, (dim,))``.
 
-    The table of user embeddings is the parameter ``owner/embedding`` (num_users, dim).
+    The second of the pair is the item's embedding. The table of user embeddings is the parameter
+    ``owner/embedding`` (num_users, dim).
 
     Args:
       users, items: name -> number of indices of the categorical columns to embed.
 
     References: Guo et al., "DeepFM: a factorization-machine based neural network for CTR
-    prediction", IJCAI 2017; without the terms of first order.
+    prediction", IJCAI 2017; without the first-order terms.
     """
     return from_nnx(lambda rngs, profile, x: _DeepFm(rngs, num_users, users, items, dim, hidden))
 
 
 def with_table(base: Model, num_items: int, dim: int, scale: float = 0.05) -> Model:
-    """The base trained with a table of item embeddings, ``table`` (num_items, dim), beside it.
+    """A base, such as `deep_fm`, with a table of item embeddings: a model with a plain profile.
 
-    The row is chosen by the column ``index`` of the profile; the base's parameters are ``base``.
+    The parameters are ``base`` and ``table`` (num_items, dim), of which the profile's column
+    ``index`` chooses the row. Trained on items with many clicks, it is what warm-up starts from.
+
+    Args:
+      scale: standard deviation of the table at the start.
     """
 
     def init(key: jax.Array, profile: Mapping, inputs: PyTree) -> PyTree:
@@ -108,10 +117,10 @@ class _Content(nnx.Module):
         self.names, self.center = tuple(sizes), center
 
     def __call__(self, profile: Mapping, inputs: jax.Array | tuple) -> jax.Array:
-        known = [bag(self.embed[k], profile[k]) for k in self.names]
+        known = [mean_embedding(self.embed[k], profile[k]) for k in self.names]
         told = [] if isinstance(inputs, tuple) else [inputs]
         x = jnp.concatenate([*known, *told]) if known or told else jnp.ones(1)
-        return self.center + self.head(mlp.behind(self.body, x))
+        return self.center + self.head(mlp.activate_after(self.body, x))
 
 
 def content_net(
@@ -122,11 +131,14 @@ def content_net(
     hidden: Sequence[int] = (32,),
     center: float = 0.0,
 ) -> Model:
-    """A vector (width,) made of an item's content and, if it is called with one, of a vector.
+    """A vector (``width``,) from an item's content and the inputs: a vector, or ``()`` for none.
 
     Args:
       sizes: name -> number of indices of the profile's categorical columns to embed.
-      center: a constant added, about which the network starts.
+      width: of the output.
+      dim: width of each embedding.
+      hidden: widths of the hidden layers.
+      center: a constant added to the output.
     """
     return from_nnx(
         lambda rngs, profile, inputs: _Content(rngs, inputs, sizes, dim, hidden, width, center)
@@ -134,5 +146,8 @@ def content_net(
 
 
 def table_rows(rows: jax.Array) -> Model:
-    """The stored rows (N, D) of the users met, without parameters."""
+    """The rows (N, D) of the table ``rows`` (num_users, D) that the input ``item`` (N,) names.
+
+    It has no parameters.
+    """
     return Model(lambda key, profile, inputs: {}, lambda params, p, inputs: rows[inputs["item"]])

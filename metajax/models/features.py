@@ -1,4 +1,4 @@
-"""Networks on plain vectors that give features, read labels, or listen to a context."""
+"""MLPs on plain vectors: to features, from labeled examples to codes, and given a context."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ class _Features(nnx.Module):
         return self.forward(inputs)
 
     def forward(self, x_NxD: jax.Array) -> jax.Array:
-        return mlp.between(self.layers, x_NxD)
+        return mlp.activate_between(self.layers, x_NxD)
 
 
 class _Labeled(_Features):
@@ -44,19 +44,19 @@ class _Conditioned(_Features):
 
 
 def vector_features(widths: Sequence[int] = (40, 40)) -> Model:
-    """Features (N, ``widths[-1]``) of vector inputs (N, D); ReLU between layers only."""
+    """Features (N, ``widths[-1]``) of vector inputs (N, D); ReLU between layers, linear output."""
     return from_nnx(lambda rngs, profile, inputs: _Features(rngs, (inputs.shape[-1], *widths)))
 
 
 def labeled_features(widths: Sequence[int] = (40, 40)) -> Model:
-    """Codes (N, ``widths[-1]``) of labeled examples, the pair of inputs (N, D) and label (N,)."""
+    """Codes (N, ``widths[-1]``) of labeled examples, the pair (inputs (N, D), label (N,))."""
     return from_nnx(
         lambda rngs, profile, inputs: _Labeled(rngs, (inputs[0].shape[-1] + 1, *widths))
     )
 
 
 def conditioned_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
-    """Scores (N,) of inputs (N, D) given a profile that is a pair ``(anything, context (C,))``."""
+    """Scores (N,) of inputs (N, D) joined with a context: the profile is a pair ``(_, (C,))``."""
 
     def make(rngs: nnx.Rngs, profile: tuple[PyTree, jax.Array], inputs: jax.Array) -> nnx.Module:
         width = inputs.shape[-1] + profile[1].shape[0]

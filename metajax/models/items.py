@@ -1,8 +1,8 @@
-"""Networks over the estimated item columns: features for a task's own head, and what all share.
+"""Networks over the estimated item columns: item features for a task's own linear head, and offset.
 
-Inputs are the columns that `data.features.represent` adds. Both networks start as the
-closed-form models they refine: the features as ALS factors beside those of hierarchical Bayes, the
-offset as the stored mean.
+The offset is the score that all users share. Inputs are the columns that `data.features.represent`
+adds. Both networks start as the closed-form models that they refine: the features as the ALS
+factors and those of hierarchical Bayes side by side, the offset as the stored item mean.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from metajax.models.bridge import from_nnx
-from metajax.models.towers import bag
+from metajax.models.towers import mean_embedding
 from metajax.types import Model, PyTree
 
 
@@ -59,10 +59,12 @@ class _Features(nnx.Module):
 def item_features(
     start: Sequence[str] = ("factor", "bayes"), extra: int = 4, hidden: int = 32
 ) -> Model:
-    """Item features (N, 1 + D + ``extra``): a constant, then stored columns plus a learned part.
+    """Item features (N, 1 + D + ``extra``): a constant 1, then stored columns plus a learned part.
 
     Args:
-      start: the columns, D wide together.
+      start: the stored columns, D wide together.
+      extra: further features, which start near 0.
+      hidden: width of the hidden layer.
     """
     return from_nnx(lambda rngs, profile, inputs: _Features(rngs, inputs, start, extra, hidden))
 
@@ -91,7 +93,7 @@ class _Offset(nnx.Module):
         self, profile: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]
     ) -> jax.Array:
         x_NxE = _evidence(inputs)
-        user = [bag(self.embed[name], profile[name]) for name in self.names]
+        user = [mean_embedding(self.embed[name], profile[name]) for name in self.names]
         user_NxF = [jnp.broadcast_to(u, (x_NxE.shape[0], *u.shape)) for u in user]
         hidden = jax.nn.gelu(self.body(jnp.concatenate([x_NxE, *user_NxF], axis=1)))
         return self.mean + inputs[self.bias] + self.head(hidden)[:, 0]
@@ -104,12 +106,14 @@ def item_offset(
     dim: int = 8,
     bias: str = "bias",
 ) -> Model:
-    """The score (N,) of a user of whom only the profile is known: ``mu + b_i + f(item, profile)``.
+    """Scores (N,) where only the user's profile is known: ``mean + b_i + f(item, profile)``.
 
     Args:
       user_sizes: name -> number of indices of the profile's categorical columns to embed.
       mean: the mean rating.
-      bias: the column that is b_i at the start.
+      hidden: width of the hidden layer.
+      dim: width of each embedding.
+      bias: the input column b_i.
     """
     return from_nnx(
         lambda rngs, profile, inputs: _Offset(rngs, inputs, user_sizes, mean, hidden, dim, bias)
@@ -117,9 +121,10 @@ def item_offset(
 
 
 def linear_head(embed: Model, offset: Model, num_features: int) -> Model:
-    """The model ``offset(x) + embed(x)' w`` whose w, from zero, is a parameter like any other.
+    """The scores (N,) ``offset(x) + embed(x)' w`` with an ordinary parameter w, which starts at 0.
 
-    The counterpart, for joint training and fine-tuning, of a head that ridge regression solves.
+    It is the counterpart of `closed_form.ridge` for joint training and fine-tuning, where w is
+    trained and not solved.
     """
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:

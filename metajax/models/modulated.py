@@ -1,6 +1,7 @@
-"""Networks that a task steers from outside, and the features of a user-item pair they read.
+"""Networks conditioned on a task's code (context or embedding), and user-item features for them.
 
-The decoders are called with the profile ``(profile, code)`` and features (N, E).
+The conditioned networks take the pair ``(profile, code)`` as their profile and features (N, E) as
+their inputs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from flax import nnx
 
 from metajax.models import mlp
 from metajax.models.bridge import from_nnx
-from metajax.models.towers import bag
+from metajax.models.towers import mean_embedding
 from metajax.types import Model, PyTree
 
 
@@ -39,10 +40,14 @@ class _Film(nnx.Module):
 
 
 def film_mlp(hidden: Sequence[int] = (64, 64), num_hyper: int = 256) -> Model:
-    """Scores (N,) of features (N, E) under a context (E,), by feature-wise linear modulation.
+    """Scores (N,) of features (N, E) given a context (E,), by feature-wise linear modulation.
 
     A network of ``x * context`` gives each hidden layer its scale and shift, row by row. It has no
-    biases: under the context 0 this is the plain perceptron.
+    biases, so that with the context 0 this is the plain MLP.
+
+    Args:
+      hidden: widths of the hidden layers.
+      num_hyper: width of the hidden layer of the network of ``x * context``.
 
     References: Feng et al., "CMML: contextual modulation meta learning for cold-start
     recommendation", CIKM 2021; Perez et al., "FiLM", AAAI 2018.
@@ -100,9 +105,9 @@ class _Pair(nnx.Module):
 
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
         n = inputs["item"].shape[0]
-        user = [bag(self.user[k], profile[k]) for k in self.user_names]
+        user = [mean_embedding(self.user[k], profile[k]) for k in self.user_names]
         user_NxD = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
-        item_NxD = [bag(self.item[k], inputs[k]) for k in self.item_names]
+        item_NxD = [mean_embedding(self.item[k], inputs[k]) for k in self.item_names]
         stored_NxD = [inputs["factor"], inputs["bias"][:, None]]
         return jnp.concatenate([*user_NxD, *item_NxD, *stored_NxD], axis=1)
 
@@ -110,8 +115,8 @@ class _Pair(nnx.Module):
 def pair_features(users: Mapping[str, int], items: Mapping[str, int], dim: int = 16) -> Model:
     """Features (N, E) of a user with each item: embedded categories, stored factors and bias.
 
-    No identifiers enter, so that unseen users and items are served alike. E is the number of
-    categorical columns times ``dim``, plus the width of the factors, plus 1.
+    Identifiers are no inputs, so that seen and unseen users and items are served in the same way. E
+    is the number of categorical columns times ``dim``, plus the width of the factors, plus 1.
 
     Args:
       users, items: name -> number of indices of the categorical columns to embed.
@@ -120,9 +125,9 @@ def pair_features(users: Mapping[str, int], items: Mapping[str, int], dim: int =
 
 
 def over_features(embed: Model, net: Model, offset: Model) -> Model:
-    """``offset(x) + net(embed(x), code)``, called with the profile ``(profile, code)``.
+    """The scores (N,) ``offset(x) + net(embed(x), code)``; its profile is ``(profile, code)``.
 
-    Parameter paths are ``embed``, ``net`` and ``offset``.
+    Parameter paths are ``embed``, ``net`` and ``offset``; embed and offset see the plain profile.
     """
 
     def init(key: jax.Array, profile: tuple[PyTree, PyTree], inputs: PyTree) -> PyTree:
@@ -143,10 +148,10 @@ def over_features(embed: Model, net: Model, offset: Model) -> Model:
     return Model(init, apply)
 
 
-def at_rest(model: Model, code: PyTree) -> Model:
-    """The model, called with a plain profile, under one code that never changes.
+def with_fixed_code(model: Model, code: PyTree) -> Model:
+    """The conditioned model as one that takes a plain profile, with a code that never changes.
 
-    The counterpart, for joint training and fine-tuning, of a network that a task steers.
+    It is the counterpart of a conditioned network for joint training and fine-tuning.
     """
     return Model(
         init=lambda key, profile, inputs: model.init(key, (profile, code), inputs),
@@ -154,8 +159,8 @@ def at_rest(model: Model, code: PyTree) -> Model:
     )
 
 
-def centered(encode: Model, mean: float) -> Model:
-    """An encoder of ``(features, label)`` that sees labels minus their mean."""
+def centered_labels(encode: Model, mean: float) -> Model:
+    """The encoder of pairs ``(features (N, E), label (N,))``, given the labels minus ``mean``."""
     around = lambda inputs: (inputs[0], inputs[1] - mean)
     return Model(
         init=lambda key, profile, inputs: encode.init(key, profile, around(inputs)),
@@ -172,10 +177,16 @@ class _User(nnx.Module):
 
     def __call__(self, profile: Mapping, inputs: PyTree) -> jax.Array:
         del inputs
-        known = [bag(self.embed[k], profile[k]) for k in self.names]
+        known = [mean_embedding(self.embed[k], profile[k]) for k in self.names]
         return jnp.concatenate(known) if known else jnp.zeros(self.dim)
 
 
 def user_features(users: Mapping[str, int], dim: int = 16) -> Model:
-    """What a profile says of its owner: embedded categories side by side, or zeros without any."""
+    """The embeddings of a profile's F categorical columns, concatenated: (F * dim,).
+
+    Without any such column they are ``dim`` zeros.
+
+    Args:
+      users: name -> number of indices of the categorical columns to embed.
+    """
     return from_nnx(lambda rngs, profile, inputs: _User(rngs, users, dim))

@@ -1,10 +1,10 @@
-"""A sequence recommender: a causal Transformer over the items a person met (the SASRec class).
+"""A sequence recommender: a causal Transformer over a user's items, of the kind of SASRec.
 
-A history is a row of item indices, oldest first, with its padding on the right. It is read behind a
-start token, so that an empty history has an answer too: the cold start. Items are scored by the
+A history is a row of item indices, oldest first, with its padding on the right. A start token comes
+before it, so that an empty history has a prediction too: the cold start. Items are scored by the
 inner product of the last hidden vector with their embeddings (tied). An item's embedding is a free
-row plus, where content vectors are given, a learned projection of them; rows are hidden at random
-in training, so that an item without a row is read and found by its content.
+row of a table plus, where content vectors are given, a learned projection of them; rows are hidden
+at random in training, so that the model also handles items that have only content.
 
 References: Kang and McAuley, "Self-attentive sequential recommendation", ICDM 2018; Klenitskiy and
 Vasilev, RecSys 2023 (the loss decides); Bengio and Senecal, 2008 (sampled softmax with correction).
@@ -24,12 +24,12 @@ from metajax.types import Model, Params, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A sequence recommender.
+    """The size of a sequence recommender, and how it is trained.
 
     Attributes:
       num_items: V; items are 0..V-1.
-      shape: the stack.
-      dropout: share dropped of the embeddings and of what each block writes.
+      shape: of the Transformer.
+      dropout: share dropped of the embeddings and of the output of each attention and MLP.
       hidden_rows: share of items whose free row is hidden in a training step; needs content.
       num_negatives: items drawn for the sampled softmax of a training step; 0 is the full softmax.
     """
@@ -42,16 +42,16 @@ class Settings:
 
 
 def small(width: int = 64, num_layers: int = 2, num_heads: int = 2) -> transformer.Shape:
-    """The shape of SASRec's published size, with a gated MLP of twice its width."""
+    """A Transformer of SASRec's published size, with a gated MLP of hidden width ``2 * width``."""
     return transformer.Shape(num_layers, width, num_heads, num_heads, hidden=2 * width)
 
 
 def init(key: jax.Array, settings: Settings, content: np.ndarray | None = None) -> Params:
-    """Parameters: ``items`` (V, D), ``start`` (D,), the stack, and the content with its kernel.
+    """Parameters: ``items`` (V, D), ``start`` (D,), the Transformer's, and, where given, content.
 
     Args:
-      content: (V, F) vectors of the items. They are stored among the parameters and never learned:
-        no gradient reaches them, and weight decay must leave ``content`` out.
+      content: (V, F) vectors of the items, stored as the parameter ``content`` and never learned:
+        no gradient reaches it, and weight decay must leave it out. ``content_kernel`` is (F, D).
     """
     key_items, key_start, key_stack, key_content = jax.random.split(key, 4)
     width = settings.shape.width
@@ -67,11 +67,11 @@ def init(key: jax.Array, settings: Settings, content: np.ndarray | None = None) 
     return params
 
 
-def vectors(params: Params, shown: jax.Array | None = None) -> jax.Array:
+def item_embeddings(params: Params, shown: jax.Array | None = None) -> jax.Array:
     """The items' embeddings (V, D): free row plus projected content.
 
     Args:
-      shown: (V,) 1 where the free row counts; None shows all.
+      shown: (V,) 1 where the free row is used, 0 where it is hidden; None uses all.
     """
     rows = params["items"] if shown is None else params["items"] * shown[:, None]
     if "content" not in params:
@@ -79,14 +79,19 @@ def vectors(params: Params, shown: jax.Array | None = None) -> jax.Array:
     return rows + jax.lax.stop_gradient(params["content"]) @ params["content_kernel"]
 
 
-def states(
+def hidden_vectors(
     settings: Settings,
     params: Params,
     catalogue_VxD: jax.Array,
     history: jax.Array,
     key: jax.Array | None = None,
 ) -> jax.Array:
-    """Hidden vectors (L + 1, D): of nothing, and after each item of a history (L,)."""
+    """Hidden vectors (L + 1, D): before the first and after each item of a history (L,).
+
+    Args:
+      catalogue_VxD: the items' embeddings, of `item_embeddings`.
+      key: for dropout; None for none.
+    """
     x = jnp.concatenate([params["start"][None], catalogue_VxD[history]])
     x = x * settings.shape.width**0.5
     rate = settings.dropout
@@ -104,20 +109,21 @@ def next_loss(
     mask_BxL: jax.Array,
     key: jax.Array | None,
 ) -> jax.Array:
-    """The mean cross-entropy of each real item of the rows given those before it in its row.
+    """The mean cross-entropy, in nats, of each real item of B histories given those before it.
 
-    Over the full catalogue, or over ``num_negatives`` uniform draws with their correction. Rows
-    share hidden items and draws, and their logits are one matrix product.
+    Over all items, or over ``num_negatives`` uniform draws (`sampled_cross_entropy`). All histories
+    share hidden rows and draws, so that their logits are one matrix product.
 
     Args:
+      mask_BxL: 1 where an item is real, 0 where it is padding.
       key: for dropout, hidden rows and negatives; None is evaluation, always over all items.
     """
     num_rows = items_BxL.shape[0]
     flat = lambda x: x.reshape(-1, *x.shape[2:])
     target, mask = flat(items_BxL), flat(mask_BxL)
-    read = functools.partial(states, settings, params)
+    read = functools.partial(hidden_vectors, settings, params)
     if key is None:
-        catalogue = vectors(params)
+        catalogue = item_embeddings(params)
         hidden = flat(jax.vmap(lambda row: read(catalogue, row)[:-1])(items_BxL))
         return masked_mean(full_cross_entropy(hidden, catalogue, target), mask)
     key_rows, key_drop, key_negative = jax.random.split(key, 3)
@@ -125,7 +131,7 @@ def next_loss(
     if settings.hidden_rows > 0.0:
         shape = (settings.num_items,)
         shown = jax.random.bernoulli(key_rows, 1.0 - settings.hidden_rows, shape) * 1.0
-    catalogue = vectors(params, shown)
+    catalogue = item_embeddings(params, shown)
     keys = jax.random.split(key_drop, num_rows)
     hidden = flat(jax.vmap(lambda row, key: read(catalogue, row, key)[:-1])(items_BxL, keys))
     if settings.num_negatives == 0:
@@ -135,7 +141,7 @@ def next_loss(
 
 
 def full_cross_entropy(hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array) -> jax.Array:
-    """-log softmax (L,) of each target over all items."""
+    """-log softmax (L,), in nats, of each target (L,) over all items."""
     logits_LxV = hidden_LxD @ items_VxD.T
     chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)  # no scatter into (L, V) behind it
     return jax.nn.logsumexp(logits_LxV, axis=1) - chosen
@@ -144,7 +150,7 @@ def full_cross_entropy(hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.
 def sampled_cross_entropy(
     hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array, drawn: jax.Array
 ) -> jax.Array:
-    """-log softmax (L,) with the other items estimated from uniform draws (n,).
+    """-log softmax (L,) of each target (L,), the other items estimated from uniform draws (n,).
 
     ``Z = exp(s_target) + (V - 1) / m * sum exp(s)`` over the m draws that are not the target: an
     unbiased estimate of the full sum, so that the loss goes to the full one as n grows.
@@ -160,17 +166,16 @@ def sampled_cross_entropy(
 
 
 def next_item(settings: Settings, content: np.ndarray | None = None) -> Model:
-    """The model whose rows are histories and whose scores are all items: logits (N, V).
+    """A model that scores all V items after each of N histories: logits (N, V).
 
-    ``inputs`` is the pair of ``items`` (N, L), padded on the right, and their number (N,). What an
-    adapter learns of a person changes the reading of every history.
+    ``inputs`` is the pair of ``items`` (N, L), padded on the right, and their number (N,).
     """
 
     def apply(params: Params, profile: PyTree, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
         del profile
         items_NxL, length = inputs
-        catalogue = vectors(params)
-        read = lambda row, n: states(settings, params, catalogue, row)[n]
+        catalogue = item_embeddings(params)
+        read = lambda row, n: hidden_vectors(settings, params, catalogue, row)[n]
         hidden_NxD = jax.vmap(read)(items_NxL, length)
         return hidden_NxD @ catalogue.T
 

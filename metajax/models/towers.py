@@ -1,7 +1,8 @@
-"""Small models of one (profile, inputs) pair: linear, perceptrons, and feature embeddings.
+"""Small models: linear ones, multi-layer perceptrons (MLPs), and embeddings of side information.
 
-Inputs and profile are dicts of columns. Parameter paths matter to filters: ``embed/...`` for
-embeddings, ``body/...`` for hidden layers, ``head/...`` for the last layer.
+Inputs are vectors (N, D), or dicts of columns, as is then the profile. Parameter paths for filters
+of `metajax.tree`: ``embed/...`` are embeddings, ``body/...`` hidden layers, ``head/...`` the last
+layer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,16 +25,20 @@ class _Perceptron(nnx.Module):
 
     def __call__(self, profile: PyTree, inputs: jax.Array) -> jax.Array:
         del profile
-        return self.head(mlp.behind(self.body, inputs))[..., 0]
+        return self.head(mlp.activate_after(self.body, inputs))[..., 0]
 
 
 def vector_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
-    """A perceptron on vector inputs (N, D), the regression network of the few-shot classics."""
+    """Scores (N,) by an MLP on vector inputs (N, D): MAML's regression network (Finn et al., 2017).
+
+    Args:
+      hidden: widths of the hidden layers, with a ReLU after each.
+    """
     return from_nnx(lambda rngs, profile, inputs: _Perceptron(rngs, inputs.shape[-1], hidden))
 
 
 def vector_linear() -> Model:
-    """A linear score of vector inputs (N, D) without a constant, from zero."""
+    """Scores (N,) linear in vector inputs (N, D), without an intercept; weights start at 0."""
     return Model(
         init=lambda key, profile, inputs: {"head": {"kernel": jnp.zeros(inputs.shape[-1])}},
         apply=lambda params, profile, inputs: inputs @ params["head"]["kernel"],
@@ -46,7 +51,7 @@ def identity() -> Model:
 
 
 def stored_mean(mean: float, name: str = "bias") -> Model:
-    """The score ``mu + bias`` from a stored column (N,) of the inputs; mu is learnable."""
+    """The scores (N,) ``mu + bias``: a learnable mu, and the column ``name`` (N,) of the inputs."""
     return Model(
         init=lambda key, profile, inputs: {"mu": jnp.asarray(mean)},
         apply=lambda params, profile, inputs: params["mu"] + inputs[name],
@@ -54,11 +59,11 @@ def stored_mean(mean: float, name: str = "bias") -> Model:
 
 
 def column(name: str, *, scale: float = 1.0, constant: bool = False) -> Model:
-    """A stored numeric column (N, D) of the inputs as features, without parameters.
+    """The numeric column ``name`` (N, D) of the inputs as features (N, D), without parameters.
 
     Args:
       scale: a factor on the column.
-      constant: whether a feature that is always 1 is put first.
+      constant: put a feature that is always 1 first: (N, 1 + D).
     """
 
     def apply(params: PyTree, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
@@ -69,8 +74,8 @@ def column(name: str, *, scale: float = 1.0, constant: bool = False) -> Model:
     return Model(lambda key, profile, inputs: {}, apply)
 
 
-def ones() -> Model:
-    """A single constant feature (N, 1): its ridge weight is the damped user bias."""
+def constant_feature() -> Model:
+    """A feature (N, 1) that is always 1: its weight in `ridge` is the damped user bias."""
     return Model(
         init=lambda key, profile, inputs: {},
         apply=lambda params, profile, inputs: jnp.ones((*inputs["item"].shape, 1)),
@@ -90,16 +95,16 @@ class _FactorMlp(_Perceptron):
 
 
 def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
-    """A perceptron on frozen item factors: ``mu + b_i + f(factor_i, b_i)``.
+    """Scores (N,) by an MLP f on frozen item factors: ``mean + b_i + f(factor_i, b_i)``.
 
     Items enter through the stored columns ``factor`` (N, D) and ``bias`` (N,), so that a cold item
-    with content-predicted factors is served by the same parameters.
+    whose factors were predicted from its content is served by the same parameters.
     """
     return from_nnx(lambda rngs, profile, inputs: _FactorMlp(rngs, inputs["factor"], mean, hidden))
 
 
-def bag(table: nnx.Embed, index: jax.Array) -> jax.Array:
-    """The mean embedding (..., D) of the indices (..., W) that are not 0."""
+def mean_embedding(table: nnx.Embed, index: jax.Array) -> jax.Array:
+    """The mean (..., D) of the embeddings of those indices (..., W) that are not 0; 0 if none."""
     present = (index > 0)[..., None]
     total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
     return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
@@ -128,9 +133,9 @@ class _Melu(_Perceptron):
 
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
         n = inputs["item"].shape[0]
-        user = [bag(self.embed[f"user_{k}"], profile[k]) for k in self.user_names]
+        user = [mean_embedding(self.embed[f"user_{k}"], profile[k]) for k in self.user_names]
         user_NxE = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
-        item_NxE = [bag(self.embed[f"item_{k}"], inputs[k]) for k in self.item_names]
+        item_NxE = [mean_embedding(self.embed[f"item_{k}"], inputs[k]) for k in self.item_names]
         x_NxD = jnp.concatenate([*user_NxE, *item_NxE], axis=1)
         return self.mean + super().__call__(profile, x_NxD)
 
@@ -144,10 +149,17 @@ def melu_net(
 ) -> Model:
     """MeLU's network: one embedding per feature, averaged over its values, then decision layers.
 
-    No identifiers enter, so that unseen users and items are served alike. Decision layers are
-    ``body`` and ``head``.
+    Gives scores (N,). Identifiers are no inputs, so that seen and unseen users and items are served
+    in the same way. The decision layers are ``body`` and ``head``.
 
-    References: Lee et al., KDD 2019.
+    Args:
+      user_sizes, item_sizes: name -> number of indices of the categorical columns to embed.
+      mean: added to the scores, the mean rating.
+      dim: width of each embedding.
+      hidden: widths of the decision layers.
+
+    References: Lee et al., "MeLU: meta-learned user preference estimator for cold-start
+    recommendation", KDD 2019.
     """
     return from_nnx(
         lambda rngs, profile, inputs: _Melu(rngs, user_sizes, item_sizes, mean, dim, hidden)

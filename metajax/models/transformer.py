@@ -1,13 +1,14 @@
-"""A causal Transformer as pure functions on one sequence: pre-norm, rotary, grouped queries, gated.
+"""A causal Transformer as pure functions on one sequence of S vectors (S, D).
 
-The same blocks carry a language model (`models.decoder`) and a sequence recommender
-(`models.sequence`). Parameters are a plain nested dict whose leaves under ``blocks`` have a leading
-axis of layers, scanned: compile time does not grow with depth. A kernel is anything that can be
-multiplied from the left: an array, or what an adapter or a compressor has put in its place. Two
-more keys are understood where an adapter has added them: ``prompt`` (P, D), vectors read before the
-sequence, and ``film``, scales and shifts (layers, D) of what every gated MLP reads.
+Pre-norm with RMS norms, rotary positions, grouped-query attention, gated MLPs. The same blocks make
+a language model (`models.language.decoder`) and a sequence recommender (`models.sequence`).
+Parameters are a plain nested dict whose leaves under ``blocks`` have a leading axis of layers and
+are scanned: compile time does not grow with depth. A kernel is anything that can be multiplied from
+the left: an array, or what an adapter or quantization has put in its place. Adapters may add two
+keys: ``prompt`` (P, D), vectors read before the sequence, and ``film``, the scales and shifts
+(layers, D) of the input of every gated MLP.
 
-Padding stands on the right, where causality keeps it invisible.
+Padding is on the right, where causal attention cannot see it.
 
 References: Vaswani et al., NeurIPS 2017; Touvron et al., "LLaMA", 2023; Su et al., "RoFormer",
 2021; Ainslie et al., "GQA", EMNLP 2023.
@@ -25,18 +26,21 @@ from metajax.types import Params, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The architecture of a stack of blocks.
+    """The architecture of a Transformer.
 
     Attributes:
-      num_layers, width, num_heads: of the stack; ``head_dim`` defaults to width / heads.
+      num_layers: number of blocks.
+      width: D, of the hidden vectors.
+      num_heads: of the queries.
       num_kv_heads: heads of keys and values, which groups of query heads share.
-      hidden: width of the gated MLP.
-      theta: base of the rotary wave lengths.
+      hidden: hidden width of the gated MLP.
+      head_dim: width of a head; 0 for width / num_heads.
+      theta: base of the rotary wavelengths.
       scaling: how `frequencies` stretches them, as Llama 3.1 does; None leaves them.
       norm_eps: added to the mean square in each norm.
       qkv_bias: queries, keys and values have a bias (Qwen 2).
-      qk_norm: each head's queries and keys are normed (Qwen 3).
-      remat: compute each layer anew in the backward pass: a third more time, memory of one layer.
+      qk_norm: queries and keys of each head are normalized (Qwen 3).
+      remat: recompute each layer in the backward pass: a third more time, memory of one layer.
     """
 
     num_layers: int
@@ -54,12 +58,19 @@ class Shape:
 
     @property
     def dim(self) -> int:
-        """Numbers per head."""
+        """The width of a head."""
         return self.head_dim or self.width // self.num_heads
 
 
 class Scaling(NamedTuple):
-    """Llama 3.1's stretch of long rotary waves: by ``factor`` beyond the original context."""
+    """Llama 3.1's stretch of long rotary waves by ``factor``, for contexts beyond the original.
+
+    Attributes:
+      factor: by which waves with fewer than ``low`` turns in the original context are stretched;
+        those with more than ``high`` turns are not, and between them the factor is interpolated.
+      low, high: in turns.
+      original: the context length of pretraining, in tokens.
+    """
 
     factor: float
     low: float
@@ -68,7 +79,12 @@ class Scaling(NamedTuple):
 
 
 class Cache(NamedTuple):
-    """Keys and values of what was read: leaves (layers, capacity, kv heads, head dim); how much."""
+    """Keys and values of the positions read so far.
+
+    Attributes:
+      keys, values: (num_layers, capacity, num_kv_heads, head_dim).
+      length: () how many positions are filled.
+    """
 
     keys: jax.Array
     values: jax.Array
@@ -76,7 +92,10 @@ class Cache(NamedTuple):
 
 
 def init(key: jax.Array, shape: Shape, scale: float = 0.02) -> Params:
-    """Parameters of ``{"blocks", "norm"}``: normal kernels, the two that write scaled by depth."""
+    """Parameters ``{"blocks": ..., "norm": ...}``, kernels drawn from N(0, scale^2).
+
+    Output kernels of attention and MLP are divided by sqrt(2 num_layers), as in GPT-2.
+    """
     d, dim, n = shape.width, shape.dim, shape.num_layers
     heads, kv = shape.num_heads * dim, shape.num_kv_heads * dim
     keys = iter(jax.random.split(key, 7))
@@ -105,7 +124,10 @@ def init(key: jax.Array, shape: Shape, scale: float = 0.02) -> Params:
 
 
 def dense(params: Params, x: jax.Array) -> jax.Array:
-    """``x @ kernel + bias`` of x (S, rows); the kernel may be a stand-in for a matrix."""
+    """``x @ kernel + bias`` (S, columns) of x (S, rows); the kernel may be a stand-in for a matrix.
+
+    Such are `adapters.lora.LowRank` and `adapters.quantize.Integers`.
+    """
     y = x @ params["kernel"]
     return y + params["bias"][None, :] if "bias" in params else y
 
@@ -119,7 +141,7 @@ def rms_norm(params: Params, x: jax.Array, eps: float) -> jax.Array:
 
 
 def frequencies(shape: Shape) -> jax.Array:
-    """The rotary frequencies (head dim / 2,) in radians per position."""
+    """The rotary frequencies (head_dim / 2,) in radians per position."""
     base = shape.theta ** (-jnp.arange(0, shape.dim, 2, dtype=jnp.float32) / shape.dim)
     if shape.scaling is None:
         return base
@@ -130,7 +152,7 @@ def frequencies(shape: Shape) -> jax.Array:
 
 
 def rotate(x_SxHxE: jax.Array, positions: jax.Array, shape: Shape) -> jax.Array:
-    """Each head's halves turned by the angle of its position (S,)."""
+    """Queries or keys with rotary positions: each head's halves rotated by its position (S,)."""
     angle_SxF = positions.astype(jnp.float32)[:, None] * frequencies(shape)[None, :]
     cos, sin = jnp.cos(angle_SxF)[:, None, :], jnp.sin(angle_SxF)[:, None, :]
     first, second = jnp.split(x_SxHxE.astype(jnp.float32), 2, axis=-1)
@@ -202,12 +224,12 @@ def forward(
     key: jax.Array | None = None,
     rate: float = 0.0,
 ) -> jax.Array:
-    """The normed last hidden vectors (S, D) of a sequence of embeddings.
+    """The last hidden vectors (S, D), normalized, of a sequence of embeddings.
 
     Args:
       x_SxD: embeddings; real rows first.
-      key: draws the dropout; None leaves it out.
-      rate: the share of what attention and MLP write that is dropped.
+      key: for dropout; None for none.
+      rate: the share dropped of the output of each attention and MLP.
     """
     prompt = params.get("prompt")
     length = 0 if prompt is None else prompt.shape[0]
@@ -219,7 +241,7 @@ def forward(
 
 
 def empty_cache(shape: Shape, capacity: int, dtype=jnp.float32) -> Cache:
-    """A cache that has read nothing and holds up to ``capacity`` positions, a prompt included."""
+    """An empty cache of up to ``capacity`` positions, a soft prompt included."""
     leaf = jnp.zeros((shape.num_layers, capacity, shape.num_kv_heads, shape.dim), dtype)
     return Cache(leaf, leaf, jnp.zeros((), jnp.int32))
 
@@ -231,12 +253,13 @@ def extend(
     cache: Cache,
     num_real: jax.Array | int | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """The normed hidden vectors (S, D) of what follows the cache, and the cache with it.
+    """The last hidden vectors (S, D), normalized, of S further positions, and the longer cache.
 
-    A prompt is not read here: extend an empty cache by it first.
+    A soft prompt is not read here: extend an empty cache by it first.
 
     Args:
-      x_SxD: embeddings; rows from ``num_real`` on are padding, which the next call overwrites.
+      x_SxD: embeddings of the further positions.
+      num_real: rows from there on are padding, which the next call overwrites; None for no padding.
     """
     positions = cache.length + jnp.arange(x_SxD.shape[0])
     kept = (cache.keys, cache.values)

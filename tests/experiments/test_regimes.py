@@ -179,7 +179,7 @@ def test_places_are_those_of_a_loop():
     read = history.window(settings, history.ROW)
     both = lambda params, state, tail: (
         read(params["base"], tail),
-        sequence.vectors(params["base"]),
+        sequence.item_embeddings(params["base"]),
     )
     found = history.places(settings.num_items, learner, both, params, data)
     model = sequence.next_item(settings)

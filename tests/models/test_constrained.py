@@ -26,7 +26,7 @@ def likelihood_of(row):
 def found():
     search = jax.jit(
         lambda prompt, length: constrained.best_items(
-            DECODER, PARAMS, prompt, length, constrained.tree_of(ROWS), 8
+            DECODER, PARAMS, prompt, length, constrained.prefix_tree(ROWS), 8
         )
     )
     return [np.asarray(x) for x in search(PROMPT, 3)]
@@ -61,7 +61,7 @@ def test_a_likelihood_is_a_product_of_softmaxes():
 )
 def test_items_that_cannot_be_told_apart_are_refused(rows, sentence):
     with pytest.raises(UserError, match=sentence):
-        constrained.tree_of(rows)
+        constrained.prefix_tree(rows)
 
 
 def test_codes_put_like_items_together_and_tell_all_apart():

@@ -47,7 +47,7 @@ def test_a_cache_filled_in_pieces_gives_the_logits_of_the_whole(loaded):
     made, params, expected = loaded
     tokens = jnp.asarray(expected["tokens"][0])
     piece = jax.jit(lambda row, cache: decoder.read(made, params, row, cache))
-    cache, rows = decoder.begin(made, params, 30), []
+    cache, rows = decoder.start_cache(made, params, 30), []
     for start in range(0, 30, 10):
         out, cache = piece(tokens[start : start + 10], cache)
         rows.append(out)
@@ -92,7 +92,7 @@ def test_a_cache_begins_with_the_soft_prompt(adapted):
     params = {"base": base, "adapter": {"prompt": prompt}}
     expected = wrapped.apply(params, (), (rows[:1], jnp.array([3])))
     with_prompt = {**base, "prompt": prompt}
-    cache = decoder.begin(made, with_prompt, 3)
+    cache = decoder.start_cache(made, with_prompt, 3)
     found, _ = decoder.read(made, with_prompt, rows[0, :3], cache)
     np.testing.assert_allclose(found[-1], expected[0], atol=2e-5)
 

@@ -67,10 +67,10 @@ def test_the_sampled_sum_is_unbiased():
 
 def test_no_prediction_sees_its_item_or_a_later_one():
     _, params = learner_and_params()
-    embedded = sequence.vectors(params)[jnp.array([1, 2, 3, 4])]
+    embedded = sequence.item_embeddings(params)[jnp.array([1, 2, 3, 4])]
 
     def read(rows):
-        return sequence.states(SETTINGS, params, rows, jnp.arange(4))
+        return sequence.hidden_vectors(SETTINGS, params, rows, jnp.arange(4))
 
     jacobian = jax.jacobian(read)(embedded)  # (5, D, 4, D): states 0..4 by items 0..3
     moved = np.asarray(jnp.abs(jacobian).sum((1, 3)))
@@ -158,8 +158,8 @@ def test_an_item_without_a_row_is_read_and_found_by_its_content():
     params = sequence.init(jax.random.key(0), SETTINGS, content)
     blind = {**params, "items": params["items"].at[5:].set(0.0)}
     shown = jnp.array([1.0] * 5 + [0.0] * 2)
-    vectors = sequence.vectors(params, shown)
-    np.testing.assert_allclose(vectors, sequence.vectors(blind), atol=1e-7)
+    vectors = sequence.item_embeddings(params, shown)
+    np.testing.assert_allclose(vectors, sequence.item_embeddings(blind), atol=1e-7)
     np.testing.assert_allclose(vectors[5], vectors[6], atol=1e-7)
     loss = functools.partial(sequence.next_loss, SETTINGS, key=None)
     rows = (jnp.array([[0, 1, 2]]), jnp.ones((1, 3)))

@@ -7,7 +7,7 @@ import pytest
 
 from metajax.learners.pooled import pooled
 from metajax.models.ctr import content_net, deep_fm, table_rows, with_table
-from metajax.models.modulated import at_rest, centered, over_features
+from metajax.models.modulated import centered_labels, over_features, with_fixed_code
 from metajax.models.towers import vector_linear
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, Examples, Model, UserError
@@ -82,11 +82,13 @@ def test_a_network_at_rest_is_the_network_under_that_code():
     params = model.init(KEY, (3.0, jnp.array([5.0])), x)
     got = model.apply(params, (3.0, jnp.array([5.0])), x)
     np.testing.assert_allclose(got, [1 + 3 + 10, 1 + 6 + 20])
-    rest = at_rest(model, jnp.array([5.0]))
+    rest = with_fixed_code(model, jnp.array([5.0]))
     np.testing.assert_array_equal(rest.apply(rest.init(KEY, 3.0, x), 3.0, x), got)
 
 
 def test_an_encoder_sees_centered_labels():
-    encode = centered(Model(lambda k, p, x: {}, lambda params, p, x: x[0] * x[1][:, None]), 3.5)
+    encode = centered_labels(
+        Model(lambda k, p, x: {}, lambda params, p, x: x[0] * x[1][:, None]), 3.5
+    )
     pairs = (jnp.ones((2, 1)), jnp.array([3.5, 5.0]))
     np.testing.assert_allclose(encode.apply({}, (), pairs), [[0.0], [1.5]])

@@ -139,7 +139,7 @@ def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
 def centered_codes(config: Config, problem: Problem):
     """A conditional neural process over the same evidence."""
     plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
-    encode = nets.centered(labeled_features((config.hidden, 32)), problem.mean)
+    encode = nets.centered_labels(labeled_features((config.hidden, 32)), problem.mean)
     decode = conditioned_mlp((config.hidden, config.hidden))
     learner = neural_process(encode, decode, 32, embed=plain)
     return residual(learner, towers.stored_mean(problem.mean), shown=unchanged)

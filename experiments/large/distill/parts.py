@@ -44,8 +44,8 @@ class Made:
 
 def logits(settings: sequence.Settings, params: Params, rows: jax.Array, key=None) -> jax.Array:
     """The scores (B, L, V) of all items before each item of the rows."""
-    catalogue = sequence.vectors(params)
-    read = lambda row: sequence.states(settings, params, catalogue, row, key)[:-1]
+    catalogue = sequence.item_embeddings(params)
+    read = lambda row: sequence.hidden_vectors(settings, params, catalogue, row, key)[:-1]
     return jax.vmap(read)(rows) @ catalogue.T
 
 

@@ -207,7 +207,7 @@ def from_folder(
     titles = [title_of[i] for i in data.item_ids.tolist()]
     names = [f" {t}\n" if titles.count(t) == 1 else f" {t} #{i}\n" for i, t in enumerate(titles)]
     encode = lambda text: tokens_of.encode(text, add_special_tokens=False).ids
-    tree = constrained.tree_of([encode(name) for name in names])
+    tree = constrained.prefix_tree([encode(name) for name in names])
     _, _, test = groups(len(data.length))
     test = test[: config.people]
     held = histories.held_out(data, config.window, 1)

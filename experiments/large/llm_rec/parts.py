@@ -60,7 +60,7 @@ class Lab:
         self.train_on, self.valid = train_on, valid
         shape = Shape(config.num_layers, config.width, 2, 2, 2 * config.width)
         self.decoder = Decoder(shape, words.vocab_size)
-        self.tree = constrained.tree_of(words.items.tolist())
+        self.tree = constrained.prefix_tree(words.items.tolist())
         self.bytes = {PLAIN: 0}
         as_device = (data.items, data.start, data.length, words.start, words.items)
         self.arrays = tuple(jnp.asarray(x, jnp.int32) for x in as_device)

@@ -85,8 +85,8 @@ def likelihood(settings: sequence.Settings) -> Model:
     def apply(params: Params, profile: PyTree, inputs: tuple[jax.Array, jax.Array]) -> jax.Array:
         del profile
         rows, judged = inputs
-        catalogue = sequence.vectors(params)
-        read = lambda row: sequence.states(settings, params, catalogue, row)[:-1]
+        catalogue = sequence.item_embeddings(params)
+        read = lambda row: sequence.hidden_vectors(settings, params, catalogue, row)[:-1]
         hidden = jax.vmap(read)(rows)
         flat = hidden.reshape(-1, hidden.shape[-1])
         loss = sequence.full_cross_entropy(flat, catalogue, rows.reshape(-1)).reshape(rows.shape)
@@ -140,8 +140,10 @@ def window(settings: sequence.Settings, width: int) -> Reader:
     """Reads the last ``width`` items in one pass: from width - JUDGED of them to width - 1."""
 
     def read(params: Params, tail: jax.Array) -> jax.Array:
-        catalogue = sequence.vectors(params)
-        return sequence.states(settings, params, catalogue, tail[-width:])[width - JUDGED : -1]
+        catalogue = sequence.item_embeddings(params)
+        return sequence.hidden_vectors(settings, params, catalogue, tail[-width:])[
+            width - JUDGED : -1
+        ]
 
     return read
 
@@ -150,10 +152,12 @@ def exactly(settings: sequence.Settings, context: int) -> Reader:
     """Reads ``context`` items before each one to find, no more."""
 
     def read(params: Params, tail: jax.Array) -> jax.Array:
-        catalogue = sequence.vectors(params)
+        catalogue = sequence.item_embeddings(params)
         first = len(tail) - JUDGED - context + jnp.arange(JUDGED)
         rows = tail[first[:, None] + jnp.arange(context)[None, :]]
-        return jax.vmap(lambda row: sequence.states(settings, params, catalogue, row)[-1])(rows)
+        return jax.vmap(lambda row: sequence.hidden_vectors(settings, params, catalogue, row)[-1])(
+            rows
+        )
 
     return read
 

@@ -63,7 +63,7 @@ def implicit_head() -> MetaLearner:
     def adapt(params: Params, state: Mean, examples: Examples, key: jax.Array) -> Mean:
         del state, key
         rows, _ = examples.inputs
-        vectors = sequence.vectors(params["base"])
+        vectors = sequence.item_embeddings(params["base"])
         met = vectors[rows.reshape(-1)]
         return Mean(params["weight"] * solved(vectors, met, params["penalty"]))
 
@@ -117,7 +117,7 @@ class Arms:
         """The recommender without adaptation."""
         read = lambda params, state, tail: (
             reader(params["base"], tail),
-            sequence.vectors(params["base"]),
+            sequence.item_embeddings(params["base"]),
         )
         return Ready(implicit_head(), read, self.weighted(0.0, 1.0))
 
@@ -131,7 +131,7 @@ class Arms:
 
         def read(params: Params, state: Any, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
             own = use(tree.merge(state.fast, params["model"]))
-            return reader(own, tail), sequence.vectors(own)
+            return reader(own, tail), sequence.item_embeddings(own)
 
         return read
 
@@ -141,7 +141,7 @@ class Arms:
 
         def read(params: Params, state: Mean, tail: jax.Array) -> tuple[jax.Array, jax.Array]:
             base = params["base"]
-            return reader(base, tail) + state.taste[None], sequence.vectors(base)
+            return reader(base, tail) + state.taste[None], sequence.item_embeddings(base)
 
         valid, learner = {}, implicit_head()
         for weight in (0.3, 1.0, 3.0):

@@ -1,8 +1,8 @@
-"""A text encoder of the BERT class in Flax: sentences in, vectors of length one out.
+"""A BERT text encoder in Flax: sentences in, unit vectors out.
 
 Post-norm blocks, exact GELU, learned positions; a sentence's vector is the mean of its tokens' last
-hidden vectors, over its length. Weights come from a folder of the Hugging Face layout, such as
-all-MiniLM-L6-v2, which a package of the extra ``text`` carries.
+hidden vectors, divided by its norm. Weights come from a folder in the Hugging Face layout, such as
+all-MiniLM-L6-v2, which a package of the extra ``text`` contains.
 
 References: Devlin et al., NAACL 2019; Reimers and Gurevych, EMNLP 2019; Wang et al., "MiniLM",
 2020.
@@ -31,7 +31,7 @@ BUCKETS = (16, 32, 64, 128, 256)
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The architecture of an encoder, by the names of ``config.json`` that it is read from."""
+    """The architecture of an encoder; the fields are those of the same name in ``config.json``."""
 
     vocab_size: int
     hidden_size: int
@@ -84,15 +84,15 @@ class _Encoder(nnx.Module):
 
 
 def encoder(shape: Shape) -> Model:
-    """The model whose inputs are tokens and mask (N, S), and whose outputs are vectors (N, D).
+    """A model whose inputs are tokens (N, S) and their mask (N, S), and whose outputs are vectors.
 
-    Embeddings of length one: the mean over a sentence and its sum point the same way.
+    They are (N, D) of norm 1, so that the sum over the tokens of a sentence serves as their mean.
     """
     return from_nnx(lambda rngs, profile, inputs: _Encoder(rngs, shape))
 
 
 def load(folder: pathlib.Path | str) -> tuple[Shape, Params]:
-    """The encoder in a folder, and its parameters in float32.
+    """The architecture of the checkpoint in a folder, and its parameters in float32.
 
     Raises:
       UserError: a file or tensor is missing, or the folder holds another kind of model.
@@ -143,7 +143,7 @@ def packaged_folder() -> pathlib.Path:
 
 
 def tokenizer(folder: pathlib.Path | str, longest: int = 256) -> Any:
-    """The folder's tokenizer, cutting at ``longest`` tokens and padding nothing.
+    """The folder's tokenizer, which truncates at ``longest`` tokens and does not pad.
 
     Raises:
       UserError: the package `tokenizers` or the file is missing.
@@ -164,12 +164,15 @@ def tokenizer(folder: pathlib.Path | str, longest: int = 256) -> Any:
 def embed(
     texts: Sequence[str], folder: pathlib.Path | str | None = None, batch_size: int = 64
 ) -> np.ndarray:
-    """The vectors (N, D) of texts, each of length one.
+    """The vectors (N, D) float32 of N texts, each of norm 1.
 
     Texts are batched by length and padded to a few widths, so that few programs are compiled.
 
     Args:
       folder: of the checkpoint; the packaged MiniLM by default.
+
+    Raises:
+      UserError: a package, a file or a tensor is missing.
     """
     folder = packaged_folder() if folder is None else folder
     shape, params = load(folder)
@@ -193,7 +196,7 @@ def embed(
 def cached(
     texts: Sequence[str], folder: pathlib.Path | str | None, path: pathlib.Path
 ) -> np.ndarray:
-    """As `embed`, kept in a file beside a digest of the texts; computed anew where they differ."""
+    """The vectors (N, D) of `embed`, kept in the file ``path``; recomputed when a text differs."""
     digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
     if path.is_file():
         with np.load(path) as stored:

@@ -1,7 +1,7 @@
 """Checkpoint folders in the Hugging Face layout: config.json, safetensors in one file or in shards.
 
 A safetensors file is eight bytes that hold the length of a JSON header, the header, and the tensors
-end to end. It is mapped, not read: one tensor at a time comes into memory.
+end to end. It is memory-mapped, so that one tensor at a time is loaded.
 """
 
 import json
@@ -51,7 +51,11 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 
 class Tensors:
-    """The tensors of a folder by name, read one at a time; it knows which were not asked for."""
+    """The tensors of a folder by name, read one at a time; ``unread`` are those not yet read.
+
+    Raises:
+      UserError: a file is missing, cut or no safetensors file.
+    """
 
     def __init__(self, folder: pathlib.Path):
         folder = pathlib.Path(folder)
@@ -76,7 +80,7 @@ class Tensors:
         """The tensor of that name.
 
         Raises:
-          UserError: there is none, or it has not the shape.
+          UserError: there is none, or its shape is not ``shape``.
         """
         if name not in self._found:
             raise UserError(f"{self.folder} has no tensor {name}; get a complete checkpoint")
@@ -93,7 +97,11 @@ class Tensors:
     def stacked(
         self, name: str, count: int, shape: tuple[int, ...], change: Callable[..., np.ndarray]
     ) -> np.ndarray:
-        """The tensors ``name.format(0)`` to ``name.format(count - 1)``, changed, on a new axis."""
+        """The tensors ``name.format(i)``, i < count, each through ``change``, stacked on axis 0.
+
+        Args:
+          shape: of each, before ``change``.
+        """
         return np.stack([change(self(name.format(i), shape)) for i in range(count)])
 
 

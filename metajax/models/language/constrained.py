@@ -1,8 +1,8 @@
-"""Decoding that can only say what exists: a beam over the prefix tree of the items' token rows.
+"""Constrained decoding: beam search over the prefix tree of the items' token rows.
 
 An item is a row of tokens: its title, or a semantic code. At each step only tokens that continue
-some item are open, so that whatever comes out is an item, and a beam as wide as the catalogue
-scores every item by its likelihood.
+some item are allowed, so that whatever is generated is an item of the catalogue, and a beam as wide
+as the catalogue scores every item by its likelihood.
 
 References: Tay et al., "DSI", NeurIPS 2022; Rajput et al., "TIGER", NeurIPS 2023; De Cao et al.,
 "GENRE", ICLR 2021.
@@ -20,14 +20,14 @@ from metajax.models.language.decoder import Decoder
 from metajax.types import Params, UserError
 
 
-class Tree(NamedTuple):
-    """A prefix tree; node 0 is the root.
+class PrefixTree(NamedTuple):
+    """A prefix tree (trie) of token rows; node 0 is the root.
 
     Attributes:
-      tokens: (nodes, M) the tokens that lead on, padded with 0.
-      child: (nodes, M) where they lead, -1 where padded.
+      tokens: (nodes, M) the tokens of the edges to the children, padded with 0.
+      child: (nodes, M) the node that each edge leads to, -1 where padded.
       item: (nodes,) the item that ends there, or -1.
-      depth: tokens of the longest item.
+      depth: number of tokens of the longest item.
     """
 
     tokens: jax.Array
@@ -36,12 +36,12 @@ class Tree(NamedTuple):
     depth: int
 
 
-def tree_of(rows: Sequence[Sequence[int]]) -> Tree:
-    """The tree of the items' token rows.
+def prefix_tree(rows: Sequence[Sequence[int]]) -> PrefixTree:
+    """The prefix tree of the items' token rows.
 
     Raises:
-      UserError: an item without tokens, two of the same tokens, or one that begins another: give
-        every row an end token.
+      UserError: an item without tokens, two of the same tokens, or one that is a prefix of another:
+        end every row with an end token.
     """
     children: list[dict[int, int]] = [{}]
     item = [-1]
@@ -64,7 +64,7 @@ def tree_of(rows: Sequence[Sequence[int]]) -> Tree:
         tokens[node, : len(leads)] = list(leads)
         child[node, : len(leads)] = list(leads.values())
     depth = max(len(row) for row in rows)
-    return Tree(jnp.asarray(tokens), jnp.asarray(child, jnp.int32), jnp.asarray(item), depth)
+    return PrefixTree(jnp.asarray(tokens), jnp.asarray(child, jnp.int32), jnp.asarray(item), depth)
 
 
 def best_items(
@@ -72,19 +72,23 @@ def best_items(
     params: Params,
     prompt: jax.Array,
     length: jax.Array | int,
-    tree: Tree,
+    tree: PrefixTree,
     width: int,
 ) -> tuple[jax.Array, jax.Array]:
-    """The ``width`` items that a beam finds after a prompt, best first, and their log-likelihoods.
+    """The items that beam search finds after a prompt, best first, and their log-likelihoods.
 
-    The log-likelihood is the model's own, of all tokens of the item; a beam of ``width`` at least
-    the number of items is exact. Places that no item fills hold -1 and -inf.
+    Both are (``width``,); where the beam found fewer items, the rest is -1 and -inf. The
+    log-likelihood, in nats, is that of all tokens of the item given the prompt. The result is exact
+    if ``width`` is at least the number of items.
 
     Args:
       prompt: tokens (S,), padded on the right.
       length: how many are real, at least 1.
+      width: of the beam.
+
+    References: De Cao et al., "Autoregressive entity retrieval", ICLR 2021.
     """
-    cache = lm.begin(decoder, params, prompt.shape[0] + tree.depth)
+    cache = lm.start_cache(decoder, params, prompt.shape[0] + tree.depth)
     rows, cache = lm.read(decoder, params, prompt, cache, length)
     logits = jnp.broadcast_to(rows[length - 1], (width, rows.shape[1]))
     caches = jax.tree.map(lambda x: jnp.broadcast_to(x, (width, *x.shape)), cache)
@@ -106,7 +110,7 @@ def best_items(
     return found[order], score[order]
 
 
-def _widened(tree: Tree, node: jax.Array, score: jax.Array, logits: jax.Array, width: int):
+def _widened(tree: PrefixTree, node: jax.Array, score: jax.Array, logits: jax.Array, width: int):
     """The best continuations: the beams they come from, their nodes, scores and last tokens.
 
     A beam that has ended stays as it is, in the first of its places.
@@ -132,7 +136,7 @@ def _widened(tree: Tree, node: jax.Array, score: jax.Array, logits: jax.Array, w
 def log_likelihood(
     decoder: Decoder, params: Params, tokens: jax.Array, judged: jax.Array
 ) -> jax.Array:
-    """The log-likelihood of the tokens (S,) where ``judged`` (S,) is 1, given those before them."""
+    """The log-likelihood (), in nats, of the tokens (S,) where ``judged`` (S,) is 1."""
     log_p = jax.nn.log_softmax(lm.logits(decoder, params, tokens[:-1]).astype(jnp.float32), axis=-1)
     chosen = jnp.take_along_axis(log_p, tokens[1:, None], axis=1)[:, 0]
     return jnp.sum(jnp.where(judged[1:] > 0, chosen, 0.0))

@@ -1,8 +1,10 @@
-"""Causal language models of the Llama class, from a checkpoint folder or trained here.
+"""Causal language models of the Llama family, from a checkpoint folder or trained here.
 
-Llama 2 and 3, Qwen 2 and 3, and Mistral without a sliding window share one stack: RMS norms, rotary
-positions, grouped-query attention, a gated MLP, a tied or free head. What a configuration asks for
-and is not supported is refused in one line, and never guessed.
+Llama 2 and 3, Qwen 2 and 3, and Mistral without a sliding window share one architecture: RMS norms,
+rotary positions, grouped-query attention, gated MLPs, a tied or free head. A configuration that
+asks for anything else is refused by a `UserError`.
+
+References: Touvron et al., "LLaMA: open and efficient foundation language models", 2023.
 """
 
 import dataclasses
@@ -25,7 +27,13 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-    """A language model: its stack, its vocabulary, and whether the head is the embedding."""
+    """A language model.
+
+    Attributes:
+      shape: of the Transformer.
+      vocab_size: V, number of tokens.
+      tied: whether the output head is the token embedding.
+    """
 
     shape: Shape
     vocab_size: int
@@ -33,7 +41,7 @@ class Decoder:
 
 
 def init(key: jax.Array, decoder: Decoder) -> Params:
-    """Parameters: ``tokens`` (V, D), the stack, and ``head`` unless tied."""
+    """Parameters: ``tokens`` (V, D), the Transformer's, and ``head`` unless tied."""
     key_tokens, key_head, key_stack = jax.random.split(key, 3)
     size = (decoder.vocab_size, decoder.shape.width)
     params = {
@@ -59,7 +67,12 @@ def logits(
     key: jax.Array | None = None,
     rate: float = 0.0,
 ) -> jax.Array:
-    """Logits (S, V) of what follows each of the tokens (S,); padding stands on the right."""
+    """Logits (S, V) of the next token after each of the tokens (S,), which are padded on the right.
+
+    Args:
+      key: for dropout; None for none.
+      rate: the share dropped of the output of each attention and MLP.
+    """
     x = params["tokens"][tokens]
     return to_logits(decoder, params, transformer.forward(decoder.shape, params, x, key, rate))
 
@@ -71,14 +84,18 @@ def read(
     cache: Cache,
     num_real: jax.Array | int | None = None,
 ) -> tuple[jax.Array, Cache]:
-    """Logits (S, V) of what follows each of further tokens (S,), and the cache with them."""
+    """Logits (S, V) of the next token after each of S further tokens (S,), and the longer cache.
+
+    Args:
+      num_real: tokens from there on are padding; None for no padding.
+    """
     x = params["tokens"][tokens]
     hidden, cache = transformer.extend(decoder.shape, params, x, cache, num_real)
     return to_logits(decoder, params, hidden), cache
 
 
-def begin(decoder: Decoder, params: Params, capacity: int) -> Cache:
-    """An empty cache for ``capacity`` tokens, or one that has read the adapter's soft prompt."""
+def start_cache(decoder: Decoder, params: Params, capacity: int) -> Cache:
+    """A cache for ``capacity`` tokens: empty, or with an adapter's soft prompt already read."""
     prompt = params.get("prompt")
     dtype = params["tokens"].dtype
     if prompt is None:
@@ -90,8 +107,8 @@ def begin(decoder: Decoder, params: Params, capacity: int) -> Cache:
 def greedy(
     decoder: Decoder, params: Params, tokens: jax.Array, length: jax.Array | int, num_new: int
 ) -> jax.Array:
-    """The ``num_new`` most likely tokens after the first ``length`` of tokens (S,), one by one."""
-    cache = begin(decoder, params, tokens.shape[0] + num_new)
+    """Greedy decoding: ``num_new`` tokens (num_new,) after the first ``length`` of tokens (S,)."""
+    cache = start_cache(decoder, params, tokens.shape[0] + num_new)
     rows, cache = read(decoder, params, tokens, cache, length)
     first = jnp.argmax(rows[length - 1]).astype(tokens.dtype)
 
@@ -104,7 +121,7 @@ def greedy(
 
 
 def next_token(decoder: Decoder) -> Model:
-    """The model whose rows are texts and whose scores are all tokens: logits (N, V).
+    """A model that scores all V tokens as the next one after each of N texts: logits (N, V).
 
     ``inputs`` is the pair of tokens (N, S), padded on the right, and their number (N,), at least 1.
     """
@@ -193,10 +210,10 @@ def load(folder: pathlib.Path | str, dtype=jnp.float32) -> tuple[Decoder, Params
     """The decoder in a folder of the Hugging Face layout, and its parameters.
 
     Args:
-      dtype: of the parameters; float32 wherever logits are compared.
+      dtype: of the parameters; use float32 where logits are compared with other code's.
 
     Raises:
-      UserError: a file or a tensor is missing, cut, of another shape, or not understood.
+      UserError: a file or a tensor is missing, cut, of another shape, or unknown.
     """
     folder = pathlib.Path(folder)
     decoder = from_config(checkpoints.read_config(folder))
