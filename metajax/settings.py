@@ -23,6 +23,8 @@ import typing
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
+import tyro
+
 from metajax.types import UserError
 
 Preset = Literal["quick", "paper", "gpu"]
@@ -177,7 +179,7 @@ Protocol = Literal[
 class SplitOptions:
     """Who is seen in meta-training, and who is tested."""
 
-    protocol: Protocol = "melu"
+    protocol: Annotated[Protocol, tyro.conf.arg(aliases=("--split",))] = "melu"
     """melu: warm, user-cold, item-cold and both-cold; users: new users, rows at random; first-k:
     new users, their first rows are the support; tanp: new users, all other rows are asked; time:
     the past is learned from, the future asked; stream: each row is asked, then learned from;

@@ -119,6 +119,11 @@ def test_every_experiment_reads_a_log_as_it_is_told_to(name, tmp_path):
     assert settings.flat(config)["separator"] == ";" and "quote" not in settings.flat(config)
 
 
+def test_a_split_is_named_by_either_word():
+    for word in ("--split", "--protocol"):
+        assert command.parse(maml.Config, [word, "users"]).split.protocol == "users"
+
+
 def test_what_is_not_said_of_a_file_changes_no_digest():
     config, said = maml.Config(), ReadOptions(user="wer")
     other = settings.replace(config, user="wer")
