@@ -132,7 +132,7 @@ def pseudo_classes(
     found = []
     for label in labels:
         size = np.bincount(label)
-        found.append(images.of_labels(image, np.where(size[label] >= smallest, label, -1)))
+        found.append(images.by_class(image, np.where(size[label] >= smallest, label, -1)))
     return found
 
 

@@ -84,7 +84,7 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
     items, num_items = given.table.item_features, given.table.num_items
     own: Sparse = scipy.sparse.csr_matrix(scipy.sparse.identity(num_items))
     linked = [
-        links.sharing(items.columns[k], items.sizes[k]) for k in columns_of(config, given.table)
+        links.same_value(items.columns[k], items.sizes[k]) for k in columns_of(config, given.table)
     ]
     order = np.random.default_rng([0, 12]).permutation(num_items)
     dealt = [path[order] for path in linked]
@@ -94,7 +94,7 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
         vectors = jnp.concatenate([inputs["factor"], inputs["bias"][:, None]], axis=1)
         blocks = np.asarray(vectors).reshape(-1, num_items, vectors.shape[1])
         for name, some in (("reach", linked), ("dealt", dealt)):
-            sums = links.reached([own, *some], blocks)
+            sums = links.path_sums([own, *some], blocks)
             inputs = {**inputs, name: jnp.asarray(sums.reshape(-1, *sums.shape[2:]))}
         return source._replace(inputs=inputs)
 

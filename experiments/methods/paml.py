@@ -68,7 +68,7 @@ def trust(config: Config, table: Interactions) -> np.ndarray:
     """
     if table.name == "ciaodvd":
         pairs = published.ciaodvd_trust(named.data_folder(config.data.data_dir))
-        return links.between(pairs, table)
+        return links.known_links(pairs, table)
     if table.name != "synthetic" or "group" not in table.user_features.columns:
         raise UserError(
             f"{table.name}: PAML reads who trusts whom, and the log does not tell; take --dataset "
@@ -85,10 +85,10 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
     table, rows = given.table, given.split.train_rows
     activity = np.bincount(table.user[rows], minlength=table.num_users)
     true = links.friends(trust(config, table), activity, config.friends)
-    told = links.taste(table, rows, CATEGORY)
+    told = links.user_statistics(table, rows, CATEGORY)
     columns = {}
     for name, chosen in (("friend", true), ("stranger", links.shuffled(true, 0))):
-        values, known = links.described(chosen, told)
+        values, known = links.friend_features(chosen, told)
         columns |= {name: jnp.asarray(values), f"{name}_known": jnp.asarray(known)}
 
     def with_friends(source: Source) -> Source:

@@ -157,7 +157,7 @@ def published_method(ways: int, shots: int) -> few_shot.Method:
 
 def blank() -> images.ClassImages:
     """Images of the right shape, for programs that are counted and not run."""
-    return images.of_labels(np.zeros((1000, 28, 28), np.uint8), np.repeat(np.arange(50), 20))
+    return images.by_class(np.zeros((1000, 28, 28), np.uint8), np.repeat(np.arange(50), 20))
 
 
 def projected() -> str:

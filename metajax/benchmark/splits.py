@@ -99,8 +99,8 @@ RULES: dict[Protocol, Rule] = {
 def make(data: Data, options: SplitOptions) -> Made:
     """The data set under the protocol that was asked for, its ratings brought to the scale 1..5.
 
-    Events become ratings, see `negatives.among_events`; the most rows of a task are then doubled,
-    unless given.
+    Events become ratings, see `negatives.ratings_from_events`; the most rows of a task are then
+    doubled, unless given.
 
     Raises:
       UserError: the data set is missing or damaged, or does not have what the protocol needs; an
@@ -109,12 +109,12 @@ def make(data: Data, options: SplitOptions) -> Made:
     rule = RULES[options.protocol]
     given = _given(rule, options)
     read = named.chosen(data)
-    events = negatives.is_events(read)
+    events = negatives.is_implicit(read)
     if events:
         if "max_rows" in rule.options:
             most = inspect.signature(rule.make).parameters["max_rows"].default
             given.setdefault("max_rows", 2 * most)
-        read = negatives.among_events(read, options.split_seed)
+        read = negatives.ratings_from_events(read, options.split_seed)
         print(
             f"{read.name}: {len(read):,} rows after each event was set beside an item that its "
             "person did not meet; lists are judged by their order",

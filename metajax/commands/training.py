@@ -91,7 +91,7 @@ def labels_of(table: Interactions) -> Labels:
 
 def prepared(table: Interactions, labels: Labels, seed: int) -> tuple[Interactions, Problem]:
     """The log with one row a pair, and the problem of it: split, negatives drawn, represented."""
-    table = negatives.once_a_pair(table)
+    table = negatives.without_repeats(table)
     if table.count is not None:
         label = (np.log1p(table.count) / labels.unit).astype(np.float32)
         table = dataclasses.replace(table, label=label, scale=(0.0, float(label.max())))

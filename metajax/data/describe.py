@@ -1,4 +1,4 @@
-"""What a data set holds and which tasks each split would make of it."""
+"""A summary of a data set, and of the tasks that each split would make from it."""
 
 import textwrap
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def _newest(table: Interactions) -> np.ndarray:
 
 
 def summary(table: Interactions) -> list[tuple[str, str]]:
-    """What the table holds, as pairs of a name and a text."""
+    """The facts of a table (counts, density, labels, times, features) as (name, text) pairs."""
     n, cells = len(table), table.num_users * table.num_items
     repeated = repeated_pairs(table)
     values, counts = np.unique(table.label, return_counts=True)
@@ -92,7 +92,7 @@ def _features(features: Features) -> str:
 
 
 def tasks(table: Interactions) -> list[tuple[str, str]]:
-    """The tasks that each split makes of the table, or why it makes none: (name, text) pairs."""
+    """The number of tasks in each split of the table, or why there are none: (name, text) pairs."""
     return [(name, _tasks_of(table, rule)) for name, rule in RULES.items()]
 
 
@@ -111,7 +111,7 @@ def _tasks_of(table: Interactions, rule: Callable[[Interactions], Split]) -> str
 
 
 def show(table: Interactions, width: int = 0) -> str:
-    """Everything about a table as text, a fact per line; folded at ``width``, where it is not 0."""
+    """`summary` and `tasks` as text, a fact per line; wrapped at ``width`` characters if not 0."""
     facts = summary(table)
     lines = [_folded(name, text, width) for name, text in facts]
     lines += ["", "tasks of each split (seed 0; tanp: 2020)"]

@@ -1,4 +1,4 @@
-"""From stored tasks to episodes: drawn at random on the device, or laid out for evaluation."""
+"""From stored tasks to episodes: sampled on the device for training, or padded for evaluation."""
 
 import functools
 from collections.abc import Callable
@@ -26,12 +26,12 @@ _MAX_TASK_LENGTH = int(_PRIMES[0]) - 1
 
 
 class Source(NamedTuple):
-    """Tasks with the columns of both sides, as arrays for the device.
+    """Tasks with the feature columns of users and items, on the device.
 
     Attributes:
-      tasks: the tasks; numpy on the host, JAX arrays inside a program.
-      profile: columns (num_owners, ...) of the side that tasks are made of.
-      inputs: columns (num_others, ...) of the side that they interact with.
+      tasks: the tasks, with JAX arrays.
+      profile: name -> column (num_owners, ...) of the side that tasks are, such as users.
+      inputs: name -> column (num_others, ...) of the side that they interact with, such as items.
     """
 
     tasks: Tasks
@@ -58,7 +58,7 @@ def source_of_users(tasks: Tasks, table: Interactions) -> Source:
 def source_of_folds(
     tasks: Tasks, table: Interactions, fold: np.ndarray, held_out: dict[str, np.ndarray]
 ) -> Source:
-    """The source of training tasks, each of which sees item columns that do not know its labels.
+    """A source of training tasks whose item columns were estimated without the task's own labels.
 
     Args:
       fold: (num_users,) of every user.
@@ -82,7 +82,7 @@ def source_of_folds(
 
 
 def source_of_items(tasks: Tasks, table: Interactions) -> Source:
-    """The source of tasks that are items: its profile are item columns, its inputs user columns.
+    """The source of tasks that are items: profiles are item columns, inputs are user columns.
 
     Raises:
       UserError: an item has more rows than the sampler can permute.
@@ -92,10 +92,10 @@ def source_of_items(tasks: Tasks, table: Interactions) -> Source:
 
 
 def fetch(episode: Episode, source: Source) -> Episode:
-    """The episode with its indices replaced by the columns they point to.
+    """The episode with its indices replaced by the columns that they index.
 
-    ``profile`` is an owner's index, ``inputs`` are indices of the other side; both become dicts of
-    columns. The index of the other side stays, as the input ``item``, unless that is a column.
+    ``profile`` () is an owner's index, ``inputs`` (N,) are indices of the other side; both become
+    dicts of columns. The latter index is kept as the input ``item``, unless a column has that name.
     """
     look_up = lambda index: {"item": index} | {k: v[index] for k, v in source.inputs.items()}
     with_columns = lambda e: e._replace(inputs=look_up(e.inputs))
@@ -107,7 +107,7 @@ def fetch(episode: Episode, source: Source) -> Episode:
 
 
 def fetch_from(source: Source) -> Callable[[Episode], Episode]:
-    """`fetch` bound to a source: the function that evaluation wants."""
+    """`fetch` with its source bound, as functions of `evaluation` take it."""
     return functools.partial(fetch, source=source)
 
 
@@ -117,8 +117,8 @@ def draw(
     """One random task with a random split of its rows, padded to the given sizes.
 
     The query takes ``num_query`` rows (of a short task at most half), the support up to
-    ``num_support`` of the others: as many as there are with probability ``full_share``, else a
-    number drawn log-uniformly from 0 up to that, so that the learner meets every shot.
+    ``num_support`` of the others: with probability ``full_share`` as many as there are, else a
+    number drawn log-uniformly from 0 to that, so that the learner trains on every number of shots.
     """
     tasks = source.tasks
     assert num_support + num_query <= _MAX_ROWS_DRAWN
@@ -148,11 +148,11 @@ def draw(
 
 
 def fixed(tasks: Tasks, num_query: int, num_support: int | None = None) -> Episode:
-    """Stored tasks as one batch of episodes of indices: what is support and what query is stored.
+    """Stored tasks as one batch of episodes of indices, with the stored support and query.
 
-    The last ``num_query`` rows of each task are its query; where the tasks have ``shots``, all
-    rows behind them, padded to the longest. Supports are padded to ``num_support``, by default the
-    longest. Use `fetch` on one task to get its columns.
+    The query of a task is all rows after its ``shots`` or, without ``shots``, its last
+    ``num_query`` rows, padded to the longest. Supports are padded to ``num_support``, by default
+    the longest. Use `fetch` on one task to get its columns.
 
     Returns:
       Episode with leaves (T, ...): profile (T,), support (T, S), query (T, Q).

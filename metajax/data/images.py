@@ -1,4 +1,4 @@
-"""Classes of images as few-shot tasks: some classes, turned at random, some images of each."""
+"""N-way K-shot tasks from labeled images: some classes, rotated at random, some images of each."""
 
 import json
 from pathlib import Path
@@ -25,8 +25,8 @@ class ClassImages(NamedTuple):
     sizes: jax.Array
 
 
-def of_labels(images: np.ndarray, label: np.ndarray) -> ClassImages:
-    """The classes of a labeled set of images; a label below 0 leaves its image out."""
+def by_class(images: np.ndarray, label: np.ndarray) -> ClassImages:
+    """Images (I, H, W) grouped by their label (I,); a label below 0 leaves its image out."""
     names = np.unique(label[label >= 0])
     rows = [np.flatnonzero(label == name) for name in names]
     members = np.zeros((len(rows), max(map(len, rows), default=1)), np.int32)
@@ -37,7 +37,7 @@ def of_labels(images: np.ndarray, label: np.ndarray) -> ClassImages:
 
 
 def check(data: ClassImages, ways: int, images_per_class: int) -> ClassImages:
-    """The data, when tasks of this size can be drawn from it.
+    """The data itself if tasks of this size can be drawn from it.
 
     Raises:
       UserError: too few classes, or a class with too few images.
@@ -62,11 +62,11 @@ def draw(
     queries: int,
     rotates: bool = True,
 ) -> Episode:
-    """One task: ``ways`` classes under new numbers, ``shots`` and ``queries`` images of each.
+    """One task: ``ways`` classes, numbered anew, with ``shots`` and ``queries`` images of each.
 
     Inputs are float images (N, H, W, 1), labels the class numbers 0 .. ways - 1 (N,); support rows
-    and query rows are class by class and share no image. With ``rotates``, each class is turned by
-    a multiple of 90 degrees of its own, which makes four times as many classes.
+    and query rows are class by class and share no image. With ``rotates``, each class is rotated by
+    its own random multiple of 90 degrees, so that there are four times as many classes.
 
     References: Vinyals et al., NeurIPS 2016; Santoro et al., ICML 2016.
     """
@@ -79,7 +79,7 @@ def draw(
     image_WxKxHxW = data.images[row_WxK]
     if rotates:
         turns = jax.random.randint(key_turn, (ways,), 0, 4)
-        image_WxKxHxW = jax.vmap(turned)(image_WxKxHxW, turns)
+        image_WxKxHxW = jax.vmap(rotated)(image_WxKxHxW, turns)
 
     def examples(first: int, count: int) -> Examples:
         part = image_WxKxHxW[:, first : first + count].astype(jnp.float32)
@@ -90,8 +90,8 @@ def draw(
     return Episode((), examples(0, shots), examples(shots, queries))
 
 
-def turned(image: jax.Array, turns: jax.Array) -> jax.Array:
-    """Square images (..., H, H) turned counter-clockwise by 90 degrees ``turns`` times (0 to 3)."""
+def rotated(image: jax.Array, turns: jax.Array) -> jax.Array:
+    """Square images (..., H, H) rotated counter-clockwise by 90 degrees ``turns`` times, 0 to 3."""
     by = [lambda x, k=k: jnp.rot90(x, k, axes=(-2, -1)) for k in range(4)]
     return jax.lax.switch(turns, by, image)
 

@@ -1,4 +1,4 @@
-"""Logs of events: what each person did not do, drawn at random from the whole catalogue."""
+"""Negative sampling for implicit feedback: items without an event, uniform over the catalogue."""
 
 import dataclasses
 
@@ -8,8 +8,8 @@ from metajax.data.split.tasks import Split, Tasks, grouped
 from metajax.data.table import Interactions
 
 
-def once_a_pair(table: Interactions) -> Interactions:
-    """The table with one row for each pair of user and item: the last, with all its counts."""
+def without_repeats(table: Interactions) -> Interactions:
+    """The table with the last row of each (user, item) pair, and the sum of the pair's counts."""
     pair = table.user.astype(np.int64) * table.num_items + table.item
     order = np.arange(len(table)) if table.time is None else np.argsort(table.time, kind="stable")
     _, last, inverse = np.unique(pair[order[::-1]], return_index=True, return_inverse=True)
@@ -25,21 +25,21 @@ def once_a_pair(table: Interactions) -> Interactions:
     return dataclasses.replace(table, **changes)
 
 
-def is_events(table: Interactions) -> bool:
-    """Whether a table holds what people did alone, so that its labels tell nothing apart."""
+def is_implicit(table: Interactions) -> bool:
+    """Whether a table is implicit feedback: it has counts, or all its labels are the same 1."""
     clicks = table.scale == (0.0, 1.0) and bool((table.label == 1).all())
     return table.count is not None or clicks
 
 
-def among_events(table: Interactions, seed: int = 0) -> Interactions:
-    """A log of events as one of ratings: each event beside an item its person did not meet.
+def ratings_from_events(table: Interactions, seed: int = 0) -> Interactions:
+    """Implicit feedback as ratings: each event is followed by a sampled item of label 0.
 
-    Of a repeated pair one row is kept, with all its counts. The label of an event is 1, or
-    log(1 + its count); that of a drawn item is 0. Drawn items have the time of the event they stand
-    beside, and whoever has met most of the catalogue gets fewer. They are drawn from all that a
-    person has no event with, so that no drawn row of training is an event of the test.
+    Of a repeated (user, item) pair one row is kept, with the sum of its counts. The label of an
+    event is 1, or log(1 + count). A sampled item has the time of its event; users with events on
+    most of the catalogue get fewer. Items are sampled from those without any event of the user,
+    those of the test included, so that no sampled row of training is an event of the test.
     """
-    table = once_a_pair(table)
+    table = without_repeats(table)
     rng = np.random.default_rng([seed, 8])
     met = np.sort(table.user.astype(np.int64) * table.num_items + table.item)
     item, new = _unmet(table.user, met, table.num_items, rng)
@@ -63,11 +63,11 @@ def among_events(table: Interactions, seed: int = 0) -> Interactions:
 def with_negatives(
     table: Interactions, parts: Split, per_positive: int = 2, seed: int = 0
 ) -> tuple[Interactions, Split]:
-    """The table and the split with items of label 0 that a person has no event with.
+    """The table and the split with sampled negatives: label 0, items without an event of the user.
 
-    Training users get ``per_positive`` of them for each of their events; of a validation user only
-    the query does, so that the support holds what a service would know. Users who have met half of
-    the catalogue or more get fewer.
+    Training users get ``per_positive`` of them for each of their events. Of a validation user only
+    the query does, since a service knows only events of a user. Users with events on half of the
+    catalogue or more get fewer.
 
     Returns:
       The table, whose new rows come last, and the split of it.

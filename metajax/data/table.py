@@ -1,8 +1,8 @@
-"""One columnar table for any interaction log: who met which item, with what outcome, when.
+"""One columnar table for any interaction log: user, item, label (rating or event) and time.
 
 Users and items are numbered 0..n-1. Side information is kept as indices, never as dense one-hot
-rows: a categorical column is (n, width) int32 with 0 for "absent" (a multi-valued field is padded
-with 0), a numeric column is (n, ...) float32.
+rows: a categorical column is (n, width) int32, padded with 0, which means "absent"; a numeric
+column is (n, ...) float32.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Features:
     sizes: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def with_column(self, name: str, values: np.ndarray, size: int | None = None) -> "Features":
-        """A copy with one more column; ``size`` makes it categorical."""
+        """A copy with one more column (n, ...); one with a ``size`` is categorical."""
         sizes = self.sizes if size is None else {**self.sizes, name: size}
         return Features({**self.columns, name: values}, sizes)
 
@@ -49,7 +49,7 @@ class Interactions:
       item_year: (num_items,) int16 release year, 0 where unknown, or None.
       item_titles: (num_items,) text, or None.
       count: (n,) float32 how often an implicit event happened (plays, a quantity), or None.
-      notes: what was understood when a file was read, and what is odd about it, in one line.
+      notes: how a file was interpreted when it was read, and what is odd about it, in one line.
     """
 
     name: str
@@ -70,12 +70,12 @@ class Interactions:
 
     @property
     def num_users(self) -> int:
-        """The number of users, those without a row included."""
+        """The number of users, including those without a row."""
         return len(self.user_ids)
 
     @property
     def num_items(self) -> int:
-        """The number of items, those without a row included."""
+        """The number of items, including those without a row."""
         return len(self.item_ids)
 
     def __len__(self) -> int:
@@ -96,9 +96,9 @@ class Interactions:
 
 
 def swapped(table: Interactions) -> Interactions:
-    """The table with users and items in each other's place, for learners whose tasks are items.
+    """The table with the roles of users and items exchanged, for learners whose tasks are items.
 
-    A split's states, years and titles, which belong to users or items alone, are left out.
+    ``state``, ``item_year`` and ``item_titles`` are left out.
     """
     return dataclasses.replace(
         table,
@@ -115,14 +115,14 @@ def swapped(table: Interactions) -> Interactions:
 
 
 STARS = (1.0, 5.0)
-"""The scale that settings (rates, penalties, widths of a loss) are made for."""
+"""The rating scale for which default settings (learning rates, penalties) were chosen."""
 
 
 def in_stars(table: Interactions) -> tuple[Interactions, float]:
-    """The table with its ratings brought to 1..5, and how many of its own units a star is.
+    """The table with its ratings rescaled to 1..5 stars, and the size of a star in its own units.
 
-    So the unit of the ratings decides nothing: what is trained on per cent is what is trained on
-    stars. A table on the scale 1..5 is itself, and so is one of events or clicks, labels 0 and 1.
+    So training does not depend on the unit of the ratings: per cent or stars give the same. A table
+    on the scale 1..5, or of clicks or events with labels 0 and 1, is returned as it is.
     """
     low, high = table.scale
     is_binary = table.scale == (0.0, 1.0) and bool(np.isin(table.label, (0.0, 1.0)).all())
@@ -133,13 +133,13 @@ def in_stars(table: Interactions) -> tuple[Interactions, float]:
 
 
 def stars_of(label: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
-    """Ratings of a scale on the scale 1..5."""
+    """Ratings (n,) of a (lowest, highest) scale, rescaled linearly to 1..5 stars."""
     unit = (scale[1] - scale[0]) / (STARS[1] - STARS[0])
     return np.clip(STARS[0] + (label.astype(float) - scale[0]) / unit, *STARS).astype(np.float32)
 
 
 def validate(table: Interactions) -> Interactions:
-    """Returns the table itself if it is sound.
+    """The table itself, if it is valid.
 
     Raises:
       UserError: no rows; columns of unequal length; an index outside its side; a label that is not
@@ -168,15 +168,15 @@ def validate(table: Interactions) -> Interactions:
 
 
 def repeated_pairs(table: Interactions) -> int:
-    """The number of rows whose pair of user and item occurred in a row before."""
+    """The number of rows whose (user, item) pair occurs in an earlier row."""
     pairs = np.sort(table.user.astype(np.int64) * table.num_items + table.item)
     return int((pairs[1:] == pairs[:-1]).sum())
 
 
 def tied_rows(table: Interactions) -> int:
-    """The number of rows whose user has another row of the same time; 0 without times.
+    """The number of rows whose user has another row with the same time; 0 without times.
 
-    The order of such rows is that of the file, not that in which things happened.
+    The true order of such rows is unknown: they keep that of the file.
     """
     if table.time is None:
         return 0
@@ -191,13 +191,13 @@ def tied_rows(table: Interactions) -> int:
 
 
 def index_encode(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers values 0..n-1 in sorted order: (codes (rows,) int32, the distinct values)."""
+    """Values (rows,) as numbers 0..n-1 in sorted order: (codes (rows,) int32, distinct (n,))."""
     distinct, codes = np.unique(values, return_inverse=True)
     return codes.astype(np.int32), distinct
 
 
 def categorical(values: list[list[str]]) -> tuple[np.ndarray, int]:
-    """Multi-valued categories as padded indices: ((n, width) int32 with 0 = absent, their number).
+    """Multi-valued categories as indices (n, width) int32, padded with 0; and the size, 0 included.
 
     >>> categorical([["b", "a"], [], ["b"]])
     (array([[2, 1],

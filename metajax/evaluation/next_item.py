@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.data.histories.sequences import Held
+from metajax.data.histories.sequences import HeldOut
 
 FULL, UNMASKED, SAMPLED = "full", "full, history not masked", "sampled 100"
 CUTOFFS = (5, 10, 20)
@@ -42,7 +42,7 @@ def from_place(rank: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def places(
-    scorer: Scorer, held: Held, num_items: int, key: jax.Array, batch_size: int = 64
+    scorer: Scorer, held: HeldOut, num_items: int, key: jax.Array, batch_size: int = 64
 ) -> dict[str, jax.Array]:
     """The place (U,) of every held-out item under three protocols. Pure: jit it.
 

@@ -85,11 +85,11 @@ def test_an_event_and_what_is_drawn_beside_it_have_one_time_and_no_order():
         "clicks", user, item, np.ones(120, np.float32), time, np.arange(30), np.arange(200),
         Features(), Features(), (0.0, 1.0),
     )  # fmt: skip
-    grown = negatives.among_events(table)
+    grown = negatives.ratings_from_events(table)
     assert grown.time is not None and (np.diff(grown.time) >= 0).all() and len(grown) > 230
     second = grown.label[1:][np.diff(grown.time) == 0]
     assert 0.3 < second.mean() < 0.7, "an event stands first as often as second"
-    assert not negatives.is_events(grown) and negatives.is_events(table)
+    assert not negatives.is_implicit(grown) and negatives.is_implicit(table)
 
 
 def test_events_are_judged_by_their_order():

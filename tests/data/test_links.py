@@ -35,7 +35,7 @@ def test_links_are_between_users_of_the_table():
     table = latent.rating_log(num_users=20, num_items=30)
     table = dataclasses.replace(table, user_ids=np.arange(20)[::-1] * 10)
     pairs = np.array([[190, 180], [190, 180], [0, 50], [7, 0], [0, 500], [30, 30]])
-    found = links.between(pairs, table)
+    found = links.known_links(pairs, table)
     np.testing.assert_array_equal(found, [[0, 1], [19, 14]])
 
 
@@ -70,14 +70,14 @@ def small_log():
 
 def test_taste_by_hand_and_from_the_given_rows_alone():
     """Mean 3: residuals 2 and 0 of user 0, -2 of user 1; damped by 1."""
-    told = links.taste(small_log(), np.arange(3), "genre", damping=1.0)
+    told = links.user_statistics(small_log(), np.arange(3), "genre", damping=1.0)
     expected = [
         [np.log(3), 2 / 3, 2 / 3, 0.0],
         [np.log(2), -2 / 2, 0.0, -2 / 2],
         [0.0, 0.0, 0.0, 0.0],
     ]
     np.testing.assert_allclose(told, expected, rtol=1e-6)
-    values, known = links.described(np.array([[2, 1], [0, 0], [1, 0]]), told)
+    values, known = links.friend_features(np.array([[2, 1], [0, 0], [1, 0]]), told)
     np.testing.assert_array_equal(known, [[1, 1], [0, 0], [1, 0]])
     np.testing.assert_array_equal(values[0], told[[1, 0]])
     np.testing.assert_array_equal(values[1], np.zeros((2, 4)))
@@ -85,12 +85,12 @@ def test_taste_by_hand_and_from_the_given_rows_alone():
 
 def test_paths_by_hand():
     """Items 0 and 2 share value 1, items 1 and 2 share value 2; item 3 has none."""
-    shared = links.sharing(np.array([[1, 0], [2, 0], [1, 2], [0, 0]]), 3)
+    shared = links.same_value(np.array([[1, 0], [2, 0], [1, 2], [0, 0]]), 3)
     expected = np.array([[0, 0, 1, 0], [0, 0, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]])
     np.testing.assert_array_equal(shared.toarray(), expected)
     vectors = np.array([[1.0, 10.0, 100.0, 1000.0], [2.0, 20.0, 200.0, 0.0]])[:, :, None]
     own = sp.csr_matrix(sp.identity(4))
-    found = links.reached([own, shared], vectors)
+    found = links.path_sums([own, shared], vectors)
     assert found.shape == (2, 4, 2, 2)
     np.testing.assert_array_equal(found[0, :, 0], [[1, 1], [10, 1], [100, 1], [1000, 1]])
     np.testing.assert_array_equal(found[0, :, 1], [[100, 1], [100, 1], [11, 2], [0, 0]])

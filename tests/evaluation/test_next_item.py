@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from metajax.data.histories import sequences
-from metajax.data.histories.sequences import Held
+from metajax.data.histories.sequences import HeldOut
 from metajax.evaluation import next_item
 from metajax.types import UserError
 
@@ -116,7 +116,7 @@ def test_three_protocols_of_one_score_table():
     table = rng.normal(size=(people, num_items)).astype(np.float32)
     seen = np.array([[i, 10 + i, num_items] for i in range(people)], np.int32)
     target = np.array([50 + i for i in range(people)], np.int32)
-    held = Held(np.zeros((people, 2), np.int32), np.ones(people, np.int32), target, seen)
+    held = HeldOut(np.zeros((people, 2), np.int32), np.ones(people, np.int32), target, seen)
     scorer = lambda person, history, length: jnp.asarray(table)[person]
     found = next_item.places(scorer, held, num_items, jax.random.key(0), batch_size=2)
     for i in range(people):

@@ -29,7 +29,7 @@ def numbered(classes: int = 12, each: int = 6, size: int = 4) -> images.ClassIma
     label = np.repeat(np.arange(classes), each)
     image = np.zeros((len(label), size, size), np.uint8)
     image[:, 0, 0], image[:, 0, 1] = np.arange(len(label)), label
-    return images.of_labels(image, label)
+    return images.by_class(image, label)
 
 
 def test_tasks_hold_distinct_images_of_distinct_classes():
@@ -55,7 +55,7 @@ def test_a_class_is_turned_as_a_whole_and_by_all_four_turns():
     size = 4
     image = np.zeros((40, size, size), np.uint8)
     image[:, 0, 1] = 1
-    data = images.of_labels(image, np.repeat(np.arange(10), 4))
+    data = images.by_class(image, np.repeat(np.arange(10), 4))
     corners = set()
     for i in range(30):
         episode = images.draw(data, jax.random.key(i), ways=3, shots=1, queries=2)
@@ -71,7 +71,7 @@ def test_short_classes_are_drawn_from_their_own_images_only():
     label = np.array([0] * 3 + [1] * 9 + [2] * 3 + [-1] * 5)
     image = np.zeros((20, 2, 2), np.uint8)
     image[:, 0, 0] = np.arange(20)
-    data = images.of_labels(image, label)
+    data = images.by_class(image, label)
     assert data.sizes.tolist() == [3, 9, 3]
     for i in range(20):
         episode = images.draw(data, jax.random.key(i), ways=3, shots=1, queries=2, rotates=False)
@@ -109,7 +109,7 @@ def strokes(classes: int = 30, each: int = 8) -> images.ClassImages:
     for i, c in enumerate(label):
         row, column = 4 * (c // 6) + rng.integers(2), 4 * (c % 6) + rng.integers(2)
         image[i, row : row + 5, column : column + 5] = 1
-    return images.of_labels(image, label)
+    return images.by_class(image, label)
 
 
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_a_content_net_hears_content_and_a_vector():
     assert net.apply(alone, CONTENT, ()).shape == (2,)
 
 
-def test_a_network_at_rest_is_the_network_under_that_code():
+def test_a_network_with_a_fixed_code_is_the_network_given_that_code():
     twice = Model(lambda k, p, x: {}, lambda params, p, x: 2.0 * x)
     net = Model(lambda k, p, x: {}, lambda params, p, x: x[:, 0] * p[1][0])
     offset = Model(

@@ -31,7 +31,7 @@ def load(data_dir: pathlib.Path | None) -> dict[str, np.ndarray]:
 def part(data: dict[str, np.ndarray], name: str) -> images.ClassImages:
     """The classes of one part of the written split: train, valid or test."""
     kept = np.isin(data["label"], images.read_split(SPLIT)[name])
-    return images.of_labels(data["images"], np.where(kept, data["label"], -1))
+    return images.by_class(data["images"], np.where(kept, data["label"], -1))
 
 
 def write_split(path: pathlib.Path = SPLIT) -> None:

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.histories import sequences as histories
-from metajax.data.histories.sequences import Held, Sequences
+from metajax.data.histories.sequences import HeldOut, Sequences
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import next_item
@@ -183,14 +183,14 @@ def judged(
     return simple | places, seconds
 
 
-def followed(data: Sequences, held: Held, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+def followed(data: Sequences, held: HeldOut, train: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Places (U,) by what followed the items of the window among training people."""
     known = data._replace(
         items=np.concatenate([data.items[data.start[p] :][: data.length[p]] for p in train]),
         start=np.cumsum(data.length[train]) - data.length[train],
         length=data.length[train],
     )
-    asked = Held(*(x[test] for x in held))
+    asked = HeldOut(*(x[test] for x in held))
     score = sasrec_arms.transitions(known, asked, 20, 0.6)
     return ranks(np.argsort(-score, axis=1), asked.target, asked.seen)
 

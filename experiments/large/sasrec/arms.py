@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import scipy
 
-from metajax.data.histories.sequences import HELD_OUT, Held, Sequences
+from metajax.data.histories.sequences import HELD_OUT, HeldOut, Sequences
 from metajax.evaluation import next_item
 from metajax.training import loop
 from metajax.training.outer_gradient import loss_gradient
@@ -30,14 +30,14 @@ def trained_part(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
     return person[kept], sequences.items[kept]
 
 
-def popularity(sequences: Sequences, held: Held) -> np.ndarray:
+def popularity(sequences: Sequences, held: HeldOut) -> np.ndarray:
     """How often each item was met, for everyone."""
     _, item = trained_part(sequences)
     count = np.bincount(item, minlength=sequences.num_items).astype(np.float32)
     return np.broadcast_to(count, (len(held.target), sequences.num_items))
 
 
-def _recent(held: Held, num_items: int, decay: float) -> scipy.sparse.csr_matrix:
+def _recent(held: HeldOut, num_items: int, decay: float) -> scipy.sparse.csr_matrix:
     """Histories (U, V) whose n-th newest item weighs ``decay**n``."""
     people, width = held.history.shape
     age = held.length[:, None] - 1 - np.arange(width)[None, :]
@@ -47,7 +47,7 @@ def _recent(held: Held, num_items: int, decay: float) -> scipy.sparse.csr_matrix
     return scipy.sparse.csr_matrix((weight, (row, held.history[real])), shape=(people, num_items))
 
 
-def item_knn(sequences: Sequences, held: Held, neighbors: int, decay: float) -> np.ndarray:
+def item_knn(sequences: Sequences, held: HeldOut, neighbors: int, decay: float) -> np.ndarray:
     """Cosine of items by who met them; the sum over the history, newer items weighing more.
 
     References: Sarwar et al., WWW 2001.
@@ -62,7 +62,7 @@ def item_knn(sequences: Sequences, held: Held, neighbors: int, decay: float) -> 
     return _from_similarity(cosine, held, neighbors, decay)
 
 
-def transitions(sequences: Sequences, held: Held, reach: int, decay: float) -> np.ndarray:
+def transitions(sequences: Sequences, held: HeldOut, reach: int, decay: float) -> np.ndarray:
     """What followed each item within ``reach`` steps, over how often it was met: nothing trained.
 
     A step of d counts 1/d; the sum over the history, newer items weighing more.
@@ -81,7 +81,7 @@ def transitions(sequences: Sequences, held: Held, reach: int, decay: float) -> n
     return _from_similarity(rate.astype(np.float32), held, n, decay)
 
 
-def _from_similarity(weight: np.ndarray, held: Held, neighbors: int, decay: float) -> np.ndarray:
+def _from_similarity(weight: np.ndarray, held: HeldOut, neighbors: int, decay: float) -> np.ndarray:
     """Scores (U, V): each history's sum of the rows of its items, cut to their best columns."""
     n = weight.shape[0]
     if neighbors < n:
@@ -101,7 +101,7 @@ class Factors:
     batch: int = 4096
 
 
-def bpr(sequences: Sequences, held: Held, settings: Factors, seed: int = 0) -> np.ndarray:
+def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -> np.ndarray:
     """Matrix factorization by Bayesian personalized ranking: trained pairs above random items.
 
     References: Rendle et al., UAI 2009.
@@ -140,7 +140,9 @@ def bpr(sequences: Sequences, held: Held, settings: Factors, seed: int = 0) -> n
     return found["person"] @ found["item"].T + found["bias"][None, :]
 
 
-def judged(scores: np.ndarray, held: Held, num_items: int, key: jax.Array) -> dict[str, np.ndarray]:
+def judged(
+    scores: np.ndarray, held: HeldOut, num_items: int, key: jax.Array
+) -> dict[str, np.ndarray]:
     """Places (U,) under each protocol of stored scores (U, V)."""
     table = jnp.asarray(scores)
     scorer = lambda person, history, length: table[person]
@@ -152,7 +154,7 @@ def chosen(
     make: Callable[..., np.ndarray],
     grid: list[tuple],
     sequences: Sequences,
-    valid: Held,
+    valid: HeldOut,
     key: jax.Array,
 ) -> tuple[tuple, float]:
     """The settings of an arm that are best on the validation items, and their nDCG@10 there."""

@@ -28,7 +28,7 @@ import optax
 
 from metajax import tree
 from metajax.data.histories import sequences as histories
-from metajax.data.histories.sequences import Held, Sequences
+from metajax.data.histories.sequences import HeldOut, Sequences
 from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.learners import in_context
@@ -125,7 +125,7 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.F
 
     held = histories.held_out(data, config.window, 2)
     some = np.random.default_rng(0).permutation(len(held.target))[:2048]
-    valid = Held(*(x[some] for x in held))
+    valid = HeldOut(*(x[some] for x in held))
 
     def validate(params: Params) -> jax.Array:
         ranks = next_item.places(scorer(settings, params), valid, data.num_items, jax.random.key(3))

@@ -1,7 +1,7 @@
-"""Semantic codes: items with like vectors share the first tokens of their names.
+"""Semantic IDs by residual k-means: items with similar vectors share the first codes of their IDs.
 
-Residual k-means: each level quantizes what the levels before it left over; a last token tells apart
-items that share all codes.
+Each level quantizes the residual of the levels before it; a last number tells apart the items that
+share all codes.
 
 References: Rajput et al., "Recommender systems with generative retrieval", NeurIPS 2023.
 """
@@ -12,9 +12,11 @@ import numpy as np
 def k_means(
     x: np.ndarray, num_centers: int, rng: np.random.Generator, num_sweeps: int = 20
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Centers (k, D) by Lloyd's algorithm from random rows, and the nearest (N,) of each row.
+    """Centers (k, D) of rows x (N, D) by Lloyd's algorithm, and each row's nearest center (N,).
 
-    A center that loses all its rows is moved to the row that is farthest from its own.
+    It starts from random rows. A center without rows moves to the row farthest from its center.
+
+    References: Lloyd, "Least squares quantization in PCM", 1982.
     """
     centers = x[rng.choice(len(x), num_centers, replace=len(x) < num_centers)].copy()
     nearest = np.zeros(len(x), int)
@@ -34,7 +36,10 @@ def k_means(
 def residual_codes(
     vectors: np.ndarray, num_codes: int, levels: int = 3, seed: int = 0
 ) -> np.ndarray:
-    """Codes (N, levels + 1) in 0..num_codes - 1, then a counter among items of equal codes."""
+    """Codes (N, levels + 1) of vectors (N, D): ``levels`` of 0..num_codes - 1, then a counter.
+
+    The counter numbers the items that have the same codes, from 0.
+    """
     rng = np.random.default_rng(seed)
     left, columns = np.asarray(vectors, np.float64), []
     for _ in range(levels):

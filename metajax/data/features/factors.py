@@ -21,7 +21,12 @@ class Factors(NamedTuple):
 
 
 def solve_side(rows: Sparse, present: Sparse, other: np.ndarray, penalty: float):
-    """Ridge solutions (N, D) of every row against the other side's vectors, all at once."""
+    """Ridge solutions (N, D) of every row given the other side's vectors (M, D): half an ALS sweep.
+
+    Args:
+      rows, present: sparse (N, M) values, and 1 where there is a value.
+      penalty: of the ridge.
+    """
     dim = other.shape[1]
     outer = (other[:, :, None] * other[:, None, :]).reshape(len(other), dim * dim)
     normal = (present @ outer).reshape(-1, dim, dim) + penalty * np.eye(dim)
@@ -91,7 +96,8 @@ def solve_items(
 
     Args:
       values, present: (num_users, num_items) residuals, and where they are.
-      w, second: moments of the users' weights.
+      w, second: (num_users, 1 + D) means and (num_users, 1 + D, 1 + D) second moments of the users'
+        weights; noise: its variance.
     """
     dim = w.shape[1] - 1
     values_t, present_t = scipy.sparse.csr_matrix(values.T), scipy.sparse.csr_matrix(present.T)
@@ -111,16 +117,17 @@ def hierarchical_bayes(
     num_sweeps: int = 15,
     seed: int = 0,
 ) -> Hierarchy:
-    """The prior over user weights and the item vectors, by variational expectation maximization.
+    """The prior over user weights, and the item vectors, by variational EM.
 
-    The expectation is over the users' weights and over item vectors with the prior N(0, I), as if
-    the two were independent given the ratings. Item vectors at their posterior mode instead would
-    let a log with few ratings per item explain its noise. A new user is served by conditioning the
-    prior on the support.
+    The posterior of user weights and item vectors, with the prior N(0, I) for the latter, is taken
+    as independent given the ratings (mean field). Point estimates of item vectors would overfit
+    where items have few ratings. A new user's weights are the prior conditioned on the support.
 
     Args:
       user, item: (n,) indices; residual: (n,) what the item biases leave unexplained.
       shape: (num_users, num_items).
+      dim: D.
+      num_sweeps: iterations of EM.
 
     References: Lim, Teh, "Variational Bayesian approach to movie rating prediction", 2007.
     """

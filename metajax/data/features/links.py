@@ -1,8 +1,8 @@
-"""Links between users and between items, as columns: whom a user trusts, what a path leads to.
+"""Columns from graphs: trusted users (a social network), and items that meta-paths lead to.
 
-What is told of a friend is estimated from the rows given, which must be meta-training rows: then
-no rating of a user whom a learner will be judged on is in anyone's column, and a user's own ratings
-are never in their own. Paths between items are made of item features alone.
+Statistics of a friend are estimated from the rows given, which must be meta-training rows: then no
+rating of a test user is in anyone's columns, and no user's own ratings are in their own. Paths
+between items use item features alone.
 """
 
 import numpy as np
@@ -12,8 +12,8 @@ from metajax.data.features.factors import Sparse
 from metajax.data.table import Interactions
 
 
-def between(pairs: np.ndarray, table: Interactions) -> np.ndarray:
-    """Links (L, 2) of user indices, from pairs of user ids: those of two different known users."""
+def known_links(pairs: np.ndarray, table: Interactions) -> np.ndarray:
+    """Links (L, 2) of known, different users as indices, from pairs (P, 2) of user ids."""
     order = np.argsort(table.user_ids, kind="stable")
     ids = table.user_ids[order]
     place = np.minimum(np.searchsorted(ids, pairs), len(ids) - 1)
@@ -23,12 +23,13 @@ def between(pairs: np.ndarray, table: Interactions) -> np.ndarray:
 
 
 def friends(links: np.ndarray, activity: np.ndarray, num_friends: int = 5) -> np.ndarray:
-    """Whom each user trusts: (U, num_friends) int32 user index + 1, the most active first, 0 none.
+    """The users whom each user trusts: (U, num_friends) int32 index + 1, 0 for none.
+
+    The most active come first.
 
     Args:
-      links: (L, 2) user indices, who trusts and who is trusted.
-      activity: (U,) number of rows from which something is known of a user; those with none are
-        left out.
+      links: (L, 2) user indices (who trusts, who is trusted).
+      activity: (U,) number of training rows of each user; users without any are left out.
     """
     links = links[activity[links[:, 1]] > 0]
     links = links[np.lexsort((links[:, 1], -activity[links[:, 1]], links[:, 0]))]
@@ -41,20 +42,22 @@ def friends(links: np.ndarray, activity: np.ndarray, num_friends: int = 5) -> np
 
 
 def shuffled(friends_UxF: np.ndarray, seed: int) -> np.ndarray:
-    """Friends dealt anew among the users: everyone has as many, everyone is as often a friend.
+    """The friends (U, F) permuted among the users: the negative control of learners that read them.
 
-    The negative control of whatever reads them.
+    Every user keeps their number of friends, and is a friend of as many.
     """
     dealt = friends_UxF.copy()
     dealt[dealt > 0] = np.random.default_rng([seed, 11]).permutation(dealt[dealt > 0])
     return dealt
 
 
-def taste(table: Interactions, rows: np.ndarray, category: str, damping: float = 5.0) -> np.ndarray:
-    """What the given rows tell of each user: (U, 2 + categories) float32, 0 where nothing.
+def user_statistics(
+    table: Interactions, rows: np.ndarray, category: str, damping: float = 5.0
+) -> np.ndarray:
+    """Statistics of each user over the given rows: (U, 2 + categories) float32, 0 without rows.
 
-    The logarithm of 1 + their number; the mean of label minus overall mean, damped by so many rows
-    of 0; the same over the rows of each category of the item column, which may have several each.
+    They are log(1 + number of rows); the mean residual (label minus overall mean), shrunk as by
+    ``damping`` rows of 0; and that mean for each category of the item column ``category``.
     """
     user, item = table.user[rows], table.item[rows]
     residual = table.label[rows].astype(np.float64) - table.label[rows].mean()
@@ -71,14 +74,14 @@ def taste(table: Interactions, rows: np.ndarray, category: str, damping: float =
     return np.column_stack([np.log1p(count), mean, by_category]).astype(np.float32)
 
 
-def described(friends_UxF: np.ndarray, told_UxS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What is told of each friend (U, F, S), zeros where there is none, and who is there (U, F)."""
+def friend_features(friends_UxF: np.ndarray, told_UxS: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The statistics (U, F, S) of each user's friends, 0 where none, and their mask (U, F)."""
     known = (friends_UxF > 0).astype(np.float32)
     return told_UxS[np.maximum(friends_UxF - 1, 0)] * known[..., None], known
 
 
-def sharing(values_IxW: np.ndarray, size: int) -> Sparse:
-    """Which items share a value, as a 0/1 matrix (I, I) without its diagonal.
+def same_value(values_IxW: np.ndarray, size: int) -> Sparse:
+    """A sparse matrix (I, I): 1 where two items share a value of a column, 0 on the diagonal.
 
     Args:
       values_IxW: a categorical item column, 0 where absent.
@@ -96,15 +99,15 @@ def sharing(values_IxW: np.ndarray, size: int) -> Sparse:
     return shared
 
 
-def reached(paths: list[Sparse], vectors: np.ndarray) -> np.ndarray:
-    """Where each path leads from an item: (B, I, P, D + 1), the sum of vectors and their number.
+def path_sums(paths: list[Sparse], vectors: np.ndarray) -> np.ndarray:
+    """For each item and path, the sum of its neighbors' vectors and their number: (B, I, P, D + 1).
 
-    The mean over a user's items of such sums, divided by the mean number, is the mean over the
-    neighbors that the user's paths lead to, each as often as a path leads there.
+    Means of such sums over a user's items, divided by the means of the numbers, are the mean vector
+    of the neighbors of these items, each weighted by the number of paths that lead to it.
 
     Args:
       paths: P matrices (I, I) of neighbors.
-      vectors: (B, I, D) blocks of item vectors; a block sees its own vectors only.
+      vectors: (B, I, D) item vectors in B versions, such as one per fold.
     """
     number = [np.asarray(path.sum(axis=1)).reshape(-1, 1) for path in paths]
     blocks = []

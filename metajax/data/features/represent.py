@@ -101,15 +101,15 @@ def _content_out_of_fold(
 
 
 class Represented(NamedTuple):
-    """What `represent` estimates.
+    """The results of `represent`.
 
     Attributes:
       table: the table with the item columns.
       mean: the mean rating.
-      scale: the standard deviation of what the item biases leave of the ratings.
+      scale: the standard deviation of the ratings minus the item biases.
       fold: (num_users,) the fold of every user, from 0.
-      held_out: the columns that ratings are in (F, num_items, ...) as they are
-        without the ratings of the users of a fold: what a training task of that fold must see.
+      held_out: name -> (F, num_items, ...): columns estimated without the ratings of the users of a
+        fold, which training tasks of that fold must use.
     """
 
     table: Interactions
@@ -144,11 +144,12 @@ def represent(
     content_bayes, content_bayes_bias: the same of an item without ratings
     ============== ========= ================================================================
 
-    A user to come is not among the ratings that the columns were estimated from; a training user
-    is. A learner trained on columns that know the answers trusts them too much. So what is not from
-    content is also estimated without each fold of users, in the same coordinates: item vectors
-    are solved anew against the other users' vectors.
-    Residuals are factorized in units of their standard deviation: one penalty does for any scale.
+    A new user's ratings are not among those that the columns were estimated from; a training user's
+    are, and a learner trained on columns that leak its labels trusts them too much. So the columns
+    that ratings enter are also estimated without each fold of users, in the same coordinates: item
+    vectors are solved again given the other users' vectors.
+    Residuals are divided by their standard deviation before they are factorized, so that the same
+    penalty suits any rating scale.
 
     Args:
       rows: the meta-training rows.
@@ -297,7 +298,7 @@ def _bayes_columns(whole: _Estimates, q: np.ndarray, bias: np.ndarray) -> dict[s
 
 
 def as_cold(inputs: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    """The inputs of an episode as they would be if none of its items had been rated."""
+    """The inputs (columns (N, ...)) of an episode as they would be if its items had no ratings."""
     return {
         **inputs,
         "bias": inputs["content_bias"],

@@ -1,7 +1,7 @@
-"""Interactions in compressed rows on the device: where each person's events begin, items, labels.
+"""Interactions on the device in compressed sparse rows (CSR): offsets by user, items, labels.
 
-A log of n events takes 8 n bytes and is never padded: a task's support and query are gathered,
-padded to fixed sizes, inside the compiled program that learns from them.
+A log of n events takes 8 n bytes and is never padded: the support and query of a task are gathered
+and padded to fixed sizes inside the compiled training step.
 
 >>> import numpy as np
 >>> log = Log.of(np.array([0, 3, 5]), np.array([7, 8, 9, 4, 5]), np.array([1, 0, 1, 0, 1]))
@@ -22,12 +22,12 @@ from metajax.types import Episode, Examples, UserError
 
 
 class Log(NamedTuple):
-    """A log in compressed rows.
+    """A log in compressed sparse rows.
 
     Attributes:
       offsets: (U + 1,) int32; person u has the events ``offsets[u]`` to ``offsets[u + 1]``.
       items: (n,) int32, each person's from the oldest to the newest.
-      labels: (n,) ratings or clicks; of a small type, if it is to be small.
+      labels: (n,) ratings or clicks, of any numeric type; int8 saves memory.
     """
 
     offsets: jax.Array
@@ -36,10 +36,10 @@ class Log(NamedTuple):
 
     @classmethod
     def of(cls, offsets: np.ndarray, items: np.ndarray, labels: np.ndarray) -> "Log":
-        """The log on the device.
+        """The log on the device, from host arrays (U + 1,), (n,) and (n,).
 
         Raises:
-          UserError: the columns do not fit together, or are too long for 32 bits: stream them.
+          UserError: lengths and offsets disagree, or n does not fit into 32 bits: use `stream`.
         """
         if len(items) != len(labels) or offsets[0] != 0 or offsets[-1] != len(items):
             raise UserError("offsets must run from 0 to the number of events, items and labels")
@@ -71,9 +71,10 @@ def window(
     num_support: int,
     num_query: int,
 ) -> Episode:
-    """The task of a person at a time: some events before a cut as support, those after as query.
+    """The task of a person at a cut in time: events before it are support, those after it query.
 
-    Both stand in the order of time, padded behind; the profile is the person's number.
+    Both are in time order, padded on the right: (``num_support``,) and (``num_query``,). The
+    profile () is the person's index.
 
     Args:
       cut: events of the person that lie before the query.
@@ -91,10 +92,10 @@ def window(
 
 
 def draw(log: Log, key: jax.Array, num_support: int, num_query: int) -> Episode:
-    """A random person, cut and shot as a task.
+    """The task of a random person with a random cut and number of shots.
 
-    The cut leaves at least one event behind it, the shots are uniform in 0..num_support where the
-    person has as many: a learner that met only long supports is poor with short ones.
+    At least one event is after the cut. Shots are uniform in 0..num_support, as far as the person
+    has them: a learner trained on long supports alone is poor with short ones.
     """
     key_person, key_cut, key_shots = jax.random.split(key, 3)
     person = jax.random.randint(key_person, (), 0, log.num_people)
@@ -105,9 +106,12 @@ def draw(log: Log, key: jax.Array, num_support: int, num_query: int) -> Episode:
 
 
 def latest(log: Log, people: np.ndarray, shots: int, num_support: int, num_query: int) -> Episode:
-    """The last ``num_query`` events of people as queries, the ``shots`` before them as supports.
+    """Tasks with leaves (T, ...): the last ``num_query`` events query, ``shots`` before support.
 
-    Leaves (T, ...): the queries are the same for every number of shots, so that tasks pair.
+    Queries do not depend on the number of shots, so that scores can be compared in pairs.
+
+    Args:
+      people: (T,) indices.
     """
     length = log.offsets[people + 1] - log.offsets[people]
     cut = jnp.maximum(length - num_query, 0)
@@ -116,7 +120,7 @@ def latest(log: Log, people: np.ndarray, shots: int, num_support: int, num_query
 
 
 def slice_of(log: Log, first: int, last: int) -> Log:
-    """The people [first, last) as a log of their own; arrays of the host stay views of it."""
+    """The log of the people [first, last) alone; host arrays are views, not copies."""
     offsets = np.asarray(log.offsets[first : last + 1])
     rows = slice(int(offsets[0]), int(offsets[-1]))
     return Log(offsets - offsets[0], log.items[rows], log.labels[rows])

@@ -1,8 +1,8 @@
-"""Histories in order: each person's items from the oldest to the newest, and leave-one-out.
+"""Item sequences for next-item prediction: each user's items in time order, with leave-one-out.
 
 The last item of a history is the test, the one before it the validation, the others are trained on.
-Where times tie, the order of the file decides: reordering ties changes a quarter of the test items
-of MovieLens-1M, so that a result names the digest of its sequences.
+Equal times keep the order of the file: reordering them changes a quarter of the test items of
+MovieLens-1M, which is why results are stored with the `Sequences.digest` of their data.
 """
 
 import gzip
@@ -23,7 +23,7 @@ HELD_OUT = 2
 
 
 class Sequences(NamedTuple):
-    """Histories end to end.
+    """The histories of U people, concatenated.
 
     Attributes:
       name: of the data set.
@@ -44,19 +44,19 @@ class Sequences(NamedTuple):
     owners: np.ndarray
 
     def digest(self) -> str:
-        """A digest of who met what in which order, as 16 hexadecimal digits."""
+        """A digest of all histories, order included, as 16 hexadecimal digits."""
         parts = self.length.astype(np.int64).tobytes() + self.items.astype(np.int64).tobytes()
         return hashlib.blake2b(parts, digest_size=8).hexdigest()
 
 
 class Windows(NamedTuple):
-    """Stretches of histories to train on; arrays for the device.
+    """W windows of histories to train on; arrays for the device.
 
     Attributes:
-      items: (n,) all histories end to end.
-      first: (W,) where the history of a window begins.
-      last: (W,) one past where its trained part ends.
-      end: (W,) one past where the window ends, before it is shifted at random.
+      items: (n,) all histories, concatenated.
+      first: (W,) where the history of a window begins in ``items``.
+      last: (W,) one past the last item of that history that may be trained on.
+      end: (W,) one past the last item of the window, before it is shifted at random.
     """
 
     items: jax.Array
@@ -65,13 +65,13 @@ class Windows(NamedTuple):
     end: jax.Array
 
 
-class Held(NamedTuple):
-    """Histories with what came next.
+class HeldOut(NamedTuple):
+    """Histories, each with its held-out next item.
 
     Attributes:
       history: (U, L) the last items before the target, oldest first, padded on the right with 0.
       length: (U,) how many are real.
-      target: (U,) the item that came next.
+      target: (U,) the next item.
       seen: (U, M) all items before the target, padded with ``num_items``.
     """
 
@@ -104,9 +104,9 @@ def read_sasrec(path: Path | str, name: str = "ml-1m") -> Sequences:
 
 
 def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
-    """The histories of a log by its times; ties keep the order of the table.
+    """The histories of a log in time order; equal times keep the order of the table.
 
-    People with fewer than 3 items are left out, which is told.
+    People with fewer than 3 items are left out; their number is printed.
 
     Args:
       least: interactions with a lower label are left out.
@@ -133,7 +133,7 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
 
 
 def assemble(name: str, user: np.ndarray, item: np.ndarray) -> Sequences:
-    """Sequences from two columns in order, people and items numbered by their identifiers.
+    """Sequences from the columns of identifiers (n,), each person's rows oldest first.
 
     Raises:
       UserError: no rows, or a person with fewer than 3 items.
@@ -150,8 +150,8 @@ def assemble(name: str, user: np.ndarray, item: np.ndarray) -> Sequences:
     return Sequences(name, index[place].astype(np.int32), start, length, len(ids), ids, owners)
 
 
-def held_out(sequences: Sequences, width: int, back: int = 1) -> Held:
-    """Each person's last ``width`` items before the one that is ``back`` from the end.
+def held_out(sequences: Sequences, width: int, back: int = 1) -> HeldOut:
+    """Each person's item ``back`` places from the end, and the ``width`` items before it.
 
     Args:
       back: 1 is the test, 2 the validation.
@@ -165,7 +165,7 @@ def held_out(sequences: Sequences, width: int, back: int = 1) -> Held:
         at = np.where(real, (sequences.start + first)[:, None] + place, 0)
         return np.where(real, sequences.items[at], pad).astype(np.int32)
 
-    return Held(
+    return HeldOut(
         history=rows(stop - count, count, width, 0),
         length=count.astype(np.int32),
         target=sequences.items[sequences.start + stop],
@@ -174,7 +174,7 @@ def held_out(sequences: Sequences, width: int, back: int = 1) -> Held:
 
 
 def windows(sequences: Sequences, width: int, drop: int = HELD_OUT) -> Windows:
-    """The trained part of every history cut into stretches of ``width`` items, from its end."""
+    """Windows of ``width`` items that cover each history without its last ``drop`` items."""
     last = sequences.start + sequences.length - drop
     pieces = -(-(sequences.length - drop) // width)
     person = np.repeat(np.arange(len(last)), pieces)
@@ -185,10 +185,10 @@ def windows(sequences: Sequences, width: int, drop: int = HELD_OUT) -> Windows:
 
 
 def draw(windows: Windows, key: jax.Array, width: int) -> Episode:
-    """A random window as a task: its last item is the query, what comes before it the support.
+    """A random window as a task: its last item is the query (1,), those before it the support.
 
-    Its end is shifted at random by up to half a width, so that no place in a history is always the
-    first of its window. Real rows stand first.
+    The support is (``width`` - 1,), real rows first. The end of the window is shifted at random by
+    up to half its width, so that no item is always the first of its window.
     """
     key_window, key_shift = jax.random.split(key)
     at = jax.random.randint(key_window, (), 0, windows.end.shape[0])

@@ -1,13 +1,13 @@
-"""A log larger than memory: blocks of people on disk, read ahead of the training that uses them.
+"""A log larger than memory: blocks of people on disk, prefetched by threads during training.
 
-A block is a log in compressed rows, one record of an ArrayRecord file. A pass visits every block
-once, in an order drawn from a seed; while the device trains on one block, threads read the next.
-All blocks have the same number of people and are padded to the same number of events, so that one
-program serves them all.
+A block is a `log.Log`, stored as one record of an ArrayRecord file. A pass (epoch) visits every
+block once, in an order drawn from a seed; while the device trains on one block, threads read the
+next. All blocks have the same number of people and are padded to the same number of events, so that
+one compiled program fits them all.
 
     stream.write(log, folder, people=16_384)      # once; the log may be mapped from disk
     blocks = stream.Blocks(folder)
-    for block in blocks.read(seed=0, epoch=0):    # each a `rows.Log` on the device
+    for block in blocks.read(seed=0, epoch=0):    # each a `log.Log` on the device
         state = many_steps(state, block)
 """
 
@@ -29,10 +29,10 @@ FILE, MANIFEST = "blocks.array_record", "blocks.json"
 
 
 def write(log: Log, folder: Path, people: int) -> None:
-    """Writes a log in blocks of so many people; the last one begins early enough to be full.
+    """Writes a log in blocks of ``people`` each; the last one overlaps that before it.
 
-    The manifest is written last: without it there is nothing to read. Labels are kept as they are,
-    items in 32 bits.
+    The manifest is written last, so that an interrupted write is seen as absent. Labels keep their
+    type, items are int32.
 
     Raises:
       UserError: no people in the log.
@@ -67,15 +67,15 @@ def _packed(block: Log) -> bytes:
 
 
 class Blocks:
-    """The blocks of a folder; may be read by several threads.
+    """The blocks of a folder that `write` made; several threads may read it.
 
     Attributes:
-      people: of every block.
-      width: events that a block is padded to.
-      num_events: of all blocks.
+      people: number of people in every block.
+      width: number of events that a block is padded to.
+      num_events: number of events in all blocks.
 
     Raises:
-      UserError: the folder has no whole stream.
+      UserError: the folder has no complete stream.
     """
 
     def __init__(self, folder: Path):
@@ -112,15 +112,18 @@ class Blocks:
         return Log(*map(jnp.asarray, (offsets, items, labels)))
 
     def order(self, seed: int, epoch: int) -> np.ndarray:
-        """The order (number of blocks,) of a pass."""
+        """The order (number of blocks,) in which a pass visits the blocks."""
         return np.random.default_rng([seed, epoch]).permutation(len(self))
 
     def read(self, seed: int, epoch: int, skip: int = 0, ahead: int = 2) -> Iterator[Log]:
-        """The blocks of a pass in its order, each read while those before it are in use.
+        """The blocks of a pass in its order, prefetched.
 
         Args:
-          skip: blocks of the pass that are done, where a run goes on.
-          ahead: blocks read in advance; memory holds one more.
+          skip: number of blocks already done, when a run is resumed.
+          ahead: number of blocks read in advance; memory holds one more.
+
+        Raises:
+          UserError: a block is damaged.
         """
         with ThreadPoolExecutor(max(ahead, 1)) as pool:
             waiting: deque = deque()

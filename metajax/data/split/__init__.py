@@ -1,8 +1,8 @@
-"""Who is seen when: splits of a table into meta-training, meta-validation and test tasks.
+"""Splits of a table into meta-training, meta-validation and test tasks.
 
-A split is data. It holds, per phase and scenario, the tasks with their rows in a fixed order, which
-of them are support and which are query, and it has a checksum that stands in every record made from
-it. `save` writes it as a task file, `load` reads one, so that a published split can be judged on.
+A split is data. It holds, per phase and scenario, the tasks with their rows in a fixed order and
+which of them are support or query; its checksum is stored in every record made from it. `save`
+writes it as a task file and `load` reads one, so that others can evaluate on the same split.
 
 `melu` cuts users and items into four quadrants; `user_disjoint`, `first_k` and `tanp` cut users;
 `domain_transfer` hides users in one of two domains; `global_time`, `prequential`, `leave_one_out`

@@ -20,26 +20,35 @@ def quadrants(table: Interactions, cold_users: np.ndarray, cold_items: np.ndarra
     """The code (n,) of every row: 0 warm, 1 user-cold, 2 item-cold, 3 both-cold.
 
     Args:
-      cold_users: (num_users,) whether a user is unseen in meta-training; cold_items: likewise. From
-        `random_share`, `newest_users`, `newest_items` or `last_released`.
+      cold_users: (num_users,) mask of the users unseen in meta-training, from `random_share` or
+        `newest_users`.
+      cold_items: (num_items,) likewise, from `random_share`, `newest_items` or `last_released`.
     """
     return (cold_users[table.user] + 2 * cold_items[table.item]).astype(np.int8)
 
 
 def random_share(count: int, share: float, rng: np.random.Generator) -> np.ndarray:
-    """A random share of ``count`` users or items, as a mask."""
+    """A mask (``count``,) of a random share of the users or items."""
     chosen = np.zeros(count, bool)
     chosen[rng.permutation(count)[: round(share * count)]] = True
     return chosen
 
 
 def newest_users(table: Interactions, share: float) -> np.ndarray:
-    """The share of users whose first interaction is the latest, as a mask."""
+    """A mask (num_users,) of the share of users whose first interaction is the latest.
+
+    Raises:
+      UserError: the table has no times.
+    """
     return _newest(table, table.user, table.num_users, share)
 
 
 def newest_items(table: Interactions, share: float) -> np.ndarray:
-    """The share of items whose first interaction is the latest, as a mask."""
+    """A mask (num_items,) of the share of items whose first interaction is the latest.
+
+    Raises:
+      UserError: the table has no times.
+    """
     return _newest(table, table.item, table.num_items, share)
 
 
@@ -55,7 +64,11 @@ def _newest(table: Interactions, owner: np.ndarray, count: int, share: float) ->
 
 
 def last_released(table: Interactions, share: float) -> np.ndarray:
-    """The items released last, as a mask: whole years, up to the share nearest to ``share``."""
+    """A mask (num_items,) of the items of the last years; their share is the nearest to ``share``.
+
+    Raises:
+      UserError: the years of release are unknown.
+    """
     if table.item_year is None:
         raise UserError(f"{table.name}: the years of release are unknown; choose items otherwise")
     years = np.unique(table.item_year)
@@ -66,7 +79,7 @@ def last_released(table: Interactions, share: float) -> np.ndarray:
 def melu_states(
     table: Interactions, seed: int, cold_users: float = 0.2, cold_items: float = 0.2
 ) -> np.ndarray:
-    """MeLU's code of every row, drawn from a seed: 0 warm, 1 user-cold, 2 item-cold, 3 both-cold.
+    """MeLU's code (n,) of every row, see `quadrants`, with cold users and items drawn from a seed.
 
     Cold users are a random share. Cold items are those released last, whole years at a time, up
     to the share that comes nearest to ``cold_items``; where years are unknown, a random share.
@@ -93,14 +106,14 @@ def melu(
     """MeLU's four scenarios: warm, user-cold, item-cold and both-cold tasks of users.
 
     A test task is a user with 13 to 100 ratings inside a scenario; of a random permutation of them
-    the last 10 are the query. Warm tasks belong to users seen in meta-training, their query rows
-    are held out of everything that is fitted. A share of the warm users is meta-validation. A
-    scenario for which nobody has enough interactions is left out.
+    the last 10 are the query. Warm tasks are users seen in meta-training, whose query rows are held
+    out of everything that is fitted. A share of the warm users is meta-validation. A scenario for
+    which no user has enough interactions is left out.
 
     Args:
-      redraw: draw the states from the seed even where the table brings the published ones.
-      state: (n,) the code of every row, e.g. from `quadrants`; else published or drawn.
-      valid_users: the share; 0 for none, as published.
+      redraw: draw the codes from the seed even where the table has the published ones.
+      state: (n,) the code of every row, e.g. from `quadrants`; None for published or drawn ones.
+      valid_users: the share of warm users for meta-validation; 0 for none, as published.
       hold_out: False leaves the warm query rows in meta-training, as a widespread port does
         (PROTOCOLS: "test on train"); only to reproduce it.
 

@@ -1,4 +1,4 @@
-"""What a split is: tasks with their rows, and which part of the table each phase may see."""
+"""`Tasks` with their rows, and `Split`: the tasks of each phase and the rows to be fitted on."""
 
 import dataclasses
 import hashlib
@@ -49,11 +49,11 @@ class Split:
 
     Attributes:
       protocol: the name of the rule that made it.
-      seed: what was drawn from.
-      train_rows: rows of the table that anything may be fitted on.
+      seed: of the random draws.
+      train_rows: (n,) the rows of the table that anything may be fitted on.
       train: tasks for meta-training; their support and query are drawn while training.
-      valid: tasks for every choice, by scenario.
-      test: tasks to be opened once, by scenario.
+      valid: scenario -> meta-validation tasks, on which every choice is made.
+      test: scenario -> test tasks, to be opened once.
       num_query: the number of query rows at the end of each valid and test task, and of the query
         drawn in meta-training.
       side: what tasks are made of, "user" or "item".
@@ -94,7 +94,7 @@ def tasks_of_users(
     min_rows: int,
     max_rows: int | None = None,
 ) -> tuple[Tasks, np.ndarray]:
-    """The tasks of all users with ``min_rows`` to ``max_rows`` of the given rows, in random order.
+    """The tasks of all users with ``min_rows`` to ``max_rows`` of ``rows`` (n,), in random order.
 
     Returns:
       The tasks, and the table row behind each of their rows.
@@ -109,7 +109,9 @@ def grouped(
     max_rows: int | None = None,
     side: str = "user",
 ) -> tuple[Tasks, np.ndarray]:
-    """The tasks of all users (or items) with ``min_rows`` to ``max_rows`` rows, in the order given.
+    """The tasks of all users (or items) with ``min_rows`` to ``max_rows`` of ``rows`` (n,).
+
+    A task keeps its rows in the order given.
 
     Returns:
       The tasks, and the table row behind each of their rows.
@@ -127,7 +129,11 @@ def grouped(
 
 
 def query_rows(tasks: Tasks, rows: np.ndarray, num_query: int) -> np.ndarray:
-    """The table rows of the last ``num_query`` rows of every task, given the rows of all."""
+    """The table rows (T * num_query,) of the last ``num_query`` rows of T tasks.
+
+    Args:
+      rows: (R,) the table row behind each row of the tasks, from `grouped`.
+    """
     ends = tasks.start + tasks.length
     return rows[(ends[:, None] - 1 - np.arange(num_query)).ravel()]
 

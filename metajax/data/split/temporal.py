@@ -57,10 +57,14 @@ def global_time(
     max_query: int = 50,
     cold_shots: int = 5,
 ) -> Split:
-    """One point in time for everyone: the past is learned from, the future is judged.
+    """One cut in time for all users: training before it, a window of validation, one of test after.
 
-    Warm users adapt on their last rows before the window, users who are new in it (user-cold) on
-    their first ``cold_shots`` rows; the query are the next rows, in time order. Nothing is drawn.
+    Warm users adapt on their last rows before a window, users who are new in it (user-cold) on
+    their first ``cold_shots`` rows; the query is the next rows, in time order. Nothing is random.
+
+    Args:
+      share_train, share_valid: shares of all rows before the first cut and between the two.
+      max_support, max_query: rows of a task, at most.
 
     Raises:
       UserError: the table has no times, or no user has rows on both sides of the cuts.
@@ -89,10 +93,10 @@ def prequential(
     max_support: int = 20,
     max_query: int = 200,
 ) -> Split:
-    """A stream after a cut in time: each row is predicted first and learned from afterwards.
+    """Streams after a cut in time, for test-then-train evaluation by `evaluate.prequential`.
 
-    The query of a task is the user's stream in time order (`evaluate.prequential` reads it so);
-    warm users come with their last rows before the cut as support, new users with none.
+    The query of a task is the user's stream in time order. Warm users have their last rows before
+    the cut as support, new users have none. The arguments are those of `global_time`.
 
     Raises:
       UserError: the table has no times, or no user has rows in a window.
@@ -127,7 +131,8 @@ def leave_one_out(
     """Each user's last interaction is the test, the one before it the validation, by time.
 
     Args:
-      max_support: of the rows before it, at most so many of the last are support; else all.
+      min_rows: users with fewer rows are left out.
+      max_support: at most that many of the last rows before the held-out one; None for all.
 
     Raises:
       UserError: the table has no times, or no user has ``min_rows`` interactions.
@@ -159,7 +164,7 @@ def ctr_warmup(
     valid_items: float = 0.1,
     num_valid_rows: int = 200,
 ) -> Split:
-    """Items warming up: hot items are learned from, cold ones meet three phases, then the test.
+    """Warm-up of new items: training on hot items; cold items have three phases, then the test.
 
     Tasks are items, their rows are in time order. Items with more than ``hot`` interactions are
     hot; cold ones have at least ``3 * per_phase`` of them: rows 0-19 are cold-a, 20-39 cold-b,
@@ -167,7 +172,7 @@ def ctr_warmup(
     and 60 shots. A share of the hot items, cut to their first 200 rows, is meta-validation.
 
     Args:
-      valid_items: the share; 0 for none, as published.
+      valid_items: the share of hot items for meta-validation; 0 for none, as published.
 
     Raises:
       UserError: the table has no times, or no item is hot or cold.

@@ -18,15 +18,14 @@ from metajax.types import UserError
 def user_parts(
     users: np.ndarray, shares: tuple[float, float], rng: np.random.Generator, fold: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The users in random order as (training, validation, test).
+    """The ``users`` (n,) in random order, in three parts: (training, validation, test).
 
     Args:
       shares: of validation and test, each rounded down.
-      fold: of the same order another share is tested; as long as there are users for it, no two
-        folds have a test user in common.
+      fold: number of a cross-validation fold, from 0: which share of the random order is the test.
 
     Raises:
-      UserError: there are no users left for the fold.
+      UserError: there are fewer folds than that.
     """
     num_valid, num_test = (int(share * len(users) + 1e-9) for share in shares)
     if fold and fold * num_test >= len(users):
@@ -40,7 +39,7 @@ def user_parts(
 
 
 def eligible_users(table: Interactions, min_rows: int, max_rows: int | None) -> np.ndarray:
-    """The users with ``min_rows`` to ``max_rows`` interactions.
+    """The indices (n,) of the users with ``min_rows`` to ``max_rows`` interactions.
 
     Raises:
       UserError: there are fewer than ten.
@@ -57,14 +56,14 @@ def eligible_users(table: Interactions, min_rows: int, max_rows: int | None) -> 
 
 
 def rows_of(table: Interactions, users: np.ndarray) -> np.ndarray:
-    """The rows of the given users, in the order of the table."""
+    """The rows (n,) of the users with the given indices, in the order of the table."""
     chosen = np.zeros(table.num_users, bool)
     chosen[users] = True
     return np.flatnonzero(chosen[table.user])
 
 
 def in_time(table: Interactions, rows: np.ndarray) -> np.ndarray:
-    """The rows from the oldest to the newest; of equal times the earlier row first.
+    """The ``rows`` (n,) from the oldest to the newest; equal times keep their order.
 
     Raises:
       UserError: the table has no times.
@@ -183,14 +182,16 @@ def newcomers(
     max_support: int = 100,
     most_valid: int = 2000,
 ) -> Split:
-    """Users 9:1, for a log of any size: what a service needs to choose a learner, without a test.
+    """Users 9:1 for meta-training and validation, without a test: enough to choose a learner.
 
-    A validation user has 2 rows or more; the query is half of them, at most ``num_query``: the last
-    by time where the log has times, else random ones. The support is what comes before.
+    It is for a log of any size. A validation user has 2 rows or more; the query is half of them, at
+    most ``num_query``: the last by time where the log has times, else random ones. The support is
+    the rows before it.
 
     Args:
-      max_support: rows of a support, at most: the last ones.
-      most_valid: validation users, at most.
+      valid_users: the share of validation users.
+      max_support: at most that many rows of support, the last ones.
+      most_valid: at most that many validation users.
 
     Raises:
       UserError: fewer than ten users have two rows.
@@ -259,10 +260,10 @@ def domain_transfer(
     max_support: int = 100,
     max_query: int = 50,
 ) -> tuple[Interactions, Split]:
-    """The merged table and its split: shared users who are hidden in the target domain.
+    """The table of both domains, and a split whose tasks are users hidden in the target domain.
 
     A hidden user's rows in the source domain are the support, those in the target domain the query
-    (at random at most ``max_support`` and ``max_query`` of them). Everything else may be fitted on:
+    (at random at most ``max_support`` and ``max_query`` of them). All other rows are training rows:
     the whole source domain, and the target domain without the hidden users.
 
     Args:
@@ -308,7 +309,7 @@ def _source_then_target(
 
 
 def place_in_group(owner: np.ndarray) -> np.ndarray:
-    """The place (n,), from 0, of each row among those of its owner; owners lie together.
+    """The position (n,), from 0, of each row among the rows of its owner (n,), which are adjacent.
 
     >>> place_in_group(np.array([4, 4, 7, 7, 7]))
     array([0, 1, 0, 1, 2])

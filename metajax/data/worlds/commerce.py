@@ -1,10 +1,10 @@
-"""A shop's log with a known truth, as large as asked, written to disk in pieces.
+"""A simulated e-commerce log of any size with known true probabilities, generated in pieces.
 
-People like an item with probability ``sigmoid(bias + quality + strength * z . w / sqrt(dim))``. The
-item's vector ``z`` shows in its content features but for a hidden part; the person's vector is
-``w = w_bar + tau * taste``, where tastes have a falling spectrum and a little of each is renewed
-with every event. ``tau`` is all that there is to adapt to: at ``tau = 0`` everyone is alike. Which
-items a person is shown, none twice, is drawn by popularity alone, a power law over ranks.
+A user likes an item with probability ``sigmoid(bias + quality + strength * z . w / sqrt(dim))``.
+The item's vector ``z`` is visible in its content features, except for a hidden part; the user's
+vector is ``w = w_bar + tau * taste``, where tastes have a falling spectrum and drift a little with
+every event. Adapting pays only for ``tau`` above 0: at 0 all users are the same. Which items a user
+is shown, none twice, depends on popularity alone, a power law over ranks.
 
 The log is made in pieces that do not depend on each other, so that memory does not grow with it;
 `metajax.data.worlds.shop` writes them to disk.
@@ -60,7 +60,13 @@ class World:
 
 
 class Piece(NamedTuple):
-    """One piece of the log: rows [start, stop) of its columns, by name."""
+    """One piece of the log, generated independently of the others.
+
+    Attributes:
+      name: of the piece.
+      place: column -> rows [start, stop) that the piece fills.
+      make: generates the rows of each of these columns.
+    """
 
     name: str
     place: dict[str, tuple[int, int]]
@@ -68,14 +74,14 @@ class Piece(NamedTuple):
 
 
 def offsets(world: World) -> np.ndarray:
-    """Where each user's events begin (U + 1,): the running sum of their numbers."""
+    """The first event of each user, and the number of all events: (U + 1,)."""
     low, high = world.events
     length = _rng(world, 0, 0).integers(low, high + 1, world.num_users)
     return np.concatenate([[0], np.cumsum(length)])
 
 
 def exposure(world: World) -> np.ndarray:
-    """The probability (V,) that a draw shows an item; of the whole catalogue it sums to 1."""
+    """The probability (V,) of each item to be the one shown in a draw; they sum to 1."""
     edges = np.arange(1, world.num_items + 2, dtype=np.float64) ** (1.0 - world.zipf)
     by_rank = np.diff(edges) / (edges[-1] - edges[0])
     found = np.empty(world.num_items)
@@ -221,7 +227,7 @@ def shapes(world: World) -> dict[str, tuple[tuple[int, ...], Any]]:
 
 
 def check(world: World) -> None:
-    """Refuses what no log can be made of.
+    """Raises an error if no log can be generated from the settings.
 
     Raises:
       UserError: impossible settings.

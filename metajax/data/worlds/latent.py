@@ -1,4 +1,4 @@
-"""Worlds with a known answer, to test learners against: each draws tasks from a key."""
+"""Synthetic tasks with a known optimal predictor, to test learners against; drawn from a key."""
 
 import dataclasses
 
@@ -16,7 +16,8 @@ class SineTasks:
     """Sinusoid regression: amplitude U[0.1, 5], phase U[0, pi], inputs U[-5, 5] of shape (N, 1).
 
     With ``given_amplitude`` the amplitude is a second input, drawn from a grid of 20 values: tasks
-    are then no longer mutually exclusive, and a network can memorize instead of adapting.
+    are then no longer mutually exclusive, and a network can memorize instead of adapting. A task
+    has ``num_support`` and ``num_query`` examples.
 
     References: Finn et al., ICML 2017, section 5.1; Yin et al., ICLR 2020, section 6.1.
     """
@@ -58,9 +59,14 @@ class LatentUsers:
     learner can have a smaller expected query loss, and one that seems to is leaking.
 
     Attributes:
+      dim: of the items' vectors and the users' weights.
+      tau: standard deviation of the users' weights around ``w_bar``.
+      sigma: standard deviation of the noise of a label.
+      num_support, num_query: examples of a task.
       random_shots: draw the number of support examples uniformly from 0..num_support.
-      reveals: the profile is ``w_u`` itself, so that nothing need be learned from the support
+      reveals: the profile is ``w_u`` itself, so that nothing needs to be learned from the support
         (tasks that are not mutually exclusive, the memorization test).
+      seed: of ``w_bar``.
     """
 
     dim: int = 8
@@ -111,7 +117,7 @@ class LatentUsers:
 def rating_log(
     num_users: int = 800, num_items: int = 400, dim: int = 6, seed: int = 0
 ) -> Interactions:
-    """A log of ratings 1..5 from users and items in latent groups: the embedded data set.
+    """A synthetic log of ratings 1..5, users and items in latent groups: ``--dataset synthetic``.
 
     A user's taste is the mean taste of an (observed) group plus a personal part of twice its
     variance; an item's vector is that of an (observed) genre plus its own. Users rate 15 to 90

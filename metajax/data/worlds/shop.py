@@ -1,7 +1,7 @@
-"""A shop's log on disk: plain ``.npy`` files in compressed rows, written piece by piece.
+"""A simulated shop's log on disk: ``.npy`` files in compressed sparse rows, written in pieces.
 
-A run that was killed goes on behind its last whole piece, every piece has a digest in
-``manifest.json``, and what is read is mapped, not loaded: a log may be larger than memory.
+A run that was killed resumes after its last complete piece, every piece has a digest in
+``manifest.json``, and files are memory-mapped, so that a log may be larger than memory.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ VERSION = 1
 
 
 class Shop(NamedTuple):
-    """A log on disk, read where it is touched, and its truth.
+    """A memory-mapped log, and the true parameters that it was drawn from.
 
     Attributes:
       world: its settings.
-      offsets: (U + 1,) where each user's events begin and end; they stand in the order of time.
+      offsets: (U + 1,) where each user's events begin and end; they are in time order.
       item: (n,) int32 items shown.
       label: (n,) int8, 1 if liked.
       chance: (n,) float16, the true probability of it.
@@ -50,7 +50,7 @@ class Shop(NamedTuple):
 
 
 def generate(world: World, folder: Path, report: Callable[[int, int], Any] | None = None) -> Shop:
-    """The shop in a folder, written first as far as it is not there.
+    """The shop in a folder; pieces that are not there yet are generated first.
 
     Args:
       report: called after each piece with the pieces done and their number.
@@ -82,10 +82,10 @@ def generate(world: World, folder: Path, report: Callable[[int, int], Any] | Non
 
 
 def load(folder: Path) -> Shop:
-    """The shop of a folder, its columns mapped from disk.
+    """The shop of a folder, memory-mapped.
 
     Raises:
-      UserError: nothing there, or not all of it.
+      UserError: the folder has no shop, or an incomplete one.
     """
     told = _manifest(folder)
     if not told:
@@ -103,7 +103,7 @@ def load(folder: Path) -> Shop:
 
 
 def verify(folder: Path) -> list[str]:
-    """The names of the pieces whose rows on disk are not those that were written."""
+    """The names of the pieces whose rows on disk do not have the digest in the manifest."""
     shop, told = load(folder), _manifest(folder)["pieces"]
     found = []
     for piece in commerce.pieces(shop.world):
