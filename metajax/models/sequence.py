@@ -19,7 +19,7 @@ import numpy as np
 
 from metajax.losses import masked_mean
 from metajax.models import transformer
-from metajax.types import Model, Params, PyTree
+from metajax.types import Model, Params, PyTree, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,16 @@ class Settings:
 
 
 def small(width: int = 64, num_layers: int = 2, num_heads: int = 2) -> transformer.Shape:
-    """A Transformer of SASRec's published size, with a gated MLP of hidden width ``2 * width``."""
+    """A Transformer of SASRec's published size, with a gated MLP of hidden width ``2 * width``.
+
+    Raises:
+      UserError: the heads do not share the width evenly, an even number of columns each.
+    """
+    if width % (2 * num_heads):
+        raise UserError(
+            f"--width {width} must be a multiple of twice --num-heads {num_heads}: each head turns "
+            "pairs of columns"
+        )
     return transformer.Shape(num_layers, width, num_heads, num_heads, hidden=2 * width)
 
 

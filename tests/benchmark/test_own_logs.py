@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.field.metaemb import metaemb
 from experiments.large.sasrec import sasrec
 from metajax.benchmark import harness, problem
 from metajax.data import negatives
 from metajax.data.histories import sequences
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
-from metajax.evaluation import evaluate, leaks
+from metajax.evaluation import evaluate, leaks, protocols
 from metajax.settings import Data, SplitOptions
 from metajax.types import Episode, Examples, UserError
 
@@ -117,6 +118,17 @@ def test_what_an_experiment_needs_is_told_before_it_trains(name, told, tmp_path)
     ready = problem.load(config.data, config.split, 8)
     with pytest.raises(UserError, match=told):
         module.model(config, getattr(module, "prepare", lambda _, same: same)(config, ready))
+
+
+def test_clicks_alone_are_no_lesson_in_clicking(tmp_path):
+    config = metaemb.Config(data=Data(log(tmp_path, "clicks")))
+    with pytest.raises(UserError, match="every row is a click"):
+        metaemb.load(config, protocols.ctr_warmup())
+
+
+def test_heads_share_the_width():
+    with pytest.raises(UserError, match="--width 64 must be a multiple of twice --num-heads 3"):
+        sasrec.build(sasrec.Config(num_heads=3), 10)
 
 
 def test_an_order_needs_times(tmp_path):

@@ -22,7 +22,7 @@ from metajax.types import UserError
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*\b"
 COMMANDS = {"training": "train", "verdict": "train", "people": "recommend"}
-LIBRARY = {"bert": "text_cold", "plots": "compare"}
+LIBRARY = {"sequence": "sasrec", "bert": "text_cold", "plots": "compare"}
 
 
 @dataclasses.dataclass(frozen=True)

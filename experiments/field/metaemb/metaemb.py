@@ -41,7 +41,7 @@ from metajax.training import loop, progress
 from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
-from metajax.types import Episode, MetaLearner, Model, Params
+from metajax.types import Episode, MetaLearner, Model, Params, UserError
 
 from .report import METHOD, SCENARIO, plot, show, weighted_auc
 
@@ -132,8 +132,17 @@ Also = Callable[[Interactions, Split], dict[str, Arm]]
 
 
 def load(config: Config, protocol: protocols.Protocol) -> Items:
-    """The data set under the protocol, with each item's index and another item's content."""
+    """The data set under the protocol, with each item's index and another item's content.
+
+    Raises:
+      UserError: every row is a click.
+    """
     table = protocol.prepare(named.chosen(config.data))
+    if np.ptp(table.label) == 0:
+        raise UserError(
+            f"{table.name}: every row is a click, and nothing tells what was passed over; give "
+            "ratings, or impressions whose --label is 1 if clicked and 0 if not"
+        )
     in_time = table.time is not None
     if not in_time:  # the public copy of ml-1m has no times: any order must do
         table = dataclasses.replace(table, time=np.random.default_rng(0).permutation(len(table)))

@@ -224,6 +224,7 @@ def run(config: Config) -> records.Record:
     if config.fresh:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     data = load(config)
+    build(config, data.num_items)
     scores, seconds, settings = {}, {}, {}
 
     def keep(arm: str, ranks: dict[str, np.ndarray]) -> None:
