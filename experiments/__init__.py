@@ -14,7 +14,10 @@ from types import CodeType, ModuleType
 from typing import Any
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROOMS = ("methods", "classics", "field", "large", "shop", "speed", "pages", "tools")
+ROOMS = (
+    *("methods", "classics", "field", "large", "shop", "streams"),
+    *("speed", "pages", "tools"),
+)
 
 
 def find(name: str) -> str | None:

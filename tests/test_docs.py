@@ -23,7 +23,7 @@ def code_of(page: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "large", "extend"])
+@pytest.mark.parametrize("page", ["tutorial", "large", "extend", "online"])
 def test_pages_import_only_what_exists(page):
     for node in ast.walk(ast.parse(code_of(page))):
         if isinstance(node, ast.ImportFrom):
@@ -45,6 +45,10 @@ def run(page: str, folder: pathlib.Path) -> str:
 
 def test_extending_from_an_empty_folder_runs_as_it_stands(tmp_path):
     assert "[[" in run("extend", tmp_path)
+
+
+def test_from_a_log_in_time_to_a_served_model_runs_as_it_stands(tmp_path):
+    assert "online minus frozen -" in run("online", tmp_path)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ FLOORS = [
     {"training", "profiling"},
     {"results"},
     {"evaluation"},
-    {"tuning", "serving"},
+    {"tuning", "serving", "online"},
     {"benchmark"},
     {"commands"},
     {"metajax"},  # the package itself: the public names
@@ -35,6 +35,7 @@ FLOORS = [
     {"experiments.field"},
     {"experiments.large"},
     {"experiments.shop"},
+    {"experiments.streams"},
     {"experiments.speed"},
     {"experiments.pages", "experiments.tools"},
 ]

@@ -1,0 +1,171 @@
+"""river beside ours: the same events, predicted before they are learned from, on one core."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.online import factorization as mf
+from metajax.online import rows, scores, timelines
+from metajax.online.events import Events, rounds
+from metajax.results import ledger, records
+from metajax.training import journal
+from metajax.types import UserError
+
+from . import show
+from .play import Player, best_rate
+
+MF, FM = "river BiasedMF", "river FMRegressor"
+OURS = {1: "AdaGrad, every event", 10: "AdaGrad, every 10", 32: "AdaGrad, every 32"}
+WARM = 0.1
+"""Share of the events that choose rates and are not scored."""
+NAME = "online-peer"
+
+
+def river() -> Any:
+    """The package.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import river
+        import river.facto
+        import river.optim
+        import river.reco
+    except ImportError as error:
+        raise UserError("river is not installed; pip install 'metajax[peers]'") from error
+    return river
+
+
+def theirs(
+    name: str, dim: int, rate: float, scale: tuple[float, float]
+) -> tuple[Callable, Callable]:
+    """(predict, learn) of one event (user, item[, label]) by a model of river."""
+    peer = river()
+    start = peer.optim.initializers.Normal(mu=0.0, sigma=0.1, seed=0)
+    sgd = lambda: peer.optim.SGD(rate)
+    if name == MF:
+        model = peer.reco.BiasedMF(
+            n_factors=dim, bias_optimizer=sgd(), latent_optimizer=sgd(),
+            weight_initializer=peer.optim.initializers.Zeros(), latent_initializer=start,
+            l2_bias=0.02, l2_latent=0.02, seed=0,
+        )  # fmt: skip
+        return model.predict_one, model.learn_one
+    model = peer.facto.FMRegressor(
+        n_factors=dim, weight_optimizer=sgd(), latent_optimizer=sgd(), intercept_lr=rate,
+        latent_initializer=start, l2_weight=0.02, l2_latent=0.02, seed=0,
+    )  # fmt: skip
+    told = lambda user, item: {f"u{user}": 1.0, f"i{item}": 1.0}
+    return (
+        lambda user, item: model.predict_one(told(user, item)),
+        lambda user, item, label: model.learn_one(told(user, item), label),
+    )
+
+
+def play_theirs(name: str, dim: int, rate: float, events: Events) -> tuple[np.ndarray, float]:
+    """Predictions (n,) and processor seconds."""
+    predict, learn = theirs(name, dim, rate)
+    user, item, label = (x.tolist() for x in (events.user, events.item, events.label))
+    out = []
+    began = time.process_time()
+    for u, i, y in zip(user, item, label, strict=True):
+        out.append(predict(u, i))
+        learn(u, i, y)
+    return np.array(out), time.process_time() - began
+
+
+def player(events: Events, dim: int, size: int) -> tuple[Player, Any]:
+    """Ours from random tables, around the middle of the scale: nothing is known beforehand."""
+    start = mf.random_tables(jax.random.key(0), events.num_users, events.num_items, dim)
+    mean = jnp.asarray(np.mean(events.scale), jnp.float32)
+    make = lambda rate, given: mf.factorization(rows.adagrad(rate, 0.1), *given)
+    return Player(OURS[size], make, 16_384 // size), (start, mean)
+
+
+def measured(config: Any) -> records.Record:
+    """Plays both sides in one run, rates chosen by both on the first tenth."""
+    stream = timelines.load(config.data.dataset, config.data.data_dir)
+    if config.most_events:
+        stream = stream.part(0, config.most_events)
+    num_warm = int(WARM * len(stream))
+    first, label = stream.part(0, num_warm), stream.label[num_warm:]
+    clipped = lambda score: np.clip(score, *stream.scale)
+    settings, found, runs = {}, {}, {}
+
+    def finish(name: str, rate: float, tried: dict, score: np.ndarray, seconds: float) -> None:
+        rate_of = len(stream) / seconds
+        settings[name] = {"rate": rate, "valid_mse": tried, "events_per_second": rate_of}
+        runs[name] = {
+            "mae": np.abs(clipped(score)[num_warm:] - label),
+            "mse": (clipped(score)[num_warm:] - label) ** 2,
+        }
+        print(f"{name}: {runs[name]['mae'].mean():.4f}, {rate_of:,.0f} events/s", flush=True)
+
+    error = lambda score: float(np.mean((clipped(score) - first.label) ** 2))
+    for name in (MF, FM):
+        tried = best_rate(
+            (0.005, 0.02, 0.05), lambda r, n=name: error(play_theirs(n, config.dim, r, first)[0])
+        )
+        finish(name, *tried, *play_theirs(name, config.dim, tried[0], stream))
+    for size, name in OURS.items():
+        play, given = player(stream, config.dim, size)
+        part = rounds(first, size)
+        loss = lambda r, p=play, g=given, x=part: error(p(r, g, x).scores)
+        tried = best_rate((0.02, 0.08, 0.3), loss)
+        done = play(tried[0], given, rounds(stream, size))
+        finish(name, *tried, done.scores, done.seconds)
+    user = stream.user[num_warm:]
+    for name, by_metric in runs.items():
+        for metric, values in by_metric.items():
+            one = scores.by_user(values, user)
+            key = records.Key(stream.name, name, records.ALL, metric)
+            found[key] = (one.total / one.count)[None]
+    tests = ledger.checksum(NAME, user, stream.item[num_warm:], label)
+    opened = records.open_tests(config, settings_of(settings), NAME, tests)
+    roles = dict.fromkeys(OURS.values(), records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
+    return records.made(
+        NAME, config, records.arms_of(runs, roles=roles, settings=settings), found,
+        scenario=stream.name, opened=(opened,), peak_memory=journal.peak_memory(),
+        data=records.Data(stream.name, "", stream.num_users, stream.num_items, len(stream)),
+        extra={
+            show.EVENTS_OF: scores.by_user(np.ones(len(user)), user).count.astype(int).tolist(),
+            "river": river().__version__,
+        },
+    )  # fmt: skip
+
+
+def settings_of(settings: dict[str, dict]) -> dict[str, float]:
+    """The rates alone."""
+    return {name: told["rate"] for name, told in settings.items()}
+
+
+def report(record: records.Record) -> None:
+    """Prints both sides: loss, difference to river's factorization, events a second."""
+    table = Table(title=f"{record.scenario}: river {record.extra['river']} beside ours, one core")
+    for name in ("arm", "mae of an event", f"minus {MF}", "events a second", "times"):
+        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    base = record.arm(MF).settings["events_per_second"]
+    for arm in record.arms:
+        speed = arm.settings["events_per_second"]
+        own = show.interval(scores.mean_of_events(show.users(record, arm.name, "mae")))
+        gap = show.difference(record, arm.name, MF, "mae")
+        told = "" if arm.name == MF else show.interval(gap, sign=True)
+        table.add_row(arm.name, own, told, f"{speed:,.0f}", f"{speed / base:.1f}")
+    Console(width=130).print(table)
+
+
+def main(config: Any) -> records.Record:
+    """The record, run or read, and its table."""
+    record = records.stored(NAME) if config.output.from_records else measured(config)
+    if not config.output.from_records:
+        records.write(config.output.folder(NAME), NAME, record)
+        if config.output.publish:
+            records.publish(NAME, record)
+    report(record)
+    return record

@@ -1,0 +1,107 @@
+"""Tables and pictures of streams, read from records alone."""
+
+import datetime
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.online import scores as found
+from metajax.results import plots, records
+
+EVENTS_OF = "events_of"
+"""Where ``extra`` holds how many events each user of the test has."""
+
+
+SHUFFLED = ", times shuffled"
+"""What the scenario of the control is called, behind the name of the data set."""
+
+
+def users(record: records.Record, arm: str, metric: str, scenario: str = "") -> found.Users:
+    """The losses of an arm by user, seeds averaged."""
+    scenario = scenario or record.scenario
+    mean = record.of(scenario, arm, records.ALL, metric).mean(axis=0)
+    mixed = SHUFFLED if scenario.endswith(SHUFFLED) else ""
+    count = np.asarray(record.extra[f"{EVENTS_OF}{mixed}"], float)
+    return found.Users(mean * count, count)
+
+
+def difference(
+    record: records.Record, arm: str, other: str, metric: str, scenario: str = ""
+) -> found.Ratio:
+    """The mean loss of an event less that of another arm, paired by user."""
+    a, b = (users(record, name, metric, scenario) for name in (arm, other))
+    return found.mean_of_events(found.Users(a.total - b.total, a.count))
+
+
+def interval(value: found.Ratio, sign: bool = False) -> str:
+    """A mean with its interval, as tables have it."""
+    plus = "+" if sign else ""
+    return f"{value.mean:{plus}.4f} [{value.low:{plus}.4f}, {value.high:{plus}.4f}]"
+
+
+def table(record: records.Record, metric: str, reference: str, baseline: str) -> None:
+    """Prints each arm: loss, difference to the reference, fitness, what it cost."""
+    shown = Table(title=f"{record.scenario}: {len(record.extra[EVENTS_OF]):,} users of the test")
+    shown.add_column("arm", no_wrap=True)
+    heads = (f"{metric} of an event", f"minus {reference}", f"F to {baseline}", "share F<1")
+    for name in (*heads, "gradients an event", "us an event"):
+        shown.add_column(name, justify="right")
+    for arm in record.arms:
+        own, base = users(record, arm.name, metric), users(record, baseline, metric)
+        fit = found.fitness(own.total / own.count, base.total / base.count)
+        cost = arm.settings
+        gap = "" if arm.name == reference else interval(
+            difference(record, arm.name, reference, metric), sign=True
+        )  # fmt: skip
+        shown.add_row(
+            arm.name, interval(found.mean_of_events(own)), gap,
+            f"{fit.geometric:.3f}", f"{fit.below:.2f}",
+            f"{cost.get('gradients_per_event', 0.0):.2f}", f"{cost.get('us_per_event', 0.0):.2f}",
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 150)
+    console.print(shown)
+
+
+def over_time(
+    record: records.Record, path: pathlib.Path, arms: list[str], label: str, minus: str = ""
+) -> None:
+    """Saves the loss of arms over time, in windows of equally many events.
+
+    Args:
+      minus: an arm whose curve is taken off the others.
+    """
+    curves: dict[str, Any] = record.extra["curves"]
+    times = record.extra.get("times")
+    base = np.asarray(curves[minus]) if minus else 0.0
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(arms):
+            values = np.asarray(curves[arm]) - base
+            x = np.arange(len(values)) if times is None else _dates(times)
+            axes.plot(x, values, label=arm, markevery=max(1, len(values) // 6), **plots.look(i))
+        if minus:
+            axes.axhline(0.0, color="#666666", linewidth=0.7)
+        axes.set_xlabel("time" if times else "stretch of the stream")
+        axes.set_ylabel(label)
+        axes.tick_params(axis="x", rotation=30)
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(arms))
+
+
+def _dates(times: list[int]) -> list[datetime.datetime]:
+    zone = datetime.UTC
+    return [datetime.datetime.fromtimestamp(t, zone).replace(tzinfo=None) for t in times]
+
+
+def pareto(record: records.Record, path: pathlib.Path, metric: str) -> None:
+    """Saves quality against time for each event, the undominated arms joined."""
+    cost = {arm.name: arm.settings.get("us_per_event", np.nan) for arm in record.arms}
+    points = {
+        name: (float(us), found.mean_of_events(users(record, name, metric), draws=1).mean)
+        for name, us in cost.items()
+    }
+    plots.pareto(points, path, "processor time, us an event", metric)

@@ -1,0 +1,168 @@
+"""Tables and pictures of ``online_meta``."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.online import scores
+from metajax.results import plots, records
+
+from . import show, task_arms, task_logs, worlds
+
+LINES = [
+    task_arms.PLAIN_FROZEN, task_arms.PLAIN, task_arms.PLAIN_ALL, task_arms.FROZEN,
+    task_arms.STEP, task_arms.WINDOW, task_arms.FTML, task_arms.MOML,
+]  # fmt: skip
+
+
+def written(config: Any, name: str, record: records.Record) -> records.Record:
+    """The record, written into its folder, and published if asked."""
+    records.write(config.output.folder(name), name, record)
+    if config.output.publish:
+        records.publish(name, record)
+    return record
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables of a record, and saves its pictures."""
+    if "worlds" in record.extra:
+        of_worlds(record, folder)
+    else:
+        of_log(record, folder)
+
+
+def _console(width: int) -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, width)
+    return console
+
+
+def of_worlds(record: records.Record, folder: pathlib.Path) -> None:
+    """Each world: loss, regret to the tracker, fitness, excess after jumps; a plot over time."""
+    for world in record.extra["worlds"]:
+        get = lambda arm, part=records.ALL, w=world: record.of(w, arm, part, "mse")
+        table = Table(title=f"{world}: mean squared error of {get(task_arms.BEST).size} streams")
+        heads = ("all tasks", "regret to the tracker", f"minus {task_arms.PLAIN}", "first 50")
+        table.add_column("arm", no_wrap=True)
+        for head in (*heads, "last 100", "after a jump", "F to no meta", "gradients", "KB"):
+            table.add_column(head, justify="right")
+        for arm in record.arms:
+            row = _world_row(record, world, arm)
+            if row:
+                table.add_row(arm.name, *row)
+        _console(190).print(table)
+        if world == "still":
+            late = records.difference(
+                get(task_arms.FTML, worlds.LAST), get(worlds.OFFLINE, worlds.LAST)
+            )
+            told = f"{late.mean:+.4f} [{late.low:+.4f}, {late.high:+.4f}]"
+            print(f"independent tasks, last 100: FTML minus {worlds.OFFLINE}: {told}")
+        place = folder / f"over-time-{world.replace(' ', '-')}.png"
+        _curves(record.extra["curves"][world], place, "regret to the Bayes tracker", "tasks")
+    for world in ("jumps", "walk and jumps"):
+        place = folder / f"recovery-{world.replace(' ', '-')}.png"
+        _curves(
+            record.extra["recovery"][world], place, "excess over the tracker", "since a jump", 1
+        )
+
+
+def _world_row(record: records.Record, world: str, arm: records.Arm) -> list[str]:
+    """The cells of an arm in the table of a world; empty if it was not played there."""
+    key = lambda part, name=arm.name: records.Key(world, name, part, "mse")
+    if key(worlds.LAST) not in record.scores:
+        return []
+    told = lambda r, sign="": f"{r.mean:{sign}.3f} [{r.low:{sign}.3f}, {r.high:{sign}.3f}]"
+    mean = lambda part: f"{np.mean(record.scores[key(part)]):.3f}"
+    if key(records.ALL) not in record.scores:
+        return ["", "", "", "", mean(worlds.LAST), "", "", "", ""]
+    own, best = record.scores[key(records.ALL)], record.scores[key(records.ALL, task_arms.BEST)]
+    plain = record.scores[key(records.ALL, task_arms.PLAIN)]
+    jump = record.scores[key(worlds.JUMP)]
+    after = f"{np.nanmean(jump):.3f}" if np.isfinite(jump).any() else ""
+    fit = scores.fitness(own[0], record.scores[key(records.ALL, task_arms.PLAIN_FROZEN)][0])
+    return [
+        f"{own.mean():.3f}", told(records.difference(own, best), "+"),
+        told(records.difference(own, plain), "+"), mean(worlds.EARLY), mean(worlds.LAST), after,
+        f"{fit.geometric:.3f}", f"{arm.settings['gradients']:.1f}",
+        f"{(arm.bytes_per_task or 0) / 1e3:.1f}",
+    ]  # fmt: skip
+
+
+def _curves(
+    curves: dict[str, list], path: pathlib.Path, label: str, unit: str, each: int = 10
+) -> None:
+    """Saves curves of arms, the tracker's taken off where it has one."""
+    base = np.asarray(curves.get(task_arms.BEST, 0.0)) if each > 1 else 0.0
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(LINES):
+            values = np.asarray(curves[arm]) - base
+            x = each * np.arange(1, len(values) + 1)
+            axes.plot(x, values, label=arm, markevery=max(1, len(values) // 6), **plots.look(i))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel(f"tasks {unit}" if each == 1 else "tasks met")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(LINES))
+
+
+def users(record: records.Record, arm: str, metric: str, group: str) -> scores.Users:
+    """Losses of a group's tasks by user, seeds averaged, users without any left out."""
+    mean = record.of(record.scenario, arm, group, metric).mean(axis=0)
+    count = np.asarray(record.extra[show.EVENTS_OF][group], float)
+    real = count > 0
+    return scores.Users(mean[real] * count[real], count[real])
+
+
+def minus(a: scores.Users, b: scores.Users) -> scores.Ratio:
+    """The mean loss of a task less that of another arm, paired by user."""
+    return scores.mean_of_events(scores.Users(a.total - b.total, a.count))
+
+
+def of_log(record: records.Record, folder: pathlib.Path) -> None:
+    """Loss of all tasks, of new and returning users, backward transfer, fitness and costs."""
+    metric = next(iter(record.scores)).metric
+    warm, test, new = record.extra["tasks"]
+    title = f"{record.scenario}: {metric} of {test:,} tasks ({new:,} new users) after {warm:,}"
+    table = Table(title=title)
+    table.add_column("arm", no_wrap=True)
+    heads = ("all", f"minus {task_arms.PLAIN}", "new users", "returning", "backward transfer")
+    for head in (*heads, "F to means", "share F<1", "gradients", "ms a task", "KB"):
+        table.add_column(head, justify="right")
+    for arm in record.arms:
+        get = lambda group, name=arm.name: users(record, name, metric, group)
+        own, base = get(records.ALL), users(record, task_arms.BASE, metric, records.ALL)
+        plain = users(record, task_arms.PLAIN, metric, records.ALL)
+        fit = scores.fitness(own.total / own.count, base.total / base.count)
+        mean = lambda group, get=get: f"{scores.mean_of_events(get(group), 1).mean:.4f}"
+        back = minus(get(task_logs.NEW), get(task_logs.BACK))
+        told = arm.settings
+        table.add_row(
+            arm.name, show.interval(scores.mean_of_events(own)),
+            "" if arm.name == task_arms.PLAIN else show.interval(minus(own, plain), sign=True),
+            mean(task_logs.NEW), mean(task_logs.OLD), f"{back.mean:+.4f}",
+            f"{fit.geometric:.3f}", f"{fit.below:.2f}", f"{told.get('gradients', 0):.1f}",
+            f"{told.get('ms_per_task', 0):.2f}", f"{(arm.bytes_per_task or 0) / 1e3:.0f}",
+        )  # fmt: skip
+    _console(185).print(table)
+    _told_after(record)
+    lines = [arm for arm in LINES if arm != task_arms.PLAIN_FROZEN]
+    show.over_time(
+        record, folder / "over-time.png", lines, f"{metric} minus no meta, frozen",
+        task_arms.PLAIN_FROZEN,
+    )  # fmt: skip
+
+
+def _told_after(record: records.Record) -> None:
+    """Prints after how many tasks FTML's summed loss stays below that of learning without meta."""
+    curves, test = record.extra["curves"], record.extra["tasks"][1]
+    ahead = np.cumsum(np.asarray(curves[task_arms.PLAIN]) - np.asarray(curves[task_arms.FTML]))
+    behind = np.flatnonzero(ahead <= 0)
+    if len(behind) == len(ahead) or (len(behind) and behind[-1] == len(ahead) - 1):
+        print(f"{task_arms.FTML} is not ahead of {task_arms.PLAIN} at the end, in summed loss")
+        return
+    first = 0 if not len(behind) else (behind[-1] + 1) * test // len(ahead)
+    print(f"{task_arms.FTML} is ahead of {task_arms.PLAIN} in summed loss from task {first:,} on")

@@ -1,0 +1,75 @@
+"""Recursive ridge regression with forgetting: Kalman's filter for weights that fade."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax import precision
+from metajax.online.factorization import Asked
+from metajax.online.prequential import Answered, Online
+
+
+class Belief(NamedTuple):
+    """Of each group: weights (G, D) and their covariance (G, D, D) in units of the noise."""
+
+    mean: jax.Array
+    spread: jax.Array
+
+
+def recursive_ridge(
+    num_groups: int,
+    features: Callable[[jax.Array], jax.Array],
+    prior_mean: jax.Array,
+    prior_precision: jax.Array,
+    *,
+    offset: Callable[[jax.Array], jax.Array] | None = None,
+    forgetting: float = 1.0,
+) -> Online:
+    """Ridge regression of each group of events by itself, exact after every event.
+
+    After the events s = 1..t of a group, the weights minimize ``sum_s f^(t-s) (y_s - x_s w)^2 +
+    f^t (w - m)' diag(p) (w - m)``, with f the forgetting: the past fades, the prior with it. One
+    event costs D^2, and the events of a round are taken one after the other.
+
+    Args:
+      num_groups: G, such as the number of users.
+      features: item (B,) -> x (B, D), fixed.
+      prior_mean: m (D,); prior_precision: p (D,).
+      offset: item (B,) -> what is added to a prediction and not learned; 0 without it.
+      forgetting: 1 keeps everything.
+
+    References: Kalman, 1960; Haykin, "Adaptive filter theory", recursive least squares.
+    """
+    base = offset or (lambda item: jnp.zeros(item.shape))
+    dim = len(prior_mean)
+
+    def init(key: jax.Array) -> Belief:
+        del key
+        mean = jnp.broadcast_to(prior_mean, (num_groups, dim))
+        spread = jnp.broadcast_to(jnp.diag(1 / prior_precision), (num_groups, dim, dim))
+        return Belief(mean + 0.0, spread + 0.0)
+
+    @precision.highest
+    def predict(belief: Belief, asked: Asked) -> jax.Array:
+        x_BxD = features(asked.item)
+        return base(asked.item) + jnp.sum(x_BxD * belief.mean[asked.user], axis=1)
+
+    @precision.highest
+    def event(belief: Belief, told: Answered):
+        x = features(told.asked.item[None])[0]
+        index = jnp.stack([told.asked.user, told.asked.user])  # two rows: see `events.rounds`
+        mean, spread = belief.mean[index][0], belief.spread[index][0]
+        along = spread @ x
+        gain = along / (forgetting + x @ along)
+        error = told.label - base(told.asked.item[None])[0] - x @ mean
+        new = (mean + gain * error, (spread - jnp.outer(gain, along)) / forgetting)
+        new = jax.tree.map(lambda a, b: jnp.where(told.mask > 0, a, b), new, (mean, spread))
+        put = lambda table, row: table.at[index].set(jnp.stack([row, row]))
+        return Belief(put(belief.mean, new[0]), put(belief.spread, new[1])), None
+
+    def learn(belief: Belief, told: Answered) -> Belief:
+        return jax.lax.scan(event, belief, told)[0]
+
+    return Online(init, predict, learn)

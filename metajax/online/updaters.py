@@ -1,0 +1,206 @@
+"""Updaters: how meta-parameters learn from tasks that end one after the other.
+
+An updater is two pure functions, `init` and `update`. What it minimizes is the outer loss of the
+learner it is given: with `metajax.learners.gradient.maml.gradient` that is the loss after
+adapting, with `metajax.learners.pooled.fine_tuned` the joint loss of learning without meta. So
+`leader` is FTML with the one, and "train on everything" with the other.
+
+References: Finn, Rajeswaran, Kakade, Levine, "Online meta-learning" (FTML), ICML 2019.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from metajax import tree
+from metajax.online import buffers
+from metajax.online.buffers import Buffer, Kept
+from metajax.types import Episode, MetaLearner, Params, PyTree
+
+
+class Updater(NamedTuple):
+    """How meta-parameters change with the tasks of a round.
+
+    Attributes:
+      init: (params, one task) -> state.
+      update: (state, params, tasks (B, ...), mask (B,), key) -> (state, params). A round that is
+        all padding changes nothing; see `if_any`.
+    """
+
+    init: Callable[[Params, Episode], PyTree]
+    update: Callable[[PyTree, Params, Episode, jax.Array, jax.Array], tuple[PyTree, Params]]
+
+
+def mean_loss(
+    learner: MetaLearner, params: Params, tasks: Episode, mask: jax.Array, key: jax.Array
+) -> jax.Array:
+    """The mean outer loss over the real tasks of a round; 0 if there are none."""
+    keys = jax.random.split(key, len(mask))
+    losses, _ = jax.vmap(learner.loss, (None, 0, 0))(params, tasks, keys)
+    return jnp.sum(jnp.where(mask > 0, losses, 0.0)) / jnp.maximum(jnp.sum(mask > 0), 1)
+
+
+def slope(learner: MetaLearner) -> Callable[..., Params]:
+    """The gradient of `mean_loss` to the parameters."""
+    return jax.grad(lambda *args: mean_loss(learner, *args))
+
+
+def frozen() -> Updater:
+    """The updater that changes nothing."""
+    return Updater(lambda params, task: (), lambda state, params, *told: (state, params))
+
+
+def newest(
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    num_steps: int = 1,
+) -> Updater:
+    """Outer steps on the tasks of the round, which are then forgotten.
+
+    Args:
+      tx: chain `metajax.online.anchor.decay_to` behind it for a pull towards a baseline.
+    """
+    gradient = slope(learner)
+
+    def update(state: Any, params: Params, tasks: Episode, mask: jax.Array, key: jax.Array):
+        def step(carry: Any, key: jax.Array):
+            params, state = carry
+            updates, state = tx.update(gradient(params, tasks, mask, key), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        keys = jax.random.split(key, num_steps)
+        new, _ = jax.lax.scan(step, (params, state), keys)
+        params, state = if_any(mask, new, (params, state))
+        return state, params
+
+    return Updater(lambda params, task: tx.init(params), update)
+
+
+class Remembers(NamedTuple):
+    """The state of an updater with a buffer: the outer optimizer's, and what is kept."""
+
+    moments: Any
+    kept: Kept
+
+
+def leader(
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    buffer: Buffer,
+    num_steps: int = 1,
+    num_tasks: int = 8,
+) -> Updater:
+    """Follows the leader: steps on tasks drawn from all that the buffer keeps, the new ones too.
+
+    FTML with a meta-learner; "train on everything" with a learner of the joint loss. Its memory is
+    the buffer's: with `buffers.reservoir` of at least the length of the stream it is all tasks.
+
+    Args:
+      num_steps: after each round.
+      num_tasks: drawn for each step.
+    """
+    steps = descend(learner, tx, num_steps, num_tasks)
+
+    def init(params: Params, task: Episode) -> Remembers:
+        return Remembers(tx.init(params), buffer.init(task))
+
+    def update(state: Remembers, params: Params, tasks: Episode, mask: jax.Array, key: jax.Array):
+        kept = buffer.add(state.kept, tasks, mask)
+        before = (params, state.moments)
+        params, moments = if_any(mask, steps(*before, kept, key), before)
+        return Remembers(moments, kept), params
+
+    return Updater(init, update)
+
+
+def descend(
+    learner: MetaLearner, tx: optax.GradientTransformation, num_steps: int, num_tasks: int
+) -> Callable[[Params, Any, Kept, jax.Array], tuple[Params, Any]]:
+    """(params, moments, kept, key) -> (params, moments) after outer steps on what is kept.
+
+    Each step draws its tasks evenly. With all tasks of a warm-up kept, it is offline training.
+    """
+    gradient = slope(learner)
+
+    def take(params: Params, moments: Any, kept: Kept, key: jax.Array) -> tuple[Params, Any]:
+        def step(carry: Any, key: jax.Array):
+            params, moments = carry
+            key_draw, key_loss = jax.random.split(key)
+            tasks, mask = buffers.draw(kept, key_draw, num_tasks)
+            grads = gradient(params, tasks, mask, key_loss)
+            updates, moments = tx.update(grads, moments, params)
+            return (optax.apply_updates(params, updates), moments), None
+
+        return jax.lax.scan(step, (params, moments), jax.random.split(key, num_steps))[0]
+
+    return take
+
+
+class Restarts(NamedTuple):
+    """The state of the periodic retrain: where it begins anew, what is kept, tasks since then."""
+
+    beginning: Params
+    kept: Kept
+    since: jax.Array
+
+
+def retrained(
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    window: Buffer,
+    every: int,
+    num_steps: int,
+    num_tasks: int = 8,
+) -> Updater:
+    """Trains anew, from the first parameters, each time ``every`` more tasks have ended.
+
+    Args:
+      window: what it trains on, such as `buffers.newest`.
+      every: tasks from one training to the next; between them the parameters stay.
+      num_steps: of a training; num_tasks: drawn for each step.
+    """
+    steps = descend(learner, tx, num_steps, num_tasks)
+
+    def init(params: Params, task: Episode) -> Restarts:
+        return Restarts(params, window.init(task), jnp.zeros((), jnp.int32))
+
+    def update(state: Restarts, params: Params, tasks: Episode, mask: jax.Array, key: jax.Array):
+        kept = window.add(state.kept, tasks, mask)
+        since = state.since + jnp.sum(mask > 0).astype(jnp.int32)
+        due = since >= every
+        again = lambda: steps(state.beginning, tx.init(state.beginning), kept, key)[0]
+        params = jax.lax.cond(due, again, lambda: params)
+        return Restarts(state.beginning, kept, jnp.where(due, 0, since)), params
+
+    return Updater(init, update)
+
+
+def if_any(mask: jax.Array, new: PyTree, old: PyTree) -> PyTree:
+    """What is new if a task of the round is real, else what was before, to the bit."""
+    return tree.where(jnp.any(mask > 0), new, old)
+
+
+def with_replay(updater: Updater, buffer: Buffer, num_tasks: int) -> Updater:
+    """The updater that meets, beside the tasks of a round, some of those met before.
+
+    Args:
+      buffer: what is kept; a task enters it after its round.
+      num_tasks: drawn from it for each round.
+    """
+
+    def init(params: Params, task: Episode) -> Remembers:
+        return Remembers(updater.init(params, task), buffer.init(task))
+
+    def update(state: Remembers, params: Params, tasks: Episode, mask: jax.Array, key: jax.Array):
+        key_draw, key = jax.random.split(key)
+        old, known = buffers.draw(state.kept, key_draw, num_tasks)
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), tasks, old)
+        some = jnp.concatenate([mask, known])
+        new = updater.update(state.moments, params, both, some, key)
+        memory, params = if_any(mask, new, (state.moments, params))
+        return Remembers(memory, buffer.add(state.kept, tasks, mask)), params
+
+    return Updater(init, update)

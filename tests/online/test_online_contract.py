@@ -1,0 +1,153 @@
+"""The contract battery of the streams: every learner and updater, and bugs that must fail it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax.learners.gradient.maml import gradient
+from metajax.learners.pooled import fine_tuned
+from metajax.models.towers import vector_linear
+from metajax.online import anchor, buffers, check, drift, events, leaders, rows, updaters
+from metajax.online.factorization import factorization, random_tables
+from metajax.online.meta import meta
+from metajax.online.prequential import Online, frozen, prequential, told_in
+from metajax.online.recursive import recursive_ridge
+from metajax.online.window import retrained
+
+RNG = np.random.default_rng(0)
+N = 26
+LOG = events.Events(
+    "small",
+    RNG.integers(0, 5, N).astype(np.int32),
+    RNG.integers(0, 6, N).astype(np.int32),
+    RNG.normal(size=N).astype(np.float32),
+    np.arange(N),
+    5,
+    6,
+    np.zeros((6, 0), np.float32),
+    (-3.0, 3.0),
+)
+TABLES = random_tables(jax.random.key(1), 5, 6, 3)
+X = jnp.asarray(RNG.normal(size=(6, 3)), jnp.float32)
+EVENT_ROWS = {
+    "OGD": factorization(rows.ogd(0.1), TABLES, 0.1),
+    "AdaGrad": factorization(rows.adagrad(0.1), TABLES, 0.1),
+    "FTRL": factorization(rows.ftrl(0.1, l1=1e-3, l2=0.1), TABLES, 0.1),
+    "logistic": factorization(rows.adagrad(0.1), TABLES, 0.1, link=jax.nn.sigmoid),
+    "recursive ridge": recursive_ridge(
+        5, lambda item: X[item], jnp.zeros(3), jnp.ones(3), forgetting=0.9
+    ),
+    "window": retrained(factorization(rows.ogd(0.1), TABLES, 0.1), 8, 4, batch=3),
+}
+
+WORLD = drift.DriftStream(dim=3, walk=0.1, jump=0.2, num_support=2, num_query=2)
+STREAM = WORLD.stream(jax.random.key(0), 10).rounds
+TASK = jax.tree.map(lambda x: x[0, 0], STREAM.told.tasks)
+MAML = gradient(vector_linear(), optax.sgd(0.1), 1)
+JOINT = fine_tuned(vector_linear(), optax.sgd(0.1), 1)
+LEARNED = gradient(vector_linear(), leaders.clipped_rates(0.1), 1, second_order=False)
+SGD, ADAM = optax.sgd(0.1), optax.adam(0.1)
+START = MAML.init(jax.random.key(0), TASK)
+PULLED = optax.chain(SGD, anchor.decay_to(jax.tree.map(jnp.ones_like, START), 0.1))
+AVERAGED = optax.chain(SGD, anchor.average_with(jax.tree.map(jnp.ones_like, START), 0.1))
+UPDATERS = {
+    "one outer step": (MAML, updaters.newest(MAML, SGD)),
+    "pulled to an anchor": (MAML, updaters.newest(MAML, PULLED)),
+    "averaged with a baseline": (MAML, updaters.newest(MAML, AVERAGED)),
+    "everything": (JOINT, updaters.leader(JOINT, ADAM, buffers.reservoir(16), 2, 3)),
+    "FTML": (MAML, updaters.leader(MAML, ADAM, buffers.reservoir(4), 2, 3)),
+    "FTML, buffer of one": (MAML, updaters.leader(MAML, ADAM, buffers.newest(1), 1, 1)),
+    "window": (MAML, updaters.retrained(MAML, ADAM, buffers.newest(5), 3, 4, 3)),
+    "FORM": (MAML, leaders.regularized_leader(MAML, 0.1)),
+    "MOML": (MAML, leaders.balanced(MAML, 1.0, 0.1, 2)),
+    "La-MAML": (LEARNED, leaders.la_maml(LEARNED, 0.1)),
+    "La-MAML, replay": (
+        LEARNED,
+        updaters.with_replay(leaders.la_maml(LEARNED, 0.1), buffers.reservoir(5), 2),
+    ),
+}
+
+
+def on_tasks(name: str) -> Online:
+    learner, updater = UPDATERS[name]
+    return meta(learner, updater, learner.init(jax.random.key(0), TASK), TASK)
+
+
+ROWS = {
+    **{name: (online, events.rounds(LOG, 2)) for name, online in EVENT_ROWS.items()},
+    "OGD, one by one": (EVENT_ROWS["OGD"], events.rounds(LOG, 1)),
+    **{f"tasks: {name}": (on_tasks(name), STREAM) for name in UPDATERS},
+    "tasks: Bayes tracker": (drift.tracker(WORLD, 4), STREAM),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_contract_holds(name):
+    check.everything(*ROWS[name])
+
+
+@pytest.mark.parametrize("name", ["FTRL", "tasks: FTML"])
+def test_a_frozen_learner_never_learns(name):
+    online, rounds = ROWS[name]
+    with pytest.raises(AssertionError, match="nothing that was told"):
+        check.learning_shows(check.trial(frozen(online), rounds))
+    state, _ = prequential(frozen(online), online.init(jax.random.key(0)), rounds)
+    again = online.init(jax.random.key(0))
+    assert all(map(np.array_equal, jax.tree.leaves(state), jax.tree.leaves(again)))
+
+
+def test_learning_before_scoring_is_caught():
+    def leaks(online, state, rounds):
+        def step(state, one):
+            state = online.learn(state, told_in(one))
+            return state, online.predict(state, one.asked)
+
+        return jax.lax.scan(step, state, rounds)
+
+    for name in ("OGD", "tasks: one outer step"):
+        with pytest.raises(AssertionError, match="moved its scores"):
+            check.time_is_respected(check.trial(*ROWS[name], leaks))
+
+
+def test_planted_bugs_fail_the_property_that_names_them():
+    ogd, rounds = ROWS["OGD"]
+    unmasked = ogd._replace(
+        learn=lambda state, told: ogd.learn(state, told._replace(mask=jnp.ones_like(told.mask)))
+    )
+    with pytest.raises(AssertionError, match="padding changed the state"):
+        check.padding_is_invisible(check.trial(unmasked, rounds))
+    with pytest.raises(AssertionError, match="padded row"):
+        check.padded_rows_are_invisible(check.trial(unmasked, rounds))
+    forgets = lambda online, state, rounds: prequential(
+        online, online.init(jax.random.key(0)), rounds
+    )
+    with pytest.raises(AssertionError, match="interrupt"):
+        check.resumed_is_uninterrupted(check.trial(ogd, rounds, forgets))
+    backward = lambda online, state, rounds: jax.lax.scan(
+        lambda s, one: (online.learn(s, told_in(one)), online.predict(s, one.asked)),
+        state,
+        rounds,
+        reverse=True,
+    )
+    with pytest.raises(AssertionError, match="loop"):
+        check.scan_is_loop(check.trial(ogd, rounds, backward))
+
+
+@pytest.mark.parametrize("rate", [0.0])
+def test_a_rate_of_zero_is_frozen_to_the_last_bit(rate):
+    tables = factorization(rows.ogd(rate), TABLES, 0.1)
+    adagrad = factorization(rows.adagrad(rate), TABLES, 0.1)
+    learner = gradient(vector_linear(), optax.sgd(0.1), 1)
+    params = jax.tree.map(lambda x: x + 0.3, START)
+    still = meta(learner, updaters.newest(learner, optax.sgd(rate)), params, TASK)
+    for online, rounds in (
+        (tables, events.rounds(LOG, 2)),
+        (adagrad, events.rounds(LOG, 1)),
+        (still, STREAM),
+    ):
+        begin = online.init(jax.random.key(0))
+        _, scores = prequential(online, begin, rounds)
+        _, frozen_scores = prequential(frozen(online), begin, rounds)
+        np.testing.assert_array_equal(np.asarray(scores), np.asarray(frozen_scores))
