@@ -80,12 +80,17 @@ def query_labels_cannot_move_predictions(t: Trial) -> None:
     joined = jax.tree.map(lambda s, q: np.concatenate([s, q]), support, query)
     real = joined.mask > 0
     order = np.argsort(~real, stable=True)
-    if real.sum() <= len(support.label):  # as wide as the support, nothing is compiled again
+    as_wide = real.sum() <= len(support.label)  # then nothing is compiled again
+    if as_wide:
         order = order[: len(support.label)]
     both = jax.tree.map(lambda x: x[order], joined)
     alone = both._replace(mask=both.mask * (order >= len(support.label)))
     for examples in (both, alone):
-        leaked = t.one(t.params, t.episode._replace(support=examples), key()).warm
+        if as_wide:
+            leaked = t.one(t.params, t.episode._replace(support=examples), key()).warm
+        else:
+            adapted = t.learner.adapt(t.params, t.clean.before, examples, key())
+            leaked = t.learner.predict(t.params, adapted, query.inputs)
         if leaked.ndim != 1:
             continue
         for loss in (losses.squared_error, losses.absolute_error, losses.huber, losses.log_loss):
