@@ -12,7 +12,7 @@ from metajax.adapters.conditions import last_layer
 from metajax.adapters.lora import lora
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.closed_form import ridge
-from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.cold_start.cmml import cmml
 from metajax.learners.cold_start.lwa import lwa, nlba
 from metajax.learners.cold_start.mamo import mamo, memory_optimizer
 from metajax.learners.cold_start.metahin import metahin
@@ -217,7 +217,7 @@ def _transforms(users: LatentUsers) -> list[Row]:
 
 
 def _amortized(users: LatentUsers) -> list[Row]:
-    cmml = modulated(identity(), labeled_features((16, 4)), film_mlp((16,), 16), 4)
+    modulation = cmml(identity(), labeled_features((16, 4)), film_mlp((16,), 16), 4)
     process = tanp(
         identity(),
         labeled_features((16, 8)),
@@ -232,7 +232,7 @@ def _amortized(users: LatentUsers) -> list[Row]:
     )
     weights, biases = lwa(identity(), 3), nlba(identity(), 3, (12,))
     return [
-        Row("cmml", cmml, users),
+        Row("cmml", modulation, users),
         Row("tanp", process, users, outer=None),
         Row("lwa", click_probability(weights), TwoKinds(), outer=None),
         Row("nlba", click_probability(biases), TwoKinds(), outer=None),

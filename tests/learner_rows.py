@@ -16,7 +16,7 @@ from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.context import cavia
-from metajax.learners.gradient.fast_perceptron import dual
+from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.implicit import implicit
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.metric import prototypes
@@ -147,7 +147,7 @@ def _rows() -> list[Row]:
     return [
         Row("maml", maml, users),
         Row("maml_mlp", gradient(mlp, slow, 2), users),
-        Row("maml_dual", dual(mlp, 0.1, 2), users),
+        Row("maml_dual", fast_maml(mlp, 0.1, 2), users),
         Row("maml_scanned", gradient(linear, slow, 6), users),
         Row("fomaml", gradient(linear, descent, 3, second_order=False), users),
         Row("anil", gradient(parts, slow, 2, adapts=head), users),

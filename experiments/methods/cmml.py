@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
-from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.cold_start.cmml import cmml
 from metajax.models.features import labeled_features
 from metajax.models.modulated import centered_labels, film_mlp, over_features, with_fixed_code
 from metajax.models.towers import stored_mean
@@ -55,7 +55,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CMML and its outer optimizer."""
     width = num_features(config, problem)
-    learner = modulated(
+    learner = cmml(
         features(problem, config.embedding),
         centered_labels(labeled_features((64, width)), problem.mean),
         film_mlp(config.hidden, config.hyper),

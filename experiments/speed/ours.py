@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from metajax import losses, tree
 from metajax.adapters.mixed import mixed
-from metajax.learners.gradient.fast_perceptron import dual
+from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
 from metajax.training import devices, loop, outer_gradient
@@ -174,7 +174,7 @@ def _learner(
     model = _with(own(name, how), frozen, narrow)
     compute = jnp.bfloat16 if narrow else None
     if name == "W1":
-        return dual(model, problem.rate, num_steps, second_order=second, compute=compute), None
+        return fast_maml(model, problem.rate, num_steps, second_order=second, compute=compute), None
     if name != "W3":
         learner = gradient(
             model,
@@ -185,7 +185,7 @@ def _learner(
             loss=loss_of(name),
         )
         return learner, None
-    learner = dual(model, problem.rate, num_steps, second_order=second, compute=compute)
+    learner = fast_maml(model, problem.rate, num_steps, second_order=second, compute=compute)
 
     def apply_tables(params: PyTree, episodes: Episode) -> Episode:
         rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))

@@ -1,8 +1,8 @@
-"""Adapters that condition a Transformer: a soft prompt, layer-wise scales and shifts, a context.
+"""Adapters that condition a Transformer: soft prompts, FiLM by layer, a FiLM context; a last layer.
 
-They add keys that `models.transformer` understands to the parameters of the model they wrap, so
-that its parameters must hold those of the stack at their top. As everywhere here, what a task
-learns is ``adapter`` and the model's own parameters are ``base``.
+They add keys that `models.transformer` understands to the top level of the parameters of the model
+that they wrap, where those of the Transformer have to be. As in all adapters, ``adapter`` is what a
+task learns and ``base`` the parameters of the wrapped model.
 """
 
 import jax
@@ -15,14 +15,14 @@ from metajax.types import Model, Params, PyTree
 def soft_prompt(
     model: Model, shape: Shape, length: int, *, scale: float = 0.5, frozen: bool = True
 ) -> Model:
-    """The model that reads ``length`` learned vectors before each sequence.
+    """The model with a soft prompt: ``length`` learned vectors before each sequence.
 
-    A task's state is ``length * width`` numbers. Unlike the others, a prompt changes the model
-    from the start: even a vector of zeros takes its share of the attention.
+    A task's state is ``length * width`` numbers. Unlike the other adapters, a prompt changes the
+    model from the start: even zero vectors receive attention.
 
     Args:
-      scale: standard deviation of its numbers at the start. Blocks norm what they read, so that it
-        sets how far a step turns the vectors: short ones (.02) diverge at any usual rate.
+      scale: standard deviation of the prompt's entries at the start. Blocks normalize their input,
+        so that a step turns short vectors further: those of scale .02 diverge at usual rates.
       frozen: no gradient reaches the base.
 
     References: Lester et al., "The power of scale for parameter-efficient prompt tuning", 2021.
@@ -62,10 +62,10 @@ def film(model: Model, shape: Shape, *, frozen: bool = True) -> Model:
 
 
 def film_context(model: Model, shape: Shape, num_context: int, *, frozen: bool = True) -> Model:
-    """The model whose scales and shifts are a learned linear map of a context, from zero.
+    """The model whose FiLM scales and shifts are a linear map of a context, which starts at 0.
 
     A task's state is ``num_context`` numbers, however large the model; the map, under
-    ``generator``, is shared and slow.
+    ``generator``, is shared by all tasks and learned by the outer loop.
 
     References: Zintgraf et al., ICML 2019 (CAVIA).
     """
@@ -89,7 +89,7 @@ def film_context(model: Model, shape: Shape, num_context: int, *, frozen: bool =
 
 
 def last_layer(features: Model, *, frozen: bool = True) -> Model:
-    """The model of scores (N,), ``features(x)' w + b`` with w and b from zero.
+    """The scores (N,) ``features(x)' w + b``; w (D,) and b () start at 0 and are the adapter.
 
     Args:
       features: a model whose ``apply`` gives (N, D).

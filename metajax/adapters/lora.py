@@ -20,7 +20,7 @@ KERNELS = tree.matching(r"kernel$")
 
 @jax.tree_util.register_pytree_node_class
 class LowRank:
-    """A stand-in for the matrix ``base + a b``: it can be multiplied from the left."""
+    """A stand-in for the matrix ``base + a b`` (rows, columns), for products ``x @ kernel``."""
 
     def __init__(self, base: Any, a: jax.Array, b: jax.Array):
         self.base, self.a, self.b = base, a, b
@@ -29,12 +29,12 @@ class LowRank:
         return x @ self.base + (x @ self.a) @ self.b
 
     def tree_flatten(self):
-        """The three matrices."""
+        """The three matrices, for JAX."""
         return (self.base, self.a, self.b), None
 
     @classmethod
     def tree_unflatten(cls, aux: None, leaves: tuple) -> "LowRank":
-        """The inverse."""
+        """The inverse of `tree_flatten`."""
         del aux
         return cls(*leaves)
 
@@ -48,19 +48,19 @@ def lora(
     frozen: bool = True,
     formed: bool = False,
 ) -> Model:
-    """The model with a low-rank adapter beside each chosen kernel; at the start (B = 0) the same.
+    """The model with a low-rank adapter for each chosen kernel; at the start, with B = 0, the same.
 
-    Its parameters are ``{"base": those of the model, "adapter": {path: {"a", "b"}}}``: let
-    ``adapts=tree.under("adapter")`` in `learners.gradient`. Leading axes of a kernel, as of stacked
-    layers, stay.
+    Its parameters are ``{"base": those of the model, "adapter": {path: {"a", "b"}}}``: give the
+    learner ``adapts=tree.under("adapter")``. Leading axes of a kernel, as of stacked layers, are
+    kept: each layer has its own A and B.
 
     Args:
       rank: r; A is (rows, r), drawn normal with variance 1 / rows, and B is (r, columns).
       keep: which leaves of two or more axes get an adapter.
       scale: s.
-      frozen: no gradient reaches the base; else it is the slow part, meta-learned with A and B.
-      formed: form W + s A B, for models that do more with a kernel than multiply from the left
-        (Flax's own layers do). Memory then grows with tasks x kernels.
+      frozen: no gradient reaches the base; else the outer loop learns it together with A and B.
+      formed: compute W + s A B, for models that do more with a kernel than ``x @ kernel``, as the
+        layers of Flax do. Memory then grows with tasks x kernels.
     """
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
@@ -81,7 +81,10 @@ def lora(
 
 
 def adapted(base: Params, adapter: PyTree, scale: float = 1.0, formed: bool = False) -> Params:
-    """The base's parameters with each adapted kernel replaced by its stand-in, or by the sum."""
+    """The base's parameters with each adapted kernel replaced by a `LowRank`, or formed as the sum.
+
+    Arguments are those of `lora`; ``adapter`` maps the paths of kernels to their ``a`` and ``b``.
+    """
 
     def replace(path: tuple, leaf: Any) -> Any:
         pair = adapter.get(tree.path_name(path))

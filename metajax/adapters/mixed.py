@@ -1,8 +1,8 @@
-"""Networks that compute in a narrow type while everything that is learned stays float32.
+"""Mixed precision: networks compute in bfloat16 while everything that is learned stays float32.
 
-Activations, their cotangents and the factors of products are narrow, so that a step moves half the
-bytes and tensor cores take twice the rate; products accumulate in float32, and scores, losses,
-parameters, their gradients, inner steps and optimizers are float32 as before.
+Activations, their cotangents and the factors of products are bfloat16, so that a step moves half
+the bytes and tensor cores run at twice the rate; products accumulate in float32, and scores,
+losses, parameters, gradients, inner steps and optimizers are float32 as before.
 
 References: Micikevicius et al., "Mixed precision training", ICLR 2018; Kalamkar et al., "A study of
 bfloat16 for deep learning training", 2019 (no loss scaling is needed).
@@ -17,7 +17,7 @@ from metajax import tree
 from metajax.types import Model, Params, PyTree
 
 Compute = Literal["float32", "bfloat16"]
-"""The types that a configuration offers for activations."""
+"""The types of activations to choose from."""
 
 
 def mixed(

@@ -1,4 +1,4 @@
-"""Pruning by magnitude: an optimizer that holds the smallest weights at zero, ever more of them.
+"""Magnitude pruning: an optimizer that keeps a growing share of the smallest weights at zero.
 
 References: Zhu and Gupta, "To prune, or not to prune", 2017 (the cubic schedule); Frankle and
 Carbin, ICLR 2019.
@@ -20,20 +20,20 @@ Importance = Callable[[str, jax.Array], jax.Array]
 
 
 class State(NamedTuple):
-    """The inner optimizer's state and the number of steps taken."""
+    """The state ``inner`` of the wrapped optimizer, and the number ``step`` () of steps taken."""
 
     inner: PyTree
     step: jax.Array
 
 
 def magnitude(path: str, weights: jax.Array) -> jax.Array:
-    """The absolute value."""
+    """The absolute values of the weights, of the same shape: the usual `Importance`."""
     del path
     return jnp.abs(weights)
 
 
 def at_random(key: jax.Array) -> Importance:
-    """An importance that knows nothing, the same at every step: the control."""
+    """A random `Importance`, the same at every step: the control of magnitude pruning."""
 
     def importance(path: str, weights: jax.Array) -> jax.Array:
         seed = sum((i + 1) * ord(c) for i, c in enumerate(path)) % (2**31)
@@ -63,7 +63,7 @@ def masked(
 ) -> Params:
     """The parameters with the least important share of each chosen leaf at zero.
 
-    Exactly ``floor(share * size)`` weights of a leaf are zero, ties broken by place.
+    Exactly ``floor(share * size)`` weights of a leaf are set to 0; ties go by position.
     """
 
     def prune(path: tuple, leaf: jax.Array) -> jax.Array:
@@ -84,10 +84,14 @@ def pruned(
     keep: tree.Filter = KERNELS,
     importance: Importance = magnitude,
 ) -> optax.GradientTransformation:
-    """The optimizer after whose every step the scheduled share of weights is zero.
+    """The optimizer ``tx``, after each step of which the scheduled share of weights is zero.
 
-    The mask is drawn anew from the updated weights: what Adam's moments would bring back is judged
-    again by its size, and never slips through.
+    The mask is recomputed from the updated weights at each step, so that momentum cannot revive a
+    pruned weight unless it has become large enough.
+
+    Args:
+      schedule: step () -> the share to prune, such as `cubic`.
+      keep: which leaves are pruned.
     """
 
     def init(params: Params) -> State:
@@ -104,7 +108,7 @@ def pruned(
 
 
 def nonzero_bytes(params: Params) -> int:
-    """Bytes of the parameters with sparse `KERNELS`: a value each, and a bit per place."""
+    """Bytes of the parameters with `KERNELS` stored sparsely: 4 per nonzero, a bit per position."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if KERNELS(tree.path_name(path)):

@@ -1,7 +1,7 @@
-"""Weights as small integers, one scale per column, and stand-ins for matrices that multiply.
+"""Weight quantization to integers of 2 to 8 bits, one scale per column, and int8 products.
 
 ``q = round(w / s)`` with ``s = max |w| / (2^(bits - 1) - 1)`` per column: symmetric, weights only.
-`EightBits` rounds what is multiplied too and leaves the product of integers to qwix.
+`EightBits` quantizes activations too and multiplies integers by qwix.
 
 References: Jacob et al., CVPR 2018; the same rounding as qwix's post-training quantization.
 """
@@ -17,7 +17,7 @@ from metajax.types import Params, UserError
 
 @jax.tree_util.register_pytree_node_class
 class Integers:
-    """A stand-in for the matrix ``codes * scale``: it can be multiplied from the left.
+    """A stand-in for the matrix ``codes * scale``, for products ``x @ kernel``.
 
     Attributes:
       codes: (..., rows, columns) int8.
@@ -31,7 +31,7 @@ class Integers:
         return (x @ self.codes.astype(x.dtype)) * self.scale.reshape(1, -1)
 
     def dense(self) -> jax.Array:
-        """The matrix itself."""
+        """The matrix (..., rows, columns) in floating point."""
         return self.codes.astype(self.scale.dtype) * self.scale
 
     def tree_flatten(self):
@@ -47,10 +47,10 @@ class Integers:
 
 @jax.tree_util.register_pytree_node_class
 class EightBits:
-    """A stand-in for a matrix of which qwix multiplies int8 by int8: weights and activations.
+    """A stand-in for a matrix, for products ``x @ kernel`` of int8 weights and int8 activations.
 
-    Each row that is multiplied is rounded with a scale of its own as it comes. Gradients pass as if
-    nothing had been rounded, so that a task can adapt what stands before it.
+    Each row of x is quantized dynamically, with its own scale. Gradients pass straight through, as
+    if nothing had been rounded, so that a task can adapt earlier layers.
 
     Attributes:
       weights: a ``qwix.QArray`` (..., rows, columns).
@@ -86,7 +86,7 @@ def _qwix() -> Any:
 
 
 def in_eight_bits(params: Params, keep: tree.Filter) -> Params:
-    """The parameters with each chosen kernel (..., rows, columns) replaced by `EightBits`.
+    """The parameters with the kernels (..., rows, columns) under ``keep`` replaced by `EightBits`.
 
     Raises:
       UserError: qwix is not installed.
@@ -103,7 +103,7 @@ def in_eight_bits(params: Params, keep: tree.Filter) -> Params:
 
 
 def to_integers(weights: jax.Array, bits: int = 8) -> Integers:
-    """The integers nearest to a matrix (..., rows, columns); a column of zeros stays zero.
+    """A matrix (..., rows, columns) quantized to the nearest integers; zero columns stay zero.
 
     Args:
       bits: 2 to 8, the sign included.
@@ -117,11 +117,12 @@ def to_integers(weights: jax.Array, bits: int = 8) -> Integers:
 def quantized(
     params: Params, keep: tree.Filter, bits: int = 8, stand_in: tree.Filter = tree.nothing
 ) -> Params:
-    """The parameters with each chosen matrix rounded to integers.
+    """The parameters with each chosen matrix quantized to integers.
 
     Args:
-      keep: which leaves of two or more axes.
-      stand_in: which of those become `Integers`; the others are put back as floating-point numbers,
+      keep: which leaves of two or more axes are quantized.
+      bits: 2 to 8, the sign included.
+      stand_in: which of those become `Integers`; the others become rounded floating-point matrices,
         for models that look rows up or transpose.
     """
 
@@ -136,7 +137,7 @@ def quantized(
 
 
 def integer_bytes(params: Params, keep: tree.Filter, bits: int = 8) -> int:
-    """Bytes of the parameters with the chosen matrices in ``bits`` and float32 scales."""
+    """Bytes of the parameters with the matrices under ``keep`` in ``bits``, with float32 scales."""
     total = 0
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         if keep(tree.path_name(path)) and leaf.ndim >= 2:

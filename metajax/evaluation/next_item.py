@@ -1,6 +1,6 @@
-"""What came next, ranked: the place of one held-out item among all others, or among a few drawn.
+"""Next-item evaluation: the rank of one held-out item among all others, or among sampled ones.
 
-Scores come in batches of people, so that a catalogue's scores of all of them never exist at once.
+Scores are computed in batches of people, so that the (people, items) matrix never exists at once.
 """
 
 from collections.abc import Callable
@@ -18,8 +18,8 @@ Scorer = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 """(people (B,), their histories (B, L), lengths (B,)) -> scores (B, V)."""
 
 
-def place(score: jax.Array, target: jax.Array, candidate: jax.Array, key: jax.Array) -> jax.Array:
-    """How many candidates stand above the target, ties broken at random.
+def rank(score: jax.Array, target: jax.Array, candidate: jax.Array, key: jax.Array) -> jax.Array:
+    """The rank () of the target, from 0: how many candidates score higher; ties are random.
 
     Args:
       score: (V,) scores of all items.
@@ -32,8 +32,8 @@ def place(score: jax.Array, target: jax.Array, candidate: jax.Array, key: jax.Ar
     return above + jax.random.randint(key, (), 0, ties + 1)
 
 
-def from_place(rank: np.ndarray) -> dict[str, np.ndarray]:
-    """Hit rate and nDCG at each cutoff, of places (..., U) counted from 0; and the MRR."""
+def rank_metrics(rank: np.ndarray) -> dict[str, np.ndarray]:
+    """Hit rate and nDCG at each of `CUTOFFS`, and MRR: each (..., U), of ranks (..., U) from 0."""
     rank = np.asarray(rank)
     gain = 1.0 / np.log2(rank + 2.0)
     found = {f"hit@{k}": (rank < k).astype(np.float32) for k in CUTOFFS}
@@ -41,14 +41,15 @@ def from_place(rank: np.ndarray) -> dict[str, np.ndarray]:
     return found | {"mrr": (1.0 / (rank + 1.0)).astype(np.float32)}
 
 
-def places(
+def ranks(
     scorer: Scorer, held: HeldOut, num_items: int, key: jax.Array, batch_size: int = 64
 ) -> dict[str, jax.Array]:
-    """The place (U,) of every held-out item under three protocols. Pure: jit it.
+    """The ranks (U,), from 0, of the held-out items of U people under three protocols.
 
-    ``full``: among all items that the person has not met. ``full, history not masked``: among all
-    items. ``sampled 100``: among 100 items drawn uniformly from those not met; kept to compare with
-    old papers, and never to conclude from.
+    ``full``: among all items that are not in the history. ``full, history not masked``: among all
+    items. ``sampled 100``: among 100 items drawn uniformly from those not in the history, which
+    only serves to compare with older papers: sampled metrics can order methods wrongly (Krichene
+    and Rendle, "On sampled metrics for item recommendation", KDD 2020). Pure: jit it.
     """
     num_people = held.target.shape[0]
     batches = -(-num_people // batch_size)
@@ -66,9 +67,9 @@ def places(
         drawn = jax.lax.top_k(lottery, min(100, num_items))[1]
         sampled = jnp.zeros(num_items).at[drawn].set(1.0) * new
         return {
-            FULL: place(score, target, new, key_full),
-            UNMASKED: place(score, target, jnp.ones(num_items), key_all),
-            SAMPLED: place(score, target, sampled, key_drawn),
+            FULL: rank(score, target, new, key_full),
+            UNMASKED: rank(score, target, jnp.ones(num_items), key_all),
+            SAMPLED: rank(score, target, sampled, key_drawn),
         }
 
     def batch(rows):

@@ -23,9 +23,10 @@ class State(NamedTuple):
 
 
 def kept_shares(attenuator: PyTree, grads: PyTree) -> PyTree:
-    """gamma of every leaf, in (0, 1), from the mean gradient of each leaf.
+    """gamma () of every leaf, in (0, 1), by an MLP on the mean gradients of all leaves.
 
-    Three layers as wide as there are leaves, ReLU between them, a sigmoid behind them.
+    It has three layers as wide as there are leaves, with a ReLU between them and a sigmoid at the
+    end.
     """
     x = jnp.stack([jnp.mean(g) for g in jax.tree.leaves(grads)])
     *hidden, last = attenuator
@@ -36,16 +37,16 @@ def kept_shares(attenuator: PyTree, grads: PyTree) -> PyTree:
 
 
 def attenuate(learner: MetaLearner, *, kept: float = 0.95) -> MetaLearner:
-    """The learner that first scales its start: ``theta_i <- gamma_i(grad L_S(theta)) theta_i``.
+    """L2F: a learner that first scales its start: ``theta_i <- gamma_i(grad L_S(theta)) theta_i``.
 
-    One gamma per leaf, given by a small network that sees the mean gradient of each leaf. It acts
-    once in a task, on the first examples. With gamma = 1 this is the wrapped learner.
+    There is one gamma per leaf, see `kept_shares`. It acts once in a task, on the first examples.
+    With gamma = 1 this is the wrapped learner.
 
     Args:
       learner: one that adapts by gradients from meta-parameters and whose outer loss is the plain
         loss on the query, which is also the loss on the support that gamma sees. The parameters
         become ``{"learner": ..., "attenuator": ...}``.
-      kept: about what gamma starts from; the paper starts near 1/2.
+      kept: where gamma starts, approximately; in the paper near 1/2.
 
     Raises:
       UserError: the learner is not such a one.

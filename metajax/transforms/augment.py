@@ -1,4 +1,4 @@
-"""Tasks made from tasks: what a learner should meet in training and the log does not show."""
+"""Task augmentation: training tasks altered to look like those of a cold-start test."""
 
 from collections.abc import Callable
 
@@ -9,14 +9,16 @@ from metajax.types import Episode, MetaLearner, PyTree
 
 
 def hide(learner: MetaLearner, share: float, as_cold: Callable[[PyTree], PyTree]) -> MetaLearner:
-    """The learner, trained on tasks of which a share looks as if all their items were unseen.
+    """The learner, meta-trained with all items of a task as cold items, in a share of the tasks.
 
-    What DropoutNet does to single identifiers happens here to whole tasks, since at an item-cold
-    test the support is as cold as the query. Adaptation and prediction are unchanged.
+    DropoutNet hides the identifiers of single interactions; here all items of a task are hidden
+    together, as at an item-cold test, where support and query are both cold. Adaptation and
+    prediction are unchanged.
 
     Args:
       share: probability that a training task is hidden.
-      as_cold: inputs -> the inputs as they would be if the items had no interactions.
+      as_cold: inputs -> the inputs as they would be if the items had no interactions, such as
+        `data.features.represent.as_cold`.
 
     References: Volkovs, Yu, Poutanen, "DropoutNet", NeurIPS 2017.
     """

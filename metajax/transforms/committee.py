@@ -1,4 +1,4 @@
-"""Several learners that differ by chance alone, trained side by side, their scores averaged."""
+"""A deep ensemble of learners: copies with other initializations, whose scores are averaged."""
 
 import jax
 
@@ -6,11 +6,13 @@ from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserEr
 
 
 def committee(learner: MetaLearner, num_members: int) -> MetaLearner:
-    """The learner whose score is the mean of ``num_members`` copies from initializations of theirs.
+    """The learner whose score is the mean over ``num_members`` independently initialized copies.
 
-    Each member is trained by its own loss on the same tasks and adapts alone, so that what they
-    have in common stays and what chance gave to each is averaged away. Parameters and states have
-    leaves (``num_members``, ...); time and memory of a task grow by that factor.
+    Each member is trained by its own loss on the same tasks and adapts alone. Parameters and states
+    have leaves (``num_members``, ...); time and memory of a task grow by that factor.
+
+    Raises:
+      UserError: ``num_members`` is below 1.
 
     References: Lakshminarayanan, Pritzel, Blundell, "Simple and scalable predictive uncertainty
     estimation using deep ensembles", NeurIPS 2017.

@@ -1,4 +1,4 @@
-"""Distillation: what pulls the scores of a small learner to those of a large one.
+"""Distillation losses, which pull the scores of a student to those of a teacher.
 
 References: Hinton, Vinyals, Dean, 2015; Tang and Wang, "Ranking distillation", KDD 2018.
 """
@@ -10,7 +10,12 @@ import jax.numpy as jnp
 def soft_cross_entropy(
     teacher: jax.Array, student: jax.Array, mask: jax.Array, temperature: float
 ) -> jax.Array:
-    """``T^2 KL(softmax(t / T) || softmax(s / T))`` over the real of N scores."""
+    """``T^2 KL(softmax(t / T) || softmax(s / T))`` (), in nats, over the real scores (N,).
+
+    Args:
+      teacher, student: scores (N,), t and s; mask: (N,) 1 where a score is real.
+      temperature: T.
+    """
     real = mask > 0
     log_p = jax.nn.log_softmax(jnp.where(real, teacher / temperature, -1e9))
     log_q = jax.nn.log_softmax(jnp.where(real, student / temperature, -1e9))
@@ -20,11 +25,11 @@ def soft_cross_entropy(
 def rank_cross_entropy(
     teacher: jax.Array, student: jax.Array, mask: jax.Array, top: int, decay: float
 ) -> jax.Array:
-    """``-sum_k w_k log softmax(s)[k-th of the teacher]`` over the teacher's ``top`` real scores.
+    """``-sum_k w_k log softmax(s)[item k of the teacher]`` over the teacher's ``top`` items.
 
-    The weights of the places fall as ``exp(-k / decay)`` and sum to 1: the student learns whom the
-    teacher puts first, and nothing of by how much. The softmax stands where the paper has a sigmoid
-    of each score, since our students are trained by a softmax.
+    The weights w_k of the ranks fall as ``exp(-k / decay)`` and sum to 1: the student learns the
+    teacher's order, not its score differences. Where the paper has a sigmoid of each score this has
+    a softmax, which is also the students' training loss here.
 
     Args:
       teacher, student: scores (N,), of which at least ``top`` are real.

@@ -1,4 +1,4 @@
-"""Noise on inner gradients: a learner that meets a slightly different path in every task."""
+"""DropGrad: noise on the inner gradients, as a regularizer of meta-training."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ class Noise(NamedTuple):
     """The state of `gaussian_noise`.
 
     Attributes:
-      seed: () uint32, where the noise of this task comes from.
+      seed: () uint32, of the noise of this task.
       step: () int32, the number of updates so far.
-      on: () 1 where there is noise, 0 where gradients pass as they are.
+      on: () 1 if gradients are noisy, 0 if they pass unchanged.
     """
 
     seed: jax.Array
@@ -27,8 +27,9 @@ class Noise(NamedTuple):
 def gaussian_noise(share: float) -> optax.GradientTransformation:
     """Multiplies every entry of the gradient by ``n ~ N(1, share / (1 - share))`` once switched on.
 
-    Mean and variance are those of inverted dropout with the rate ``share``. Off, as it starts, it
-    is the identity: put it before the inner optimizer with ``optax.chain``.
+    Mean and variance are those of inverted dropout with the rate ``share``. It starts switched off,
+    as the identity; `dropgrad` switches it on. Put it before the inner optimizer with
+    ``optax.chain``.
     """
     deviation = (share / (1.0 - share)) ** 0.5
 
@@ -56,8 +57,8 @@ def dropgrad(learner: MetaLearner) -> MetaLearner:
         outer loss is the plain loss on the query.
 
     Raises:
-      UserError: the learner takes no gradients or has another outer loss; or there is no
-        `gaussian_noise` in its state, which the first call of ``init`` or ``loss`` tells.
+      UserError: the learner takes no gradients or has another outer loss; or, at the first call of
+        ``init`` or ``loss``, there is no `gaussian_noise` in its state.
 
     References: Tseng et al., "Regularizing meta-learning via gradient dropout", ACCV 2020.
     """

@@ -1,4 +1,4 @@
-"""Dropout: a learner whose model loses random units while it is meta-trained, and only then."""
+"""Dropout in a learner's model, in meta-training alone."""
 
 from collections.abc import Callable
 

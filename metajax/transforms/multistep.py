@@ -1,4 +1,4 @@
-"""Losses along the way: the outer loss of a learner after each of its inner steps, not the last."""
+"""MAML++'s multi-step loss: a weighted sum of the query losses after each inner step."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ def multistep(
     learner: MetaLearner,
     weights: Sequence[float],
 ) -> MetaLearner:
-    """The learner that adapts ``len(weights)`` times on its support and is judged after each time.
+    """The learner that adapts ``len(weights)`` times, with a loss on the query after each time.
 
     The outer loss is ``sum_j weights[j] L_Q(phi_j)``, where phi_j is the state after j + 1 calls of
-    the wrapped ``adapt``; with all weight on the last it is the plain outer loss. The paper moves
-    the weight from all steps to the last one while training; the outer step is no part of the
-    contract, so train once with each set of weights, the second time from the first's parameters.
+    the wrapped ``adapt``; with all weight on the last it is the plain outer loss. The paper anneals
+    the weights toward the last step while training. A learner does not know the outer step, so
+    train once with each set of weights, starting from the parameters of the training before.
 
     Args:
       learner: one call of its ``adapt`` is one step, for instance `gradient` with ``num_steps=1``;

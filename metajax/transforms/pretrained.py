@@ -1,4 +1,4 @@
-"""A learner that starts from parameters made elsewhere."""
+"""A learner that starts from pretrained parameters."""
 
 import jax
 

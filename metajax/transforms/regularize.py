@@ -1,4 +1,4 @@
-"""Meta-regularization: what the shared parameters may know about a task is paid for."""
+"""Meta-regularization: a penalty on the information that shared parameters hold about tasks."""
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,12 @@ def noisy(
     *,
     initial_scale: float = 1e-3,
 ) -> MetaLearner:
-    """The learner with noise on some meta-parameters, and a price on what they hold (MR-MAML).
+    """MR-MAML: the learner with Gaussian noise on some meta-parameters, and a penalty on them.
 
-    Meta-parameters under the filter become Gaussians ``N(mean, scale^2)`` of which each task draws
-    its own; ``strength`` times their divergence from N(0, I) is added to the outer loss. They can
-    then memorize little about single tasks, so that a task has to be learned from its support, even
-    where its inputs give it away. Everything but the loss uses the means.
+    Meta-parameters under the filter become Gaussians ``N(mean, scale^2)`` from which each task
+    draws its own; ``strength`` times their KL divergence from N(0, I) is added to the outer loss.
+    They can then memorize little about single tasks, so that a task has to be learned from its
+    support, even where its inputs identify it. ``start``, ``adapt`` and ``predict`` use the means.
 
     Args:
       learner: its meta-parameters become ``{"mean": ..., "log_scale": ...}``.

@@ -1,4 +1,4 @@
-"""Reptile: the outer gradient is the way that a task's parameters went."""
+"""Reptile: the outer gradient is the difference between initial and adapted parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ def reptile(learner: MetaLearner) -> MetaLearner:
     """The learner with Reptile's outer update, ``theta <- theta + b (phi - theta)``.
 
     The update is the gradient of the surrogate ``0.5 ||theta - stop_gradient(phi)||^2``, where phi
-    are the parameters after adapting on all examples of the task. Only what adapts is learned. The
-    loss on the query is shown as ``query_loss`` and has no gradient.
+    are the parameters after adapting on all examples of the task. Only parameters that adapt are
+    learned. The loss on the query is logged as ``query_loss`` and has no gradient.
 
     Args:
       learner: one that adapts by gradients from meta-parameters and whose outer loss is the plain

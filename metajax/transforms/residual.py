@@ -1,4 +1,4 @@
-"""Learning what a shared model leaves: a task adapts to how it differs from all others."""
+"""A learner of residuals: a shared model predicts, and each task adapts to what remains."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -36,19 +36,19 @@ def residual(
 ) -> MetaLearner:
     """The learner of ``score = offset(x) + learner(x)``, trained together with the offset.
 
-    In recommendation the offset is what holds for every user, such as the mean rating of an item.
-    The parameters become ``{"learner": ..., "offset": ...}``; the offset does not adapt.
+    In recommendation the offset is shared by all users, such as the mean rating of an item. The
+    parameters become ``{"learner": ..., "offset": ...}``; the offset does not adapt.
 
     Args:
       learner: any. An outer loss that is not the plain loss on the query (`parts.QueryLoss`) is
-        computed on an episode whose labels are what the offset leaves.
-      offset: a model of scores, of the shape that the learner's have.
-      shown: (label (N,), offset (N,)) -> the labels that the learner adapts to. By default what
-        the offset leaves, which is right for a learner that minimizes a loss of
-        ``score - label``; `unchanged` for one that reads labels in another way.
+        computed on an episode whose labels are the residuals ``label - offset``.
+      offset: a model of scores, of the shape of the learner's scores.
+      shown: (label (N,), offset (N,)) -> the labels that the learner adapts to. By default the
+        residuals, which is right for a learner that minimizes a loss of ``score - label``; use
+        `unchanged` for one that reads labels in another way.
 
     Raises:
-      UserError: the learner has such a loss and is to be shown something else.
+      UserError: the learner has an outer loss of its own, and ``shown`` is not the residual.
     """
     if not isinstance(learner.loss, QueryLoss) and shown is not jnp.subtract:
         raise UserError(

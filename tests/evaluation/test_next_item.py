@@ -89,7 +89,7 @@ def test_the_published_file_is_the_published_one(data_dir):
 def test_the_place_counts_what_stands_above_among_the_candidates():
     score = jnp.array([5.0, 4.0, 3.0, 2.0, 1.0])
     key = jax.random.key(0)
-    place = lambda candidate: int(next_item.place(score, jnp.array(2), jnp.array(candidate), key))
+    place = lambda candidate: int(next_item.rank(score, jnp.array(2), jnp.array(candidate), key))
     assert place([1, 1, 1, 1, 1]) == 2
     assert place([0, 1, 1, 1, 1]) == 1
     assert place([0, 1, 0, 1, 1]) == 1  # the target is a candidate whatever the mask says
@@ -97,13 +97,13 @@ def test_the_place_counts_what_stands_above_among_the_candidates():
 
 def test_a_constant_scorer_gets_chance():
     keys = jax.random.split(jax.random.key(0), 3000)
-    place = lambda key: next_item.place(jnp.zeros(5), jnp.array(1), jnp.ones(5), key)
+    place = lambda key: next_item.rank(jnp.zeros(5), jnp.array(1), jnp.ones(5), key)
     counts = np.bincount(np.asarray(jax.vmap(place)(keys)), minlength=5)
     assert abs(counts / 3000 - 0.2).max() < 0.03
 
 
 def test_metrics_of_a_place_by_pencil():
-    found = next_item.from_place(np.array([0, 3, 10]))
+    found = next_item.rank_metrics(np.array([0, 3, 10]))
     np.testing.assert_allclose(found["hit@10"], [1, 1, 0])
     np.testing.assert_allclose(found["ndcg@10"], [1, 1 / math.log2(5), 0], rtol=1e-6)
     np.testing.assert_allclose(found["ndcg@5"], [1, 1 / math.log2(5), 0], rtol=1e-6)
@@ -118,7 +118,7 @@ def test_three_protocols_of_one_score_table():
     target = np.array([50 + i for i in range(people)], np.int32)
     held = HeldOut(np.zeros((people, 2), np.int32), np.ones(people, np.int32), target, seen)
     scorer = lambda person, history, length: jnp.asarray(table)[person]
-    found = next_item.places(scorer, held, num_items, jax.random.key(0), batch_size=2)
+    found = next_item.ranks(scorer, held, num_items, jax.random.key(0), batch_size=2)
     for i in range(people):
         above = np.flatnonzero(table[i] > table[i, target[i]])
         assert found[next_item.UNMASKED][i] == len(above)

@@ -43,7 +43,7 @@ def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
     places = np.array([[0, 3, 10, 99]])
     scores = {
         records.Key("leave-one-out", "popularity", next_item.FULL, metric): values
-        for metric, values in next_item.from_place(places).items()
+        for metric, values in next_item.rank_metrics(places).items()
     }
     seconds, opened = {"popularity": 1.0}, (records.Opening(times_opened=1, split="0123"),)
     record = large_report.written(

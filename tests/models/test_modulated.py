@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from metajax.learners.cold_start.cmml import modulated
+from metajax.learners.cold_start.cmml import cmml
 from metajax.learners.cold_start.tanp import Gaussian, assignment, cluster_loss, divergence, tanp
 from metajax.models.features import labeled_features
 from metajax.models.modulated import adaptive_decoder, film_mlp, pair_features
@@ -69,7 +69,7 @@ def test_the_context_is_the_mean_code_and_sends_no_gradient_to_the_embedding():
     encode = Model(lambda k, p, x: {}, lambda params, p, x: x[1][:, None] + 0.0 * x[0][:, :1])
     decode = Model(lambda k, p, x: {}, lambda params, p, x: p[1][0] * jnp.ones(len(x)))
     scaled = Model(lambda k, p, x: {"s": jnp.ones(())}, lambda params, p, x: params["s"] * x)
-    learner = modulated(scaled, encode, decode, 1)
+    learner = cmml(scaled, encode, decode, 1)
     params = learner.init(KEY, EPISODE)
     masked = EXAMPLES._replace(
         label=jnp.array([1.0, 2.0, 6.0, 1e6, 0, 0]), mask=jnp.array([1.0, 1, 1, 0, 0, 0])
@@ -77,7 +77,7 @@ def test_the_context_is_the_mean_code_and_sends_no_gradient_to_the_embedding():
     state = learner.adapt(params, learner.start(params, ()), masked, KEY)
     np.testing.assert_allclose(learner.predict(params, state, X), 3.0 * np.ones(6))
     leaky = Model(lambda k, p, x: {}, lambda params, p, x: x[0][:, :1])
-    learner = modulated(scaled, leaky, decode, 1)
+    learner = cmml(scaled, leaky, decode, 1)
     grads, _ = jax.grad(learner.loss, has_aux=True)(params, EPISODE, KEY)
     assert float(grads["embed"]["s"]) == 0.0
 

@@ -14,7 +14,7 @@ from metajax import tree
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.context import cavia
-from metajax.learners.gradient.fast_perceptron import dual
+from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models.features import conditioned_mlp, labeled_features
@@ -54,7 +54,7 @@ EPISODE = Episode((), rows(1, 5), rows(2, 4))
 LEARNERS: dict[str, MetaLearner] = {
     "maml": gradient(MLP, SGD, 2),
     "anil": gradient(MLP, SGD, 2, adapts=tree.under("head")),
-    "dual": dual(MLP, 0.1, 2),
+    "dual": fast_maml(MLP, 0.1, 2),
     "cavia": cavia(conditioned_mlp((4,)), 2, SGD, 2),
     "ridge": ridge(identity(), vector_linear(), 3),
     "process": neural_process(labeled_features((4,)), conditioned_mlp((4,)), 4),

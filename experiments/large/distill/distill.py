@@ -120,12 +120,12 @@ def run(config: Config) -> records.Record:
             for condition, rank in places.items():
                 ranks.setdefault((arm, condition), []).append(rank)
             seconds[arm], size[arm], milliseconds[arm] = made.seconds, made.size, took
-            told = {k: next_item.from_place(v)["ndcg@10"].mean() for k, v in places.items()}
+            told = {k: next_item.rank_metrics(v)["ndcg@10"].mean() for k, v in places.items()}
             print(arm, told, flush=True)
     scores = {
         records.Key("leave-one-out", arm, condition, metric): values
         for (arm, condition), rows in ranks.items()
-        for metric, values in next_item.from_place(np.stack(rows)).items()
+        for metric, values in next_item.rank_metrics(np.stack(rows)).items()
         if metric in ("hit@10", "ndcg@10")
     }
     about = records.Data(data.name, data.digest(), items=data.num_items)

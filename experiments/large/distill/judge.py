@@ -64,7 +64,7 @@ class Judge:
 
         def as_it_is(params: Params) -> jax.Array:
             scorer = sasrec.scorer(settings, params)
-            found = next_item.places(scorer, self.held, data.num_items, jax.random.key(5))
+            found = next_item.ranks(scorer, self.held, data.num_items, jax.random.key(5))
             return found[next_item.FULL]
 
         self.as_it_is = jax.jit(as_it_is)
@@ -93,7 +93,7 @@ class Judge:
                 return evaluate.predictions(learner, start, asked, key, fetch=fetch)[:, 0]
 
             key = jax.random.key(6)
-            found = next_item.places(scorer, held, data.num_items, key, batch_size=16)
+            found = next_item.ranks(scorer, held, data.num_items, key, batch_size=16)
             return found[next_item.FULL]
 
         return jax.jit(places)
@@ -103,7 +103,7 @@ class Judge:
         valid = {}
         for rate in RATES:
             rank = np.asarray(self.adapted[2](params, rate))
-            valid[rate] = float(next_item.from_place(rank)["ndcg@10"].mean())
+            valid[rate] = float(next_item.rank_metrics(rank)["ndcg@10"].mean())
         return {"rate": max(valid, key=lambda rate: valid[rate]), "valid": valid}
 
     def __call__(self, params: Params, rate: float) -> tuple[dict[str, np.ndarray], float]:

@@ -173,7 +173,7 @@ def judged(
             items = search(test)
             found.setdefault(arm, []).append(ranks(items, held.target[test], held.seen[test]))
             seconds[arm] = took + time.perf_counter() - began
-            print(arm, next_item.from_place(found[arm][-1])["ndcg@10"].mean(), flush=True)
+            print(arm, next_item.rank_metrics(found[arm][-1])["ndcg@10"].mean(), flush=True)
     places = {arm: np.stack(rows) for arm, rows in found.items()}
     best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
     simple = {
@@ -250,7 +250,7 @@ def run(config: Config) -> records.Record:
     scores = {
         records.Key("people not trained on", arm, "constrained beam", metric): values
         for arm, rows in places.items()
-        for metric, values in next_item.from_place(rows).items()
+        for metric, values in next_item.rank_metrics(rows).items()
     }
     about = records.Data(data.name, data.digest(), items=data.num_items)
     return large_report.written(

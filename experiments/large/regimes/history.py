@@ -207,7 +207,7 @@ def places(
         before = jnp.concatenate([jnp.zeros((1, num_items)), met[:-1]])
         candidates = new[None] * (before == 0)
         keys = jax.random.split(key, JUDGED)
-        return jax.vmap(next_item.place)(hidden @ catalogue.T, query.label, candidates, keys)
+        return jax.vmap(next_item.rank)(hidden @ catalogue.T, query.label, candidates, keys)
 
     key = jax.random.key(6)
 

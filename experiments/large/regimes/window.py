@@ -207,7 +207,7 @@ class Arms:
 
 def ndcg(rank: np.ndarray) -> float:
     """The mean nDCG@10 of places."""
-    return float(next_item.from_place(rank)["ndcg@10"].mean())
+    return float(next_item.rank_metrics(rank)["ndcg@10"].mean())
 
 
 def trained(plan: Plan, data: Sequences, seeds: int) -> list[tuple[Arms, dict[str, Ready]]]:
@@ -231,7 +231,7 @@ def judged(
     """nDCG@10 (S, people) of the test, by arm and by items of context."""
     scores: dict[str, list[np.ndarray]] = {}
     room: dict[int, list[np.ndarray]] = {}
-    each = lambda rank: next_item.from_place(rank)["ndcg@10"].mean(axis=1)
+    each = lambda rank: next_item.rank_metrics(rank)["ndcg@10"].mean(axis=1)
     for arms, by_name in ready:
         for context in (c for c in CONTEXTS if c <= plan.window):
             reader = lab.exactly(arms.settings_of, context)

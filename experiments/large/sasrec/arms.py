@@ -146,7 +146,7 @@ def judged(
     """Places (U,) under each protocol of stored scores (U, V)."""
     table = jnp.asarray(scores)
     scorer = lambda person, history, length: table[person]
-    found = next_item.places(scorer, held, num_items, key)
+    found = next_item.ranks(scorer, held, num_items, key)
     return {name: np.asarray(rank) for name, rank in found.items()}
 
 
@@ -161,7 +161,7 @@ def chosen(
     found = {}
     for settings in grid:
         ranks = judged(make(sequences, valid, *settings), valid, sequences.num_items, key)
-        ndcg = next_item.from_place(ranks[next_item.FULL])["ndcg@10"]
+        ndcg = next_item.rank_metrics(ranks[next_item.FULL])["ndcg@10"]
         found[settings] = float(ndcg.mean())
     best = max(found, key=lambda s: found[s])
     return best, found[best]

@@ -128,7 +128,7 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.F
     valid = HeldOut(*(x[some] for x in held))
 
     def validate(params: Params) -> jax.Array:
-        ranks = next_item.places(scorer(settings, params), valid, data.num_items, jax.random.key(3))
+        ranks = next_item.ranks(scorer(settings, params), valid, data.num_items, jax.random.key(3))
         rank = ranks[next_item.FULL]
         return -jnp.mean(jnp.where(rank < 10, 1.0 / jnp.log2(rank + 2.0), 0.0))
 
@@ -229,7 +229,7 @@ def run(config: Config) -> records.Record:
 
     def keep(arm: str, ranks: dict[str, np.ndarray]) -> None:
         for condition, rank in ranks.items():
-            for metric, values in next_item.from_place(np.atleast_2d(rank)).items():
+            for metric, values in next_item.rank_metrics(np.atleast_2d(rank)).items():
                 scores[records.Key("leave-one-out", arm, condition, metric)] = values
 
     simple = simple_arms(data, config.window)
@@ -253,7 +253,7 @@ def run(config: Config) -> records.Record:
     @jax.jit
     def judge(params: Params) -> dict[str, jax.Array]:
         scores = scorer(build(config, data.num_items), params)
-        return next_item.places(scores, test, data.num_items, jax.random.key(5))
+        return next_item.ranks(scores, test, data.num_items, jax.random.key(5))
 
     by_seed = [judge(jax.tree.map(lambda x: x[0], fitted.params)) for fitted in trained]
     keep(SASREC, {k: np.stack([ranks[k] for ranks in by_seed]) for k in by_seed[0]})

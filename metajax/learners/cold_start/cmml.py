@@ -5,7 +5,7 @@ from metajax.learners.amortized import neural_process
 from metajax.types import MetaLearner, Model
 
 
-def modulated(
+def cmml(
     embed: Model,
     encode: Model,
     decode: Model,

@@ -50,7 +50,7 @@ class _Moving(NamedTuple):
     shift: jax.Array | None
 
 
-def dual(
+def fast_maml(
     model: Model,
     rate: float,
     num_steps: int,
@@ -195,7 +195,7 @@ def _scores(
     Args:
       ready: of the first layer, its inputs times the kernel (N, F) and times what it saw (N, R).
       shifts: added to the outputs of each layer.
-      compute: the type that layers work in, see `dual`.
+      compute: the type that layers work in, see `fast_maml`.
     """
     inputs, kind, narrow = [], layers[0].kernel.dtype, lambda x: _narrow(x, compute)
     x_NxD = narrow(x_NxD)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from metajax.learners.gradient.fast_perceptron import Layer, dual, forms
+from metajax.learners.gradient.fast_perceptron import Layer, fast_maml, forms
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.types import Episode, Examples
@@ -41,7 +41,7 @@ def test_the_dual_form_has_the_loss_and_the_gradient_of_the_plain_one(num_steps,
     with jax.enable_x64(True):
         model, task = vector_mlp(hidden), episode()
         plain = gradient(model, optax.sgd(0.3), num_steps, second_order=second)
-        ours = dual(model, 0.3, num_steps, second_order=second)
+        ours = fast_maml(model, 0.3, num_steps, second_order=second)
         params = jax.tree.map(lambda x: x.astype(float), plain.init(KEY, task))
         quick = {"xla_backend_optimization_level": 0}
 
