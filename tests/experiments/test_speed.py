@@ -29,7 +29,7 @@ def test_figures_and_ratios_by_hand():
     assert rows[0]["wall_over_cpu"] == pytest.approx(2.0) and rows[1]["share_of_peak"] is None
     rows.append(measure.row(measure.Worker("torch.func compiled", skipped="too long"), 20))
     record = records.Record("speed", scenario="W9", extra={"title": "a", "rows": rows})
-    assert list(page.ratios(record)) == ["5.00x torch loop (matrix products alone: 2.00x)"]
+    assert list(page.ratios(record)) == ["5.00x as fast as torch loop (1024 x 1024 product: 2.00x)"]
     text = page.markdown(record)
     assert "| metajax | 2,000 | 10.00 | 1.5 | 300 | 10 % | 100 |" in text
     assert "skipped: too long" in text
@@ -143,7 +143,7 @@ def test_a_second_core_is_told_by_wall_time():
     rows = [measure.row(worker(v, 0.01, 50.0), 20) for v in ("metajax", "metajax, 2 cores")]
     rows[1]["fastest_wall_ms"] = rows[0]["fastest_wall_ms"] / 1.6
     record = records.Record("speed", extra={"rows": rows})
-    assert list(page.ratios(record)) == ["1.60x by a second core (fastest steps, wall time)"]
+    assert list(page.ratios(record)) == ["1.60x with a second core (fastest steps, wall time)"]
 
 
 @pytest.mark.slow
