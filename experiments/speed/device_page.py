@@ -19,16 +19,16 @@ HEADINGS = (
     "compile s",
 )
 
-HEAD = """## On a card
+HEAD = """## On a GPU
 
-Wall time of whole outer steps that are waited for, medians of rounds in which the ways of a table
-take turns; every way on the same card, in turns, with the same numbers and the same loss. *tf32*
-is float32 with the card's own rounding of factors on all sides, *bf16* has bfloat16 activations and
-float32 weights, accumulation and scores on all sides. *of matmul* is the rate of the matrix
-products against one of 8192 x 8192 in that precision; *of copy* is the rate of the bytes that the
-compiler counts as accessed (what stays in cache included, so that it can be above 1) against a copy
-of 2 GB, counted as read and written; both measured in the same run. The loop over tasks is timed on
-8 of them.
+Wall time of whole outer steps, until the result is ready: medians of rounds in which the ways of a
+table take turns on the same card, with the same inputs and the same loss. *tf32* is float32 in
+which the card rounds the factors of products, *bf16* has bfloat16 activations and float32 weights,
+accumulation and scores; both hold for all ways. *of matmul* is the rate of the matrix products,
+divided by that of an 8192 x 8192 product in the same precision. *of copy* is the rate of the bytes
+that the compiler counts as accessed, divided by that of a copy of 2 GB (counted as read and
+written); it can exceed 1, because accesses to the cache count too. Both are measured in the same
+run. The loop over tasks is timed on 8 tasks.
 """
 
 
@@ -62,12 +62,12 @@ def groups(record: Record) -> Iterator[tuple[str, list[dict[str, Any]]]]:
 
 
 def ratios(rows: list[dict[str, Any]]) -> str:
-    """How many times as fast the library is as each other way, in a line; empty if unknown."""
+    """How many times as fast as each other way the library is, in a line; empty if unknown."""
     timed = {row["variant"]: row["milliseconds"] for row in rows if "skipped" not in row}
     ours = timed.pop("metajax", None)
     if ours is None:
         return ""
-    return ", ".join(f"{ms / ours:.2f}x {variant}" for variant, ms in timed.items())
+    return ", ".join(f"{ms / ours:.2f}x as fast as {name}" for name, ms in timed.items())
 
 
 def ceilings(record: Record) -> str:
