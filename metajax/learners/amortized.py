@@ -1,4 +1,4 @@
-"""Adaptation by one forward pass: a network reads the support set and conditions another."""
+"""Amortized adaptation: an encoder network reads the support and conditions a decoder."""
 
 from typing import NamedTuple
 
@@ -36,9 +36,9 @@ def neural_process(
     """A conditional neural process: the mean code of the examples conditions the decoder.
 
     ``score = decode(embed(x), mean of encode(embed(x_i), label_i))``. The code of a task without
-    examples is zero. Adapting twice is adapting once on both sets together, and the order of
-    examples does not matter. It gives the mean of the predictive distribution only; its loss is
-    that of the other learners, not a likelihood.
+    examples is zero. Adapting twice is the same as adapting once on both sets together, and the
+    order of examples does not matter. Unlike the paper's, it predicts a mean without a variance,
+    and its loss is that of the other learners, not a likelihood.
 
     Args:
       encode: a model of the inputs ``(features, label)`` whose ``apply`` gives codes (N, D), for
@@ -46,8 +46,8 @@ def neural_process(
       decode: a model of features that is called with the profile ``(profile, code)``, for instance
         `models.features.conditioned_mlp`.
       num_code: D.
-      embed: a model whose ``apply`` gives the features (N, E) that both read, the inputs themselves
-        by default. Through the encoder no gradient reaches it.
+      embed: a model whose ``apply`` gives the features (N, E) that both read, by default the inputs
+        themselves. It gets a gradient through the decoder only.
       loss: the outer loss on the query set.
 
     References: Garnelo et al., "Conditional neural processes", ICML 2018.

@@ -1,8 +1,8 @@
-"""Adaptation solved exactly: ridge regression on the support set, and what it contains.
+"""Adaptation in closed form: ridge regression on the support, and its special cases.
 
-With a constant feature it is the damped user bias, with pretrained item factors it is ALS fold-in,
-with a learned prior it is the Bayes predictor of a linear Gaussian world. Its solution is
-differentiable, so features, prior mean and precision can be learned through it.
+With one constant feature it is the damped user bias, with pretrained item factors it is ALS
+fold-in, with a learned prior it is the Bayes predictor of a linear Gaussian model. The solution is
+differentiable, so that features, prior mean and precision can be learned through it.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ class State(NamedTuple):
     """The sums that a task's weights are solved from.
 
     Attributes:
-      gram: (D, D) sum of x x' over the examples met.
-      moment: (D,) sum of x times the label less the offset.
+      gram: (D, D) sum of x x' over the examples so far.
+      moment: (D,) sum of x (label - offset).
       profile: the task's profile.
     """
 
@@ -34,13 +34,13 @@ class State(NamedTuple):
 
 @products.highest
 def sums(x_NxD: jax.Array, y_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two sides of the normal equations: the sums (D, D) of x x' and (D,) of x y."""
+    """The two sides of the normal equations, X' X (D, D) and X' y (D,)."""
     return x_NxD.T @ x_NxD, x_NxD.T @ y_N
 
 
 @products.highest
 def solved(normal_DxD: jax.Array, moment_D: jax.Array, x_NxD: jax.Array) -> jax.Array:
-    """The predictions (N,) by weights that solve a positive definite system."""
+    """The predictions (N,) X w, where ``normal w = moment`` and normal is positive definite."""
     return x_NxD @ jsp.linalg.solve(normal_DxD, moment_D, assume_a="pos")
 
 
@@ -54,9 +54,9 @@ def ridge(
 ) -> MetaLearner:
     """A learner whose task weights w solve a ridge regression, ``score = offset(x) + embed(x)' w``.
 
-    The prior is w ~ N(mean, 1 / precision) in units of the noise variance; mean (from 0) and
-    log-precision are meta-parameters per feature. Adapting twice is the same as adapting once on
-    both sets together.
+    The prior is w ~ N(mean, 1 / precision) in units of the noise variance; the mean, which starts
+    at 0, and the log-precision of each feature are meta-parameters. Adapting twice is the same as
+    adapting once on both sets together.
 
     Args:
       embed: a model whose ``apply`` gives features (N, ``num_features``).
@@ -65,6 +65,9 @@ def ridge(
       precision: initial prior precision, of every feature or one for each; the classical ridge
         penalty.
       loss: the outer loss on the query set.
+
+    References: Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form
+    solvers", ICLR 2019.
     """
 
     def init(key: jax.Array, episode: Episode) -> PyTree:

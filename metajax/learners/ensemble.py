@@ -1,9 +1,9 @@
-"""Ensembles of learners: their mean, a fixed stack of them, or a gate that each task sets.
+"""Ensembles of learners: their average, stacking, a gate that depends on the task, or a blend.
 
-The learners are the *bases*. But for `blended`, they were meta-trained before; their parameters
-stand under ``bases``, in place of those that ``init`` gives, and get no gradient. Train stack and
-gate on tasks that the bases have not been trained on: on their own tasks a base that overfits looks
-better than it is.
+The learners are the *bases*. Except in `blended`, they are meta-trained before: put their
+parameters under ``bases``, in place of those that ``init`` gives; they get no gradient. Train
+stacking weights and gates on other tasks than those that the bases were trained on, where a base
+that overfits looks better than it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from metajax import losses, precision
 from metajax.types import Episode, Examples, MetaLearner, PyTree
 
 Evidence = Callable[[PyTree, jax.Array, jax.Array], jax.Array]
-"""(profile, mean error of each base (M,), number of examples ()) -> what a gate sees (Z,)."""
+"""(profile, mean error of each base (M,), number of examples ()) -> inputs of a gate (Z,)."""
 
 GAIN = 10.0
-"""An outer rate that suits weights moves the shares of a blend too slowly without it."""
+"""Factor on the logits of a blend, which would learn too slowly at the outer rate of weights."""
 
 
 class State(NamedTuple):
@@ -49,11 +49,11 @@ def out_of_fold_errors(
     """The sum (M,) of each learner's absolute errors on examples it has not adapted on.
 
     Row i is in fold ``i % num_folds`` and is predicted by the learner adapted on the other folds.
-    One fold means *in*-fold errors: each row is predicted after adapting on all of them, which
-    flatters whoever overfits.
+    With one fold the errors are *in*-sample: each row is predicted after adapting on all rows,
+    which favors learners that overfit.
 
     Args:
-      params, states: of each learner.
+      params, states: of each of M learners.
       examples: rows that the states have not adapted on.
       key: for ``adapt``.
     """
@@ -73,7 +73,7 @@ def out_of_fold_errors(
 
 
 def error_and_support_size(profile: PyTree, error: jax.Array, weight: jax.Array) -> jax.Array:
-    """What a gate sees by default (M + 1,): mean errors of the bases and log(1 + examples)."""
+    """The default inputs of a gate (M + 1,): mean errors (M,) of the bases, log(1 + examples)."""
     del profile
     return jnp.append(error, jnp.log1p(weight))
 
@@ -81,7 +81,7 @@ def error_and_support_size(profile: PyTree, error: jax.Array, weight: jax.Array)
 def averaged(
     learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
 ) -> MetaLearner:
-    """The uniform average of the learners' scores. It has nothing to learn."""
+    """The average of the learners' scores, with equal shares and nothing to learn."""
     share = jnp.full(len(learners), 1.0 / len(learners), float)
     return _ensemble(learners, lambda key, profile: (), lambda weigher, state: share, 0, loss)
 
@@ -89,10 +89,10 @@ def averaged(
 def stacked(
     learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
 ) -> MetaLearner:
-    """A linear combination of the learners' scores, the same for all tasks, from the average.
+    """Stacking: a learned linear combination of the scores, the same for all tasks.
 
-    The outer loss sees query scores only, which no base has adapted on. `stacking_weights` is its
-    solution in closed form.
+    It starts as the average. The outer loss is on the query, on which no base has adapted.
+    `stacking_weights` is its solution in closed form.
 
     References: Wolpert, "Stacked generalization", Neural Networks 1992.
     """
@@ -107,15 +107,15 @@ def gated(
     num_folds: int = 2,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """A mixture of the learners whose shares a task sets: ``g = softmax(W z + b)``, from uniform.
+    """A mixture of the learners with shares ``softmax(W z + b)`` that depend on the task.
 
-    z is what `evidence` makes of the profile, the number of examples and each base's mean error on
-    examples that it had not adapted on.
+    They start uniform. z is ``evidence`` of the profile, the number of examples and each base's
+    mean error on examples that it had not adapted on.
 
     Args:
       learners: the bases; their ``predict`` gives scores (N,).
       evidence: see `Evidence`.
-      num_folds: of the errors; 1 gives in-fold errors, the control.
+      num_folds: of the errors, see `out_of_fold_errors`; 1 is the control.
       loss: the outer loss on the query set.
 
     References: Sill et al., "Feature-weighted linear stacking", 2009, where shares are linear in z.
@@ -139,11 +139,11 @@ def gated(
 def blended(
     learners: Sequence[MetaLearner], *, loss: losses.Loss = losses.squared_error
 ) -> MetaLearner:
-    """A mixture whose shares follow the number of examples, trained together with its bases.
+    """A mixture with shares that depend on the number of examples n, trained with its bases.
 
-    ``g = softmax(10 (a + b log(1 + n)))``, from uniform. What serves a user of whom nothing is
-    known, and what serves one after many ratings, need not be the same model; each base is also
-    trained by its own loss, so that none leaves its part to the others.
+    The shares are ``softmax(10 (a + b log(1 + n)))`` and start uniform, so that different bases can
+    serve users without and with many ratings. Each base is also trained by its own loss, so that
+    none relies on the others.
 
     Args:
       learners: the bases, whose parameters are trained from what ``init`` gives.

@@ -1,8 +1,8 @@
-"""Adaptation by reading: the history in the window is all that a task remembers.
+"""In-context adaptation: the state of a task is its history, which the model reads.
 
 `sequence_learner` makes a sequence recommender a meta-learner: ``adapt`` appends to the history,
-``predict`` reads it. Nothing is solved and no gradient is taken in the task; learning to predict
-each item from those before it is learning to learn from a history.
+``predict`` reads it. No gradient is taken in the task; training to predict each item from those
+before it is the meta-learning.
 
 References: Kang and McAuley, ICDM 2018; Brown et al., NeurIPS 2020 (in-context learning).
 """
@@ -34,12 +34,12 @@ def sequence_learner(
 ) -> MetaLearner:
     """A learner that reads the last ``window`` items; ``inputs`` are item indices (N,).
 
-    Its outer loss is the mean cross-entropy of every real item of support and query given those
-    before it, over all items; scores are logits, comparable within one state.
+    Its outer loss is `sequence.next_loss` of support and query, one after the other. Scores are
+    logits: compare them within one state only.
 
     Args:
-      settings: the recommender.
-      window: items that a state holds.
+      settings: of the recommender.
+      window: L, the number of items that a state holds.
       content: (V, F) vectors of the items, see `models.sequence`.
     """
 
@@ -76,9 +76,9 @@ def sequence_learner(
 
 
 def in_batches(learner: MetaLearner, settings: sequence.Settings) -> MetaLearner:
-    """The learner whose outer loss takes one episode of B stacked people: leaves (B, ...).
+    """The learner whose outer loss takes one episode of B stacked people, leaves (B, ...).
 
-    The mean over all their items at once, and not over people: the logits of a batch are then one
+    The loss is the mean over all items, not over people: the logits of the batch are then one
     matrix product, which halves the time of an outer step on a CPU.
     """
 
@@ -93,7 +93,7 @@ def in_batches(learner: MetaLearner, settings: sequence.Settings) -> MetaLearner
 
 
 def joined(first: jax.Array, first_mask: jax.Array, second: jax.Array, second_mask: jax.Array):
-    """Two padded rows as one, real items first and in their order; and the mask."""
+    """Two padded rows (A,) and (B,) as one (A + B,), real items first; and its mask."""
     items = jnp.concatenate([first, second])
     mask = jnp.concatenate([first_mask, second_mask]) > 0
     place = jnp.argsort(~mask, stable=True)

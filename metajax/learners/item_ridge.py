@@ -1,8 +1,8 @@
-"""Ridge regression over item columns as a recipe: the closed-form arms, and the ridge head.
+"""Ridge regression on item columns, built from a `Recipe`: the closed-form arms, the ridge head.
 
-A recipe is a handful of numbers and names from which the same learner can be built again, in
-another process or a year later, to be called with stored parameters. The columns are those that
-`data.features.represent` estimates from a log.
+A recipe is a few numbers and names, which are stored with the parameters of a trained learner to
+build it again, for instance in a service. The columns are those that `data.features.represent`
+estimates from a log.
 """
 
 import dataclasses
@@ -18,12 +18,12 @@ from metajax.models.towers import stored_mean
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 IN_RATINGS = ("bias", "content_bias", "bayes_bias", "content_bayes_bias")
-"""The item columns that are in the unit of ratings; the others have none."""
+"""The item columns in units of the ratings; the others are dimensionless."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """What decides the learner ``score = offset(item, profile) + features(item)' w``.
+    """The configuration of the learner ``score = offset(item, profile) + features(item)' w``.
 
     Attributes:
       mean: the mean label of the training rows.
@@ -32,12 +32,12 @@ class Recipe:
       constant: whether a feature that is always 1 comes first; learned features always have it.
       bias: the item column that the offset starts from.
       learned: whether networks refine features and offset; else both are the stored columns.
-      scale: what labels are divided by for the networks; closed forms do not depend on it.
+      scale: labels are divided by it before the networks; closed forms do not depend on it.
       user_sizes: name -> number of categories of the profile's columns that the offset sees.
       extra: learned features beside those that start as columns.
       hidden, offset_hidden: widths of the two networks.
-      blend: whether a second network, without weights of the task's own, is blended in by shares
-        that follow the number of examples.
+      blend: whether a second network, which does not adapt, is blended in by shares that depend on
+        the number of examples, see `ensemble.blended`.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class Recipe:
 
 
 def columns_as_features(names: tuple[str, ...], constant: bool) -> Model:
-    """Stored item columns, side by side, as features (N, D), without parameters."""
+    """The stored item columns side by side as features (N, D), after a 1 if ``constant``."""
 
     def apply(params: PyTree, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
         ones = jnp.ones((inputs["item"].shape[0], int(constant)))
@@ -92,15 +92,15 @@ def learner(recipe: Recipe, loss: losses.Loss = losses.absolute_error) -> MetaLe
 
 
 def rescaled(inputs: Mapping[str, jax.Array], scale: float) -> dict[str, jax.Array]:
-    """The inputs with the columns that are in the unit of ratings divided by the scale."""
+    """The inputs, columns (N, ...), with those of `IN_RATINGS` divided by the scale."""
     return {**inputs, **{k: inputs[k] / scale for k in IN_RATINGS if k in inputs}}
 
 
 def in_units(learner: MetaLearner, scale: float) -> MetaLearner:
-    """The learner that meets ratings divided by the scale, and whose scores are ratings again.
+    """The learner with ratings divided by the scale at its input, and scores multiplied by it.
 
-    What it is made of must be in that unit, too. Its loss stays in units of the scale, so that
-    clipped gradients are the same for any scale.
+    The learner must have been built for that unit. Its loss stays in units of the scale, so that
+    clipped gradients are the same for any rating scale.
     """
 
     def own(examples: Examples) -> Examples:
@@ -123,10 +123,10 @@ def in_units(learner: MetaLearner, scale: float) -> MetaLearner:
 
 
 def positives_only(learner: MetaLearner) -> MetaLearner:
-    """The learner that adapts on positive labels alone, whatever else the support holds.
+    """The learner that ignores support rows whose label is not positive.
 
-    For logs of events: what a person did is known, what they would not do is drawn at random for
-    the query of a training task, and no service will ever be told it.
+    For implicit feedback, whose negatives are sampled: a service knows events only, so that no
+    learner may adapt on negatives.
     """
     kept = lambda e: e._replace(mask=e.mask * (e.label > 0))
 

@@ -1,4 +1,4 @@
-"""Adaptation by comparison: a class is where its examples lie in a learned space."""
+"""Metric learning: a class is the mean of its embedded examples."""
 
 from typing import NamedTuple
 
@@ -33,9 +33,9 @@ def prototypes(
 ) -> MetaLearner:
     """A learner that scores a class by minus the squared distance to the mean of its examples.
 
-    ``predict`` gives scores (N, C). A class without examples has its prototype at the origin, so a
-    task without any scores all classes alike. Adapting twice is adapting once on both sets
-    together; the labels are class indices.
+    ``predict`` gives scores (N, C); labels are class indices. A class without examples has its
+    prototype at the origin, so that a task without examples scores all classes the same. Adapting
+    twice is the same as adapting once on both sets together.
 
     Args:
       embed: a model whose ``apply`` gives features (N, ``num_features``).

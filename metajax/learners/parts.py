@@ -1,4 +1,4 @@
-"""Pieces that learners are put together from: the outer loss of most, sums, linear layers."""
+"""Parts that several learners share: their outer loss, masked sums, linear layers."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -15,10 +15,10 @@ OuterLoss = Callable[[Params, Episode, jax.Array], tuple[jax.Array, dict[str, ja
 
 @dataclasses.dataclass(frozen=True)
 class QueryLoss:
-    """The outer loss that most learners have: on the query, after one ``adapt`` on the support.
+    """The plain outer loss, which most learners have: on the query, after ``adapt`` on the support.
 
-    It is called like any outer loss. A transform that has to put another outer loss in its place
-    (`plain_loss`) knows by this class that nothing but the plain loss is lost.
+    It is called like any outer loss. A transform that replaces the outer loss checks for this class
+    (`plain_loss`), so that it does not drop another loss silently.
 
     Attributes:
       loss: (scores, label, mask) -> scalar, the loss on the query.
@@ -38,7 +38,7 @@ def query_loss(
     predict: Callable[[Params, PyTree, PyTree], jax.Array],
     loss: losses.Loss,
 ) -> QueryLoss:
-    """The outer loss that most learners have: ``loss`` on the query after adapting on the support.
+    """The plain outer loss: ``loss`` on the query after one ``adapt`` on the support.
 
     Args:
       start, adapt, predict: the learner's own.
@@ -55,13 +55,13 @@ def query_loss(
 
 
 def plain_loss(learner: MetaLearner, transform: str) -> losses.Loss:
-    """The loss on the query of a learner whose outer loss is nothing but that, a `QueryLoss`.
+    """The loss on the query of a learner whose outer loss is a plain `QueryLoss`.
 
     Args:
-      transform: the name of the transform that asks, for the message.
+      transform: name of the calling transform, for the error message.
 
     Raises:
-      UserError: the outer loss is another one, which the transform would silently replace.
+      UserError: the learner has another outer loss, which the transform would silently replace.
     """
     if not isinstance(learner.loss, QueryLoss):
         raise UserError(
@@ -76,7 +76,7 @@ def moved_by_gradients(learner: MetaLearner, transform: str) -> Adapted:
     """Where a learner's state holds the parameters that its gradient steps move.
 
     Args:
-      transform: the name of the transform that asks, for the message.
+      transform: name of the calling transform, for the error message.
 
     Raises:
       UserError: there are none that start as meta-parameters and are moved by gradients.
@@ -90,7 +90,7 @@ def moved_by_gradients(learner: MetaLearner, transform: str) -> Adapted:
 
 
 def inside(adapted: Adapted | None) -> Adapted | None:
-    """Where a state with a field ``inner`` holds what the wrapped learner adapts."""
+    """The `Adapted` of a state whose field ``inner`` is the state of a wrapped learner."""
     if adapted is None:
         return None
     return Adapted(
@@ -102,7 +102,7 @@ def inside(adapted: Adapted | None) -> Adapted | None:
 def real_sum(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum (...) over the real rows of an array (N, ...), and their number ().
 
-    What stands in masked rows does not matter, not even NaN.
+    The values of masked rows do not matter, even if they are NaN.
     """
     real = mask > 0
     rows = real.reshape(-1, *(1,) * (x.ndim - 1))
@@ -112,22 +112,25 @@ def real_sum(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
 def constant_gradient(
     value: Callable[[PyTree, PyTree], jax.Array], fast: PyTree, given: PyTree
 ) -> PyTree:
-    """What `curvature.inner_gradient` gives, but a constant to the outer gradient: first order."""
+    """As `curvature.inner_gradient`, but a constant for the outer gradient: first-order MAML."""
     return jax.lax.stop_gradient(jax.grad(value)(fast, given))
 
 
 def linear_layer(key: jax.Array, num_inputs: int, num_outputs: int) -> dict[str, jax.Array]:
-    """A kernel (num_inputs, num_outputs) that keeps the scale of its inputs, and a bias of 0."""
+    """A kernel (num_inputs, num_outputs) of variance 1 / num_inputs, and a bias of 0."""
     kernel = jax.random.normal(key, (num_inputs, num_outputs)) / num_inputs**0.5
     return {"kernel": kernel, "bias": jnp.zeros(num_outputs)}
 
 
 def linear(layer: Mapping[str, jax.Array], x: jax.Array) -> jax.Array:
-    """What a `linear_layer` makes of a vector (num_inputs,)."""
+    """The output (num_outputs,) of a `linear_layer` for a vector (num_inputs,)."""
     return x @ layer["kernel"] + layer["bias"]
 
 
 def gated_weights(weights: PyTree, layer: Mapping[str, jax.Array], code: jax.Array) -> PyTree:
-    """The weights, each entry times the sigmoid of its own output of the layer for a code (C,)."""
+    """The weights times gates in (0, 1), the sigmoids of a layer's outputs for a code (C,).
+
+    There is one output per entry of the weights.
+    """
     flat, unravel = ravel_pytree(weights)
     return unravel(flat * jax.nn.sigmoid(linear(layer, code)))

@@ -1,4 +1,4 @@
-"""Learning without tasks: one model for everyone, alone or fine-tuned to the task afterwards."""
+"""Joint training: one model trained on all tasks' examples, as it is or fine-tuned to each task."""
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,8 @@ def all_examples(episode: Episode) -> Examples:
 def pooled(model: Model, *, loss: losses.Loss = losses.squared_error) -> MetaLearner:
     """Joint training without adaptation: the loss is over all examples, ``adapt`` changes nothing.
 
-    With a model that knows items only by a stored mean this is the item-mean baseline. Parameters
-    have the form of `gradient`'s, so that what is trained here can be fine-tuned there. All that a
-    state holds is the task's profile.
+    With `towers.stored_mean` as the model this is the item-mean baseline. Parameters have the
+    structure of `gradient`'s, so that they can be fine-tuned. A state holds the profile only.
     """
     learner = fine_tuned(model, optax.identity(), 0, adapts=tree.nothing, loss=loss)
     return learner._replace(adapted=None)
@@ -35,8 +34,8 @@ def fine_tuned(
 ) -> MetaLearner:
     """Joint training, then ``num_steps`` of ``inner`` on each task's support: transfer learning.
 
-    The outer loss does not see the adaptation. Choose rate and steps on meta-validation: untuned,
-    this baseline diverges.
+    The outer loss is over all examples, without adaptation. Choose the inner rate and ``num_steps``
+    on meta-validation: untuned, this baseline can diverge. Arguments are those of `gradient`.
     """
     learner = gradient(model, inner, num_steps, adapts=adapts, loss=loss)
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from metajax import tree
-from metajax.learners.cold_start.mamo import attention, mamo, memory_optimizer, read, written
+from metajax.learners.cold_start.mamo import attention, mamo, memory_optimizer, read, write_loss
 from metajax.types import Episode, Examples, Model
 
 KEY = jax.random.key(0)
@@ -81,7 +81,7 @@ def test_a_task_starts_from_what_the_memories_hold():
 def test_a_surrogate_step_is_the_published_write():
     """M <- (1 - a) M + a (weight (x) value), here with the rate a = 0.25."""
     weight, value, memory = jnp.array([0.2, 0.8]), jnp.array([1.0, 3.0]), jnp.ones((2, 2))
-    step = jax.grad(lambda m: written(weight, value, m))(memory)
+    step = jax.grad(lambda m: write_loss(weight, value, m))(memory)
     expected = 0.75 + 0.25 * np.array([[0.2, 0.6], [0.8, 2.4]])
     np.testing.assert_allclose(memory - 0.25 * step, expected, rtol=1e-6)
     np.testing.assert_allclose(read(weight, {"m": memory})["m"], [1.0, 1.0])

@@ -1,4 +1,4 @@
-"""Adaptation by modulation: a context read off the support steers every layer of a network."""
+"""CMML: a context, encoded from the support, modulates every layer of a network."""
 
 from metajax import losses
 from metajax.learners.amortized import neural_process
@@ -15,8 +15,8 @@ def cmml(
 ) -> MetaLearner:
     """CMML: the mean code of the examples is a context that modulates the decoder; no inner steps.
 
-    A `neural_process` whose encoder and decoder read the same learned embedding. Through the
-    encoder no gradient reaches the embedding, as published.
+    A `neural_process` whose encoder and decoder read the same learned embedding. As published, the
+    embedding gets no gradient through the encoder.
 
     Args:
       embed: a model whose ``apply`` gives features (N, E).

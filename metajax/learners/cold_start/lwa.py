@@ -1,8 +1,7 @@
-"""Adaptation as a linear map: the mean liked and the mean disliked item are a task's parameters.
+"""Adaptation from two vectors of a user: the mean disliked item R_0 and the mean liked item R_1.
 
-Two learners read the same two vectors, R_0 and R_1, of the items of each class. `lwa` makes the
-weights of a linear classifier from them, `nlba` the biases of a network whose weights all tasks
-share.
+Linear maps of R_0 and R_1 give the weights of a linear classifier (`lwa`) or the biases of a
+network (`nlba`); all else is shared by all tasks.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,12 +33,12 @@ class State(NamedTuple):
 
 
 def by_mean(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """The mean item of each class, 0 for a class without items: the paper's R."""
+    """The mean item (2, D) of each class, 0 without items, from sums (2, D) and numbers (2,)."""
     return total / jnp.maximum(weight, 1.0)[:, None]
 
 
 def by_sum(total: jax.Array, weight: jax.Array) -> jax.Array:
-    """The sum of each class's items, as RecBole-MetaRec has it."""
+    """The sum (2, D) of each class's items as it is, as in RecBole-MetaRec."""
     del weight
     return total
 

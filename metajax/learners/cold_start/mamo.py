@@ -1,17 +1,17 @@
-"""Adaptation with memories: a new task starts from what was kept of tasks like it (MAMO).
+"""MAMO: memories of earlier tasks, read by attention, give a new task its start.
 
-Memories are meta-parameters. They are read behind a ``stop_gradient`` and written by surrogate
-losses ``0.5 ||M - stop_gradient(value)||^2``, whose gradient step of rate a is the published write
-``M <- (1 - a) M + a value``; `memory_optimizer` routes them to rates of their own.
+Memories are meta-parameters. They are read under ``stop_gradient`` and written by surrogate losses
+``0.5 ||M - stop_gradient(value)||^2``, whose gradient step of rate a is the published write
+``M <- (1 - a) M + a value``; `memory_optimizer` gives each memory its own rate.
 
 With a the attention of the task's description p over the profile memory P, a task starts from
 ``theta - shift * a' U`` in its personal parameters and from the matrix ``a' C`` between body and
-head. Personal parameters, matrix and head adapt by gradient. Then P is written a (x) p, U the
-gradient of the support loss at the start, C the adapted matrix.
+head. Personal parameters, matrix and head adapt by gradient. Then the outer product of a and p is
+written to P, the gradient of the support loss at the start to U, and the adapted matrix to C.
 
-Deviates from the published code, which is at fault: the attention's linear map is learned, not
-drawn anew at every read; every tensor is restored between tasks, biases and shared embeddings too;
-examples and labels stay together; one softmax, not two.
+Deviates from the published code, which has errors: here the attention's linear map is learned, not
+drawn anew at every read; all tensors are restored between tasks, biases and shared embeddings too;
+examples are not separated from their labels; there is one softmax, not two.
 
 References: Dong et al., "MAMO: memory-augmented meta-optimization for cold-start recommendation",
 KDD 2020, equations 3 to 13.
@@ -48,11 +48,11 @@ def _layered(body: Model, head: Model, num_features: int) -> Model:
 
 
 def attention(description: jax.Array, keys_MxP: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The weight (M,) of each memory: softmax of a linear map of cosine similarities.
+    """The attention weights (M,): softmax of a linear map of the cosine similarities.
 
     Args:
       description: (P,) of the task.
-      keys_MxP: one per memory.
+      keys_MxP: one key per memory slot.
       kernel: (M, M) the linear map.
     """
     norm = jnp.sqrt(jnp.sum(description**2) + 1e-12)
@@ -61,12 +61,16 @@ def attention(description: jax.Array, keys_MxP: jax.Array, kernel: jax.Array) ->
 
 
 def read(weight: jax.Array, memory: PyTree) -> PyTree:
-    """The weighted sum of memories, leaves (M, ...), over the weights (M,)."""
+    """The sum (...) of the memory slots, leaves (M, ...), weighted by attention (M,)."""
     return jax.tree.map(lambda m: jnp.tensordot(weight, m, axes=1), memory)
 
 
-def written(weight: jax.Array, value: PyTree, memory: PyTree) -> jax.Array:
-    """``0.5 ||memory - weight (x) value||^2``, differentiable in the memory alone."""
+def write_loss(weight: jax.Array, value: PyTree, memory: PyTree) -> jax.Array:
+    """The surrogate loss () of a write: half the squared distance of memory and written value.
+
+    The written value is the outer product of weight (M,) and value, a tree of leaves (...); the
+    gradient reaches the memory, leaves (M, ...), only.
+    """
     target = jax.tree.map(lambda v: jnp.multiply.outer(weight, v), value)
     target = jax.lax.stop_gradient(target)
     return 0.5 * tree.squared_norm(jax.tree.map(jnp.subtract, memory, target))
@@ -87,7 +91,7 @@ def mamo(
     second_order: bool = False,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """MAMO: three memories, read by attention over what is known of the task before any example.
+    """MAMO: a learner whose start is read from three memories by attention on the profile.
 
     Args:
       body: a model whose ``apply`` gives features (N, ``num_features``).
@@ -136,7 +140,7 @@ def mamo(
 
 def _write_loss(memory: PyTree, weight: jax.Array, new: PyTree, support: Examples) -> jax.Array:
     """What pulls the memories to what a task has to say; 0 where it has said nothing."""
-    write = sum(written(weight, new[k], rows) for k, rows in memory.items())
+    write = sum(write_loss(weight, new[k], rows) for k, rows in memory.items())
     return jnp.where(jnp.any(support.mask > 0), write, 0.0)
 
 
@@ -230,9 +234,10 @@ def memory_optimizer(
     gradient_rate: float = 0.05,
     task_rate: float = 0.1,
 ) -> optax.GradientTransformation:
-    """``tx`` for the parameters of `mamo`, and a write of the given rate for each memory.
+    """``tx`` for all parameters of `mamo` but the memories, which are written at the given rates.
 
-    The rates are the published alpha, beta and gamma; a batch writes the mean over its tasks.
+    The rates, of the memories P, U and C, are the published alpha, beta and gamma. A batch writes
+    the mean over its tasks.
     """
     rates = {"profile": profile_rate, "gradient": gradient_rate, "task": task_rate}
 

@@ -1,4 +1,4 @@
-"""Adaptation along meta-paths: what a user's items are linked to, path by path (MetaHIN).
+"""MetaHIN: adaptation along meta-paths, which link a user's items to other items.
 
 Along path p the support's items lead to neighbors of mean m_p, and the user is
 ``x_p = leaky_relu(W m_p + b)``. First (W, b) takes a gradient step on the support loss under the
@@ -6,8 +6,8 @@ decision weights omega; then ``omega_p = omega * sigmoid(K x_p + k)`` takes one.
 weights that predict are ``sum_p a_p x_p`` and ``sum_p a_p omega_p``, where a is the softmax of the
 negative support losses after both steps, 1/P for a user without examples.
 
-Published faults left out: a was made of the *query* loss, at test time too; neighbors of query
-items entered the user. Here neither labels nor items of the query reach the state.
+Deviates from the published code, where a depends on the *query* loss, also at test time, and
+neighbors of query items enter x_p. Here neither labels nor items of the query reach the state.
 
 References: Lu, Fang, Shi, "Meta-learning on heterogeneous information networks for cold-start
 recommendation", KDD 2020, equations 4 to 12.
@@ -47,9 +47,9 @@ class State(NamedTuple):
     """What a task has of its own along each of P paths.
 
     Attributes:
-      total: (P, D + 1) sum of the neighbors that the task's items lead to, and their number.
+      total: (P, D + 1) sum of the vectors of the neighbors of the task's items, and their number.
       aggregate: the aggregator adapted along each path, leaves (P, ...).
-      moved: what the gradient steps have added to the decision weights, leaves (P, ...).
+      moved: the sum of the gradient steps on the decision weights, leaves (P, ...).
       loss: (P,) support loss after adapting, times the number of examples.
       weight: () number of examples.
       profile: the task's profile.
@@ -76,7 +76,7 @@ def metahin(
     second_order: bool = True,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """MetaHIN: per path, a step on the aggregator, then one on gated decision weights; then fused.
+    """MetaHIN: per path a step on the aggregator and one on gated decision weights; then their sum.
 
     Args:
       embed: a model whose ``apply`` gives features (N, E).
@@ -85,7 +85,7 @@ def metahin(
       decide: a model of features (N, E), called with the profile ``(profile, x)``, for instance
         `models.features.conditioned_mlp`.
       num_paths: P.
-      num_code: H, length of x.
+      num_code: H, length of x_p.
       path_rate, task_rate: of the two gradient steps.
       clip: bound on each entry of their gradients.
       second_order: whether the outer gradient sees the derivative of the inner gradients.

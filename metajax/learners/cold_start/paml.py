@@ -1,12 +1,12 @@
-"""Adaptation by the preferences of a user and of friends: gates on all decision weights (PAML).
+"""PAML: gates on all decision weights, computed from the preferences of a user and of friends.
 
-With c the mean code of the task's examples and f the friends' codes under `attended`, all decision
-weights start from ``theta * sigmoid(K [c, f] + b)``; then gradient steps are taken on the support
-loss. Friends are read off the profile, so they count before any example. When more examples arrive,
-the weights move by the change of the gated start, and on from there.
+With c the mean code of the task's examples and f the friends' codes, weighted by `attended`, all
+decision weights start from ``theta * sigmoid(K [c, f] + b)``; then gradient steps are taken on the
+support loss. Friends are part of the profile, so they are used before any example. When more
+examples arrive, the weights move by the change of the gated start and then by further steps.
 
-Deviates from the published code: friends are told of by stored statistics of training rows, not by
-their whole histories, so that no rating of a task to be judged can enter; no implicit friends; one
+Deviates from the published code: friends are described by stored statistics of training rows, not
+by their whole histories, so that no rating of a test task can enter; no implicit friends; one
 attention instead of a coarse and a fine one; labels enter the codes.
 
 References: Wang et al., "Preference-adaptive meta-learning for cold-start recommendation", IJCAI
@@ -26,14 +26,14 @@ from metajax.learners.parts import gated_weights, linear_layer, query_loss, real
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 Friends = Callable[[PyTree], tuple[jax.Array, jax.Array]]
-"""profile -> what is told of each friend (F, S), and which of them are there (F,)."""
+"""profile -> the statistics of each friend (F, S), and their mask (F,)."""
 
 Embed = Callable[[Params, PyTree, PyTree], jax.Array]
 """(the model's parameters, profile, inputs) -> features (N, E)."""
 
 
 class State(NamedTuple):
-    """What a task has of its own: its adapted weights, and what its gates are made of.
+    """What a task has of its own: its adapted weights, and the inputs of its gates.
 
     Attributes:
       inner: the state of the gradient steps; its fast weights are the task's decision weights.
@@ -73,14 +73,14 @@ def paml(
     second_order: bool = False,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """PAML: gates from the support and from friends on the decision weights, then gradient steps.
+    """PAML: decision weights gated by the support and by friends, then gradient steps.
 
     Args:
       model: the model; ``{"model", "rates", "encode", "friend", "attention", "gate"}`` are the
         parameters.
       embed: what ``encode`` reads.
       encode: a model of the inputs ``(features, label)`` whose codes are (N, ``num_code``).
-      friends: who is told of, and what.
+      friends: profile -> the statistics of friends, see `Friends`.
       inner: the inner optimizer.
       num_steps: its steps in one call of ``adapt``.
       adapts: a filter over the paths of the model's parameters: the decision weights.

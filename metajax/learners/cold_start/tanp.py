@@ -1,13 +1,13 @@
-"""Adaptation by a neural process with clustered task embeddings: TaNP.
+"""TaNP: a neural process with clustered task embeddings.
 
-With t the mean task code of the support and A the cluster centers, the decoder hears
-``t' = t + C A``, C = `assignment`, and a latent z. While training, z is drawn from q(z | support
+With t the mean task code of the support and A the cluster centers, the decoder is conditioned on
+``t' = t + C A``, C = `assignment`, and on a latent z. In training, z is drawn from q(z | support
 and query); the outer loss is the loss on support and query plus KL(q(z | both) || q(z | support))
-plus `cluster_loss`. ``predict`` uses the mean of q(z | support), without randomness. No identifiers
-of users enter.
+plus `cluster_loss`. ``predict`` uses the mean of q(z | support), without randomness. Identifiers of
+users are no inputs.
 
-Deviates from the published code: the target of the cluster loss is sharpened within the task, for
-the frequencies of the clusters over a batch are not a matter of one task.
+Deviates from the published code: the target of the cluster loss is sharpened within each task,
+since a learner does not see the frequencies of the clusters over a batch.
 
 References: Lin et al., "Task-adaptive neural process for user cold-start recommendation", WWW 2021.
 """
@@ -28,8 +28,8 @@ class State(NamedTuple):
     """What a task has of its own: sums of its encoded examples and their number.
 
     Attributes:
-      latent: (H,) sum of the codes that the latent variable is made of.
-      task: (T,) sum of the codes that the task embedding is made of.
+      latent: (H,) sum of the codes for the latent variable.
+      task: (T,) sum of the codes for the task embedding.
       weight: () number of examples.
       profile: the task's profile.
     """
@@ -41,14 +41,14 @@ class State(NamedTuple):
 
 
 class Gaussian(NamedTuple):
-    """Independent normal variables: means and standard deviations (Z,)."""
+    """A diagonal Gaussian: ``mean`` (Z,) and standard ``deviation`` (Z,)."""
 
     mean: jax.Array
     deviation: jax.Array
 
 
 def divergence(q: Gaussian, p: Gaussian) -> jax.Array:
-    """KL(q || p) in nats, summed over the variables."""
+    """KL(q || p) () in nats, summed over the Z variables."""
     ratio = q.deviation / p.deviation
     shift = (q.mean - p.mean) / p.deviation
     return jnp.sum(0.5 * (ratio**2 + shift**2 - 1.0) - jnp.log(ratio))
@@ -61,7 +61,7 @@ def assignment(task: jax.Array, memory_KxT: jax.Array) -> jax.Array:
 
 
 def cluster_loss(share: jax.Array) -> jax.Array:
-    """KL(sharpened || share) in nats, where sharpened is proportional to ``share ** 2``.
+    """KL(sharpened || share) () in nats of cluster shares (K,); sharpened is the normalized square.
 
     The sharpened shares are a target and get no gradient.
     """
@@ -93,7 +93,7 @@ def tanp(
     cluster_weight: float = 1.0,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """TaNP: a latent variable and a clustered task embedding, both read off the support.
+    """TaNP: a latent variable and a clustered task embedding, both encoded from the support.
 
     Args:
       embed: a model whose ``apply`` gives features (N, E).

@@ -1,4 +1,4 @@
-"""Adaptation of a small context vector: the network stays, its task input moves."""
+"""CAVIA: a small context vector adapts, an input of a network whose weights do not."""
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ from metajax.types import MetaLearner, Model, PyTree
 
 
 def contextual(model: Model, num_context: int) -> Model:
-    """The model whose ``profile`` is the pair of the task's profile and a context (num_context,).
+    """A model with a plain profile from one that takes ``(profile, context (num_context,))``.
 
-    Its parameters are ``{"net": those of model, "context": zeros}``.
+    The context becomes a parameter: ``{"net": those of model, "context": zeros}``.
     """
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
@@ -35,9 +35,10 @@ def context_learner(
     second_order: bool = True,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """The `gradient` learner of `contextual` in which the context alone adapts, as `cavia` has it.
+    """The `gradient` learner of `contextual` in which only the context adapts.
 
-    Each task starts from the context among the parameters.
+    Unlike `cavia`, each task starts from the context among the parameters, not from zero. Arguments
+    are those of `cavia`.
     """
     return gradient(
         contextual(model, num_context),
@@ -58,10 +59,10 @@ def cavia(
     second_order: bool = True,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """A learner whose tasks differ by a context vector alone, which starts from zero in each task.
+    """CAVIA: only a context vector adapts, which starts from zero in each task.
 
     The state of a task is ``num_context`` numbers, however large the network. The start of the
-    context is not learned: a learned one could be absorbed by the biases it feeds.
+    context is not learned: the biases of the next layer can take its place.
 
     Args:
       model: a model that is called with the profile ``(profile, context)``, for instance

@@ -1,10 +1,10 @@
-"""Derivatives of an inner gradient, taken forward over reverse.
+"""Hessian-vector products of an inner loss, by forward-over-reverse differentiation.
 
 The outer gradient needs ``v -> d/dx <v, dL/dphi>`` for every x that the inner loss L depends on.
-Reverse mode over reverse mode gets it by transposing a transposed program. The derivatives of L
-commute, so the same numbers are the change of the whole gradient of L when phi moves along v: one
-forward derivative of one reverse pass (Pearlmutter, "Fast exact multiplication by the Hessian",
-Neural Computation 1994). Its matrix products keep the layout of the ordinary gradient's.
+Reverse over reverse mode transposes a program twice. Since the derivatives of L commute, the same
+numbers are the directional derivative of the whole gradient of L along v in phi: one forward
+derivative of one reverse pass (Pearlmutter, "Fast exact multiplication by the Hessian", Neural
+Computation 1994). Its matrix products keep the layout of the ordinary gradient's.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def inner_gradient(
     mode.
 
     Args:
-      value: a function of its two arguments alone: what it takes from outside gets no gradient.
+      value: a function of its two arguments alone: arrays that it closes over get no gradient.
       fast: floating-point leaves.
       given: any leaves.
     """

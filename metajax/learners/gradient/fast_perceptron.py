@@ -1,14 +1,15 @@
-"""MAML of a perceptron whose inner loop moves outputs instead of kernels: less work, same result.
+"""MAML of an MLP without a kernel per task: the same result as `gradient` with less work.
 
-After inner steps of rate a, a kernel is ``W - H' C``: H (R, D) are the inputs that the layer saw, C
-(R, F) are a times the gradients to its outputs. So its outputs on X are ``X W - (X H') C``. W is
-the same for all tasks, and where R is small no kernel of a task's own is made, read or
-differentiated. Each layer takes the cheapest of three forms, all exact for gradient descent:
+After inner steps of rate a, a kernel is ``W - H' C``: H (R, D) are the inputs of the layer in these
+steps, C (R, F) are a times the gradients with respect to its outputs. So its outputs on X are
+``X W - (X H') C``. W is the same for all tasks, and where R is small no kernel of a task is formed,
+read or differentiated. Each layer takes the cheapest of three forms, all exact for gradient
+descent:
 
-- *Gram*: the first layer, where its inputs are wide. It sees the same support X each time, so that
-  H = X, C is a sum, and a step costs K K F operations on the Gram matrix X X' and not K D F.
+- *Gram*: the first layer, if its inputs are wide. They are the K rows of the support in each step,
+  so that H = X, C is a sum, and a step costs K K F operations on the Gram matrix X X', not K D F.
 - *Low rank*: a deeper layer in a short loop over few rows. H and C grow by K rows a step.
-- *Whole*: any other layer has a kernel of its own, as in `gradient`.
+- *Whole*: any other layer has a kernel per task, as in `gradient`.
 """
 
 from collections.abc import Callable
@@ -27,13 +28,13 @@ GRAM, LOW_RANK, WHOLE = "Gram", "low rank", "whole"
 
 
 class Layer(NamedTuple):
-    """A layer as a task has moved it: the kernel ``kernel - seen' sent``, and the bias.
+    """A layer of one task, with the kernel ``kernel - seen' sent``.
 
     Attributes:
-      kernel: (D, F).
+      kernel: (D, F), W of the module's docstring.
       bias: (F,).
-      seen: (R, D), or None as long as nothing is to be taken off.
-      sent: (R, F), the same.
+      seen: (R, D), H; None before the first step.
+      sent: (R, F), C; None before the first step.
     """
 
     kernel: jax.Array
@@ -59,11 +60,12 @@ def fast_maml(
     loss: losses.Loss = losses.squared_error,
     compute: jax.typing.DTypeLike | None = None,
 ) -> MetaLearner:
-    """The learner ``gradient(model, optax.sgd(rate), num_steps)``, with the same parameters.
+    """The learner ``gradient(model, optax.sgd(rate), num_steps)`` of an MLP, computed faster.
 
     Args:
-      model: a perceptron with ReLU on vectors (N, D), whose parameters are those of
-        `towers.vector_mlp`.
+      model: an MLP with ReLU on vectors (N, D) with the parameters of `towers.vector_mlp`.
+      rate: the inner learning rate.
+      num_steps, second_order, loss: as of `gradient`.
       compute: type of activations and of the factors of products, as of `adapters.mixed`; None
         leaves them as they are.
     """
@@ -132,7 +134,7 @@ def _with_layers(fast: PyTree, layers: list[Layer]) -> PyTree:
 
 
 def forms(layers: list[Layer], num_rows: int, num_steps: int) -> list[str]:
-    """The form that each layer takes for a support of ``num_rows``, by measurement."""
+    """The form (`GRAM`, `LOW_RANK` or `WHOLE`) of each layer, by measured thresholds."""
     found = []
     for i, layer in enumerate(layers):
         short = num_steps <= UNROLL_UP_TO and 4 * num_rows * num_steps <= min(layer.kernel.shape)

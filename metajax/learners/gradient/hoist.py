@@ -1,8 +1,8 @@
-"""Work that does not depend on the adapted parameters, taken out of the inner loop.
+"""Loop-invariant computations of an inner loop, done once before it.
 
-An inner loop evaluates the model again and again at other fast parameters. What the model computes
-from all else (embeddings, frozen towers, the patches of an image) is the same each time, and its
-derivative can be pulled back once instead of once a step.
+An inner loop evaluates the model at each step with other values of the parameters that adapt. What
+the model computes from everything else (embeddings, frozen towers, the patches of an image) is the
+same in each step: it is computed, and differentiated, once instead of once a step.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ def hoist(
 ) -> tuple[Callable[[PyTree, list], PyTree], list]:
     """A pair ``(rest, values)`` such that ``rest(fast, values)`` is ``function(fast, given)``.
 
-    ``values`` holds all that ``function`` computes from ``given`` alone and needs beside ``fast``;
-    ``rest`` does only what is left, for any ``fast`` of the same shapes and types. Both can be
-    differentiated and mapped.
+    ``values`` are the intermediate results that ``function`` computes from ``given`` alone, and
+    ``rest`` computes what depends on ``fast``, for any ``fast`` of the same shapes and types. Both
+    can be differentiated and vmapped.
 
     Args:
-      function: a function of its two arguments; it may also read arrays from outside.
+      function: a function of its two arguments; it may also close over arrays.
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(fast, given)
     program = closed.jaxpr

@@ -1,4 +1,4 @@
-"""Adaptation to a minimum, differentiated without the way there: implicit MAML."""
+"""Implicit MAML: adaptation to a minimum, differentiated by the implicit function theorem."""
 
 from collections.abc import Callable
 
@@ -19,15 +19,15 @@ def minimizer(
     num_steps: int,
     num_solver_steps: int,
 ) -> Callable[[PyTree, PyTree, tuple], PyTree]:
-    """A function (anchor, shared, task) -> fast: where descent from the anchor along a slope ends.
+    """A function (anchor, shared, task) -> fast: the end of a descent that starts at the anchor.
 
-    Its derivative in anchor and shared is that of a point at which the slope is zero, whatever the
-    way there; ``task`` gets none.
+    Its derivatives in anchor and shared are those of a point where the gradient is zero, by the
+    implicit function theorem; ``task`` gets none.
 
     Args:
-      slope: (fast, anchor, shared, task) -> the gradient of what is minimized, in ``fast``.
-      inner: the optimizer that descends, ``num_steps`` times.
-      num_solver_steps: of conjugate gradients, in the derivative.
+      slope: (fast, anchor, shared, task) -> the gradient in ``fast`` of what is minimized.
+      inner: the optimizer that descends, in ``num_steps`` steps.
+      num_solver_steps: conjugate-gradient steps in the derivative.
     """
 
     @jax.custom_vjp
@@ -68,20 +68,20 @@ def implicit(
     adapts: tree.Filter = tree.everything,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
-    """A learner that minimizes the support loss plus a pull to where it started.
+    """iMAML: a learner that minimizes the support loss with an L2 penalty around its start.
 
     ``adapt`` takes ``num_steps`` of ``inner`` on ``L(phi) + strength / 2 ||phi - anchor||^2``,
-    where the anchor is the state it was called with. The outer gradient supposes that the minimum
+    where the anchor is the state it was called with. The outer gradient assumes that the minimum
     was reached: with F(phi) the gradient of that sum, ``d phi = -(dF/dphi)^-1 dF``, and the linear
-    system ``H + strength`` is solved by conjugate gradients. Memory and gradient do not depend on
-    the number or kind of inner steps, which may be any optimizer at all. ``strength`` must be above
-    the most negative curvature of the support loss, else there is no minimum.
+    system, whose matrix is the Hessian of L plus ``strength``, is solved by conjugate gradients.
+    Memory does not grow with the number of inner steps, and ``inner`` may be any optimizer. The sum
+    has a minimum only if that matrix is positive definite: raise ``strength`` otherwise.
 
     Args:
       model: the model; its parameters are ``{"model": ...}``.
-      inner: the inner optimizer; its moments start afresh in each call.
+      inner: the inner optimizer; its moments start anew in each call.
       num_steps: inner steps of one call of ``adapt``.
-      strength: lambda, the pull to the anchor.
+      strength: lambda, of the penalty.
       num_solver_steps: conjugate-gradient steps of the outer gradient.
       adapts: a filter over the paths of the model's parameters.
       loss: (scores, label, mask) -> scalar.

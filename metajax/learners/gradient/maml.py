@@ -1,12 +1,12 @@
-"""Adaptation by gradient descent: MAML and every method that changes what adapts, or how.
+"""Adaptation by gradient descent: MAML, and the methods that change which parameters adapt, or how.
 
-One function, `gradient`, gives the family by its arguments:
+The arguments of one function, `gradient`, make the family:
 
 =========  ===============================================================================
 MAML       everything adapts, second order (Finn et al., ICML 2017)
 FOMAML     ``second_order=False``
 ANIL       ``adapts=under("head")``: only the last layer (Raghu et al., ICLR 2020)
-BOIL       ``adapts=negate(under("head"))``: all but it (Oh et al., ICLR 2021)
+BOIL       ``adapts=negate(under("head"))``: all but the last layer (Oh et al., ICLR 2021)
 MeLU       the decision layers adapt, the embeddings do not (Lee et al., KDD 2019)
 Meta-SGD   ``inner=optim.learned_rates(rate)`` (Li et al., 2017)
 =========  ===============================================================================
@@ -33,8 +33,7 @@ class State(NamedTuple):
     """What a task has of its own when it adapts by gradients.
 
     Attributes:
-      fast: the model parameters that this task adapts; ``None`` in the place of a parameter that
-        all tasks share.
+      fast: the model parameters that adapt; ``None`` in the place of a parameter that does not.
       moments: the inner optimizer's state, such as momentum; empty for plain gradient descent.
       profile: the task's profile.
     """
@@ -51,7 +50,7 @@ FAST = Adapted(lambda state: state.fast, lambda state, fast: state._replace(fast
 def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
     """The carry after ``num_steps`` of ``step(carry, None)``, a step as of `jax.lax.scan`.
 
-    Up to `UNROLL_UP_TO` steps are unrolled; more are scanned and computed again going backward.
+    Up to `UNROLL_UP_TO` steps are unrolled; more are scanned and recomputed in the backward pass.
     """
     if num_steps > UNROLL_UP_TO:
         return jax.lax.scan(jax.checkpoint(step), carry, length=num_steps)[0]
@@ -97,14 +96,14 @@ def gradient(
 ) -> MetaLearner:
     """A learner that takes ``num_steps`` inner optimizer steps on the support loss.
 
-    ``adapt`` minimizes ``loss`` on the examples it is given, from where the state stands; examples
-    that are all padding leave the state as it is. The outer loss is ``loss`` on the query set
-    after one ``adapt`` on the support set; its gradient runs through the inner steps, or takes them
-    for constants if not ``second_order``.
+    ``adapt`` minimizes ``loss`` on the examples it is given, starting from the state; if all
+    examples are padding, the state does not change. The outer loss is ``loss`` on the query after
+    one ``adapt`` on the support; its gradient runs through the inner steps or, if not
+    ``second_order``, treats the inner gradients as constants.
 
     The derivative of an inner step is defined for reverse mode only (`curvature.inner_gradient`):
-    ``jax.grad`` and ``jax.vjp`` of what comes out of ``adapt`` work; ``jax.jvp``, ``jax.jacfwd``
-    and ``jax.hessian`` raise a TypeError, unless ``second_order`` is off.
+    ``jax.grad`` and ``jax.vjp`` through ``adapt`` work; ``jax.jvp``, ``jax.jacfwd`` and
+    ``jax.hessian`` raise a TypeError, unless ``second_order`` is off.
 
     Args:
       model: the model; its parameters and the inner rates form ``{"model": ..., "rates": ...}``.

@@ -1,12 +1,12 @@
-"""Warm-up of new items from an embedding that content and known embeddings agree on (CVAR).
+"""CVAR: new items start from an embedding decoded from their content, by a conditional VAE.
 
-A known item's embedding is encoded to q(z | e), its content to p(z | content); both are drawn from
-and decoded. The outer loss is the loss of the embedding decoded from p, plus the squared error of
+A known item's embedding e is encoded to q(z | e), its content to p(z | content); a sample of each
+is decoded. The outer loss is the loss of the embedding decoded from p, plus the squared error of
 the one decoded from q, plus the Wasserstein distance of q and p. A new item starts from the
 embedding decoded from the mean of p, and warms up by gradient steps.
 
-Deviates from the published code: the embedding of a training item is what some calls of ``adapt``
-on all its examples make of 0, not a row of a stored table.
+Deviates from the published code: the embedding of a training item comes from some calls of
+``adapt`` on all its examples, starting at 0, not from a stored table.
 
 References: Zhao et al., "Improving item cold-start recommendation via model-agnostic conditional
 variational autoencoder", SIGIR 2022, equations 5 to 13.
@@ -32,7 +32,7 @@ from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
 def wasserstein(first: jax.Array, second: jax.Array) -> jax.Array:
-    """The squared 2-Wasserstein distance of two diagonal Gaussians (2 Z,): means, log-variances."""
+    """The squared 2-Wasserstein distance () of diagonal Gaussians (2 Z,): means, log-variances."""
     (mean_a, log_a), (mean_b, log_b) = jnp.split(first, 2), jnp.split(second, 2)
     return jnp.sum((mean_a - mean_b) ** 2 + (jnp.exp(log_a / 2) - jnp.exp(log_b / 2)) ** 2)
 
@@ -43,7 +43,7 @@ def mean_of(gaussian: jax.Array) -> jax.Array:
 
 
 def drawn(gaussian: jax.Array, noise: float, key: jax.Array) -> jax.Array:
-    """A draw (Z,) from a diagonal Gaussian (2 Z,), its deviation times ``noise``."""
+    """A sample (Z,) of a diagonal Gaussian (2 Z,), with its deviation multiplied by ``noise``."""
     mean, log_variance = jnp.split(gaussian, 2)
     return mean + noise * jnp.exp(log_variance / 2) * jax.random.normal(key, mean.shape)
 
@@ -96,7 +96,7 @@ def cvar(
     reconstruction_weight: float = 1.0,
     loss: losses.Loss = losses.log_loss,
 ) -> MetaLearner:
-    """CVAR: a variational auto-encoder of known embeddings whose prior is read off the content.
+    """CVAR: a variational autoencoder of known embeddings, with a prior that depends on content.
 
     Args:
       base: the frozen model.
@@ -104,7 +104,7 @@ def cvar(
         log-variances of q; prior: the same of p, from ``apply(params, profile, ())``.
       decode: a model whose ``apply(params, profile, z)`` is (``num_embedding``,).
       num_teacher_steps: calls of ``adapt`` that make the embedding of a training item.
-      noise: factor on the deviation of the draws; published 1e-4.
+      noise: factor on the deviation of the samples; published 1e-4.
       inner, num_steps, loss: as in `meta_embedding`.
     """
     item = context_learner(base, num_embedding, inner, num_steps, loss=loss)

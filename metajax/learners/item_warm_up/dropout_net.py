@@ -1,4 +1,4 @@
-"""Warm-up of new items by the users they met, content standing in while there are none."""
+"""DropoutNet: new items are represented by their users' vectors, and by content without users."""
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,17 @@ def dropout_net(
     *,
     loss: losses.Loss = losses.log_loss,
 ) -> MetaLearner:
-    """DropoutNet: an item's preference input is the mean over the users it met, or missing.
+    """DropoutNet: an item's embedding is the mean over its users' vectors, each times its label.
 
-    The embedding is the mean of the users' vectors, each times its label; an item without users has
-    0. While training it is dropped from a share of the items, so that the base learns to do with
-    content. Nothing adapts by gradient: the state is a sum of labeled user vectors.
+    An item without users has the embedding 0. In training a share of the items has it too, so that
+    the base learns to predict from content alone. Nothing adapts by gradient: the state is the sum
+    of labeled user vectors.
 
     Args:
       base: the model, trained here.
       user: a model whose ``apply`` gives user vectors (N, ``num_embedding``); frozen.
       num_embedding: D.
-      share: probability that a training item is met without its users.
+      share: probability that a training item has the embedding 0.
       loss: (scores, label, mask) -> scalar.
 
     References: Volkovs, Yu, Poutanen, "DropoutNet: addressing cold start in recommender systems",

@@ -1,10 +1,10 @@
-"""Warm-up of new items: a task is an item, and what it adapts is its one embedding.
+"""Meta-Embedding, and what warm-up learners share: a task is an item, which adapts its embedding.
 
-The profile is the item's content, the inputs are users. The *base* is a model that is called with
-the profile ``(profile, embedding (D,))``. It was trained before, on items with many interactions;
-its parameters stand under ``base``, in place of those that ``init`` gives, and get no gradient.
-Only `learners.dropout_net` trains its base. No counts of interactions enter, as those of a whole
-log would tell of the test.
+The profile is the item's content, the inputs are users. The *base* is a model that takes the
+profile ``(profile, embedding (D,))``. It is trained before, on items with many interactions: put
+its parameters under ``base``, in place of those that ``init`` gives; they get no gradient. Only
+`dropout_net` trains its base. Counts of interactions are no inputs, since those of the whole log
+would leak the test.
 """
 
 import jax
@@ -18,16 +18,17 @@ from metajax.types import Episode, MetaLearner, Model, PyTree
 
 
 def embedding_of(state: State) -> jax.Array:
-    """The embedding (D,) that an item has by now."""
+    """The current embedding (D,) of an item."""
     return state.fast["context"]
 
 
 def on_base(params: PyTree, embedding: jax.Array | None = None) -> PyTree:
-    """The parameters of a `context_learner` around ``params["base"]``, which gets no gradient.
+    """The parameters of a `context_learner` of the frozen ``params["base"]``.
 
     Args:
       params: of a warm-up learner.
-      embedding: (D,) that ``start`` begins from; ``adapt`` and ``predict`` have it in the state.
+      embedding: (D,) the start of ``start``; None for ``adapt`` and ``predict``, which read the
+        state's.
     """
     frozen = jax.lax.stop_gradient(params["base"])
     return {"model": {"net": frozen, "context": embedding}, "rates": ()}

@@ -1,9 +1,9 @@
-"""Warm-up of new items by two networks that scale and shift their embedding (MWUF).
+"""MWUF: two networks scale and shift the embedding of a new item.
 
 ``e_warm = scale(content) e + shift(mean user vector)``. The embedding e starts from the mean of the
 known items (the parameter ``mean``) and is trained by the cold loss, that of e itself; the networks
-are trained by the warm loss, that of e_warm, behind which e is a constant. The shift reads users of
-the support alone: the published code lets it see those of the query.
+are trained by the warm loss, that of e_warm, with e as a constant. The shift reads users of the
+support alone; in the published code it also reads those of the query.
 
 References: Zhu et al., "Learning to warm up cold item embeddings for cold-start recommendation with
 meta scaling and shifting networks", SIGIR 2021, equations 4 to 8.
@@ -54,7 +54,7 @@ def scale_and_shift(
     *,
     loss: losses.Loss = losses.log_loss,
 ) -> MetaLearner:
-    """MWUF: two networks carry a cold embedding into the space of warm ones.
+    """MWUF: two networks map a cold embedding into the space of warm ones.
 
     Args:
       base: the frozen model.
