@@ -123,4 +123,6 @@ def test_the_pages_say_what_the_tests_take():
     named = set(re.findall(r"^metajax (\w+)", SESSIONS + PAGE, re.MULTILINE))
     assert named == {"describe", "experiments", "train", "recommend", "serve"}
     assert len(blocks(PAGE, "python")[0].strip().splitlines()) <= 10
-    assert blocks(PAGE, "python")[0] in (ROOT / "README.md").read_text()
+    (in_readme,) = [b for b in blocks((ROOT / "README.md").read_text(), "python") if "films" in b]
+    code = lambda block: [line.partition("#")[0].split() for line in block.splitlines()]
+    assert code(blocks(PAGE, "python")[0]) == code(in_readme)  # comments may differ
