@@ -1,4 +1,4 @@
-"""Meta-learning without memorization: sines whose amplitude is given away, with MR-MAML.
+"""Meta-learning without memorization: sinusoids whose amplitude is an input in training; MR-MAML.
 
 A meta-training task shows its amplitude as a one-hot input, so that one network fits all tasks
 without looking at their points. At test the one-hot is drawn at random: it tells nothing, and only

@@ -1,4 +1,4 @@
-"""What one outer step holds in memory when adapters of a large frozen backbone are meta-learned.
+"""Memory of one outer step when adapters of a large frozen backbone are meta-learned.
 
 A sequence recommender of 50 million parameters, second order, tasks in chunks: the bytes that the
 compiled step plans for, with 16 and with 256 tasks, and the process at its largest after one step

@@ -1,4 +1,4 @@
-"""CMML: a context read off a user's ratings modulates every layer of the network; no inner steps.
+"""CMML: a context computed from a user's ratings modulates every layer; no inner gradient steps.
 
 Reference: Feng et al., "CMML: contextual modulation meta learning for cold-start recommendation",
 CIKM 2021.

@@ -1,4 +1,4 @@
-"""DropGrad: MAML whose inner gradients are noisy while it is meta-trained.
+"""DropGrad: MAML with random noise on the inner gradients during meta-training.
 
 Reference: Tseng, Chen, Tsai, Liu, Lin, Yang, "Regularizing meta-learning via gradient dropout",
 ACCV 2020.
@@ -25,7 +25,7 @@ class Config(maml.Config):
     """Settings of the experiment."""
 
     share: benchmark.Share = 0.1
-    """Dropout rate whose variance the noise on the gradients has."""
+    """Dropout rate; the noise on the gradients has the variance of dropout at this rate."""
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:

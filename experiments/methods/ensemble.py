@@ -1,4 +1,4 @@
-"""Ensembles: fold-in and a content model, averaged, stacked, and mixed by a gate that sees a user.
+"""Ensembles of fold-in and a content model: averaged, stacked, or mixed by a gate for each user.
 
 Both models are closed-form and tuned on meta-validation. Stack and gate are fitted on the
 meta-validation users, whose ratings no item factor has seen; the control is a gate that is trained
@@ -44,7 +44,7 @@ class Config(benchmark.Config):
     gate_rate: float = 0.02
     """Rate of Adam for stack and gate."""
     gate_steps: int = 300
-    """Steps of that Adam on the meta-validation users."""
+    """Steps of Adam for stack and gate, on the meta-validation users."""
     hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers of A3 and A4."""
 

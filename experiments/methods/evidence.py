@@ -1,8 +1,8 @@
 """Evidence candidates: the items whose rating would tell MeLU most about a new user.
 
-MeLU is meta-trained; every support rating of the meta-training users is scored by the norm of the
-gradient it alone gives the decision layers, its loss set to 1; an item's score is the mean norm of
-its ratings times its popularity, both relative to the largest.
+MeLU is meta-trained. Each support rating of the meta-training users is scored by the norm of the
+gradient that it alone gives to the decision layers, with its loss set to 1. The score of an item is
+the mean norm over its ratings times its popularity, each divided by the largest value.
 
 Reference: Lee, Im, Jang, Cho, Chung, "MeLU: meta-learned user preference estimator for cold-start
 recommendation", KDD 2019, section 3.4.

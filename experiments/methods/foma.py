@@ -1,10 +1,10 @@
 """First-order meta-learning, FOMAML and Reptile: "fast adaptation on multiple tasks" (FOMA).
 
-Both learn an initialization without second derivatives. FOMAML takes the inner steps for constants
-in MAML's outer gradient; Reptile moves the initialization toward where each task's steps lead. The
-founding texts of this project name the idea "Fast Adaptation on Multiple Tasks" and describe
-adapting a shared start to many tasks by plain gradient steps: these two are the published methods
-that do so, hence the name of this file.
+Both learn an initialization without second derivatives. FOMAML drops the derivative of the inner
+steps from MAML's outer gradient; Reptile moves the initialization toward the parameters at which
+each task's inner steps end. The file is called after "Fast Adaptation on Multiple Tasks", a name
+for adapting a shared initialization to many tasks by plain gradient steps; these two are the
+published methods that do so.
 
 References: Finn et al., ICML 2017, section 5.2 (FOMAML); Nichol, Achiam, Schulman, "On first-order
 meta-learning algorithms", 2018 (Reptile).

@@ -1,4 +1,4 @@
-"""iMAML: every user solves a problem pulled to the shared start, differentiated at its solution.
+"""iMAML: each user minimizes a loss with a pull to the shared start; implicit outer gradient.
 
 Reference: Rajeswaran, Finn, Kakade, Levine, "Meta-learning with implicit gradients", NeurIPS 2019.
 Run: python -m experiments imaml --dataset ml-1m
@@ -25,7 +25,7 @@ class Config(maml.Config):
     inner_steps: int = 10
     """Gradient steps in a task."""
     strength: float = 1.0
-    """Pull to the shared start; the curvature must stay above minus this."""
+    """Strength of the pull to the shared start; the loss's curvature must stay above minus this."""
     solver_steps: benchmark.Positive = 5
     """Conjugate-gradient steps of the outer gradient."""
 

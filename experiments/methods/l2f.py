@@ -1,4 +1,4 @@
-"""L2F: MAML that first forgets, layer by layer, as much of the shared start as a user asks for.
+"""L2F: MAML that first scales down the shared start, layer by layer, by a factor for each user.
 
 Reference: Baik, Hong, Lee, "Learning to forget for meta-learning", CVPR 2020.
 Run: python -m experiments l2f --dataset ml-1m

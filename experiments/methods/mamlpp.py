@@ -6,8 +6,8 @@ second-order gradients.
 Reference: Antoniou, Edwards, Storkey, "How to train your MAML", ICLR 2019.
 Run: python -m experiments mamlpp --dataset ml-1m
 Published: none under this protocol.
-Deviates: the weights of the steps do not move to the last one while training; item factors and
-biases are estimated beforehand from all meta-training ratings.
+Deviates: the weights of the steps' losses stay constant during training (the paper moves them to
+the last step); item factors and biases are estimated beforehand from all meta-training ratings.
 """
 
 import dataclasses

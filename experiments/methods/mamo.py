@@ -1,4 +1,4 @@
-"""MAMO: a user starts from what memories hold of users like it, then adapts by gradient.
+"""MAMO: a user starts from memories of similar users, then adapts by gradient steps.
 
 Reference: Dong et al., "MAMO: memory-augmented meta-optimization for cold-start recommendation",
 KDD 2020.

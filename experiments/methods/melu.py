@@ -8,8 +8,8 @@ recommendation", KDD 2019.
 Run: python -m experiments melu --dataset ml-1m
 Published: MAE .75 / .79 / .92 / .92 (warm / user- / item- / both-cold), quoted in the read-me of
 the PyTorch re-implementation; the drawn query rows behind it are unpublished.
-Deviates: the outer gradient is truly of second order (the published code cuts it); five inner steps
-of rate .01 instead of one of 5e-6, with which adaptation is next to nothing; training tasks are all
+Deviates: the outer gradient is of second order (that of the published code is not); five inner
+steps of rate .01 instead of one of 5e-6, with which a user hardly adapts; training tasks are all
 warm users with at least 3 ratings; the output is a correction of the mean rating.
 """
 

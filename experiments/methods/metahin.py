@@ -1,8 +1,8 @@
-"""MetaHIN: a user is what the support leads to along meta-paths, adapted path by path.
+"""MetaHIN: a user is embedded by the items that meta-paths reach from the support; adapts by path.
 
 The paths are UM (the items rated) and, for each item column named, the items that share a value
-with them: UMAM by the cast, UMDM by the director. The control has the neighbors of the latter dealt
-anew among the items.
+with them: UMAM by the cast, UMDM by the director. The control permutes the neighbors of these paths
+among the items.
 
 Reference: Lu, Fang, Shi, "Meta-learning on heterogeneous information networks for cold-start
 recommendation", KDD 2020.

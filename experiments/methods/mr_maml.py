@@ -1,4 +1,4 @@
-"""MR-MAML: ANIL whose shared layers are noisy, and pay for what they know about single users.
+"""MR-MAML: ANIL with noisy shared layers and a penalty on their information about single users.
 
 Reference: Yin, Tucker, Zhou, Levine, Finn, "Meta-learning without memorization", ICLR 2020.
 Run: python -m experiments mr_maml --dataset ml-1m
@@ -24,7 +24,7 @@ class Config(maml.Config):
     """Settings of the experiment."""
 
     strength: float = 1e-5
-    """Price, in loss per task, of one nat of information in the shared layers."""
+    """Penalty, in loss per task, on one nat of information in the shared layers."""
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:

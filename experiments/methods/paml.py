@@ -1,8 +1,8 @@
-"""PAML: what a user and the user's friends rated gates every decision weight; then gradient steps.
+"""PAML: the ratings of a user and of friends gate every decision weight; then gradient steps.
 
-Friends are the at most 5 most active users that a user trusts, told of by the number and the
-damped means, overall and by genre, of their *training* ratings. The control is the same learner
-trained and judged with friends dealt at random.
+A user's friends are the 5 most active users that the user trusts, or fewer. A friend is described
+by the number and the damped means, overall and by genre, of their *training* ratings. The control
+is the same learner, trained and judged with friends drawn at random.
 
 Reference: Wang et al., "Preference-adaptive meta-learning for cold-start recommendation",
 IJCAI 2021.

@@ -1,4 +1,4 @@
-"""Reptile: the shared start moves toward where each user's adaptation ended.
+"""Reptile: the shared start moves toward the adapted parameters of each user.
 
 Reference: Nichol, Achiam, Schulman, "On first-order meta-learning algorithms", 2018.
 Run: python -m experiments reptile --dataset ml-1m

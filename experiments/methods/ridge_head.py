@@ -3,10 +3,10 @@
 A user's weights are the ridge solution on the support over learned item features; the outer
 gradient runs through that solution into the features, the shared offset (which sees the profile),
 the prior mean and the prior precision of every feature. The features start as ALS factors beside
-those of hierarchical Bayes. A network without a head, trained jointly, is blended in by shares that
-follow the number of ratings. A share of the training tasks is met with all its items hidden behind
-what their content predicts, as an item-cold user meets them. Ratings are counted in standard
-deviations of what item biases leave of them, so that one setting serves any scale.
+those of hierarchical Bayes. A network without a head, trained jointly, is blended in with a weight
+that depends on the number of ratings. In a share of the training tasks (hidden tasks), the columns
+of all items are replaced by what their content predicts, as for new items. Ratings are divided by
+the standard deviation of their residuals after item biases, so that one setting serves any scale.
 
 References: Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differentiable closed-form
 solvers", ICLR 2019; Harrison, Sharma, Pavone, "Meta-learning priors for efficient online Bayesian
@@ -47,23 +47,23 @@ class Config(benchmark.Config):
     offset_hidden: benchmark.Positive = 64
     """Width of the offset's hidden layer."""
     extra: int = 4
-    """Features beside the refined stored ones."""
+    """Learned features in addition to the refined stored ones."""
     hidden_share: benchmark.Share = 0.3
     """Share of training tasks whose items are hidden behind their content."""
     penalty: float = 24.0
-    """Prior precision of the ALS features, where it starts."""
+    """Initial prior precision of the ALS features."""
     noise: float = 2.0
-    """Prior precision of the Bayes features, where it starts."""
+    """Initial prior precision of the hierarchical Bayes features."""
     factors: bool = True
     """Start from the ALS factors and the damped bias."""
     bayes: bool = True
-    """Start from the features of hierarchical Bayes, too; if alone, from its bias as well."""
+    """Also start from the features of hierarchical Bayes; without ALS, from its bias as well."""
     blend: bool = True
     """Blend in a network without a head."""
     loss: Literal["absolute", "squared", "ranking"] = "absolute"
     """What is trained on; ranking is the squared error with the loss of misordered pairs."""
     members: benchmark.Positive = 1
-    """Heads trained side by side from initializations of their own, their scores averaged."""
+    """Heads trained side by side from different initializations; their scores are averaged."""
     profile: bool = True
     """Let the shared offset see the user's profile."""
     learned_features: bool = True

@@ -1,4 +1,4 @@
-"""Serving an adapted user: three new events in, twenty items out of a million, how fast?
+"""Latency of serving: adapt a user to three new events and rank twenty of a million items.
 
 One process holds the exported programs, 100,000 users' states and a catalogue of 1,000,000 x 64
 float32. A request adapts a user to three events and ranks the whole catalogue, exactly; beside it

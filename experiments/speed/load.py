@@ -1,4 +1,4 @@
-"""The web service under load: parallel clients speak, and each gets twenty items of a million.
+"""The web service under load: parallel clients send events and get twenty of a million items.
 
 `metajax serve` runs in a process of its own over a model folder of 1,000,000 x 64 items. Every
 client sends its next request when the answer to the last is there. *adapt + top 20* stores a new

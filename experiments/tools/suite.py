@@ -1,4 +1,4 @@
-"""A declared set of experiments as a queue: resumable, shared by any number of processes.
+"""Runs the experiments that a TOML file lists: resumable, shared by any number of processes.
 
 A suite is a TOML file with [[members]]: `experiment` and any of its options; a list stands for all
 its values (every combination). Each member has a folder under --out and runs as a process of its

@@ -1,4 +1,4 @@
-"""Sinusoid regression: nine ways to learn a sine from K points, a bound, and memorizing's price.
+"""Sinusoid regression from K points: nine learners, and an oracle as the bound on their errors.
 
 Paper: Finn et al., ICML 2017, section 5.1; Nichol et al., 2018; Li et al., 2017 (Meta-SGD);
 Zintgraf et al., ICML 2019 (CAVIA); Garnelo et al., ICML 2018; Yin et al., ICLR 2020, section 6.1.

@@ -1,4 +1,4 @@
-"""The field's learners at the settings they were published with: what does their adapting do?
+"""The field's learners at their published settings: how much does adapting change their scores?
 
 Each learner is trained with the network, rates and batches of its program, for as many epochs (at
 most --max-steps outer steps), and its last parameters are judged: nothing is chosen. On the same
@@ -57,7 +57,7 @@ class Config:
     output: Output = Output()
     hardware: Hardware = Hardware()
     rows: tuple[str, ...] = ()
-    """Only the learners whose name has one of these words; the table has all that are done."""
+    """Only learners whose name contains one of these words; the table shows all that were run."""
     dataset: str = ""
     """Another data set for all rows, such as synthetic; else each its own."""
     data_dir: pathlib.Path | None = None

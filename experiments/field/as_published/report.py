@@ -92,9 +92,10 @@ def grid(record: records.Record) -> tables.Grid:
     seeds = record.config["seeds"]
     title = f"As published: {seeds} seed{'s' * (seeds != 1)}, nothing tuned, last parameters"
     legend = (
-        "MAE: lower is better; nDCG@5 and AUC: higher. A star: the interval, paired by task (AUC: "
-        "by item), excludes 0. Mean |change|: of a prediction, caused by adapting; in stars of the "
-        "scale for ratings, in probability for clicks."
+        "MAE: lower is better; nDCG@5 and AUC: higher is better. A star marks a difference whose "
+        "interval, paired by task (AUC: by item), excludes 0. Mean |change|: how much adapting "
+        "changes a prediction, in rating points or, for clicks, in probability. Steps: outer steps "
+        "taken here / published."
     )
     return tables.Grid(title, heads, rows, 4, (legend, *notes), sections)
 

@@ -1,4 +1,4 @@
-"""New items warm up: four ways to their first embedding, judged cold and after 20, 40, 60 clicks.
+"""Item warm-up: four ways to embed a new item, judged cold and after 20, 40 and 60 clicks.
 
 A click model is trained on items with many interactions and frozen. Meta-Embedding generates a new
 item's embedding from content, MWUF carries a cold embedding over to the warm ones, CVAR decodes a

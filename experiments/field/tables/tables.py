@@ -1,4 +1,4 @@
-"""The field's tables T1 to T5: every arm tuned by equal trials, five seeds, paired intervals, Holm.
+"""The field's tables T1 to T5: equal tuning of all arms, five seeds, paired intervals, Holm.
 
 T1 MetaRec ratings and clicks, with --folds 0 1 ... on several tenths of the users in turn; T2
 MeLU's four scenarios; T3 k-shot curves of cold users; T4 items warming up, click by click; T5 one

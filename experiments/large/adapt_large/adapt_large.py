@@ -1,4 +1,4 @@
-"""The k-shot question: which way of adapting a shared model to a new person pays, and when?
+"""Which way of adapting a shared model to a new person is best, and after how many ratings?
 
 Ratings of people never seen in training, from K = 0 to 50 ratings, over frozen text features of a
 language model and slow shared weights. Rows: no adaptation, item means, hierarchical Bayes, the

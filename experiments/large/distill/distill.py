@@ -1,4 +1,4 @@
-"""A smaller recommender from a large one: taught, pruned, or in eight bits, and then adapted.
+"""A smaller recommender from a large one: distilled, pruned or in eight bits, and then adapted.
 
 The Transformer of `sasrec` teaches one of a fifth of its bytes, by its full softmax or
 by whom it ranks first; it is pruned by magnitude along the cubic schedule while it trains on; its

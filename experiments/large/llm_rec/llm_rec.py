@@ -1,4 +1,4 @@
-"""A language model that recommends: items are semantic codes, and only real items can come out.
+"""A language model that recommends: it generates semantic codes, only those of existing items.
 
 A person is a text: profile tokens, then the codes of the last items; the next item is decoded by a
 beam over the tree of all items. Codes are residual k-means of title vectors beside vectors of what

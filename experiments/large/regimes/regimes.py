@@ -1,4 +1,4 @@
-"""Where does adapting pay beyond reading? Long histories, drifting people, shelves of new domains.
+"""Where does adapting help beyond reading the history? Long histories, drift, new domains.
 
 Per regime the same question: in context, a meta-learned adapter, LoRA without meta-learning, a
 closed-form head, no adaptation. First the headroom: what more context is worth to a recommender of

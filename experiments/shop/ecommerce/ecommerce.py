@@ -1,4 +1,4 @@
-"""The large case: does learning to adapt beat the conventional recommenders in a shop of a million?
+"""Does learning to adapt beat conventional recommenders in a shop of a million items?
 
 100,000 users, 1,000,000 items, 20 to 50 events a user, generated with a known truth. Recommenders
 that are trained through their adaptation (a ridge head, a head of five learned gradient steps)
