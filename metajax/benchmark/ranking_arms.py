@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
-from scipy.linalg import lapack
+from scipy import linalg
 
 from metajax.tuning.search import Choice, Real, Space, Whole
 
@@ -45,8 +45,9 @@ def ease(met: Sparse, penalty: float = 300.0) -> Scorer:
     """
     gram = np.asarray((met.T @ met).todense(), np.float64)
     gram[np.diag_indices_from(gram)] += penalty
-    factor, _ = lapack.dpotrf(gram, lower=True, overwrite_a=True)
-    inverse, _ = lapack.dpotri(factor, lower=True, overwrite_c=True)
+    cholesky, invert = linalg.get_lapack_funcs(("potrf", "potri"), (gram,))
+    factor, _ = cholesky(gram, lower=True, overwrite_a=True)
+    inverse, _ = invert(factor, lower=True, overwrite_c=True)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     weight = -inverse / np.diag(inverse)[None, :]
     np.fill_diagonal(weight, 0.0)
