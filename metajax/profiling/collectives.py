@@ -1,4 +1,4 @@
-"""What crosses between devices, read off a compiled program."""
+"""Communication between devices, measured from the text of a compiled program."""
 
 import math
 import re
@@ -16,17 +16,17 @@ _ARRAY = re.compile(r"(pred|[suf]\d+|bf16)\[([\d,]*)\]")
 
 
 def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes of what each kind of collective of a compiled program results in, on one device.
+    """Collective -> bytes of the results of all such operations of a program, on one device.
 
     >>> text = "%a = f32[8,4]{1,0} all-reduce(f32[8,4]{1,0} %p), replica_groups={{0,1}}"
     >>> collective_bytes(text)
     {'all-reduce': 128}
 
-    What crosses the wire follows from it: a ring of N devices sends and receives 2 (N - 1) / N of
-    it for an all-reduce, (N - 1) / N for an all-gather. One inside a loop counts once.
+    The traffic follows from it: in a ring of N devices, each sends and receives 2 (N - 1) / N of it
+    for an all-reduce, (N - 1) / N for an all-gather. An operation inside a loop counts once.
 
     Args:
-      program: `jax.stages.Compiled.as_text`.
+      program: the result of `jax.stages.Compiled.as_text`.
     """
     found: dict[str, int] = {}
     for line in re.sub(r"/\*.*?\*/", "", program).splitlines():

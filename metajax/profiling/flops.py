@@ -1,8 +1,8 @@
 """Floating-point operations of the matrix products and convolutions of a program.
 
-XLA's own count takes the body of a loop once; this one takes it as often as the loop runs. It reads
-the program as JAX traces it, before the compiler, which drops a few products whose result is known:
-on the workloads of `experiments.speed` the count is up to 2 % above what is computed.
+XLA's own count takes the body of a loop once; this one takes it as often as the loop runs. It
+counts the program that JAX traces, before the compiler removes a few products: on the workloads of
+`experiments.speed` the count is up to 2 % above the operations that are executed.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,17 +16,17 @@ from jax.extend import core
 def matrix_flops(
     function: Callable[..., Any], *args: Any, branches: Mapping[int, float] | None = None
 ) -> float:
-    """The operations, two per multiplication, of calling a function; nothing is computed.
+    """The operations of one call of a function, two per multiply-add; nothing is computed.
 
     >>> import jax.numpy as jnp
     >>> matrix_flops(jnp.matmul, jnp.ones((3, 5)), jnp.ones((5, 7)))
     210.0
 
     Args:
-      function: what JAX can trace; jitted or not.
+      function: any function that JAX can trace, jitted or not.
       args: arrays, or shapes in their place (`jax.ShapeDtypeStruct`).
-      branches: how often each branch of a choice is taken, as shares of 1; without it the dearest
-        counts. A loop of unknown length counts once.
+      branches: index of a branch of ``lax.switch`` -> share of the calls that take it, summing to
+        1; None counts the most expensive branch. A loop of unknown length counts once.
     """
     return _count(jax.make_jaxpr(function)(*args).jaxpr, branches)
 

@@ -1,8 +1,8 @@
-"""Checkpoints of a run: written in the background, whole or absent, checked leaf by leaf when read.
+"""Checkpoints of a run: written in the background, atomically, and verified leaf by leaf when read.
 
-Orbax writes them; this file adds what Orbax leaves to others: a digest of every leaf (a flipped bit
-loads silently otherwise), the identity of the run (another run's checkpoint is refused), and the
-way back to the last good one. Orbax is imported when a store is opened, since that takes a second.
+Orbax writes them. This file adds a digest of every leaf (without it a flipped bit would load
+silently), the identity of the run (checkpoints of another run are refused), and the fallback to the
+last undamaged one. Orbax is imported when a store is opened, since the import takes a second.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ NOTES, DIGESTS = "notes", "digests"
 
 
 class Saved(NamedTuple):
-    """A checkpoint that was read and found good.
+    """A checkpoint that was read and verified.
 
     Attributes:
-      step: the step it was saved at.
-      tree: the tree, in the structure and the leaf types of the tree it was asked for with.
-      notes: what was saved beside it.
+      step: the outer step it was saved at.
+      tree: the saved tree, with the structure and leaf types of the ``like`` given to ``latest``.
+      notes: the JSON saved with it.
     """
 
     step: int
@@ -59,14 +59,14 @@ class Store(NamedTuple):
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path, identity: str) -> Iterator[Store]:
-    """The store of a folder; when the context ends, what is being written is waited for.
+    """A context manager of the checkpoint store in a folder; on exit it waits for pending writes.
 
     Args:
-      folder: made if it is not there. One process at a time may write to it.
-      identity: a text that two runs share only if one may go on where the other stood.
+      folder: created if missing. One process at a time may write to it.
+      identity: a text that two runs share only if one may resume from the other's checkpoints.
 
     Raises:
-      UserError: a checkpoint is another run's, all are damaged, or one cannot be written.
+      UserError: a checkpoint belongs to another run, all are damaged, or one cannot be written.
     """
     from orbax.checkpoint import v1 as ocp
 

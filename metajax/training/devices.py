@@ -1,10 +1,10 @@
-"""More devices than one: tasks along one axis of a mesh, rows of large tables along the other.
+"""Training on several devices: tasks sharded over one axis of a mesh, table rows over the other.
 
 The same program runs on one CPU, on several devices of a host and on several hosts under
-`jax.distributed`: tasks are dealt to the devices explicitly, each computes the gradient of its own
-in chunks, and one mean over the axis joins them. What crosses between devices in an outer step is
-the gradient of the shared parameters, once. Tables stay where their rows lie; the compiler moves
-the touched rows.
+`jax.distributed`. The tasks of a batch are sharded explicitly, each device computes the gradient of
+its own tasks in chunks, and one mean over the axis (an all-reduce) joins them: per outer step the
+gradient of the shared parameters crosses between devices once. Table rows stay on their device; the
+compiler moves the touched rows.
 """
 
 import contextlib
@@ -25,9 +25,9 @@ TASKS, ROWS = "tasks", "rows"
 
 
 def make_available(count: int) -> None:
-    """Sees to it that JAX has so many devices; a processor is split into as many, if it must.
+    """Makes ``count`` devices available to JAX, on a CPU by splitting it into that many.
 
-    Call it before anything is computed: JAX settles its devices then, once.
+    Call it before anything is computed, since JAX fixes its devices at the first computation.
 
     Raises:
       UserError: there are fewer devices.
@@ -48,14 +48,14 @@ def _check(count: int) -> None:
 
 
 def mesh(num_rows: int = 1, count: int | None = None) -> Mesh:
-    """The devices, of all processes, as a mesh with the axes ``tasks`` and ``rows``.
+    """The devices of all processes as a mesh with the axes ``tasks`` and ``rows``.
 
     Args:
-      num_rows: devices that share the rows of a large table; the others repeat them.
+      num_rows: length of the axis ``rows``: over so many devices a large table is sharded.
       count: how many devices; None is all of them.
 
     Raises:
-      UserError: the devices cannot be dealt so, or there are fewer.
+      UserError: ``num_rows`` does not divide the number of devices, or there are fewer devices.
     """
     _check(count or 1)
     devices = np.asarray(jax.devices()[:count])
@@ -65,9 +65,9 @@ def mesh(num_rows: int = 1, count: int | None = None) -> Mesh:
 
 
 def place(mesh: Mesh, tree: PyTree, axis: str | None = None) -> PyTree:
-    """The tree on the devices of a mesh: whole on each, or its leading axis dealt along ``axis``.
+    """The tree on the devices of a mesh: replicated, or its leading axis sharded over ``axis``.
 
-    Every process must hold the same arrays; each keeps its own part.
+    Every process must pass the same arrays; each keeps its own shard.
     """
     where = NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
 
@@ -82,7 +82,7 @@ def place(mesh: Mesh, tree: PyTree, axis: str | None = None) -> PyTree:
 
 
 def fetch(tree: PyTree) -> PyTree:
-    """The tree as arrays of the host, whole in every process: what a checkpoint holds."""
+    """The tree as host arrays, complete in every process, as checkpoints hold it."""
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
@@ -91,13 +91,13 @@ def fetch(tree: PyTree) -> PyTree:
 
 
 def dealt(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
-    """The same gradient of a batch of tasks that is dealt over the ``tasks`` axis of a mesh.
+    """The same gradient of a batch of tasks that is sharded over the ``tasks`` axis of a mesh.
 
-    Every task gets the key that it would get on one device; chunks are chunks of one device. The
-    parameters are whole on every device, and the gradients are joined by one mean.
+    Every task gets the key that it would get on one device; a chunk size is per device. The
+    parameters are replicated, and the gradients are joined by one mean.
 
     Raises:
-      UserError: when called, if the tasks cannot be dealt evenly.
+      UserError: when called, if the number of devices does not divide that of the tasks.
     """
 
     def local(params: Params, episodes: Episode, keys: jax.Array):
@@ -121,16 +121,16 @@ def dealt(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
 
 
 def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> GradientFn:
-    """The same gradient of a batch whose rows the compiler deals over the ``tasks`` axis.
+    """The same gradient of a batch whose rows the compiler shards over the ``tasks`` axis.
 
-    For losses of a whole batch that are no mean over tasks. What the devices must tell each other
-    is up to the compiler.
+    For losses of a whole batch that are not a mean over tasks. The compiler chooses the
+    communication.
 
     Args:
-      axis: of the rows, in all leaves of a batch; of an `Episode`, of support and query.
+      axis: of the rows, in all leaves of a batch; of an `Episode`, in support and query.
 
     Raises:
-      UserError: when called, if the rows cannot be dealt evenly.
+      UserError: when called, if the number of devices does not divide that of the rows.
     """
     where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
 
@@ -149,9 +149,9 @@ def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> Gra
 
 
 def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
-    """`split_by_compiler` for one episode of stacked people, leaves (1, B, ...).
+    """`split_by_compiler` over the second axis: for one episode of B stacked people, (1, B, ...).
 
-    Such are the batches of `learners.in_context.in_batches`.
+    Batches of `learners.in_context.in_batches` have this shape.
     """
     return split_by_compiler(mesh, gradient_fn, 1)
 
@@ -169,12 +169,12 @@ def on_devices(
     recipe: Recipe,
     deal: Callable[[Mesh, GradientFn], GradientFn] = dealt,
 ) -> Recipe:
-    """The recipe on so many devices: what ``--devices`` asks for. One device changes nothing.
+    """The recipe on ``count`` devices, as the option ``--devices`` asks; with 1 it is unchanged.
 
     Args:
       count: the number of devices.
-      recipe: how one device trains.
-      deal: `dealt`, `split_by_compiler` or `split_second_axis`.
+      recipe: for one device.
+      deal: how a batch is sharded: `dealt`, `split_by_compiler` or `split_second_axis`.
 
     Raises:
       UserError: there are fewer devices.

@@ -1,7 +1,7 @@
-"""What a run leaves behind while it goes: metrics line by line, TensorBoard events, checksums.
+"""The log files of a run: metrics as JSON lines, TensorBoard events, checksums.
 
-``metrics.jsonl`` has one line per arm and block of steps. A run that was killed and goes on repeats
-some steps: its earlier lines of them are dropped, so that each step stands there once.
+``metrics.jsonl`` has one line per arm and block of steps. A resumed run repeats some steps: their
+earlier lines are dropped, so that each step has one line.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ Keep = Callable[[int, Mapping[str, float]], None]
 
 
 def slug(name: str) -> str:
-    """A name as part of a path.
+    """A name as part of a file path.
 
     >>> slug("A4 fine-tuned (all)")
     'A4-fine-tuned-all'
@@ -40,10 +40,10 @@ def slug(name: str) -> str:
 
 @contextlib.contextmanager
 def opened(folder: pathlib.Path | None, arm: str) -> Iterator[Keep]:
-    """A function that keeps the metrics of an arm after so many steps; without a folder, nothing.
+    """A context manager of a function (step, metrics) -> None that logs the metrics of an arm.
 
     Each call adds a line to ``metrics.jsonl`` and, where tensorboardX is installed, an event to
-    ``tensorboard/ARM``.
+    ``tensorboard/ARM``. Without a folder it does nothing.
     """
     if folder is None:
         yield lambda step, metrics: None
@@ -111,7 +111,7 @@ def _forget(path: pathlib.Path, arm: str, step: int) -> None:
 
 
 def metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a ``metrics.jsonl``; a torn last line is left out.
+    """The lines of a ``metrics.jsonl``, parsed; an incomplete last line is left out.
 
     Raises:
       UserError: another line is damaged.
@@ -128,7 +128,7 @@ def metrics(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory that this process has held so far, in MB, on the host and on the device."""
+    """The peak memory of this process so far, in MB, on the host and on the device."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     host = most / 1e6 if sys.platform == "darwin" else most / 1e3
     stats = jax.local_devices()[0].memory_stats() or {}
@@ -137,10 +137,10 @@ def peak_memory() -> dict[str, float]:
 
 
 def write_checksums(folder: pathlib.Path) -> pathlib.Path:
-    """Writes the digests of the files of a run folder, as ``b2sum --check`` reads them.
+    """The path of a new file with the digests of the files of a run folder, for ``b2sum --check``.
 
-    Checkpoints are left out: they carry their own digests, and later runs replace them. So is what
-    a suite writes into the folder.
+    Checkpoints are left out: they have their own digests, and later runs replace them. So are the
+    files that a suite writes into the folder.
     """
     path, left_out = folder / CHECKSUMS, (CHECKSUMS, *OF_THE_SUITE)
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name not in left_out)
@@ -158,10 +158,10 @@ def write_checksums(folder: pathlib.Path) -> pathlib.Path:
 
 
 def check(folder: pathlib.Path) -> int:
-    """The number of files of a run folder that are as they were written.
+    """The number of files of a run folder, all of which have the digests of `write_checksums`.
 
     Raises:
-      UserError: one is missing or another, or there are no checksums.
+      UserError: a file is missing or changed, or there are no checksums.
     """
     path = folder / CHECKSUMS
     if not path.is_file():

@@ -1,9 +1,9 @@
 """The training loop: outer steps on the device, block by block, for several seeds at once.
 
 `fit` is the only loop that updates parameters by gradients across tasks. Between two blocks of
-steps the host looks: are the numbers finite, are these the best parameters so far on validation,
-is it time to save. Batches are drawn inside the compiled program, so that nothing crosses between
-host and device within a block.
+steps the host checks that the numbers are finite, keeps the parameters if they are the best on
+validation, and saves a checkpoint if it is time. Batches are drawn inside the compiled program, so
+that nothing crosses between host and device within a block.
 """
 
 import functools
@@ -69,9 +69,9 @@ _TOLD = {
 
 
 class Diverged(NamedTuple):
-    """A seed that cannot go on: its number from 0, the outer step, and what was not finite there.
+    """A diverged seed: its number from 0, the outer step, and what was not finite then.
 
-    Its text is a message with advice.
+    ``str`` of it is a message with advice. ``what`` is `LOSS`, `GRADIENT`, `PARAMETERS` or `SCORE`.
     """
 
     seed: int
@@ -83,17 +83,17 @@ class Diverged(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The outcome of `fit`; every leaf has the seeds as its leading axis.
+    """The result of `fit`; every leaf has the S seeds as its leading axis.
 
     Attributes:
-      params: the parameters that were best on meta-validation, or the last ones without it; they
-        are finite.
-      best_step: (S,) the outer step at which they stood.
+      params: the best parameters on meta-validation, or the last ones without validation; they are
+        finite.
+      best_step: (S,) the outer step of these parameters.
       history: name -> (S, number of blocks); ``loss`` is the mean outer loss of each block,
         ``valid`` the validation score after it, if there is one.
       state: the state after the last step.
-      seconds: time spent in the loop, that before a resume included.
-      diverged: the seeds that diverged, where `fit` was asked to go on without them.
+      seconds: time in the loop, including that before a resume.
+      diverged: the seeds that diverged, if `fit` was called with ``go_on``.
     """
 
     params: Params
@@ -105,13 +105,13 @@ class Fitted(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """Where `fit` stands between two blocks: what a checkpoint holds.
+    """The progress of `fit` between two blocks, as checkpoints hold it.
 
     Attributes:
       state: of the next step; leaves (S, ...).
       best: the parameters with the lowest validation score so far.
       best_score: (S,) those scores.
-      best_step: (S,) the outer steps they were reached at.
+      best_step: (S,) the outer steps of these parameters.
       broken: (S, 2) the outer step at which a seed diverged and what was not finite; 0 if it did
         not.
       done: outer steps done.
@@ -145,31 +145,31 @@ def fit(
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
-    The program runs ``block`` steps at a time; between blocks the host looks at the losses and, if
+    The program runs ``block`` steps at a time; between blocks the host checks the losses and, if
     ``validate`` is given, keeps the parameters with the lowest validation score per seed.
 
-    With ``checkpoint`` the run can be killed at any moment: the same call goes on from the last
-    checkpoint there, and ends with what it would have ended with, bit for bit on the same device.
-    A call with more steps goes on from a run that is done.
+    With ``checkpoint`` the run can be killed at any moment: the same call resumes from the last
+    checkpoint, and its result is the same, bit for bit on the same device. A call with more steps
+    continues a finished run.
 
     Args:
-      recipe: first parameters, gradient and update; `recipe` makes it of a learner.
+      recipe: initialization, gradient and update; `recipe` makes one from a learner.
       sample: draws the batch of a step.
-      data: what ``sample`` draws from; it is an argument of the program, not a constant in it. It
-        is laid where the recipe lays the parameters.
+      data: what ``sample`` draws from; an argument of the program, not a constant in it, which is
+        placed on the devices where the recipe places the parameters.
       keys: (S,) one key per seed.
       num_steps: outer steps. If blocks do not divide them, the last block is shorter.
-      block: outer steps between two looks of the host.
+      block: outer steps between two checks by the host.
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the number of steps done and the mean metrics.
       checkpoint: folder of this run's checkpoints.
       save_every: seconds between checkpoints, at least; there is always one after the last step.
       go_on: a seed whose loss, gradient, parameters or validation score is not finite keeps its
-        best parameters from before, and is named in `Fitted.diverged`. Otherwise it is an error.
+        best parameters from before and is listed in `Fitted.diverged`; by default it is an error.
 
     Raises:
       UserError: something is not finite; the message says what, and at which step. Or the
-        checkpoints are another run's, damaged, or cannot be written.
+        checkpoints are of another run, damaged, or cannot be written.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")

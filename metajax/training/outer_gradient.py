@@ -1,10 +1,10 @@
-"""Outer gradients: what one outer step of meta-training differentiates, and cheaper ways to do so.
+"""Outer gradients of a batch of tasks, and ways to compute them with less memory or time.
 
-`outer_gradient` is all that most trainings need. The other functions are its parts, to be put
-together where memory or time is short; none of them changes a number beyond rounding:
+`outer_gradient` is all that most trainings need. The other functions are its parts, to be combined
+where memory or time is short; none of them changes a number beyond rounding:
 
-- `in_chunks` takes the tasks of a batch some at a time, so that memory does not grow with it,
-- `cut_to_length` computes short supports without their padding, best behind `sorted_by_length`,
+- `in_chunks` processes a few tasks of a batch at a time, so that memory does not grow with it,
+- `cut_to_length` computes short supports without their padding, best inside `sorted_by_length`,
 - `prepared` computes what does not change within a task (look-ups, frozen towers) once a batch.
 
     tasks = in_chunks(cut_to_length(of_tasks(learner), (16, 64)), 8)
@@ -36,10 +36,10 @@ where ``floats`` is ``()``. The gradients are those to ``params`` and to ``float
 
 
 class Prepare(NamedTuple):
-    """Work on a whole batch before its tasks are taken apart: look-ups, frozen towers.
+    """A computation on a whole batch before ``vmap`` over its tasks: look-ups, frozen towers.
 
     Attributes:
-      owns: the parameters that it alone uses; the tasks' own losses give them no gradient.
+      owns: filter of the parameters that only ``apply`` uses; task losses give them no gradient.
       apply: (params, episodes (T, ...)) -> the episodes that the learner sees, with the same masks.
     """
 
@@ -69,7 +69,7 @@ def loss_gradient(loss: Callable[[Params, Any, jax.Array], tuple[jax.Array, Info
 
 
 def of_tasks(learner: MetaLearner) -> TaskGradient:
-    """The gradient of the mean loss of some tasks, all of them at once by ``vmap``."""
+    """The gradient of a learner's mean outer loss over tasks, all at once by ``vmap``."""
 
     def mean_loss(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
         episodes = _merged(floats, others)
@@ -118,11 +118,11 @@ def in_chunks(gradient: TaskGradient, size: int) -> TaskGradient:
 
 
 def cut_to_length(gradient: TaskGradient, lengths: Sequence[int]) -> TaskGradient:
-    """The same gradient, computed on supports that are cut to what the tasks need.
+    """The same gradient, computed on supports that are cut to the longest one of the tasks.
 
     Args:
-      lengths: sizes of the support, from small to large. The first that holds all real rows of all
-        the tasks is taken, or else the full one; each is a branch of the program.
+      lengths: sizes of the support, ascending. The first that holds all real rows of all the tasks
+        is taken, else the full size; each is a branch of the compiled program.
     """
 
     def chosen(params: Params, floats: PyTree, others: PyTree, keys: jax.Array):
@@ -157,7 +157,7 @@ def of_batch(gradient: TaskGradient) -> GradientFn:
 
 
 def prepared(gradient: TaskGradient, prepare: Prepare) -> GradientFn:
-    """The gradient of a batch that is prepared, and differentiated through, once as a whole."""
+    """The gradient of a batch with ``prepare`` applied, and differentiated, once for the batch."""
 
     def of_episodes(params: Params, episodes: Episode, key: jax.Array) -> tuple[PyTree, Info]:
         own, rest = tree.partition(params, prepare.owns)
@@ -171,10 +171,10 @@ def prepared(gradient: TaskGradient, prepare: Prepare) -> GradientFn:
 
 
 def sorted_by_length(gradient_fn: GradientFn) -> GradientFn:
-    """The same gradient of the tasks in the order of their support sizes.
+    """The same gradient, with the tasks sorted by the size of their support.
 
-    Chunks then hold tasks of one length, which `cut_to_length` makes use of. Several seeds are
-    computed one after the other: side by side every length would be computed for all of them.
+    Chunks then hold tasks of similar length, of which `cut_to_length` takes advantage. Several
+    seeds are computed one after the other: under ``vmap`` each would compute every branch.
     """
 
     @jax.custom_batching.sequential_vmap
@@ -186,12 +186,12 @@ def sorted_by_length(gradient_fn: GradientFn) -> GradientFn:
 
 
 def task_keys(episodes: Episode, key: jax.Array) -> jax.Array:
-    """The keys (T,) of a batch's tasks: those of one key, or the keys (T,) that are given."""
+    """The keys (T,) of a batch's tasks: split from one key (), or the given keys (T,)."""
     return jax.random.split(key, len(episodes.query.mask)) if key.ndim == 0 else key
 
 
 def support_sizes(episodes: Episode) -> jax.Array:
-    """The rows (T,) that each support needs: up to the last one that is no padding."""
+    """The number of rows (T,) of each support up to the last one that is not padding."""
     mask_TxN = episodes.support.mask
     place_N = jnp.arange(1, mask_TxN.shape[1] + 1)
     return jnp.max(jnp.where(mask_TxN > 0, place_N[None, :], 0), axis=1)

@@ -18,7 +18,7 @@ Update = Callable[[int, Mapping[str, float]], None]
 
 @contextlib.contextmanager
 def bar(title: str, total: int) -> Iterator[Update]:
-    """A bar that is moved by calling ``update(done, metrics)``."""
+    """A context manager of a progress bar, which ``update(done, metrics)`` moves."""
     console = Console(stderr=True)
     columns = (
         TextColumn(f"{title:<16}"),

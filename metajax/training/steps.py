@@ -1,8 +1,8 @@
 """One outer step: draw a batch, take its gradient, update the parameters.
 
-A `Recipe` says how, as three functions. `recipe` makes one of a learner and an optax optimizer;
-whoever wants another gradient (`training.outer_gradient`, `optim.touched_rows`), another update
-(`training.updates`) or more devices (`training.devices`) exchanges that function.
+A `Recipe` holds the functions for it. `recipe` makes one from a learner and an optax optimizer; for
+another gradient (`training.outer_gradient`, `optim.touched_rows`), another update
+(`training.updates`) or more devices (`training.devices`) replace the function in question.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,16 @@ from metajax.types import MetaLearner, Params, PyTree
 Sampler = Callable[[PyTree, jax.Array], Any]
 """(data, key) -> a batch; for meta-learners an `Episode` of tasks, leaves (T, ...)."""
 FINE, LOSS, GRADIENT, PARAMETERS, SCORE = range(5)
-"""What is not finite after an outer step; `SCORE` is validation's."""
+"""What is not finite after an outer step, or `FINE`; `SCORE` is the validation score."""
 
 
 class Recipe(NamedTuple):
     """How parameters are trained.
 
     Attributes:
-      init: (key, a batch, for its shapes) -> the first parameters.
+      init: (key, a batch, used for its shapes) -> the initial parameters.
       gradient_fn: (params, batch, key) -> (gradient, info with ``loss``).
-      update_fn: from a gradient to the next parameters.
+      update_fn: the optimizer, see `Update`.
     """
 
     init: Callable[[jax.Array, Any], Params]
@@ -38,7 +38,14 @@ class Recipe(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """What the next outer step needs."""
+    """The state between two outer steps.
+
+    Attributes:
+      params: the parameters.
+      opt_state: the state of the outer optimizer.
+      key: () for the next steps.
+      step: () int32, the number of steps done.
+    """
 
     params: Params
     opt_state: Any
@@ -51,12 +58,12 @@ def recipe(
     tx: optax.GradientTransformation,
     gradient_fn: GradientFn | None = None,
 ) -> Recipe:
-    """Meta-training of a learner: the gradient of its mean outer loss, into an optax optimizer.
+    """Meta-training of a learner by an optax optimizer.
 
     Args:
-      learner: what is trained; a batch is an `Episode` of tasks, leaves (T, ...).
+      learner: the learner; a batch is an `Episode` of T tasks, leaves (T, ...).
       tx: the outer optimizer.
-      gradient_fn: instead of `outer.outer_gradient` of the learner.
+      gradient_fn: in place of `outer_gradient` of the learner.
     """
     one_task = lambda batch: jax.tree.map(lambda x: x[0], batch)
     return Recipe(
@@ -67,7 +74,7 @@ def recipe(
 
 
 def init(recipe: Recipe, key: jax.Array, batch: Any) -> TrainState:
-    """The state before the first outer step; ``batch`` is any one, for its shapes."""
+    """The state before the first outer step; ``batch`` is any batch, used for its shapes."""
     key_init, key_train = jax.random.split(key)
     params = recipe.init(key_init, batch)
     return TrainState(params, recipe.update_fn.init(params), key_train, jnp.zeros((), jnp.int32))
@@ -76,14 +83,14 @@ def init(recipe: Recipe, key: jax.Array, batch: Any) -> TrainState:
 def step(
     recipe: Recipe, sample: Sampler, state: TrainState, data: PyTree
 ) -> tuple[TrainState, Info]:
-    """The state one outer step on, and what the gradient says of it.
+    """The state after one more outer step, and its metrics.
 
     Args:
       sample: draws the batch.
       data: what it draws from.
 
     Returns:
-      The state, and the gradient's info with ``trouble`` beside: 0, or what is not finite, as
+      The state, and the info of the gradient, with ``trouble`` (): `FINE`, or what is not finite:
       `LOSS`, `GRADIENT` or `PARAMETERS`.
     """
     key, key_sample, key_loss = jax.random.split(state.key, 3)
@@ -95,7 +102,7 @@ def step(
 
 
 def steps(recipe: Recipe, sample: Sampler, num_steps: int) -> Callable:
-    """The function (state, data) -> (state, info (num_steps,)) of that many outer steps, to jit."""
+    """A function (state, data) -> (state, info (num_steps,)) of that many outer steps, to jit."""
 
     def run(state: TrainState, data: PyTree) -> tuple[TrainState, Info]:
         return jax.lax.scan(lambda s, _: step(recipe, sample, s, data), state, length=num_steps)

@@ -34,7 +34,14 @@ def optimizer(tx: optax.GradientTransformation) -> Update:
 
 
 class RowsState(NamedTuple):
-    """Of `touched_rows`: steps done, the rate's settings, the optimizer, moments of each table."""
+    """The optimizer state of `touched_rows`.
+
+    Attributes:
+      count: () steps done.
+      settings: of the rate.
+      rest: the state of ``tx``.
+      memory: table -> (I, 2 D + 1), see `touched_rows.Rows`.
+    """
 
     count: jax.Array
     settings: tuple[jax.Array, ...]
@@ -45,13 +52,13 @@ class RowsState(NamedTuple):
 def touched_rows(
     tx: optax.GradientTransformation, rate: Callable[..., Any], *settings: float
 ) -> Update:
-    """An update of `sparse.Tabled` parameters that moves only the rows with a gradient.
+    """An update of `Tabled` parameters that changes only those table rows that have a gradient.
 
     Args:
-      tx: the direction of all parameters that stand in no table, such as ``optax.scale_by_adam()``;
-        they move against it by the rate. Tables move by `sparse.lazy_adam`.
-      rate: (steps done, *settings) -> the rate.
-      settings: numbers kept in the state, so that one compiled program serves any of them.
+      tx: for the parameters outside the tables, without a learning rate, such as
+        ``optax.scale_by_adam()``. Tables are updated by `lazy_adam`.
+      rate: (steps done, *settings) -> the learning rate.
+      settings: numbers kept in the state, so that one compiled program serves all their values.
     """
 
     def init(params: Tabled) -> RowsState:

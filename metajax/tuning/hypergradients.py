@@ -1,7 +1,7 @@
-"""Continuous settings follow the gradient of a validation loss, through the training or around it.
+"""Tuning of continuous settings by the gradient of a validation loss (hypergradients).
 
-`unrolled` differentiates through the steps of a training, `implicit` at its minimum; `descend`
-follows the gradient from many starts in one program.
+`unrolled` differentiates through the steps of training, `implicit` at its minimum by the implicit
+function theorem; `descend` follows the gradient from many starts in one program.
 
 References: Franceschi et al., ICML 2018; Lorraine, Vicol, Duvenaud, AISTATS 2020.
 """
@@ -28,14 +28,17 @@ def unrolled(
     num_steps: int,
     rate: Callable[[PyTree], jax.Array],
 ) -> Callable[[PyTree], jax.Array]:
-    """settings -> outer loss after gradient steps on the inner loss, differentiable throughout.
+    """A differentiable function: settings -> outer loss after gradient steps on the inner loss.
 
     Args:
       inner: (weights, settings) -> training loss.
       outer: (weights, settings) -> validation loss.
       start: the weights before the first step.
       num_steps: gradient steps.
-      rate: settings -> size of a step; it may be one of the settings.
+      rate: settings -> learning rate of a step; it may be one of the settings.
+
+    References: Franceschi et al., "Bilevel programming for hyperparameter optimization and
+    meta-learning", ICML 2018.
     """
 
     def loss(settings: PyTree) -> jax.Array:
@@ -57,7 +60,7 @@ def implicit(
     solve: Callable[[PyTree], PyTree],
     num_solver_steps: int = 50,
 ) -> Callable[[PyTree], jax.Array]:
-    """settings -> outer loss at the inner minimum; its gradient by the implicit function theorem.
+    """A differentiable function: settings -> outer loss at the minimum of the inner loss.
 
     The gradient is dV/dl - (d2L/dl dw) [d2L/dw2]^-1 dV/dw, the inverse applied by conjugate
     gradients; how ``solve`` found the minimum does not matter, and is not differentiated.
@@ -86,7 +89,7 @@ def implicit(
 
 
 class Descent(NamedTuple):
-    """The outcome of `descend`: the best settings met, their loss, and all losses (P, steps)."""
+    """The result of `descend`: the best ``settings``, their ``loss``, all ``losses`` (P, steps)."""
 
     settings: PyTree
     loss: float
@@ -96,9 +99,9 @@ class Descent(NamedTuple):
 def descend(
     loss: Callable[[PyTree], jax.Array], starts: PyTree, num_steps: int, rate: float = 0.05
 ) -> Descent:
-    """Follows the gradient of a validation loss from several starts at once, in one program.
+    """Adam on a validation loss from several starts at once, in one program.
 
-    Positive settings are best given by their logarithm. A start that diverges is left behind.
+    Give positive settings as their logarithms. Starts that diverge are ignored.
 
     Args:
       loss: settings -> validation loss, differentiable.

@@ -1,7 +1,7 @@
-"""Search over settings by trials (TPE), on meta-validation only.
+"""Hyperparameter search on meta-validation by Optuna's TPE, with pruning.
 
-`tune` is Bayesian optimization with pruning over any objective; it can be stopped and goes on, and
-several processes may share one study. For continuous settings see `tuning.hypergradients` too.
+`tune` minimizes any objective; it can be killed and resumed, and several processes may share one
+study. For continuous settings see also `tuning.hypergradients`.
 
 References: Akiba et al., "Optuna", KDD 2019; Dodge et al., "Show your work", EMNLP 2019.
 """
@@ -28,7 +28,7 @@ class Real:
 
 @dataclasses.dataclass(frozen=True)
 class Whole:
-    """A whole-number setting from ``low`` to ``high``, both included."""
+    """An integer setting from ``low`` to ``high``, both included; on a log scale if ``log``."""
 
     low: int
     high: int
@@ -37,7 +37,7 @@ class Whole:
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """One of several values."""
+    """A categorical setting: one of several values."""
 
     values: tuple[Any, ...]
 
@@ -47,7 +47,7 @@ Watch = Callable[[int, Mapping[str, float]], None]
 
 
 def middle(space: Space) -> dict[str, Any]:
-    """The setting in the middle of a space, for a search to begin with; of choices the first.
+    """The middle of a space, on a log scale where it is logarithmic, and the first of choices.
 
     >>> middle({"rate": Real(0.01, 1.0, log=True), "width": Whole(2, 8), "net": Choice(("a", "b"))})
     {'rate': 0.1, 'width': 5, 'net': 'a'}
@@ -64,7 +64,7 @@ def middle(space: Space) -> dict[str, Any]:
 
 
 class Trial(NamedTuple):
-    """One trial: its settings, its validation score (NaN if it has none) and how it ended."""
+    """One trial: its ``settings``, its validation ``score`` or NaN, and Optuna's ``state``."""
 
     settings: dict[str, Any]
     score: float
@@ -72,12 +72,12 @@ class Trial(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The outcome of `tune`.
+    """The result of `tune`.
 
     Attributes:
       best: the settings with the lowest validation score.
       score: that score.
-      trials: all trials of the study, those of earlier calls included.
+      trials: all trials of the study, including those of earlier calls.
       importance: setting -> its share of the variance of the scores; empty below 4 scores.
     """
 
@@ -100,15 +100,19 @@ def tune(
     """The settings with the lowest score after ``num_trials`` trials, by TPE with pruning.
 
     Args:
-      objective: (settings, watch) -> the validation score. Calling ``watch(step, metrics)`` as it
-        goes, with ``valid`` in the metrics, lets a trial that is worse than the median of the
-        earlier ones at that step be stopped. A `UserError` (a diverged run) counts as no score.
-      folder: where the study is kept: a later call, or another process, goes on from there.
+      objective: (settings, watch) -> the validation score, lower is better. If it calls
+        ``watch(step, metrics)`` with ``valid`` in the metrics, a trial that is worse than the
+        median of the earlier ones at that step is stopped. A `UserError`, as a diverged run raises
+        it, means no score.
+      folder: where the study is stored: a later call, or another process, continues it.
+      name: of the study.
       seed: of the sampler.
       first: settings to try first, such as those that were used before.
 
     Raises:
       UserError: optuna is missing, or no trial has a score.
+
+    References: Bergstra et al., "Algorithms for hyper-parameter optimization", NeurIPS 2011 (TPE).
     """
     try:
         import optuna
@@ -175,9 +179,9 @@ def _found(study: Any) -> Found:
 
 
 def expected_best(scores: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The expected lowest score (N,) of 1 to N trials drawn with replacement from N scores.
+    """The expected lowest score (N,) of 1, 2, ... N trials, drawn with replacement from N scores.
 
-    The budget curve: what a search of fewer trials would have found on average.
+    It is the budget curve: what a search with fewer trials would find on average.
 
     References: Dodge, Gururangan, Card, Schwartz, Smith, EMNLP 2019, equation 3.
     """
