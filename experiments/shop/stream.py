@@ -4,7 +4,11 @@ A shop's log is generated in pieces, written as blocks of people, and a ridge he
 a million items is trained on it twice, in turns: with the whole log on the device, and with one
 block there at a time, the next being read by threads meanwhile. Then one whole pass is streamed.
 
+With --in-time the same log is also played in order of time, from disk, by a factorization that
+predicts each event before it learns from it; nothing but the log is kept of the past.
+
 Run: python -m experiments stream                  (some minutes; 0.5 GB on disk, twice)
+     python -m experiments stream --in-time        (0.6 GB more)
      python -m experiments stream --preset quick
      python -m experiments stream --from-records prints the stored table.
 Published: none; the bar is no loss of step speed.
@@ -27,6 +31,9 @@ from metajax import benchmark
 from metajax.data.histories import log as rows
 from metajax.data.histories import stream
 from metajax.data.worlds import commerce, shop
+from metajax.online import disk
+from metajax.online.factorization import factorization, random_tables
+from metajax.online.rows import adagrad
 from metajax.results import records
 from metajax.settings import Output, Positive, Presets, replace
 from metajax.training import loop
@@ -55,6 +62,8 @@ class Config:
     """Calls of 50 steps timed of each way, in turns."""
     seed: int = 0
     """Of shop, order and training."""
+    in_time: bool = False
+    """Play the log in order of time too, predicting first and learning then."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_users": 40_000, "num_items": 20_000, "rounds": 3},
@@ -140,11 +149,48 @@ def run(config: Config) -> records.Record:
         "digest": made.digest,
         "loss": [losses[0], losses[-1]],
     }
+    if config.in_time:
+        facts["in_time"] = in_time(config, made, folder)
     name = f"stream-{config.output.preset}"
     arms = list(trainers)
     return large_report.written(
         name, "stream", "stream", arms, config, scores, seconds, opened=(), extra={"data": facts}
     )
+
+
+def in_time(config: Config, made: shop.Shop, folder: pathlib.Path) -> dict[str, float]:
+    """What it takes to play the log in time from disk, and the error of its parts.
+
+    Users begin at times drawn evenly and meet their items evenly in the time behind; an event is
+    predicted up to 256 events before it is learned from.
+    """
+    name = f"{config.num_users}x{config.num_items}-{config.seed}"
+    place, offsets = folder / "timeline" / name, np.asarray(made.offsets)
+    if not (place / disk.MANIFEST).is_file():
+        begins = np.random.default_rng(config.seed).random(config.num_users, np.float32)
+        user = np.repeat(np.arange(config.num_users, dtype=np.int32), np.diff(offsets))
+        share = (np.arange(len(user)) - offsets[user]) / np.diff(offsets)[user]
+        time_of = (begins[user] + (1 - begins[user]) * share).astype(np.float32)
+        order = np.argsort(time_of, kind="stable")
+        pieces = np.array_split(order, max(len(order) // 1_000_000, 1))
+        column = lambda p: disk.Columns(user[p], made.item[p], made.label[p], time_of[p])
+        disk.write((column(p) for p in pieces), place)
+    blocks = disk.Blocks(place, 256, 1_024)
+    mean = float(np.mean(made.label, dtype=np.float64))
+    tables = random_tables(jax.random.key(config.seed), config.num_users, config.num_items, 8)
+    online = factorization(adagrad(0.05, 0.1), tables, mean)
+    error = lambda scores, label, mask: jnp.sum((scores - label) ** 2 * mask)
+    found: list[float] = []
+    keep = lambda number, errors: found.append(float(errors.sum()))
+    _, wall, processor = timed(lambda: disk.run(online, blocks.read, keep, record=error))
+    each = 256 * 1_024
+    first, last = max(len(found) // 10, 1), len(made.item) - each * (len(found) - 1)
+    return {
+        "seconds": wall, "processor seconds": processor,
+        "events": len(made.item), "variance": mean * (1 - mean),
+        "first tenth": sum(found[:first]) / (min(each * first, len(made.item))),
+        "last tenth": sum(found[-first:]) / (each * (first - 1) + last),
+    }  # fmt: skip
 
 
 def _forever(blocks: stream.Blocks, seed: int):
@@ -165,6 +211,12 @@ def show(record: records.Record) -> None:
         if seconds[name] > 0:
             rate = events / seconds[name]
             console.print(f"{name}: {seconds[name]:.1f} s, {rate:,.0f} events/s")
+    if told := facts.get("in_time"):
+        rate = told["events"] / told["seconds"]
+        errors = (
+            f"{told['first tenth']:.4f} in the first tenth, {told['last tenth']:.4f} in the last"
+        )
+        console.print(f"in time: {rate:,.0f} events/s; squared error {errors}")
     for unit in (WALL, PROCESSOR):
         each = [record.of("stream", arm, f"{STEPS} steps", unit)[0] for arm in record.names()]
         ratio = np.median(each[1] / each[0])

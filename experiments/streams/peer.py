@@ -43,9 +43,7 @@ def river() -> Any:
     return river
 
 
-def theirs(
-    name: str, dim: int, rate: float, scale: tuple[float, float]
-) -> tuple[Callable, Callable]:
+def theirs(name: str, dim: int, rate: float) -> tuple[Callable, Callable]:
     """(predict, learn) of one event (user, item[, label]) by a model of river."""
     peer = river()
     start = peer.optim.initializers.Normal(mu=0.0, sigma=0.1, seed=0)

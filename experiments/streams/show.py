@@ -48,7 +48,7 @@ def table(record: records.Record, metric: str, reference: str, baseline: str) ->
     shown.add_column("arm", no_wrap=True)
     heads = (f"{metric} of an event", f"minus {reference}", f"F to {baseline}", "share F<1")
     for name in (*heads, "gradients an event", "us an event"):
-        shown.add_column(name, justify="right")
+        shown.add_column(name, justify="right", no_wrap=name.startswith("minus"))
     for arm in record.arms:
         own, base = users(record, arm.name, metric), users(record, baseline, metric)
         fit = found.fitness(own.total / own.count, base.total / base.count)
@@ -63,7 +63,7 @@ def table(record: records.Record, metric: str, reference: str, baseline: str) ->
         )  # fmt: skip
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 150)
+        console.width = max(console.width, 170)
     console.print(shown)
 
 
