@@ -8,10 +8,10 @@ import sys
 
 USAGE = """usage: metajax COMMAND [--help | options]
 
-  describe LOG        what a log of ratings or clicks holds, and how it can be split
-  train LOG           train a recommender on it: a table, a plot, a model folder
-  recommend MODEL     what to recommend to a person, and why
-  serve MODEL         a page and a JSON interface, on this machine
+  describe LOG        show what a log of ratings or clicks holds, and how it can be split
+  train LOG           train a recommender on a log: a table, a plot, a model folder
+  recommend MODEL     recommend items to a person, with the reasons
+  serve MODEL         serve a web page and a JSON interface on this machine
   experiments [NAME]  list the experiments, or run one
 """
 COMMANDS = ("train", "recommend", "serve")

@@ -64,9 +64,9 @@ class Stored:
     """Where results go, and whether stored ones are shown instead."""
 
     out: pathlib.Path | None = None
-    """Folder for record and plots; else a folder of the experiment's own in ./out."""
+    """Folder for record and plots; by default a folder of the experiment in ./out."""
     publish: bool = False
-    """Store the record among the published ones too."""
+    """Also store the record in the folder of published records."""
     from_records: bool = False
     """Print the table of the stored record, without running anything."""
 
@@ -77,7 +77,7 @@ class Stored:
 
 @dataclasses.dataclass(frozen=True)
 class Output(Stored):
-    """`Stored`, and the size of the run, of an experiment that has presets."""
+    """Where results go, whether stored ones are shown instead, and the size of the run."""
 
     preset: Preset = "paper"
     """Size of the run: quick is minutes on two cores; other options override it."""
@@ -88,7 +88,7 @@ Missing = Literal["refuse", "drop", "keep"]
 
 @dataclasses.dataclass(frozen=True)
 class ReadOptions:
-    """How a log of your own is read; what is left out is found in the file, and told.
+    """How a log of your own is read; what is not given is detected in the file and reported.
 
     Every field has the same name in Python, ``ReadOptions(user="visitor")``, and on the command
     line, ``--user visitor``. A column is a name of the header or a number counted from 1.
@@ -101,27 +101,28 @@ class ReadOptions:
     label: str | None = None
     """Column of the ratings; 'none' reads every row as an event."""
     count: str | None = None
-    """Column of how often an event happened, such as plays; 'none' leaves it out."""
+    """Column of counts: how often an event happened, such as plays; 'none' ignores it."""
     time: str | None = None
-    """Column of the times; 'none' leaves them out."""
+    """Column of the times; 'none' ignores it."""
     columns: str | None = None
-    """Names of a file's columns in their order, such as user,item,_,time; _ leaves one out."""
+    """Names of the file's columns in their order, such as user,item,_,time; _ ignores a column."""
     header: bool = True
     """Whether the first line names the columns."""
     separator: str | None = None
-    """What stands between two fields, such as ';' or '::' or tab."""
+    """The separator of two fields, such as ';' or '::' or tab."""
     quote: str | None = None
-    """'"' if such signs enclose fields, 'none' if they are part of the text."""
+    """'"' if these marks enclose fields, 'none' if they are part of the text."""
     decimal: str | None = None
     """The decimal sign of ratings and counts: '.' or ','."""
     encoding: str = "utf-8"
     """How the text is encoded, such as latin-1."""
     missing: Missing = "refuse"
-    """A row without user, item, label or time; keep takes NA and the like for ids."""
+    """A row without user, item, label or time: refuse the file, drop the row, or keep it, where NA
+    and the like are ids."""
     time_format: str | None = None
     """How times are written, such as '%d/%m/%Y %H:%M'."""
     scale: Annotated[tuple[float, float] | None, Range(-math.inf)] = None
-    """Lowest and highest rating; else those that occur."""
+    """Lowest and highest possible rating; by default those in the file."""
     last_only: bool = False
     """Keep only the last row of each pair of user and item."""
     items: pathlib.Path | None = None
@@ -153,9 +154,9 @@ class Data:
     dataset: str = "ml-1m"
     """synthetic, ml-100k, ml-1m, another named data set, or the path of your own log."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     read: ReadOptions = ReadOptions()
-    """How a log of your own is read, where a guess would be wrong."""
+    """How a log of your own is read, where detection would be wrong."""
 
     PRESETS: ClassVar[Presets] = {"quick": {"dataset": "synthetic"}}
 
@@ -180,37 +181,39 @@ class SplitOptions:
     """Who is seen in meta-training, and who is tested."""
 
     protocol: Annotated[Protocol, tyro.conf.arg(aliases=("--split",))] = "melu"
-    """melu: warm, user-cold, item-cold and both-cold; users: new users, rows at random; first-k:
-    new users, their first rows are the support; tanp: new users, all other rows are asked; time:
-    the past is learned from, the future asked; stream: each row is asked, then learned from;
-    leave-one-out: everybody's last row; items: new items as tasks; domains: users new in a domain;
-    file: the tasks of --tasks."""
+    """melu: warm, user-cold, item-cold and both-cold tasks; users: new users, query rows at random;
+    first-k: new users, their first rows are the support; tanp: new users, all rows beside the
+    support are the query; time: train on the past, query the future; stream: predict each row,
+    then learn from it; leave-one-out: each user's last row is the query; items: tasks are new
+    items; domains: users who are new in a domain; file: the tasks in --tasks."""
     split_seed: int = 0
-    """Seed of the split: meta-validation users, query rows, states where none are published."""
+    """Seed of the split: meta-validation users, query rows, and cold users and items where no split
+    is published."""
     redraw: bool = False
     """melu: draw the cold users and items anew even where a published split exists."""
     min_rows: Positive | None = None
-    """Rows of a test task, at least; items: rows of a known item."""
+    """Least number of rows of a test task; with items: of a known item."""
     max_rows: Positive | None = None
-    """Rows of a test task, at most."""
+    """Largest number of rows of a test task."""
     support_rows: Positive | None = None
-    """Support rows of a test task: as many (first-k, tanp), or at most; items: of each phase."""
+    """Support rows of a test task: exactly (first-k, tanp), at most (time, stream, leave-one-out,
+    domains), or in each phase (items)."""
     query_rows: Positive | None = None
-    """Query rows of a test task: as many (melu, users), or at most."""
+    """Query rows of a test task: exactly (melu, users), or at most."""
     fold: int | None = None
-    """users: which share of the users is tested; no two folds share a test user."""
+    """users: number of the fold whose users are tested; no two folds share a test user."""
     source_domain: str = ""
-    """domains: the data set that supports come from; --dataset is what is asked."""
+    """domains: the data set that the supports come from; the queries come from --dataset."""
     tasks: pathlib.Path | None = None
     """file: the task file that `metajax.data.split.save` wrote."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hardware:
-    """What trains, where an experiment has training options of its own."""
+    """Devices, for an experiment that has training options of its own."""
 
     devices: Positive = 1
-    """Devices that the batch of a training step is dealt to."""
+    """Number of devices over which the batch of a training step is split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +223,7 @@ class Training:
     seeds: Positive = 3
     """Number of training seeds; they train side by side in one program."""
     seeds_at_once: int = 0
-    """How many of them do, where memory is short; 0 is all."""
+    """Number of seeds that train at the same time, if memory is short; 0 is all."""
     num_steps: Positive = 2000
     """Outer steps of every trained arm."""
     num_tasks: Positive = 32
@@ -228,9 +231,9 @@ class Training:
     num_support: Annotated[int, Range(1, 2000)] = 64
     """Support ratings of a training task, at most."""
     devices: Positive = 1
-    """Devices that the tasks of an outer step are dealt to."""
+    """Number of devices over which the tasks of an outer step are split."""
     fresh: bool = False
-    """Start anew, instead of going on from the checkpoints of the same run in the folder."""
+    """Start from the beginning, instead of resuming from the run's checkpoints in the folder."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 2, "num_steps": 200, "num_tasks": 16},

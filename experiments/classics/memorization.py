@@ -54,9 +54,9 @@ class Config:
     shots: tuple[Positive, ...] = (5, 10)
     """Points of a test task, one table each; training tasks have ten."""
     beta: float = 1e-3
-    """Price of a nat that the shared encoder holds; chosen on validation tasks."""
+    """Penalty on one nat of information in the shared encoder; chosen on validation tasks."""
     scale: float = 0.03
-    """What the scale of the noise starts from."""
+    """Initial scale of the noise."""
     num_steps: Positive = 15_000
     """Outer steps."""
     num_tasks: Positive = 25

@@ -75,7 +75,7 @@ class Config:
     seeds: Positive = 1
     """Runs one after the other, each with its own partitions: this seed and the next ones."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_partitions": 2, "steps": 100, "test_tasks": 100},

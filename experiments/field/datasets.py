@@ -53,7 +53,7 @@ class Config:
     dataset: tuple[str, ...] = tuple(named.READERS)
     """The data sets, by name or path."""
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
     split_seed: int = 0
     """Seed of every split."""
 

@@ -94,7 +94,7 @@ class Config:
     num_draws: Positive = 12
     """Random query rows of MeLU's protocol."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_splits": 2, "num_draws": 2},

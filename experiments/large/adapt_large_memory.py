@@ -66,7 +66,7 @@ class Config:
     many: Positive = 256
     """Tasks of the larger one."""
     chunk: Positive = 4
-    """Tasks taken at a time."""
+    """Number of tasks computed at a time."""
     rows: Positive = 2
     """Histories of eight items in the support, and as many in the query."""
     inner_steps: int = 1

@@ -46,7 +46,7 @@ class Config:
     output: Output = Output()
     data: Data = Data()
     text_model: pathlib.Path | None = None
-    """Folder of a BERT-class encoder; else the packaged MiniLM."""
+    """Folder of a BERT-like encoder; by default the packaged MiniLM."""
     cold_share: Share = 0.2
     """Share of the items hidden from training."""
     dim: Positive = 16

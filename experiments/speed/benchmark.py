@@ -37,21 +37,21 @@ class Config:
     """What the benchmark can be told."""
 
     workload: tuple[str, ...] = ()
-    """Workloads: W1, W2, W2q15, W3, W4, W4h; else W1 to W3, and W4 on a card."""
+    """Workloads: W1, W2, W2q15, W3, W4, W4h; by default W1 to W3, and W4 on a graphics card."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where to run: one core, by processor time, or a graphics card, by wall time."""
     minutes: float = 0.0
-    """On a card, end after so many; 0 is 3.6 if --quick, else 60."""
+    """Minutes after which a run on a graphics card ends; 0 is 3.6 with --quick, else 60."""
     steps: tuple[Positive, ...] = (1, 5)
     """Inner steps."""
     first_order: bool = False
-    """Leave second derivatives out."""
+    """Leave out second derivatives."""
     peers: bool = False
-    """Measure PyTorch beside."""
+    """Also measure PyTorch."""
     ways: tuple[str, ...] = ()
-    """Measure these ways alone; all that fit the workload by default."""
+    """Measure only these ways (implementations); by default all that fit the workload."""
     two_cores: bool = False
-    """Measure the library on two cores beside, tasks dealt over them."""
+    """Also measure the library on two cores, with the tasks split over them."""
     quick: bool = False
     """Fewer rounds."""
     patience: float = 900.0

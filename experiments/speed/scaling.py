@@ -54,7 +54,7 @@ class Config:
     """Runs of each way, in turns."""
     output: Stored = Stored()
     worker: str = ""
-    """What a started process is told; not for you."""
+    """Internal: the job of a process that this command starts."""
 
 
 LEARNER = gradient(vector_mlp((64, 64)), optax.sgd(0.1), 1, adapts=tree.everything)

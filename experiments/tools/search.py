@@ -42,11 +42,11 @@ class Config(benchmark.Config):
     space: tuple[str, ...]
     """What to search: NAME=log:LOW:HIGH, real:LOW:HIGH, int:LOW:HIGH, logint:LOW:HIGH, of:A,B."""
     module: str = ""
-    """A module of your own to tune instead, with ``Config`` and ``build``: my.experiment."""
+    """A module of your own to tune, with ``Config`` and ``build``, such as my.experiment."""
     data: benchmark.Data = benchmark.Data(dataset="synthetic")
     training: benchmark.Training = benchmark.Training(seeds=2, num_steps=300)
     trials: int = 20
-    """Trials of the whole search, those of earlier calls included."""
+    """Number of trials of the whole search, including those of earlier calls."""
     seed: int = 0
     """Seed of the sampler."""
 

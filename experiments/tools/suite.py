@@ -48,13 +48,13 @@ class Config:
     suite: Positional[str] = "small"
     """Name of a suite in experiments/tools/suites, or the path of a TOML file."""
     module: str = ""
-    """The experiment of members that name none: a module of your own, such as my.experiment."""
+    """Module of your own, such as my.experiment: the experiment of members that name none."""
     out: pathlib.Path | None = None
-    """Folder of the members; else out/suite-NAME. Processes that share it share the work."""
+    """Folder of the members; by default out/suite-NAME. Processes that share it share the work."""
     dry_run: bool = False
-    """Print the members, their states and how long each will take by earlier records."""
+    """Print the members, their states and their times by earlier records; run nothing."""
     retry: bool = True
-    """Run again what has failed before this process started."""
+    """Run members again that failed before this process started."""
 
 
 class Member(NamedTuple):

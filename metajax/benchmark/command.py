@@ -146,6 +146,7 @@ def parse(
         with contextlib.redirect_stderr(said):
             found = tyro.cli(
                 config,
+                prog=_program(),
                 args=given,
                 description=description,
                 config=(tyro.conf.OmitArgPrefixes,),
@@ -159,6 +160,14 @@ def parse(
         told = " ".join(itertools.takewhile(bool, lines))
         message = f"{told or 'the options are not understood'} (see --help)"
     raise UserError(message)
+
+
+def _program() -> str:
+    """How the command was called, for the line of usage: a module, a script or ``metajax NAME``."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is None or not sys.argv[0].endswith(".py"):
+        return sys.argv[0]
+    return f"python -m {spec.name.removesuffix('.__main__')}"
 
 
 def declared(config: type) -> Any:

@@ -1,6 +1,6 @@
-"""Recommend from a model folder: for what a person says, for a user of the log, for a whole file.
+"""Recommend items from a model folder, for given ratings, for a user of the log, or for a file.
 
-Without events it is the cold start: what a person of whom nothing is known is offered.
+Without any events, it prints the cold start: the list for a person of whom nothing is known.
 
 Run: metajax recommend model --ratings "Alien=5, Heat=2" --top 10
      metajax recommend model --events new_users.csv --out lists.csv
@@ -30,15 +30,15 @@ class Config:
     model: tyro.conf.Positional[pathlib.Path]
     """The model folder."""
     ratings: str | None = None
-    """What a person says, by titles or ids: "Alien=5, Heat=2"; of events "Alien, Heat"."""
+    """A person's ratings, by titles or ids: "Alien=5, Heat=2"; for events "Alien, Heat"."""
     events: pathlib.Path | None = None
-    """A file of a new person's events, or of many people's."""
+    """A file of the events of one or many new people."""
     user: str | None = None
     """The id of a user of the model's log."""
     top: Positive = 10
-    """Items to recommend."""
+    """Number of items to recommend."""
     seen: bool = False
-    """Recommend what was met before, too."""
+    """Also recommend items that the person has already rated or met."""
     out: pathlib.Path | None = None
     """Write the lists to this CSV file instead."""
 

@@ -1,7 +1,7 @@
-"""Serve a model folder: a page on which people rate and watch, and JSON for programs.
+"""Serve a model folder: a web page on which people rate items, and a JSON interface for programs.
 
-It listens on this machine alone unless --host says otherwise. What people say is kept in a file
-beside the model folder and survives a restart, and a newer model, too.
+The server accepts connections from this machine only, unless --host says otherwise. People's events
+are kept in a file beside the model folder; it outlives a restart and a newer model.
 
 Run: metajax serve model
 """
@@ -30,9 +30,9 @@ class Config:
     host: str = "127.0.0.1"
     """The address to listen on; 0.0.0.0 lets everyone in the network in, without a password."""
     port: Annotated[int, Range(0, 65535)] = 8000
-    """The port; 0 takes a free one."""
+    """The port; 0 chooses a free one."""
     state: pathlib.Path | None = None
-    """The file of what people say; else MODEL.events.sqlite."""
+    """The file of people's events; by default MODEL.events.sqlite."""
 
 
 def main(config: Config) -> None:

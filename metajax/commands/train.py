@@ -1,7 +1,7 @@
 """Train a recommender on a log and save it as a model folder.
 
-The recommended meta-learner is trained and compared, on people it has not seen, with four closed
-forms that need no meta-learning; the best is saved, and a table says which and by how much.
+The ridge head, a meta-learner, is trained and compared on held-out people with closed-form learners
+that need no meta-learning. The best one is saved; a table says which and by how much it is better.
 
 Run: metajax train ratings.csv --items movies.csv --out model
      metajax recommend model --ratings "Alien=5, Heat=2"
@@ -24,15 +24,15 @@ class Config:
     """Settings of the command."""
 
     log: tyro.conf.Positional[str]
-    """The path of your own log, or synthetic, or a named data set."""
+    """The path of your own log, or the name of a data set, such as synthetic."""
     out: pathlib.Path = pathlib.Path("model")
     """The model folder to write."""
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
     settings: training.Settings = dataclasses.field(default_factory=training.Settings)
     """How it is trained."""
     read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
-    """How a log of your own is read, where a guess would be wrong."""
+    """How a log of your own is read, where detection would be wrong."""
     min_rows: int = 0
     """Leave out users with fewer rows."""
 

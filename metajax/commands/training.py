@@ -45,7 +45,7 @@ class Settings:
     """How a recommender is trained."""
 
     num_steps: int = 400
-    """Outer steps of the meta-learner; 0 compares the closed forms alone."""
+    """Outer steps of the meta-learner; 0 trains and compares only the closed-form learners."""
     num_tasks: Positive = 64
     """People per outer step."""
     num_support: Annotated[int, Range(1, 600)] = 64

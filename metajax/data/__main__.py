@@ -20,14 +20,14 @@ from metajax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Describe:
-    """What a data set holds: what was understood of its file, counts, the tasks of each split."""
+    """Shows what a data set holds: how its file is read, counts, and the tasks of each split."""
 
     dataset: tyro.conf.Positional[str]
     """synthetic, a named data set, or the path of your own log."""
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ../shared/data."""
+    """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
     read: ReadOptions = dataclasses.field(default_factory=ReadOptions)
-    """How a log of your own is read, where a guess would be wrong."""
+    """How a log of your own is read, where detection would be wrong."""
     min_rows: int = 0
     """Leave out users with fewer rows."""
 

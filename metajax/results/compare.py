@@ -37,11 +37,11 @@ class Compare:
     metric: str = "mae"
     """Metric to compare; mse is shown as its root."""
     scenario: str | None = None
-    """Scenario to compare; else all."""
+    """Scenario to compare; by default all."""
     condition: str = "all"
-    """Support that the learners had: all, shuffled, k=5, ..."""
+    """Condition of the support: all, shuffled, k=5, ..."""
     reference: str | None = None
-    """Arm that the others are compared with; else the method of the first run."""
+    """Arm that the others are compared with; by default the method of the first run."""
     format: Format = "terminal"
     """How to print the table."""
     plots: pathlib.Path | None = None
@@ -248,7 +248,7 @@ def main(config: Compare) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Show:
-    """Prints all that a record says beside its scores, as JSON."""
+    """Prints a record without its scores, as JSON."""
 
     record: Positional[pathlib.Path]
     """The file of a record."""
@@ -264,7 +264,7 @@ def show(config: Show) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """Re-hashes the files of run folders and recomputes nothing: are they what the runs wrote?"""
+    """Checks by their hashes that the files of run folders are as the runs wrote them."""
 
     folders: Positional[tuple[pathlib.Path, ...]]
     """Run folders."""
@@ -278,7 +278,7 @@ def check(config: Check) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Openings:
-    """How often each set of test tasks was opened, and by whom, as the ledger knows it."""
+    """Prints how often each set of test tasks was opened, and by which experiment (the ledger)."""
 
 
 def openings(config: Openings) -> None:

@@ -90,14 +90,14 @@ class Config:
     ways: Positive = 5
     """Classes of a task."""
     shots: Positive = 1
-    """Support images of a class; as many are asked in the query, as in the published code."""
+    """Support images of a class; the query has as many, as in the published code."""
     published: bool = False
     """Train MAML and its kin as published, which wants a GPU: 60,000 steps of 32 tasks (16 of 20
     classes), Adam at 1e-3 throughout, a head at full scale, as many queries as shots."""
     layer_norm: bool = False
-    """Judge each image alone, instead of by the published statistics over the query batch."""
+    """Normalize each image alone, instead of by the statistics of the query batch, as published."""
     steps: Positive | None = None
-    """Outer steps; else those of the method's CPU schedule."""
+    """Outer steps; by default those of the method's CPU schedule."""
     test_tasks: Positive = 600
     """Tasks of the test, as published."""
     seed: int = 0
@@ -107,7 +107,7 @@ class Config:
     compute: Compute = "float32"
     """Type of activations; parameters, losses and steps are float32 either way."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"steps": 100, "test_tasks": 100},

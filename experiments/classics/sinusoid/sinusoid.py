@@ -63,7 +63,7 @@ class Config:
     num_tasks: Positive = 25
     """Tasks per outer step, as published."""
     inner_rate: float = 0.01
-    """Inner rate of MAML and of what is made of it."""
+    """Inner rate of MAML and its variants."""
     outer_rate: float = 1e-3
     """Adam's rate."""
     seeds: Positive = 3

@@ -61,7 +61,7 @@ class Config:
     dataset: str = ""
     """Another data set for all rows, such as synthetic; else each its own."""
     data_dir: pathlib.Path | None = None
-    """Folder of the data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     seeds: Positive = 1
     """Number of training seeds."""
     max_steps: Positive = 2300

@@ -61,7 +61,7 @@ class Config:
     _: dataclasses.KW_ONLY
     output: Output = Output()
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
 
 
 BUDGET = {"trials", "trial_steps", "seeds", "num_steps", "num_tasks", "num_support"}

@@ -78,7 +78,7 @@ class Config:
     embedding: Positive = 16
     """Width of all embeddings."""
     trials: int = 0
-    """Inner and outer rates tried for every arm on meta-validation; else those above."""
+    """Settings (inner, outer rate) tried for every arm on meta-validation; 0 takes those above."""
     trial_steps: Positive = 200
     """Outer steps of a trial."""
 

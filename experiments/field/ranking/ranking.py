@@ -51,7 +51,7 @@ class Config:
     dataset: tuple[str, ...] = ("msweb", "ml-1m", "online-retail", "amazon-grocery")
     """The logs, by name or path; ratings of more than 3.5 of 5 stars count as interactions."""
     data_dir: pathlib.Path | None = None
-    """Folder of the named data sets; else METAJAX_DATA, else ./data."""
+    """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
     split_seed: int = 0
     """Seed of who is new."""
     trials: Positive = 6

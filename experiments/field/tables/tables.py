@@ -94,11 +94,11 @@ class Config(benchmark.Config):
     trial_steps: benchmark.Positive = 150
     """Outer steps of a trial."""
     folds: tuple[int, ...] = (0,)
-    """T1: which tenths of the users are tested, one after the other; 0 is the published split. More
-    than one are pooled in a record of its own, whose arms are the first method and the non-meta
-    ones."""
+    """T1: which tenths of the users are tested, one after the other; 0 is the published split.
+    Several are pooled in a further record, of the first method and the arms that do not
+    meta-learn."""
     parts: tuple[str, ...] = ()
-    """Only the records whose name has one of these words, such as click or ml-100k."""
+    """Only the records whose name contains one of these words, such as click or ml-100k."""
 
 
 class Part(NamedTuple):

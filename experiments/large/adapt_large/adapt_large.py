@@ -63,7 +63,7 @@ class Config(benchmark.Config):
         seeds=5, num_steps=400, num_tasks=16, num_support=50
     )
     text_model: pathlib.Path | None = None
-    """Folder of a BERT-class encoder; else the packaged MiniLM."""
+    """Folder of a BERT-like encoder; by default the packaged MiniLM."""
     text_dim: benchmark.Positive = 64
     """Principal components kept of the title vectors."""
     hidden: benchmark.Positive = 64
@@ -73,7 +73,7 @@ class Config(benchmark.Config):
     rank: benchmark.Positive = 2
     """Rank of the LoRA adapters."""
     inner_rate: float = 0.05
-    """Inner rate at the start, learned per parameter."""
+    """Initial inner rate; it is learned per parameter."""
     inner_steps: int = 5
     """Inner steps of the arms trained through gradient steps."""
     outer_rate: float = 2e-3

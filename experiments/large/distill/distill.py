@@ -42,14 +42,14 @@ class Config:
     epochs: Positive = 16
     """Passes of the teacher over the histories, as in experiments.large.sasrec."""
     teacher_out: pathlib.Path | None = None
-    """Folder of a run of experiments.large.sasrec, whose recommender is the teacher; else
-    out/sasrec-DATASET. Where there is none, the teacher is trained and kept there."""
+    """Folder of a run of `sasrec`, whose recommender is the teacher; by default out/sasrec-DATASET.
+    If there is none, the teacher is trained and stored there."""
     window: Positive = 32
-    """Items that a person's state holds, for all rows of the table."""
+    """Number of newest items that a model reads of a person, for all rows of the table."""
     student_width: Positive = 16
     """Width of the student."""
     student_layers: Positive = 1
-    """Its blocks."""
+    """Number of its blocks."""
     num_steps: Positive = 900
     """Training steps of each student."""
     rate: float = 1e-2
@@ -57,7 +57,7 @@ class Config:
     batch: Positive = 16
     """Windows per step."""
     prune_steps: int = 100
-    """Further steps of the teacher while it is pruned, the last fifth at the full share."""
+    """Training steps during the pruning of the teacher; the last fifth is at the full share."""
     shares: tuple[Share, ...] = (0.5, 0.8, 0.9, 0.95)
     """Shares of the kernels' weights that are pruned."""
     weight: Share = 0.5
@@ -67,9 +67,9 @@ class Config:
     people: Positive = 1000
     """People judged, at most."""
     passed_over: int = 1000
-    """People before them in the shuffled order, who were looked at while settings were chosen."""
+    """Number of people skipped before these, because settings were chosen on them."""
     adapted: int = 100
-    """Those of the people judged who are judged after adapting to them too, at most."""
+    """Number of these people who are also judged after adapting to them, at most."""
     seeds: Positive = 1
     """Training seeds, each with a teacher of its own."""
 

@@ -48,29 +48,29 @@ class Config:
     hardware: Hardware = Hardware()
     data: Data = Data()
     text_model: pathlib.Path | None = None
-    """Folder of a BERT-class encoder for the codes; else the packaged MiniLM."""
+    """Folder of a BERT-like encoder for the codes; by default the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
-    """Folder of a language model; titles are scored with it, and nothing is trained."""
+    """Folder of a language model that scores titles; nothing is trained."""
     window: Positive = 16
-    """Items of a row: of the prompt, and of each example of the support."""
+    """Number of items in a row of the prompt and in each example of the support."""
     rows: Positive = 2
     """Rows of older items that a person is adapted on."""
     num_codes: Positive = 256
     """Codes per level."""
     levels: Positive = 1
-    """Levels of codes, before the token that tells apart items of equal codes."""
+    """Levels of codes; a further token distinguishes items with equal codes."""
     factors: Positive = 64
-    """Numbers of what people met in a row, beside the title's; 0 leaves titles alone."""
+    """Width of the vectors of co-occurrence used with the titles; 0 uses titles alone."""
     width: Positive = 64
     """Width of the decoder."""
     num_layers: Positive = 2
-    """Its blocks."""
+    """Number of its blocks."""
     num_steps: Positive = 6_000
     """Steps of its training."""
     batch: Positive = 16
     """People per step of its training."""
     rate: float = 3e-3
-    """Adam's rate at its highest; it rises over a tenth of the steps and falls along a cosine."""
+    """Adam's highest rate; it rises over a tenth of the steps and falls along a cosine."""
     meta_steps: int = 100
     """Outer steps of each meta-learned adapter, of 8 people each."""
     inner_steps: int = 3

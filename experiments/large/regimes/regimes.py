@@ -45,11 +45,11 @@ class Config:
     hardware: Hardware = Hardware()
     data: Data = Data()
     window: bool = True
-    """Run the headroom and the histories longer than the window."""
+    """Run the long histories, which exceed the recommender's window, and their headroom."""
     domains: bool = True
-    """Run the shelves of other domains."""
+    """Run the new domains (shelves: small sets of items of another domain)."""
     drift: bool = True
-    """Run the people who drift."""
+    """Run the people whose taste drifts."""
     seeds: Positive = 3
     """Training seeds of shelves and drift."""
     window_seeds: Positive = 1
@@ -69,7 +69,7 @@ class Config:
     drifters: Positive = 300
     """People of their test."""
     drift_world: int = 2
-    """Seed of their world: another one than settings were chosen in."""
+    """Seed of their world; settings were chosen in a world with another seed."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {

@@ -66,19 +66,19 @@ class Config:
     num_heads: Positive = 2
     """Attention heads."""
     dropout: Share = 0.2
-    """Share dropped of embeddings and of what each block writes."""
+    """Dropout rate of the embeddings and of each block's output."""
     epochs: Positive = 16
     """Passes over the trained part of all histories."""
     batch: Positive = 32
     """Windows per step."""
     rate: float = 2e-3
-    """Adam's rate at its highest; it rises over 5 % of the steps and falls along a cosine."""
+    """Adam's highest rate; it rises over 5 % of the steps and falls along a cosine."""
     num_negatives: int = 0
-    """Uniform draws of the sampled softmax, with correction; 0 is the full softmax."""
+    """Number of uniform negatives of the corrected sampled softmax; 0 is the full softmax."""
     seeds: Positive = 1
     """Training seeds, one after the other."""
     fresh: bool = False
-    """Start anew, instead of going on from the checkpoints in the folder."""
+    """Start from the beginning, instead of resuming from the checkpoints in the folder."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "ml-100k", "epochs": 2},

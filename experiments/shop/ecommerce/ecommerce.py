@@ -88,7 +88,7 @@ class Config:
     num_items: Positive = 1_000_000
     """Items of the shop."""
     tau: tuple[float, ...] = (1.0, 0.0)
-    """Spread of tastes, a world each; 0 is the control."""
+    """Spread of the users' tastes, one world for each value; 0 is the control."""
     start_steps: Positive = 4_000
     """Steps of the tower that every arm begins from."""
     num_steps: Positive = 2_000
@@ -110,7 +110,7 @@ class Config:
     world_seed: int = 2
     """Seed of the shop."""
     fresh: bool = False
-    """Train anew, instead of going on from the parts in the folder."""
+    """Train from the beginning, instead of resuming from the parts in the folder."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {
