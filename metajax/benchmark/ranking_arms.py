@@ -186,7 +186,8 @@ def ials_items(
     items = np.random.default_rng(seed).normal(size=(met.shape[1], dim)) * 0.1 / math.sqrt(dim)
     solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
     met, by_item = sp.csr_matrix(met), sp.csr_matrix(met.T)
-    met.sort_indices(), by_item.sort_indices()
+    met.sort_indices()
+    by_item.sort_indices()
     for _ in range(num_sweeps):
         items = solve(by_item, solve(met, items))
     return items

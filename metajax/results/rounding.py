@@ -240,7 +240,7 @@ def _gap(one: np.ndarray, other: np.ndarray) -> float:
 
 def _is_control(a: Key, b: Key) -> bool:
     """Whether the difference is that of shuffled labels, which tables print of every arm."""
-    return a.metric == "mae" and {a.condition, b.condition} == {"all", "shuffled"}
+    return a.metric in ("mae", "mse") and {a.condition, b.condition} == {"all", "shuffled"}
 
 
 def _references(record: Record) -> list[str]:

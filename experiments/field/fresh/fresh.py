@@ -134,7 +134,7 @@ def of_split(
 ) -> records.Record:
     """The record of one split: every arm searched and trained, then its test opened."""
     began = time.perf_counter()
-    budget = dict(registration.budget)
+    budget: dict[str, Any] = dict(registration.budget)
     spent = contenders.Budget(budget.pop("trials"), budget.pop("trial_steps"), folder)
     training = Training(**budget)
     table = named.load(registration.dataset, config.data_dir)
