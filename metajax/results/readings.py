@@ -75,15 +75,18 @@ def adaptation(record: records.Record, scenario: str, arm: str) -> str:
     """What an arm adapts to, by its controls in the record's first metric.
 
     To taste: shuffled labels serve it worse (N1). To the level only: they do not, but another
-    task's support does (N2). Not at all: neither does. Records without N2 tell the first alone.
+    task's support does (N2), or none at all where N2 was not tried (N0, or K = 0 of a curve). Not
+    at all: neither does. Where none of these was tried, N1 alone is told.
     """
     metric = metrics_of(record)[0]
     worse = lambda control: adapts(gap(record, scenario, arm, control), metric)
     if worse(records.N1):
         return TASTE
-    if records.Key(scenario, arm, records.N2, metric) not in record.scores:
+    known = lambda control: records.Key(scenario, arm, control, metric) in record.scores
+    without = next((c for c in (records.N2, records.N0, "k=0") if known(c)), None)
+    if without is None:
         return UNTASTED
-    return LEVEL if worse(records.N2) else NOTHING
+    return LEVEL if worse(without) else NOTHING
 
 
 def diverged(record: records.Record, scenario: str, arm: str) -> bool:

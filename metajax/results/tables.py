@@ -278,8 +278,8 @@ def show(record: records.Record, console: Console | None = None) -> None:
 
 
 WHY = {
-    LEVEL: "shuffled labels serve it as well as its own, another's support does not",
-    NOTHING: "shuffled labels and another's support serve it as well as its own",
+    LEVEL: "shuffled labels serve it as well as its own, another's support or none does not",
+    NOTHING: "shuffled labels, and another's support or none, serve it as well as its own",
     UNTASTED: "shuffled labels serve it as well as its own",
 }
 

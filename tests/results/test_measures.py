@@ -103,7 +103,13 @@ def test_what_an_arm_adapts_to_is_what_its_controls_show():
     assert tables.adaptation(measured(), "warm", "A6 MAML") == tables.TASTE
     assert tables.adaptation(with_others(0.1), "warm", "A3 joint") == tables.LEVEL
     assert tables.adaptation(with_others(0.0), "warm", "A3 joint") == tables.NOTHING
-    assert tables.adaptation(record(), "warm", "A3 joint") == tables.UNTASTED
+    cold = {k: v for k, v in record().scores.items() if k.condition != "k=0"}
+    untried = dataclasses.replace(record(), scores=cold)
+    assert tables.adaptation(untried, "warm", "A3 joint") == tables.UNTASTED
+    assert tables.adaptation(record(), "warm", "A3 joint") == tables.NOTHING
+    key = records.Key("warm", "A3 joint", "k=0", "mae")
+    level = dataclasses.replace(record(), scores={**cold, key: record().scores[key] + 0.1})
+    assert tables.adaptation(level, "warm", "A3 joint") == tables.LEVEL
     assert "A3 joint on warm adapts to the level only: shuffled" in shown(with_others(0.1))
     assert "A3 joint on warm adapts not at all: shuffled" in shown(with_others(0.0))
     assert "adapts" not in shown(measured())

@@ -89,4 +89,4 @@ def test_a_seed_that_diverged_is_named_below_the_table():
 def test_a_method_that_does_not_adapt_is_said_so():
     screen = io.StringIO()
     tables.show(record(method="A3 joint"), Console(file=screen, width=200))
-    assert screen.getvalue().count("adapts not to taste: shuffled labels") == 2
+    assert screen.getvalue().count("adapts not at all: shuffled labels") == 2
