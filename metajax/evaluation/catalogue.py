@@ -1,4 +1,4 @@
-"""Ranked lists: of the full catalogue for cold users and items, and of a task's own query rows."""
+"""Ranking metrics of the full catalogue for cold users and items, or of a task's query rows."""
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +40,13 @@ def full(
       ``ndcg@k`` of binary gain, ``recall@k``, ``hit@k``, ``mrr@k``.
 
     Args:
+      source: of the tasks; scores are computed from its columns.
+      episodes: T stored tasks, leaves (T, ...), from `data.episodes.fixed`.
       candidates: (C,) item indices: all items, or the cold ones alone.
+      k: length of the list.
       threshold: labels above it are relevant.
-      repeats: keep support items among the candidates, where people come back to items.
+      repeats: keep support items among the candidates, for logs in which users repeat items.
+      batch_size: tasks at a time.
     """
     catalogue_C = jnp.asarray(np.unique(candidates))
     size = catalogue_C.shape[0]
@@ -77,7 +81,7 @@ def full(
 
 
 def as_ranks(score: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Array:
-    """Distinct scores (N,) in the same order: minus the position, from 0.
+    """Scores (N,) as distinct numbers in the same order: minus the rank from 0, the best being 0.
 
     Args:
       key: breaks ties at random; None leaves them in the order of the rows.
@@ -92,7 +96,7 @@ def as_ranks(score: jax.Array, mask: jax.Array, key: jax.Array | None) -> jax.Ar
 def top_k_list(
     score: jax.Array, label: jax.Array, mask: jax.Array, key: jax.Array | None, k: int
 ) -> dict[str, jax.Array]:
-    """Precision, recall, hit rate, nDCG and MRR at k of one list with binary labels.
+    """Precision, recall, hit rate, nDCG and MRR at k of one list (N,) with binary labels (N,).
 
     Args:
       key: breaks ties at random; None leaves them in the order of the rows.
@@ -106,10 +110,10 @@ def top_k_list(
 def matched_values(
     score: jax.Array, label: jax.Array, mask: jax.Array, k: int
 ) -> tuple[jax.Array, jax.Array]:
-    """Precision and average precision at k with labels compared by value: a published quirk.
+    """Precision and average precision at k (), by comparing label values: a published error.
 
-    Position i of the best k is a hit if its label occurs in the ideal list at least as often as
-    among the first i. Precision is 1 wherever the list has k rows, whatever the order.
+    Of a list (N,), position i of the best k is a hit if its label occurs in the ideal list at least
+    as often as among the first i. Precision is 1 if the list has k rows, whatever the order.
     """
     order = jnp.argsort(jnp.where(mask > 0, -score, jnp.inf))[:k]
     best = jnp.where(mask[order] > 0, label[order], jnp.nan)

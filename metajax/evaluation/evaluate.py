@@ -1,9 +1,9 @@
-"""Adapting a learner to many tasks and measuring it: cold, warm, at every shot, in a stream.
+"""Evaluation of a learner on many tasks: cold, warm, at several numbers of shots, in a stream.
 
-Tasks are any batch that ``fetch`` turns into episodes, one at a time: stored indices whose columns
-are looked up (`metajax.data.episodes.fetch_from`), keys that an episode is drawn from, or episodes
-as they are. Tasks are mapped in batches, so that memory does not grow with their number. Every
-function here is pure: jit it, vmap it over parameters.
+Tasks are any batch, leaves (T, ...), of which ``fetch`` makes each into an episode: stored indices
+whose columns are looked up (`metajax.data.episodes.fetch_from`), keys to draw episodes from, or
+episodes themselves. They are evaluated ``batch_size`` at a time, so that memory does not grow
+with T. Every function here is pure: jit it, vmap it over parameters.
 
 An *alteration* is a pure function ``(key, episode) -> episode`` on one task that changes its
 support before the learner adapts: fewer shots, shuffled labels. The query is never altered, and its
@@ -33,18 +33,18 @@ SHOTS = (0, 1, 3, 5, 10, 20)
 
 
 def as_it_is(task: Any) -> Episode:
-    """The task itself, where tasks are episodes: the default ``fetch``."""
+    """The task itself: the default ``fetch``, for tasks that are episodes."""
     return task
 
 
 def unaltered(key: jax.Array, episode: Episode) -> Episode:
-    """The episode as it is: a warm user."""
+    """The episode itself: the default alteration."""
     del key
     return episode
 
 
 def first_shots(shots: int | jax.Array) -> Alteration:
-    """Keeps the first ``shots`` support rows; 0 shots are the cold start (control N0)."""
+    """An alteration that keeps the first ``shots`` () support rows; 0 is the cold start (N0)."""
 
     def alter(key: jax.Array, episode: Episode) -> Episode:
         mask = episode.support.mask
@@ -55,9 +55,9 @@ def first_shots(shots: int | jax.Array) -> Alteration:
 
 
 def when(condition: jax.Array, alter: Alteration) -> Alteration:
-    """The alteration where the scalar condition holds, the episode as it is where not.
+    """The alteration if the scalar condition holds, else no alteration.
 
-    The condition may be traced: several controls then share one compiled program.
+    The condition may be a traced value, so that several controls share one compiled program.
     """
     return lambda key, episode: tree.where(condition, alter(key, episode), episode)
 
@@ -65,8 +65,8 @@ def when(condition: jax.Array, alter: Alteration) -> Alteration:
 def shuffled_labels(key: jax.Array, episode: Episode) -> Episode:
     """Permutes the labels among the real support rows (control N1).
 
-    A learner that gains as much from shuffled labels as from true ones has learned the user's mean
-    rating at most, and not the user's taste.
+    A learner that gains as much from shuffled labels as from true ones has learned at most the
+    user's mean rating, not which items the user prefers.
     """
     support = episode.support
     real = support.mask > 0
@@ -87,16 +87,18 @@ def after_adapting(
     alter: Alteration = unaltered,
     batch_size: int | None = 128,
 ) -> Any:
-    """What ``measure`` says of each task after one adaptation to its support; leaves (T, ...).
+    """The result of ``measure`` for each task after one ``adapt`` to its support; leaves (T, ...).
 
     Args:
       params: of one seed.
-      tasks: leaves (T, ...); one of them is what ``fetch`` is given.
-      key: randomness of the alteration and of the learner.
-      measure: is given the altered support and the query as they were before. Anything may be
-        computed from the adapted state: scores, places in a catalogue, items found by a search.
-      batch_size: tasks at a time; None for one after the other, where a batch would not fit in
-        memory or would be slower.
+      tasks: leaves (T, ...).
+      key: for the alterations and the learner.
+      measure: see `Measure`; it may compute anything from the adapted state: scores, ranks in a
+        catalogue, items found by a search. It gets the episode with its support altered.
+      fetch: one task -> its episode.
+      alter: changes the support before the learner adapts.
+      batch_size: tasks at a time; None for one after the other, if a batch does not fit in memory
+        or is slower.
     """
 
     def one(given: tuple[Any, jax.Array]) -> Any:
@@ -121,13 +123,13 @@ def while_adapting(
     fetch: Fetch = as_it_is,
     batch_size: int | None = 128,
 ) -> Any:
-    """What ``measure`` says of each task after 0, 1, ... ``num_steps`` adaptations to its support.
+    """The results of ``measure`` for each task after 0, 1, ... ``num_steps`` calls of ``adapt``.
 
-    The support is the same each time: a learner whose ``adapt`` is one gradient step is measured
+    Each call is on the same support: a learner whose ``adapt`` is one gradient step is measured
     after every step. Arguments are those of `after_adapting`.
 
     Returns:
-      leaves (T, num_steps + 1, ...).
+      Leaves (T, num_steps + 1, ...).
     """
 
     def one(given: tuple[Any, jax.Array]) -> Any:
@@ -163,7 +165,7 @@ def predictions(
     alter: Alteration = unaltered,
     batch_size: int | None = 128,
 ) -> jax.Array:
-    """Scores (T, Q) of the query rows of each task, after adapting to its support.
+    """Scores (T, Q) of the query rows of each task after one ``adapt`` to its support.
 
     Arguments are those of `after_adapting`.
     """
@@ -176,10 +178,10 @@ def predictions(
 
 
 def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
-    """Per-task metrics (T,) of rating scores (T, Q): ``mae``, ``mse``, ``ndcg@5``.
+    """Per-task metrics (T,) of predicted ratings (T, Q): ``mae``, ``mse``, ``ndcg@5``.
 
-    ``mse`` is kept per task so that the RMSE of a table is the root of its mean over tasks. The
-    grades of nDCG are those of one scale for all tasks.
+    In units of the labels: stars, and stars squared. The RMSE of a table is the root of the mean of
+    ``mse`` over tasks. nDCG grades the labels of all tasks on one scale.
     """
     query = episodes.query
     real = query.mask > 0
@@ -197,10 +199,10 @@ def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict
 
 
 def event_metrics(low: float) -> Metrics:
-    """Per-task metrics (T,) of how events stand among other items: ``auc``, ``ndcg@10``.
+    """Metrics of the ranking of events among sampled items, per task (T,): ``auc``, ``ndcg@10``.
 
     Args:
-      low: the label of what is no event.
+      low: the label of items without an event.
     """
 
     def judge(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
@@ -231,6 +233,9 @@ def k_shot(
 
     Args:
       tasks: stored episodes, whose query labels ``judge`` reads.
+      shots: the K numbers of support rows.
+      judge: (scores (T, Q), tasks, key) -> metric -> (T,).
+      fetch: one task -> its episode.
     """
     key_predict, key_ties = jax.random.split(key)
 
@@ -252,11 +257,12 @@ def prequential(
     alter: Alteration = unaltered,
     batch_size: int | None = 128,
 ) -> jax.Array:
-    """Scores (T, Q) of a stream: each query row is predicted first, then adapted on.
+    """Scores (T, Q) of query rows in a stream: each row is predicted first and then adapted on.
 
-    Query rows are read in their order; row j is scored by a learner that has adapted on the support
-    and on rows 0..j-1, one after the other. Padded rows get a score and teach nothing. Arguments
-    are those of `after_adapting`.
+    Row j is scored after adapting on the support and on rows 0..j-1, one after the other. Padded
+    rows get a score but are not adapted on. Arguments are those of `after_adapting`.
+
+    References: Gama et al., "On evaluating stream learning algorithms", 2013.
     """
 
     def one(given: tuple[Any, jax.Array]) -> jax.Array:

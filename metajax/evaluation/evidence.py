@@ -1,4 +1,4 @@
-"""Which items to ask a new user about: those whose answer would move the model most (MeLU)."""
+"""MeLU's evidence candidates: items to ask a new user about, whose ratings move the model most."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from metajax.types import Episode, Examples, Model, Params
 def gradient_norms(
     model: Model, params: Params, adapts: tree.Filter, loss: losses.Loss = losses.squared_error
 ) -> Callable[[Episode], jax.Array]:
-    """A function of one task: how far each support row alone would move the parameters, (S,).
+    """A function of one task: the size (S,) of the gradient of each support row alone.
 
-    A row's figure is the sum, over the adapting tensors, of the Frobenius norm of the gradient of
-    the row's loss divided by that loss; 0 for padding and for a row without loss.
+    It is the sum, over the tensors that adapt, of the Frobenius norm of the gradient of the row's
+    loss, divided by that loss; 0 for padding and for a row with loss 0.
     """
     fast, shared = tree.partition(params, adapts)
 
@@ -41,7 +41,7 @@ def evidence_scores(
     Both are divided by their maximum over items. An item without rows has the score 0.
 
     Args:
-      norms: (...) of `gradient_norms`, a row each.
+      norms: (...) of `gradient_norms`, one per row.
       item: (...) the item of the row.
       mask: (...) 1 for a real row.
 

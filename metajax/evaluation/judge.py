@@ -1,13 +1,13 @@
-"""One judge for all learners: named scenarios in, per-task scores under every condition out.
+"""Evaluation of all arms of a table: per-task scores in every scenario under every condition.
 
-A scenario is a batch of stored episodes. Each is judged as it is, at several shots if a curve is
-asked for, and under four controls that tell whether a learner learns from the support at all:
+A scenario is a batch of stored episodes. Each is evaluated as it is, at several numbers of shots if
+a curve is asked for, and under four controls of whether a learner learns from the support at all:
 
-- N0, no support: what the task is predicted before it has said anything;
-- N1, shuffled labels: a learner that gains as much from them knows the mean of a task's labels at
-  most, and not its taste;
-- N2, another task's support: what reading any support at all is worth;
-- N3, a fresh random initialization: what meta-training is worth.
+- N0, no support: the prediction for a task before any interaction;
+- N1, shuffled labels: a learner that gains as much from them knows at most the mean of a task's
+  labels, and no preferences;
+- N2, another task's support: the gain from any support at all;
+- N3, a fresh random initialization: the gain from meta-training.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -34,10 +34,10 @@ PROPER = ("mae_calibrated", "mse_calibrated", "log_loss", "crps")
 
 
 def others_support(key: jax.Array, episodes: Episode) -> Episode:
-    """A batch of tasks, each with the support of another one drawn at random (control N2).
+    """The tasks (T, ...), each with the support of a random other task (control N2).
 
-    Nobody keeps their own: the tasks are put in a random circle and each takes its neighbor's. A
-    task without any other keeps its own.
+    The tasks are put in a random circle and each takes its neighbor's support, so that none keeps
+    its own, unless there is only one task.
     """
     circle = jax.random.permutation(key, episodes.query.label.shape[0])
     donor = jnp.zeros_like(circle).at[circle].set(jnp.roll(circle, 1))
@@ -47,7 +47,7 @@ def others_support(key: jax.Array, episodes: Episode) -> Episode:
 
 
 def together(batches: Collection[Episode]) -> Episode:
-    """The tasks of several batches one after the other, all padded to the widest of them."""
+    """The batches of tasks concatenated, all padded to the widest of them."""
     width = lambda part: max(getattr(b, part).label.shape[1] for b in batches)
     support, query = width("support"), width("query")
 
@@ -68,11 +68,12 @@ def together(batches: Collection[Episode]) -> Episode:
 def conditions(
     scenarios: Mapping[str, Episode], curves: Collection[str], key: jax.Array
 ) -> dict[tuple[str, str], Episode]:
-    """(scenario, condition) -> its tasks, of all conditions that only change the support.
+    """(scenario, condition) -> tasks, for all conditions but N3, which changes the parameters.
 
     Args:
+      scenarios: name -> stored tasks, leaves (T, ...).
       curves: the scenarios that are judged at each of `evaluate.SHOTS` below their longest support.
-      key: of shuffling and of dealing supports out anew.
+      key: for shuffled labels and exchanged supports.
     """
     found: dict[tuple[str, str], Episode] = {}
     cut = lambda tasks, k: jax.vmap(partial(evaluate.first_shots(k), key))(tasks)
@@ -107,19 +108,19 @@ def judge(
 ) -> dict[Key, np.ndarray]:
     """Per-task scores (S, T) of every arm, scenario, condition and metric.
 
-    Conditions are "all" of the support, "k=0", "k=1" ... of a curve and the controls N0 to N3. All
-    of them go through one program per arm, as many tasks at a time as the scenarios have. An arm
-    that gives its scores itself has no control N3: there is nothing to initialize.
+    Conditions are "all" of the support, "k=0", "k=1" ... of a curve and the controls N0 to N3. One
+    compiled program per arm evaluates all of them. An arm that gives scores itself, without a
+    learner, has no control N3.
 
     Args:
       arms: name -> `Judged`.
-      scenarios: name -> stored tasks, leaves (T, ...); their query labels are what is judged by.
+      scenarios: name -> stored tasks, leaves (T, ...), with the query labels that metrics compare.
       fetch: one task -> its episode, see `evaluate`; with a ``source``, (task, source) -> episode.
       source: large arrays that ``fetch`` reads; they become an argument of the program.
       metrics: (scores (T, Q), tasks, key) -> metric -> (T,).
-      curves: the scenarios whose k-shot curve is wanted.
-      main: of the controls N0, N2 and N3 this metric is kept alone; empty keeps all.
-      predict: how scores come about.
+      curves: the scenarios for which a k-shot curve is computed.
+      main: for the controls N0, N2 and N3 only this metric is kept; empty keeps all.
+      predict: computes the scores, see `evaluate.predictions`.
       links: arm -> the ordinal link of its seeds, leaves (S, ...); tasks as they are ("all") are
         judged by its distribution too, see `PROPER`.
       report: called with the number of arms that are done.
@@ -195,7 +196,7 @@ def scored(
     source: Any = None,
     predict: Predict = evaluate.predictions,
 ) -> jax.Array:
-    """Scores (S, T, Q) of an arm for stored tasks, as they are; arguments are those of `judge`."""
+    """Scores (S, T, Q) of an arm with S seeds for stored tasks; arguments are those of `judge`."""
     if not isinstance(judged, tuple):
         return jnp.asarray(judged(source, tasks, key))
     learner, params = judged

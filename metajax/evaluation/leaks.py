@@ -1,10 +1,10 @@
-"""Tests for leaks: each looks for one way in which the answer can reach a prediction.
+"""Leakage tests: each looks for one way in which a test label can reach a prediction.
 
-`query_labels` watches predictions, `split_is_clean` a split, `laid_out_is_clean` the episodes made
-from it, `reads_only` whatever is fitted before the tasks are met (factors, popularity, scalers).
-`blind_to_test` watches a whole pipeline: everything estimated, tuned and trained. `noise_is_noise`
-watches what a model is trained on. They raise `Leak`, whose message names the way.
-Selection on test tasks is locked out by `metajax.benchmark.problem.freeze`.
+`query_labels` tests predictions, `split_is_clean` a split, `laid_out_is_clean` the episodes made
+from it, `reads_only` whatever is fitted on a log (factors, popularity, scalers), `blind_to_test` a
+whole pipeline: everything estimated, tuned and trained, and `noise_is_noise` the training columns.
+They raise `Leak`, whose message names the leak. Selection on test tasks is prevented by
+`metajax.benchmark.problem.freeze`.
 """
 
 import dataclasses
@@ -21,20 +21,20 @@ from metajax.types import Episode
 
 
 class Leak(Exception):
-    """The answer reaches the prediction: what leaks, and where."""
+    """A test label reaches a prediction; the message says what leaks, and where."""
 
 
 def query_labels(
     predict: Callable[[Episode], jax.Array], episodes: Episode, key: jax.Array
 ) -> None:
-    """Returns if no prediction moves when the query labels are permuted and turned around.
+    """Returns if no prediction changes when the query labels are permuted and reversed.
 
     Args:
-      predict: episodes (T, ...) -> scores (T, Q), the whole way from task to prediction.
+      predict: episodes (T, ...) -> scores (T, Q), with everything between task and prediction.
       episodes: tasks with real labels.
 
     Raises:
-      Leak: a prediction moved.
+      Leak: a prediction changed.
     """
     before = predict(episodes)
     query = episodes.query
@@ -50,16 +50,16 @@ def query_labels(
 
 
 def split_is_clean(split: Split, table: Interactions, repeats: bool = False) -> None:
-    """Returns if no valid or test query can be looked up in the training rows or the supports.
+    """Returns if no validation or test query occurs in the training rows or in its support.
 
     Query items must not be in the task's own support, (user, item) pairs of a query not in the
     training rows, and users (items) of user-cold (item-cold) tasks not in them at all.
 
     Args:
-      repeats: people come back to items in this log: pairs may recur, cold sides still not.
+      repeats: allow repeated (user, item) pairs, for logs in which users repeat items.
 
     Raises:
-      Leak: the first way found.
+      Leak: the first one found.
     """
     rows = np.asarray(split.train_rows)
     sides = (table.user[rows], table.item[rows])
@@ -82,11 +82,11 @@ def split_is_clean(split: Split, table: Interactions, repeats: bool = False) -> 
 
 
 def counted(split: Split, table: Interactions) -> list[str]:
-    """A line for everything that makes a test easier or less certain than it looks, if anything.
+    """Warnings, a line each, of what makes a test easier or less certain than it looks.
 
-    Query rows that stand in the support of their task or in the training rows, which people who
-    come back to items leave behind; rows that share their time, where the split is by time; and
-    scenarios that the log could not fill.
+    They count query rows whose item is in the support of the task or whose pair is in the training
+    rows, as users who repeat items cause; rows with equal times, if the split is by time; and
+    scenarios without tasks.
     """
     lines = [
         f"{scenario.replace('_', '-')}: left out, no user has enough rows for it."
@@ -181,10 +181,10 @@ def laid_out_is_clean(episodes: Episode) -> None:
 
 
 def noise_is_noise(scores: np.ndarray, labels: np.ndarray) -> None:
-    """Returns if scores of rows to be trained on do not foretell labels that are pure noise.
+    """Returns if scores of training rows do not correlate with labels that are pure noise.
 
-    Columns that have met a row's label remember some of it. Where labels are drawn at random, only
-    such a memory can correlate with them.
+    Columns estimated from a row's own label contain some of it. With labels drawn at random,
+    nothing else can correlate with them.
 
     Args:
       scores, labels: (R,) of the same rows.
@@ -199,7 +199,7 @@ def noise_is_noise(scores: np.ndarray, labels: np.ndarray) -> None:
 
 
 def held_back(split: Split, table: Interactions) -> np.ndarray:
-    """The rows of the table that are neither for training nor of a validation task."""
+    """The rows (n,) of the table that are neither training rows nor rows of a validation task."""
     mine, others = (table.user, table.item) if split.side == "user" else (table.item, table.user)
     pairs = lambda owner, other: (
         owner.astype(np.int64) * max(table.num_users, table.num_items) + other
@@ -216,18 +216,19 @@ def blind_to_test(
     split: Split,
     seed: int = 0,
 ) -> None:
-    """Returns if all that a pipeline makes is the same, bit for bit, whatever the test rows are.
+    """Returns if the results of a pipeline are the same, bit for bit, whatever the test rows are.
 
-    Once their labels are permuted, in the table and in the tasks; once they are gone from both.
+    It runs twice more: with the labels of test rows permuted, in the table and in the tasks, and
+    with test rows removed from both.
 
     Args:
       pipeline: (table, split) -> a pytree of arrays, numbers and texts: columns estimated, settings
         chosen, parameters kept, errors on validation.
-      table, split: what it runs on.
+      table, split: the input of the pipeline.
       seed: of the permutation.
 
     Raises:
-      Leak: something differs; the message names it.
+      Leak: a result differs; the message names it.
     """
     before = pipeline(table, split)
     rng, rows = np.random.default_rng(seed), held_back(split, table)
@@ -271,15 +272,16 @@ def reads_only(
 ) -> None:
     """Returns if ``fit(table, rows)`` is the same when all other rows of the table are scrambled.
 
-    Labels, users and items of the other rows are permuted, each on its own. What counts all rows
-    (the popularity an item will have), or factorizes test users, changes.
+    Labels, users and items of the other rows are permuted, each independently. A fit that counts
+    all rows, such as popularity, or factorizes test users, changes.
 
     Args:
       fit: (table, rows) -> any pytree of arrays, e.g. the features that `represent` adds.
-      rows: the rows that may be read.
+      rows: (n,) the rows that may be read.
+      seed: of the permutations.
 
     Raises:
-      Leak: something fitted depends on another row.
+      Leak: a fitted value depends on another row.
     """
     rng = np.random.default_rng(seed)
     other = np.setdiff1d(np.arange(len(table)), rows)

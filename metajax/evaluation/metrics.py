@@ -59,24 +59,26 @@ class RankingMetric(Protocol):
 
 
 def mae(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean absolute error, in the label's units."""
+    """Mean absolute error () of scores (N,), in the label's units, such as stars."""
     return _mean(jnp.abs(score - label), mask, score)
 
 
 def rmse(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Root mean squared error, in the label's units."""
+    """Root mean squared error () of scores (N,), in the label's units, such as stars."""
     return jnp.sqrt(_mean((score - label) ** 2, mask, score))
 
 
 def log_loss(logit: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean binary cross-entropy, in nats, of *logits* against labels in {0, 1}."""
+    """Mean binary cross-entropy (), in nats, of *logits* (N,) against labels (N,) in {0, 1}."""
     return _defined(losses.log_loss(logit, label, mask), jnp.any(mask > 0), logit, mask)
 
 
 def auc(
     score: jax.Array, label: jax.Array, mask: jax.Array, *, threshold: float = 0.0
 ) -> jax.Array:
-    """Probability that a relevant row scores above an irrelevant one, ties counting one half.
+    """Probability that a relevant row scores above an irrelevant one: the area under the ROC curve.
+
+    Ties count one half.
 
     Returns:
       A scalar; NaN unless both classes are present. O(N log N).
@@ -102,7 +104,7 @@ def accuracy(
     cutoff: float = 0.0,
     threshold: float = 0.0,
 ) -> jax.Array:
-    """Share of rows where the decision ``score > cutoff`` agrees with ``label > threshold``."""
+    """Share () of rows where the decision ``score > cutoff`` agrees with ``label > threshold``."""
     return _mean(((score > cutoff) == (label > threshold)) * 1.0, mask, score)
 
 
@@ -151,9 +153,8 @@ def ndcg(
     ``ndcg_burges`` of ranx. Grades are not relevance above a threshold: a one-star rating has gain
     1, so that even the worst order of a list of ratings scores well above 0.
 
-    The grade is the label itself, where labels are grades already: no less than 0 and no more than
-    31. Else it is where the label stands between the lowest and the highest of the scale, in stars
-    from 1 to 5.
+    The grade is the label itself if labels are grades already: from 0 to 31. Else it is the
+    label rescaled linearly from the lowest and highest of the scale to 1 to 5 stars.
 
     Args:
       score: (N,), higher is better.

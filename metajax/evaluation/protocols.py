@@ -1,7 +1,7 @@
-"""Protocols: split + candidates + metric + aggregation, as part of every number's name.
+"""Evaluation protocols: split, candidates, metrics and aggregation, which belong to any number.
 
-Each function returns a `Protocol` in the honest definition. With ``legacy=True`` it has the quirks
-of the published code, so that its tables can be reproduced; each docstring lists them.
+Each function returns a `Protocol` without known errors. With ``legacy=True`` it has the errors of
+the published code, so that its tables can be reproduced; each docstring lists them.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ Judge = Callable[[jax.Array, Examples, jax.Array], dict[str, jax.Array]]
 
 
 class Protocol(NamedTuple):
-    """How a learner is judged.
+    """An evaluation protocol.
 
     Attributes:
-      name: stands in tables and records, "-legacy" included.
-      prepare: table -> table, e.g. ratings made into clicks.
+      name: in tables and records, including "-legacy".
+      prepare: table -> table, e.g. ratings turned into clicks.
       split: (table, seed) -> split.
-      candidates: what is ranked, in words.
-      judge: (scores (T, Q), query (T, Q), key) -> metrics (T,) per task, or (1,) where the
-        aggregation is over rows. NaN is a task without a defined value, left out and counted.
+      candidates: the items that are ranked, in words.
+      judge: (scores (T, Q), query (T, Q), key) -> metrics (T,) per task, or (1,) if the aggregation
+        is over rows. NaN is a task without a defined value, which is left out and counted.
       aggregation: in words.
-      shots: after how many support rows it is judged; () for all of them.
-      legacy: whether it has the published quirks.
+      shots: numbers of support rows to evaluate at; () for the whole support.
+      legacy: whether it has the errors of the published code.
     """
 
     name: str
@@ -57,13 +57,13 @@ def run(
     split: Split,
     key: jax.Array,
 ) -> dict[str, dict[str, jax.Array]]:
-    """Scenario -> metric -> values (K, T) of a learner's test tasks, after K numbers of shots.
+    """Scenario -> metric -> values (K, T) on a learner's test tasks, at K numbers of shots.
 
-    K is 1, with all of the support, unless the protocol has phases.
+    K is 1, with the whole support, unless the protocol has ``shots``.
 
     Args:
       table: prepared by the protocol, with the columns that the learner reads.
-      split: the protocol's, of that table. Open it once, after the last choice.
+      split: the protocol's, of that table. Use its test tasks once, after the last choice.
     """
     source_of = episodes.source_of_users if split.side == "user" else episodes.source_of_items
     judge = lambda scores, tasks, key: protocol.judge(scores, tasks.query, key)
@@ -81,7 +81,7 @@ def run(
 
 
 def unprepared(table: Interactions) -> Interactions:
-    """The table as it is."""
+    """The table unchanged: the ``prepare`` of protocols on ratings."""
     return table
 
 
@@ -100,10 +100,10 @@ def clicks(table: Interactions) -> Interactions:
 
 
 def clicks_by_first_row(table: Interactions) -> Interactions:
-    """`clicks` with the polarity of the published code: the first row's label counts as 0.
+    """`clicks` with an error of RecBole-MetaRec: the label of the first row becomes 0.
 
-    There the labels are ids in the order of their appearance. A log that begins with a click, as
-    MovieLens 1M does, is learned and judged upside down.
+    Its labels are numbered in the order of their appearance. On a log whose first row is a click,
+    as of MovieLens 1M, clicks and non-clicks are exchanged.
     """
     table = clicks(table)
     label = (table.label != table.label[0]).astype(np.float32)
@@ -121,13 +121,13 @@ def _per_task(one: Callable[..., dict[str, jax.Array]]) -> Judge:
 
 
 def metarec_rating(legacy: bool = False, k: int = 5) -> Protocol:
-    """RecBole-MetaRec with ratings: the 5 highest-rated of the 10 query items are to be found.
+    """RecBole-MetaRec with ratings: the relevant items are the 5 highest-rated of 10 query items.
 
-    Users 8:1:1 with 13 to 100 interactions. Of equally rated items at the edge of the five, those
-    that count are drawn at random, and so are ties of scores: a constant scorer has precision 1/2.
+    Users 8:1:1 with 13 to 100 interactions. Equally rated items compete for the last of the five
+    places at random, and ties of scores are random: a constant scorer has precision 1/2.
 
-    Legacy: both ties are left in the order of the rows, the same for labels and scores; a constant
-    scorer then seems to know something (.61 on MovieLens).
+    Legacy: both kinds of ties keep the order of the rows, so that a constant scorer seems better
+    than chance (precision .61 on MovieLens).
     """
 
     def one(score, label, mask, key):
@@ -152,9 +152,8 @@ def metarec_click(legacy: bool = False, k: int = 5) -> Protocol:
     Users 8:1:1 with 13 to 100 interactions, 10 query items; ties of scores at random; a user
     without a click among them has no value.
 
-    Legacy: the polarity of the labels is that of the first row of the log, the smallest label of
-    a query is subtracted (a list full of clicks has none), users without a click count 0, ties
-    stay in the order of the rows.
+    Legacy: labels are `clicks_by_first_row`, the smallest label of a query is subtracted (a query
+    of clicks alone has none then), users without a click count 0, ties keep the order of the rows.
     """
 
     def one(score, label, mask, key):
@@ -180,7 +179,9 @@ def melu(legacy: bool = False) -> Protocol:
     The published states where the table has them. nDCG has the gain 2^rating - 1, over the query
     items. A tenth of the warm users is meta-validation; warm query rows are held out.
 
-    Legacy: no validation, and warm tasks are training tasks that are drawn anew (test on train).
+    Legacy: no validation; warm test tasks are redrawn from training tasks (test on train).
+
+    References: Lee et al., KDD 2019.
     """
 
     def one(score, label, mask, key):
@@ -240,12 +241,14 @@ def tanp(threshold: float, legacy: bool = False, ks: tuple[int, ...] = (5, 7, 10
 
 
 def ctr_warmup(legacy: bool = False, hot: int = 200, per_phase: int = 20) -> Protocol:
-    """Items warming up: AUC and F1 over all test rows, cold and after 20, 40, 60 clicks or not.
+    """Warm-up of new items: AUC and F1 over all test rows, cold and after 20, 40 and 60 rows.
 
-    Labels are `clicks`; items with more than 200 rows are learned from. Scores are probabilities;
-    F1 decides at 1/2. A tenth of the hot items is meta-validation.
+    Labels are `clicks`; items with more than ``hot`` rows are training items. Scores are
+    probabilities; F1 decides at 1/2. A tenth of the hot items is meta-validation.
 
     Legacy: F1 decides at the mean score of the test rows; no validation.
+
+    References: Pan et al., SIGIR 2019; Zhu et al., SIGIR 2021.
     """
 
     def judge(scores: jax.Array, query: Examples, key: jax.Array) -> dict[str, jax.Array]:

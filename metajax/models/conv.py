@@ -180,7 +180,7 @@ def conv4_features(
     normalize: Normalize = batch_statistics,
     convolve: Convolve = patch_convolution,
 ) -> Model:
-    """The last feature maps of `conv4`, flattened, for `prototypes`: (N, 4 F) at 28 x 28 pixels."""
+    """The last maps of `conv4`, flattened, for `metric.prototypes`: (N, 4 F) at 28 x 28 pixels."""
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
         return {"body": _body_init(key, _image(inputs).shape[-1], filters)}

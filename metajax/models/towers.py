@@ -75,7 +75,7 @@ def column(name: str, *, scale: float = 1.0, constant: bool = False) -> Model:
 
 
 def constant_feature() -> Model:
-    """A feature (N, 1) that is always 1: its weight in `ridge` is the damped user bias."""
+    """A constant feature (N, 1) of 1: its weight in `closed_form.ridge` is the damped user bias."""
     return Model(
         init=lambda key, profile, inputs: {},
         apply=lambda params, profile, inputs: jnp.ones((*inputs["item"].shape, 1)),

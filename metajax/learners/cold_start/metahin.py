@@ -81,7 +81,7 @@ def metahin(
     Args:
       embed: a model whose ``apply`` gives features (N, E).
       reach: a model whose ``apply`` gives, per item and path, the sum of its neighbors' vectors and
-        their number (N, P, D + 1), see `data.links.path_sums`.
+        their number (N, P, D + 1), see `data.features.links.path_sums`.
       decide: a model of features (N, E), called with the profile ``(profile, x)``, for instance
         `models.features.conditioned_mlp`.
       num_paths: P.
