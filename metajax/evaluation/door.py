@@ -1,4 +1,7 @@
-"""What a learner gives, before anything is computed: shapes, structures and types."""
+"""Checks of a learner's shapes, structures and types by tracing, before anything is computed.
+
+Every ``refuse_`` function raises a `UserError` that names the part at fault.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +16,11 @@ from metajax.types import Episode, MetaLearner, PyTree, UserError
 
 
 def refuse_strangers(learner: Any, episode: Any) -> None:
-    """Refuses what is no learner or not one task."""
+    """Refuses a learner that is no `MetaLearner`, and an episode that is not one task.
+
+    Raises:
+      UserError: either of them.
+    """
     if not isinstance(learner, MetaLearner):
         raise UserError(f"a learner is a metajax.MetaLearner, not a {type(learner).__name__}")
     for name, part in learner._asdict().items():
@@ -37,7 +44,11 @@ def refuse_strangers(learner: Any, episode: Any) -> None:
 
 
 def refuse_shapes(learner: MetaLearner, episode: Episode) -> None:
-    """Traces every function and compares shapes and structures; nothing is computed."""
+    """Traces every function of a learner and compares shapes and structures; nothing is computed.
+
+    Raises:
+      UserError: a function fails, or its result has another shape or type than the contract's.
+    """
     params = _traced("init", learner.init, key(), episode)
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -91,7 +102,11 @@ def _traced(name: str, function: Callable, *arguments: Any) -> Any:
 
 
 def refuse_other_state(before: PyTree, after: PyTree) -> None:
-    """Refuses a state after adapting of another structure, shape or type."""
+    """Refuses a state of ``adapt`` whose structure, shapes or types are not those of ``start``.
+
+    Raises:
+      UserError: they are not.
+    """
     if after is None and before is not None:
         raise UserError("`adapt` gave None, not a state: return the adapted state")
     one, other = jax.tree.structure(before), jax.tree.structure(after)
@@ -124,7 +139,11 @@ def _score_shape(score: Any, label: jax.Array) -> None:
 
 
 def refuse_infinite(part: str, value: PyTree) -> None:
-    """Refuses numbers that are not finite, which a part of the learner gave."""
+    """Refuses results of a learner's function ``part`` that are not finite.
+
+    Raises:
+      UserError: a number is NaN or infinite.
+    """
     for path, x in jax.tree_util.tree_leaves_with_path(value):
         is_number = jnp.issubdtype(jnp.result_type(x), jnp.inexact)
         if is_number and not np.isfinite(np.asarray(x, float)).all():
@@ -133,6 +152,6 @@ def refuse_infinite(part: str, value: PyTree) -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The kind of an error with the first line of its text."""
+    """The type of an error and the first line of its message."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0]}"

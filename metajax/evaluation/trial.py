@@ -1,4 +1,4 @@
-"""A learner tried on one task: its compiled programs, and what they give."""
+"""A learner run on one task for the checks of `evaluation.check`: compiled programs and results."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Prepared data sets in a cache: written once by the TFDS builders, read at random places.
+"""Prepared data sets in a cache: written once by TFDS builders, with random access.
 
     folder = builders.prepare("ml-1m", data_dir)            # Path, written if it was not there
     users = builders.source(folder, "user_tasks")           # users[17] -> dict of arrays

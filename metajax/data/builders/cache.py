@@ -1,4 +1,4 @@
-"""The cache of prepared data sets: complete or absent, whoever writes at once or is killed."""
+"""The cache of prepared data sets, written atomically: safe with several processes and kills."""
 
 import contextlib
 import fcntl
@@ -122,7 +122,7 @@ def _write(name: str, root: Path | None, folder: Path, downloads: Path) -> None:
 
 
 def source(folder: Path, kind: str) -> Sequence[dict[str, Any]]:
-    """The examples of a prepared set, read at random places: ``len``, ``[i]``, ``__getitems__``.
+    """The examples of a prepared set with random access: ``len``, ``[i]``, ``__getitems__``.
 
     Args:
       folder: from `prepare`.
@@ -147,9 +147,12 @@ def load(
     cache: Path | str | None = None,
     download: bool = False,
 ) -> Interactions:
-    """The table of a set from the cache, prepared first if need be; equal to its reader's table.
+    """The table of a data set from the cache, prepared first if necessary.
 
-    Arguments and errors as `prepare`.
+    It equals the table of the set's reader. Arguments are those of `prepare`.
+
+    Raises:
+      UserError: as of `prepare`; or the set holds images.
     """
     if name in IMAGES:
         raise UserError(f"{name} holds images, no log; use source(prepare({name!r}), ...)")
@@ -157,7 +160,11 @@ def load(
 
 
 def assemble(folder: Path) -> Interactions:
-    """The table of a prepared set, its rows in the order of the published log."""
+    """The table of a prepared set, its rows in the order of the published log.
+
+    Raises:
+      UserError: the prepared set is damaged.
+    """
     users, items = (_builder(folder, kind) for kind in ("user_tasks", "item_table"))
     facts = users.info.metadata
     people, things = (_all(builder.as_data_source(split="train")) for builder in (users, items))

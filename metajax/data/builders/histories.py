@@ -1,10 +1,10 @@
-"""Logs of many files, grouped by user on Apache Beam: on this machine's runner or on a cluster's.
+"""Logs of many files, grouped by user with Apache Beam, on this machine or on a cluster.
 
     folder = histories.prepare("logs/part-*.csv", Path("prepared"))
     users = histories.source(folder)              # users[17] -> item, label, time, oldest first
 
-Each line is ``user,item,label,time``; a header line may stand first. A user's lines may lie in any
-files, in any order. Needs ``apache-beam``; on a cluster, give Beam's options for its runner:
+Each line is ``user,item,label,time``; a header line may come first. A user's lines may be in any
+files, in any order. It needs ``apache-beam``; on a cluster, give Beam's options for its runner:
 
     python -m metajax.data.builders.histories 'gs://BUCKET/log/part-*.csv' gs://BUCKET/prepared \\
         --runner=DataflowRunner --project=PROJECT --region=REGION --temp_location=gs://BUCKET/tmp
@@ -152,7 +152,7 @@ def _told(pattern: str, error: Exception) -> str:
 
 
 def source(folder: Path) -> Sequence[dict[str, Any]]:
-    """The users of a prepared log, read at random places."""
+    """The users of a prepared log, with random access."""
     builder: Any = tfds.builder_from_directory(folder)
     return builder.as_data_source(split="train")
 

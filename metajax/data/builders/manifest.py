@@ -1,4 +1,4 @@
-"""Where data sets come from: ``third_party/datasets.toml``, and what of it lies on this machine."""
+"""The manifest of data sets, ``third_party/datasets.toml``, and the files that this machine has."""
 
 import dataclasses
 import hashlib
@@ -22,10 +22,10 @@ class Entry:
     Attributes:
       name: of the set and of its folder.
       title, homepage, licence, citation: for people.
-      needs: the files of each layout that a reader knows, the first complete one is read.
-      sha256: file -> checksum of the published file, where there is one.
-      optional: files that are read where they are there.
-      url, archive, archive_sha256: the owner's archive, "" where there is none.
+      needs: the files of each layout that a reader knows; the first complete layout is read.
+      sha256: file -> checksum of the published file, where one is known.
+      optional: files that are read if they exist.
+      url, archive, archive_sha256: the owner's archive, "" if there is none.
     """
 
     name: str
@@ -81,13 +81,13 @@ def find_files(entry: Entry, root: Path) -> list[Path]:
 
 
 def find_archive(entry: Entry, root: Path) -> Path | None:
-    """The owner's archive where it lies in ``root``."""
+    """The path of the owner's archive in ``root``, if it is there."""
     path = root / entry.archive
     return path if entry.archive and path.is_file() else None
 
 
 def check(entry: Entry, files: list[Path]) -> str:
-    """A fingerprint of the files of a set, once they are known to be the published ones.
+    """A fingerprint of the files of a set, after a check that they are the published ones.
 
     Raises:
       UserError: a file or the archive is not the published one.

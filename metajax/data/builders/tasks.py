@@ -167,7 +167,7 @@ class _Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 def facts(table: Interactions) -> dict[str, Any]:
-    """What the examples do not say about a table, fit for JSON."""
+    """The facts of a table that its examples do not contain, as JSON values."""
     sides = {"user": table.user_features, "item": table.item_features}
     return {
         "name": table.name,
@@ -181,7 +181,7 @@ def facts(table: Interactions) -> dict[str, Any]:
 
 
 class UserTasks(_Published):
-    """One example is one user: profile and rows, with the place of each row in the log."""
+    """One example is one user: profile and rows, with the row number of each in the log."""
 
     BUILDER_CONFIGS = CONFIGS
 

@@ -39,7 +39,7 @@ class Log(NamedTuple):
         """The log on the device, from host arrays (U + 1,), (n,) and (n,).
 
         Raises:
-          UserError: lengths and offsets disagree, or n needs more than 32 bits: use `histories.stream`.
+          UserError: lengths and offsets disagree, or n needs 64 bits: use `histories.stream`.
         """
         if len(items) != len(labels) or offsets[0] != 0 or offsets[-1] != len(items):
             raise UserError("offsets must run from 0 to the number of events, items and labels")

@@ -1,9 +1,9 @@
 """Pairs of domains with shared users as `Interactions`: Douban Book and Music, Amazon.
 
-Both tables of a pair number the shared people first and alike: index u < `shared_users` is one
-person in both, and every other value of ``user_ids`` belongs to one table only. Users and items are
-those with at least one row. Every reader takes the folder of the files, or the one above it, and
-raises `UserError` for a missing, cut or damaged file.
+Both tables of a pair number the shared users first and in the same order: index u < `shared_users`
+is the same person in both, and every other value of ``user_ids`` belongs to one table only. Users
+and items are those with at least one row. Every reader takes the folder of the files, or its
+parent, and raises a `UserError` for a missing, truncated or damaged file.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading the files of published data sets: whole, checked, and with one-line errors.
+"""Readers of the files of published data sets, with checks and one-line errors.
 
 Every function raises `UserError` with the file, the line where there is one, what is wrong and
 what to do.
@@ -38,10 +38,10 @@ def dataset_folder(folder: Path | str, name: str) -> Path:
 
 
 def required(folder: Path, file: str, name: str) -> Path:
-    """The path of a file that has to be there.
+    """The path of a required file.
 
     Raises:
-      UserError: it is not; the message says which file to put where.
+      UserError: it is missing; the message says which file to put where.
     """
     path = folder / file
     if not path.is_file():
@@ -231,7 +231,7 @@ def assemble(
     item_year: np.ndarray | None = None,
     item_titles: np.ndarray | None = None,
 ) -> Interactions:
-    """A sound table of published columns; ids that are not yet (codes, ids) are numbered in order.
+    """A valid table of published columns; ids not yet encoded are numbered in order.
 
     Raises:
       UserError: the columns do not make a sound table, see `validate`.

@@ -68,7 +68,7 @@ def load(
 ) -> Interactions:
     """The data set of that name, the synthetic one, or a person's own log by its path.
 
-    What was understood of an own log is told in one line on standard error.
+    How a log of one's own was interpreted is printed in one line on standard error.
 
     Args:
       dataset: a name, or the path of a file.

@@ -1,7 +1,7 @@
 """Published rating and event logs other than MovieLens as `Interactions`, and Omniglot.
 
 Users and items are those with at least one row; repeated (user, item) pairs are kept. Every reader
-takes the folder of the files, or the one above it, and raises `UserError` for a missing, cut or
+takes the folder of the files, or its parent, and raises a `UserError` for a missing, truncated or
 damaged file. An implicit event has the label 1.0 on the scale 0..1.
 """
 
@@ -71,7 +71,7 @@ def movietweetings_100k(folder: Path | str) -> Interactions:
 def ciaodvd(folder: Path | str) -> Interactions:
     """CiaoDVD: 17,615 users, 16,121 movies, 72,665 ratings of 1..5 with their days.
 
-    The items have one genre each; `ciaodvd_trust` reads who trusts whom.
+    The items have one genre each; `ciaodvd_trust` reads the trust graph of the users.
 
     References: G. Guo et al., "ETAF", ASONAM 2014.
     """

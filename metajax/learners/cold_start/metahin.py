@@ -36,7 +36,7 @@ Step = Callable[[Callable[[PyTree, PyTree], jax.Array], PyTree, PyTree], PyTree]
 
 
 class Networks(NamedTuple):
-    """The models that `metahin` is called with."""
+    """The models ``embed``, ``reach`` and ``decide``, as `metahin` takes them."""
 
     embed: Model
     reach: Model

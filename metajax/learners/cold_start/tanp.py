@@ -70,7 +70,7 @@ def cluster_loss(share: jax.Array) -> jax.Array:
 
 
 class Networks(NamedTuple):
-    """The models that `tanp` is called with."""
+    """The models that `tanp` takes, under the names of its arguments."""
 
     embed: Model
     encode_latent: Model
