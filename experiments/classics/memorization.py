@@ -1,20 +1,20 @@
 """Meta-learning without memorization: sinusoids whose amplitude is an input in training; MR-MAML.
 
-A meta-training task shows its amplitude as a one-hot input, so that one network fits all tasks
-without looking at their points. At test the one-hot is drawn at random: it tells nothing, and only
-a learner that reads the support is right.
+In meta-training, the amplitude of a task is a one-hot input, so that one network fits all tasks
+without using their support. At test the one-hot input is random and carries no information: only a
+learner that uses the support has a small error.
 Paper: Yin et al., "Meta-learning without memorization", ICLR 2020, section 6.1.
 Run: python -m experiments memorization        (the tables come with experiments.classics.sinusoid)
-Deviates: the first four arms take 25 tasks per outer step, not one, a noise that starts from a
-scale at which it can be felt, inner gradients bounded at norm 10, without which a hundred steps
-diverge for some tasks, and Adam as everyone knows it. The authors' notebook makes a new Adam
-at every outer step, so that each weight moves by the full rate along the sign of its gradient, and
-starts from noise of 1e-7, which it cannot raise: its price is a penalty on squares. Under such an
-optimizer any penalty, however small, takes the full rate off each weight that the one task of the
-step does not use: fifteen steps of sixteen for the weights of an amplitude, which are thus erased.
-The arms called program do the same, without their price, and with moments that are kept. Of the
-parameters after each thousand steps those are tested that are best after the last of TEST_STEPS on
-200 validation tasks.
+Deviates: the first four arms take 25 tasks per outer step, not one; their noise starts from a scale
+at which it has an effect; inner gradients are clipped at norm 10, without which a hundred steps
+diverge for some tasks; Adam keeps its moments. The authors' notebook makes a new Adam at every
+outer step, so that each weight moves by the full rate along the sign of its gradient. It starts
+from noise of 1e-7, which it cannot raise, so that its penalty is one on squared weights. Under such
+an optimizer any penalty, however small, moves each weight that the one task of the step does not
+use by the full rate toward 0: the weights of one amplitude in fifteen steps of sixteen, so that
+they are erased. The arms called program repeat this; two variants leave out the penalty (beta = 0)
+and keep the moments. Parameters are compared after each thousand steps, and those are tested that
+have the least error after the last of TEST_STEPS on 200 validation tasks.
 """
 
 import dataclasses

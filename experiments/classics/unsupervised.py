@@ -1,9 +1,9 @@
 """Few-shot characters without labels: tasks from clusters of images (CACTUs), on Omniglot.
 
-Images of the training classes are embedded without their labels, clustered several times, and the
-clusters taken for classes; the learner trained on such tasks is judged on true ones. Controls: the
-same with random partitions of the same sizes, the nearest neighbor in the embedding, and training
-from scratch on the support; above them, the same learner trained with the labels.
+Images of the training classes are embedded without their labels and clustered several times, and
+the clusters are taken for classes. The learner that is trained on such tasks is tested on tasks of
+true classes. Controls: random partitions of the same sizes, the nearest neighbor in the embedding,
+and training from scratch on the support. The same learner trained with labels is the upper bound.
 Paper: Hsu et al., "Unsupervised learning via meta-learning", ICLR 2019.
 Run: python -m experiments unsupervised        (`omniglot` prints the table too)
 Deviates: the embedding is whitened principal components of blurred images, not an adversarial

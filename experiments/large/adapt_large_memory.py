@@ -1,9 +1,10 @@
 """Memory of one outer step when adapters of a large frozen backbone are meta-learned.
 
-A sequence recommender of 50 million parameters, second order, tasks in chunks: the bytes that the
-compiled step plans for, with 16 and with 256 tasks, and the process at its largest after one step
-of each. Control: every parameter adapts, so that tasks times backbone is what the plan must show.
-Beside it what a service would store of a person.
+The model is a sequence recommender of 50 million parameters; the outer gradient is of second order
+and computed in chunks of tasks. Measured are the bytes that the compiled step plans for, with 16
+and with 256 tasks, and the largest memory of the process after one step of each. In the control
+every parameter adapts, so that the plan must grow with tasks times backbone. The table also gives
+the bytes that a service would store for a person.
 
 References: Hu et al., ICLR 2022 (LoRA); Zintgraf et al., ICML 2019 (CAVIA).
 Run: python -m experiments adapt_large_memory

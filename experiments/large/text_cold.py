@@ -1,8 +1,9 @@
 """Cold items with text: do titles, read by a language model, predict how people rate a new film?
 
-A fifth of the items is hidden. Item biases and ALS factors of the others are regressed on content;
-a hidden item gets the prediction, and every user's factors score it. Content is nothing, genres,
-title embeddings of MiniLM, both, and, as the control, the titles of other films.
+A fifth of the items is hidden. Biases and ALS factors of the other items are regressed on their
+content; a hidden item gets the predicted bias and factors, and every user's factors score it. The
+content is none, genres, title embeddings of MiniLM, or both; the control uses the titles of other
+films.
 
 References: Reimers, Gurevych, EMNLP 2019; Gantner et al., ICDM 2010 (attributes to factors).
 Run: python -m experiments text_cold            (needs the extra `text`)

@@ -1,8 +1,8 @@
 """Latency of serving: adapt a user to three new events and rank twenty of a million items.
 
-One process holds the exported programs, 100,000 users' states and a catalogue of 1,000,000 x 64
-float32. A request adapts a user to three events and ranks the whole catalogue, exactly; beside it
-an inverted file of faiss, with its recall of the exact twenty.
+One process holds the exported programs, the states of 100,000 users and a catalogue of 1,000,000 x
+64 float32. A request adapts a user to three events and ranks the whole catalogue exactly, or
+approximately by an inverted file of faiss, whose recall of the exact twenty is reported.
 
 Run: python -m experiments latency              (the extra `serve`)
      python -m experiments latency --from-records prints the stored table.

@@ -1,10 +1,10 @@
 """The web service under load: parallel clients send events and get twenty of a million items.
 
-`metajax serve` runs in a process of its own over a model folder of 1,000,000 x 64 items. Every
-client sends its next request when the answer to the last is there. *adapt + top 20* stores a new
-event on the disk, adapts to all that the person has said and ranks; *top 20* only ranks; *HTTP
-alone* asks neither model nor disk, so that what it takes can be subtracted. The service looks into
-a part of a large catalogue: the recall is of the exact twenty.
+`metajax serve` runs in a process of its own with a model folder of 1,000,000 items of 64 numbers.
+Every client sends its next request when the answer to the last one has arrived. *adapt + top 20*
+stores a new event on the disk, adapts to all events of the person and ranks; *top 20* only ranks;
+*HTTP alone* uses neither model nor disk, so that its time can be subtracted. The service searches a
+part of a large catalogue; the table reports the recall of the exact twenty.
 
 Run: python -m experiments load              (the extra `serve`)
      python -m experiments load --from-records prints the stored table.

@@ -1,8 +1,9 @@
 """Tuning of any experiment's settings on meta-validation: TPE with pruning, resumable.
 
-Reads the experiment's `Config` and `build`; opens no test task. A stopped search goes on, and
-several processes with the same --out share it. Writes a record with all trials, and the budget
-curve, the importance of the settings and parallel coordinates as figures.
+It reads the experiment's `Config` and `build`, and never evaluates test tasks. The same command
+resumes a stopped search, and several processes with the same --out share it. It writes a record
+with all trials, and figures: the best score by number of trials, the importance of the settings,
+and parallel coordinates.
 
 Run: python -m experiments search maml --dataset synthetic --trials 20
      --space inner_rate=log:0.01:1 inner_steps=int:1:10

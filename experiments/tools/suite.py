@@ -2,10 +2,10 @@
 
 A suite is a TOML file with [[members]]: `experiment` and any of its options; a list stands for all
 its values (every combination). Each member has a folder under --out and runs as a process of its
-own. What is done is skipped, by a digest of its configuration and one of its code; one that was
-killed goes on; one that fails is told at the end and stops nobody. Start the same command in
-several shells, or on several machines that share the folder: a lock per member (flock) keeps them
-apart.
+own. A member that is done is skipped, by digests of its configuration and its code; one that was
+killed resumes; one that fails is reported at the end and does not stop the others. Start the same
+command in several shells, or on several machines that share the folder: a lock (flock) keeps two
+processes from running the same member.
 
 Run: python -m experiments suite small
      python -m experiments suite ml-1m --dry-run

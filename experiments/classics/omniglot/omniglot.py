@@ -7,15 +7,15 @@ Run: python -m experiments omniglot --arms maml
 Published numbers stand in third_party/published.toml; ours, with their time and device, in the
 table. A run that was killed goes on where it stood, and ends with the same numbers bit for bit.
 Deviates: the published split of classes shuffles a directory listing and was not kept, so ours is
-drawn by seed (omniglot_split.json: 1100 classes to train, 100 to choose, 423 to test, as many as
-there). CPU schedules, chosen on validation classes: the head starts at a hundredth of the published
-scale, Adam's rate climbs to 3e-3 (iMAML: 1e-3) and falls to 0 by a cosine (published: 1e-3,
-constant, 60,000 steps of 32 tasks), in small batches of tasks, and training asks three images a
-class; tests are as published. Where five short inner steps are far from what minutes can make of
-them, one long one is taken, at test too (`INNER` beside `PUBLISHED`); Reptile's inner rate is
-thrice the published, iMAML pulls less. Prototypes see strided convolutions instead of pooled ones,
-and 30 classes in training, not 60. Every CPU schedule is far shorter than the published one; the
-table gives both.
+drawn by seed (omniglot_split.json: 1100 classes to train, 100 to validate, 423 to test, as many as
+there). CPU schedules were chosen on validation classes: the head starts at a hundredth of the
+published scale; Adam's rate rises to 3e-3 (iMAML: 1e-3) and falls to 0 along a cosine (published:
+1e-3, constant, 60,000 steps of 32 tasks); batches of tasks are small, and training queries have
+three images per class; tests are as published. Where five short inner steps learn too little in
+minutes, one long step is taken, at test too (`INNER` beside `PUBLISHED`). Reptile's inner rate is
+three times the published one, and iMAML's pull to the shared start is weaker. ProtoNets have
+strided convolutions instead of pooling, and 30 classes in training, not 60. Every CPU schedule is
+far shorter than the published one; the page of the classics gives the steps.
 """
 
 import dataclasses

@@ -4,9 +4,9 @@ Paper: Finn et al., ICML 2017, section 5.1; Nichol et al., 2018; Li et al., 2017
 Zintgraf et al., ICML 2019 (CAVIA); Garnelo et al., ICML 2018; Yin et al., ICLR 2020, section 6.1.
 Run: python -m experiments sinusoid            (all arms, K = 5, 10 and 20)
      python -m experiments sinusoid --from-records prints the stored tables and draws their curves.
-The oracle knows that tasks are sines, and solves for the two numbers that it lacks: the points are
-without noise, so no learner can do better. The published oracle is a network that is told amplitude
-and phase; what it still errs is how well a network of this size and schedule draws a sine.
+The oracle knows that tasks are sines and solves for amplitude and phase; the points have no noise,
+so that no learner can do better. The published oracle is a network with amplitude and phase as
+inputs; its error shows how well a network of this size and schedule fits a sine.
 Published: third_party/published.toml; here: the table, 600 test tasks of 100 query points each.
 Deviates: 15,000 outer steps, not 70,000; LeCun-normal weights, not normal ones of scale 0.01; of
 the parameters after each thousand steps those are tested whose error after one adaptation is the

@@ -1,14 +1,14 @@
 """The field's learners at their published settings: how much does adapting change their scores?
 
-Each learner is trained with the network, rates and batches of its program, for as many epochs (at
-most --max-steps outer steps), and its last parameters are judged: nothing is chosen. On the same
-test tasks stand the learner adapted, the same with no support (N0), and with the labels of the
-support shuffled (N1). Differences are paired by task.
+Each learner is trained with the network, rates, batches and number of epochs of its published
+program (at most --max-steps outer steps), and its last parameters are judged: nothing is chosen.
+Each is tested on the same tasks adapted, without support (N0), and with shuffled labels of the
+support (N1). Differences are paired by task.
 
 References: those of each learner in its own file beside this one; settings from the authors' code.
 Run: python -m experiments as_published
-Published: the last column; of the same metric, and where drawn rows are unpublished of other rows.
-Deviates: the line under the table for each row; nothing is tuned here.
+Published: the last column, in the same metric; on other rows where the drawn rows are unpublished.
+Deviates: as the line of each learner below the table says; nothing is tuned here.
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
 """Item warm-up: four ways to embed a new item, judged cold and after 20, 40 and 60 clicks.
 
-A click model is trained on items with many interactions and frozen. Meta-Embedding generates a new
-item's embedding from content, MWUF carries a cold embedding over to the warm ones, CVAR decodes a
-prior of content, DropoutNet reads the users met. Beside them stand the mean embedding of the known
-items and, as controls, a random one and Meta-Embedding with the contents of other items.
+A click model is trained on items with many interactions and frozen. Meta-Embedding generates the
+embedding of a new item from its content, MWUF scales and shifts a cold embedding toward warm ones,
+CVAR decodes a latent variable whose prior is given by the content, and DropoutNet uses the mean of
+the users who interacted. The baseline is the mean embedding of the known items; controls are a
+random embedding, and Meta-Embedding with the content of other items.
 
 References: Pan et al., SIGIR 2019; Zhu et al., SIGIR 2021; Zhao et al., SIGIR 2022; Volkovs et al.,
 NeurIPS 2017.

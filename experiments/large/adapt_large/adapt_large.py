@@ -1,9 +1,10 @@
 """Which way of adapting a shared model to a new person is best, and after how many ratings?
 
-Ratings of people never seen in training, from K = 0 to 50 ratings, over frozen text features of a
-language model and slow shared weights. Rows: no adaptation, item means, hierarchical Bayes, the
-history read in context, full fine-tuning, LoRA fine-tuning, a closed-form head on the frozen trunk,
-and the same trunk trained through its adaptation: ridge head, last layer, LoRA.
+It predicts ratings of people never seen in training, from K = 0 to 50 of their ratings, on frozen
+text features of a language model and shared weights (the trunk). Rows: no adaptation, item means,
+hierarchical Bayes, the history read in context, full fine-tuning, LoRA fine-tuning, a closed-form
+head on the frozen trunk, and the trunk trained through its adaptation (ridge head, last layer,
+LoRA).
 
 References: Bertinetto et al., ICLR 2019; Hu et al., ICLR 2022; Raghu et al., ICLR 2020; Garnelo et
 al., ICML 2018; Buffelli et al., 2023 (is meta-learning the right approach?).

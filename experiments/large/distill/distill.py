@@ -1,16 +1,18 @@
 """A smaller recommender from a large one: distilled, pruned or in eight bits, and then adapted.
 
-The Transformer of `sasrec` teaches one of a fifth of its bytes, by its full softmax or
-by whom it ranks first; it is pruned by magnitude along the cubic schedule while it trains on; its
-weights are rounded to eight bits, and its activations too. Each is judged as it is and after
-adapting scales and shifts to a person's own newest items. Controls: teachers of shuffled histories
-and untrained, smoothed labels of the teacher's entropy, random masks, two bits.
+The Transformer of `sasrec` is the teacher of a student with a fifth of its bytes, by its full
+softmax or by the items that it ranks first. It is also pruned by magnitude along the cubic schedule
+during further training, and its weights and activations are rounded to eight bits. Each model is
+judged as it is, and after adapting scales and shifts to a person's own newest items. Controls: a
+teacher of shuffled histories, an untrained teacher, labels smoothed to the teacher's entropy,
+random masks, and two bits.
 
 References: Hinton et al., 2015; Tang, Wang, KDD 2018; Zhu, Gupta, 2017; Jacob et al., CVPR 2018.
 Run: python -m experiments distill              (trains the teacher if it is not there: an hour)
      python -m experiments distill --from-records prints the stored table.
 Published: none under this protocol.
-Deviates: the ranking is learned through a softmax; a kept weight counts a bit and four bytes.
+Deviates: the ranking is learned through a softmax; in a pruned model, each kept weight counts four
+bytes and a bit.
 """
 
 import dataclasses

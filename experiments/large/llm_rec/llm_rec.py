@@ -1,11 +1,11 @@
 """A language model that recommends: it generates semantic codes, only those of existing items.
 
-A person is a text: profile tokens, then the codes of the last items; the next item is decoded by a
-beam over the tree of all items. Codes are residual k-means of title vectors beside vectors of what
-people met in a row. A small decoder is trained here on most people; for the others it reads the
-newest items, and is adapted, or not, to those that no longer fit the window: LoRA fine-tuned, LoRA
-or a soft prompt meta-learned. Control: the same decoder where the codes are dealt to the items at
-random, so that they say nothing. What follows what, counted and not trained, stands beside them.
+A person is a text: profile tokens, then the codes of the last items. Beam search over the tree of
+all items' codes decodes the next item. Codes are residual k-means of title vectors and of vectors
+of co-occurrence. A small decoder is trained here on most people. For the others it reads the newest
+items and is adapted, or not, to older items that do not fit its window: by fine-tuning LoRA, or
+with a meta-learned LoRA or soft prompt. Control: the same decoder with codes assigned to the items
+at random. Counted transitions between items, without training, are a further baseline.
 
 References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022;
 Levy, Goldberg, NeurIPS 2014 (mutual information, factored).

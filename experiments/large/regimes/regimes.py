@@ -1,16 +1,16 @@
 """Where does adapting help beyond reading the history? Long histories, drift, new domains.
 
-Per regime the same question: in context, a meta-learned adapter, LoRA without meta-learning, a
-closed-form head, no adaptation. First the headroom: what more context is worth to a recommender of
-next items, since no adapter can win what is not there.
+In each regime these arms are compared: the history read in context, a meta-learned adapter, LoRA
+without meta-learning, a closed-form head, and no adaptation. The headroom is measured first: how
+much a next-item recommender gains from a longer context, which bounds what an adapter can gain.
 
 References: Hu et al., ICLR 2022 (LoRA); Bertinetto et al., ICLR 2019 (ridge head); Raghu et al.,
 ICLR 2020; Brown et al., NeurIPS 2020; Hu, Koren, Volinsky, ICDM 2008; Kalman, 1960.
 Run: python -m experiments regimes
      python -m experiments regimes --from-records prints the stored tables.
 Published: none under these protocols.
-Deviates: small backbones (two blocks of 64, trunks of 32); shelves of 48 items drawn from one
-domain stand for its categories, which the data do not name.
+Deviates: small backbones (two blocks of 64, trunks of 32); the data name no categories, so that a
+task is a shelf of 48 items drawn from one domain instead.
 """
 
 import dataclasses

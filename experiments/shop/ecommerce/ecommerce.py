@@ -1,14 +1,15 @@
 """Does learning to adapt beat conventional recommenders in a shop of a million items?
 
-100,000 users, 1,000,000 items, 20 to 50 events a user, generated with a known truth. Recommenders
-that are trained through their adaptation (a ridge head, a head of five learned gradient steps)
-against the conventional ones: a two-tower, a small Transformer over the history, joint training
-with fold-in and with tuned fine-tuning, popularity; beside them the truth. Decisions on the last
-ten events of users never seen in training, and the recall of what they liked among the 100 best of
-the whole catalogue, for 0 to 20 known events; all of it again in a world where everyone is alike.
+A shop of 100,000 users, 1,000,000 items and 20 to 50 events per user is generated, so that the true
+preferences are known. Recommenders that are trained through their adaptation (a ridge head, a head
+of five learned gradient steps) are compared with conventional ones (a two-tower model, a small
+Transformer over the history, joint training with fold-in or with tuned fine-tuning, popularity) and
+with the true preferences. For 0 to 20 known events, they are judged by decisions on the last ten
+events of users never seen in training, and by the recall of liked items among the 100 best of the
+whole catalogue. The control is a world in which all users have the same taste.
 
-The comparison was registered before the shops of this size were run: `REGISTRATION`, in the record
-word for word.
+The comparison was registered before shops of this size were run: the text is `REGISTRATION`, which
+the record repeats word for word.
 
 References: Bertinetto et al., ICLR 2019; Finn et al., ICML 2017; Covington et al., RecSys 2016;
 Kang, McAuley, ICDM 2018.
@@ -16,7 +17,7 @@ Run: python -m experiments ecommerce                  (about half an hour on one
      python -m experiments ecommerce --preset quick   (2,000 users, 20,000 items)
      python -m experiments ecommerce --from-records prints the stored tables.
 Published: none that can be compared; claims of 4 to 5 points for such systems circulate (H3).
-Deviates: one training seed, 2,000 steps of each arm behind 4,000 of the tower that all begin from;
+Deviates: one training seed; 2,000 steps of each arm after 4,000 steps of the tower that all share;
 ``--preset gpu`` is the full schedule.
 """
 
