@@ -1,7 +1,7 @@
-"""Meta-learning for recommender systems: learners, what they are made of, and how they are judged.
+"""Meta-learning for recommender systems in JAX: learners, their parts, training and evaluation.
 
-The names that a user composes most; each is imported from its file when it is first asked for, so
-that ``import metajax`` costs nothing.
+The names used most often are here; each is imported from its module at first use, so that
+``import metajax`` is fast.
 
 >>> import metajax
 >>> metajax.ridge.__module__
@@ -57,7 +57,7 @@ PLACES = {
     "transforms.reptile": ("reptile",),
     "types": ("Episode", "Examples", "MetaLearner", "Model", "UserError"),
 }
-"""File -> the public names that are in it."""
+"""Module -> its public names that are available here."""
 
 __all__ = [
     "Episode",

@@ -33,12 +33,12 @@ class Examples(NamedTuple):
 
 
 class Episode(NamedTuple):
-    """One task as it is met: its profile, what it adapts on and what it is judged on.
+    """One task: its profile, the examples to adapt on and the examples to be evaluated on.
 
     Attributes:
       profile: what is known before any interaction; ``()`` if nothing.
       support: the examples to adapt on; their number is the shot.
-      query: the examples to be judged on.
+      query: the examples to be evaluated on.
     """
 
     profile: PyTree

@@ -42,7 +42,9 @@ def soft_prompt(
 
 
 def film(model: Model, shape: Shape, *, frozen: bool = True) -> Model:
-    """The model whose gated MLPs read ``x * (1 + scale) + shift``, from zero; one pair per layer.
+    """The model with FiLM: the input of each gated MLP becomes ``x * (1 + scale) + shift``.
+
+    Scales and shifts start at 0.
 
     A task's state is ``2 * layers * width`` numbers.
 

@@ -12,7 +12,7 @@ from metajax.types import Episode, Examples, UserError
 
 
 class ClassImages(NamedTuple):
-    """Images and the classes that they belong to, as they lie on the device.
+    """Images and the classes that they belong to, on the device.
 
     Attributes:
       images: (I, H, W) uint8, ink 1 and paper 0.

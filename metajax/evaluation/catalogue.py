@@ -40,7 +40,7 @@ def full(
       ``ndcg@k`` of binary gain, ``recall@k``, ``hit@k``, ``mrr@k``.
 
     Args:
-      source: of the tasks; scores are computed from its columns.
+      source: the feature columns of users and items.
       episodes: T stored tasks, leaves (T, ...), from `data.episodes.fixed`.
       candidates: (C,) item indices: all items, or the cold ones alone.
       k: length of the list.

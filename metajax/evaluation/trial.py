@@ -38,7 +38,7 @@ class Played(NamedTuple):
       cold: the scores of the query in the first state.
       warm: those in the second.
       loss: the outer loss.
-      info: what the loss tells beside it.
+      info: the metrics that the loss returns with it.
     """
 
     before: PyTree
@@ -116,7 +116,7 @@ class Trial:
 
 
 def masked(examples: Examples, count: int | jax.Array, garbage: float) -> Examples:
-    """The examples with at most their first ``count`` rows real, and garbage behind them.
+    """The examples with at most their first ``count`` rows real, and garbage in the others.
 
     Numbers of masked rows become the garbage, indices those of the first row.
     """

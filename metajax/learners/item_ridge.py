@@ -34,7 +34,7 @@ class Recipe:
       learned: whether networks refine features and offset; else both are the stored columns.
       scale: labels are divided by it before the networks; closed forms do not depend on it.
       user_sizes: name -> number of categories of the profile's columns that the offset sees.
-      extra: learned features beside those that start as columns.
+      extra: number of learned features in addition to those that start as columns.
       hidden, offset_hidden: widths of the two networks.
       blend: whether a second network, which does not adapt, is blended in by shares that depend on
         the number of examples, see `ensemble.blended`.

@@ -55,7 +55,7 @@ def shifted_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def patches(x_NxHxWxC: jax.Array) -> jax.Array:
-    """The 3 x 3 neighborhoods (N, ceil(H/2), ceil(W/2), 9 C) that the convolution looks at."""
+    """The 3 x 3 patches (N, ceil(H/2), ceil(W/2), 9 C) that the convolution reads."""
     return jnp.concatenate(_shifted(x_NxHxWxC), axis=-1)
 
 

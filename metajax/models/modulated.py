@@ -77,7 +77,7 @@ class _Adaptive(nnx.Module):
 
 
 def adaptive_decoder(hidden: Sequence[int] = (32, 32, 16)) -> Model:
-    """Scores (N,) of features (N, E) given the code ``(latent (Z,), task embedding (T,))``.
+    """TaNP's decoder: scores (N,) of features (N, E) given ``(latent (Z,), task embedding (T,))``.
 
     Every hidden layer is ``ReLU(h * tanh(Gamma t) + tanh(B t))``, Gamma and B without biases.
 

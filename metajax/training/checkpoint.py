@@ -218,7 +218,7 @@ def _verified(contents: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def digest(array: np.ndarray) -> str:
-    """The blake2b digest of an array's type, shape and bytes, as 32 hexadecimal digits."""
+    """The blake2b digest of an array's dtype, shape and bytes, as 32 hexadecimal digits."""
     code = hashlib.blake2b(f"{array.dtype.name}{array.shape}".encode(), digest_size=16)
     code.update(np.ascontiguousarray(array).tobytes())
     return code.hexdigest()

@@ -15,7 +15,7 @@ class State(NamedTuple):
 
     Attributes:
       inner: the wrapped learner's state.
-      fresh: () 1 until the task has met its first examples.
+      fresh: () 1 until the task has adapted on its first examples, then 0.
     """
 
     inner: PyTree

@@ -50,7 +50,7 @@ def gaussian_noise(share: float) -> optax.GradientTransformation:
 
 
 def dropgrad(learner: MetaLearner) -> MetaLearner:
-    """The learner whose inner gradients are noisy while it is meta-trained, and only then.
+    """The learner with noisy inner gradients in meta-training alone.
 
     Args:
       learner: one that adapts by gradients, with `gaussian_noise` in its inner optimizer, and whose

@@ -22,7 +22,7 @@ def multistep(
 
     Args:
       learner: one call of its ``adapt`` is one step, for instance `gradient` with ``num_steps=1``;
-        with `optim.learned_step_rates` each of the steps has a learned rate of its own.
+        with `optim.learned_step_rates` every step has its own learned rate.
       weights: one per step.
 
     Raises:

@@ -1,8 +1,8 @@
 """Item representations estimated once, from meta-training rows alone.
 
 Every learner over frozen item factors starts from the columns that `represent` adds to a table: the
-damped item bias and ALS factors, both predicted from content where an item has no ratings. Rows
-that a learner will be judged on must not be among the rows given.
+damped item bias and ALS factors, both predicted from content if an item has no ratings. Query rows
+of validation and test tasks must not be among the rows given.
 """
 
 import dataclasses

@@ -55,7 +55,7 @@ class Log(NamedTuple):
 
 
 def gather(log: Log, start: jax.Array, count: jax.Array, width: int) -> Examples:
-    """The events [start, start + count) of the log, padded to ``width`` rows."""
+    """The events [start, start + count) of the log, both (), padded to (``width``,)."""
     place = jnp.arange(width)
     real = place < count
     row = jnp.where(real, start + place, 0)
@@ -77,7 +77,7 @@ def window(
     profile () is the person's index.
 
     Args:
-      cut: events of the person that lie before the query.
+      cut: number of the person's events before the query.
       shots: newest events before the cut that are known; at most all of them.
       num_support, num_query: the sizes padded to.
     """

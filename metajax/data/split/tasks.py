@@ -139,10 +139,10 @@ def query_rows(tasks: Tasks, rows: np.ndarray, num_query: int) -> np.ndarray:
 
 
 def require_support(min_rows: int, num_query: int) -> None:
-    """Refuses bounds under which a task may have no row beside its query.
+    """Checks that every task has at least one support row beside its query.
 
     Raises:
-      UserError: they are such.
+      UserError: tasks of ``min_rows`` rows have none.
     """
     if min_rows <= num_query:
         raise UserError(

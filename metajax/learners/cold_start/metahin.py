@@ -178,17 +178,17 @@ def _adaptation(
 
 
 def means(state: State) -> jax.Array:
-    """The mean neighbor (P, D) along each path, 0 where there is none."""
+    """The mean vector (P, D) of the neighbors along each path, 0 without any."""
     return state.total[:, :-1] / jnp.maximum(state.total[:, -1:], 1.0)
 
 
 def code(aggregate: PyTree, mean: jax.Array) -> jax.Array:
-    """The user (H,) as seen by an aggregator along a path."""
+    """The user's vector x_p (H,) along a path, from the mean (D,) of its neighbors."""
     return jax.nn.leaky_relu(linear(aggregate, mean))
 
 
 def fused(params: Params, state: State) -> tuple[jax.Array, PyTree]:
-    """The user (H,) and the decision weights over all paths."""
+    """The user's vector (H,) and the decision weights, each summed over paths with weights a."""
     attention = jax.nn.softmax(-state.loss / jnp.maximum(state.weight, 1.0))
     x_PxH = jax.vmap(code)(state.aggregate, means(state))
     of_path = lambda x: gated_weights(params["decide"], params["gate"], x)

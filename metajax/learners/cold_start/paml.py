@@ -93,7 +93,7 @@ def paml(
     )
 
     def gated(params: Params, profile: PyTree, total: jax.Array, weight: jax.Array) -> PyTree:
-        """The decision weights of a task with the sum (C,) of so many codes."""
+        """The gated decision weights of a task, given the sum (C,) and number () of its codes."""
         code = _code(params, *friends(profile), total / jnp.maximum(weight, 1.0))
         return gated_weights(tree.partition(params["model"], adapts)[0], params["gate"], code)
 

@@ -178,7 +178,7 @@ def _encoded(nets: Networks, params: Params, state: State, examples: Examples) -
 
 
 def latent_of(params: Params, state: State) -> Gaussian:
-    """q(z | what the state has met)."""
+    """The Gaussian q(z | examples so far)."""
     code = state.latent / jnp.maximum(state.weight, 1.0)
     share = jax.nn.sigmoid(linear(params["deviation"], code))
     return Gaussian(linear(params["mean"], code), 0.1 + 0.9 * share)

@@ -29,11 +29,11 @@ from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
 
 class Shifted(NamedTuple):
-    """What an item has of its own under `scale_and_shift`.
+    """The state of an item in `scale_and_shift`.
 
     Attributes:
       item: the state of its embedding.
-      total: (U,) sum of the vectors of the users met.
+      total: (U,) sum of the vectors of its users so far.
       weight: () their number.
     """
 
