@@ -12,8 +12,8 @@ from metajax.types import UserError
 HERE = pathlib.Path(__file__).resolve().parent
 HEAD = """# Gallery
 
-Drawn from the records in `paper/results/` by `docs/gallery.py`; as wide as a column of a paper, and
-told apart in grey by line and marker.
+Figures that `docs/gallery.py` draws from the records in `paper/results/`. They are as wide as a
+column of a paper; line styles and markers distinguish the curves without color.
 """
 
 

@@ -288,7 +288,9 @@ def grid(record: records.Record) -> tables.Grid:
             rows.append([arm, kind, f"{middle:.1f}", f"{high:.1f}", above, f"{used:.2f}", found])
             if arm == ADAPT:
                 word = "met" if high - http <= TARGET else "missed"
-                aims.append(f"{kind}: aim of {TARGET:g} ms at p99 above HTTP alone {word}")
+                aims.append(
+                    f"{kind}: the aim, at most {TARGET:g} ms at p99 above HTTP alone, is {word}"
+                )
     machine, asked = record.extra["machine"], record.config
     return tables.Grid(
         f"{asked['clients']} clients at once, {asked['num_items']:,} x {asked['dim']} items",
@@ -297,7 +299,7 @@ def grid(record: records.Record) -> tables.Grid:
         left=2,
         notes=[
             *aims,
-            f"{machine['cores']} cores for server and clients, at load {machine['load'][0]:.1f}",
+            f"server and clients share {machine['cores']} cores; load {machine['load'][0]:.1f}",
         ],
         sections=range(3, len(rows), 3),
     )

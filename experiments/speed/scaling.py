@@ -163,7 +163,7 @@ def run(config: Config) -> records.Record:
 def show(record: records.Record) -> None:
     """Prints tasks a second, efficiencies and bytes."""
     tasks, facts = record.config["tasks"], record.extra["data"]
-    heads = ("way", "wall ms", "processor ms", "tasks/s", "efficiency", "by processor", "sent B")
+    heads = ("way", "wall ms", "processor ms", "tasks/s", "of wall", "of processor", "bytes sent")
     best, rows = {}, []
     for way in record.names():
         of = lambda unit, way=way: record.of("scaling", way, f"{tasks} tasks a device", unit)
@@ -175,8 +175,11 @@ def show(record: records.Record) -> None:
         sent = f"{sum(facts['sent'][way].values()):,}"
         rows.append([way, f"{wall:.2f}", f"{processor:.2f}", f"{rate:,.0f}", *shares, sent])
     load = ", ".join(f"{x:.1f}" for x in facts["load"])
-    note = f"{facts['parameters']:,} bytes of parameters; load of the machine before: {load}"
-    title = f"One core and two, {tasks} tasks a device"
+    note = (
+        "of wall, of processor: efficiency, one core's time over that of the way, per task and "
+        f"core. {facts['parameters']:,} bytes of parameters. Load averages before the runs: {load}."
+    )
+    title = f"One core against two, {tasks} tasks per device"
     tables.terminal(tables.Grid(title, heads, rows, len(heads), [note]))
 
 

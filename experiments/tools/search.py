@@ -118,7 +118,7 @@ def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
         )
         axes.plot(count, np.minimum.accumulate(scores), label="best so far", **plots.look(1))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("whole trials")
+        axes.set_xlabel("complete trials")
         axes.set_ylabel("meta-validation MAE")
         axes.legend(frameon=False)
     with plots.page(paths[1], 0.8 + 0.25 * max(1, len(found.importance))) as axes:
@@ -240,7 +240,7 @@ def _show(found: Found, name: str) -> None:
     rows = [[f"{t.score:.4f}", *(_shown(t.settings[n]) for n in names)] for t in ranked[:10]]
     pruned = sum(t.state == "pruned" for t in found.trials)
     note = (
-        f"{len(ranked)} whole trials, {pruned} pruned, "
+        f"{len(ranked)} complete trials, {pruned} pruned, "
         f"{len(found.trials) - len(ranked) - pruned} without a score. Importance: "
         + ", ".join(f"{k} {v:.2f}" for k, v in found.importance.items())
     )

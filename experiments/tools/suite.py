@@ -273,8 +273,8 @@ def overview(members: Sequence[Member], out: pathlib.Path) -> tables.Grid:
             reason = "its code has changed" if done.get("code_hash") != member.code_hash else ""
         minutes = "?" if seconds is None else f"{seconds / 60:.1f}"
         rows.append([member.name, now, minutes, member.config_hash, reason[:80]])
-    note = f"About {total / 60:.0f} minutes are left in one process"
-    note += f", and {unknown} members nobody has timed yet." if unknown else "."
+    note = f"About {total / 60:.0f} minutes are left for one process"
+    note += f", without {unknown} members of which no time is known." if unknown else "."
     headings = ("member", "state", "minutes", "configuration", "reason")
     return tables.Grid(f"Suite in {out}", headings, rows, 2, [note])
 

@@ -118,7 +118,8 @@ def curve_grid(name: str, record: records.Record, metric: str) -> tables.Grid:
     headings = ["arm", *(c.replace("k=", "K=") for c in conditions)]
     label = NAMES.get(metric, metric.replace("ndcg", "nDCG"))
     note = (
-        f"Below each arm: {records.label(record.method)} minus that arm; * Holm-adjusted p < 0.05."
+        f"Below each arm stands the difference {records.label(record.method)} minus that arm; "
+        "* marks a Holm-adjusted p < 0.05."
     )
     return tables.Grid(
         f"T3 {label} of cold users by shots, {name}", headings, rows, 1, [note], (), bold

@@ -277,7 +277,7 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
         told = f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]"
-        print(f"each person's own RMSE at 50, their mean: {arm}: {told}")
+        print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {told}")
     get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
     for arm in record.names():
         gap = records.difference(get(arm=RIDGE), get(arm=arm))
