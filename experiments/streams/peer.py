@@ -68,7 +68,7 @@ def theirs(name: str, dim: int, rate: float) -> tuple[Callable, Callable]:
 
 def play_theirs(name: str, dim: int, rate: float, events: Events) -> tuple[np.ndarray, float]:
     """Predictions (n,) and processor seconds."""
-    predict, learn = theirs(name, dim, rate, events.scale)
+    predict, learn = theirs(name, dim, rate)
     user, item, label = (x.tolist() for x in (events.user, events.item, events.label))
     out = []
     began = time.process_time()

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.online.prequential import Online, Round, prequential, told_in
@@ -22,12 +21,14 @@ class Trial(NamedTuple):
     """A learner and an even number of rounds to try it on.
 
     Attributes:
-      play: (state, rounds) -> (state, scores).
+      play: (state, rounds) -> (state, scores); predict, learn: the learner's, compiled.
     """
 
     online: Online
     rounds: Round
     play: Callable[[PyTree, Round], tuple[PyTree, Any]]
+    predict: Callable[[PyTree, PyTree], jax.Array]
+    learn: Callable[[PyTree, PyTree], PyTree]
 
     def whole(self, rounds: Round | None = None) -> tuple[PyTree, np.ndarray]:
         """State and scores after all rounds."""
@@ -48,8 +49,9 @@ def trial(
 ) -> Trial:
     """A trial; its programs are compiled once for all properties."""
     even = rounds.label.shape[0] // 2 * 2
-    rounds = jax.tree.map(lambda x: x[:even], rounds)
-    return Trial(online, rounds, jax.jit(lambda state, some: loop(online, state, some)))
+    rounds = jax.tree.map(lambda x: np.asarray(x)[:even], rounds)  # on the host: compiles nothing
+    play = jax.jit(lambda state, some: loop(online, state, some))
+    return Trial(online, rounds, play, jax.jit(online.predict), jax.jit(online.learn))
 
 
 def _equal(a: PyTree, b: PyTree) -> bool:
@@ -65,14 +67,14 @@ def _close(a: PyTree, b: PyTree) -> bool:
 def _spoiled(tree: PyTree) -> PyTree:
     """Other numbers in place of these; masks and indices as they are."""
 
-    def spoil(path: tuple, x: jax.Array) -> jax.Array:
-        kept = "mask" in jax.tree_util.keystr(path) or not jnp.issubdtype(x.dtype, jnp.floating)
-        return x if kept else x + 1
+    def spoil(path: tuple, x: np.ndarray) -> np.ndarray:
+        kept = "mask" in jax.tree_util.keystr(path) or not np.issubdtype(x.dtype, np.floating)
+        return x if kept else x + x.dtype.type(1)
 
     return jax.tree_util.tree_map_with_path(spoil, tree)
 
 
-def _masks(tree: PyTree, change: Callable[[jax.Array], jax.Array]) -> PyTree:
+def _masks(tree: PyTree, change: Callable[[np.ndarray], np.ndarray]) -> PyTree:
     """The tree with its masks changed."""
     is_mask = lambda path: "mask" in jax.tree_util.keystr(path)
     changed = lambda path, x: change(x) if is_mask(path) else x
@@ -83,15 +85,21 @@ def padding_is_invisible(t: Trial) -> None:
     """Rounds that are all padding, whatever stands in them, leave the state as it is to the bit."""
     state, _ = t.whole()
     some = jax.tree.map(lambda x: x[: t.half], t.rounds)
-    after, _ = t.play(state, _masks(_spoiled(some), jnp.zeros_like))
+    after, _ = t.play(state, _masks(_spoiled(some), np.zeros_like))
     assert _equal(state, after), "a round of padding changed the state"
+
+
+def _in_last_rows(x: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """x with what the other has in the last row of every other round."""
+    x = x.copy()
+    x[::2, -1] = other[::2, -1]
+    return x
 
 
 def padded_rows_are_invisible(t: Trial) -> None:
     """What stands in the padded last row of every other round moves no score and no state."""
-    rows = _masks(t.rounds, lambda x: x.at[::2, -1].set(0.0))
-    swap = lambda a, b: a.at[::2, -1].set(b[::2, -1])
-    spoiled = jax.tree.map(swap, rows, _spoiled(rows))
+    rows = _masks(t.rounds, lambda x: _in_last_rows(x, np.zeros_like(x)))
+    spoiled = jax.tree.map(_in_last_rows, rows, _spoiled(rows))
     (state, scores), (after, other) = t.whole(rows), t.whole(spoiled)
     real = np.asarray(rows.mask) > 0
     assert np.array_equal(scores[real], other[real]), "a padded row changed a score"
@@ -101,13 +109,13 @@ def padded_rows_are_invisible(t: Trial) -> None:
 def scan_is_loop(t: Trial) -> None:
     """The program over all rounds is a loop that predicts, then learns."""
     whole, scores = t.whole()
-    state, told = t.online.init(jax.random.key(0)), []
-    predict, learn = jax.jit(t.online.predict), jax.jit(t.online.learn)
+    state, found = t.online.init(jax.random.key(0)), []
     for r in range(2 * t.half):
         one = jax.tree.map(lambda x, r=r: x[r], t.rounds)
-        told.append(jnp.where(one.mask > 0, predict(state, one.asked), 0.0))
-        state = learn(state, told_in(one))
-    assert _close(jnp.stack(told), scores), "the scan's scores are not the loop's"
+        told = np.asarray(t.predict(state, one.asked))
+        found.append(np.where(one.mask > 0, told, 0.0))
+        state = t.learn(state, told_in(one))
+    assert _close(np.stack(found), scores), "the scan's scores are not the loop's"
     assert _close(state, whole), "the scan's state is not the loop's"
 
 
@@ -116,7 +124,7 @@ def resumed_is_uninterrupted(t: Trial) -> None:
     whole, scores = t.whole()
     begin = t.online.init(jax.random.key(0))
     state, first = t.play(begin, jax.tree.map(lambda x: x[: t.half], t.rounds))
-    state = jax.tree.map(lambda x: jnp.array(np.array(x)), state)
+    state = jax.tree.map(lambda x: np.array(x), state)
     state, second = t.play(state, jax.tree.map(lambda x: x[t.half :], t.rounds))
     assert _equal(whole, state), "an interrupted stream ended with another state"
     assert _equal(scores, np.concatenate([first, second])), "an interruption changed a score"
@@ -125,7 +133,7 @@ def resumed_is_uninterrupted(t: Trial) -> None:
 def time_is_respected(t: Trial) -> None:
     """No label of a round, and nothing told after it, can move the scores up to that round."""
     _, scores = t.whole()
-    later = lambda x, y: jnp.concatenate([x[: t.half], y[t.half :]])
+    later = lambda x, y: np.concatenate([x[: t.half], y[t.half :]])
     before = (t.rounds.label, t.rounds.told)
     label, told = jax.tree.map(later, before, _spoiled(before))
     _, other = t.whole(t.rounds._replace(label=label, told=told))

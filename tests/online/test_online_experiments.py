@@ -1,0 +1,77 @@
+"""The experiments on streams: they refuse what cannot be played, and print what is stored."""
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.streams import arms, online, online_meta, peer, task_arms, update_rule, worlds
+from metajax.results import records
+from metajax.settings import Data, Output
+from metajax.types import UserError
+
+EXPERIMENTS = {
+    "online": (online.main, online.Config),
+    "peer": (peer.main, lambda output: online.Config(output=output, peer=True)),
+    "online_meta": (online_meta.main, online_meta.Config),
+    "update_rule": (update_rule.main, update_rule.Config),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_missing_record_gets_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    main, config = EXPERIMENTS[name]
+    with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
+        main(config(output=Output(from_records=True)))
+
+
+@pytest.mark.parametrize("path", sorted(records.RESULTS.glob("online*.record")))
+def test_a_stored_record_prints_its_table_and_draws(path, tmp_path, capsys):
+    record = records.read(path)
+    if path.stem == peer.NAME:
+        peer.report(record)
+    elif record.experiment == "online":
+        online.report(record, tmp_path)
+        assert (tmp_path / "over-time.png").is_file() and (tmp_path / "pareto.png").is_file()
+    else:
+        online_meta.task_report.report(record, tmp_path)
+        assert list(tmp_path.glob("over-time*.png"))
+    assert all(arm.name in capsys.readouterr().out for arm in record.arms[:1])
+
+
+def test_the_stream_of_the_synthetic_log_has_its_warm_up():
+    plan = online.plan_of(online.Config(data=Data("synthetic"), most_events=400))
+    assert (len(plan.events), plan.num_warm, plan.implicit) == (400, 200, False)
+    with pytest.raises(UserError, match="too short for a warm-up"):
+        online.plan_of(online.Config(data=Data("synthetic"), warm_up=1.0))
+
+
+def test_people_nobody_met_start_as_the_mean_person():
+    plan = online.plan_of(online.Config(data=Data("synthetic"), most_events=400))
+    warm = arms.first_tables(plan, 0, 2, plan.num_warm)
+    found = arms.settled(plan, warm.tables, plan.num_warm).user
+    met = np.isin(np.arange(plan.events.num_users), plan.events.user[: plan.num_warm])
+    mean = np.asarray(warm.tables.user)[met].mean(axis=0)
+    np.testing.assert_allclose(found[~met], np.broadcast_to(mean, found[~met].shape), atol=1e-6)
+
+
+def test_the_closed_form_is_the_items_mean_and_the_damped_residual():
+    asked = task_arms.AskedTasks(
+        (), support(np.array([[1.0, 0.5]]), np.array([[2.0, 9.0]]), np.array([[1.0, 0.0]])),
+        np.array([[[0.0, 0.25]]]),
+    )  # fmt: skip
+    base = task_arms.means_so_far(1, damping=1.0)
+    assert float(base.predict((), asked)[0, 0]) == 0.25 + (2.0 - 1.0) / 2.0
+
+
+def support(item_mean: np.ndarray, label: np.ndarray, mask: np.ndarray):
+    from metajax.types import Examples
+
+    return Examples(np.stack([np.ones_like(item_mean), item_mean], axis=2), label, mask)
+
+
+def test_the_worlds_differ_in_what_drifts_alone():
+    still, both = worlds.world_of("still", 5), worlds.world_of("walk and jumps", 5)
+    assert (still.walk, still.jump) == (0.0, 0.0) and both.walk > 0 and both.jump > 0
+    stream = jax.jit(lambda: still.stream(jax.random.key(0), 12))()
+    assert (np.asarray(stream.mean) == np.asarray(stream.mean)[0]).all()
