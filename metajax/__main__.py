@@ -27,7 +27,8 @@ def main() -> None:
     if name in COMMANDS:
         command = importlib.import_module(f"metajax.commands.{name}")
         sys.argv[:2] = [f"metajax {name}"]
-        importlib.import_module("metajax.benchmark.command").cli(command.main, command.Config)
+        cli = importlib.import_module("metajax.benchmark.command").cli
+        cli(command.main, command.Config, resumes=False)
     elif name == "describe":
         _run("metajax.data")
     elif name == "experiments":

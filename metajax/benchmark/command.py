@@ -38,12 +38,20 @@ class Stopped(KeyboardInterrupt):
         self.number = signal.Signals(number)
 
 
-def cli(main: Callable[[Any], Any], config: type) -> None:
+def cli(main: Callable[[Any], Any], config: type, *, resumes: bool = True) -> None:
     """Runs ``main`` on a configuration from the command line.
+
+    Args:
+      resumes: whether the same command goes on where it was stopped; without checkpoints it starts
+        from the beginning, and says so.
 
     What the user can mend is told in one line on standard error, with exit status 1; Ctrl-C and
     SIGTERM too, with 128 and the number of the signal, as the shell has it.
     """
+    again = "it goes on where it stood" if resumes else "it starts from the beginning"
+    kept = "what was saved last is whole; the same command goes on from it"
+    if not resumes:
+        kept = "nothing is kept of an unfinished run; the same command starts from the beginning"
     in_order()
     _keep_programs()
     try:
@@ -66,13 +74,10 @@ def cli(main: Callable[[Any], Any], config: type) -> None:
             raise
         sys.exit(
             f"error: cannot write {error.filename or 'a file of the run'} ({error.strerror}); make "
-            "room or choose another --out, then run the same command: it goes on where it stood"
+            f"room or choose another --out, then run the same command: {again}"
         )
     except Stopped as stop:
-        print(
-            f"{SAID[stop.number]}: what was saved last is whole; the same command goes on from it",
-            file=sys.stderr,
-        )
+        print(f"{SAID[stop.number]}: {kept}", file=sys.stderr)
         sys.exit(128 + stop.number)
 
 

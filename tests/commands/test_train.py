@@ -1,14 +1,18 @@
 """The command ``metajax train`` on ratings, counts and clicks: what is saved is what was better."""
 
 import json
+import os
+import signal
+import sys
 
 import numpy as np
 import pytest
 
 pytest.importorskip("polars", reason="reads its own logs: pip install metajax[data]")
 
+from metajax import __main__ as metajax
 from metajax.benchmark import command
-from metajax.commands import recommend, train, verdict
+from metajax.commands import recommend, train, training, verdict
 from metajax.data.split import Split, Tasks
 from metajax.serving import linear, model
 from metajax.serving.catalogue import Labels
@@ -189,3 +193,14 @@ def test_the_verdict_names_the_arm_that_errs_less_and_says_what_is_sure():
         assert (alone in made.notes[0]) == (better == "item mean")
         sign = "+" if better == "item mean" else "-"
         assert f"{sign}1.0000" in made.notes[1] and "below 0 is better" in made.notes[1]
+
+
+def test_a_signal_says_that_nothing_is_kept(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "log.csv", "ratings")
+    monkeypatch.setattr(sys, "argv", ["metajax", "train", str(tmp_path / "log.csv")])
+    monkeypatch.setattr(training, "judged", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit) as ended:
+        metajax.main()
+    assert ended.value.code == 128 + signal.SIGTERM
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("stopped by SIGTERM: nothing is kept of an unfinished run")

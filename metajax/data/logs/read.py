@@ -65,6 +65,7 @@ def load(
     places = roles.find(source, options.roles(), needed)
     found, others = _read(source, places, options)
     told = Told([], [], {})
+    _settle_times(found, places, told, named=options.time is not None or "time" in source.roles)
     num_rows = len(found["item"].values)
     if "user" not in found:
         alone = raw.require_polars().Series("user", ["1"] * num_rows)
@@ -113,6 +114,35 @@ def _read(
             f"{source.path}: no rows; give a log with at least one row below the header"
         )
     return by_role, [found[place] for place in left]
+
+
+def _settle_times(
+    found: dict[str, columns.Column], places: dict[str, int], told: Told, named: bool
+) -> None:
+    """Joins a column of days with one of clocks, and leaves days of a month out.
+
+    Args:
+      found, places: by role; changed in place.
+      named: whether a person or the layout named the column of times.
+    """
+    date, time = found.pop("date", None), found.get("time")
+    if date is not None and time is not None and times.clocks(time):
+        polars = raw.require_polars()
+        days, hours = (columns.trimmed(x.values).cast(polars.String) for x in (date, time))
+        joined = (days + " " + hours).alias(f"{date.values.name} {time.values.name}")
+        found["time"] = time._replace(values=joined)
+        return
+    places.pop("date", None)
+    if named or time is None or roles.plain(time.values.name) not in roles.DAYS:
+        return
+    numbers = times.small_numbers(time)
+    if numbers is not None:
+        (low, high), name = numbers, time.values.name
+        told.odd.append(
+            f"{name} holds numbers from {low:g} to {high:g}, which are no times, and is left out; "
+            f"say --time {name} if they tell which row came first"
+        )
+        del found["time"], places["time"]
 
 
 def _drop(path: Path, reason: str, keep: np.ndarray, told: Told) -> None:

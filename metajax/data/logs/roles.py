@@ -18,6 +18,27 @@ from metajax.types import UserError
 USER = (
     *("user_id", "user", "uid", "userid", "reviewer_id", "customer_id", "member_id", "visitor_id"),
     *("profile_id", "account_id", "client_id", "username", "reviewer", "customer", "visitor"),
+    *(
+        "person_id",
+        "person",
+        "member",
+        "reader_id",
+        "reader",
+        "listener_id",
+        "listener",
+        "viewer_id",
+    ),
+    *(
+        "viewer",
+        "player_id",
+        "player",
+        "buyer_id",
+        "buyer",
+        "shopper_id",
+        "shopper",
+        "subscriber_id",
+    ),
+    *("subscriber", "client", "account"),
 )
 SESSION = ("session_id", "session", "sess_id", "sid")
 ITEM = (
@@ -25,7 +46,10 @@ ITEM = (
     *("business_id", "track_id", "song_id", "article_id", "news_id", "game_id", "movie", "product"),
     *("anime_id", "video_id", "app_id", "venue_id", "place_id", "poi_id", "location_id", "sku"),
     *("recipe_id", "beer_id", "joke_id", "artist_id", "stock_code", "news", "song", "artist"),
-    *("track_name", "song_title", "artist_name", "movie_title", "book_title", "title"),
+    *("film_id", "show_id", "album_id", "film", "book", "track", "article", "game", "video"),
+    *("recipe", "restaurant_id", "restaurant", "album", "track_name", "song_title", "song_name"),
+    *("artist_name", "movie_title", "movie_name", "film_title", "film_name", "book_title"),
+    *("book_name", "product_name", "game_name", "article_title", "title"),
 )
 LABEL = (
     *("rating", "label", "score", "stars", "overall", "user_rating", "click", "ratings", "rate"),
@@ -42,7 +66,19 @@ TIME = (
     *("timestamp", "time", "unix_review_time", "datetime", "date", "ts", "created_at", "rated_at"),
     *("event_time", "event_date", "time_stamp", "date_time", "review_time", "review_date"),
     *("unix_time", "utc_time", "invoice_date", "date_added", "time_ms", "timeframe", "when"),
+    *("played_at", "listened_at", "watched_at", "viewed_at", "read_at", "ordered_at"),
+    *("purchased_at", "clicked_at", "rated_on", "rating_date", "order_date", "purchase_date"),
+    *("watch_date", "day"),
 )
+SAME_KIND = {
+    **dict.fromkeys(("asin", "parentasin", "sku", "stock", "product"), "product"),
+    **{"film": "movie", "song": "track", "news": "article", "isbn": "book", "app": "game"},
+    **dict.fromkeys(("venue", "location", "poi", "business", "restaurant"), "place"),
+}
+"""What other names call the same kind of thing."""
+GENERAL = ("user", "u", "item", "i")  # names that decide, whatever else there is
+OF_ANOTHER = ("title", "artist", "album")  # that describe an item where another column is one
+DAYS = ("day", "date", "when")  # names of times that may as well be the day of a month
 USUAL = {"user": USER, "item": ITEM, "label": LABEL, "count": COUNT, "time": TIME}
 LABEL_WORDS = {
     *("rating", "score", "star", "grade", "like", "liked", "recommend", "recommended", "vote"),
@@ -86,13 +122,17 @@ def find(
         fixed = [source.roles[role]] if role in source.roles else USUAL[role]
         places = [by_name[plain(one)] for one in fixed if plain(one) in by_name]
         places = [place for place in dict.fromkeys(places) if place not in taken]
-        if role == "label" and len(places) > 1:
+        may = places if role == "label" else _of_kinds(names, places)
+        if role in ("label", "user", "item") and len(may) > 1:
             raise UserError(
-                f"{source.path}: {_listed(names, places)} may each be the label; say which, such "
-                f"as --label {names[places[0]]}"
+                f"{source.path}: {_listed(names, may)} may each be the {role}; say which, such "
+                f"as --{role} {names[may[0]]}"
             )
         if places:
             found[role] = places[0]
+        day = by_name.get("date", by_name.get("day"))
+        if role == "time" and places and plain(names[places[0]]) == "time" and day in places:
+            found["date"] = day  # for a column of clocks
     for role in needed:
         if role not in found:
             raise _absent(source, role)
@@ -100,6 +140,22 @@ def find(
     if given.get("label") is None and "label" in found and given.get("count") is None:
         found.pop("count", None)
     return found
+
+
+def _of_kinds(names: list[str], places: list[int]) -> list[int]:
+    """The first column of each kind of thing that the columns name; of `GENERAL` ones none else.
+
+    >>> _of_kinds(["movie_id", "film", "title", "book"], [0, 1, 2, 3])
+    [0, 3]
+    """
+    first: dict[str, int] = {}
+    for place in places:
+        kind = re.sub(r"(id|name|title|code)$", "", plain(names[place])) or "title"
+        if kind in GENERAL:
+            return [place]
+        first.setdefault(SAME_KIND.get(kind, kind), place)
+    kinds = [place for kind, place in first.items() if kind not in OF_ANOTHER]
+    return kinds or places[:1]
 
 
 def _listed(names: list[str], places: list[int]) -> str:
@@ -183,7 +239,7 @@ def likely(cells: list[str]) -> list[str]:
 def _refuse_doubled(source: Source, found: dict[str, int], given: dict[str, str | None]) -> None:
     """Refuses a column that is used twice, or whose name another one has too."""
     for role, place in found.items():
-        numbered = (given[role] or "").isdecimal()
+        numbered = (given.get(role) or "").isdecimal()
         if source.names.count(source.names[place]) > 1 and not (numbered or source.roles):
             raise UserError(
                 f"{source.path}: two columns are called {source.names[place]!r}; say which is the "

@@ -6,6 +6,7 @@ such as 20140407, are dates. Text is ISO 8601 or another usual format, without a
 UTC; 03/04/2014, which may be of March or of April, is asked for.
 """
 
+import re
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ WORDS = (
 OTHERS = (
     *("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%Y%m%dT%H%M%S%#z", "%Y%m%d%H%M%S"),
     *("%a, %d %b %Y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S %z", "%Y-%m-%d %I:%M:%S %p"),
+    "%Y-%m-%d %I:%M %p",
 )
 EARLIEST = -2_208_988_800  # the first second of 1900
 LATEST = 4_102_444_800  # and that of 2100
@@ -62,6 +64,29 @@ def seconds(column: Column, written: str | None = None) -> Read:
         exact = values.cast(polars.Int64).to_numpy() if values.dtype.is_integer() else numbers[0]
         out, said = _by_size(column, exact)
     return Read(out, said, _odd(out, said))
+
+
+CLOCK = r"^\d{1,2}:\d\d(:\d\d(\.\d+)?)?( ?[APap][Mm])?$"
+LONGEST_YEAR = 366  # days, from which on a number is not one of a month or a year
+
+
+def clocks(column: Column) -> bool:
+    """Whether a column holds times of a day without the day, such as 10:51."""
+    polars = require_polars()
+    values = trimmed(column.values).cast(polars.String).drop_nulls()
+    return bool(len(values)) and bool(values.str.contains(CLOCK).all())
+
+
+def small_numbers(column: Column) -> tuple[float, float] | None:
+    """The lowest and highest of numbers that may be days of a month or a year, else None."""
+    polars = require_polars()
+    values = trimmed(column.values).drop_nulls()
+    if not (values.dtype.is_numeric() or values.dtype == polars.String):
+        return None
+    numbers = values.cast(polars.Float64, strict=False)
+    if not len(numbers) or numbers.null_count() or not numbers.is_between(0, LONGEST_YEAR).all():
+        return None
+    return float(numbers.min()), float(numbers.max())
 
 
 def _odd(out: np.ndarray, said: str) -> list[str]:
@@ -241,4 +266,8 @@ def _numeric_days(column: Column, out: Any) -> Any:
     if readings:
         return next(iter(readings.values()))
     row = int(left.arg_max() or 0)
-    raise column.error(row, f"{column.values[row][:40]!r} is not a time that is known here")
+    value = column.values[row][:40]
+    if re.match(CLOCK, value):
+        remedy = "name the column of the date with --time, or say --time none"
+        raise column.error(row, f"{value!r} is a time of day without the day", remedy)
+    raise column.error(row, f"{value!r} is not a time that is known here")
