@@ -31,10 +31,7 @@ def absolute_error(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.A
 
 
 def huber(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Mean Huber loss of scores (N,): quadratic up to an error of 1 unit of the label, then linear.
-
-    References: Huber, "Robust estimation of a location parameter", 1964.
-    """
+    """Mean Huber loss of scores (N,): quadratic up to an error of 1 label unit, then linear."""
     return masked_mean(optax.losses.huber_loss(score, label), mask)
 
 

@@ -146,8 +146,5 @@ def content_net(
 
 
 def table_rows(rows: jax.Array) -> Model:
-    """The rows (N, D) of the table ``rows`` (num_users, D) that the input ``item`` (N,) names.
-
-    It has no parameters.
-    """
+    """Rows (N, D) of the fixed table ``rows`` (num_users, D) that the input ``item`` selects."""
     return Model(lambda key, profile, inputs: {}, lambda params, p, inputs: rows[inputs["item"]])

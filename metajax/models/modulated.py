@@ -182,9 +182,7 @@ class _User(nnx.Module):
 
 
 def user_features(users: Mapping[str, int], dim: int = 16) -> Model:
-    """The embeddings of a profile's F categorical columns, concatenated: (F * dim,).
-
-    Without any such column they are ``dim`` zeros.
+    """The embeddings (F * dim,) of a profile's F categorical columns; ``dim`` zeros if F is 0.
 
     Args:
       users: name -> number of indices of the categorical columns to embed.

@@ -29,11 +29,7 @@ class _Perceptron(nnx.Module):
 
 
 def vector_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
-    """Scores (N,) by an MLP on vector inputs (N, D): MAML's regression network (Finn et al., 2017).
-
-    Args:
-      hidden: widths of the hidden layers, with a ReLU after each.
-    """
+    """Scores (N,) by an MLP with ReLU on vectors (N, D): MAML's regression network (ICML 2017)."""
     return from_nnx(lambda rngs, profile, inputs: _Perceptron(rngs, inputs.shape[-1], hidden))
 
 

@@ -25,8 +25,7 @@ class State(NamedTuple):
 def kept_shares(attenuator: PyTree, grads: PyTree) -> PyTree:
     """gamma () of every leaf, in (0, 1), by an MLP on the mean gradients of all leaves.
 
-    It has three layers as wide as there are leaves, with a ReLU between them and a sigmoid at the
-    end.
+    It has three layers as wide as there are leaves, ReLU between them and a sigmoid at the end.
     """
     x = jnp.stack([jnp.mean(g) for g in jax.tree.leaves(grads)])
     *hidden, last = attenuator
