@@ -21,7 +21,14 @@ from . import show
 from .play import Player, best_rate
 
 MF, FM = "river BiasedMF", "river FMRegressor"
-OURS = {1: "AdaGrad, every event", 10: "AdaGrad, every 10", 32: "AdaGrad, every 32"}
+ADAGRAD, OGD = "AdaGrad", "OGD"
+OURS = {
+    f"{kind}, every {'event' if size == 1 else size}": (kind, size)
+    for kind in (ADAGRAD, OGD)
+    for size in (1, 4, 10)
+}
+RATES = {ADAGRAD: (0.02, 0.08, 0.3), OGD: (0.005, 0.02, 0.05)}
+"""Of ours; river's, which descends without AdaGrad too, has those of OGD."""
 WARM = 0.1
 """Share of the events that choose rates and are not scored."""
 NAME = "online-peer"
@@ -78,12 +85,14 @@ def play_theirs(name: str, dim: int, rate: float, events: Events) -> tuple[np.nd
     return np.array(out), time.process_time() - began
 
 
-def player(events: Events, dim: int, size: int) -> tuple[Player, Any]:
+def player(events: Events, dim: int, name: str) -> tuple[Player, Any]:
     """Ours from random tables, around the middle of the scale: nothing is known beforehand."""
+    kind, size = OURS[name]
     start = mf.random_tables(jax.random.key(0), events.num_users, events.num_items, dim)
     mean = jnp.asarray(np.mean(events.scale), jnp.float32)
-    make = lambda rate, given: mf.factorization(rows.adagrad(rate, 0.1), *given)
-    return Player(OURS[size], make, 16_384 // size), (start, mean)
+    optimizer = {ADAGRAD: lambda rate: rows.adagrad(rate, 0.1), OGD: rows.ogd}[kind]
+    make = lambda rate, given: mf.factorization(optimizer(rate), *given)
+    return Player(name, make, 16_384 // size), (start, mean)
 
 
 def measured(config: Any) -> records.Record:
@@ -108,14 +117,14 @@ def measured(config: Any) -> records.Record:
     error = lambda score: float(np.mean((clipped(score) - first.label) ** 2))
     for name in (MF, FM):
         tried = best_rate(
-            (0.005, 0.02, 0.05), lambda r, n=name: error(play_theirs(n, config.dim, r, first)[0])
+            RATES[OGD], lambda r, n=name: error(play_theirs(n, config.dim, r, first)[0])
         )
         finish(name, *tried, *play_theirs(name, config.dim, tried[0], stream))
-    for size, name in OURS.items():
-        play, given = player(stream, config.dim, size)
+    for name, (kind, size) in OURS.items():
+        play, given = player(stream, config.dim, name)
         part = rounds(first, size)
         loss = lambda r, p=play, g=given, x=part: error(p(r, g, x).scores)
-        tried = best_rate((0.02, 0.08, 0.3), loss)
+        tried = best_rate(RATES[kind], loss)
         done = play(tried[0], given, rounds(stream, size))
         finish(name, *tried, done.scores, done.seconds)
     user = stream.user[num_warm:]
@@ -126,7 +135,7 @@ def measured(config: Any) -> records.Record:
             found[key] = (one.total / one.count)[None]
     tests = ledger.checksum(NAME, user, stream.item[num_warm:], label)
     opened = records.open_tests(config, settings_of(settings), NAME, tests)
-    roles = dict.fromkeys(OURS.values(), records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
+    roles = dict.fromkeys(OURS, records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
     return records.made(
         NAME, config, records.arms_of(runs, roles=roles, settings=settings), found,
         scenario=stream.name, opened=(opened,), peak_memory=journal.peak_memory(),

@@ -1,5 +1,7 @@
 """Four worlds that drift, or do not, with a tracker that no learner can beat."""
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -112,10 +114,23 @@ class Bench:
         return error(stream._replace(rounds=late), played.scores)[-100:]
 
 
+@functools.cache
+def tracking(world: DriftStream) -> Player:
+    """The player of the tracker of worlds like this one; how it drifts and its noise are given."""
+
+    def make(rate: jax.Array, drifts: tuple) -> Any:
+        del rate
+        walk, jump, sigma = drifts
+        return drift.tracker(dataclasses.replace(world, walk=walk, jump=jump, sigma=sigma), 32)
+
+    return Player(task_arms.BEST, make, 64)
+
+
 def tracked(world: DriftStream, stream: Stream) -> np.ndarray:
     """Errors (T,) of the Bayes tracker behind the calm tasks, which it has met too."""
-    play = Player(task_arms.BEST, lambda rate, given: drift.tracker(world, 32), 64)
-    return error(stream, play(0.0, (), stream.rounds).scores)[world.calm :]
+    drifts = tuple(map(jnp.asarray, (world.walk, world.jump, world.sigma)))
+    alike = dataclasses.replace(world, walk=0.0, jump=0.0, sigma=1.0)
+    return error(stream, tracking(alike)(0.0, drifts, stream.rounds).scores)[world.calm :]
 
 
 def tuned(bench: Bench, world: DriftStream) -> tuple[dict[str, float], float, dict[str, Any]]:

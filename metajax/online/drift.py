@@ -120,8 +120,6 @@ def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
         """The belief about the mean taste of the next task."""
         moves = (belief.count >= max(world.calm, 1)) * 1.0
         spread = belief.spread + moves * world.walk**2 * eye[None]
-        if world.jump == 0.0:
-            return belief._replace(spread=spread)
         hazard = moves * world.jump
         weight = belief.weight + jnp.log1p(-hazard)
         place = jnp.argmin(weight)

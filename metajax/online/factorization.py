@@ -49,7 +49,12 @@ def identity(score: jax.Array) -> jax.Array:
 
 
 def factorization(
-    rows: Rows, tables: Tables, mean: float, *, penalty: float = 0.02, link: Link = identity
+    rows: Rows,
+    tables: Tables,
+    mean: float | jax.Array,
+    *,
+    penalty: float = 0.02,
+    link: Link = identity,
 ) -> Online:
     """Biased matrix factorization, ``link(mean + b_u + b_i + p_u . q_i)``, learned online.
 

@@ -23,7 +23,7 @@ class Linear(NamedTuple):
 
 
 def regularized_leader(
-    learner: MetaLearner, rate: float, *, beta: float = 1.0, l2: float = 0.0
+    learner: MetaLearner, rate: float | jax.Array, *, beta: float = 1.0, l2: float = 0.0
 ) -> Updater:
     """Follows the regularized leader over meta-gradients: FTRL-proximal on the outer loss.
 
@@ -69,7 +69,9 @@ class Balanced(NamedTuple):
     average: Params
 
 
-def balanced(learner: MetaLearner, weight: float, rate: float, num_steps: int = 5) -> Updater:
+def balanced(
+    learner: MetaLearner, weight: float, rate: float | jax.Array, num_steps: int = 5
+) -> Updater:
     """Balances the new task against a linear memory of the old ones, in constant memory.
 
     On the tasks f of a round, ``theta`` minimizes ``f(theta) - <c, theta> + weight / 2 ||theta -
@@ -117,16 +119,16 @@ def clipped_rates(rate: float) -> optim.Inner:
     """Gradient descent with a learned rate per parameter that stops it where it falls below 0."""
 
     def make(rates: Params):
-        def update(grads: Params, state: Any, params: Any = None):
+        def update(updates: Params, state: Any, params: Any = None):
             del params
-            return jax.tree.map(lambda r, g: -jnp.maximum(r, 0.0) * g, rates, grads), state
+            return jax.tree.map(lambda r, g: -jnp.maximum(r, 0.0) * g, rates, updates), state
 
         return optax.GradientTransformation(lambda params: (), update)
 
     return optim.Inner(lambda fast: jax.tree.map(lambda x: jnp.full_like(x, rate), fast), make)
 
 
-def la_maml(learner: MetaLearner, rate_of_rates: float) -> Updater:
+def la_maml(learner: MetaLearner, rate_of_rates: float | jax.Array) -> Updater:
     """La-MAML: steps with the inner rates themselves, which are learned first, and never negative.
 
     ``a <- a - rate_of_rates grad_a``, then ``w <- w - max(a, 0) grad_w``, both gradients of the

@@ -25,7 +25,7 @@ def recursive_ridge(
     prior_precision: jax.Array,
     *,
     offset: Callable[[jax.Array], jax.Array] | None = None,
-    forgetting: float = 1.0,
+    forgetting: float | jax.Array = 1.0,
 ) -> Online:
     """Ridge regression of each group of events by itself, exact after every event.
 

@@ -73,7 +73,7 @@ class Ftrl(NamedTuple):
     squares: jax.Array
 
 
-def ftrl(rate: float, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0) -> Rows:
+def ftrl(rate: float | jax.Array, beta: float = 1.0, l1: float = 0.0, l2: float = 0.0) -> Rows:
     """FTRL-proximal: the minimizer of ``g_{1:t} w + sum_s sigma_s / 2 (w - w_s)^2 + penalties``.
 
     ``sigma_s`` is the growth of ``sqrt(n) / rate``; the penalties are ``l1 |w| + l2 / 2 w^2`` and,
