@@ -16,11 +16,12 @@ from rich.table import Table
 
 from metajax.data import images
 from metajax.evaluation import evaluate
-from metajax.results import ledger
+from metajax.results import ledger, plots
 from metajax.results import records as report
+from metajax.results.intervals import Interval
 from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices
-from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
 
 from .. import HERE
 
@@ -238,6 +239,33 @@ def gradients(method: Method) -> report.Gradients:
     return report.Gradients(training, method.tested.num_gradients)
 
 
+def stored(command: str, pattern: str) -> dict[str, report.Record]:
+    """Name -> stored record, of all whose names match the pattern.
+
+    Raises:
+      UserError: there are none; it names the command that makes them.
+    """
+    found = report.all_stored(pattern)
+    if not found:
+        raise UserError(
+            f"no records in {report.RESULTS}; run python -m experiments {command} --publish"
+        )
+    return found
+
+
+def accuracy(record: report.Record) -> Interval:
+    """The test accuracy of a record of one arm, with its 95 % interval over tasks."""
+    return report.interval(
+        record.of(record.scenario, record.method, "test", "accuracy"), "accuracy"
+    )
+
+
+def plot(records: Sequence[report.Record], path: pathlib.Path) -> None:
+    """Saves the test accuracy of each record with its interval over tasks, the first on top."""
+    plots.arms([(f"{r.method}, {r.scenario}", accuracy(r)) for r in records], path, "accuracy")
+    print(f"plot   {path}")
+
+
 def show(title: str, records: Sequence[report.Record]) -> None:
     """Prints one line per arm and setting: test accuracy, published number, steps, time, device."""
     quoted = published(records[0].experiment)
@@ -257,7 +285,7 @@ def show(title: str, records: Sequence[report.Record]) -> None:
     for record in records:
         scenario, arm = record.scenario, record.method
         took = record.arm(arm).gradients
-        r = report.interval(record.of(scenario, arm, "test", "accuracy"), "accuracy")
+        r = accuracy(record)
         table.add_row(
             scenario,
             arm,

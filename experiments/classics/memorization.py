@@ -4,7 +4,8 @@ In meta-training, the amplitude of a task is a one-hot input, so that one networ
 without using their support. At test the one-hot input is random and carries no information: only a
 learner that uses the support has a small error.
 Paper: Yin et al., "Meta-learning without memorization", ICLR 2020, section 6.1.
-Run: python -m experiments memorization        (the tables come with experiments.classics.sinusoid)
+Run: python -m experiments memorization
+     python -m experiments memorization --from-records prints the stored tables.
 Deviates: the first four arms take 25 tasks per outer step, not one; their noise starts from a scale
 at which it has an effect; inner gradients are clipped at norm 10, without which a hundred steps
 diverge for some tasks; Adam keeps its moments. The authors' notebook makes a new Adam at every
@@ -199,7 +200,7 @@ def judged(learner: MetaLearner, shots: int, params: Params) -> jax.Array:
     return jnp.where(jnp.isfinite(last), last, jnp.finfo(last.dtype).max)
 
 
-def main(config: Config) -> None:
+def run(config: Config) -> None:
     """Trains the arms once and tests them at each number of shots; writes and prints records."""
     keys = jax.random.split(jax.random.key(1), config.seeds)
     trained, seconds = {}, {}
@@ -239,6 +240,15 @@ def main(config: Config) -> None:
             name, scenario, list(trained), config, {}, seconds, scores, opened=opened
         )
         sinusoid_report.show(record)
+
+
+def main(config: Config) -> None:
+    """Runs the experiment, or prints the tables of its records and draws their curves."""
+    if config.output.from_records:
+        out = config.output.folder("sinusoid")
+        sinusoid_report.show_stored("memorization", "sinusoid-memorization-*", out)
+    else:
+        run(config)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ the clusters are taken for classes. The learner that is trained on such tasks is
 true classes. Controls: random partitions of the same sizes, the nearest neighbor in the embedding,
 and training from scratch on the support. The same learner trained with labels is the upper bound.
 Paper: Hsu et al., "Unsupervised learning via meta-learning", ICLR 2019.
-Run: python -m experiments unsupervised        (`omniglot` prints the table too)
+Run: python -m experiments unsupervised
+     python -m experiments unsupervised --from-records prints the stored table.
 Deviates: the embedding is whitened principal components of blurred images, not an adversarial
 autoencoder; the learner is prototypical, with 20-way tasks; 8 partitions, not 100.
 """
@@ -227,8 +228,8 @@ def all_arms(data: dict[str, np.ndarray], config: Config) -> dict[str, Arm]:
     return arms
 
 
-def main(config: Config) -> None:
-    """Runs all arms, writes a record of each and prints the table."""
+def run(config: Config) -> list[report.Record]:
+    """Runs all arms and writes a record of each."""
     data = omniglot.load(config.data_dir)
     one_seed = [dataclasses.replace(config, seed=config.seed + i) for i in range(config.seeds)]
     of_seeds = [all_arms(data, each) for each in one_seed]
@@ -262,7 +263,18 @@ def main(config: Config) -> None:
         if config.output.publish:
             report.publish(file, record)
         records.append(record)
+    return records
+
+
+def main(config: Config) -> None:
+    """Runs the arms, or reads their records, and prints the table."""
+    if config.output.from_records:
+        pattern = "omniglot-unsupervised-*"
+        records = list(few_shot.stored("unsupervised", pattern).values())
+    else:
+        records = run(config)
     few_shot.show("Omniglot without labels, accuracy in per cent [95 % interval]", records)
+    few_shot.plot(records, config.output.folder("unsupervised") / "omniglot-unsupervised.png")
 
 
 if __name__ == "__main__":

@@ -57,22 +57,25 @@ def stored(name: str) -> records.Record:
     return records.stored(name)
 
 
+def shown(metric: str) -> str:
+    """The name of a metric's mean: `records.interval` takes the root of squared errors."""
+    return "rmse" if metric == "mse" else metric
+
+
 def plotted(record: records.Record, condition: str, metric: str, path: pathlib.Path) -> None:
     """Saves the mean of each arm with its interval over people, the first arm on top."""
-    found = [
-        records.interval(record.of(record.scenario, arm, condition, metric), metric)
-        for arm in record.names()
-    ]
-    with plots.page(path, 0.8 + 0.25 * len(found)) as axes:
-        bars = np.array([[r.mean - r.low, r.high - r.mean] for r in found]).T
-        places = np.arange(len(found))[::-1]
-        axes.errorbar(
-            [r.mean for r in found], places, xerr=bars, color="black", fmt="o", markersize=3.8
-        )
-        axes.set_yticks(places, record.names())
-        axes.set_ylim(-0.6, len(found) - 0.4)
-        axes.set_xlabel(f"{metric}, {condition} ({record.dataset})")
-        axes.grid(axis="x", alpha=0.25, linewidth=0.4)
+    scores = lambda arm: record.of(record.scenario, arm, condition, metric)
+    rows = [(arm, records.interval(scores(arm), metric)) for arm in record.names()]
+    plots.arms(rows, path, f"{shown(metric)}, {condition} ({record.dataset})")
+
+
+def finished(
+    record: records.Record, name: str, config: Any, column: tuple[str, str], plot: str = "arms.png"
+) -> None:
+    """Draws the arms of a run in its folder, by a (condition, metric), and says what lies there."""
+    folder = config.output.folder(name)
+    plotted(record, *column, folder / plot)
+    print(f"record {folder / name}{records.SUFFIX}\nplot   {folder / plot}")
 
 
 def show(
@@ -88,8 +91,7 @@ def show(
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
       quoted: print published numbers below, where they are of the same data.
     """
-    shown = ["rmse" if m == "mse" else m for _, m in columns]  # `records.interval` takes the root
-    heads = [f"{name}\n{condition}" for name, (condition, _) in zip(shown, columns, strict=True)]
+    heads = [f"{shown(metric)}\n{condition}" for condition, metric in columns]
     sized = any(arm.bytes_per_task is not None for arm in record.arms)
     rows = []
     for arm in record.arms:

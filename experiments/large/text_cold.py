@@ -206,6 +206,8 @@ def main(config: Config) -> records.Record:
         for a, b in pairs:
             gap = records.difference(get(arm=a, metric=metric), get(arm=b, metric=metric))
             print(f"{metric}: {a} - {b}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    if not config.output.from_records:
+        large_report.finished(record, name, config, columns[0])
     return record
 
 

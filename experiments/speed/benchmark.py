@@ -25,7 +25,7 @@ from metajax.results import records
 from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
-from . import curves, device, device_page, measure, page, problems, worker
+from . import curves, device, device_page, measure, ours, page, problems, worker
 
 PEERS = ("torch.func", "torch.func compiled", "torch loop", "learn2learn", "torchopt")
 TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h", 5)}
@@ -53,7 +53,7 @@ class Config:
     two_cores: bool = False
     """Also measure the library on two cores, with the tasks split over them."""
     quick: bool = False
-    """Fewer rounds."""
+    """Fewer rounds, and no variations of plain JAX."""
     patience: float = 900.0
     """Seconds to wait for a way to compile before it is skipped."""
     output: Stored = Stored()
@@ -62,10 +62,8 @@ class Config:
 def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict[str, str]]:
     """The ways to measure, and those to leave out with the reason."""
     found, left_out = ["metajax", "plain"], {}
-    if name == "W2" and not config.quick:
-        found.append("plain, lax.conv")
-    if name.startswith("W4"):
-        found.append("plain, last place")
+    if not config.quick:
+        found += [f"plain, {variation}" for variation in ours.WORKLOADS[name].variations]
     if config.two_cores:
         found.append(worker.TWO_CORES)
     for peer in PEERS if config.peers else ():

@@ -27,6 +27,10 @@ from .device_worker import BF16, FLOAT32, TF32, Job
 
 SIZES = {"W1": 1024, "W2": 256, "W2q15": 64, "W3": 1024, "W4": 128, "W4h": 128}
 """Tasks of a batch where one size is measured."""
+SLOW = {"W4", "W4h"}
+"""Workloads whose programs compile long, in a process of their own."""
+SLOW_IN_TORCH = {("W2", 5)}
+"""Workloads and inner steps that `torch.compile` needs longer for than `--quick` has."""
 BATCHES = (32, 256, 1024, 8192)
 TOLERANCE = {FLOAT32: 1e-4, TF32: 1e-2, BF16: 5e-2}
 """How far the first loss of a way may be from the library's, relatively."""
@@ -84,7 +88,7 @@ def ways(cell: Job, peers: bool, quick: bool) -> list[str]:
     if peers:
         found += ["torch.func"]
         found += [] if quick and cell.precision == BF16 else ["torch loop"]
-        slow = quick and (cell.precision == BF16 or (cell.name, cell.num_steps) == ("W2", 5))
+        slow = quick and (cell.precision == BF16 or (cell.name, cell.num_steps) in SLOW_IN_TORCH)
         found += [] if slow else ["torch.func compiled"]
     return found
 
@@ -268,7 +272,7 @@ def run(
     found = [Way(cell._replace(variant=v), "") for cell in cells for v in ways_of(cell)]
     for i, way in enumerate(found):
         way.worker = TORCH if way.job.variant.startswith("torch") else JAX
-        slow = way.job.name.startswith("W4") or way.job.variant.endswith("compiled")
+        slow = way.job.name in SLOW or way.job.variant.endswith("compiled")
         way.worker += f" {i}" * slow  # what compiles too long must not hold the others up
     best: dict[str, float] = {}
     with Crew(threads) as crew:

@@ -1,7 +1,7 @@
 """The workloads in JAX: this library's way, and what a competent user of JAX writes first."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -100,29 +100,88 @@ def transformer(
     return last_NxD @ params["items"].T
 
 
-APPLY: dict[str, Callable] = {
-    "W1": perceptron,
-    "W2": conv.conv4(5).apply,
-    "W2q15": conv.conv4(5).apply,
-    "W3": users,
-    "W4": transformer,
-    "W4h": transformer,
+def _fast(
+    model: Model, problem: problems.Problem, num_steps: int, second_order: bool, narrow: bool
+) -> MetaLearner:
+    """The learner of a perceptron, all of whose weights adapt to ratings or values."""
+    compute = jnp.bfloat16 if narrow else None
+    return fast_maml(model, problem.rate, num_steps, second_order=second_order, compute=compute)
+
+
+def _by_gradient(
+    model: Model, problem: problems.Problem, num_steps: int, second_order: bool, narrow: bool
+) -> MetaLearner:
+    """The learner of a network that tells classes, whose activations are its model's."""
+    del narrow
+    return gradient(
+        model,
+        optax.sgd(problem.rate),
+        num_steps,
+        adapts=problem.adapts,
+        second_order=second_order,
+        loss=losses.class_cross_entropy,
+    )
+
+
+def _look_up_all(params: PyTree, episodes: Episode) -> Episode:
+    """The tasks with the features of their pairs in place of the pairs."""
+    rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
+    return Episode((), rows(episodes.support), rows(episodes.query))
+
+
+class Workload(NamedTuple):
+    """A workload in JAX; its numbers are those of its name in `problems.PROBLEMS`.
+
+    Attributes:
+      network: (params, profile, inputs) -> scores, as one writes it first.
+      own: choices -> the network of the library's way.
+      loss: of scores, labels and mask, in support and query.
+      learner: (model, problem, num_steps, second_order, narrow) -> the library's learner.
+      prepare: what the library does once for all tasks of a step.
+      variations: other networks that one may write first, by name.
+    """
+
+    network: Callable
+    own: Callable[[How], Callable]
+    loss: losses.Loss
+    learner: Callable[[Model, problems.Problem, int, bool, bool], MetaLearner]
+    prepare: outer_gradient.Prepare | None = None
+    variations: Mapping[str, Callable] = {}
+
+
+_sines = Workload(perceptron, lambda how: perceptron, losses.squared_error, _fast)
+_characters = Workload(
+    conv.conv4(5).apply,
+    lambda how: conv.conv4(5, convolve=how.convolve).apply,
+    losses.class_cross_entropy,
+    _by_gradient,
+)
+_users = Workload(
+    users,
+    lambda how: perceptron,  # features are looked up before
+    losses.squared_error,
+    _fast,
+    outer_gradient.Prepare(tree.under("tables"), _look_up_all),
+)
+_sequences = Workload(
+    transformer,
+    lambda how: functools.partial(transformer, last_place=True, scanned=how.scanned),
+    losses.class_cross_entropy,
+    _by_gradient,
+    variations={"last place": functools.partial(transformer, last_place=True)},
+)
+_as_called = {"lax.conv": conv.conv4(5, convolve=conv.ordinary_convolution).apply}
+
+WORKLOADS: dict[str, Workload] = {
+    "W1": _sines,
+    "W2": _characters._replace(variations=_as_called),
+    "W2q15": _characters,
+    "W3": _users,
+    "W4": _sequences,
+    "W4h": _sequences,
 }
-
-
-def own(name: str, how: How) -> Callable:
-    """The network of the library's way: its convolution is chosen, features are looked up before,
-    and no place is computed that is not read."""
-    if name.startswith("W2"):
-        return conv.conv4(5, convolve=how.convolve).apply
-    if name.startswith("W4"):
-        return functools.partial(transformer, last_place=True, scanned=how.scanned)
-    return perceptron
-
-
-def loss_of(name: str) -> losses.Loss:
-    """Squared error for W1 and W3, cross-entropy for the others."""
-    return losses.squared_error if name in ("W1", "W3") else losses.class_cross_entropy
+"""Name -> the workload. The variations of plain JAX: the compiler's own convolution in W2, as a
+network library calls it; no places that are not read in W4."""
 
 
 def episodes_of(problem: problems.Problem) -> Episode:
@@ -159,39 +218,6 @@ class Program(NamedTuple):
 def _split(problem: problems.Problem) -> tuple[PyTree, PyTree]:
     """The weights that the outer loop learns, and those that stay."""
     return tree.partition(jax.tree.map(jnp.asarray, problem.weights), problem.learned)
-
-
-def _learner(
-    name: str,
-    problem: problems.Problem,
-    frozen: PyTree,
-    num_steps: int,
-    second: bool,
-    how: How,
-    narrow: bool,
-):
-    """The learner of the outer-learned weights, with the frozen ones beside them."""
-    model = _with(own(name, how), frozen, narrow)
-    compute = jnp.bfloat16 if narrow else None
-    if name == "W1":
-        return fast_maml(model, problem.rate, num_steps, second_order=second, compute=compute), None
-    if name != "W3":
-        learner = gradient(
-            model,
-            optax.sgd(problem.rate),
-            num_steps,
-            adapts=problem.adapts,
-            second_order=second,
-            loss=loss_of(name),
-        )
-        return learner, None
-    learner = fast_maml(model, problem.rate, num_steps, second_order=second, compute=compute)
-
-    def apply_tables(params: PyTree, episodes: Episode) -> Episode:
-        rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
-        return Episode((), rows(episodes.support), rows(episodes.query))
-
-    return learner, outer_gradient.Prepare(tree.under("tables"), apply_tables)
 
 
 def _with(apply: Callable, frozen: PyTree, narrow: bool) -> Model:
@@ -240,7 +266,7 @@ def library(
       outer: another outer optimizer than `OUTER`.
     """
     outer = outer or OUTER
-    how, problem = how or chosen(name), problems.make(name, num_tasks)
+    how, problem, workload = how or chosen(name), problems.make(name, num_tasks), WORKLOADS[name]
     learned, frozen = _split(problem)
 
     def nested(learner: MetaLearner) -> MetaLearner:
@@ -252,9 +278,9 @@ def library(
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state: loop.TrainState, data: PyTree):
         episodes, frozen = data
-        learner, prepare = _learner(name, problem, frozen, num_steps, second_order, how, narrow)
-        learner = nested(learner)
-        gradient_fn = _gradient(learner, how, prepare)
+        model = _with(workload.own(how), frozen, narrow)
+        learner = nested(workload.learner(model, problem, num_steps, second_order, narrow))
+        gradient_fn = _gradient(learner, how, workload.prepare)
         if mesh is not None:
             gradient_fn = devices.dealt(mesh, gradient_fn)
         recipe = loop.recipe(learner, outer, gradient_fn)
@@ -266,14 +292,6 @@ def library(
     if mesh is not None:
         start, data = devices.place(mesh, (start, data))
     return Program(run, start, data, how.num_outer)
-
-
-VARIATIONS: dict[str, Callable] = {
-    "lax.conv": conv.conv4(5, convolve=conv.ordinary_convolution).apply,
-    "last place": functools.partial(transformer, last_place=True),
-}
-"""Plain JAX with the compiler's own convolution in W2, as a network library calls it; without the
-places that are not read in W4."""
 
 
 def plain(
@@ -289,12 +307,12 @@ def plain(
     """What one writes first: ``jit(grad(mean(vmap(task))))`` around a loop, and Adam.
 
     Args:
-      kind: a key of `VARIATIONS`, or nothing.
+      kind: one of the workload's ``variations``, or nothing.
       num_tasks, narrow, outer: as of `library`.
     """
     outer = outer or OUTER
-    problem = problems.make(name, num_tasks)
-    apply, loss = VARIATIONS[kind] if kind else APPLY[name], loss_of(name)
+    problem, workload = problems.make(name, num_tasks), WORKLOADS[name]
+    apply, loss = workload.variations[kind] if kind else workload.network, workload.loss
     apply = mixed(Model(lambda *_: {}, apply)).apply if narrow else apply
     learned, frozen = _split(problem)
 

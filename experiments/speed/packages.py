@@ -36,9 +36,10 @@ class Package(peers.Peer):
 
     def __init__(self, name: str, num_steps: int, second_order: bool):
         super().__init__(name, num_steps, second_order)
-        self.name, adapts, self.rate, self.num_steps, self.second = self.how
+        self.workload, adapts, self.rate, self.num_steps, self.second = self.how
         fast = [path for path in self.weights if adapts(path)]
-        self.net = Net(peers.APPLY[name], {p: w.detach() for p, w in self.weights.items()}, fast)
+        weights = {path: w.detach() for path, w in self.weights.items()}
+        self.net = Net(self.workload.network, weights, fast)
         own = {path: w for path, w in self.weights.items() if path not in fast}
         self.rest = own
         learned = [self.net.fast[p] if p in fast else own[p] for p in self.learned]
@@ -48,7 +49,7 @@ class Package(peers.Peer):
     def score(self, net: Any, part: tuple) -> Tensor:
         """The loss of a network on a support or query."""
         inputs, label, mask = part
-        return peers.loss_of(self.name)(net(self.rest, inputs), label, mask)
+        return self.workload.loss(net(self.rest, inputs), label, mask)
 
     @abc.abstractmethod
     def task(self, support: tuple, query: tuple) -> Tensor:
@@ -59,7 +60,7 @@ class Package(peers.Peer):
         num_tasks, total = len(support[1]), torch.zeros(())
         self.adam.zero_grad()
         for t in range(num_tasks):
-            pick = lambda part, t=t: peers.features(self.name, self.rest, tuple(x[t] for x in part))
+            pick = lambda part, t=t: self.workload.ready(self.rest, tuple(x[t] for x in part))
             loss = self.task(pick(support), pick(query)) / num_tasks
             loss.backward()
             total = total + loss.detach()

@@ -8,7 +8,7 @@ second-order gradient.
 
 import abc
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -90,16 +90,6 @@ def transformer(p: Flat, items: Tensor) -> Tensor:
     return (last @ p["head/kernel"] + p["head/bias"]) @ p["items"].T
 
 
-APPLY: dict[str, Callable[[Flat, Tensor], Tensor]] = {
-    "W1": perceptron,
-    "W2": conv4,
-    "W2q15": conv4,
-    "W3": perceptron,
-    "W4": transformer,
-    "W4h": transformer,
-}
-
-
 def narrowed(apply: Callable[[Flat, Tensor], Tensor]) -> Callable[[Flat, Tensor], Tensor]:
     """The network with bfloat16 activations, float32 weights and scores."""
     low = lambda x: x.bfloat16() if x.is_floating_point() else x
@@ -115,18 +105,44 @@ def _entropy(score: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     return -(chosen * mask).sum() / mask.sum()
 
 
-def loss_of(name: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Squared error for W1 and W3, cross-entropy for the others."""
-    return _squared if name in ("W1", "W3") else _entropy
+def _as_they_are(p: Flat, inputs: Tensor) -> Tensor:
+    del p
+    return inputs
 
 
-def features(name: str, p: Flat, part: tuple) -> tuple:
-    """A support or query with its features looked up, where the workload has any."""
-    return (look_up(p, part[0]), *part[1:]) if name == "W3" else part
+class Workload(NamedTuple):
+    """A workload in PyTorch; its numbers are those of its name in `problems.PROBLEMS`.
+
+    Attributes:
+      network: (weights, inputs) -> scores.
+      loss: of scores, labels and mask, in support and query.
+      features: (weights, inputs) -> the inputs of the network, found once a task.
+    """
+
+    network: Callable[[Flat, Tensor], Tensor]
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    features: Callable[[Flat, Tensor], Tensor] = _as_they_are
+
+    def ready(self, p: Flat, part: tuple) -> tuple:
+        """A support or query with the inputs of the network."""
+        return (self.features(p, part[0]), *part[1:])
+
+
+_characters, _sequences = Workload(conv4, _entropy), Workload(transformer, _entropy)
+
+WORKLOADS: dict[str, Workload] = {
+    "W1": Workload(perceptron, _squared),
+    "W2": _characters,
+    "W2q15": _characters,
+    "W3": Workload(perceptron, _squared, look_up),
+    "W4": _sequences,
+    "W4h": _sequences,
+}
+"""Name -> the workload."""
 
 
 def _task(
-    name: str,
+    workload: Workload,
     adapts: Callable,
     rate: float,
     num_steps: int,
@@ -135,12 +151,12 @@ def _task(
     narrow: bool = False,
 ) -> Callable[[Flat, tuple, tuple], Tensor]:
     """(weights, support, query) -> the outer loss of one task."""
-    apply, loss = narrowed(APPLY[name]) if narrow else APPLY[name], loss_of(name)
+    apply = narrowed(workload.network) if narrow else workload.network
 
     def task(p: Flat, support: tuple, query: tuple) -> Tensor:
         fast = {path: value for path, value in p.items() if adapts(path)}
-        support, query = features(name, p, support), features(name, p, query)
-        score = lambda fast, part: loss(apply({**p, **fast}, part[0]), part[1], part[2])
+        support, query = workload.ready(p, support), workload.ready(p, query)
+        score = lambda fast, part: workload.loss(apply({**p, **fast}, part[0]), part[1], part[2])
         for _ in range(num_steps):
             grads = inner(lambda fast, part=support: score(fast, part), fast, second)
             fast = {path: fast[path] - rate * grads[path] for path in fast}
@@ -171,7 +187,7 @@ class Peer(abc.ABC):
         self.adam = torch.optim.Adam([self.weights[p] for p in self.learned], lr=1e-3)
         longs = lambda x: x.long() if x.dtype in (torch.int32, torch.int64) else x
         self.data = [tuple(longs(here(x)) for x in p) for p in (problem.support, problem.query)]
-        self.how = (name, problem.adapts, problem.rate, num_steps, second_order)
+        self.how = (WORKLOADS[name], problem.adapts, problem.rate, num_steps, second_order)
 
     @abc.abstractmethod
     def gradients(self) -> tuple[list[Tensor], Tensor]:

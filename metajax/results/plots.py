@@ -160,6 +160,19 @@ def forest(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, l
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
 
 
+def arms(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, label: str) -> None:
+    """Saves one mean with its interval per line, the first on top."""
+    places = np.arange(len(rows))[::-1]
+    bars = np.array([[r.mean - r.low, r.high - r.mean] for _, r in rows]).T
+    with page(path, 0.8 + 0.25 * len(rows)) as axes:
+        means = [r.mean for _, r in rows]
+        axes.errorbar(means, places, xerr=bars, color="black", fmt="o", markersize=3.8)
+        axes.set_yticks(places, [name for name, _ in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_xlabel(label)
+        axes.grid(axis="x", alpha=0.25, linewidth=0.4)
+
+
 def pareto(
     points: Mapping[str, tuple[float, float]], path: pathlib.Path, cost: str, quality: str
 ) -> None:

@@ -301,11 +301,22 @@ def test_published_numbers_say_where_they_are_from():
     assert few_shot.published("omniglot")["5-way 1-shot|MAML"] == "98.7 ± 0.4"
 
 
-def test_stored_records_print_their_table(capsys):
+@pytest.mark.parametrize("experiment", [omniglot, unsupervised])
+def test_stored_records_print_their_table(experiment, tmp_path, capsys):
     if not records.files(records.RESULTS, "omniglot-*"):
         pytest.skip("no record is stored yet")
-    omniglot.main(omniglot.Config(output=Output(from_records=True)))
-    assert "5-way 1-shot" in capsys.readouterr().out
+    experiment.main(experiment.Config(output=Output(tmp_path, from_records=True)))
+    shown = capsys.readouterr().out
+    assert "5-way 1-shot" in shown and "CACTUs-ProtoNets" in shown
+    assert ("FOMAML" in shown) == (experiment is omniglot)
+    assert len(list(tmp_path.glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize("experiment", [omniglot, unsupervised])
+def test_where_no_record_is_stored_one_line_says_how_to_make_it(experiment, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "RESULTS", tmp_path)
+    with pytest.raises(UserError, match=r"no records in .*; run python -m experiments \w+"):
+        experiment.main(experiment.Config(output=Output(tmp_path, from_records=True)))
 
 
 def test_the_stored_maml_holds_what_the_issue_asks():

@@ -212,14 +212,17 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
     with pytest.raises(UserError, match="no record"):
         regimes.main(regimes.Config(output=Output(from_records=True)))
 
-    def told(seeds: int, people: int, steps: int, world: World, devices: int):
-        rows = {
-            ("no adaptation", "still"): np.full((2, 9), 4.0),
-            ("ridge head", "still"): np.ones((2, 9)),
-        }
-        return rows, {"ridge head": 3.0}, {}
+    def trained(seeds: int, steps: int, world: World, devices: int):
+        return {}, {"ridge head": 3.0}, {"ridge head": {"trials": 1}}
 
-    monkeypatch.setattr(drift, "run", told)
+    def judged(ready: dict, world: World, people: int):
+        return {
+            ("no adaptation", "still"): np.full((2, people), 4.0),
+            ("ridge head", "still"): np.ones((2, people)),
+        }
+
+    monkeypatch.setattr(drift, "trained", trained)
+    monkeypatch.setattr(drift, "judged", judged)
     monkeypatch.setattr(records, "require_clean", lambda changed: None)
     config = regimes.Config(output=Output(tmp_path, publish=True), window=False, domains=False)
     regimes.main(config)

@@ -13,6 +13,7 @@ from experiments.classics.sinusoid import report as sinusoid_report
 from experiments.classics.sinusoid import sinusoid
 from metajax.data.worlds.latent import SineTasks
 from metajax.results import records
+from metajax.settings import Output
 from metajax.training import loop
 from metajax.types import UserError
 
@@ -154,7 +155,7 @@ def test_the_published_program_has_its_amplitudes_erased():
 
 @pytest.mark.slow
 def test_a_short_run_of_everything_writes_and_prints(tmp_path, capsys):
-    config = dataclasses.replace(TINY, shots=(5,), out=tmp_path)
+    config = dataclasses.replace(TINY, shots=(5,), output=Output(tmp_path))
     sinusoid.main(config)
     printed = capsys.readouterr().out
     assert all(name in printed for name in sinusoid.ARMS)
@@ -206,6 +207,15 @@ def test_stored_records_hold_what_the_issue_asks():
     assert score("MAML").shape[1] == 600 and score("MAML").mean() <= 1.1
     assert records.difference(score("Meta-SGD"), score("MAML")).high < 0
     assert records.difference(score("MAML"), score("pretrained")).high < 0
+
+
+def test_what_is_stored_of_memorization_is_printed_and_drawn_without_a_run(tmp_path, capsys):
+    if not records.path_of("sinusoid-memorization-k5").is_file():
+        pytest.skip("no record is stored yet")
+    memorization.main(memorization.Config(output=Output(tmp_path, from_records=True)))
+    shown = capsys.readouterr().out
+    assert "program, moments kept" in shown and "CNP" not in shown
+    assert (tmp_path / "sinusoid-memorization-k5.png").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("shots", [5, 10])

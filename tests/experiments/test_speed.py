@@ -74,12 +74,12 @@ def test_the_networks_of_both_libraries_are_the_same(name):
     moved = lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32)
     weights = jax.tree.map(moved, problem.weights)
     inputs = problem.support.inputs[0]
-    mine = jax.jit(ours.APPLY[name])(weights, (), inputs)
+    mine = jax.jit(ours.WORKLOADS[name].network)(weights, (), inputs)
     theirs = peers.flatten(weights)
     seen = torch.from_numpy(inputs)
-    if name == "W3":
-        seen = peers.look_up(theirs, seen.long())
-    scores = peers.APPLY[name](theirs, seen.long() if name == "W4" else seen)
+    seen = seen if seen.is_floating_point() else seen.long()
+    workload = peers.WORKLOADS[name]
+    scores = workload.network(theirs, workload.features(theirs, seen))
     np.testing.assert_allclose(mine, scores.numpy(), rtol=2e-4, atol=2e-4)
 
 

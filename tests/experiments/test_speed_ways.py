@@ -22,7 +22,7 @@ def few(name: str, num_tasks: int) -> problems.Problem:
 
 def by_hand(name: str, num_steps: int, second: bool, problem: problems.Problem):
     """The gradient of the learned weights, task after task, in double precision."""
-    apply, loss = ours.APPLY[name], ours.loss_of(name)
+    apply, loss = ours.WORKLOADS[name].network, ours.WORKLOADS[name].loss
     double = lambda x: x.astype(np.float64) if x.dtype == np.float32 else x
     weights, support, query = jax.tree.map(
         double, (problem.weights, problem.support, problem.query)
@@ -82,7 +82,8 @@ def test_the_gradient_is_that_of_a_plain_loop(monkeypatch, name, num_steps, seco
 def test_the_last_place_alone_has_the_logits_of_all_places():
     problem = problems.PROBLEMS["W4"]()
     items = problem.support.inputs[0][:2]
-    ways = (ours.APPLY["W4"], ours.own("W4", choices.how("W4")))
+    workload = ours.WORKLOADS["W4"]
+    ways = (workload.network, workload.own(choices.how("W4")))
     both = [jax.jit(f)(problem.weights, (), items) for f in ways]
     np.testing.assert_allclose(*both, rtol=1e-4, atol=1e-4)
 

@@ -348,12 +348,9 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
 def main(config: Config) -> None:
     """Runs the arms, or reads their records, and prints the table."""
     if config.output.from_records:
-        records = list(report.all_stored("omniglot-*").values())
-        if not records:
-            raise UserError(
-                f"no records in {report.RESULTS}; run python -m experiments omniglot --publish"
-            )
+        records = list(few_shot.stored("omniglot", "omniglot-*").values())
     else:
         data = load(config.data_dir)
         records = [run_arm(config, arm, data) for arm in config.arms]
     few_shot.show("Omniglot, accuracy in per cent [95 % interval]", records)
+    few_shot.plot(records, config.output.folder("omniglot") / "omniglot.png")

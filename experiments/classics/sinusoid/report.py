@@ -118,17 +118,13 @@ def show(record: records.Record) -> None:
     )
 
 
-def show_stored(out: pathlib.Path) -> None:
-    """Prints the tables of all stored records and draws their curves in the folder ``out``.
+def show_stored(command: str, pattern: str, out: pathlib.Path) -> None:
+    """Prints the tables of the stored records of a pattern, and draws their curves in ``out``.
 
     Raises:
-      UserError: there are none.
+      UserError: there are none; it names the command that makes them.
     """
-    found = records.all_stored("sinusoid-*")
-    if not found:
-        raise UserError(
-            f"no records in {records.RESULTS}; run python -m experiments sinusoid --publish"
-        )
+    found = few_shot.stored(command, pattern)
     for name in sorted(found, key=lambda name: (len(name), name)):
         show(found[name])
         plot(found[name], out / f"{name}.png")

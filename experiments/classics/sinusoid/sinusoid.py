@@ -322,7 +322,7 @@ def main(config: Config) -> None:
     if unknown:
         raise UserError(f"no arm {unknown[0]!r}; the known ones are {', '.join(ARMS)}")
     if config.output.from_records:
-        sinusoid_report.show_stored(config.output.folder("sinusoid"))
+        sinusoid_report.show_stored("sinusoid", "sinusoid-*", config.output.folder("sinusoid"))
     else:
         for shots in config.shots:
             sinusoid_report.show(run_shots(config, shots))

@@ -283,4 +283,6 @@ def main(config: Config) -> records.Record:
         gap = records.difference(get(arm=RIDGE), get(arm=arm))
         print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
     print("milliseconds to adapt:", record.extra["milliseconds"])
+    if not config.output.from_records:
+        large_report.finished(record, name, config, (f"k={SHOTS[-1]}", "ndcg@5"))
     return record

@@ -269,4 +269,6 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         gap = records.difference(get(arm), get("no adaptation"))
         print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    if not config.output.from_records:
+        large_report.finished(record, name, config, columns[1])
     return record

@@ -16,6 +16,7 @@ task is a shelf of 48 items drawn from one domain instead.
 import dataclasses
 import functools
 import pathlib
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -242,11 +243,19 @@ def show(record: report.Record) -> None:
                 print(f"{metric}, {condition}: {arm} - no adaptation: {told}")
 
 
-def picture(record: report.Record, path: pathlib.Path) -> None:
-    """Saves the headroom: what more context is worth."""
-    columns = record.extra["conditions_of"].get(ROOM)
-    if not columns:
-        return
+def pictures(record: report.Record, folder: pathlib.Path) -> None:
+    """Saves a picture of each regime: its arms in the last column of its table, or the headroom."""
+    for regime, columns in record.extra["conditions_of"].items():
+        path = folder / f"{regime.replace(', ', '-').replace(' ', '-')}.png"
+        if regime == ROOM:
+            headroom(record, columns, path)
+        else:
+            large_report.plotted(of_regime(record, regime), *columns[-1], path)
+        print(f"plot   {path}")
+
+
+def headroom(record: report.Record, columns: Sequence[tuple[str, str]], path: pathlib.Path) -> None:
+    """Saves what more context is worth to the recommender as it is."""
     found = [report.interval(record.of(ROOM, "recommender as it is", c, m), m) for c, m in columns]
     sizes = [int(condition.split()[0]) for condition, _ in columns]
     with plots.page(path) as axes:
@@ -260,9 +269,9 @@ def picture(record: report.Record, path: pathlib.Path) -> None:
 
 
 def main(config: Config) -> list[report.Record]:
-    """The records of the experiment, run or read, their tables and the picture of the headroom."""
+    """The records of the experiment, run or read, their tables and pictures."""
     records = stored(config) if config.output.from_records else run(config)
     for record in records:
         show(record)
-        picture(record, config.output.folder("regimes") / "headroom.png")
+        pictures(record, config.output.folder("regimes"))
     return records

@@ -281,7 +281,5 @@ def main(config: Config) -> records.Record:
     title = f"Next item, leave-one-out, {name[7:]}, {people} people"
     large_report.show(record, COLUMNS, title, quoted=config.data.dataset == "ml-1m")
     if not config.output.from_records:
-        folder = config.output.folder(name)
-        large_report.plotted(record, *COLUMNS[1], folder / "arms.png")
-        print(f"record {folder / name}{records.SUFFIX}\nplot   {folder / 'arms.png'}")
+        large_report.finished(record, name, config, COLUMNS[1])
     return record
