@@ -230,3 +230,4 @@ def test_tables_are_printed_from_the_record_and_a_missing_one_gets_one_line(
     shown = capsys.readouterr().out
     assert shown.count("ridge head - no adaptation: -3.0000 [-3.0000, -3.0000]") == 2
     assert "1.0000 [1.0000, 1.0000]" in shown and "2.0000 [2.0000, 2.0000]" in shown
+    assert (tmp_path / "people-who-drift.png").stat().st_size > 5_000

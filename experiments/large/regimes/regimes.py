@@ -250,7 +250,8 @@ def pictures(record: report.Record, folder: pathlib.Path) -> None:
         if regime == ROOM:
             headroom(record, columns, path)
         else:
-            large_report.plotted(of_regime(record, regime), *columns[-1], path)
+            condition, metric = columns[-1]
+            large_report.plotted(of_regime(record, regime), condition, metric, path)
         print(f"plot   {path}")
 
 
