@@ -262,7 +262,10 @@ def accuracy(record: report.Record) -> Interval:
 
 def plot(records: Sequence[report.Record], path: pathlib.Path) -> None:
     """Saves the test accuracy of each record with its interval over tasks, the first on top."""
-    plots.arms([(f"{r.method}, {r.scenario}", accuracy(r)) for r in records], path, "accuracy")
+    settings = {r.scenario for r in records}
+    name = lambda r: r.method if len(settings) == 1 else f"{r.scenario}: {r.method}"
+    label = "accuracy" + "".join(f", {setting}" for setting in settings if len(settings) == 1)
+    plots.arms([(name(r), accuracy(r)) for r in records], path, label)
     print(f"plot   {path}")
 
 

@@ -164,9 +164,9 @@ def arms(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, lab
     """Saves one mean with its interval per line, the first on top."""
     places = np.arange(len(rows))[::-1]
     bars = np.array([[r.mean - r.low, r.high - r.mean] for _, r in rows]).T
-    with page(path, 0.8 + 0.25 * len(rows)) as axes:
+    with page(path, 0.8 + 0.2 * len(rows)) as axes:
         means = [r.mean for _, r in rows]
-        axes.errorbar(means, places, xerr=bars, color="black", fmt="o", markersize=3.8)
+        axes.errorbar(means, places, xerr=bars, color="black", fmt="o", markersize=2.4)
         axes.set_yticks(places, [name for name, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.set_xlabel(label)
