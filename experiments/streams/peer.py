@@ -27,8 +27,9 @@ OURS = {
     for kind in (ADAGRAD, OGD)
     for size in (1, 4, 10)
 }
-RATES = {ADAGRAD: (0.02, 0.08, 0.3), OGD: (0.005, 0.02, 0.05)}
-"""Of ours; river's, which descends without AdaGrad too, has those of OGD."""
+RATES = {ADAGRAD: (0.02, 0.08, 0.3), OGD: (0.01, 0.04, 0.1)}
+THEIRS = (0.005, 0.02, 0.05)
+"""Those of our descent: river's loss is the square, ours its half."""
 WARM = 0.1
 """Share of the events that choose rates and are not scored."""
 NAME = "online-peer"
@@ -95,49 +96,56 @@ def player(events: Events, dim: int, name: str) -> tuple[Player, Any]:
     return Player(name, make, 16_384 // size), (start, mean)
 
 
+Side = Callable[[float, Events], tuple[np.ndarray, float]]
+"""(rate, events) -> predictions (n,), each before its event was learned, and processor seconds."""
+
+
+def sides(stream: Events, dim: int) -> dict[str, tuple[Side, tuple[float, ...]]]:
+    """Name -> what plays events, and the rates to choose from."""
+    found: dict[str, tuple[Side, tuple[float, ...]]] = {
+        name: (lambda rate, some, n=name: play_theirs(n, dim, rate, some), THEIRS)
+        for name in (MF, FM)
+    }
+    for name, (kind, size) in OURS.items():
+        play, given = player(stream, dim, name)
+
+        def ours(rate: float, some: Events, play=play, given=given, size=size):
+            done = play(rate, given, rounds(some, size))
+            return done.scores, done.seconds
+
+        found[name] = (ours, RATES[kind])
+    return found
+
+
 def measured(config: Any) -> records.Record:
-    """Plays both sides in one run, rates chosen by both on the first tenth."""
+    """Plays both sides in one run; rates are chosen on the first tenth, before the rest is met."""
     stream = timelines.load(config.data.dataset, config.data.data_dir)
     if config.most_events:
         stream = stream.part(0, config.most_events)
     num_warm = int(WARM * len(stream))
-    first, label = stream.part(0, num_warm), stream.label[num_warm:]
+    first, label, user = stream.part(0, num_warm), stream.label[num_warm:], stream.user[num_warm:]
     clipped = lambda score: np.clip(score, *stream.scale)
-    settings, found, runs = {}, {}, {}
-
-    def finish(name: str, rate: float, tried: dict, score: np.ndarray, seconds: float) -> None:
-        rate_of = len(stream) / seconds
-        settings[name] = {"rate": rate, "valid_mse": tried, "events_per_second": rate_of}
-        runs[name] = {
-            "mae": np.abs(clipped(score)[num_warm:] - label),
-            "mse": (clipped(score)[num_warm:] - label) ** 2,
-        }
-        print(f"{name}: {runs[name]['mae'].mean():.4f}, {rate_of:,.0f} events/s", flush=True)
-
     error = lambda score: float(np.mean((clipped(score) - first.label) ** 2))
-    for name in (MF, FM):
-        tried = best_rate(
-            RATES[OGD], lambda r, n=name: error(play_theirs(n, config.dim, r, first)[0])
-        )
-        finish(name, *tried, *play_theirs(name, config.dim, tried[0], stream))
-    for name, (kind, size) in OURS.items():
-        play, given = player(stream, config.dim, name)
-        part = rounds(first, size)
-        loss = lambda r, p=play, g=given, x=part: error(p(r, g, x).scores)
-        tried = best_rate(RATES[kind], loss)
-        done = play(tried[0], given, rounds(stream, size))
-        finish(name, *tried, done.scores, done.seconds)
-    user = stream.user[num_warm:]
-    for name, by_metric in runs.items():
-        for metric, values in by_metric.items():
+    played, settings, found = sides(stream, config.dim), {}, {}
+    for name, (play, rates) in played.items():
+        rate, tried = best_rate(rates, lambda r, p=play: error(p(r, first)[0]))
+        settings[name] = {"rate": rate, "valid_mse": tried}
+    tests = ledger.checksum(NAME, user, stream.item[num_warm:], label)
+    chosen = {name: told["rate"] for name, told in settings.items()}
+    opened = records.open_tests(config, chosen, NAME, tests)
+    for name, (play, _) in played.items():
+        score, seconds = play(chosen[name], stream)
+        gap = clipped(score)[num_warm:] - label
+        settings[name]["events_per_second"] = len(stream) / seconds
+        for metric, values in {"mae": np.abs(gap), "mse": gap**2}.items():
             one = scores.by_user(values, user)
             key = records.Key(stream.name, name, records.ALL, metric)
             found[key] = (one.total / one.count)[None]
-    tests = ledger.checksum(NAME, user, stream.item[num_warm:], label)
-    opened = records.open_tests(config, settings_of(settings), NAME, tests)
+        told = f"{np.abs(gap).mean():.4f}, {settings[name]['events_per_second']:,.0f} events/s"
+        print(f"{name}: {told}", flush=True)
     roles = dict.fromkeys(OURS, records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
     return records.made(
-        NAME, config, records.arms_of(runs, roles=roles, settings=settings), found,
+        NAME, config, records.arms_of(played, roles=roles, settings=settings), found,
         scenario=stream.name, opened=(opened,), peak_memory=journal.peak_memory(),
         data=records.Data(stream.name, "", stream.num_users, stream.num_items, len(stream)),
         extra={
@@ -145,11 +153,6 @@ def measured(config: Any) -> records.Record:
             "river": river().__version__,
         },
     )  # fmt: skip
-
-
-def settings_of(settings: dict[str, dict]) -> dict[str, float]:
-    """The rates alone."""
-    return {name: told["rate"] for name, told in settings.items()}
 
 
 def report(record: records.Record) -> None:
