@@ -36,7 +36,7 @@ Joint = Callable[[Model], MetaLearner]
 
 
 class Trained(NamedTuple):
-    """An arm that is ready for the test.
+    """An arm that is trained and tuned, and not yet tested.
 
     Attributes:
       learner: the learner, with the settings that were chosen.
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
-      role: what it is in a table, one of `report.ROLES`.
+      role: what it is in a table, one of `metajax.results.records.ROLES`.
     """
 
     learner: MetaLearner

@@ -52,7 +52,7 @@ def links_of(
 
 
 def told(levels: np.ndarray | None, labels: np.ndarray, unit: float) -> dict[str, Any]:
-    """What a record says of the levels, in the unit that ratings were read in.
+    """The levels of the rating scale for the record, in the unit that ratings were read in.
 
     Args:
       labels: (n,) of the training rows.

@@ -30,7 +30,7 @@ MOST_CODES = 64  # of a multi-valued column that is shown value by value
 
 
 class Settings(NamedTuple):
-    """What is tuned.
+    """The hyperparameters of the boosted trees.
 
     Attributes:
       rate: by which each tree is shrunk.

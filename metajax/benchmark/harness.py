@@ -134,14 +134,14 @@ def judge(
 
 
 def data_of(problem: Problem) -> records.Data:
-    """What a record says of the data."""
+    """The data set's name, checksum and sizes, for the record."""
     table = problem.table
     sizes = table.num_users, table.num_items, len(table)
     return records.Data(table.name, table.checksum(), *sizes)
 
 
 def split_of(problem: Problem) -> records.Split:
-    """What a record says of the split."""
+    """The split's protocol, seed, checksum and numbers of tasks, for the record."""
     split = problem.split
     return records.Split(
         split.protocol,

@@ -29,7 +29,7 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
 class Rows(NamedTuple):
-    """Rows of a regression.
+    """The design matrix of a regression, its targets and the mask of its rows.
 
     Attributes:
       x: (R, F) what is seen.

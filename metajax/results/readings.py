@@ -90,7 +90,7 @@ def adaptation(record: records.Record, scenario: str, arm: str) -> str:
 
 
 def diverged(record: records.Record, scenario: str, arm: str) -> bool:
-    """Whether an arm is left out of every comparison: nobody is ahead because of its failure.
+    """Whether an arm is left out of all comparisons, since no arm should win by its failure.
 
     A seed of its training diverged, a score is not finite, or its squared error is more than
     twice that of the item mean.

@@ -111,7 +111,7 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
         "interval that excludes 0.",
         f"N1 gap: {names[0]} with shuffled support labels minus {names[0]}. {opened(record)}",
         *(
-            f"{arm.name} diverged and is judged by its best parameters before: {said}."
+            f"{arm.name} diverged and is judged by the best parameters that it had before: {said}."
             for arm in record.arms
             for said in arm.settings.get("diverged", ())
         ),
@@ -144,12 +144,12 @@ def _measures_of(record: records.Record, *, wide: bool) -> Grid:
     ]
     gaps = [f"MSE: {method} - arm", f"nDCG@5: {method} - arm"] if wide else ["d MSE", "d nDCG"]
     notes = [
-        f"{gaps[0]} and {gaps[1]}: {method} minus the arm, paired by user; * marks an interval "
-        "that excludes 0. nDCG@5: higher is better; all others: lower.",
+        f"{gaps[0]} and {gaps[1]}: differences, {method} minus the arm, paired by user; * marks "
+        "an interval that excludes 0. nDCG@5: higher is better; all others: lower.",
         *_of_the_link(record),
         opened(record),
         *(
-            f"{arm.name} diverged and is judged by its best parameters before: {said}."
+            f"{arm.name} diverged and is judged by the best parameters that it had before: {said}."
             for arm in record.arms
             for said in arm.settings.get("diverged", ())
         ),
@@ -180,8 +180,9 @@ def _of_the_link(record: records.Record) -> list[str]:
     told = record.extra.get("ordinal", {})
     count = told.get("levels", 0)
     lines = [
-        f"MAE cal., log-loss and CRPS are of a distribution over {count} ratings: one ordinal "
-        "link, fitted on meta-validation, for every arm alike. MAE cal. is that of its median."
+        f"MAE cal. (calibrated), log-loss and CRPS judge a distribution over {count} ratings. The "
+        "same ordinal link, fitted to each arm's scores on meta-validation, gives it; MAE cal. is "
+        "the MAE of its median."
     ]
     if told.get("even"):
         lines.append(
@@ -278,9 +279,9 @@ def show(record: records.Record, console: Console | None = None) -> None:
 
 
 WHY = {
-    LEVEL: "shuffled labels serve it as well as its own, another's support or none does not",
-    NOTHING: "shuffled labels, and another's support or none, serve it as well as its own",
-    UNTASTED: "shuffled labels serve it as well as its own",
+    LEVEL: "it is as good with shuffled labels, and worse with another's support or with none",
+    NOTHING: "it is as good with shuffled labels, and with another's support or with none",
+    UNTASTED: "it is as good with shuffled labels",
 }
 
 
