@@ -4,6 +4,7 @@ All numbers are computed from the records in paper/results when this runs; nothi
 Run: python -m experiments index
 """
 
+import argparse
 import ast
 import pathlib
 import re
@@ -191,5 +192,6 @@ def build() -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser("index", description=__doc__).parse_args()
     (HERE / "README.md").write_text(build())
     print(f"wrote {HERE / 'README.md'}")

@@ -5,6 +5,7 @@ a line for each job as it gets ready, ``{"time": id, "count": n}`` by the second
 ``{"ceilings": true}`` by what the card reaches at best.
 """
 
+import argparse
 import concurrent.futures
 import contextlib
 import gc
@@ -230,4 +231,7 @@ def main(library: str, threads: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    for argument in ("library", "threads"):
+        parser.add_argument(argument)
+    main(**vars(parser.parse_args()))

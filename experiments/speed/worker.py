@@ -5,6 +5,7 @@ it reads: ``run N`` times N calls, ``peak`` measures the library's matrix produc
 that is compiled again after its first call stops the process.
 """
 
+import argparse
 import json
 import os
 import resource
@@ -128,4 +129,7 @@ def main(variant: str, name: str, num_steps: str, order: str, cores: str) -> Non
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__)
+    for argument in ("variant", "name", "num_steps", "order", "cores"):
+        parser.add_argument(argument)
+    main(**vars(parser.parse_args()))
