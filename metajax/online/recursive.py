@@ -31,7 +31,7 @@ def recursive_ridge(
 
     After the events s = 1..t of a group, the weights minimize ``sum_s f^(t-s) (y_s - x_s w)^2 +
     f^t (w - m)' diag(p) (w - m)``, with f the forgetting: the past fades, the prior with it. One
-    event costs D^2, and the events of a round are taken one after the other.
+    event costs D^2 times the events of its round, which are taken one after the other.
 
     Args:
       num_groups: G, such as the number of users.
@@ -57,19 +57,27 @@ def recursive_ridge(
         return base(asked.item) + jnp.sum(x_BxD * belief.mean[asked.user], axis=1)
 
     @precision.highest
-    def event(belief: Belief, told: Answered):
-        x = features(told.asked.item[None])[0]
-        index = jnp.stack([told.asked.user, told.asked.user])  # two rows: see `events.rounds`
-        mean, spread = belief.mean[index][0], belief.spread[index][0]
+    def updated(mean: jax.Array, spread: jax.Array, item: jax.Array, label: jax.Array):
+        """A group's belief after one event."""
+        x = features(item[None])[0]
         along = spread @ x
         gain = along / (forgetting + x @ along)
-        error = told.label - base(told.asked.item[None])[0] - x @ mean
-        new = (mean + gain * error, (spread - jnp.outer(gain, along)) / forgetting)
-        new = jax.tree.map(lambda a, b: jnp.where(told.mask > 0, a, b), new, (mean, spread))
-        put = lambda table, row: table.at[index].set(jnp.stack([row, row]))
-        return Belief(put(belief.mean, new[0]), put(belief.spread, new[1])), None
+        error = label - base(item[None])[0] - x @ mean
+        return mean + gain * error, (spread - jnp.outer(gain, along)) / forgetting
 
     def learn(belief: Belief, told: Answered) -> Belief:
-        return jax.lax.scan(event, belief, told)[0]
+        user, item = told.asked
+
+        def event(rows: Belief, number: jax.Array):
+            new = updated(rows.mean[number], rows.spread[number], item[number], told.label[number])
+            mine = (user == user[number]) & (told.mask[number] > 0)
+            put = lambda old, x: jnp.where(mine.reshape(-1, *(1,) * x.ndim), x[None], old)
+            return Belief(*map(put, rows, new)), None
+
+        # The rows of a round are read and written together: a table that is read between its
+        # changes is copied for each. Events of one group in a round see each other in the rows.
+        rows = Belief(belief.mean[user], belief.spread[user])
+        rows, _ = jax.lax.scan(event, rows, jnp.arange(len(user)))
+        return Belief(belief.mean.at[user].set(rows.mean), belief.spread.at[user].set(rows.spread))
 
     return Online(init, predict, learn)
