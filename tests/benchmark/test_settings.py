@@ -22,7 +22,8 @@ from metajax.types import UserError
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*\b"
 COMMANDS = {"training": "train", "verdict": "train", "people": "recommend"}
-LIBRARY = {"sequence": "sasrec", "bert": "text_cold", "plots": "compare"}
+LIBRARY = {"sequence": "sasrec", "bert": "text_cold", "plots": "compare", "events": "online"}
+PARTS = {"task_logs": "online_meta", "few_shot": "omniglot"}  # parts of a command of another name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +184,7 @@ def command_of(path: pathlib.Path) -> str:
         return COMMANDS.get(path.stem, path.stem)
     if rest[0] == "metajax":
         return LIBRARY.get(path.stem, "maml")
-    return next(name for name in rest[2:] if find(name))
+    return next(PARTS.get(name, name) for name in rest[2:] if find(name))
 
 
 def _text(node: ast.AST) -> str:

@@ -24,6 +24,7 @@ from metajax.data.worlds import latent
 from metajax.evaluation import evaluate, leaks, ordinal
 from metajax.learners import closed_form
 from metajax.models import towers
+from metajax.tuning import search
 
 TRAINING = settings.Training(seeds=2, num_steps=2, num_tasks=4, num_support=16)
 TREES = boosting.Settings(rate=0.5, leaves=4, min_rows=5, most_trees=6, num_draws=60)
@@ -59,7 +60,9 @@ def ranked(log, made) -> dict[str, Any]:
     met = ranking.interactions_of(log, made.train_rows, 3.0)
     known = np.flatnonzero(np.asarray(met.sum(axis=0)).ravel())
     lists = ranking.lists_of(made.valid["user_cold"], made, log.num_items, 5, known, 3.0)
-    chosen = ranking.tuned(ranking_arms.ease, [{"penalty": (3.0, 30.0)}], met, [lists])
+    chosen = ranking.tuned(
+        ranking_arms.ease, {"penalty": search.Choice((3.0, 30.0))}, met, [lists], trials=4
+    )
     return {"met": met.toarray(), "settings": chosen.settings, "scores": chosen.score(met[:5])}
 
 

@@ -252,7 +252,7 @@ def test_an_arm_called_mine_is_a_method_everywhere(mine, capsys, tmp_path):
     assert [grid.rows[i][1] for i in grid.bold] == ["Mine", "Mine"]
     assert "[Mine](#mine) | 1.0245" in index.glance([mine]) and "| Mine |" in index.rows(mine)[0]
     assert "ahead of every non-meta arm" in tables_report.verdicts(mine, "user_cold", "all", "mae")
-    tables_report.show("T5", {"tables-T5-made-users": mine})
+    tables_report.show_scenarios("T5", "tables-T5-made-users", mine)
     assert "Mine - arm" in capsys.readouterr().out
     declared = edition.Edition("made", "mine", (), (), ())
     r = edition.Results(declared, {"mine": mine}, {})
