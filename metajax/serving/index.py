@@ -2,8 +2,9 @@
 
 A score is an inner product of a user's weights with an item's vector, and a constant of the item. A
 large catalogue is cut into clusters once, and each cluster into layers by the constants, since of a
-person of whom little is known these decide; a request looks into the pieces whose centers score
-highest, until its budget of rows is spent. What it may miss is measured by the load test.
+person of whom little is known these decide. A request looks into the pieces whose best row is
+expected to score highest, a few thousand rows at a time, until what it has found is better than
+what is expected of the next one. What it may miss is measured by the load test.
 """
 
 import numpy as np
@@ -14,6 +15,7 @@ from metajax.types import UserError
 SMALL = 4_000_000  # numbers of a catalogue that are all looked at: 16 MB
 CLUSTERS = 2048
 BUDGET = 30_000  # rows that a request looks at, at most
+ROUND = 4000  # rows after which it asks whether to go on
 LAYERS = (0.02, 0.1, 0.3)  # where a cluster, sorted by the constants, is cut
 BLOCK = 1024
 
@@ -86,9 +88,12 @@ class Index:
         order, piece = in_cluster[by_layer], (layer * clusters + owner[in_cluster])[by_layer]
         self.place, self.vectors = order, np.ascontiguousarray(vectors[order])
         firsts = np.flatnonzero(np.diff(piece, prepend=-1))
-        self.spans = np.column_stack([firsts, np.append(firsts[1:], self.num_items)])
-        centers = np.add.reduceat(self.vectors, firsts) / np.diff(self.spans, axis=1)
-        self.centers = centers.astype(np.float32)
+        self.firsts, self.size = firsts, np.diff(np.append(firsts, self.num_items))
+        mean = lambda rows: np.add.reduceat(rows, firsts) / self.size[:, None]
+        self.centers = mean(self.vectors).astype(np.float32)
+        spread = np.maximum(mean(self.vectors**2) - self.centers**2, 0)
+        # The highest of n normal numbers stands about sqrt(2 log n) deviations above their mean.
+        self.reach = (spread * 2 * np.log(np.maximum(self.size, 2))[:, None]).astype(np.float32)
 
     def best(
         self, form: linear.Form, state: linear.State, top: int, hidden: np.ndarray
@@ -113,27 +118,30 @@ class Index:
         self, query: np.ndarray, top: int, hidden: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """The best places of inner products with a query (D + constants,), and the products."""
-        order = np.argsort(-(self.centers @ query))
-        rows = np.cumsum(np.diff(self.spans[order])[:, 0])
-        wanted = max(self.budget, 2 * (top + len(hidden)))
-        spans = _joined(self.spans[np.sort(order[: int(np.searchsorted(rows, wanted)) + 1])])
-        size = np.diff(spans)[:, 0]
-        ends = np.cumsum(size)
-        scores = np.empty(ends[-1], np.float32)
-        for (a, b), end in zip(spans.tolist(), ends.tolist(), strict=True):
-            np.dot(self.vectors[a:b], query, out=scores[end - (b - a) : end])
-        found = highest(scores, min(top + len(hidden), len(scores)))
-        span = np.searchsorted(ends, found, side="right")
-        places = self.place[spans[span, 0] + found - (ends - size)[span]]
+        expected = self.centers @ query + np.sqrt(self.reach @ query**2)
+        order = np.argsort(-expected)
+        rows = np.cumsum(self.size[order])
+        wanted = min(top + len(hidden), self.num_items)
+        most, done, parts = max(self.budget, 2 * wanted), 0, []
+        while True:
+            looked = rows[done - 1] if done else 0
+            end = int(np.searchsorted(rows, looked + max(ROUND, wanted))) + 1
+            chosen = order[done:end]
+            firsts = self.firsts[chosen]
+            for a, b in zip(firsts.tolist(), (firsts + self.size[chosen]).tolist(), strict=True):
+                parts.append(self.vectors[a:b] @ query)
+            done = min(end, len(order))
+            scores = np.concatenate(parts)
+            if done == len(order) or rows[done - 1] >= most:
+                break
+            if np.partition(scores, -wanted)[-wanted] >= expected[order[done]]:
+                break
+        found = highest(scores, min(wanted, len(scores)))
+        part = np.searchsorted(rows, found, side="right")
+        piece = order[part]
+        places = self.place[self.firsts[piece] + found - (rows[part] - self.size[piece])]
         shown = np.flatnonzero(~np.isin(places, hidden))[:top]
         return places[shown], scores[found[shown]]
-
-
-def _joined(spans: np.ndarray) -> np.ndarray:
-    """Sorted spans (S, 2) with those made one where the next begins where one ends."""
-    first = np.flatnonzero(np.append(True, spans[1:, 0] != spans[:-1, 1]))
-    last = np.append(first[1:] - 1, len(spans) - 1)
-    return np.column_stack([spans[first, 0], spans[last, 1]])
 
 
 def _clusters(x: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -67,10 +67,24 @@ def test_where_little_is_known_the_constants_decide_and_are_found(level, events)
     assert np.mean(hits) > 0.95
 
 
-def test_neighbours_are_joined():
-    spans = np.array([[0, 3], [3, 5], [7, 8], [8, 9], [11, 12]])
-    np.testing.assert_array_equal(index._joined(spans), [[0, 5], [7, 9], [11, 12]])
-    np.testing.assert_array_equal(index._joined(spans[:1]), [[0, 3]])
+def test_most_people_need_a_small_part_of_the_budget():
+    made, looked = form(50_000), []
+    cut = index.Index(made, small=0, clusters=400)
+    whole = cut.vectors
+
+    class Watched:
+        def __getitem__(self, rows):
+            looked[-1] += rows.stop - rows.start
+            return whole[rows]
+
+    cut.vectors = Watched()
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        items = rng.integers(50_000, size=5)
+        state = linear.adapt(made, linear.start(made), items, rng.normal(size=5) * 4)
+        looked.append(0)
+        cut.best(made, state, 20, items)
+    assert np.median(looked) < index.BUDGET / 4 and max(looked) < 1.1 * index.BUDGET
 
 
 def test_more_than_the_budget_is_still_all():
