@@ -16,6 +16,12 @@ USAGE = """usage: metajax COMMAND [--help | options]
 """
 COMMANDS = ("train", "recommend", "serve")
 """Each is a file of ``metajax.commands`` with a ``Config`` and a ``main``."""
+STOPPED = {
+    "train": "nothing is kept of an unfinished run; the same command starts from the beginning",
+    "recommend": "the same command starts from the beginning",
+    "serve": "what people said is kept; the same command serves again",
+}
+"""What is said of a command that a signal ends."""
 ONE_THREAD = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")
 
 
@@ -28,7 +34,7 @@ def main() -> None:
         command = importlib.import_module(f"metajax.commands.{name}")
         sys.argv[:2] = [f"metajax {name}"]
         cli = importlib.import_module("metajax.benchmark.command").cli
-        cli(command.main, command.Config, resumes=False)
+        cli(command.main, command.Config, stopped=STOPPED[name])
     elif name == "describe":
         _run("metajax.data")
     elif name == "experiments":

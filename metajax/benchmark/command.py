@@ -29,6 +29,8 @@ solves linear systems beside a network waited forever on two cores (jaxlib 0.10.
 the first device is asked for."""
 SAID = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
+GOES_ON = "what was saved last is whole; the same command goes on from it"
+
 
 class Stopped(KeyboardInterrupt):
     """A signal that asks the process to end; what is open is closed on the way out."""
@@ -38,20 +40,15 @@ class Stopped(KeyboardInterrupt):
         self.number = signal.Signals(number)
 
 
-def cli(main: Callable[[Any], Any], config: type, *, resumes: bool = True) -> None:
+def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> None:
     """Runs ``main`` on a configuration from the command line.
 
     Args:
-      resumes: whether the same command goes on where it was stopped; without checkpoints it starts
-        from the beginning, and says so.
+      stopped: what is said when a signal ends it: what is kept, and what the same command does.
 
     What the user can mend is told in one line on standard error, with exit status 1; Ctrl-C and
     SIGTERM too, with 128 and the number of the signal, as the shell has it.
     """
-    again = "it goes on where it stood" if resumes else "it starts from the beginning"
-    kept = "what was saved last is whole; the same command goes on from it"
-    if not resumes:
-        kept = "nothing is kept of an unfinished run; the same command starts from the beginning"
     in_order()
     _keep_programs()
     try:
@@ -72,12 +69,13 @@ def cli(main: Callable[[Any], Any], config: type, *, resumes: bool = True) -> No
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
+        again = ": it goes on where it stood" if stopped == GOES_ON else " again"
         sys.exit(
             f"error: cannot write {error.filename or 'a file of the run'} ({error.strerror}); make "
-            f"room or choose another --out, then run the same command: {again}"
+            f"room or choose another --out, then run the same command{again}"
         )
     except Stopped as stop:
-        print(f"{SAID[stop.number]}: {kept}", file=sys.stderr)
+        print(f"{SAID[stop.number]}: {stopped}", file=sys.stderr)
         sys.exit(128 + stop.number)
 
 

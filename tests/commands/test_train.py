@@ -204,3 +204,4 @@ def test_a_signal_says_that_nothing_is_kept(tmp_path, monkeypatch, capsys):
     assert ended.value.code == 128 + signal.SIGTERM
     said = capsys.readouterr().err.splitlines()
     assert said[-1].startswith("stopped by SIGTERM: nothing is kept of an unfinished run")
+    assert metajax.STOPPED.keys() == set(metajax.COMMANDS)
