@@ -208,7 +208,9 @@ def picture(record: records.Record, path: pathlib.Path) -> None:
                 for a in ALPHAS
             ]
             x = np.arange(len(ALPHAS))
-            axes.plot(x, [r.mean for r in found], label=scenario, **plots.look(i))
+            told = scenario.replace(", noise as the world's", "")
+            told = told.replace("noise four times the world's", "noise x 4")
+            axes.plot(x, [r.mean for r in found], label=told, **plots.look(i))
             low, high = [r.low for r in found], [r.high for r in found]
             axes.fill_between(x, low, high, color=plots.look(i)["color"], alpha=0.1, linewidth=0)
         axes.set_xticks(np.arange(len(ALPHAS)), [f"{a:g}" for a in ALPHAS])
