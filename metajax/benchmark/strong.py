@@ -16,7 +16,7 @@ from metajax.settings import Training
 from metajax.training import progress
 from metajax.types import UserError
 
-MOST_DRAWS = 20_000
+MOST_DRAWS, DRAWS_PER_TASK = 20_000, 4
 Tuned = Callable[[str, Callable[[boosting.Settings], Fitted]], Fitted]
 """(arm, settings -> the arm at them) -> the arm at the settings that were chosen."""
 
@@ -27,9 +27,14 @@ def as_set(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
     return make(boosting.DEFAULT)
 
 
-def num_draws(training: Training) -> int:
-    """Training tasks that an arm is fitted on: as many as a trained arm sees, 20,000 at most."""
-    return min(MOST_DRAWS, training.num_steps * training.num_tasks)
+def num_draws(training: Training, num_train: int) -> int:
+    """Draws of training tasks that an arm is fitted on: as many as a trained arm sees.
+
+    They are at most 20,000, and at most four for each of the ``num_train`` training tasks: on ML-1M
+    both bounds are about the same, and on a small log more draws of the same tasks tell nothing.
+    """
+    most = min(MOST_DRAWS, DRAWS_PER_TASK * num_train)
+    return min(most, training.num_steps * training.num_tasks)
 
 
 def combined(
@@ -49,7 +54,8 @@ def combined(
     Returns:
       The arms, and a line for each that could not be made.
     """
-    draws, shown = num_draws(training), training.num_support
+    draws = num_draws(training, problem.split.train.num_tasks)
+    shown = training.num_support
     with progress.bar(A9, 1) as update:
         some = max(1, draws // 2)
         by_grid = lambda arms, some: stacking.stack_arm(problem, arms, some, shown)

@@ -75,8 +75,10 @@ def test_without_the_extra_a_line_stands_below_the_table(ready, closed_forms, mo
 
 
 def test_trees_are_fitted_on_as_many_tasks_as_a_trained_arm_sees():
-    assert strong.num_draws(TINY) == 200
-    assert strong.num_draws(dataclasses.replace(TINY, num_steps=5_000)) == strong.MOST_DRAWS
+    assert strong.num_draws(TINY, 5_000) == 200
+    long = dataclasses.replace(TINY, num_steps=5_000)
+    assert strong.num_draws(long, 5_000) == strong.MOST_DRAWS
+    assert strong.num_draws(long, 300) == 1_200
 
 
 @pytest.mark.parametrize(
