@@ -62,9 +62,9 @@ def test_a_protocol_is_learned_and_judged(protocol, tmp_path):
     for scenario, tasks in opened.items():
         own = scores[scenario, baselines.A1, "all", "mae"]
         assert own.shape == (1, len(tasks.query.label)) and np.isfinite(own).all()
-        assert (scores[scenario, baselines.A1, "untrained", "mae"] >= 0).all()
+        assert (scores[scenario, baselines.A1, "untrained", "mse"] >= 0).all()
     (curve,) = harness.curves_of(opened)
-    assert (curve, baselines.A1, "k=0", "mae") in scores
+    assert (curve, baselines.A1, "k=0", "mse") in scores
 
 
 def test_supports_and_queries_are_as_long_as_asked(tmp_path):

@@ -159,7 +159,7 @@ def test_test_tasks_stay_closed_until_the_configuration_is_frozen(ready):
     assert opened.keys() == set(split.SCENARIOS)
     (line,) = ready.opened
     assert line == dataclasses.replace(
-        ticket, split=ready.split.checksum(), times_opened=1, configurations=1
+        ticket, split=ready.split.checksum(), experiment="mine", times_opened=1, configurations=1
     )
 
 

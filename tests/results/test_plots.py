@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from matplotlib import figure
 from small_records import record
 
 from metajax.results import intervals, plots, records
@@ -20,13 +21,13 @@ def width_of(path) -> int:
 def drawn(monkeypatch):
     """The lines of each figure, caught when it is saved."""
     caught = []
-    save = plots.Figure.savefig
+    save = figure.Figure.savefig
 
     def keep(figure, path, **options):
         caught.append([line for axes in figure.axes for line in axes.get_lines()])
         save(figure, path, **options)
 
-    monkeypatch.setattr(plots.Figure, "savefig", keep)
+    monkeypatch.setattr(figure.Figure, "savefig", keep)
     return caught
 
 

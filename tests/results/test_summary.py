@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import scipy.stats
+from matplotlib import figure
 from small_records import OFFSETS, record
 
 from metajax.results import intervals, plots, records, reliability
@@ -98,7 +99,7 @@ def test_the_front_and_its_stars():
 def test_the_profile_is_drawn_from_left_to_right_in_the_metric(tmp_path, monkeypatch):
     lines = []
     monkeypatch.setattr(
-        plots.Figure,
+        figure.Figure,
         "savefig",
         lambda f, *_, **__: lines.extend(x for a in f.axes for x in a.get_lines()),
     )

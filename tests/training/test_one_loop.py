@@ -9,6 +9,7 @@ LOOP = "metajax/training/updates.py"
 OTHERS = {
     "metajax/learners/gradient/maml.py": "the inner loop, within a task",
     "metajax/learners/gradient/implicit.py": "the inner loop, within a task",
+    "metajax/online/updaters.py": "outer steps within the scan over a stream, which has no end",
     "metajax/adapters/prune.py": "an optax transformation that must see the parameters one step on",
     "experiments/speed/ours.py": "the comparison: what one writes first, without this library",
 }
