@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## Run the main job on a small synthetic world: a table, a plot, a list for a new person
-	$(BIN)/python -m experiments maml --dataset synthetic --seeds 1 --num-steps 1000 --out out/demo --fresh
+	$(BIN)/python -m experiments maml --dataset synthetic --seeds 1 --num-steps 400 --out out/demo --fresh
 	$(BIN)/python -m metajax train synthetic --out out/demo-model --num-steps 0
 	$(BIN)/python -m metajax recommend out/demo-model --ratings "The Silent Planet=5, The Last Harbor=2" --top 5
 
