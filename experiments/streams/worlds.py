@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -152,6 +153,25 @@ def tuned(bench: Bench, world: DriftStream) -> tuple[dict[str, float], float, di
     return found, inner, told
 
 
+def _settings(
+    config: Any,
+    sizes: Sizes,
+    names: Sequence[str],
+    chosen: Mapping[str, tuple],
+    seconds: Mapping[str, float],
+) -> dict[str, dict[str, Any]]:
+    """What the record says of each arm: gradients, milliseconds a task, the rate of each world."""
+    played = len(WORLDS) * config.streams * config.world_tasks
+    return {
+        arm: {
+            "gradients": task_arms.gradients(arm, sizes),
+            "ms_per_task": 1e3 * seconds.get(arm, np.nan) / played,
+            **{f"rate, {world}": chosen[world][0].get(arm) for world in WORLDS},
+        }
+        for arm in names
+    }
+
+
 def run(config: Any, sizes: Sizes) -> dict[str, Any]:
     """The parts of a record of the four worlds."""
     bench = Bench(sizes, config.calm, config.world_tasks, config.train_steps)
@@ -203,15 +223,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
                 recovers[name][arm] = np.round(np.nanmean(after, axis=0), 4).tolist()
             print(f"{name}: {arm} {table.mean():.4f}", flush=True)
     names = [*bench.arms, task_arms.BEST, OFFLINE]
-    settings = {
-        arm: {
-            "gradients": task_arms.gradients(arm, sizes),
-            "ms_per_task": 1e3 * seconds.get(arm, np.nan) / len(WORLDS) / config.streams
-            / config.world_tasks,
-            **{f"rate, {world}": chosen[world][0].get(arm) for world in WORLDS},
-        }
-        for arm in names
-    }  # fmt: skip
+    settings = _settings(config, sizes, names, chosen, seconds)
     roles = {arm: task_arms.ROLES.get(arm, records.METHOD) for arm in names}
     return {
         "arms": records.arms_of(

@@ -158,6 +158,13 @@ def load_data(config: Any) -> Problem:
     return load(config.data, config.split, config.training.num_support)
 
 
+def _metrics_of(problem: Problem) -> Metrics:
+    """Errors of ratings, or how events stand among other items."""
+    if problem.events:
+        return evaluate.event_metrics(problem.table.scale[0])
+    return evaluate.rating_metrics
+
+
 def run_experiment(
     name: str,
     config: Any,
@@ -177,8 +184,7 @@ def run_experiment(
     """Checks the methods, trains every arm, opens the test, writes the record, prints the table.
 
     Args:
-      name: the experiment.
-      config: its `Config`, with ``outer_rate``.
+      name, config: the experiment and its `Config`, with ``outer_rate``.
       model: (config, problem) -> the model that A3, A4 and the methods share.
       methods: arm name -> build(config, problem) -> (learner, outer optimizer).
       method: the arm that the table is about.
@@ -187,8 +193,7 @@ def run_experiment(
       prepare: (config, problem) -> the problem with columns that the methods need.
       ablations: those of the methods that are the method with a part changed.
       protocol: config -> the problem: data, split and how choices are made.
-      metrics: (scores (T, Q), tasks, key) -> metric -> (T,), what the test measures; else errors of
-        ratings, or how events stand among other items.
+      metrics: (scores (T, Q), tasks, key) -> metric -> (T,), what the test measures; else by log.
       main: the metric of differences, controls and the curve; else the first.
       extra: further arms beside baselines and methods, trained by whatever means.
       table: prints a record.
@@ -205,9 +210,7 @@ def run_experiment(
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     problem = prepare(config, protocol(config))
     loaded = time.perf_counter() - began
-    if metrics is None:
-        low = problem.table.scale[0]
-        metrics = evaluate.event_metrics(low) if problem.events else evaluate.rating_metrics
+    metrics = metrics or _metrics_of(problem)
     main = main or ("auc" if problem.events else "mse")
     arms, notes = train_arms(config, problem, folder, model, methods, joint, ablations)
     arms |= extra(config, problem, folder)

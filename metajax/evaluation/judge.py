@@ -108,9 +108,8 @@ def judge(
 ) -> dict[Key, np.ndarray]:
     """Per-task scores (S, T) of every arm, scenario, condition and metric.
 
-    Conditions are "all" of the support, "k=0", "k=1" ... of a curve and the controls N0 to N3. One
-    compiled program per arm evaluates all of them. An arm that gives scores itself, without a
-    learner, has no control N3.
+    Conditions are "all" of the support, "k=0", "k=1" ... of a curve and the controls N0 to N3, one
+    compiled program per arm. An arm that gives scores itself, without a learner, has no N3.
 
     Args:
       arms: name -> `Judged`.

@@ -97,6 +97,35 @@ class Belief(NamedTuple):
     count: jax.Array
 
 
+def _foreseen(world: DriftStream, belief: Belief) -> Belief:
+    """The belief about the mean taste of the next task."""
+    eye = jnp.eye(world.dim)
+    moves = (belief.count >= max(world.calm, 1)) * 1.0
+    spread = belief.spread + moves * world.walk**2 * eye[None]
+    hazard = moves * world.jump
+    weight = belief.weight + jnp.log1p(-hazard)
+    place = jnp.argmin(weight)
+    born = jnp.where(hazard > 0, jnp.log(hazard), weight[place])
+    return belief._replace(
+        mean=belief.mean.at[place].set(jnp.where(hazard > 0, 0.0, belief.mean[place])),
+        spread=spread.at[place].set(jnp.where(hazard > 0, eye, spread[place])),
+        weight=weight.at[place].set(born),
+    )
+
+
+@precision.highest
+def _gained(world: DriftStream, mean: jax.Array, spread: jax.Array, data: Examples):
+    """Of a mean taste: design (N, D), solved design (N, D) and residual (N,), log-likelihood."""
+    x_NxD = data.inputs * data.mask[:, None]
+    residual = (data.label - data.inputs @ mean) * data.mask
+    own = spread + world.tau**2 * jnp.eye(world.dim)
+    cover = x_NxD @ own @ x_NxD.T + world.sigma**2 * jnp.eye(len(residual))
+    solved = jnp.linalg.solve(cover, jnp.concatenate([x_NxD, residual[:, None]], axis=1))
+    _, logdet = jnp.linalg.slogdet(cover)
+    fit = -0.5 * (residual @ solved[:, -1] + logdet)
+    return x_NxD, solved[:, :-1], solved[:, -1], fit
+
+
 def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
     """The Bayes tracker: expects of each answer what a person told the world's numbers would.
 
@@ -116,40 +145,14 @@ def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
         mean, spread = jnp.zeros((hypotheses, dim)), jnp.tile(eye, (hypotheses, 1, 1))
         return Belief(mean, spread, weight, jnp.zeros((), jnp.int32))
 
-    def foreseen(belief: Belief) -> Belief:
-        """The belief about the mean taste of the next task."""
-        moves = (belief.count >= max(world.calm, 1)) * 1.0
-        spread = belief.spread + moves * world.walk**2 * eye[None]
-        hazard = moves * world.jump
-        weight = belief.weight + jnp.log1p(-hazard)
-        place = jnp.argmin(weight)
-        born = jnp.where(hazard > 0, jnp.log(hazard), weight[place])
-        return belief._replace(
-            mean=belief.mean.at[place].set(jnp.where(hazard > 0, 0.0, belief.mean[place])),
-            spread=spread.at[place].set(jnp.where(hazard > 0, eye, spread[place])),
-            weight=weight.at[place].set(born),
-        )
-
-    @precision.highest
-    def gained(mean: jax.Array, spread: jax.Array, data: Examples):
-        """What the data say of a mean taste: (D, N) solved design, residual, their likelihood."""
-        x_NxD = data.inputs * data.mask[:, None]
-        residual = (data.label - data.inputs @ mean) * data.mask
-        own = spread + world.tau**2 * eye
-        cover = x_NxD @ own @ x_NxD.T + world.sigma**2 * jnp.eye(len(residual))
-        solved = jnp.linalg.solve(cover, jnp.concatenate([x_NxD, residual[:, None]], axis=1))
-        _, logdet = jnp.linalg.slogdet(cover)
-        fit = -0.5 * (residual @ solved[:, -1] + logdet)
-        return x_NxD, solved[:, :-1], solved[:, -1], fit
-
     @precision.highest
     def answer(mean: jax.Array, spread: jax.Array, asked: AskedTasks):
-        x_NxD, _, residual, fit = gained(mean, spread, asked.support)
+        x_NxD, _, residual, fit = _gained(world, mean, spread, asked.support)
         user = mean + (spread + world.tau**2 * eye) @ x_NxD.T @ residual
         return asked.inputs @ user, fit
 
     def predict(belief: Belief, asked: AskedTasks) -> jax.Array:
-        ahead = foreseen(belief)
+        ahead = _foreseen(world, belief)
 
         def one(asked: AskedTasks) -> jax.Array:
             scores, fit = jax.vmap(answer, (0, 0, None))(ahead.mean, ahead.spread, asked)
@@ -160,7 +163,7 @@ def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
 
     @precision.highest
     def updated(mean: jax.Array, spread: jax.Array, data: Examples):
-        x_NxD, design, residual, fit = gained(mean, spread, data)
+        x_NxD, design, residual, fit = _gained(world, mean, spread, data)
         mean = mean + spread @ x_NxD.T @ residual
         return mean, spread - spread @ x_NxD.T @ design @ spread, fit
 
@@ -169,7 +172,7 @@ def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
             episode, mask = task
             join = lambda s, q: jnp.concatenate([s, q])
             data = jax.tree.map(join, episode.support, episode.query)
-            ahead = foreseen(belief)
+            ahead = _foreseen(world, belief)
             mean, spread, fit = jax.vmap(updated, (0, 0, None))(ahead.mean, ahead.spread, data)
             weight = jax.nn.log_softmax(ahead.weight + fit)
             new = Belief(mean, spread, weight, belief.count + 1)
