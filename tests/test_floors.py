@@ -26,7 +26,7 @@ FLOORS = [
     {"results"},
     {"evaluation"},
     {"tuning", "serving", "online"},
-    {"benchmark"},
+    {"benchmark", "decide"},
     {"commands"},
     {"metajax"},  # the package itself: the public names
     {"experiments"},  # the package itself: its list of commands
@@ -36,6 +36,7 @@ FLOORS = [
     {"experiments.large"},
     {"experiments.shop"},
     {"experiments.streams"},
+    {"experiments.decisions"},
     {"experiments.speed"},
     {"experiments.pages", "experiments.tools"},
 ]
