@@ -1,5 +1,6 @@
 """Real timelines as tasks: new users, users who return, and what is remembered of them."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -27,6 +28,9 @@ BLOCK = 32
 class Log:
     """The tasks of a log, and where its warm-up ends.
 
+    Ratings are told to the learners in standard deviations of the warm-up around its mean, so that
+    rates mean the same on every scale; ``unit`` is that deviation, 1 where the log tells clicks.
+
     Raises:
       UserError: the log has no sound times, or too few tasks for a warm-up.
     """
@@ -49,9 +53,11 @@ class Log:
                 f"{config.warm_up:g} of them; give a longer log or a smaller --num-query"
             )
         place = int(self.tasks.asked[self.num_warm])
-        self.stream, self.mean = stream, float(stream.label[:place].mean())
-        columns = warm.columns(stream, place, 8)
-        self.episodes = tasks.episodes(self.tasks, columns, stream.label - self.mean)
+        early = stream.label[:place]
+        self.stream, self.unit = stream, 1.0 if self.implicit else max(float(early.std()), 1e-6)
+        label = ((stream.label - early.mean()) / self.unit).astype(np.float32)
+        columns = warm.columns(dataclasses.replace(stream, label=label), place, 8)
+        self.episodes = tasks.episodes(self.tasks, columns, label)
 
     def part(self, start: int, stop: int, size: int) -> tuple[Tasks, Schedule, Any]:
         """Tasks [start, stop) with their schedule and rounds."""
@@ -62,11 +68,15 @@ class Log:
         return chosen, schedule, tasks.rounds(own, schedule)
 
 
-def losses(answers: np.ndarray, found: Episode) -> dict[str, np.ndarray]:
-    """Mean losses (T,) of the tasks' queries; answers (T, Q)."""
+def losses(answers: np.ndarray, found: Episode, unit: float) -> dict[str, np.ndarray]:
+    """Mean losses (T,) of the tasks' queries, in the unit of the log; answers (T, Q).
+
+    An answer that is no number counts as infinitely wrong.
+    """
     label, mask = np.asarray(found.query.label), np.asarray(found.query.mask)
     count = np.maximum(mask.sum(axis=1), 1)
-    gap = np.where(mask > 0, answers - label, 0.0)
+    gap = np.where(mask > 0, unit * (answers - label), 0.0)
+    gap = np.where(np.isfinite(gap), gap, np.inf)
     return {
         "mae": np.abs(gap).sum(axis=1) / count,
         "brier": (gap**2).sum(axis=1) / count,
@@ -126,9 +136,8 @@ class Bench:
         found = jax.tree.map(lambda x: x[early : log.num_warm], log.episodes)
 
         def loss(name: str, rate: float) -> float:
-            return float(
-                losses(self.answers(name, starts, rate, 0, part)[0], found)["brier"].mean()
-            )
+            answers, _ = self.answers(name, starts, rate, 0, part)
+            return float(losses(answers, found, log.unit)["brier"].mean())
 
         def fine_tuned(rate: float) -> float:
             self.inner = rate
@@ -173,13 +182,13 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
         for arm in [*bench.arms, BASE]:
             rate = settings[arm]["rate"]
             answers, played = bench.answers(arm, starts, rate, seed, part)
-            loss = losses(answers, test)
+            loss = losses(answers, test, log.unit)
             for group, chosen in groups.items():
                 key = records.Key(name, arm, group, metric)
                 kept.setdefault(key, []).append(by_user(loss[metric], found, chosen, users))
             late = _frozen_answers(bench, arm, rate, played.state, again, starts, seed)
             key = records.Key(name, arm, BACK, metric)
-            back = losses(late, test)[metric]
+            back = losses(late, test, log.unit)[metric]
             kept.setdefault(key, []).append(by_user(back, found, groups[NEW], users))
             curves.setdefault(arm, []).append(scores.over_time(loss[metric], 40))
             settings[arm]["ms_per_task"] = 1e3 * played.seconds / len(found)

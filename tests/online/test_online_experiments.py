@@ -1,10 +1,21 @@
 """The experiments on streams: they refuse what cannot be played, and print what is stored."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from experiments.streams import arms, online, online_meta, peer, task_arms, update_rule, worlds
+from experiments.streams import (
+    arms,
+    online,
+    online_meta,
+    peer,
+    task_arms,
+    task_logs,
+    update_rule,
+    worlds,
+)
 from metajax.results import records
 from metajax.settings import Data, Output
 from metajax.types import UserError
@@ -68,6 +79,27 @@ def support(item_mean: np.ndarray, label: np.ndarray, mask: np.ndarray):
     from metajax.types import Examples
 
     return Examples(np.stack([np.ones_like(item_mean), item_mean], axis=2), label, mask)
+
+
+def test_the_scale_of_the_ratings_changes_nothing_that_is_learned(monkeypatch):
+    load = task_logs.timelines.load
+    config = online_meta.Config(data=Data("synthetic"))
+    stars = task_logs.Log(config)
+    tens = lambda *args: (e := load(*args)) and dataclasses.replace(e, label=20 * e.label)
+    monkeypatch.setattr(task_logs.timelines, "load", tens)
+    percent = task_logs.Log(config)
+    for a, b in zip(*map(jax.tree.leaves, (stars.episodes, percent.episodes)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    np.testing.assert_allclose(percent.unit, 20 * stars.unit, rtol=1e-5)
+
+
+def test_an_answer_that_is_no_number_counts_as_infinitely_wrong():
+    log = task_logs.Log(online_meta.Config(data=Data("synthetic")))
+    found = jax.tree.map(lambda x: x[:2], log.episodes)
+    answers = np.zeros(found.query.label.shape)
+    answers[0, 0] = np.nan
+    loss = task_logs.losses(answers, found, log.unit)["mae"]
+    assert np.isinf(loss[0]) and np.isfinite(loss[1])
 
 
 def test_the_worlds_differ_in_what_drifts_alone():
