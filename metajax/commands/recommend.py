@@ -81,6 +81,9 @@ def lines(trained: Model, found: list[Recommendation]) -> list[str]:
         stars = f"{one.score:.2f}" if not trained.labels.events else f"{one.score:.3f}"
         out.append(f"{rank:>{width}}  {stars}  {one.title}")
         out.append(f"{'':{width + 2}}{'':{len(stars)}}  {one.why}")
+    top = trained.labels.high
+    if not trained.labels.events and sum(one.score >= top for one in found) > 1:
+        out.append(f"Those at {top:g} were predicted to be above it; the highest stand first.")
     return out
 
 

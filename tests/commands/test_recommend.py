@@ -30,6 +30,13 @@ def test_a_list_names_titles_scores_and_why(folder, capsys):
     assert printed[1].strip().startswith("Alien (1979) +0.") and len(printed) == 4
 
 
+def test_a_tie_at_the_top_of_the_scale_is_explained(folder, capsys):
+    trained = recommend.model.load(folder)
+    several = [r._replace(score=5.0) for r in trained.recommend("Alien=5", 2)]
+    assert recommend.lines(trained, several)[-1].startswith("Those at 5 were predicted")
+    assert not recommend.lines(trained, several[:1])[-1].startswith("Those at")
+
+
 def test_a_user_of_the_log_and_nobody(folder, capsys):
     assert {one.id for one in run(folder, "--user", "ann")["ann"]} == {12, 13, 14, 1984}
     assert "cold start" in run(folder)[""][0].why
