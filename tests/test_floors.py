@@ -25,7 +25,7 @@ FLOORS = [
     {"training", "profiling"},
     {"results"},
     {"evaluation"},
-    {"tuning", "serving", "online"},
+    {"tuning", "serving", "online", "federated"},
     {"benchmark", "decide"},
     {"commands"},
     {"metajax"},  # the package itself: the public names
@@ -37,6 +37,7 @@ FLOORS = [
     {"experiments.shop"},
     {"experiments.streams"},
     {"experiments.decisions"},
+    {"experiments.trust"},
     {"experiments.speed"},
     {"experiments.pages", "experiments.tools"},
 ]

@@ -112,18 +112,27 @@ def fetch_from(source: Source) -> Callable[[Episode], Episode]:
 
 
 def draw(
-    key: jax.Array, source: Source, num_support: int, num_query: int, full_share: float = 0.5
+    key: jax.Array,
+    source: Source,
+    num_support: int,
+    num_query: int,
+    full_share: float = 0.5,
+    task: jax.Array | None = None,
 ) -> Episode:
-    """One random task with a random split of its rows, padded to the given sizes.
+    """One random task, or the given one, with a random split of its rows, padded to these sizes.
 
     The query takes ``num_query`` rows (of a short task at most half), the support up to
     ``num_support`` of the others: with probability ``full_share`` as many as there are, else a
     number drawn log-uniformly from 0 to that, so that the learner trains on every number of shots.
+
+    Args:
+      task: () the number of the task; None draws one.
     """
     tasks = source.tasks
     assert num_support + num_query <= _MAX_ROWS_DRAWN
     key_task, key_a, key_b, key_full, key_shots = jax.random.split(key, 5)
-    task = jax.random.randint(key_task, (), 0, tasks.owner.shape[0])
+    if task is None:
+        task = jax.random.randint(key_task, (), 0, tasks.owner.shape[0])
     length = tasks.length[task]
     queries = jnp.minimum(num_query, length // 2)
     most = jnp.minimum(length - queries, num_support)

@@ -117,7 +117,9 @@ def _trouble(loss: jax.Array, grads: PyTree, params: Params) -> jax.Array:
         return gather(leaf, of_leaf.rows) if isinstance(of_leaf, RowGradient) else leaf
 
     is_row = lambda x: isinstance(x, RowGradient)
-    moved = jax.tree.map(touched, grads, params, is_leaf=is_row)
+    moved = params  # what an update is given need not be shaped as they are
+    if any(map(is_row, jax.tree.leaves(grads, is_leaf=is_row))):
+        moved = jax.tree.map(touched, grads, params, is_leaf=is_row)
     found = (_finite(loss), _finite(grads), _finite(moved))
     codes = [jnp.uint8(x) for x in (LOSS, GRADIENT, PARAMETERS)]
     return jnp.select([~ok for ok in found], codes, jnp.uint8(FINE))
