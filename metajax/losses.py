@@ -16,8 +16,11 @@ Loss = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 def masked_mean(values: jax.Array, mask: jax.Array) -> jax.Array:
-    """The mean of ``values`` (N,) over the rows where ``mask`` (N,) is 1; 0 if there are none."""
-    return jnp.sum(jnp.where(mask > 0, values, 0.0)) / jnp.maximum(jnp.sum(mask), 1.0)
+    """The mean of ``values`` (N,) over the rows where ``mask`` (N,) is 1; 0 if there are none.
+
+    A mask between 0 and 1 weighs the rows; the derivative by it is the influence of a row.
+    """
+    return jnp.sum(jnp.where(mask > 0, mask * values, 0.0)) / jnp.maximum(jnp.sum(mask), 1.0)
 
 
 def squared_error(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:

@@ -24,7 +24,7 @@ FLOORS = [
     {"transforms"},
     {"training", "profiling"},
     {"results"},
-    {"evaluation"},
+    {"evaluation", "explain"},
     {"tuning", "serving", "online", "federated"},
     {"benchmark", "decide"},
     {"commands"},

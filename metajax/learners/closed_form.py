@@ -33,9 +33,10 @@ class State(NamedTuple):
 
 
 @products.highest
-def sums(x_NxD: jax.Array, y_N: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """The two sides of the normal equations, X' X (D, D) and X' y (D,)."""
-    return x_NxD.T @ x_NxD, x_NxD.T @ y_N
+def sums(x_NxD: jax.Array, y_N: jax.Array, weight_N: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The two sides of the normal equations, X' W X (D, D) and X' W y (D,), W the rows' weights."""
+    weighted_DxN = (weight_N[:, None] * x_NxD).T
+    return weighted_DxN @ x_NxD, weighted_DxN @ y_N
 
 
 @products.highest
@@ -88,9 +89,9 @@ def ridge(
         del key
         x_NxD = embed.apply(params["embed"], state.profile, examples.inputs)
         base = offset.apply(params["offset"], state.profile, examples.inputs)
-        weighted_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
+        real_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         residual = jnp.where(examples.mask > 0, examples.label - base, 0.0)
-        gram, moment = sums(weighted_NxD, residual)
+        gram, moment = sums(real_NxD, residual, examples.mask)
         return state._replace(gram=state.gram + gram, moment=state.moment + moment)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:

@@ -102,11 +102,11 @@ def inside(adapted: Adapted | None) -> Adapted | None:
 def real_sum(x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The sum (...) over the real rows of an array (N, ...), and their number ().
 
-    The values of masked rows do not matter, even if they are NaN.
+    The values of masked rows do not matter, even if they are NaN. A mask between 0 and 1 weighs the
+    rows, see `metajax.explain`.
     """
-    real = mask > 0
-    rows = real.reshape(-1, *(1,) * (x.ndim - 1))
-    return jnp.sum(jnp.where(rows, x, 0.0), axis=0), jnp.sum(real)
+    rows = mask.reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.sum(jnp.where(rows > 0, rows * x, 0.0), axis=0), jnp.sum(mask)
 
 
 def constant_gradient(

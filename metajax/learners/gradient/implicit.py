@@ -21,8 +21,8 @@ def minimizer(
 ) -> Callable[[PyTree, PyTree, tuple], PyTree]:
     """A function (anchor, shared, task) -> fast: the end of a descent that starts at the anchor.
 
-    Its derivatives in anchor and shared are those of a point where the gradient is zero, by the
-    implicit function theorem; ``task`` gets none.
+    Its derivatives in all three are those of a point where the gradient is zero, by the implicit
+    function theorem.
 
     Args:
       slope: (fast, anchor, shared, task) -> the gradient in ``fast`` of what is minimized.
@@ -50,9 +50,9 @@ def minimizer(
         along = lambda x: slope(x, anchor, shared, task)
         curvature = lambda v: jax.jvp(along, (fast,), (v,))[1]
         solution, _ = jsp.sparse.linalg.cg(curvature, cotangent, maxiter=num_solver_steps)
-        rest = lambda anchor, shared: slope(fast, anchor, shared, task)
-        _, transpose = jax.vjp(rest, anchor, shared)
-        return *transpose(jax.tree.map(jnp.negative, solution)), None
+        rest = lambda *given: slope(fast, *given)
+        _, transpose = jax.vjp(rest, anchor, shared, task)
+        return transpose(jax.tree.map(jnp.negative, solution))
 
     minimum.defvjp(forward, backward)
     return minimum

@@ -1,0 +1,200 @@
+"""What each interaction of a support did to an adapted score, for any learner of the contract.
+
+`adapted` is a learner's adapted scores as a function of how much each interaction counts and of
+what was said of it. Everything here asks that function, so that the same lines explain a learner
+that takes gradient steps, one that solves a linear system and one that only reads its support:
+
+- `leave_one_out`: the score less the score without the interaction, by adapting again. The truth,
+  at the cost of one more ``adapt`` for each interaction, all in one program.
+- `influence`: the derivative by the weight of the interaction, one backward pass for each score;
+  through the inner steps, or by the implicit function theorem where ``adapt`` is a minimum.
+- `closed_form_leave_one_out`: the truth for ridge regression, without adapting again.
+- `surprise`: what the interaction did because its label was not the expected one.
+- `counterfactual`: the fewest interactions without which another item would be on top.
+
+Everything is for one task; ``vmap`` it over tasks. N are the rows of the support, Q the items whose
+scores are explained, which are the rows of the episode's query; their labels are not read.
+"""
+
+import itertools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.types import Episode, MetaLearner, Params, UserError
+
+Score = Callable[[jax.Array, jax.Array], jax.Array]
+"""(weights (N,), labels (N,)) of the support -> adapted scores (Q,)."""
+
+
+def adapted(learner: MetaLearner, params: Params, episode: Episode, key: jax.Array) -> Score:
+    """The adapted scores (Q,) of a task's query items, as a function of its support.
+
+    Args:
+      params: of one seed.
+      key: for ``adapt``; the same for all supports, so that only the support makes a difference.
+    """
+
+    def score(weight: jax.Array, label: jax.Array) -> jax.Array:
+        support = episode.support._replace(mask=weight, label=label)
+        state = learner.start(params, episode.profile)
+        state = learner.adapt(params, state, support, key)
+        return learner.predict(params, state, episode.query.inputs)
+
+    return score
+
+
+def leave_one_out(score: Score, episode: Episode) -> jax.Array:
+    """How much each interaction raised each score (N, Q), by adapting without it; 0 for padding."""
+    _, label, mask = episode.support
+    without_NxN = mask[None, :] * (1.0 - jnp.eye(len(mask)))
+    scores_NxQ = jax.vmap(score, (0, None))(without_NxN, label)
+    return _real(score(mask, label)[None, :] - scores_NxQ, mask)
+
+
+def influence(score: Score, episode: Episode) -> jax.Array:
+    """The derivative (N, Q) of each score by the weight of each interaction; 0 for padding.
+
+    To first order it is what `leave_one_out` is. It is 0 throughout for a learner that asks of a
+    mask only whether it is 0; `leave_one_out` and `surprise` serve any learner.
+
+    References: Koh and Liang, "Understanding black-box predictions via influence functions", ICML
+    2017; for a minimum, through the implicit derivative of `learners.gradient.implicit`.
+    """
+    _, label, mask = episode.support
+    return _real(jax.jacrev(score)(mask, label).T, mask)
+
+
+def closed_form_leave_one_out(
+    learner: MetaLearner, params: Params, episode: Episode, key: jax.Array
+) -> jax.Array:
+    """`leave_one_out` (N, Q) of a learner whose ``adapt`` is a ridge regression, exactly.
+
+    With h the leverage of an interaction, the derivative of its own fitted score by its label, a
+    score moves by ``influence / (1 - h)``. For a minimum of another loss this is an approximation,
+    and better than `influence` where interactions are few.
+
+    References: Cook and Weisberg, "Residuals and influence in regression", 1982; Rad and Maleki, "A
+    scalable estimate of the out-of-sample prediction error", JRSS B 2020.
+    """
+    _, label, mask = episode.support
+    fitted = adapted(learner, params, episode._replace(query=episode.support), key)
+    leverage_N = jnp.diagonal(jax.jacrev(fitted, 1)(mask, label))
+    first = influence(adapted(learner, params, episode, key), episode)
+    return first / (1.0 - jnp.where(mask > 0, leverage_N, 0.0))[:, None]
+
+
+def surprise(score: Score, episode: Episode, expected: jax.Array, num_points: int = 8) -> jax.Array:
+    """How much each score moved (N, Q) because a label was not as expected; 0 for padding.
+
+    Integrated gradients along the labels, from the expected to those given. Their sum is the score
+    less that of a person who had said just what was expected; where a score is affine in the
+    labels, as of ridge regression, that is a cold person and one point is exact.
+
+    Args:
+      expected: (N,) the labels expected of the support, such as a cold person's scores.
+      num_points: of the path, in the middles of its parts.
+
+    References: Sundararajan, Taly, Yan, "Axiomatic attribution for deep networks", ICML 2017.
+    """
+    _, label, mask = episode.support
+    away_N = jnp.where(mask > 0, label - expected, 0.0)
+    at = lambda t: jax.jacrev(score, 1)(mask, expected + t * away_N)
+    path = (jnp.arange(num_points) + 0.5) / num_points
+    slope_QxN = jnp.mean(jax.lax.map(at, path), axis=0)
+    return _real((slope_QxN * away_N[None, :]).T, mask)
+
+
+def expected_labels(learner: MetaLearner, params: Params, episode: Episode) -> jax.Array:
+    """The scores (N,) of the support's items for a person of whom only the profile is known."""
+    state = learner.start(params, episode.profile)
+    return learner.predict(params, state, episode.support.inputs)
+
+
+def _real(values_NxQ: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask[:, None] > 0, values_NxQ, 0.0)
+
+
+class Counterfactual(NamedTuple):
+    """The interactions without which another item would be on top.
+
+    Attributes:
+      rows: of the support, ascending.
+      before, after: the item on top with them and without them, as rows of the query.
+      smallest: whether all smaller sets were tried, so that there is none.
+    """
+
+    rows: tuple[int, ...]
+    before: int
+    after: int
+    smallest: bool
+
+
+def counterfactual(
+    score: Score, episode: Episode, *, exhaustive: int = 2, most_sets: int = 4096
+) -> Counterfactual | None:
+    """The smallest set of interactions that was found to change the top item; None without one.
+
+    All sets of up to ``exhaustive`` interactions are tried, those of a size together; then sets
+    that grow by the interaction that speaks most for the item on top against each of its three
+    nearest rivals. Whatever is returned was checked by adapting without it. Not to be jitted: it
+    compiles its own programs.
+
+    Args:
+      exhaustive: sizes of which every set is tried, unless there are more than ``most_sets``.
+
+    Raises:
+      UserError: fewer than two items to compare.
+    """
+    label, mask = jnp.asarray(episode.support.label), jnp.asarray(episode.support.mask)
+    if len(jax.tree.leaves(episode.query)[0]) < 2:
+        raise UserError("a counterfactual compares two items or more; give them as the query")
+    tops = jax.jit(lambda masks_BxN: jnp.argmax(jax.vmap(score, (0, None))(masks_BxN, label), 1))
+    rows = np.flatnonzero(np.asarray(mask) > 0)
+    before, size = int(tops(mask[None])[0]), 0
+    while size < min(exhaustive, len(rows)):
+        sets = list(itertools.islice(itertools.combinations(rows, size + 1), most_sets + 1))
+        if len(sets) > most_sets:
+            break
+        after = np.asarray(tops(_without(mask, sets)))
+        if (after != before).any():
+            first = int(np.argmax(after != before))
+            found = tuple(int(r) for r in sets[first])
+            return Counterfactual(found, before, int(after[first]), True)
+        size += 1
+    return _grown(score, episode, tops, before, size)
+
+
+def _grown(
+    score: Score, episode: Episode, tops: Callable, before: int, tried: int
+) -> Counterfactual | None:
+    """The smallest of the greedy sets against the three rivals nearest to the top item."""
+    label, mask = jnp.asarray(episode.support.label), jnp.asarray(episode.support.mask)
+    apart = jax.jit(jax.vmap(score, (0, None)))
+    rows = np.flatnonzero(np.asarray(mask) > 0)
+    rivals = [int(q) for q in np.argsort(-np.asarray(score(mask, label))) if q != before][:3]
+    best: Counterfactual | None = None
+    for rival in rivals:
+        gone: list[int] = []
+        while len(gone) < len(rows) - 1 and (best is None or len(gone) + 1 < len(best.rows)):
+            left = [int(r) for r in rows if r not in gone]
+            sets = [(*gone, r) for r in left]
+            scores = np.asarray(apart(_without(mask, sets, len(rows)), label))[: len(sets)]
+            gone.append(left[int(np.argmin(scores[:, before] - scores[:, rival]))])
+            after = int(np.asarray(tops(_without(mask, [tuple(gone)], len(rows))))[0])
+            if after != before:
+                found = tuple(sorted(gone))
+                best = Counterfactual(found, before, after, len(found) == tried + 1)
+                break
+    return best
+
+
+def _without(mask: jax.Array, sets: list[tuple[int, ...]], width: int = 0) -> jax.Array:
+    """A mask for each set (B, N) without its rows; at least ``width`` masks, of one shape."""
+    masks = np.repeat(np.asarray(mask)[None], max(len(sets), width), axis=0)
+    for i, rows in enumerate(sets):
+        masks[i, list(rows)] = 0.0
+    return jnp.asarray(masks)

@@ -1,0 +1,191 @@
+"""What an interaction did to a score: laws that hold for learners of every kind."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax.data.worlds.causes import Interests
+from metajax.explain import judged, support
+from metajax.explain.sentence import because
+from metajax.learners.amortized import neural_process
+from metajax.learners.closed_form import ridge
+from metajax.learners.gradient.implicit import implicit
+from metajax.learners.gradient.maml import gradient
+from metajax.models.features import conditioned_mlp, labeled_features
+from metajax.models.towers import identity, vector_linear, vector_mlp
+from metajax.types import Episode, Examples, MetaLearner, UserError
+
+WORLD = Interests(num_interests=2, dim=2, num_support=10, num_query=4)
+KEY = jax.random.key(0)
+TASKS = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(1), 8))
+LEARNERS: dict[str, MetaLearner] = {
+    "ridge": ridge(identity(), vector_linear(), 4, precision=0.5),
+    "maml": gradient(vector_mlp((8,)), optax.sgd(0.1), 3),
+    "implicit": implicit(vector_linear(), optax.sgd(0.4), 60, num_solver_steps=8),
+    "process": neural_process(labeled_features((8,)), conditioned_mlp((8,)), 8),
+}
+
+
+def task(i: int = 0) -> Episode:
+    return jax.tree.map(lambda x: x[i], TASKS)
+
+
+def both(name: str) -> tuple[jax.Array, jax.Array]:
+    """Leave-one-out and influence (T, N, Q) of an untrained learner, whose support has padding."""
+    learner = LEARNERS[name]
+    params = learner.init(KEY, task())
+    mask = TASKS.support.mask.at[:, -2:].set(0.0)
+    tasks = TASKS._replace(support=TASKS.support._replace(mask=mask))
+
+    def one(episode: Episode):
+        score = support.adapted(learner, params, episode, KEY)
+        return support.leave_one_out(score, episode), support.influence(score, episode)
+
+    return jax.jit(jax.vmap(one))(tasks)
+
+
+@pytest.mark.parametrize("name", ["maml", "implicit", "process"])
+def test_influence_ranks_a_support_as_leaving_one_out_does(name):
+    truth, told = both(name)
+    mask = jnp.ones(10).at[-2:].set(0.0)
+    agree = jax.vmap(judged.rank_agreement, (0, 0, None))(truth[..., 0], told[..., 0], mask)
+    assert np.nanmean(agree) > 0.9
+    assert not truth[:, -2:].any() and not told[:, -2:].any()  # padding did nothing
+
+
+def test_influence_is_the_derivative_by_the_weight():
+    """Against a difference quotient, of the learner whose inner steps are unrolled."""
+    learner, episode = LEARNERS["maml"], task()
+    params = learner.init(KEY, episode)
+    score = support.adapted(learner, params, episode, KEY)
+    _, label, mask = episode.support
+    step = jnp.zeros(10).at[3].set(1e-2)
+    quotient = (score(mask + step, label) - score(mask - step, label)) / 2e-2
+    np.testing.assert_allclose(support.influence(score, episode)[3], quotient, atol=2e-3)
+
+
+def test_ridge_leaves_one_out_in_closed_form():
+    """Exactly, so that the ranks are the same; and the first order alone ranks almost so."""
+    learner = LEARNERS["ridge"]
+    params = learner.init(KEY, task())
+
+    def one(episode: Episode):
+        score = support.adapted(learner, params, episode, KEY)
+        exact = support.closed_form_leave_one_out(learner, params, episode, KEY)
+        return support.leave_one_out(score, episode), exact, support.influence(score, episode)
+
+    truth, exact, first = jax.jit(jax.vmap(one))(TASKS)
+    np.testing.assert_allclose(exact, truth, atol=1e-5)
+    assert float(jnp.abs(first - truth).max()) > 0.01  # what the leverage puts right
+    mask = jnp.ones(10)
+    agree = jax.vmap(judged.rank_agreement, (0, 0, None))
+    np.testing.assert_allclose(agree(truth[..., 0], exact[..., 0], mask), 1.0, atol=1e-6)
+
+
+def test_one_rating_by_pencil():
+    """One feature x = 1, precision 1, label 2: the score is 2 / (1 + 1) = 1, and 0 without it."""
+    one = Examples(jnp.ones((1, 1)), jnp.array([2.0]), jnp.ones(1))
+    episode = Episode((), one, one)
+    learner = ridge(identity(), vector_linear(), 1)
+    params = learner.init(KEY, episode)
+    score = support.adapted(learner, params, episode, KEY)
+    assert float(support.leave_one_out(score, episode)[0, 0]) == pytest.approx(1.0)
+    assert float(support.influence(score, episode)[0, 0]) == pytest.approx(0.5)  # 2 w / (1 + w)
+
+
+@pytest.mark.parametrize(("name", "points"), [("ridge", 1), ("maml", 32), ("process", 32)])
+def test_surprises_add_up_to_the_score_less_the_expected(name, points):
+    learner, episode = LEARNERS[name], task(1)
+    params = learner.init(KEY, episode)
+    score = support.adapted(learner, params, episode, KEY)
+    expected = support.expected_labels(learner, params, episode)
+    parts = support.surprise(score, episode, expected, points)
+    mask, label = episode.support.mask, episode.support.label
+    whole = score(mask, label) - score(mask, expected)
+    np.testing.assert_allclose(parts.sum(0), whole, atol=1e-3)
+    if name == "ridge":  # a person who says what is expected stays as they were
+        cold = learner.predict(params, learner.start(params, ()), episode.query.inputs)
+        np.testing.assert_allclose(score(mask, expected), cold, atol=1e-5)
+
+
+def test_planted_causes_are_found_and_random_ones_are_not():
+    learner = LEARNERS["ridge"]
+    params = learner.init(KEY, task())
+    tell = lambda e: support.leave_one_out(support.adapted(learner, params, e, KEY), e)[:, 0]
+    told = jax.jit(jax.vmap(tell))(TASKS)
+    cause = jax.vmap(WORLD.causes)(TASKS)[..., 0]
+    recall = jax.vmap(judged.cause_recall)(told, cause, TASKS.support.mask)
+    blind = jax.random.normal(KEY, told.shape)
+    chance = jax.vmap(judged.cause_recall)(blind, cause, TASKS.support.mask)
+    assert np.nanmean(recall) == 1.0 and np.nanmean(chance) < 0.8
+
+
+def test_other_parameters_give_other_attributions():
+    """The sanity check of Adebayo et al., NeurIPS 2018: random models have other reasons."""
+    learner = LEARNERS["process"]
+
+    def told(seed: int):
+        params = learner.init(jax.random.key(seed), task())
+        tell = lambda e: support.influence(support.adapted(learner, params, e, KEY), e)[:, 0]
+        return jax.jit(jax.vmap(tell))(TASKS)
+
+    agree = jax.vmap(judged.rank_agreement)(told(0), told(1), TASKS.support.mask)
+    assert np.nanmean(jnp.abs(agree)) < 0.9
+
+
+def test_a_counterfactual_is_checked_and_smallest():
+    learner = LEARNERS["ridge"]
+    params = learner.init(KEY, task())
+    found = 0
+    for i in range(4):
+        episode = task(i)
+        score = support.adapted(learner, params, episode, KEY)
+        told = support.counterfactual(score, episode)
+        if told is None:
+            continue
+        mask, label = episode.support.mask, episode.support.label
+        without = mask.at[jnp.array(told.rows)].set(0.0)
+        assert int(jnp.argmax(score(mask, label))) == told.before
+        assert int(jnp.argmax(score(without, label))) == told.after != told.before
+        greedy = support.counterfactual(score, episode, exhaustive=0)
+        assert greedy is not None and len(greedy.rows) >= len(told.rows)
+        found += 1
+    assert found
+    with pytest.raises(UserError, match="two items"):
+        alone = task()._replace(query=jax.tree.map(lambda x: x[:1], task().query))
+        support.counterfactual(support.adapted(learner, params, alone, KEY), alone)
+
+
+def test_deleting_what_raised_a_score_lowers_it_more_than_chance():
+    learner = LEARNERS["ridge"]
+    params = learner.init(KEY, task())
+
+    def one(episode: Episode, key: jax.Array):
+        score = support.adapted(learner, params, episode, KEY)
+        told = support.leave_one_out(score, episode)[:, 0]
+        ours = judged.curves(score, episode, told, 0)
+        chance = judged.curves(score, episode, jax.random.normal(key, told.shape), 0)
+        return ours, chance, score(episode.support.mask, episode.support.label)[0]
+
+    ours, chance, whole = jax.jit(jax.vmap(one))(TASKS, jax.random.split(KEY, 8))
+    np.testing.assert_allclose(ours.deletion[:, 0], whole, atol=1e-5)
+    np.testing.assert_allclose(ours.deletion[:, -1], ours.insertion[:, 0], atol=1e-5)
+    np.testing.assert_allclose(ours.insertion[:, -1], whole, atol=1e-5)
+    assert ours.fall.mean() > chance.fall.mean() + 0.05
+    assert ours.rise.mean() > chance.rise.mean() + 0.05
+
+
+def test_rank_agreement_is_spearmans():
+    stats = pytest.importorskip("scipy.stats")
+    a, b = jnp.array([1.0, 2.0, 2.0, 5.0, 9.0, 7.0]), jnp.array([3.0, 1.0, 2.0, 4.0, 4.0, 0.0])
+    mask = jnp.array([1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
+    known = stats.spearmanr(a[:5], b[:5]).statistic
+    assert float(judged.rank_agreement(a, b, mask)) == pytest.approx(known)
+    assert np.isnan(judged.rank_agreement(a, jnp.ones(6), mask))
+
+
+def test_a_sentence_for_a_person():
+    assert because(["A", "B"], [5, 1], [0.2, 0.3]) == "because you rated B 1 and A 5"
+    assert because(["A", "B"], [5, 1], [-0.2, -0.3]) == "because of nothing you said"
