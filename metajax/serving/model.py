@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from metajax.explain.sentence import because
 from metajax.learners import item_ridge
 from metajax.serving import index, linear
 from metajax.serving.catalogue import Catalogue, Labels, parse_said
@@ -46,7 +47,7 @@ class Recommendation(NamedTuple):
     Attributes:
       item: its place in the catalogue; id: as in the log; title: as people know it.
       score: the rating predicted, on the scale of the log; of events, a score to compare by.
-      why: one line.
+      why: one line, such as "because you rated Alien 5 (+0.32)".
       reasons: the events that moved the score most, the largest first; none for a cold start.
     """
 
@@ -227,10 +228,12 @@ class Model:
             if abs(moved[j]) >= (0.0005 if self.labels.events else 0.005)
         )
         digits = 3 if self.labels.events else 2
-        said = "; ".join(f"{r.title} {r.moved:+.{digits}f}" for r in reasons)
+        values = None if self.labels.events else [r.value for r in reasons]
+        told = ([r.title for r in reasons], values, [r.moved for r in reasons])
         count = int(self.popularity[item])
         nothing = "nothing said moved it" if len(items) else "cold start"
-        why = said or f"{nothing}: {count:,} people, average taste"
+        average = f"{nothing}: {count:,} people, average taste"
+        why = because(*told, most=3, digits=digits, otherwise=average)
         title = self.catalogue.title(item)
         return Recommendation(item, self.catalogue.id(item), title, score, why, reasons)
 

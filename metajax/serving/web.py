@@ -132,7 +132,9 @@ class Service:
         return {"user": user, "model": model.identity, "events": events, "items": found}
 
     def _told(self, one: Any) -> dict[str, Any]:
-        why = [{"title": r.title, "moved": round(r.moved, 4)} for r in one.reasons]
+        why = [
+            {"title": r.title, "value": r.value, "moved": round(r.moved, 4)} for r in one.reasons
+        ]
         count = int(self.model.popularity[one.item])
         return {"id": one.id, "title": one.title, "score": one.score, "why": why, "count": count}
 

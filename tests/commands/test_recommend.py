@@ -27,7 +27,9 @@ def test_a_list_names_titles_scores_and_why(folder, capsys):
     printed = capsys.readouterr().out.splitlines()
     assert [one.title for one in found[""]] == ["Godfather, The (1972)", "Brazil"]
     assert printed[0].startswith("1  4.") and printed[0].endswith("Godfather, The (1972)")
-    assert printed[1].strip().startswith("Alien (1979) +0.") and len(printed) == 4
+    assert (
+        printed[1].strip().startswith("because you rated Alien (1979) 5 (+0.") and len(printed) == 4
+    )
 
 
 def test_a_tie_at_the_top_of_the_scale_is_explained(folder, capsys):

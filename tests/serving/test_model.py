@@ -30,7 +30,7 @@ def test_a_recommendation_is_the_solution_by_hand(films):
     np.testing.assert_allclose([one.score for one in found], expected[order], rtol=1e-5)
     best = found[0]
     assert (best.title, best.id) == ("Godfather, The (1972)", 12)
-    assert best.why == f"Alien (1979) {expected[2] - 3.3:+.2f}"
+    assert best.why == f"because you rated Alien (1979) 5 ({expected[2] - 3.3:+.2f})"
     assert type(best.id) is int and type(best.score) is float
 
 

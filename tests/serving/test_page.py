@@ -87,7 +87,7 @@ def test_every_click_adapts_list_stars_and_curve(page, served):
     expected = served.model.recommend({"Alien": 5})
     assert titles(page) == [one.title for one in expected]
     assert f"{expected[0].score:.2f}" in page.inner_text("#items .row:first-child")
-    assert "because of Alien (1979)" in page.inner_text("#items .row:first-child")
+    assert "because you rated Alien (1979) 5" in page.inner_text("#items .row:first-child")
     assert page.locator("#said .rate button.on").count() == 5
     assert page.locator("#curve circle.here").get_attribute("cx") != before
     assert page.locator("#curve circle.mine").count() == 1

@@ -132,11 +132,12 @@ function shownItem(one, rank, range) {
   predicted.title = about.kind === "ratings" ? "predicted rating" : "score to compare by";
   const why = make("span", "why");
   if (one.why.length) {
-    why.append("because of ");
+    const rated = about.kind === "ratings";
+    why.append(rated ? "because you rated " : "because of ");
     one.why.forEach((reason, i) => {
       if (i) why.append(", ");
       const sign = reason.moved >= 0 ? "+" : "−";
-      why.append(reason.title, " ");
+      why.append(reason.title, rated ? ` ${reason.value} ` : " ");
       why.append(make("b", reason.moved >= 0 ? "up" : "down", sign + number(Math.abs(reason.moved))));
     });
   } else {
