@@ -55,15 +55,19 @@ def before(events: Events, damping: float = 5.0) -> np.ndarray:
 
 
 def factors(events: Events, dim: int, seed: int = 0) -> np.ndarray:
-    """Item factors of a warm-up (num_items, dim), 0 for items that it has not, at scale 1."""
+    """Item factors of a warm-up (num_items, dim), 0 for items that it has not.
+
+    Their root mean square over the warm-up's events is 1, and none is beyond +-3: on sparse logs
+    the factors of items that were met once are so long that gradient steps on them diverge.
+    """
     mean = np.bincount(events.item, events.label, events.num_items)
     count = np.bincount(events.item, minlength=events.num_items)
     residual = events.label - (mean / np.maximum(count, 1))[events.item]
     shape = (events.num_users, events.num_items)
     found = als(events.user, events.item, residual, shape, dim=dim, num_sweeps=6, seed=seed).item
     found[count == 0] = 0.0
-    spread = found[count > 0].std()
-    return (found / spread).astype(np.float32) if spread > 0 else found
+    spread = np.sqrt(np.average(np.mean(found**2, axis=1), weights=count))
+    return np.clip(found / spread, -3, 3).astype(np.float32) if spread > 0 else found
 
 
 def columns(events: Events, num_warm: int, dim: int, seed: int = 0) -> np.ndarray:
