@@ -23,7 +23,7 @@ def code_of(page: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "large", "extend", "online"])
+@pytest.mark.parametrize("page", ["tutorial", "large", "extend", "online", "off_policy"])
 def test_pages_import_only_what_exists(page):
     for node in ast.walk(ast.parse(code_of(page))):
         if isinstance(node, ast.ImportFrom):
@@ -49,6 +49,10 @@ def test_extending_from_an_empty_folder_runs_as_it_stands(tmp_path):
 
 def test_from_a_log_in_time_to_a_served_model_runs_as_it_stands(tmp_path):
     assert "online minus frozen -" in run("online", tmp_path)
+
+
+def test_from_a_log_of_decisions_to_a_value_runs_as_it_stands(tmp_path):
+    assert "0.0% of the new policy's decisions were never shown" in run("off_policy", tmp_path)
 
 
 @pytest.mark.slow
