@@ -77,7 +77,7 @@ def world_picture(record: records.Record, conditions: list[str], path: pathlib.P
                           xerr=[x.std() for x in told], label=condition, **style)  # fmt: skip
         axes.axvline(0.0, color="#666666", linewidth=0.7, linestyle="--")
         axes.set_yticks(places, estimates.ARMS)
-        axes.set_xlabel("estimate minus truth, and its standard deviation over logs")
+        axes.set_xlabel("estimate minus truth, with one standard deviation")
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
         plots.legend(axes, len(conditions))
 
@@ -135,8 +135,11 @@ def clicks_picture(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
             first = arm == shown[0]
             names.append(f"{row['campaign']}, {row['target']} from {row['log']}:  {arm}" if first
                          else arm)  # fmt: skip
+            if first and y:
+                axes.axhline(0.5 - y, color="#999999", linewidth=0.5)
         axes.set_yticks(-np.arange(len(lines)), names, fontsize=4.5)
-        axes.set_xlim(0.0, 0.025)
+        axes.set_ylim(0.7 - len(lines), 0.7)
+        axes.set_xlim(left=0.0)
         axes.set_xlabel("clicks per recommendation, bootstrap 95 %")
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
 
