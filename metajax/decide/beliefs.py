@@ -152,13 +152,20 @@ def of_ridge(embed: Model, offset: Model, params: PyTree) -> Beliefs:
 
 
 def neural_linear(
-    network: Model, params: PyTree, size: int, precision: float | jax.Array = 1.0
+    network: Model,
+    params: PyTree,
+    size: int,
+    precision: float | jax.Array = 1.0,
+    mean: jax.Array | None = None,
 ) -> Beliefs:
-    """A flat linear belief on the features of a trained network, which itself stays as it is.
+    """A linear belief on the features of a trained network, which itself stays as it is.
 
     Args:
       network: its ``apply`` gives features (A, ``size``), such as a last hidden layer.
+      mean: (``size``,) where the head starts, for instance as trained with the network; 0 without.
 
     References: Riquelme, Tucker, Snoek, "Deep Bayesian bandits showdown", ICLR 2018.
     """
-    return flat(lambda seen: network.apply(params, seen.profile, seen.inputs), size, precision)
+    start = jnp.zeros(size) if mean is None else mean
+    root = jnp.eye(size) / jnp.sqrt(precision)
+    return gaussian(lambda seen: network.apply(params, seen.profile, seen.inputs), start, root)

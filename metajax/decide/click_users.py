@@ -80,7 +80,8 @@ class ClickUsers:
         vectors_VxD = self.vectors
 
         def offered(key: jax.Array) -> jax.Array:
-            return jax.random.choice(key, self.num_items, (self.candidates,), replace=False)
+            lot = jax.random.uniform(key, (self.num_items,))
+            return jax.lax.top_k(lot, self.candidates)[1]  # a draw without replacement
 
         def seen(state: Shown) -> Observation:
             inputs = {"item": state.item, "vector": vectors_VxD[state.item]}
@@ -94,7 +95,8 @@ class ClickUsers:
             key_click, key_next = jax.random.split(key)
             chance_A = self.chance(vectors_VxD[state.item], params)
             reward = (jax.random.uniform(key_click) < chance_A[action]).astype(chance_A.dtype)
-            info = {"best": chance_A.max(), "expected": chance_A[action]}
+            item = state.item[action]
+            info = {"best": chance_A.max(), "expected": chance_A[action], "item": item}
             state = Shown(state.round + 1, offered(key_next))
             return seen(state), state, reward, state.round >= self.horizon, info
 

@@ -39,7 +39,8 @@ class Environment(NamedTuple):
       reset: (key, params) -> (observation, state).
       step: (key, state, action, params) -> (observation, state, reward, done, info). ``info`` is a
         dict of scalars that no policy sees; ``best`` in it is the expected reward of the best
-        action that could have been taken, and ``expected`` that of the action taken.
+        action that could have been taken, ``expected`` that of the action taken, and ``item``, in
+        the worlds of one catalogue, the number of the item that was shown.
 
     ``params`` is who the user is, for instance their weights, or all their ratings.
     """

@@ -88,7 +88,7 @@ def replay(columns: PyTree, horizon: int, *, again: bool = False) -> Environment
     def step(key: jax.Array, state: Left, action: jax.Array, params: Person):
         reward = params.rating[action]
         best = jnp.max(jnp.where(state.item > 0, params.rating, -jnp.inf))
-        info = {"best": best, "expected": reward}
+        info = {"best": best, "expected": reward, "item": action}
         left = state.item if again else state.item.at[action].set(0.0)
         state = Left(state.round + 1, left)
         done = (state.round >= horizon) | (left.sum() == 0)

@@ -1,0 +1,87 @@
+"""Tables and pictures of decisions, read from records alone."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import plots, records
+
+from . import arms
+
+
+def wide() -> Console:
+    """A console wide enough for a table where there is no terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 150)
+    return console
+
+
+def signed(gap) -> str:
+    """A difference with its interval."""
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+
+
+def bandit(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints rewards and differences in each world, and saves regret over rounds."""
+    console, first = wide(), record.extra["first"]
+    for world, told in record.extra["worlds"].items():
+        get = lambda arm, n, w=world: record.of(w, arm, f"first {n}", "reward")
+        people, seeds = get(arms.META, 5).shape[1], record.config["seeds"]
+        shown = Table(
+            title=f"{world}: mean reward of a round in {told['unit']}, {people} new users, "
+            f"{seeds} seeds; below, {arms.META} minus the arm, paired by user"
+        )
+        shown.add_column("arm", no_wrap=True)
+        for n in first:
+            shown.add_column(f"first {n}", justify="right", no_wrap=True)
+        for arm in record.arms:
+            shown.add_row(arm.name, *(f"{get(arm.name, n).mean():.3f}" for n in first))
+        shown.add_section()
+        for arm in record.arms[1:]:
+            gaps = [records.difference(get(arms.META, n), get(arm.name, n)) for n in first]
+            shown.add_row(f"minus {arm.name}", *map(signed, gaps))
+        console.print(shown)
+        console.print(verdict(record, world))
+        regret(record, world, folder / f"{world}.png")
+
+
+def rivals(record: records.Record) -> list[str]:
+    """The policies without meta-learning that act on what they know."""
+    return [n for n in record.names(records.BASELINE) if n not in (arms.ORACLE, arms.RANDOM)]
+
+
+def verdict(record: records.Record, world: str) -> str:
+    """Whether the meta-learned prior meets the target, in a sentence or two."""
+    get = lambda arm, n: record.of(world, arm, f"first {n}", "reward")
+    told = []
+    for n in (5, 10):
+        gaps = {a: records.difference(get(arms.META, n), get(a, n)) for a in rivals(record)}
+        short = [a for a, gap in gaps.items() if gap.low <= 0]
+        told.append(
+            f"first {n} rounds: ahead of every policy without meta-learning"
+            if not short
+            else f"first {n} rounds: not clearly ahead of {', '.join(short)}"
+        )
+    top = max(rivals(record), key=lambda a: get(a, 50).mean())
+    share = get(arms.META, 50).mean() / get(top, 50).mean() - 1
+    return f"{world}, {'; '.join(told)}; at 50, {100 * share:+.2f} % of the best of them ({top})"
+
+
+def regret(record: records.Record, world: str, path: pathlib.Path) -> None:
+    """Saves the regret summed over rounds, a line for each arm that is no control."""
+    curves = record.extra["worlds"][world]["curves"]
+    best = np.asarray(curves[arms.ORACLE])
+    names = [arm.name for arm in record.arms if arm.role != records.CONTROL]
+    names = [n for n in names if n != arms.ORACLE]
+    with plots.page(path, 3.3) as axes:
+        for i, name in enumerate(names):
+            total = np.cumsum(best - np.asarray(curves[name]))
+            rounds = np.arange(1, len(total) + 1)
+            axes.plot(rounds, total, label=name, markevery=7, **plots.look(i))
+        axes.set_xlabel("round")
+        axes.set_ylabel(f"regret so far, {record.extra['worlds'][world]['unit']}")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(names))
