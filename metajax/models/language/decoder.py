@@ -89,9 +89,20 @@ def read(
     Args:
       num_real: tokens from there on are padding; None for no padding.
     """
-    x = params["tokens"][tokens]
-    hidden, cache = transformer.extend(decoder.shape, params, x, cache, num_real)
+    hidden, cache = read_hidden(decoder, params, tokens, cache, num_real)
     return to_logits(decoder, params, hidden), cache
+
+
+def read_hidden(
+    decoder: Decoder,
+    params: Params,
+    tokens: jax.Array,
+    cache: Cache,
+    num_real: jax.Array | int | None = None,
+) -> tuple[jax.Array, Cache]:
+    """`read` without the output head: the last hidden vectors (S, D), normalized."""
+    x = params["tokens"][tokens]
+    return transformer.extend(decoder.shape, params, x, cache, num_real)
 
 
 def start_cache(decoder: Decoder, params: Params, capacity: int) -> Cache:
@@ -109,8 +120,9 @@ def greedy(
 ) -> jax.Array:
     """Greedy decoding: ``num_new`` tokens (num_new,) after the first ``length`` of tokens (S,)."""
     cache = start_cache(decoder, params, tokens.shape[0] + num_new)
-    rows, cache = read(decoder, params, tokens, cache, length)
-    first = jnp.argmax(rows[length - 1]).astype(tokens.dtype)
+    hidden, cache = read_hidden(decoder, params, tokens, cache, length)
+    rows = to_logits(decoder, params, hidden[length - 1][None])
+    first = jnp.argmax(rows[0]).astype(tokens.dtype)
 
     def step(carry, _):
         token, cache = carry
