@@ -7,7 +7,7 @@ from experiments.large import report as large_report
 from experiments.large import text_cold
 from experiments.large.adapt_large import adapt_large
 from experiments.large.distill import distill
-from experiments.large.llm_rec import language, llm_rec
+from experiments.large.llm_rec import language, llm_rec, ranking
 from experiments.large.sasrec import sasrec
 from experiments.shop import latency
 from metajax.data.histories import sequences as histories
@@ -103,9 +103,9 @@ def test_what_follows_is_counted_among_training_people_alone():
     even = np.arange(0, 12, 2)  # who take the next item, and never the one after it
     test = np.array([1, 3])  # who take the one after it
     empty = held._replace(seen=np.full_like(held.seen, 99))
-    np.testing.assert_array_equal(llm_rec.followed(data, empty, even, even), np.zeros(6))
-    assert (llm_rec.followed(data, empty, even, test) > 0).all()
-    assert (llm_rec.followed(data, empty, np.arange(1, 12, 2), test) == 0).all()
+    np.testing.assert_array_equal(ranking.followed(data, empty, even, even), np.zeros(6))
+    assert (ranking.followed(data, empty, even, test) > 0).all()
+    assert (ranking.followed(data, empty, np.arange(1, 12, 2), test) == 0).all()
 
 
 def test_people_are_in_one_group_each():

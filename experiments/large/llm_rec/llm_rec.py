@@ -10,9 +10,11 @@ at random. Counted transitions between items, without training, are a further ba
 References: Rajput et al., NeurIPS 2023 (TIGER); Geng et al., RecSys 2022 (P5); Hu et al., 2022;
 Levy, Goldberg, NeurIPS 2014 (mutual information, factored).
 Run: python -m experiments llm_rec              (needs the extra `text`)
-     python -m experiments llm_rec --checkpoint FOLDER scores titles with a model from a folder.
+     python -m experiments llm_rec --checkpoint smollm2 --dataset ml-100k --people 50
+     (the extra `llm`: a pretrained model writes titles; a GGUF file or a folder serve too)
+     python -m experiments llm_rec --dataset ml-100k --query "I liked Alien, something slower?"
      python -m experiments llm_rec --from-records prints the stored table.
-Published: none under this protocol. No pretrained language model was at hand where this was run.
+Published: none under this protocol.
 """
 
 import dataclasses
@@ -20,24 +22,22 @@ import pathlib
 import time
 from typing import Any, ClassVar, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.histories import sequences as histories
-from metajax.data.histories.sequences import HeldOut, Sequences
+from metajax.data.histories.sequences import Sequences
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import next_item
-from metajax.models.language import bert, constrained, decoder
+from metajax.models.language import bert, pretrained
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, replace
 from metajax.types import UserError
 
 from .. import report as large_report
-from ..sasrec import arms as sasrec_arms
-from . import parts
+from . import parts, query, writing
 from .language import language
+from .ranking import groups, ranks, simple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,16 @@ class Config:
     text_model: pathlib.Path | None = None
     """Folder of a BERT-like encoder for the codes; by default the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
-    """Folder of a language model that scores titles; nothing is trained."""
+    """A pretrained model that writes titles, nothing is trained: smollm2, a GGUF file or a folder
+    in the Hugging Face layout."""
+    prompt_tokens: Positive = 1024
+    """Longest prompt of a pretrained model; of a longer one the oldest titles are left out."""
+    query: str | None = None
+    """A question in words, such as "I liked Alien, something slower?"; answered by five items."""
+    ratings: str | None = None
+    """With --query: what the person has rated, such as "Heat=2, Alien=5"."""
+    candidates: Positive = 30
+    """With --query: items that the language model proposes, before they are ranked."""
     window: Positive = 16
     """Number of items in a row of the prompt and in each example of the support."""
     rows: Positive = 2
@@ -92,34 +101,6 @@ class Config:
             "seeds": 5,
         },
     }
-
-
-def groups(num_people: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """People to train on, to choose on, and to test on: 75, 10 and 15 per cent."""
-    order = np.random.default_rng(11).permutation(num_people)
-    first, second = int(0.75 * num_people), int(0.85 * num_people)
-    return order[:first], order[first:second], order[second:]
-
-
-def ranks(found: np.ndarray, target: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The place (U,) of each target among the items found (U, W) that were not seen before.
-
-    One that the beam has not found stands behind all of them.
-    """
-    out = np.zeros(len(target), int)
-    for i, row in enumerate(found):
-        met = set(seen[i].tolist())
-        new = [item for item in row.tolist() if item >= 0 and item not in met]
-        out[i] = new.index(target[i]) if target[i] in new else max(len(new), 1000)
-    return out
-
-
-def popularity(data: Sequences, train: np.ndarray, beam: int) -> np.ndarray:
-    """The items that most training people met, best first."""
-    person = np.repeat(np.arange(len(data.length)), data.length)
-    rows = np.isin(person, train)
-    count = np.bincount(data.items[rows], minlength=data.num_items)
-    return np.argsort(-count, kind="stable")[: beam * 10]
 
 
 class Trained(NamedTuple):
@@ -175,78 +156,32 @@ def judged(
             seconds[arm] = took + time.perf_counter() - began
             print(arm, next_item.rank_metrics(found[arm][-1])["ndcg@10"].mean(), flush=True)
     places = {arm: np.stack(rows) for arm, rows in found.items()}
-    best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
-    simple = {
-        "popularity": ranks(best, held.target[test], held.seen[test])[None],
-        "transitions": followed(data, held, train, test)[None],
-    }
-    return simple | places, seconds
+    return simple(data, held, train, test, config.beam) | places, seconds
 
 
-def followed(data: Sequences, held: HeldOut, train: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Places (U,) by what followed the items of the window among training people."""
-    known = data._replace(
-        items=np.concatenate([data.items[data.start[p] :][: data.length[p]] for p in train]),
-        start=np.cumsum(data.length[train]) - data.length[train],
-        length=data.length[train],
-    )
-    asked = HeldOut(*(x[test] for x in held))
-    score = sasrec_arms.transitions(known, asked, 20, 0.6)
-    return ranks(np.argsort(-score, axis=1), asked.target, asked.seen)
-
-
-def from_folder(
-    config: Config, table: Interactions, data: Sequences
-) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Places (1, U) with a language model from a folder, which reads and writes titles."""
-    assert config.checkpoint is not None
-    made, params = decoder.load(config.checkpoint)
-    tokens_of = bert.tokenizer(config.checkpoint)
-    known = np.asarray(table.item_titles).tolist()
-    title_of = dict(zip(table.item_ids.tolist(), known, strict=True))
-    titles = [title_of[i] for i in data.item_ids.tolist()]
-    names = [f" {t}\n" if titles.count(t) == 1 else f" {t} #{i}\n" for i, t in enumerate(titles)]
-    encode = lambda text: tokens_of.encode(text, add_special_tokens=False).ids
-    tree = constrained.prefix_tree([encode(name) for name in names])
-    _, _, test = groups(len(data.length))
-    test = test[: config.people]
-    held = histories.held_out(data, config.window, 1)
-    texts = []
-    for u in test:
-        read = held.history[u, : held.length[u]]
-        texts.append(encode("Films watched, in order:\n" + "".join(names[i] for i in read)))
-    width = -(-max(map(len, texts)) // 32) * 32
-    search = jax.jit(
-        lambda row, n: constrained.best_items(made, params, row, n, tree, config.beam)[0]
-    )
-    found = [
-        np.asarray(search(jnp.asarray(row + [0] * (width - len(row))), len(row))) for row in texts
-    ]
-    train, _, _ = groups(len(data.length))
-    best = np.broadcast_to(popularity(data, train, config.beam), (len(test), 10 * config.beam))
-    target, seen = held.target[test], held.seen[test]
-    places = {"popularity": best, "no adaptation": np.stack(found)}
-    return {arm: ranks(items, target, seen)[None] for arm, items in places.items()}, {}
+def name_of(config: Config) -> str:
+    """The name of the record: of the data, and of the model where it was trained elsewhere."""
+    model = f"{pretrained.name_of(config.checkpoint)}-" if config.checkpoint else ""
+    return f"llm_rec-{model}{named.short_name(config.data.dataset)}"
 
 
 def run(config: Config) -> records.Record:
     """Trains, adapts and tests; writes the record."""
-    name = f"llm_rec-{named.short_name(config.data.dataset)}"
+    name = name_of(config)
     out = config.output.folder(name)
     config = replace(config, out=out)
     table = named.chosen(config.data)
     if table.item_titles is None:
         raise UserError(f"{table.name} has no item titles; name a table of the items with --items")
     data = histories.of_table(table)
+    if config.checkpoint:
+        return writing.run(config, name, table, data, out)
     test = groups(len(data.length))[2]
     tests = ledger.checksum("people not trained on", data.digest(), test, config.people)
-    nothing = Trained([], {}, {})  # a model from a folder is judged as it is
-    trained = nothing if config.checkpoint else trained_here(config, table, data, out)
+    trained = trained_here(config, table, data, out)
     settings, size = trained.settings, trained.size
     opened = records.open_tests(config, settings, "llm_rec", tests)
-    places, seconds = (
-        from_folder(config, table, data) if config.checkpoint else judged(config, data, trained)
-    )
+    places, seconds = judged(config, data, trained)
     scores = {
         records.Key("people not trained on", arm, "constrained beam", metric): values
         for arm, rows in places.items()
@@ -259,9 +194,11 @@ def run(config: Config) -> records.Record:
     )  # fmt: skip
 
 
-def main(config: Config) -> records.Record:
-    """The record of the experiment, run or read, and its table."""
-    name = f"llm_rec-{named.short_name(config.data.dataset)}"
+def main(config: Config) -> records.Record | None:
+    """The record of the experiment, run or read, and its table; or the answer to a question."""
+    if config.query is not None:
+        return query.answered(config)
+    name = name_of(config)
     record = large_report.stored(name) if config.output.from_records else run(config)
     columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
     large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
@@ -269,6 +206,8 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         gap = records.difference(get(arm), get("no adaptation"))
         print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    if "cost" in record.extra:
+        print(writing.costs(record))
     if not config.output.from_records:
         large_report.finished(record, name, config, columns[1])
     return record

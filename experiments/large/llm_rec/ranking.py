@@ -51,7 +51,7 @@ def simple(
     data: Sequences, held: HeldOut, train: np.ndarray, test: np.ndarray, beam: int
 ) -> dict[str, np.ndarray]:
     """Places (1, U) of popularity and transitions."""
-    best = np.broadcast_to(popularity(data, train, beam), (len(test), 10 * beam))
+    best = np.tile(popularity(data, train, beam), (len(test), 1))
     return {
         "popularity": ranks(best, held.target[test], held.seen[test])[None],
         "transitions": followed(data, held, train, test)[None],

@@ -12,11 +12,11 @@ from metajax.data.table import Interactions
 from metajax.evaluation import next_item
 from metajax.models.language import pretrained
 from metajax.results import ledger, records
+from metajax.results.partial import Partial
 from metajax.settings import config_hash
 from metajax.training import progress
 
 from .. import report as large_report
-from ..partial import Partial
 from ..titles import Searcher, fitting, names_of
 from . import ranking
 
@@ -107,6 +107,6 @@ def costs(record: records.Record) -> str:
     cost = record.extra["cost"]
     wall, processor = (np.median(cost[part]) for part in ("seconds", "processor"))
     return (
-        f"a person: {np.mean(cost['tokens']):.0f} tokens of prompt, {wall:.1f} s, of processor time "
-        f"{processor:.1f} s (medians of {len(cost['tokens'])})"
+        f"a person: {np.mean(cost['tokens']):.0f} tokens of prompt, {wall:.1f} s, "
+        f"{processor:.1f} s of processor time (medians of {len(cost['tokens'])})"
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from metajax.results import records
+from metajax.results.schema import Opening
 
 OPENED = "opened"
 
@@ -52,8 +53,8 @@ class Partial:
         self.found[name] = json.loads(line)[1]
         return self.found[name]
 
-    def opening(self, open_tests: Callable[[], records.Opening]) -> records.Opening:
+    def opening(self, open_tests: Callable[[], Opening]) -> Opening:
         """The opening of the test tasks: of this run's beginning, if it is resumed."""
         if OPENED not in self.found:
             self.add(OPENED, dataclasses.asdict(open_tests()))
-        return records.Opening(**self.found[OPENED])
+        return Opening(**self.found[OPENED])
