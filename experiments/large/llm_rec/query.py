@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.commands import training
 from metajax.data.sources import named
@@ -164,15 +162,9 @@ def show(said: Answer, trained: serving.Model) -> None:
     """Prints what was understood, and the items with their reasons."""
     told = [f"{trained.catalogue.title(i)}: {value:g}" for i, value in said.said.items()]
     print("understood: " + ", ".join(told))
-    table = Table(box=None)
-    for head in ("", "title", "predicted", "because of", "place in the language model's list"):
-        table.add_column(head)
     for rank, (one, place) in enumerate(said.found, 1):
-        table.add_row(str(rank), one.title, f"{one.score:.2f}", one.why, str(place))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    console.print(table)
+        print(f"{rank}  {one.score:.2f}  {one.title}")
+        print(f"         {one.why}; {place} in the language model's list", flush=True)
 
 
 def answered(config: Any) -> None:
