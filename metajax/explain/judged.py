@@ -42,9 +42,10 @@ def curves(score: Score, episode: Episode, attribution: jax.Array, item: jax.Arr
     _, label, mask = episode.support
     place = _place(attribution, mask)
     count = jnp.round(jnp.asarray(SHARES) * jnp.sum(mask > 0))
+    left = 1.0 * (place[None, :] >= count[:, None])
     one = lambda kept: score(mask * kept, label)[item]
-    deletion = jax.vmap(one)(1.0 * (place[None, :] >= count[:, None]))
-    insertion = jax.vmap(one)(1.0 * (place[None, :] < count[:, None]))
+    drawn = jax.vmap(one)(jnp.concatenate([left, 1.0 - left]))  # one program for both
+    deletion, insertion = drawn[: len(SHARES)], drawn[len(SHARES) :]
     fall = jnp.mean(deletion[0] - deletion)
     return Curves(deletion, insertion, fall, jnp.mean(insertion - insertion[0]))
 

@@ -1,0 +1,101 @@
+"""Tables and pictures of explanations, read from records alone."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.explain.judged import SHARES
+from metajax.results import intervals, plots, records
+
+LEFT_OUT, INFLUENCE, SURPRISE = "leave-one-out", "influence", "surprise"
+ATTENTION, RANDOM = "attention weights", "random"
+WORLD = "interests"
+METRICS = {"fall": "deletion", "rise": "insertion", "agreement": "ranks", "recall": "causes found"}
+
+
+def values(record: records.Record, scenario: str, way: str, metric: str) -> np.ndarray:
+    """One number for each person for whom it is defined."""
+    found = record.scores.get(records.Key(scenario, way, records.ALL, metric))
+    return np.zeros(0) if found is None else found[0][np.isfinite(found[0])]
+
+
+def cell(x: np.ndarray) -> str:
+    """A mean with its interval over people."""
+    if not len(x):
+        return ""
+    mean = intervals.mean_interval(x)
+    return f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables and saves the pictures."""
+    scenarios = list(dict.fromkeys(key.scenario for key in record.scores))
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 150)
+    for scenario in scenarios:
+        console.print(table(record, scenario))
+    for line in notes(record, scenarios):
+        print(line)
+    for scenario in scenarios:
+        path = folder / f"curves-{scenario.replace(', ', '-')}.png"
+        curves(record, scenario, path)
+    print(f"plots  {folder}/curves-*.png")
+
+
+def table(record: records.Record, scenario: str) -> Table:
+    """How true each way is for one learner."""
+    people = len(next(x[0] for key, x in record.scores.items() if key.scenario == scenario))
+    shown = Table(title=f"{scenario}: {people} people, mean [95 %]")
+    shown.add_column("explained by", no_wrap=True)
+    for name in (*METRICS.values(), "deletion minus random"):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for way in record.names():
+        mine = record.scores.get(records.Key(scenario, way, records.ALL, "fall"))
+        if mine is None:
+            continue
+        floor = record.of(scenario, RANDOM, records.ALL, "fall")
+        gap = records.difference(mine, floor)
+        told = f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if way != RANDOM else ""
+        cells = [cell(values(record, scenario, way, metric)) for metric in METRICS]
+        shown.add_row(way, *cells, told)
+    return shown
+
+
+def notes(record: records.Record, scenarios: list[str]) -> list[str]:
+    """What stands below the tables."""
+    lines = [
+        "deletion: mean fall of the score as the ratings that raised it most go; insertion: mean "
+        "rise as they come; both in units of the label. ranks: Spearman's correlation with "
+        "leave-one-out. causes found: share of the planted causes among as many largest."
+    ]
+    for scenario in scenarios:
+        sane = cell(values(record, scenario, LEFT_OUT, "sanity"))
+        lines.append(f"{scenario}: ranks of a randomized model agree with the trained one's {sane}")
+    for learner, found in record.extra["features"].items():
+        if not found:
+            continue
+        mean = {k: float(np.nanmean(v)) for k, v in found.items()}
+        lines.append(
+            f"features, {learner}: integrated gradients miss completeness by "
+            f"{max(found['gap']):.1e} at most; rank agreement with SHAP {mean['SHAP']:.2f}, with "
+            f"LIME {mean['LIME']:.2f} (local R2 {mean['R2']:.2f}), {len(found['gap'])} people"
+        )
+    return lines
+
+
+def curves(record: records.Record, scenario: str, path: pathlib.Path) -> None:
+    """Saves the score of the explained item while ratings are deleted and inserted."""
+    drawn = record.extra["curves"][scenario]
+    with plots.page(path, 2.9) as axes:
+        for i, (way, one) in enumerate(drawn.items()):
+            look = plots.look(i)
+            axes.plot(SHARES, one["deletion"], label=way, **look)
+            axes.plot(SHARES, one["insertion"], **(look | {"markerfacecolor": "white"}))
+        axes.axhline(0.0, color="#666666", linewidth=0.7)
+        axes.set_xlabel(f"share deleted (filled) or inserted (open), {scenario}")
+        axes.set_ylabel("change of the score")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(drawn))
