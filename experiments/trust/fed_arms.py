@@ -151,6 +151,11 @@ def tuned_errors(
     return jax.lax.map(of_rate, rates)
 
 
+def finite(errors: Any) -> jax.Array:
+    """The errors, infinite where a rate was too large for them to be numbers."""
+    return jnp.where(jnp.isfinite(errors), errors, jnp.inf)
+
+
 def fine_tuner(model: Model, rate: Any, steps: int, pull: float = 0.0) -> MetaLearner:
     """A learner that fine-tunes; with a ``pull`` toward the shared parameters, Ditto's."""
     tx = optax.sgd(rate)
@@ -168,7 +173,7 @@ def fit(name: str, how: Recipe, plan: Plan, folder: pathlib.Path | None) -> tupl
     model, rates = model_of(plan), jnp.asarray(TUNE_RATES)
     recipe = simulator.simulation(how.learner, how.client, rounds.server(how.server), num, how.sent)
     validate = lambda params: (
-        tuned_errors(model, params, plan, rates).min()
+        finite(tuned_errors(model, params, plan, rates)).min()
         if how.tuned
         else valid_error(how.learner, params, plan)
     )
@@ -198,7 +203,8 @@ def train(
     for rate in rates:
         how = make(rate)
         fitted, refused = fit(f"{name} {rate:g}", how, plan, folder)
-        found[rate] = fitted.history["valid"].min(axis=1).mean(), how, fitted, refused
+        best = np.asarray(finite(fitted.history["valid"])).min(axis=1).mean()
+        found[rate] = best, how, fitted, refused
         print(f"{name} at {rate:g}: validation MSE {found[rate][0]:.4f}", flush=True)
     rate = min(found, key=lambda r: found[r][0])
     error, how, fitted, refused = found[rate]
@@ -227,7 +233,7 @@ def tuned(
     best, rates = (np.inf, 0.0, 0, 0.0), jnp.asarray(TUNE_RATES)
     for pull in pulls:
         of_seed = jax.jit(functools.partial(tuned_errors, model, plan=plan, rates=rates, pull=pull))
-        table = np.asarray(jax.lax.map(of_seed, params)).mean(axis=0)
+        table = np.asarray(finite(jax.lax.map(of_seed, params))).mean(axis=0)
         row, column = np.unravel_index(np.argmin(table), table.shape)
         best = min(best, (float(table[row, column]), TUNE_RATES[row], int(column) + 1, pull))
     error, rate, steps, pull = best

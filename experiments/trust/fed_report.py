@@ -26,7 +26,7 @@ class Reached(NamedTuple):
 
 def curve(arm: records.Arm) -> np.ndarray:
     """Validation errors (blocks,), seeds averaged."""
-    return np.asarray(arm.history["valid"]).mean(axis=0)
+    return np.asarray(arm.history["valid"], float).mean(axis=0)
 
 
 def block(record: records.Record) -> int:
