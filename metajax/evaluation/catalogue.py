@@ -17,6 +17,13 @@ LISTED = {
 """The metrics of a ranked list."""
 
 
+def _places(sorted_C: jax.Array, item: jax.Array) -> jax.Array:
+    """The places of items among C sorted candidates; C where an item is not a candidate."""
+    size = sorted_C.shape[0]
+    found = jnp.clip(jnp.searchsorted(sorted_C, item), 0, size - 1)
+    return jnp.where(sorted_C[found] == item, found, size)
+
+
 def full(
     learner: MetaLearner,
     params: Params,
@@ -49,12 +56,7 @@ def full(
       batch_size: tasks at a time.
     """
     catalogue_C = jnp.asarray(np.unique(candidates))
-    size = catalogue_C.shape[0]
-
-    def place(item: jax.Array) -> jax.Array:
-        """The places of items among the candidates, ``size`` where they are none."""
-        found = jnp.clip(jnp.searchsorted(catalogue_C, item), 0, size - 1)
-        return jnp.where(catalogue_C[found] == item, found, size)
+    place = lambda item: _places(catalogue_C, item)
 
     def one(task: tuple[Episode, jax.Array]) -> dict[str, jax.Array]:
         index, key = task
@@ -66,7 +68,7 @@ def full(
         catalogue = fetch(index._replace(query=wanted), source).query.inputs
         score_C = learner.predict(params, state, catalogue)
         relevant = (index.query.mask > 0) & (index.query.label > threshold)
-        zeros = jnp.zeros(size)
+        zeros = jnp.zeros(catalogue_C.shape)
         label_C = zeros.at[place(index.query.inputs)].max(relevant * 1.0, mode="drop")
         seen_C = zeros.at[place(index.support.inputs)].max(index.support.mask, mode="drop")
         mask_C = jnp.ones_like(zeros) if repeats else 1.0 - seen_C

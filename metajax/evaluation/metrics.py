@@ -22,7 +22,6 @@ undefined task, so count non-finite scores before averaging.
 from collections.abc import Callable
 from typing import Protocol
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -116,7 +115,7 @@ def _share(of: Callable[[jax.Array, jax.Array, jax.Array], tuple]) -> DecisionMe
     """
 
     def metric(score, label, mask, *, cutoff=0.0, threshold=0.0):
-        chex.assert_rank([score, label, mask], 1)
+        _require_one_task(score, label, mask)
         said = (score > cutoff) & (mask > 0)
         relevant = (label > threshold) & (mask > 0)
         part, whole = of(jnp.sum(said & relevant), jnp.sum(said), jnp.sum(relevant))
@@ -229,7 +228,7 @@ def _top(values, score, mask, key, k) -> jax.Array:
     """The values (min(k, N),) of the best rows, best first."""
     if k < 1:
         raise ValueError(f"k is the length of a list and must be at least 1, not {k}")
-    chex.assert_rank([values, score, mask], 1)
+    _require_one_task(values, score, mask)
     return values[order(score, mask, key)[:k]]
 
 
@@ -243,6 +242,13 @@ def _mean(values, mask, score) -> jax.Array:
 
 def _defined(value, defined, score, mask) -> jax.Array:
     """The value, or NaN where it is not defined or the score of a real row is NaN."""
-    chex.assert_equal_shape([score, mask])
+    if score.shape != mask.shape:
+        raise AssertionError(f"score and mask differ in shape: {score.shape}, {mask.shape}")
     failed = jnp.any(jnp.isnan(score) & (mask > 0))
     return jnp.where(defined & ~failed, value, jnp.nan)
+
+
+def _require_one_task(*rows: jax.Array) -> None:
+    """Refuses arrays that are not (N,), such as a batch of tasks that was not vmapped."""
+    if any(x.ndim != 1 for x in rows):
+        raise AssertionError(f"arrays of one task have rank 1, not {[x.shape for x in rows]}")

@@ -13,7 +13,6 @@ from flax import nnx
 
 from metajax.models import mlp
 from metajax.models.bridge import from_nnx
-from metajax.models.towers import mean_embedding
 from metajax.types import Model, PyTree
 
 
@@ -41,10 +40,10 @@ class _DeepFm(nnx.Module):
     def __call__(self, profile: tuple[Mapping, jax.Array], inputs: Mapping) -> jax.Array:
         content, embedding = profile
         n = inputs["item"].shape[0]
-        own = [embedding, *(mean_embedding(self.item[k], content[k]) for k in self.items)]
+        own = [embedding, *(mlp.mean_embedding(self.item[k], content[k]) for k in self.items)]
         met = [
             self.owner(inputs["item"]),
-            *(mean_embedding(self.user[k], inputs[k]) for k in self.users),
+            *(mlp.mean_embedding(self.user[k], inputs[k]) for k in self.users),
         ]
         fields = [*(jnp.broadcast_to(f, (n, f.shape[0])) for f in own), *met]
         field_NxFxD = jnp.stack(fields, axis=1)
@@ -117,7 +116,7 @@ class _Content(nnx.Module):
         self.names, self.center = tuple(sizes), center
 
     def __call__(self, profile: Mapping, inputs: jax.Array | tuple) -> jax.Array:
-        known = [mean_embedding(self.embed[k], profile[k]) for k in self.names]
+        known = [mlp.mean_embedding(self.embed[k], profile[k]) for k in self.names]
         told = [] if isinstance(inputs, tuple) else [inputs]
         x = jnp.concatenate([*known, *told]) if known or told else jnp.ones(1)
         return self.center + self.head(mlp.activate_after(self.body, x))

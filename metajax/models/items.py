@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax.models import mlp
 from metajax.models.bridge import from_nnx
-from metajax.models.towers import mean_embedding
 from metajax.types import Model, PyTree
 
 
@@ -93,7 +93,7 @@ class _Offset(nnx.Module):
         self, profile: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]
     ) -> jax.Array:
         x_NxE = _evidence(inputs)
-        user = [mean_embedding(self.embed[name], profile[name]) for name in self.names]
+        user = [mlp.mean_embedding(self.embed[name], profile[name]) for name in self.names]
         user_NxF = [jnp.broadcast_to(u, (x_NxE.shape[0], *u.shape)) for u in user]
         hidden = jax.nn.gelu(self.body(jnp.concatenate([x_NxE, *user_NxF], axis=1)))
         return self.mean + inputs[self.bias] + self.head(hidden)[:, 0]

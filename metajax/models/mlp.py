@@ -1,9 +1,10 @@
-"""Stacks of linear layers, from which the small networks here are built."""
+"""Layers of which the small networks here are built: stacked linear ones, averaged embeddings."""
 
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -28,3 +29,10 @@ def activate_after(
     for layer in layers:
         x = act(layer(x))
     return x
+
+
+def mean_embedding(table: nnx.Embed, index: jax.Array) -> jax.Array:
+    """The mean (..., D) of the embeddings of those indices (..., W) that are not 0; 0 if none."""
+    present = (index > 0)[..., None]
+    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
+    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)

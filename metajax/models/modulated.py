@@ -12,7 +12,6 @@ from flax import nnx
 
 from metajax.models import mlp
 from metajax.models.bridge import from_nnx
-from metajax.models.towers import mean_embedding
 from metajax.types import Model, PyTree
 
 
@@ -105,9 +104,9 @@ class _Pair(nnx.Module):
 
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
         n = inputs["item"].shape[0]
-        user = [mean_embedding(self.user[k], profile[k]) for k in self.user_names]
+        user = [mlp.mean_embedding(self.user[k], profile[k]) for k in self.user_names]
         user_NxD = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
-        item_NxD = [mean_embedding(self.item[k], inputs[k]) for k in self.item_names]
+        item_NxD = [mlp.mean_embedding(self.item[k], inputs[k]) for k in self.item_names]
         stored_NxD = [inputs["factor"], inputs["bias"][:, None]]
         return jnp.concatenate([*user_NxD, *item_NxD, *stored_NxD], axis=1)
 
@@ -177,7 +176,7 @@ class _User(nnx.Module):
 
     def __call__(self, profile: Mapping, inputs: PyTree) -> jax.Array:
         del inputs
-        known = [mean_embedding(self.embed[k], profile[k]) for k in self.names]
+        known = [mlp.mean_embedding(self.embed[k], profile[k]) for k in self.names]
         return jnp.concatenate(known) if known else jnp.zeros(self.dim)
 
 

@@ -9,28 +9,15 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
-from metajax.models import mlp
-from metajax.models.bridge import from_nnx
 from metajax.types import Model, PyTree
-
-
-class _Perceptron(nnx.Module):
-    """The scores (N,) of inputs (N, D): ReLU layers (``body``), then a linear one (``head``)."""
-
-    def __init__(self, rngs: nnx.Rngs, width: int, hidden: Sequence[int]):
-        self.body = mlp.stack(rngs, (width, *hidden))
-        self.head = nnx.Linear((width, *hidden)[-1], 1, rngs=rngs)
-
-    def __call__(self, profile: PyTree, inputs: jax.Array) -> jax.Array:
-        del profile
-        return self.head(mlp.activate_after(self.body, inputs))[..., 0]
 
 
 def vector_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
     """Scores (N,) by an MLP with ReLU on vectors (N, D): MAML's regression network (ICML 2017)."""
-    return from_nnx(lambda rngs, profile, inputs: _Perceptron(rngs, inputs.shape[-1], hidden))
+    from metajax.models import perceptrons
+
+    return perceptrons.vector_mlp(hidden)
 
 
 def vector_linear() -> Model:
@@ -78,62 +65,15 @@ def constant_feature() -> Model:
     )
 
 
-class _FactorMlp(_Perceptron):
-    """A perceptron on stored item factors that corrects the stored mean."""
-
-    def __init__(self, rngs: nnx.Rngs, factor: jax.Array, mean: float, hidden: Sequence[int]):
-        super().__init__(rngs, factor.shape[-1] + 1, hidden)
-        self.mean = mean
-
-    def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
-        x_NxD = jnp.concatenate([inputs["factor"], inputs["bias"][:, None]], axis=1)
-        return self.mean + inputs["bias"] + super().__call__(profile, x_NxD)
-
-
 def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
     """Scores (N,) by an MLP f on frozen item factors: ``mean + b_i + f(factor_i, b_i)``.
 
     Items enter through the stored columns ``factor`` (N, D) and ``bias`` (N,), so that a cold item
     whose factors were predicted from its content is served by the same parameters.
     """
-    return from_nnx(lambda rngs, profile, inputs: _FactorMlp(rngs, inputs["factor"], mean, hidden))
+    from metajax.models import perceptrons
 
-
-def mean_embedding(table: nnx.Embed, index: jax.Array) -> jax.Array:
-    """The mean (..., D) of the embeddings of those indices (..., W) that are not 0; 0 if none."""
-    present = (index > 0)[..., None]
-    total = jnp.sum(jnp.where(present, table(index), 0.0), axis=-2)
-    return total / jnp.maximum(jnp.sum(present, axis=-2), 1)
-
-
-class _Melu(_Perceptron):
-    """Embeddings of user and item features, then decision layers (MeLU's network)."""
-
-    def __init__(
-        self,
-        rngs: nnx.Rngs,
-        user_sizes: Mapping[str, int],
-        item_sizes: Mapping[str, int],
-        mean: float,
-        dim: int,
-        hidden: Sequence[int],
-    ):
-        table = lambda size: nnx.Embed(size, dim, rngs=rngs)
-        self.embed = nnx.Dict(
-            {f"user_{k}": table(n) for k, n in user_sizes.items()}
-            | {f"item_{k}": table(n) for k, n in item_sizes.items()}
-        )
-        super().__init__(rngs, dim * (len(user_sizes) + len(item_sizes)), hidden)
-        self.mean = mean
-        self.user_names, self.item_names = tuple(user_sizes), tuple(item_sizes)
-
-    def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
-        n = inputs["item"].shape[0]
-        user = [mean_embedding(self.embed[f"user_{k}"], profile[k]) for k in self.user_names]
-        user_NxE = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
-        item_NxE = [mean_embedding(self.embed[f"item_{k}"], inputs[k]) for k in self.item_names]
-        x_NxD = jnp.concatenate([*user_NxE, *item_NxE], axis=1)
-        return self.mean + super().__call__(profile, x_NxD)
+    return perceptrons.factor_mlp(mean, hidden)
 
 
 def melu_net(
@@ -157,6 +97,6 @@ def melu_net(
     References: Lee et al., "MeLU: meta-learned user preference estimator for cold-start
     recommendation", KDD 2019.
     """
-    return from_nnx(
-        lambda rngs, profile, inputs: _Melu(rngs, user_sizes, item_sizes, mean, dim, hidden)
-    )
+    from metajax.models import perceptrons
+
+    return perceptrons.melu_net(user_sizes, item_sizes, mean, dim, hidden)

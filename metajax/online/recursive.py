@@ -18,6 +18,14 @@ class Belief(NamedTuple):
     spread: jax.Array
 
 
+def _after(belief: Belief, x: jax.Array, y: jax.Array, forgetting: float | jax.Array) -> Belief:
+    """A group's belief, mean (D,) and spread (D, D), after one event: features x (D,), target y."""
+    along = belief.spread @ x
+    gain = along / (forgetting + x @ along)
+    mean = belief.mean + gain * (y - x @ belief.mean)
+    return Belief(mean, (belief.spread - jnp.outer(gain, along)) / forgetting)
+
+
 def recursive_ridge(
     num_groups: int,
     features: Callable[[jax.Array], jax.Array],
@@ -57,19 +65,13 @@ def recursive_ridge(
         return base(asked.item) + jnp.sum(x_BxD * belief.mean[asked.user], axis=1)
 
     @precision.highest
-    def updated(mean: jax.Array, spread: jax.Array, item: jax.Array, label: jax.Array):
-        """A group's belief after one event."""
-        x = features(item[None])[0]
-        along = spread @ x
-        gain = along / (forgetting + x @ along)
-        error = label - base(item[None])[0] - x @ mean
-        return mean + gain * error, (spread - jnp.outer(gain, along)) / forgetting
-
     def learn(belief: Belief, told: Answered) -> Belief:
         user, item = told.asked
+        x_BxD, above = features(item), told.label - base(item)
 
         def event(rows: Belief, number: jax.Array):
-            new = updated(rows.mean[number], rows.spread[number], item[number], told.label[number])
+            old = Belief(rows.mean[number], rows.spread[number])
+            new = _after(old, x_BxD[number], above[number], forgetting)
             mine = (user == user[number]) & (told.mask[number] > 0)
             put = lambda old, x: jnp.where(mine.reshape(-1, *(1,) * x.ndim), x[None], old)
             return Belief(*map(put, rows, new)), None

@@ -22,7 +22,7 @@ from metajax.models import mlp
 from metajax.models.bridge import from_nnx
 from metajax.models.ctr import content_net
 from metajax.models.modulated import user_features
-from metajax.models.towers import mean_embedding, melu_net
+from metajax.models.towers import melu_net
 from metajax.training import journal, progress
 from metajax.training import loop as train
 from metajax.training.devices import on_devices
@@ -122,8 +122,8 @@ class _Body(nnx.Module):
         self.users, self.items = tuple(users), tuple(items)
 
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
-        own = [mean_embedding(self.tables[f"user_{k}"], profile[k]) for k in self.users]
-        met = [mean_embedding(self.tables[f"item_{k}"], inputs[k]) for k in self.items]
+        own = [mlp.mean_embedding(self.tables[f"user_{k}"], profile[k]) for k in self.users]
+        met = [mlp.mean_embedding(self.tables[f"item_{k}"], inputs[k]) for k in self.items]
         user = self.user(jnp.concatenate(own) if own else jnp.zeros(100))
         item_NxD = self.item(jnp.concatenate(met, axis=1))
         return jnp.concatenate([jnp.broadcast_to(user, item_NxD.shape), item_NxD], axis=1)

@@ -91,6 +91,17 @@ def melu_states(
     return quadrants(table, users, random_share(table.num_items, cold_items, rng))
 
 
+def _coded(
+    table: Interactions, seed: int, redraw: bool, given: np.ndarray | None
+) -> tuple[str, np.ndarray]:
+    """The name of the split by where its codes come from, and the code (n,) of every row."""
+    if given is not None:
+        return "melu-given", given
+    if table.state is not None and not redraw and set(table.state.tolist()) == {0, 1, 2, 3}:
+        return "melu", table.state
+    return "melu-redrawn", melu_states(table, seed)
+
+
 def melu(
     table: Interactions,
     seed: int = 0,
@@ -123,13 +134,7 @@ def melu(
     References: Lee et al., KDD 2019, section 4.
     """
     require_support(min_rows, num_query)
-    codes = set() if table.state is None else set(np.unique(table.state).tolist())
-    name = "melu" if codes == {0, 1, 2, 3} and not redraw else "melu-redrawn"
-    if state is not None:
-        name = "melu-given"
-    else:
-        state = table.state if name == "melu" else melu_states(table, seed)
-    assert state is not None
+    name, state = _coded(table, seed, redraw, state)
     rng = np.random.default_rng([seed, 1])
     warm = np.flatnonzero(state == 0)
     users = rng.permutation(np.unique(table.user[warm]))

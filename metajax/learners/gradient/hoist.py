@@ -6,13 +6,15 @@ same in each step: it is computed, and differentiated, once instead of once a st
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.core
-import jax.extend.core as jex
 
 from metajax.types import PyTree
+
+if TYPE_CHECKING:  # it brings Pallas along, which takes a tenth of a second to import
+    from jax.extend.core import Jaxpr
 
 
 def hoist(
@@ -45,7 +47,14 @@ def hoist(
     return rest, values
 
 
-def _cut(program: jex.Jaxpr, fast: set) -> tuple[list, list]:
+def _is_variable(value: Any) -> bool:
+    """Whether an input of an equation is a variable; else it is a constant written in place."""
+    from jax.extend.core import Var
+
+    return isinstance(value, Var)
+
+
+def _cut(program: "Jaxpr", fast: set) -> tuple[list, list]:
     """The equations that do not need the fast variables, and those that remain.
 
     What depends on no argument at all (constants, ranges) is done anew in both: it is cheap and
@@ -54,7 +63,7 @@ def _cut(program: jex.Jaxpr, fast: set) -> tuple[list, list]:
     needs_fast, constant = set(fast), set()
     before, after = [], []
     for equation in program.eqns:
-        sources = [v for v in equation.invars if isinstance(v, jex.Var)]
+        sources = [v for v in equation.invars if _is_variable(v)]
         if any(v in needs_fast for v in sources):
             needs_fast.update(equation.outvars)
             after.append(equation)
@@ -66,17 +75,17 @@ def _cut(program: jex.Jaxpr, fast: set) -> tuple[list, list]:
     return before, after
 
 
-def _crossing(program: jex.Jaxpr, before: list, after: list, given: list) -> list:
+def _crossing(program: "Jaxpr", before: list, after: list, given: list) -> list:
     """The variables that the first part makes, or is given, and the second part needs."""
     made = {v for equation in after for v in equation.outvars}
     known = {v for equation in before for v in equation.outvars} | set(given)
     known |= set(program.constvars)
     needed = [v for equation in after for v in equation.invars] + list(program.outvars)
-    ordered = dict.fromkeys(v for v in needed if isinstance(v, jex.Var))
+    ordered = dict.fromkeys(v for v in needed if _is_variable(v))
     return [v for v in ordered if v in known and v not in made]
 
 
-def _program(whole: jex.Jaxpr, inputs: list, outputs: list, equations: list) -> Any:
+def _program(whole: "Jaxpr", inputs: list, outputs: list, equations: list) -> Any:
     """The program of some of the equations of another one."""
     effects = frozenset().union(*(equation.effects for equation in equations))
     return whole.replace(

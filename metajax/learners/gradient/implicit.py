@@ -58,6 +58,24 @@ def minimizer(
     return minimum
 
 
+def _slope(
+    model: Model, loss: losses.Loss, strength: float
+) -> Callable[[PyTree, PyTree, PyTree, tuple], PyTree]:
+    """The gradient of the support loss with its penalty, as `minimizer` takes it."""
+
+    def slope(fast: PyTree, anchor: PyTree, shared: PyTree, task: tuple) -> PyTree:
+        profile, examples = task
+
+        def support_loss(fast: PyTree) -> jax.Array:
+            scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
+            return loss(scores, examples.label, examples.mask)
+
+        pull = lambda g, x, a: g + strength * (x - a)
+        return jax.tree.map(pull, jax.grad(support_loss)(fast), fast, anchor)
+
+    return slope
+
+
 def implicit(
     model: Model,
     inner: optax.GradientTransformation,
@@ -88,18 +106,7 @@ def implicit(
 
     References: Rajeswaran et al., "Meta-learning with implicit gradients", NeurIPS 2019.
     """
-
-    def slope(fast: PyTree, anchor: PyTree, shared: PyTree, task: tuple) -> PyTree:
-        profile, examples = task
-
-        def support_loss(fast: PyTree) -> jax.Array:
-            scores = model.apply(tree.merge(fast, shared), profile, examples.inputs)
-            return loss(scores, examples.label, examples.mask)
-
-        pull = lambda g, x, a: g + strength * (x - a)
-        return jax.tree.map(pull, jax.grad(support_loss)(fast), fast, anchor)
-
-    minimum = minimizer(slope, inner, num_steps, num_solver_steps)
+    minimum = minimizer(_slope(model, loss, strength), inner, num_steps, num_solver_steps)
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         return {"model": model.init(key, episode.profile, episode.support.inputs)}
