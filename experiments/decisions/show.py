@@ -44,7 +44,8 @@ def bandit(record: records.Record, folder: pathlib.Path) -> None:
             gaps = [records.difference(get(arms.META, n), get(arm.name, n)) for n in first]
             shown.add_row(f"minus {arm.name}", *map(signed, gaps))
         console.print(shown)
-        console.print(verdict(record, world))
+        for own in (arms.META, arms.META_UCB):
+            console.print(verdict(record, world, own))
         regret(record, world, folder / f"{world}.png")
 
 
@@ -53,21 +54,19 @@ def rivals(record: records.Record) -> list[str]:
     return [n for n in record.names(records.BASELINE) if n not in (arms.ORACLE, arms.RANDOM)]
 
 
-def verdict(record: records.Record, world: str) -> str:
-    """Whether the meta-learned prior meets the target, in a sentence or two."""
+def verdict(record: records.Record, world: str, own: str) -> str:
+    """Whether a policy with the meta-learned prior meets the target, in a sentence."""
     get = lambda arm, n: record.of(world, arm, f"first {n}", "reward")
     told = []
     for n in (5, 10):
-        gaps = {a: records.difference(get(arms.META, n), get(a, n)) for a in rivals(record)}
+        gaps = {a: records.difference(get(own, n), get(a, n)) for a in rivals(record)}
         short = [a for a, gap in gaps.items() if gap.low <= 0]
-        told.append(
-            f"first {n} rounds: ahead of every policy without meta-learning"
-            if not short
-            else f"first {n} rounds: not clearly ahead of {', '.join(short)}"
-        )
+        ahead = "ahead of every policy without meta-learning"
+        behind = f"not clearly ahead of {', '.join(short)}"
+        told.append(f"first {n} rounds {behind if short else ahead}")
     top = max(rivals(record), key=lambda a: get(a, 50).mean())
-    share = get(arms.META, 50).mean() / get(top, 50).mean() - 1
-    return f"{world}, {'; '.join(told)}; at 50, {100 * share:+.2f} % of the best of them ({top})"
+    share = get(own, 50).mean() / get(top, 50).mean() - 1
+    return f"{own}: {'; '.join(told)}; at 50, {100 * share:+.2f} % of the best of them ({top})"
 
 
 def regret(record: records.Record, world: str, path: pathlib.Path) -> None:
@@ -75,7 +74,7 @@ def regret(record: records.Record, world: str, path: pathlib.Path) -> None:
     curves = record.extra["worlds"][world]["curves"]
     best = np.asarray(curves[arms.ORACLE])
     names = [arm.name for arm in record.arms if arm.role != records.CONTROL]
-    names = [n for n in names if n != arms.ORACLE]
+    names = [n for n in names if n not in (arms.ORACLE, arms.RANDOM)]  # far off the scale
     with plots.page(path, 3.3) as axes:
         for i, name in enumerate(names):
             total = np.cumsum(best - np.asarray(curves[name]))

@@ -94,6 +94,17 @@ class Log(NamedTuple):
     info: dict[str, jax.Array]
 
 
+def draw(chance_A: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """An action drawn by its chances (A,), and the chance that it had."""
+    # Of a cumulative sum that a uniform number falls into: one number, not A as in Gumbel's way;
+    # rounding must not reach behind the last action that has a chance.
+    upto_A = jnp.cumsum(chance_A)
+    action = jnp.sum(upto_A <= jax.random.uniform(key) * upto_A[-1])
+    last = chance_A.shape[0] - 1 - jnp.argmax(chance_A[::-1] > 0)
+    action = jnp.minimum(action, last)
+    return action, chance_A[action]
+
+
 def drawing(
     init: Callable[[jax.Array, Observation], PyTree],
     chances: Callable[[PyTree, Observation, jax.Array], jax.Array],
@@ -102,15 +113,8 @@ def drawing(
     """The policy that draws its action from ``chances``, and says how likely it was."""
 
     def act(state: PyTree, observation: Observation, key: jax.Array):
-        chance_A = chances(state, observation, key)
-        drawn = jax.random.fold_in(key, 1)  # the key itself is that of the chances
-        # Of a cumulative sum that a uniform number falls into: one number, not A as in Gumbel's
-        # way; rounding must not reach behind the last action that has a chance.
-        upto_A = jnp.cumsum(chance_A)
-        action = jnp.sum(upto_A <= jax.random.uniform(drawn) * upto_A[-1])
-        last = chance_A.shape[0] - 1 - jnp.argmax(chance_A[::-1] > 0)
-        action = jnp.minimum(action, last)
-        return action, chance_A[action]
+        # the key itself is that of the chances
+        return draw(chances(state, observation, key), jax.random.fold_in(key, 1))
 
     return Policy(init, act, update, chances)
 
