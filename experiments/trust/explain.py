@@ -40,7 +40,7 @@ from metajax.types import Episode
 
 from . import explain_arms as arms
 from . import explain_person, explain_report
-from .explain_report import ATTENTION, INFLUENCE, LEFT_OUT, RANDOM, SURPRISE, WORLD
+from .explain_report import ATTENTION, CLOSED, INFLUENCE, LEFT_OUT, RANDOM, SURPRISE, WORLD
 
 WORLD_TASKS = Interests()
 
@@ -58,6 +58,8 @@ class Config:
     training: Training = Training(seeds=1, num_steps=600)
     people: Positive = 150
     """Test users whose scores are explained."""
+    world_steps: Positive = 3_000
+    """Outer steps in the world with planted causes."""
     world_people: Positive = 200
     """Users drawn from the world with planted causes."""
     feature_people: int = 12
@@ -69,7 +71,7 @@ class Config:
 
     PRESETS: ClassVar[Presets] = {
         "quick": {
-            **{"dataset": "synthetic", "num_steps": 100},
+            **{"dataset": "synthetic", "num_steps": 100, "world_steps": 100},
             **{"people": 30, "world_people": 30, "feature_people": 2},
         },
     }
@@ -100,6 +102,9 @@ def told(arm: arms.Explained, random: Any, episode: Episode, other: Episode, key
         SURPRISE: support.surprise(only, episode, expected)[:, 0],
         RANDOM: jax.random.normal(key_random, mask.shape) * mask,
     }
+    if arm.closed:
+        exact = support.closed_form_leave_one_out(arm.learner, arm.params, episode, key_adapt)
+        found[CLOSED] = at(exact)
     if arm.weights is not None:
         found[ATTENTION] = at(arm.weights(arm.params, episode))
     blind = support.adapted(arm.learner, random, other, key_adapt)
@@ -237,7 +242,7 @@ def measured(config: Config) -> records.Record:
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"explain-{name}")
     learners = arms.of_log(problem, config, folder)
-    in_world = arms.of_world(WORLD_TASKS, config.training.num_steps)
+    in_world = arms.of_world(WORLD_TASKS, config.world_steps)
     choices = {arm: one.settings for arm, one in learners.items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "explain")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))
@@ -258,8 +263,13 @@ def measured(config: Config) -> records.Record:
     for learner, arm in in_world.items():
         values, curves[f"{WORLD}, {learner}"] = judge(arm, drawn, own, shuffled, WORLD_TASKS.causes)
         scores |= keyed(f"{WORLD}, {learner}", values)
-    ways = dict.fromkeys(key.arm for key in scores)
-    roles = {RANDOM: records.CONTROL, LEFT_OUT: records.BASELINE, ATTENTION: records.BASELINE}
+    ways = [way for way in explain_report.WAYS if any(key.arm == way for key in scores)]
+    roles = {
+        RANDOM: records.CONTROL,
+        LEFT_OUT: records.BASELINE,
+        ATTENTION: records.BASELINE,
+        CLOSED: records.BASELINE,
+    }
     record = records.made(
         "explain", config, records.arms_of(ways, roles=roles), scores,
         scenario=f"{name}, {arms.MAML}", data=harness.data_of(problem),

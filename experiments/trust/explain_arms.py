@@ -108,6 +108,7 @@ class Explained(NamedTuple):
       settings: what was chosen for it on meta-validation.
       weights: its attention, see `Attentive`; None for a learner that has none.
       random: parameters of the same learner that were not trained.
+      closed: whether ``adapt`` is a ridge regression.
     """
 
     learner: MetaLearner
@@ -115,6 +116,7 @@ class Explained(NamedTuple):
     settings: dict[str, Any]
     random: Params
     weights: Callable[[Params, Episode], jax.Array] | None = None
+    closed: bool = False
 
 
 def item_vector(inputs: Mapping[str, jax.Array]) -> jax.Array:
@@ -139,6 +141,7 @@ def of_log(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Ex
             arm.settings,
             arm.learner.init(jax.random.key(99), problem.example),
             attention.weights if name == ATTENTION else None,
+            name == RIDGE,
         )
         for name, arm in trained.items()
     }
@@ -167,5 +170,6 @@ def of_world(world: Interests, num_steps: int) -> dict[str, Explained]:
         params = jax.tree.map(lambda x: x[0], fitted.params)
         weights = attention.weights if name == ATTENTION else None
         random = learner.init(jax.random.key(99), example)
-        found[name] = Explained(learner, params, {"num_steps": num_steps}, random, weights)
+        told = {"num_steps": num_steps}
+        found[name] = Explained(learner, params, told, random, weights, name == RIDGE)
     return found

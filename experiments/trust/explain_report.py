@@ -10,7 +10,8 @@ from metajax.explain.judged import SHARES
 from metajax.results import intervals, plots, records
 
 LEFT_OUT, INFLUENCE, SURPRISE = "leave-one-out", "influence", "surprise"
-ATTENTION, RANDOM = "attention weights", "random"
+CLOSED, ATTENTION, RANDOM = "closed form", "attention weights", "random"
+WAYS = (LEFT_OUT, CLOSED, INFLUENCE, SURPRISE, ATTENTION, RANDOM)
 WORLD = "interests"
 METRICS = {"fall": "deletion", "rise": "insertion", "agreement": "ranks", "recall": "causes found"}
 
@@ -50,16 +51,17 @@ def table(record: records.Record, scenario: str) -> Table:
     people = len(next(x[0] for key, x in record.scores.items() if key.scenario == scenario))
     shown = Table(title=f"{scenario}: {people} people, mean [95 %]")
     shown.add_column("explained by", no_wrap=True)
-    for name in (*METRICS.values(), "deletion minus random"):
+    metrics = [m for m in METRICS if len(values(record, scenario, RANDOM, m))]
+    for name in (*(METRICS[m] for m in metrics), "deletion minus random"):
         shown.add_column(name, justify="right", no_wrap=True)
-    for way in record.names():
+    for way in WAYS:
         mine = record.scores.get(records.Key(scenario, way, records.ALL, "fall"))
         if mine is None:
             continue
         floor = record.of(scenario, RANDOM, records.ALL, "fall")
         gap = records.difference(mine, floor)
         told = f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if way != RANDOM else ""
-        cells = [cell(values(record, scenario, way, metric)) for metric in METRICS]
+        cells = [cell(values(record, scenario, way, metric)) for metric in metrics]
         shown.add_row(way, *cells, told)
     return shown
 
@@ -90,8 +92,8 @@ def curves(record: records.Record, scenario: str, path: pathlib.Path) -> None:
     """Saves the score of the explained item while ratings are deleted and inserted."""
     drawn = record.extra["curves"][scenario]
     with plots.page(path, 2.9) as axes:
-        for i, (way, one) in enumerate(drawn.items()):
-            look = plots.look(i)
+        for i, way in enumerate(way for way in WAYS if way in drawn):
+            look, one = plots.look(i), drawn[way]
             axes.plot(SHARES, one["deletion"], label=way, **look)
             axes.plot(SHARES, one["insertion"], **(look | {"markerfacecolor": "white"}))
         axes.axhline(0.0, color="#666666", linewidth=0.7)

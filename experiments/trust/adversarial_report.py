@@ -1,0 +1,172 @@
+"""Tables and pictures of attacks and defences, read from records alone."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.evaluation import evaluate
+from metajax.evaluation.evaluate import Alteration
+from metajax.results import plots, records
+
+FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
+LIES, MOVED, HOSTILE, DOMAINS = "lies", "moved factors", "hostile users", "two domains"
+SHARES = (0.1, 0.2, 0.4)
+MAIN = "lies 20%"
+
+
+def lies_of(
+    lies: Callable[[float], Alteration], noise: Callable[[Alteration], Alteration]
+) -> dict[str, Alteration]:
+    """Condition -> what is done to a support."""
+    found = {records.ALL: evaluate.unaltered}
+    found |= {f"lies {share:.0%}": lies(share) for share in SHARES}
+    return found | {"noise as 20%": noise(lies(0.2))}
+
+
+def told(x: np.ndarray, y: np.ndarray | None = None) -> str:
+    """A mean, or a paired difference, with its interval over people; a star where 0 is outside."""
+    if y is None:
+        mean = records.interval(x, "mae")
+        return f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
+    gap = records.difference(x, y)
+    star = "*" if gap.low > 0 or gap.high < 0 else ""
+    return f"{gap.mean:+.4f}{star} [{gap.low:+.4f}, {gap.high:+.4f}]"
+
+
+def grid(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
+    """A table of arms."""
+    shown = Table(title=title)
+    shown.add_column("arm", no_wrap=True)
+    for head in heads:
+        shown.add_column(head, justify="right", no_wrap=True)
+    for name, cells in rows:
+        shown.add_row(name, *cells)
+    return shown
+
+
+def arms_in(record: records.Record, room: str) -> list[str]:
+    """The arms of one attack, in order."""
+    return list(dict.fromkeys(key.arm for key in record.scores if key.scenario == room))
+
+
+def loss_kept(record: records.Record, arm: str) -> float:
+    """What an arm loses at 20 % of lies, as a share of what its plain one loses."""
+    plain = FOLD_IN if arm.startswith(FOLD_IN) else MAML
+    of = lambda name, condition: record.of(LIES, name, condition, "mae").mean()
+    clean = of(plain, records.ALL)
+    return float((of(arm, MAIN) - clean) / (of(plain, MAIN) - clean))
+
+
+def lies_table(record: records.Record) -> Table:
+    """Lying supports: errors, and what each defence costs and saves against its plain arm."""
+    rows = []
+    for arm in arms_in(record, LIES):
+        plain = FOLD_IN if arm.startswith(FOLD_IN) else MAML
+        of = lambda condition, arm=arm: record.of(LIES, arm, condition, "mae")
+        base = lambda condition, p=plain: record.of(LIES, p, condition, "mae")
+        cells = [told(of(records.ALL))]
+        cells += ["" if arm == plain else told(of(records.ALL), base(records.ALL))]
+        cells += [f"{of(f'lies {s:.0%}').mean():.4f}" for s in SHARES]
+        cells += [told(of(MAIN), base(records.ALL)), f"{loss_kept(record, arm):.2f}"]
+        cells += [f"{of('noise as 20%').mean():.4f}"]
+        rows.append((arm, cells))
+    heads = ["clean MAE", "minus plain", *(f"lies {s:.0%}" for s in SHARES)]
+    heads += ["lies 20% minus plain, clean", "share of its loss", "noise as 20%"]
+    return grid("lying supports: a share of a person's ratings is the opposite", heads, rows)
+
+
+def moved_table(record: records.Record) -> Table:
+    """Moved item factors."""
+    conditions = [k.condition for k in record.scores if k.scenario == MOVED and k.arm == PLAIN]
+    rows = []
+    for arm in arms_in(record, MOVED):
+        mean = [f"{record.of(MOVED, arm, c, 'mae').mean():.4f}" for c in conditions]
+        at = lambda name: record.of(MOVED, name, "asked moved 0.5", "mae")
+        rows.append((arm, [*mean, "" if arm == PLAIN else told(at(arm), at(PLAIN))]))
+    heads = ["clean MAE", *conditions[1:], "moved .5 minus plain"]
+    return grid("moved factors of items asked about or rated (MAML)", heads, rows)
+
+
+def hostile_table(record: records.Record) -> Table:
+    """Hostile users in meta-training, and their effect on honest ones."""
+    kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+    rows = []
+    for rule in arms_in(record, HOSTILE):
+        of = lambda kind, metric, rule=rule: record.of(HOSTILE, rule, kind, metric)
+        cells = [told(of(kinds[0], "mae"))]
+        cells += [told(of(k, "mae"), of(kinds[0], "mae")) for k in kinds[1:]]
+        cells += [told(of(k, "pushed"), of(kinds[0], "pushed")) for k in kinds[1:3]]
+        rows.append((rule, cells))
+    heads = ["honest MAE", *(f"{k} minus honest" for k in kinds[1:])]
+    heads += [f"item pushed, {k}" for k in kinds[1:3]]
+    share = record.config.get("hostile", 0.0)
+    return grid(f"{share:.0%} hostile users in meta-training, honest new users", heads, rows)
+
+
+def domains_table(record: records.Record) -> Table:
+    """Gradient reversal in the world of two domains."""
+    rows = []
+    for arm in arms_in(record, DOMAINS):
+        domain = record.scores.get(records.Key(DOMAINS, arm, records.ALL, "domain"))
+        cells = [told(record.of(DOMAINS, arm, records.ALL, "mse"))]
+        rows.append((arm, [*cells, "" if domain is None else told(domain)]))
+    return grid("two domains", ["target squared error", "domain told from features"], rows)
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables and saves the pictures."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 190)
+    for table in (lies_table, moved_table, hostile_table, domains_table):
+        console.print(table(record))
+    print(
+        "MAE, mean [95 %] over people; differences paired by person, a star where 0 is outside. "
+        "Share of its loss: what the arm loses at 20 % of lies against the plain clean arm, over "
+        "what the plain arm loses."
+    )
+    for arm in arms_in(record, LIES):
+        chosen = {k: v for k, v in record.arm(arm).settings.items() if k in CHOSEN}
+        if chosen:
+            print(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in chosen.items())}")
+    lies_picture(record, folder / "lies.png")
+    moved_picture(record, folder / "moved.png")
+    print(f"plots  {folder}/lies.png {folder}/moved.png")
+
+
+CHOSEN = ("threshold", "penalty times")
+
+
+def lies_picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves the error over the share of lies, a line for each arm."""
+    names = arms_in(record, LIES)
+    with plots.page(path, 3.2) as axes:
+        for i, arm in enumerate(names):
+            at = [records.ALL, *(f"lies {s:.0%}" for s in SHARES)]
+            means = [record.of(LIES, arm, c, "mae").mean() for c in at]
+            axes.plot([0.0, *SHARES], means, label=arm, **plots.look(i))
+        axes.set_xlabel("share of a person's ratings that are the opposite")
+        axes.set_ylabel("MAE")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(names))
+
+
+def moved_picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves clean error against the error under attack, both lower is better."""
+    points = {
+        arm: tuple(
+            float(record.of(MOVED, arm, c, "mae").mean()) for c in (records.ALL, "asked moved 0.5")
+        )
+        for arm in arms_in(record, MOVED)
+    }
+    with plots.page(path, 2.7) as axes:
+        for i, (arm, (clean, moved)) in enumerate(points.items()):
+            style = plots.look(i) | {"linestyle": "none", "markersize": 5}
+            axes.plot(clean, moved, label=arm, **style)
+        axes.set_xlabel("MAE, clean")
+        axes.set_ylabel("MAE, factors moved by 0.5")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(points))
