@@ -23,7 +23,9 @@ def code_of(page: str) -> str:
     return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
-@pytest.mark.parametrize("page", ["tutorial", "large", "extend", "online", "off_policy"])
+@pytest.mark.parametrize(
+    "page", ["tutorial", "large", "extend", "online", "off_policy", "explain", "robust"]
+)
 def test_pages_import_only_what_exists(page):
     for node in ast.walk(ast.parse(code_of(page))):
         if isinstance(node, ast.ImportFrom):
@@ -53,6 +55,12 @@ def test_from_a_log_in_time_to_a_served_model_runs_as_it_stands(tmp_path):
 
 def test_from_a_log_of_decisions_to_a_value_runs_as_it_stands(tmp_path):
     assert "0.0% of the new policy's decisions were never shown" in run("off_policy", tmp_path)
+
+
+def test_why_was_this_recommended_runs_as_it_stands(tmp_path):
+    said = run("explain", tmp_path)
+    assert "because you rated" in said and "planted causes found: 100%" in said
+    run("robust", tmp_path)
 
 
 @pytest.mark.slow

@@ -4,8 +4,8 @@ Four attacks. *Lies*: a person gives the opposite of their opinion in a share of
 *Moved factors*: the stored factors of the items that a person rated, or is asked about, are moved
 to raise the error (FGSM and PGD). *Hostile users* in meta-training: shilling profiles that push one
 item, and people who say the opposite throughout. *Domains*: features that tell a source domain
-from a target one. Against each stand plain arms, robust ones, and random noise of equal norm as control.
-All settings of defences are chosen on meta-validation.
+from a target one. Against each stand plain arms, robust ones, and random noise of equal norm as
+control. All settings of defences are chosen on meta-validation.
 
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
@@ -99,7 +99,7 @@ def errors(
 
 
 def best_trust(
-    plain: Arm, make: Callable[[jax.Array], Callable], problem: benchmark.Problem, role: str
+    plain: Arm, make: Callable[[Any], Callable], problem: benchmark.Problem, role: str
 ) -> Arm:
     """The plain arm with doubts, at the threshold best under lies of those that cost little."""
     source, tasks = problem.valid
@@ -118,7 +118,7 @@ def best_trust(
     chosen = float((*THRESHOLDS, 1e6)[int(np.argmin(kept))])
     told = {"threshold": chosen, "trials": len(THRESHOLDS), "valid_clean": clean.tolist()}
     told["valid_lies"] = lied.tolist()
-    return Arm(doubtful(plain.learner, make(chosen)), plain.params, told, role)  # pyright: ignore
+    return Arm(doubtful(plain.learner, make(chosen)), plain.params, told, role)
 
 
 def careful_fold_in(problem: benchmark.Problem) -> tuple[Arm, Arm]:

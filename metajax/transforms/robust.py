@@ -11,7 +11,7 @@ Trust = Callable[[jax.Array], jax.Array]
 """Residuals (N,) -> how much each interaction counts, 0 to 1."""
 
 
-def huber(threshold: float) -> Trust:
+def huber(threshold: float | jax.Array) -> Trust:
     """Weights of the Huber loss: 1 up to the threshold, then threshold / size.
 
     >>> huber(1.0)(jnp.array([0.5, -4.0])).tolist()
@@ -20,7 +20,7 @@ def huber(threshold: float) -> Trust:
     return lambda r: jnp.minimum(1.0, threshold / jnp.maximum(jnp.abs(r), 1e-12))
 
 
-def bisquare(threshold: float) -> Trust:
+def bisquare(threshold: float | jax.Array) -> Trust:
     """Tukey's weights: they fall to 0 at the threshold, beyond which nothing is believed."""
     return lambda r: jnp.maximum(0.0, 1.0 - (r / threshold) ** 2) ** 2
 

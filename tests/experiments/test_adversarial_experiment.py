@@ -1,0 +1,69 @@
+"""The attacks of the experiment do what they say, and its tables say what is stored."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.trust import adversarial, adversarial_parts, adversarial_report
+from metajax.evaluation import evaluate
+from metajax.results import records
+from metajax.types import Episode, Examples
+
+KEY = jax.random.key(0)
+
+
+def person(real: int = 10) -> Episode:
+    mask = (jnp.arange(12) < real) * 1.0
+    rows = Examples({"factor": jnp.ones((12, 2))}, 1.0 + jnp.arange(12) % 5, mask)
+    return Episode((), rows, rows)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.2, 2), (0.4, 4), (1.0, 10)])
+def test_so_many_ratings_are_the_opposite_and_padding_is_left(share, count):
+    before, after = person().support, adversarial_parts.lies(share)(KEY, person()).support
+    told = np.asarray(after.label != before.label)
+    neutral = np.asarray(before.label == 3.0)  # whose opposite is the same
+    assert told.sum() <= count <= (told | neutral).sum()
+    np.testing.assert_allclose(after.label[told], 6.0 - before.label[told])
+    assert not told[10:].any()
+
+
+def test_noise_has_the_length_of_the_lies():
+    lies = adversarial_parts.lies(0.4)
+    noisy = adversarial_parts.noise_of(lies)(KEY, person()).support
+    told = lies(jax.random.split(KEY)[0], person()).support
+    gap = lambda x: float(jnp.linalg.norm((x.label - person().support.label) * x.mask))
+    assert gap(noisy) == pytest.approx(gap(told), rel=1e-5) and gap(told) > 0
+
+
+def planted(kept: float) -> records.Record:
+    """A record whose robust arm keeps a share of what the plain one loses at 20 % of lies."""
+    people = np.linspace(0.6, 0.8, 20)[None]
+    scores = {}
+    conditions = adversarial_report.lies_of(adversarial_parts.lies, adversarial_parts.noise_of)
+    assert conditions[records.ALL] is evaluate.unaltered
+    for arm, share in (("fold-in", 1.0), ("fold-in, Huber", kept), ("MAML", 1.0)):
+        for i, condition in enumerate(conditions):
+            scores[records.Key("lies", arm, condition, "mae")] = people + 0.02 * i * share
+    for arm in ("plain", "outer"):
+        for i, condition in enumerate((records.ALL, "asked moved 0.5")):
+            scores[records.Key("moved factors", arm, condition, "mae")] = people + 0.1 * i
+    for kind in adversarial_parts.HOSTILE:
+        for metric in ("mae", "pushed"):
+            scores[records.Key("hostile users", "mean", kind, metric)] = people
+    scores[records.Key("two domains", "reversal", records.ALL, "mse")] = people
+    arms = records.arms_of(dict.fromkeys(k.arm for k in scores))
+    return records.made(
+        "adversarial", adversarial.Config(), arms, scores, opened=(), scenario="lies"
+    )
+
+
+def test_the_tables_say_what_a_defence_saves(tmp_path, capsys):
+    record = planted(0.4)
+    assert adversarial_report.loss_kept(record, "fold-in, Huber") == pytest.approx(0.4)
+    assert adversarial_report.loss_kept(record, "fold-in") == pytest.approx(1.0)
+    adversarial_report.report(record, tmp_path)
+    said = capsys.readouterr().out
+    assert "lying supports" in said and "0.40" in said and "hostile users" in said
+    assert (tmp_path / "lies.png").stat().st_size > 10_000
