@@ -275,4 +275,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    benchmark.cli(main, Config)
+    benchmark.cli(main, Config, stopped=benchmark.FROM_START)

@@ -228,4 +228,4 @@ def main(config: Config) -> records.Record:
 
 
 if __name__ == "__main__":
-    benchmark.cli(main, Config)
+    benchmark.cli(main, Config, stopped=benchmark.FROM_START)

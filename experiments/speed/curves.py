@@ -166,4 +166,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    command.cli(main, Config)
+    command.cli(main, Config, stopped=command.FROM_START)

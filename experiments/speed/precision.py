@@ -94,4 +94,4 @@ def main(config: Config) -> records.Record:
 
 
 if __name__ == "__main__":
-    command.cli(main, Config)
+    command.cli(main, Config, stopped=command.FROM_START)

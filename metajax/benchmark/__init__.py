@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metajax.benchmark.baselines import A2, A4, fold_in_learner
-    from metajax.benchmark.command import cli
+    from metajax.benchmark.command import FROM_START, cli
     from metajax.benchmark.harness import (
         Built,
         Config,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "baselines": ("A2", "A4", "fold_in_learner"),
-    "command": ("cli",),
+    "command": ("FROM_START", "cli"),
     "harness": (
         *("Built", "Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions"),
         *("Training", "judge", "judged", "run_experiment"),
@@ -36,6 +36,7 @@ PLACES = {
 __all__ = [
     "A2",
     "A4",
+    "FROM_START",
     "Built",
     "Config",
     "Data",

@@ -30,6 +30,8 @@ the first device is asked for."""
 SAID = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 GOES_ON = "what was saved last is whole; the same command goes on from it"
+FROM_START = "nothing is kept of an unfinished run; the same command starts from the beginning"
+"""What is said of a command that a signal ends, with checkpoints (`GOES_ON`) and without."""
 
 
 class Stopped(KeyboardInterrupt):

@@ -324,7 +324,10 @@ def judged(
 
 def notes_of(problem: Problem) -> list[str]:
     """What stands below a table: what its test rests on, and what makes it easier than it looks."""
-    drawn = "Events stand among items drawn at random of those that their person did not meet."
+    drawn = (
+        "Events stand among items drawn at random of those that their person did not meet, in the "
+        "test rows neither: in warm tasks, what is drawn in training tells a little of the test."
+    )
     return [drawn] * problem.events + leaks.counted(problem.split, problem.table)
 
 

@@ -36,8 +36,16 @@ def ratings_from_events(table: Interactions, seed: int = 0) -> Interactions:
 
     Of a repeated (user, item) pair one row is kept, with the sum of its counts. The label of an
     event is 1, or log(1 + count). A sampled item has the time of its event; users with events on
-    most of the catalogue get fewer. Items are sampled from those without any event of the user,
-    those of the test included, so that no sampled row of training is an event of the test.
+    most of the catalogue get fewer.
+
+    An item is sampled from those without any event of the user in ``table``, so that no pair has
+    two labels. Where a user has rows in training and in the test (warm tasks), the events of the
+    test are avoided too: how often an item is sampled in training then depends, a little, on the
+    test. Users who are new have all their rows in one part, and tell nothing.
+
+    Args:
+      table: implicit feedback (`is_implicit`).
+      seed: of the sampling.
     """
     table = without_repeats(table)
     rng = np.random.default_rng([seed, 8])
@@ -63,19 +71,29 @@ def ratings_from_events(table: Interactions, seed: int = 0) -> Interactions:
 def with_negatives(
     table: Interactions, parts: Split, per_positive: int = 2, seed: int = 0
 ) -> tuple[Interactions, Split]:
-    """The table and the split with sampled negatives: label 0, items without an event of the user.
+    """The table and the split with sampled negatives: rows of label 0.
 
-    Training users get ``per_positive`` of them for each of their events. Of a validation user only
-    the query does, since a service knows only events of a user. Users with events on half of the
-    catalogue or more get fewer.
+    Training users get ``per_positive`` negatives for each of their training events, sampled from
+    the items of which they have no *training* event: an item that a user meets in a held-out row
+    may be sampled, since what is never sampled would tell what the user is going to be asked. Of a
+    validation user only the query gets negatives, since a service knows only events of a user;
+    they are items that the user never met. Users with events on half of the catalogue or more get
+    fewer.
+
+    Args:
+      table: implicit feedback, one row for each (user, item) pair.
+      parts: its split; validation tasks have ``shots``.
+      per_positive: negatives for each event.
+      seed: of the sampling.
 
     Returns:
       The table, whose new rows come last, and the split of it.
     """
     rng = np.random.default_rng([seed, 7])
-    met = np.unique(table.user.astype(np.int64) * table.num_items + table.item)
+    pair = table.user.astype(np.int64) * table.num_items + table.item
+    met = np.unique(pair)
     owner = np.repeat(table.user[parts.train_rows], per_positive)
-    item, new = _unmet(owner, met, table.num_items, rng)
+    item, new = _unmet(owner, np.unique(pair[parts.train_rows]), table.num_items, rng)
     owner, size = owner[new], int(new.sum())
     more = {"user": owner, "item": item[new], "label": np.zeros(size, np.float32)}
     for name in ("time", "state", "count"):
@@ -99,7 +117,11 @@ def with_negatives(
 def _unmet(
     owner: np.ndarray, met: np.ndarray, num_items: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """An item (n,) drawn for each owner, and whether (n,) it is new to them and drawn once."""
+    """An item (n,) drawn for each owner, and whether (n,) it is new to them and drawn once.
+
+    Args:
+      met: pairs ``owner * num_items + item`` that count as met, sorted.
+    """
     item = rng.integers(num_items, size=len(owner)).astype(np.int32)
     pair = owner.astype(np.int64) * num_items + item
     place = np.minimum(np.searchsorted(met, pair), len(met) - 1)

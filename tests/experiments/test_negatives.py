@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from experiments.field.datasets import with_negatives
+from metajax.data import negatives, split
 from metajax.data.table import Interactions
 from metajax.data.worlds import latent
 
@@ -39,3 +40,24 @@ def test_items_that_a_user_met_are_drawn_as_often_as_others():
     expected = np.mean(np.bincount(met // log.num_items, minlength=60)[user]) / log.num_items
     assert abs(share - expected) < 0.05 and share > 0.1
     assert len(np.unique(pair(user, item))) == len(item), "nothing is drawn twice"
+
+
+def test_negatives_of_training_users_do_not_depend_on_their_held_out_events():
+    log = events()
+    parts = split.newcomers(log)
+    held = np.random.default_rng(1).random(len(parts.train_rows)) < 0.3
+    parts = dataclasses.replace(parts, train_rows=parts.train_rows[~held])
+    others = np.setdiff1d(np.arange(len(log)), parts.train_rows)
+    is_valid = np.isin(log.user, parts.valid["user_cold"].owner)
+    changed = events(others[~is_valid[others]])
+    assert (changed.item != log.item).sum() > 100
+    (grown, made), (other, again) = (
+        negatives.with_negatives(table, parts) for table in (log, changed)
+    )
+    for name in ("user", "item", "label"):
+        of = lambda table, rows, name=name: getattr(table, name)[rows]
+        np.testing.assert_array_equal(of(grown, made.train_rows), of(other, again.train_rows))
+    drawn = made.train_rows[made.train_rows >= len(log)]
+    pair = lambda rows: set(zip(grown.user[rows].tolist(), grown.item[rows].tolist(), strict=True))
+    assert not pair(drawn) & pair(parts.train_rows), "a training event is no negative"
+    assert pair(drawn) & pair(others), "held-out events are not avoided"

@@ -204,4 +204,12 @@ def ctr_warmup(
         per_phase,
         side="item",
     )
-    return require_tasks(table, split, f"no item has enough interactions (hot: {hot}) in")
+    least = 3 * per_phase + 1
+    return require_tasks(
+        table,
+        split,
+        f"with {hot} as the most interactions of a new item, no item has enough of them for",
+        f"test items need {least} to {hot}, training and validation items more than {hot}: give "
+        f"another bound, from {least} on (--hot, or --min-rows of --protocol items), or a larger "
+        "log",
+    )
