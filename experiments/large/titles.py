@@ -88,17 +88,8 @@ def fitting(
             "shorten it"
         )
     tokens = [*first, *(t for row in rows[left_out:] for t in row), *last]
-    return Text(padded([tokens], SIZE)[0][0], len(tokens), left_out)
-
-
-def padded(rows: Sequence[Sequence[int]], size: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of tokens (K, S), S a multiple of ``size``, and how many of each are real (K,)."""
-    lengths = np.array([len(row) for row in rows], np.int32)
-    width = -(-max(int(lengths.max()), 1) // size) * size
-    out = np.zeros((len(rows), width), np.int32)
-    for i, row in enumerate(rows):
-        out[i, : len(row)] = row
-    return out, lengths
+    padding = [0] * (-len(tokens) % SIZE)
+    return Text(np.array(tokens + padding, np.int32), len(tokens), left_out)
 
 
 class Searcher:

@@ -31,7 +31,7 @@ from metajax.results import records
 from metajax.settings import Output, Positive, Presets
 
 from ..large import report as large_report
-from ..large.titles import Searcher, Text, padded
+from ..large.titles import Searcher, Text
 
 READ, WRITE, SCORE, SEARCH = "read", "write", "score titles", "search"
 WORDS = (
@@ -79,19 +79,17 @@ def programs(config: Config, model: Pretrained) -> dict[str, tuple[Callable[[], 
     read = jax.jit(lambda params, row: constrained.prompt_cache(made, params, row, size))
     write = jax.jit(lambda params, row: decoder.greedy(made, params, row, size, config.new))
     score = jax.jit(
-        lambda params, prompt, rows, lengths: constrained.log_likelihoods(
-            made, params, prompt, rows, lengths
-        )
+        lambda params, prompt, rows: constrained.log_likelihoods(made, params, prompt, rows)
     )
-    rows, lengths = padded([model.encode(f" {name}\n") for name in names[: config.titles]])
+    rows = [model.encode(f" {name}\n") for name in names[: config.titles]]
+    scored = constrained.packed(rows)
     cache = read(model.params, prompt)
     search = Searcher(model, names[: config.catalogue], config.beam)
     asked, allowed = Text(np.asarray(text, np.int32), size, 0), np.ones(config.catalogue, bool)
-    given = (jnp.asarray(rows), jnp.asarray(lengths))
     return {
         READ: (lambda: read(model.params, prompt), size),
         WRITE: (lambda: write(model.params, prompt), config.new),
-        SCORE: (lambda: score(model.params, cache, *given), int(lengths.sum())),
+        SCORE: (lambda: score(model.params, cache, scored), sum(map(len, rows))),
         SEARCH: (lambda: search(asked, allowed), config.beam),
     }
 

@@ -169,7 +169,8 @@ def _attend(
     """What each position (S, D) reads from those up to it, and the cache with them written.
 
     ``cached`` is None, or keys, values and what stands before them: None, or keys, values and how
-    many of these are filled.
+    many of these are filled. Numbers (S,) in the place of the keys are of texts in one row: nothing
+    is written then, and a position sees those of its own text.
     """
     s, dim, kv = x.shape[0], shape.dim, shape.num_kv_heads
     q = dense(params["query"], x).reshape(s, shape.num_heads, dim)
@@ -179,16 +180,19 @@ def _attend(
         q = rms_norm(params["query_norm"], q, shape.norm_eps)
         k = rms_norm(params["key_norm"], k, shape.norm_eps)
     q, k = rotate(q, positions, shape), rotate(k, positions, shape)
-    places, before = positions, None
-    if cached is not None:
+    visible_SxM, before = positions[:, None] >= positions[None, :], None
+    if cached is not None and cached[1] is None:
+        text, _, before = cached
+        visible_SxM = visible_SxM & (text[:, None] == text[None, :])
+        cached = None
+    elif cached is not None:
         keys, values, before = cached
         first = 0 if before is None else before[2]
         start = (positions[0] - first, 0, 0)
         k = jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), start)
         v = jax.lax.dynamic_update_slice(values, v.astype(values.dtype), start)
-        places = first + jnp.arange(k.shape[0])
+        visible_SxM = positions[:, None] >= first + jnp.arange(k.shape[0])[None, :]
     q = q.reshape(s, kv, shape.num_heads // kv, dim)
-    visible_SxM = positions[:, None] >= places[None, :]
     logits = _logits(q, k, visible_SxM)
     if before is None:
         weights = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
@@ -296,3 +300,23 @@ def extend(
     out, (keys, values) = _stack(shape, params, x_SxD, positions, kept, None, 0.0)
     length = cache.length + (x_SxD.shape[0] if num_real is None else num_real)
     return rms_norm(params["norm"], out, shape.norm_eps), Cache(keys, values, length, before)
+
+
+def continue_in_one_row(
+    shape: Shape, params: Params, x_SxD: jax.Array, place: jax.Array, text: jax.Array, cache: Cache
+) -> jax.Array:
+    """The last hidden vectors (S, D), normalized, of many continuations of one text in one row.
+
+    Each sees what the cache holds and itself; none is padded, and nothing is written.
+
+    Args:
+      x_SxD: embeddings, one continuation after the other.
+      place: (S,) of each in its continuation, from 0.
+      text: (S,) the number of its continuation.
+      cache: of what stands before all of them.
+    """
+    n = shape.num_layers
+    shared = (cache.keys, cache.values, jnp.broadcast_to(cache.length, (n,)))
+    kept = (jnp.broadcast_to(text, (n, *text.shape)), None, shared)
+    out, _ = _stack(shape, params, x_SxD, cache.length + place, kept, None, 0.0)
+    return rms_norm(params["norm"], out, shape.norm_eps)

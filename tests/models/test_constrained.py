@@ -62,30 +62,29 @@ def test_what_is_not_allowed_is_not_found_and_takes_no_place(found):
 
 
 def test_rows_after_a_shared_prompt_have_the_likelihoods_of_whole_texts():
-    lengths = jnp.array([len(row) for row in ROWS])
-    rows = jnp.array([row + [0] * (4 - len(row)) for row in ROWS])
-
     @jax.jit
-    def scored(params, rows, lengths):
+    def scored(params, rows):
         prompt = constrained.prompt_cache(DECODER, params, PROMPT, 3)
-        return constrained.log_likelihoods(DECODER, params, prompt, rows, lengths, batch_size=2)
+        return constrained.log_likelihoods(DECODER, params, prompt, rows, block=4)
 
     expected = np.array([likelihood_of(row) for row in ROWS])
-    np.testing.assert_allclose(scored(PARAMS, rows, lengths), expected, rtol=1e-4)
+    for size in (5, 16):  # with padding and without
+        found = scored(PARAMS, constrained.packed(ROWS, size))
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
-def test_a_prompt_that_is_cut_is_the_shorter_prompt():
-    rows = jnp.array([[5, 8], [7, 2]])
-
+def test_rows_in_one_do_not_see_each_other_and_a_cut_prompt_is_a_shorter_one():
     @jax.jit
-    def hidden(params):
+    def hidden(params, rows):
         long = constrained.prompt_cache(DECODER, params, jnp.array([3, 1, 4, 1, 5]), 5)
-        short = constrained.prompt_cache(DECODER, params, jnp.array([3, 1]), 2)
-        read = lambda cache: constrained.after(DECODER, params, cache, rows)
-        return read(constrained.cut(long, 2)), read(short.cache)
+        return constrained.after(DECODER, params, constrained.cut(long, 2), rows)
 
-    one, other = hidden(PARAMS)
-    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    found = hidden(PARAMS, constrained.packed([[5, 8], [7, 2, 6]], 8))
+    plain = jax.jit(lambda params, row: decoder.logits(DECODER, params, row))
+    for row, at in (([5, 8], slice(0, 2)), ([7, 2, 6], slice(2, 5))):
+        told = decoder.to_logits(DECODER, PARAMS, found[at])
+        expected = plain(PARAMS, jnp.array([3, 1, *row]))[2:]
+        np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_likelihood_is_a_product_of_softmaxes():

@@ -224,39 +224,56 @@ def _widened(
     return beam, jnp.maximum(child_WxM[beam, place], 0), best, tokens_WxM[beam, place]
 
 
-def after(
-    decoder: Decoder, params: Params, cache: Cache, rows: jax.Array, batch_size: int = 16
-) -> jax.Array:
-    """The last hidden vectors (K, S, D) of K continuations of one text, which is read once.
+class Packed(NamedTuple):
+    """K rows of tokens, one after the other in one row of S, padded at its end.
+
+    Attributes:
+      tokens: (S,); place: (S,) of each in its row, from 0.
+      row: (S,) the number of its row; K in the padding.
+      last: (K,) where the last token of each row is.
+    """
+
+    tokens: jax.Array
+    place: jax.Array
+    row: jax.Array
+    last: jax.Array
+
+
+def packed(rows: Sequence[Sequence[int]], size: int = 64) -> Packed:
+    """Rows of tokens, none of them empty, in one whose length is a multiple of ``size``."""
+    lengths = np.array([len(row) for row in rows])
+    last = np.cumsum(lengths) - 1
+    pad = -int(lengths.sum()) % size
+    tokens = np.concatenate([*rows, np.zeros(pad, np.int64)])
+    place = np.concatenate([*map(np.arange, lengths), np.arange(pad)])
+    row = np.concatenate([np.repeat(np.arange(len(rows)), lengths), np.full(pad, len(rows))])
+    return Packed(*(jnp.asarray(x, jnp.int32) for x in (tokens, place, row, last)))
+
+
+def after(decoder: Decoder, params: Params, cache: Cache, rows: Packed) -> jax.Array:
+    """The last hidden vectors (S, D) of rows that each continue one text, which is read once.
 
     Args:
       cache: of the text, of `prompt_cache` or `cut`.
-      rows: tokens (K, S), padded on the right.
-      batch_size: rows that are read side by side.
     """
-    count, width = rows.shape
-    batches = -(-count // batch_size)
-    padded = jnp.pad(rows, ((0, batches * batch_size - count), (0, 0)))
-    own = _own(decoder, cache, width, batch_size)
-    read = lambda tokens: _in_parallel(decoder, params)(tokens, own)[0]
-    hidden = jax.lax.map(read, padded.reshape(batches, batch_size, width))
-    return hidden.reshape(-1, *hidden.shape[2:])[:count]
+    x = params["tokens"][rows.tokens]
+    return transformer.continue_in_one_row(decoder.shape, params, x, rows.place, rows.row, cache)
 
 
 def log_likelihoods(
-    decoder: Decoder,
-    params: Params,
-    prompt: Prompt,
-    rows: jax.Array,
-    lengths: jax.Array,
-    batch_size: int = 16,
+    decoder: Decoder, params: Params, prompt: Prompt, rows: Packed, block: int = 64
 ) -> jax.Array:
     """The log-likelihoods (K,), in nats, of K rows of tokens, each right after the same prompt.
 
     Args:
-      rows: tokens (K, S), padded on the right; lengths: (K,) how many are real, at least 1.
+      block: positions whose logits are in memory at once.
     """
-    read = after(decoder, params, prompt.cache, rows[:, :-1], batch_size)
+    hidden = after(decoder, params, prompt.cache, rows)
+    following = jnp.roll(rows.tokens, -1)
+    size = -(-hidden.shape[0] // block) * block - hidden.shape[0]
+    cut_up = lambda x: jnp.pad(x, [(0, size)] + [(0, 0)] * (x.ndim - 1)).reshape(
+        -1, block, *x.shape[1:]
+    )
 
     def one(given: tuple[jax.Array, jax.Array]) -> jax.Array:
         hidden, following = given
@@ -264,9 +281,10 @@ def log_likelihoods(
         chosen = jnp.take_along_axis(logits, following[:, None], axis=1)[:, 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
-    told = jax.lax.map(one, (read, rows[:, 1:]))
-    real = jnp.arange(1, rows.shape[1])[None, :] < lengths[:, None]
-    return prompt.log_p[rows[:, 0]] + jnp.sum(jnp.where(real, told, 0.0), axis=1)
+    told = jax.lax.map(one, (cut_up(hidden), cut_up(following))).reshape(-1)
+    told = jnp.roll(told[: hidden.shape[0]], 1)  # of each token, by what stands before it
+    told = jnp.where(rows.place == 0, prompt.log_p[rows.tokens], told)
+    return jax.ops.segment_sum(told, rows.row, rows.last.shape[0] + 1)[:-1]
 
 
 def log_likelihood(
