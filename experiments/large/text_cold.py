@@ -27,7 +27,7 @@ from metajax.data.features import factors, represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import metrics
-from metajax.models.language import bert
+from metajax.models.language import vectors
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.types import UserError
@@ -47,7 +47,8 @@ class Config:
     output: Output = Output()
     data: Data = Data()
     text_model: pathlib.Path | None = None
-    """Folder of a BERT-like encoder; by default the packaged MiniLM."""
+    """A folder of a BERT-like encoder, or a language model (smollm2, a GGUF file, a folder); by
+    default the packaged MiniLM."""
     cold_share: Share = 0.2
     """Share of the items hidden from training."""
     dim: Positive = 16
@@ -167,7 +168,7 @@ def run(config: Config) -> records.Record:
             f"{table.name} has no titles or no genres; name a table of the items with --items"
         )
     texts = [str(title) for title in table.item_titles]
-    text = bert.cached(texts, config.text_model, out / "titles.npz")
+    text = vectors.cached(texts, config.text_model, out / "titles.npz")
     seconds = {"titles": time.perf_counter() - began}
     told = [predicted(config, table, text, seed) for seed in range(config.seeds)]
     choices = {f"seed {seed}": of_seed.penalties for seed, of_seed in enumerate(told)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from metajax.results import records
 from metajax.results.schema import Opening
+from metajax.settings import config_hash
 
 OPENED = "opened"
 
@@ -53,8 +54,13 @@ class Partial:
         self.found[name] = json.loads(line)[1]
         return self.found[name]
 
-    def opening(self, open_tests: Callable[[], Opening]) -> Opening:
-        """The opening of the test tasks: of this run's beginning, if it is resumed."""
-        if OPENED not in self.found:
-            self.add(OPENED, dataclasses.asdict(open_tests()))
-        return Opening(**self.found[OPENED])
+    def opening(self, config: Any, open_tests: Callable[[], Opening]) -> Opening:
+        """The opening of the test tasks: that of the beginning, if the same run is resumed.
+
+        Args:
+          config: the configuration; one of a larger run may go on from a smaller one's results.
+        """
+        name = f"{OPENED} {config_hash(config)}"
+        if name not in self.found:
+            self.add(name, dataclasses.asdict(open_tests()))
+        return Opening(**self.found[name])

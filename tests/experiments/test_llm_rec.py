@@ -1,5 +1,6 @@
 """A pretrained model that writes titles: what it is asked, what is kept of it, and its answers."""
 
+import dataclasses
 import json
 import re
 import types
@@ -136,6 +137,8 @@ def test_each_person_is_kept_and_a_stopped_run_goes_on(small, tmp_path, capsys):
     assert again.opened == record.opened  # the same opening, and not one more
     for key, values in record.scores.items():
         np.testing.assert_array_equal(again.scores[key], values)
+    more = llm_rec.main(dataclasses.replace(config, people=6))
+    assert len(searched) == 8 and more.opened != record.opened  # one more person, another opening
 
 
 def test_the_prompt_is_the_likelihood_of_the_title_that_comes_next(small):

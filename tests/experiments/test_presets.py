@@ -29,8 +29,8 @@ def taking_a_run() -> list[str]:
         for _, name, path in sorted(sources())
         if "run_experiment(" in path.read_text() or "benchmark.Config)" in path.read_text()
     ]
-    large = ["sasrec", "text_cold", "llm_rec", "distill", "regimes", "latency"]
-    large += ["adapt_large_memory"]
+    large = ["sasrec", "text_cold", "llm_rec", "llm_uses", "llm_speed", "distill", "regimes"]
+    large += ["latency", "adapt_large_memory"]
     return [*shared, *own, *large, "protocols"]
 
 

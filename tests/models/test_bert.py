@@ -67,17 +67,3 @@ def test_padding_is_invisible():
 def test_another_model_is_refused():
     with pytest.raises(UserError, match="holds no BERT encoder with GELU, but qwen3"):
         bert.load(pathlib.Path(__file__).with_name("checkpoints") / "qwen3")
-
-
-def test_vectors_are_kept_beside_a_digest_of_their_texts(tmp_path, monkeypatch):
-    calls = []
-
-    def embed(texts, folder):
-        calls.append(tuple(texts))
-        return np.ones((len(texts), 2), np.float32)
-
-    monkeypatch.setattr(bert, "embed", embed)
-    path = tmp_path / "kept" / "vectors.npz"
-    for texts in (["a"], ["a"], ["a", "b"]):
-        assert bert.cached(texts, None, path).shape == (len(texts), 2)
-    assert calls == [("a",), ("a", "b")]

@@ -30,6 +30,7 @@ from metajax import benchmark, losses, optim, tree
 from metajax.adapters.lora import lora
 from metajax.benchmark import baselines
 from metajax.benchmark.baselines import Trained
+from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, problem_of
 from metajax.data import episodes, split
 from metajax.data.sources import named
@@ -64,7 +65,8 @@ class Config(benchmark.Config):
         seeds=5, num_steps=400, num_tasks=16, num_support=50
     )
     text_model: pathlib.Path | None = None
-    """Folder of a BERT-like encoder; by default the packaged MiniLM."""
+    """A folder of a BERT-like encoder, or a language model (smollm2, a GGUF file, a folder); by
+    default the packaged MiniLM."""
     text_dim: benchmark.Positive = 64
     """Principal components kept of the title vectors."""
     hidden: benchmark.Positive = 64
@@ -261,7 +263,7 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     return large_report.written(
         name, "adapt_large", "new people", list(trained), config, scores, seconds,
-        opened=problem.opened, data=benchmark.data_of(problem), settings=chosen, size=size,
+        opened=problem.opened, data=data_of(problem), settings=chosen, size=size,
         extra=about | {"milliseconds": milliseconds},
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ import optax
 from metajax import optim
 from metajax.data import split
 from metajax.data.table import Interactions
-from metajax.models.language import bert
+from metajax.models.language import vectors
 from metajax.types import Model, Params, PyTree, UserError
 
 
@@ -23,8 +23,8 @@ def with_text(
     if table.item_titles is None:
         raise UserError(f"{table.name} has no item titles; name a table of them with --items")
     titles = [str(title) for title in table.item_titles]
-    vectors = bert.cached(titles, model, folder / "titles.npz")
-    centered = vectors - vectors.mean(axis=0)
+    found = vectors.cached(titles, model, folder / "titles.npz")
+    centered = found - found.mean(axis=0)
     u, s, _ = np.linalg.svd(centered, full_matrices=False)
     text = (u * s)[:, :dim]
     text = text / np.sqrt(np.mean(np.sum(text**2, axis=1)))

@@ -29,7 +29,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import next_item
-from metajax.models.language import bert, pretrained
+from metajax.models.language import pretrained, vectors
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, replace
 from metajax.types import UserError
@@ -48,7 +48,8 @@ class Config:
     hardware: Hardware = Hardware()
     data: Data = Data()
     text_model: pathlib.Path | None = None
-    """Folder of a BERT-like encoder for the codes; by default the packaged MiniLM."""
+    """For the codes: a folder of a BERT-like encoder, or a language model (smollm2, a GGUF file, a
+    folder); by default the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
     """A pretrained model that writes titles, nothing is trained: smollm2, a GGUF file or a folder
     in the Hugging Face layout."""
@@ -122,9 +123,9 @@ def trained_here(
 ) -> Trained:
     """The arms with the decoder that is trained here."""
     titles = [str(title) for title in np.asarray(table.item_titles)]
-    vectors = bert.cached(titles, config.text_model, out / "titles.npz")
+    found = vectors.cached(titles, config.text_model, out / "titles.npz")
     train, valid, _ = groups(len(data.length))
-    words = language(config, table, data, vectors, train)
+    words = language(config, table, data, found, train)
     lab = parts.Lab(config, data, words, train, valid)
     dealt = np.random.default_rng(12).permutation(len(words.items))
     control = dataclasses.replace(words, items=words.items[dealt])

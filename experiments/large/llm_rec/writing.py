@@ -13,7 +13,7 @@ from metajax.evaluation import next_item
 from metajax.models.language import pretrained
 from metajax.results import ledger, records
 from metajax.results.partial import Partial
-from metajax.settings import config_hash
+from metajax.settings import config_hash, replace
 from metajax.training import progress
 
 from .. import report as large_report
@@ -37,9 +37,10 @@ def run(
     train, _, people = ranking.groups(len(data.length))
     people = people[: config.people]
     asked = ledger.checksum(SCENARIO, data.digest(), people, config.people)
-    kept = Partial(out / "people.jsonl", {"config": config_hash(config), "asked": asked})
+    of_any_size = config_hash(replace(config, people=1))  # with more people it goes on
+    kept = Partial(out / "people.jsonl", {"config": of_any_size, "data": data.digest()})
     settings = {"checkpoint": model.name, "prompt": HEAD, "nothing was chosen": True}
-    opened = kept.opening(lambda: records.open_tests(config, settings, "llm_rec", asked))
+    opened = kept.opening(config, lambda: records.open_tests(config, settings, "llm_rec", asked))
     held = histories.held_out(data, config.window, 1)
     found = searched(config, search, names, held, people, kept)
     target, seen = held.target[people], held.seen[people]

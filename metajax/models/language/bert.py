@@ -9,7 +9,6 @@ References: Devlin et al., NAACL 2019; Reimers and Gurevych, EMNLP 2019; Wang et
 """
 
 import dataclasses
-import hashlib
 import importlib.util
 import pathlib
 from collections.abc import Sequence
@@ -191,18 +190,3 @@ def embed(
             mask[i, : len(ids[row])] = 1.0
         out[rows] = np.asarray(apply(params, tokens, mask))[: len(rows)]
     return out
-
-
-def cached(
-    texts: Sequence[str], folder: pathlib.Path | str | None, path: pathlib.Path
-) -> np.ndarray:
-    """The vectors (N, D) of `embed`, kept in the file ``path``; recomputed when a text differs."""
-    digest = hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
-    if path.is_file():
-        with np.load(path) as stored:
-            if str(stored["digest"]) == digest:
-                return stored["vectors"]
-    vectors = embed(texts, folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, vectors=vectors, digest=digest)
-    return vectors

@@ -1,0 +1,137 @@
+"""New items for new people: what title vectors of a language model add to genres.
+
+A share of the items is hidden. Biases and ALS factors of the others, from training people alone,
+are regressed on content, as in `text_cold`. A new person is solved by ridge regression on their
+first K ratings of items that are not hidden, and orders the hidden ones that they have rated.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from metajax.data import split
+from metajax.data.features import represent
+from metajax.data.table import Features, Interactions
+
+from .. import text_cold
+
+CONSTANT, GENRES, SMALL, LARGE, PERMUTED = "constant", "genres", "MiniLM", "LLM", "LLM permuted"
+
+PENALTY = 10.0  # of a person, as of the factors: see `factors.als`
+
+
+def contents(
+    table: Interactions, vectors: Mapping[str, np.ndarray], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """What each arm knows of the items: (num_items, C); genres where the table has some.
+
+    Args:
+      vectors: `SMALL` and `LARGE` -> (num_items, D) of norm 1; what is missing has no arms.
+    """
+    scaled = {k: text_cold.TEXT_SCALE * (v - v.mean(axis=0)) for k, v in vectors.items()}
+    if LARGE in scaled:
+        scaled[PERMUTED] = scaled[LARGE][rng.permutation(table.num_items)]
+    found = {CONSTANT: np.zeros((table.num_items, 0))}
+    if "genre" not in table.item_features.columns:
+        return found | scaled
+    columns, sizes = table.item_features.columns, table.item_features.sizes
+    told = Features({"genre": columns["genre"]}, {"genre": sizes["genre"]})
+    genres = represent.content_matrix(told, table.num_items).toarray()
+    found |= {GENRES: genres, **scaled}
+    found |= {f"{GENRES} + {name}": np.hstack([genres, v]) for name, v in scaled.items()}
+    if SMALL in scaled and LARGE in scaled:
+        both = np.hstack([genres, scaled[SMALL], scaled[LARGE]])
+        found[f"{GENRES} + {SMALL} + {LARGE}"] = both
+    return found
+
+
+def person_vector(factors_KxD: np.ndarray, residual: np.ndarray) -> np.ndarray:
+    """The ridge solution (1 + D,) of residuals (K,) on [1, factors]; zeros without a rating."""
+    x = np.column_stack([np.ones(len(residual)), factors_KxD])
+    return np.linalg.solve(x.T @ x + PENALTY * np.eye(x.shape[1]), x.T @ residual)
+
+
+def judged(
+    table: Interactions,
+    parts: split.Split,
+    vectors: Mapping[str, np.ndarray],
+    shots: Sequence[int],
+    seeds: int,
+    hidden_share: float,
+    dim: int,
+) -> dict[tuple[str, int, str], np.ndarray]:
+    """(arm, K, metric) -> scores (seeds, people) of the people of the split's test.
+
+    Someone with fewer than five ratings of hidden items has no score, NaN.
+    """
+    people = parts.test["user_cold"].owner
+    rows = np.flatnonzero(np.isin(table.user, people))
+    found: dict[tuple[str, int, str], list[np.ndarray]] = {}
+    for seed in range(seeds):
+        rng = np.random.default_rng((20, seed))
+        hidden = rng.random(table.num_items) < hidden_share
+        known = np.zeros(len(table), bool)
+        known[parts.train_rows] = True
+        mean, bias, count, made = text_cold.fitted(table, known & ~hidden[table.item], dim)
+        trust = np.where(hidden, 0.0, count / (count + 40.0))
+        size = np.sqrt(np.mean(np.sum(made.item[trust > 0].astype(float) ** 2, axis=1)))
+        target = np.column_stack([bias * 3.0, made.item / size])
+        order = rng.permutation(rows)  # the same ratings come first for every arm
+        seen = order[~hidden[table.item[order]]]
+        asked = np.zeros(len(table), bool)
+        asked[rows] = hidden[table.item[rows]]
+        told = {
+            arm: represent.content_prediction(content, target, trust, text_cold.PENALTIES, seed)[0]
+            for arm, content in contents(table, vectors, rng).items()
+        }
+        for k in shots:
+            own = people_vectors(table, people, seen, k, mean + bias, made.item)
+            for arm, guess in told.items():
+                score = mean + scored(table, asked, people, own, guess, size)
+                values = text_cold.judge(score, table, asked, jax.random.key(seed))
+                for metric in ("ndcg@5", "mse"):
+                    one = np.asarray(values[metric])[people]
+                    found.setdefault((arm, k, metric), []).append(one)
+    return {key: np.stack(values) for key, values in found.items()}
+
+
+def people_vectors(
+    table: Interactions,
+    people: np.ndarray,
+    seen: np.ndarray,
+    k: int,
+    offset: np.ndarray,
+    factors: np.ndarray,
+) -> np.ndarray:
+    """The vector (P, 1 + D) of each person after the first ``k`` of their rows among ``seen``."""
+    out = np.zeros((len(people), 1 + factors.shape[1]))
+    user = table.user[seen]
+    for i, person in enumerate(people.tolist()):
+        rows = seen[user == person][:k]
+        item = table.item[rows]
+        out[i] = person_vector(factors[item], table.label[rows] - offset[item])
+    return out
+
+
+def scored(
+    table: Interactions,
+    asked: np.ndarray,
+    people: np.ndarray,
+    own: np.ndarray,
+    guess: np.ndarray,
+    size: float,
+) -> np.ndarray:
+    """Scores (n,) beyond the mean of the rows asked for; 0 elsewhere.
+
+    Args:
+      guess: (N, 1 + D) what content says of an item: three times its bias, factors over ``size``.
+    """
+    place = np.zeros(table.num_users, int)
+    place[people] = np.arange(len(people))
+    rows = np.flatnonzero(asked)
+    item, vector = table.item[rows], own[place[table.user[rows]]]
+    out = np.zeros(len(table), np.float32)
+    taste = np.sum(vector[:, 1:] * guess[item, 1:] * size, axis=1)
+    out[rows] = vector[:, 0] + guess[item, 0] / 3.0 + taste
+    return out

@@ -1,0 +1,102 @@
+"""Tables, differences and plots of `llm_uses`, read from the record alone."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from metajax.benchmark import baselines
+from metajax.results import plots, records
+
+from .. import report as large_report
+from . import content
+from .prompts import LIKELIHOOD, RATING, YES_NO
+
+KNOWN, NEW = "known items", "new items"
+METRIC = "ndcg@5"
+
+
+def shots_of(record: records.Record, scenario: str) -> list[int]:
+    """The numbers of ratings, in order."""
+    found = {key.condition for key in record.scores if key.scenario == scenario}
+    return sorted(int(condition.removeprefix("k=")) for condition in found)
+
+
+def of_scenario(record: records.Record, scenario: str) -> records.Record:
+    """The record with the arms of one scenario, as its main one."""
+    arms = {key.arm for key in record.scores if key.scenario == scenario}
+    chosen = tuple(arm for arm in record.arms if arm.name in arms)
+    return dataclasses.replace(record, scenario=scenario, arms=chosen)
+
+
+def pairs(record: records.Record, scenario: str) -> list[tuple[str, str]]:
+    """What is compared with what, as far as the record has it."""
+    permuted, genres = f"{RATING}, titles permuted", content.GENRES
+    asked = {
+        KNOWN: [
+            (RATING, "random"),
+            (RATING, permuted),
+            (RATING, baselines.A0),
+            (f"{LIKELIHOOD} minus prior", "random"),
+            (LIKELIHOOD, "random"),
+            (YES_NO, "random"),
+            (baselines.A7, baselines.A0),
+        ],
+        NEW: [
+            (content.LARGE, content.PERMUTED),
+            (content.LARGE, content.SMALL),
+            (f"{genres} + {content.LARGE}", genres),
+            (f"{genres} + {content.PERMUTED}", genres),
+            (f"{genres} + {content.SMALL}", genres),
+            (
+                f"{genres} + {content.SMALL} + {content.LARGE}",
+                f"{genres} + {content.SMALL}",
+            ),
+        ],
+    }[scenario]
+    there = {key.arm for key in record.scores if key.scenario == scenario}
+    return [(a, b) for a, b in asked if a in there and b in there]
+
+
+def show(record: records.Record) -> None:
+    """Prints a table of each question, and the differences it is about."""
+    for scenario in (KNOWN, NEW):
+        shots = shots_of(record, scenario)
+        one = of_scenario(record, scenario)
+        people = record.extra["people"] if scenario == KNOWN else record.extra["fresh people"]
+        title = f"{scenario}, {people} new people, {record.dataset}, {record.extra['model']}"
+        large_report.show(one, [(f"k={k}", METRIC) for k in shots], title, quoted=False)
+        for k in [k for k in shots if k > 0]:
+            for a, b in pairs(record, scenario):
+                keys = [records.Key(scenario, arm, f"k={k}", METRIC) for arm in (a, b)]
+                if all(key in record.scores for key in keys):
+                    gap = records.difference(*(record.scores[key] for key in keys))
+                    print(
+                        f"{METRIC}, K={k}: {a} - {b}: {gap.mean:+.4f} [{gap.low:+.4f}, "
+                        f"{gap.high:+.4f}]"
+                    )
+    cost = record.extra["cost"]
+    print(
+        f"a person in {np.median(cost['seconds']):.1f} s, {np.median(cost['processor']):.1f} s of "
+        "processor time, for all prompts and numbers of ratings (medians)"
+    )
+
+
+def draw(record: records.Record, folder: pathlib.Path) -> None:
+    """Saves nDCG@5 over the number of ratings, a line for each arm, for each question."""
+    for scenario in (KNOWN, NEW):
+        one, shots = of_scenario(record, scenario), shots_of(record, scenario)
+        path = folder / f"{scenario.replace(' ', '-')}.png"
+        with plots.page(path, 3.2) as axes:
+            for i, arm in enumerate(one.names()):
+                of = [records.Key(scenario, arm, f"k={k}", METRIC) for k in shots]
+                there = [(k, key) for k, key in zip(shots, of, strict=True) if key in one.scores]
+                means = [records.interval(one.scores[key], METRIC).mean for _, key in there]
+                x = [shots.index(k) for k, _ in there]
+                axes.plot(x, means, label=arm, **plots.look(i))
+            axes.set_xticks(np.arange(len(shots)), [str(k) for k in shots])
+            axes.set_xlabel("ratings known of the person")
+            axes.set_ylabel(f"{METRIC}, {scenario}")
+            axes.grid(alpha=0.25, linewidth=0.4)
+            plots.legend(axes, len(one.names()))
+        print(f"plot   {path}")
