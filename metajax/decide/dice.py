@@ -108,19 +108,11 @@ def after_step(
     rate: jax.Array,
     play: Callable[[PyTree, jax.Array], Log],
     key: jax.Array,
-    explores: bool,
-    level: jax.Array | float = 0.0,
     **options: Any,
 ) -> tuple[jax.Array, tuple[Log, Log]]:
     """What a policy earns after its step on a user: the outer objective () of MAML-RL, a maximum.
 
-    Its gradient goes through the step. What the first episodes *are* depends on the parameters too:
-    E-MAML adds that dependence, and with it the credit for episodes from which much is learned.
-
-    Args:
-      explores: E-MAML, the return behind the step times the box of all decisions before it.
-      level: subtracted from that return in the added term, such as the mean over users; its
-        expectation stays the same, its noise does not.
+    Its gradient goes through the step.
 
     Returns:
       The objective, and the logs before and after the step.
@@ -128,9 +120,16 @@ def after_step(
     key_before, key_after = jax.random.split(key)
     own, before = step(params, rate, play, key_before, **options)
     after = play(own, key_after)
-    total = of_logs(after, **options)
-    if explores:
-        chance = (jnp.log(before.propensity) * before.mask).sum()
-        surplus = jax.lax.stop_gradient(total - level)
-        total += (options.get("operator", box)(chance) - 1.0) * surplus
-    return total, (before, after)
+    return of_logs(after, **options), (before, after)
+
+
+def exploring(total_B: jax.Array, before: Log) -> jax.Array:
+    """The outer objectives (B,) of E-MAML, from those of MAML-RL and the logs (B, E, T) before.
+
+    What the first episodes *are* depends on the parameters too: a return behind the step times the
+    box of all decisions before it credits episodes from which much is learned. The mean of the
+    other users is taken off the return, which changes the noise alone.
+    """
+    caused_B = (jnp.log(before.propensity) * before.mask).sum(axis=(1, 2))
+    level_B = leave_one_out(total_B[:, None])[:, 0]
+    return total_B + (box(caused_B) - 1.0) * jax.lax.stop_gradient(total_B - level_B)

@@ -36,10 +36,10 @@ class Logged(NamedTuple):
       reward: (n,) what came of it.
     """
 
-    context: jax.Array | np.ndarray
-    action: jax.Array | np.ndarray
-    propensity: jax.Array | np.ndarray
-    reward: jax.Array | np.ndarray
+    context: jax.Array
+    action: jax.Array
+    propensity: jax.Array
+    reward: jax.Array
 
 
 def check(logged: Logged, num_actions: int, target_NxA: np.ndarray | None = None) -> Logged:

@@ -1,0 +1,110 @@
+"""Tables and pictures of ``meta_rl``, from its record."""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import intervals, plots, records
+
+from .rl_arms import ORACLE, STEP
+
+NAME, SCENARIO, ASK = "meta_rl", "ClickUsers", "ask_bandit"
+SHOTS = (0, 1, 3, 10)
+"""Episodes of 20 recommendations that are known of a user."""
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables of a record, and saves its pictures."""
+    of_users(record)
+    over_episodes(record, folder / "episodes.png")
+    if ASK in record.extra:
+        of_asking(record.extra[ASK], folder / "asking.png")
+
+
+def get(record: records.Record, arm: str, condition: str) -> np.ndarray | None:
+    """The chances of a click (S, U); None where the arm was not judged so."""
+    return record.scores.get(records.Key(SCENARIO, arm, condition, "chance"))
+
+
+def shown(value: intervals.Interval, sign: str = "") -> str:
+    """A mean with its interval."""
+    return f"{value.mean:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
+
+
+def of_users(record: records.Record) -> None:
+    """Chance of a click by episodes known, the gap that is closed, and shuffled rewards."""
+    most = f"k={max(SHOTS)}"
+    oracle = get(record, ORACLE, "k=0")
+    told = f"{record.config['test_users']} new users, {record.config['seeds']} seeds"
+    table = Table(title=f"ClickUsers: chance of a click, {told}")
+    table.add_column("arm", no_wrap=True)
+    heads = [f"after {k}" for k in SHOTS[:-1]] + [f"after {SHOTS[-1]} episodes"]
+    for head in (*heads, f"minus {STEP}", "adapted - start", "of the gap", "shuffled - start"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for arm in record.names():
+        first, last = get(record, arm, "k=0"), get(record, arm, most)
+        mean = [get(record, arm, f"k={k}") for k in SHOTS[:-1]]
+        row = ["" if x is None else f"{x.mean():.4f}" for x in mean]
+        if first is None or oracle is None:
+            continue
+        if last is None:
+            table.add_row(arm, *row, "", "", "", "", "")
+            continue
+        mixed, other = get(record, arm, records.N1), get(record, STEP, most)
+        gain = records.difference(last, first)
+        gap = (last.mean() - first.mean()) / (oracle.mean() - first.mean())
+        table.add_row(
+            arm, *row, shown(records.interval(last, "chance")),
+            "" if arm == STEP or other is None else shown(records.difference(last, other), "+"),
+            shown(gain, "+"), f"{gap:.0%}",
+            "" if mixed is None else shown(records.difference(mixed, first), "+"),
+        )  # fmt: skip
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 210)
+    console.print(table)
+
+
+def over_episodes(record: records.Record, path: pathlib.Path) -> None:
+    """Saves the chance of a click over the episodes known, a line for each arm."""
+    with plots.page(path, 2.9) as axes:
+        places = np.arange(len(SHOTS))
+        for i, arm in enumerate(record.names()):
+            told = [get(record, arm, f"k={k}") for k in SHOTS]
+            told = [told[0] if x is None else x for x in told]
+            if told[0] is None:
+                continue
+            axes.plot(places, [x.mean() for x in told if x is not None], label=arm, **plots.look(i))
+        axes.set_xticks(places, [str(k) for k in SHOTS])
+        axes.set_xlabel("episodes known of the new user")
+        axes.set_ylabel("chance of a click")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(record.names()))
+
+
+def of_asking(told: dict[str, Any], path: pathlib.Path) -> None:
+    """The bandit with an arm that costs and tells all: who learns to ask."""
+    table = Table(title="one of ten arms earns 1; asking costs .2 and tells which: summed exactly")
+    table.add_column("learner", no_wrap=True)
+    for head in ("asks at first", "asks", "earns after its step"):
+        table.add_column(head, justify="right")
+    for arm, each in told.items():
+        table.add_row(arm, f"{each['asks'][0]:.1%}", f"{each['asks at the end']:.1%}",
+                      f"{each['earns at the end']:.3f}")  # fmt: skip
+    _print(table)
+    with plots.page(path, 2.4) as axes:
+        for i, (arm, each) in enumerate(told.items()):
+            x = each["every"] * np.arange(len(each["asks"]))
+            axes.plot(x, each["asks"], label=f"{arm} asks", markevery=8, **plots.look(2 * i))
+            axes.plot(x, each["earns"], label=f"{arm} earns", markevery=8, **plots.look(2 * i + 1))
+        axes.set_xlabel("outer steps")
+        axes.set_ylabel("chance of asking, and return")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, 4)
