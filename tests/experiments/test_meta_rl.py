@@ -1,4 +1,4 @@
-"""The experiment of policies after K episodes: a step helps, nothing is learned from dealt rewards."""
+"""Policies after K episodes: a step helps, and nothing is learned from rewards that are dealt."""
 
 import jax
 import numpy as np

@@ -1,0 +1,60 @@
+"""The table and the pictures of ``long_term``, from its record."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import plots, records
+
+NAME, SCENARIO = "long_term", "ChocKale"
+RANDOM, CHOC, KALE, MYOPIC, DQN, MYOPIC_SLATE, SLATE, ACTOR, SWAPPED = ARMS = (
+    "random slates", "least kale", "most kale", "DQN, gamma 0", "DQN", "SlateQ, gamma 0", "SlateQ",
+    "actor-critic", "DQN, next person's reward",
+)  # fmt: skip
+LINES = [RANDOM, CHOC, KALE, MYOPIC, DQN, MYOPIC_SLATE, SLATE, ACTOR]
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the table, and saves how sessions unfold."""
+    config = record.config
+    table = Table(title=f"ChocKale: return of a session, {config['test_people']} new people, "
+                  f"{config['seeds']} seeds, gamma {config['gamma']:g}")  # fmt: skip
+    table.add_column("arm", no_wrap=True)
+    for head in ("return", "seeds from - to", f"minus {MYOPIC}", f"minus {RANDOM}",
+                 "satisfaction at the end", "kale picked"):  # fmt: skip
+        table.add_column(head, justify="right", no_wrap=True)
+    get = lambda arm: record.of(SCENARIO, arm, records.ALL, "return")
+    told = lambda r, sign="": f"{r.mean:{sign}.1f} [{r.low:{sign}.1f}, {r.high:{sign}.1f}]"
+    for arm in record.names():
+        own, shape = get(arm), record.extra["shapes"][arm]
+        seeds = own.mean(axis=1)
+        table.add_row(
+            arm, told(records.interval(own, "return")),
+            "" if np.ptp(seeds) == 0 else f"{seeds.min():.1f} - {seeds.max():.1f}",
+            "" if arm == MYOPIC else told(records.difference(own, get(MYOPIC)), "+"),
+            "" if arm == RANDOM else told(records.difference(own, get(RANDOM)), "+"),
+            f"{np.mean(shape['satisfaction'][-10:]):.2f}", f"{np.mean(shape['kale']):.2f}",
+        )  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 165)
+    console.print(table)
+    for name, label in (("reward", "reward of a round"), ("satisfaction", "satisfaction"),
+                        ("kale", "kaleness of what was picked")):  # fmt: skip
+        unfolding(record, name, label, folder / f"session-{name}.png")
+
+
+def unfolding(record: records.Record, name: str, label: str, path: pathlib.Path) -> None:
+    """Saves the means by round of a session, of five rounds each, a line for each arm."""
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(LINES):
+            values = np.asarray(record.extra["shapes"][arm][name])
+            means = values[: len(values) // 5 * 5].reshape(-1, 5).mean(axis=1)
+            x = 5 * np.arange(len(means)) + 3
+            axes.plot(x, means, label=arm, markevery=3, **plots.look(i))
+        axes.set_xlabel("round of the session")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(LINES))
