@@ -63,9 +63,9 @@ class Config:
     output: Output = Output()
     seeds: Positive = 5
     """Training seeds."""
-    steps: Positive = 2_000
+    steps: Positive = 1_500
     """Rounds of training of DQN and SlateQ, 16 people side by side."""
-    sessions: Positive = 300
+    sessions: Positive = 200
     """Gradients of the actor-critic, each on a session of 16 people."""
     test_people: Positive = 100
     """New people of the test, a session each."""
