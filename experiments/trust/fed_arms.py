@@ -36,12 +36,15 @@ SMALLER = {
     "FedMeta, MAML, low rank": compression.low_rank(2),
 }
 SWAPPED = "FedMeta, MAML, swapped supports"
-NAMES = (FEDAVG, FEDADAM, FEDPROX, PER, MAML, META_SGD, *SMALLER, SWAPPED)
+NAMES = (FEDAVG, FEDADAM, MAML, SWAPPED, *SMALLER, META_SGD, PER, FEDPROX)
 LOCAL_STEPS, OUTER_STEP = 5, 0.1
 """Local steps of a round, and the rate of those of Per-FedAvg."""
 RATES, INNER_RATES = (0.03, 0.1, 0.3), (0.1, 0.3, 0.6)
 """Client rates, and inner rates of meta-learners, that are tried."""
-SAME_AS = {FEDPROX: FEDAVG, **dict.fromkeys((META_SGD, *SMALLER, SWAPPED), MAML)}
+SAME_AS = {
+    **dict.fromkeys((FEDADAM, FEDPROX), FEDAVG),
+    **dict.fromkeys((PER, META_SGD, *SMALLER, SWAPPED), MAML),
+}
 """Arm -> the arm whose rate it takes, instead of trials of its own."""
 TUNE_RATES, TUNE_STEPS = INNER_RATES, 10
 """Fine-tuning: each rate after each number of steps up to this."""
@@ -104,18 +107,19 @@ def recipes(plan: Plan) -> dict[str, Callable[[float], Recipe]]:
     whole = optax.sgd(1.0)
     fedmeta = lambda learner, **more: Recipe(learner, rounds.meta_gradient(learner), adam, **more)
     tuned = {"local": LOCAL_STEPS, "tuned": True}
-    return {
+    made = {
         FEDAVG: lambda r: Recipe(joint, local(joint, optax.sgd(r)), whole, **tuned),
         FEDADAM: lambda r: Recipe(joint, local(joint, optax.sgd(r)), adam, **tuned),
-        FEDPROX: lambda r: Recipe(joint, local(joint, prox(r)), whole, **tuned),
+        MAML: lambda r: fedmeta(maml(r)),
+        SWAPPED: lambda r: fedmeta(maml(r), swapped=True),
+        **{name: lambda r, how=how: fedmeta(maml(r), sent=how) for name, how in SMALLER.items()},
+        META_SGD: lambda r: fedmeta(sgd_rates(r)),
         PER: lambda r: Recipe(
             maml(r), local(maml(r), optax.sgd(OUTER_STEP), by_rows=False), whole, LOCAL_STEPS
         ),
-        MAML: lambda r: fedmeta(maml(r)),
-        META_SGD: lambda r: fedmeta(sgd_rates(r)),
-        **{name: lambda r, how=how: fedmeta(maml(r), sent=how) for name, how in SMALLER.items()},
-        SWAPPED: lambda r: fedmeta(maml(r), swapped=True),
+        FEDPROX: lambda r: Recipe(joint, local(joint, prox(r)), whole, **tuned),
     }
+    return {name: made[name] for name in NAMES}
 
 
 def mean_square(scores: jax.Array, tasks: Episode) -> jax.Array:

@@ -26,7 +26,8 @@ class Reached(NamedTuple):
 
 def curve(arm: records.Arm) -> np.ndarray:
     """Validation errors (blocks,), seeds averaged."""
-    return np.asarray(arm.history["valid"], float).mean(axis=0)
+    values = np.asarray(arm.history["valid"], float)
+    return np.where(np.isfinite(values), values, np.inf).mean(axis=0)
 
 
 def block(record: records.Record) -> int:

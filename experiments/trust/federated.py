@@ -61,7 +61,7 @@ class Config:
     """The share of them that never answers."""
     num_support: Positive = 64
     """Ratings that a client adapts on in training, at most."""
-    inner_steps: Positive = 5
+    inner_steps: Positive = 3
     """Steps of adapting, of the meta-learners."""
     outer_rate: float = 0.03
     """Rate of Adam at the server."""
@@ -108,7 +108,7 @@ def trained(plan: Plan, folder: Any) -> dict[str, Trained]:
     """Every arm that was asked for, its rate chosen on validation or taken from another arm."""
     arms, recipes = fed_arms.closed_forms(plan), fed_arms.recipes(plan)
     for name in plan.config.arms or recipes:
-        rates = fed_arms.RATES if name in fed_report.TUNED else fed_arms.INNER_RATES
+        rates = fed_arms.RATES if name == fed_arms.FEDAVG else fed_arms.INNER_RATES
         other = fed_arms.SAME_AS.get(name)
         if other in arms:
             rates = (arms[other].settings["rate"],)

@@ -14,13 +14,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import losses
 from metajax.benchmark import splits
 from metajax.benchmark.problem import laid_out
 from metajax.data import episodes, split
 from metajax.data.episodes import Source
 from metajax.data.table import Interactions
+from metajax.federated.simulator import Draw
+from metajax.learners.parts import query_loss
 from metajax.settings import Data, SplitOptions
-from metajax.types import Episode, UserError
+from metajax.types import Episode, Examples, MetaLearner, PyTree, UserError
 
 NUM_QUERY = 10
 
@@ -114,7 +117,7 @@ def exact_sums(people: People, chosen: np.ndarray | None = None) -> Sums:
     return Sums(add(value * scale[person]), add(scale[person]), scale)
 
 
-def bias(total: Any, count: Any, damping: float) -> Any:
+def bias(total: Any, count: Any, damping: Any) -> Any:
     """An item's mean less the mean of all, drawn toward 0 by ``damping`` ratings of 0."""
     return total / (jnp.maximum(count, 0.0) + damping)
 
@@ -152,7 +155,9 @@ def own_data(people: People, sums: Sums) -> OwnData:
     return OwnData(Source(tasks, {}, columns), jnp.asarray(sums.scale))
 
 
-def drawer(people: People, damping: float, num_support: int, full_share: float = 0.5):
+def drawer(
+    people: People, damping: float | jax.Array, num_support: int, full_share: float = 0.5
+) -> Draw:
     """`simulator.Draw`: an episode of a client, whose own ratings are out of the item columns."""
 
     def draw(data: OwnData, client: jax.Array, key: jax.Array) -> Episode:
@@ -162,10 +167,12 @@ def drawer(people: People, damping: float, num_support: int, full_share: float =
     return draw
 
 
-def without_own(episode: Episode, scale: jax.Array, mean: float, damping: float) -> Episode:
+def without_own(
+    episode: Episode, scale: jax.Array, mean: float, damping: float | jax.Array
+) -> Episode:
     """The episode with ``bias`` from the sums less the person's own part."""
 
-    def of(examples: Any) -> Any:
+    def of(examples: Examples) -> Examples:
         columns = dict(examples.inputs)
         total = columns.pop("total") - scale * (examples.label - mean)
         count = columns.pop("count") - scale
@@ -174,9 +181,28 @@ def without_own(episode: Episode, scale: jax.Array, mean: float, damping: float)
     return episode._replace(support=of(episode.support), query=of(episode.query))
 
 
-def checksum_parts(people: People) -> str:
-    """The checksum of the split, for the ledger."""
-    return people.split.checksum()
+def with_table(learner: MetaLearner, num_items: int) -> MetaLearner:
+    """The learner with the items' column ``bias`` among its parameters: ``learner`` and ``bias``.
+
+    Parameters of several privacy levels, each with sums of its own, are then judged as seeds are.
+    """
+
+    def seen(params: PyTree, inputs: PyTree) -> PyTree:
+        return inputs | {"bias": params["bias"][inputs["item"]]}
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        return {"learner": learner.init(key, episode), "bias": jnp.zeros(num_items)}
+
+    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        known = examples._replace(inputs=seen(params, examples.inputs))
+        return learner.adapt(params["learner"], state, known, key)
+
+    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
+        return learner.predict(params["learner"], state, seen(params, inputs))
+
+    start = lambda params, profile: learner.start(params["learner"], profile)
+    loss = query_loss(start, adapt, predict, losses.squared_error)
+    return MetaLearner(init, start, adapt, predict, loss, learner.num_gradients)
 
 
 def example(people: People, sums: Sums) -> Episode:

@@ -151,6 +151,7 @@ NOT_JUDGING = {
     ("classics/few_shot.py", "in_batches"),
     ("regimes/world.py", "one_by_one"),
     ("ecommerce/runs.py", "adapted"),
+    ("trust/own_data.py", "with_table"),
 }
 """Functions that make a learner of a learner, and a loss that is trained: they call ``adapt``."""
 
