@@ -15,6 +15,8 @@ os.environ.setdefault(  # for programs as small as those of tests, compiling wel
     "XLA_FLAGS",
     "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0",
 )
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # the suite's processes are enough
+    os.environ.setdefault(threads, "1")
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # where TF32 is the default
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ["METAJAX_HOME"] = tempfile.mkdtemp(prefix="metajax-")  # no test writes to a user's

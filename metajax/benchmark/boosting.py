@@ -9,8 +9,9 @@ References: Friedman, "Greedy function approximation: a gradient boosting machin
 Statistics 2001; Ke et al., "LightGBM", NeurIPS 2017.
 """
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -160,14 +161,27 @@ def _sklearn(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarra
         l2_regularization=settings.l2,
         early_stopping=False,
         random_state=0,
-    ).fit(x, y, sample_weight=weight)
+    )
+    with _threads(len(x)):
+        model.fit(x, y, sample_weight=weight)
+
+    def stages(rows: np.ndarray) -> Iterator[np.ndarray]:
+        with _threads(len(rows)):
+            yield from model.staged_predict(rows)
 
     def predict(rows: np.ndarray, trees: int) -> np.ndarray:
-        for _, found in zip(range(trees), model.staged_predict(rows), strict=False):
+        for _, found in zip(range(trees), stages(rows), strict=False):
             last = found
         return last
 
-    return Trees(predict, model.staged_predict)
+    return Trees(predict, stages)
+
+
+def _threads(num_rows: int) -> contextlib.AbstractContextManager:
+    """One thread of OpenMP for few rows: more wait for each other at every split, spinning."""
+    import threadpoolctl
+
+    return threadpoolctl.threadpool_limits(1 if num_rows < 100_000 else None, "openmp")
 
 
 def _lightgbm(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Trees:
