@@ -24,7 +24,8 @@ def code_of(page: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", ["tutorial", "large", "extend", "online", "off_policy", "explain", "robust"]
+    "page",
+    ["tutorial", "large", "extend", "online", "decisions", "off_policy", "explain", "robust"],
 )
 def test_pages_import_only_what_exists(page):
     for node in ast.walk(ast.parse(code_of(page))):
@@ -61,6 +62,11 @@ def test_why_was_this_recommended_runs_as_it_stands(tmp_path):
     said = run("explain", tmp_path)
     assert "because you rated" in said and "planted causes found: 100%" in said
     run("robust", tmp_path)
+
+
+@pytest.mark.slow
+def test_from_predictions_to_decisions_runs_as_it_stands(tmp_path):
+    assert "meta-learned prior regret of a round" in run("decisions", tmp_path)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Speed: whole outer steps, Adam included, of this library, of plain JAX and of PyTorch.
 
 Run: python -m experiments benchmark --workload W1 --steps 5 --peers --quick
+     python -m experiments benchmark --workload bandits (decisions for many users)
      python -m experiments benchmark --device gpu --peers --quick
      python -m experiments benchmark --from-records writes docs/speed.md from the stored records.
 Each way runs in a process of its own, all of them in turns on one core with one thread; figures are
@@ -25,7 +26,7 @@ from metajax.results import records
 from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
-from . import curves, device, device_page, measure, ours, page, problems, worker
+from . import bandits, curves, device, device_page, measure, ours, page, problems, worker
 
 PEERS = ("torch.func", "torch.func compiled", "torch loop", "learn2learn", "torchopt")
 TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h", 5)}
@@ -37,7 +38,8 @@ class Config:
     """What the benchmark can be told."""
 
     workload: tuple[str, ...] = ()
-    """Workloads: W1, W2, W2q15, W3, W4, W4h; by default W1 to W3, and W4 on a graphics card."""
+    """Workloads: W1, W2, W2q15, W3, W4, W4h; by default W1 to W3, and W4 on a graphics card; or
+    bandits, alone: decisions for many users."""
     device: Literal["cpu", "gpu"] = "cpu"
     """Where to run: one core, by processor time, or a graphics card, by wall time."""
     minutes: float = 0.0
@@ -162,7 +164,12 @@ def _versions(workers: list[measure.Worker]) -> dict[str, str]:
 
 def main(config: Config) -> None:
     """Measures and prints, or writes the page of the stored records."""
-    known = ", ".join(problems.PROBLEMS)
+    if config.workload == ("bandits",):
+        stored = config.output.from_records
+        record = records.stored(bandits.NAME) if stored else bandits.run(config)
+        bandits.show(record, config.output.folder("speed"))
+        return
+    known = ", ".join((*problems.PROBLEMS, "bandits (alone)"))
     unknown = [name for name in config.workload if name not in problems.PROBLEMS]
     if unknown:
         raise UserError(f"no workload {unknown[0]!r}; the known ones are {known}")

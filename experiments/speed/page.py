@@ -9,6 +9,7 @@ from metajax.results import records as report
 from metajax.results.tables import Grid, terminal
 from metajax.types import UserError
 
+from . import bandits
 from .worker import TWO_CORES
 
 PAGE = places.documents() / "speed.md"
@@ -195,6 +196,7 @@ def write(more: Iterable[str] = ()) -> pathlib.Path:
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
     parts += map(tables, stored("speed-tables"))
     parts += [CURVES] * bool(stored("speed-curves"))
+    parts += map(bandits.markdown, stored(bandits.NAME))
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join([*parts, *more]))
     return PAGE
