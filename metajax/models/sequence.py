@@ -12,6 +12,8 @@ Vasilev, RecSys 2023 (the loss decides); Bengio and Senecal, 2008 (sampled softm
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +21,23 @@ import numpy as np
 
 from metajax.losses import masked_mean
 from metajax.models import transformer
+from metajax.settings import Share
 from metajax.types import Model, Params, PyTree, UserError
+
+Objective = Callable[[jax.Array, jax.Array, jax.Array, "Drawn"], jax.Array]
+"""(hidden vectors (L, D), all items (V, D), targets (L,), the items drawn) -> losses (L,)."""
+
+
+class Drawn(NamedTuple):
+    """Items drawn for a loss.
+
+    Attributes:
+      items: (n,) each drawn anew.
+      log_q: (V,) the log-probability of each item to be a draw.
+    """
+
+    items: jax.Array
+    log_q: jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +49,10 @@ class Settings:
       shape: of the Transformer.
       dropout: share dropped of the embeddings and of the output of each attention and MLP.
       hidden_rows: share of items whose free row is hidden in a training step; needs content.
-      num_negatives: items drawn for the sampled softmax of a training step; 0 is the full softmax.
+      num_negatives: items drawn for the loss of a training step; 0 is the full softmax.
+      objective: the loss over the items drawn.
+      popular: share of the draws that are items of the batch, which are drawn as often as they are
+        popular; the others are uniform.
     """
 
     num_items: int
@@ -39,6 +60,8 @@ class Settings:
     dropout: float = 0.2
     hidden_rows: float = 0.0
     num_negatives: int = 0
+    objective: "Objective | None" = None
+    popular: Share = 0.0
 
 
 def small(width: int = 64, num_layers: int = 2, num_heads: int = 2) -> transformer.Shape:
@@ -120,8 +143,8 @@ def next_loss(
 ) -> jax.Array:
     """The mean cross-entropy, in nats, of each real item of B histories given those before it.
 
-    Over all items, or over ``num_negatives`` uniform draws (`sampled_cross_entropy`). All histories
-    share hidden rows and draws, so that their logits are one matrix product.
+    Over all items, or by the ``objective`` over ``num_negatives`` draws. All histories share hidden
+    rows and draws, so that their logits are one matrix product.
 
     Args:
       mask_BxL: 1 where an item is real, 0 where it is padding.
@@ -145,8 +168,74 @@ def next_loss(
     hidden = flat(jax.vmap(lambda row, key: read(catalogue, row, key)[:-1])(items_BxL, keys))
     if settings.num_negatives == 0:
         return masked_mean(full_cross_entropy(hidden, catalogue, target), mask)
-    drawn = jax.random.randint(key_negative, (settings.num_negatives,), 0, settings.num_items)
-    return masked_mean(sampled_cross_entropy(hidden, catalogue, target, drawn), mask)
+    drawn = draw_items(key_negative, settings, target, mask)
+    objective = settings.objective or sampled_softmax
+    return masked_mean(objective(hidden, catalogue, target, drawn), mask)
+
+
+def draw_items(key: jax.Array, settings: Settings, target: jax.Array, mask: jax.Array) -> Drawn:
+    """``num_negatives`` items: from the targets (L,) of the batch, and uniform, by ``popular``."""
+    key_any, key_place, key_which = jax.random.split(key, 3)
+    size, num_items = (settings.num_negatives,), settings.num_items
+    items = jax.random.randint(key_any, size, 0, num_items)
+    if settings.popular == 0.0:
+        return Drawn(items, jnp.full(num_items, -jnp.log(float(num_items))))
+    share = mask / jnp.maximum(jnp.sum(mask), 1.0)
+    place = jax.random.categorical(key_place, jnp.log(share), shape=size)
+    met = jax.random.bernoulli(key_which, settings.popular, size)
+    batch = jnp.zeros(num_items).at[target].add(share)
+    q = settings.popular * batch + (1.0 - settings.popular) / num_items
+    return Drawn(jnp.where(met, target[place], items), jnp.log(q))
+
+
+def sampled_softmax(
+    hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array, drawn: Drawn
+) -> jax.Array:
+    """`sampled_cross_entropy` of uniform draws."""
+    return sampled_cross_entropy(hidden_LxD, items_VxD, target, drawn.items)
+
+
+def logq_softmax(
+    hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array, drawn: Drawn
+) -> jax.Array:
+    """-log softmax (L,) of each target (L,), the others estimated from draws of any probability q.
+
+    ``Z = exp(s_target) + sum exp(s - log(n q))`` over the n draws, those that are the target left
+    out: unbiased, whatever q is, as long as no item has q = 0.
+
+    References: Bengio, Senecal, 2008; Yi et al., RecSys 2019 (logQ correction).
+    """
+    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)
+    corrected = hidden_LxD @ items_VxD[drawn.items].T - drawn.log_q[drawn.items][None, :]
+    corrected = corrected - jnp.log(float(drawn.items.shape[0]))
+    other_Lxn = drawn.items[None, :] != target[:, None]
+    together = jnp.concatenate([chosen[:, None], jnp.where(other_Lxn, corrected, -1e30)], axis=1)
+    return jax.nn.logsumexp(together, axis=1) - chosen
+
+
+def gbce(
+    hidden_LxD: jax.Array,
+    items_VxD: jax.Array,
+    target: jax.Array,
+    drawn: Drawn,
+    calibration: float = 0.75,
+) -> jax.Array:
+    """Generalized binary cross-entropy (L,): the target's probability to a power, against draws.
+
+    The power is ``a (t (1 - 1/a) + 1/a)``, a = n / V the rate at which an item is drawn. With t = 0
+    it is 1, plain binary cross-entropy, whose probabilities are too large by 1/a; with t = 1 they
+    are calibrated. Draws are uniform; those that are the target are left out.
+
+    References: Petrov, Macdonald, "gSASRec", RecSys 2023.
+    """
+    count = drawn.items.shape[0]
+    rate = count / items_VxD.shape[0]
+    power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
+    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)
+    logits_Lxn = hidden_LxD @ items_VxD[drawn.items].T
+    other_Lxn = drawn.items[None, :] != target[:, None]
+    against = jnp.sum(jnp.where(other_Lxn, jax.nn.log_sigmoid(-logits_Lxn), 0.0), axis=1)
+    return -(power * jax.nn.log_sigmoid(chosen) + against) / (count + 1)
 
 
 def full_cross_entropy(hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array) -> jax.Array:

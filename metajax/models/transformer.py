@@ -11,7 +11,8 @@ keys: ``prompt`` (P, D), vectors read before the sequence, and ``film``, the sca
 Padding is on the right, where causal attention cannot see it.
 
 References: Vaswani et al., NeurIPS 2017; Touvron et al., "LLaMA", 2023; Su et al., "RoFormer",
-2021; Ainslie et al., "GQA", EMNLP 2023.
+2021; Ainslie et al., "GQA", EMNLP 2023; Borisyuk et al., "LiGR", 2025; Zhai et al., "HSTU", ICML
+2024.
 """
 
 import dataclasses
@@ -41,6 +42,8 @@ class Shape:
       qkv_bias: queries, keys and values have a bias (Qwen 2).
       qk_norm: queries and keys of each head are normalized (Qwen 3).
       remat: recompute each layer in the backward pass: a third more time, memory of one layer.
+      gated_residual: what attention and MLP write is multiplied by a sigmoid of their input (LiGR).
+      pointwise: attention by silu instead of the softmax, gated, without an MLP (HSTU).
     """
 
     num_layers: int
@@ -55,6 +58,8 @@ class Shape:
     qkv_bias: bool = False
     qk_norm: bool = False
     remat: bool = False
+    gated_residual: bool = False
+    pointwise: bool = False
 
     @property
     def dim(self) -> int:
@@ -101,7 +106,7 @@ def init(key: jax.Array, shape: Shape, scale: float = 0.02) -> Params:
     """
     d, dim, n = shape.width, shape.dim, shape.num_layers
     heads, kv = shape.num_heads * dim, shape.num_kv_heads * dim
-    keys = iter(jax.random.split(key, 7))
+    keys = iter(jax.random.split(key, 7 + 3 * (shape.gated_residual or shape.pointwise)))
 
     def dense(rows: int, columns: int, bias: bool = False, std: float = scale) -> dict[str, Any]:
         kernel = {"kernel": std * jax.random.normal(next(keys), (n, rows, columns))}
@@ -123,7 +128,13 @@ def init(key: jax.Array, shape: Shape, scale: float = 0.02) -> Params:
         "up": dense(d, shape.hidden),
         "down": dense(shape.hidden, d, std=scale / math.sqrt(2 * n)),
     }
-    return {"blocks": {"attention": attention, "mlp": mlp}, "norm": {"scale": jnp.ones(d)}}
+    if shape.gated_residual:
+        attention["skip"], mlp["skip"] = dense(d, d, True), dense(d, d, True)
+    blocks = {"attention": attention, "mlp": mlp}
+    if shape.pointwise:
+        attention |= {"gate": dense(d, heads), "read_norm": ones(heads)}
+        del blocks["mlp"]
+    return {"blocks": blocks, "norm": {"scale": jnp.ones(d)}}
 
 
 def dense(params: Params, x: jax.Array) -> jax.Array:
@@ -224,18 +235,44 @@ def _dropped(key: jax.Array | None, rate: float, x: jax.Array) -> jax.Array:
 def _block(shape: Shape, x, positions, params, film, cached, key, rate):
     """One layer: x (S, D) plus what attention and the gated MLP write, and the cache."""
     keys = (None, None) if key is None else jax.random.split(key)
-    attention, mlp = params["attention"], params["mlp"]
+    attention = params["attention"]
     normed = rms_norm(attention["norm"], x, shape.norm_eps)
+    if shape.pointwise:
+        assert cached is None, "pointwise attention reads whole sequences"
+        return x + _dropped(keys[0], rate, _pointwise(shape, attention, normed, positions)), None
+    mlp = params["mlp"]
     read, cached = _attend(shape, attention, normed, positions, cached)
-    x = x + _dropped(keys[0], rate, read)
+    x = x + _let_through(attention, x, _dropped(keys[0], rate, read))
     normed = rms_norm(mlp["norm"], x, shape.norm_eps)
     if film is not None:
         normed = normed * (1.0 + film["scale"][None, :]) + film["shift"][None, :]
     gated = jax.nn.silu(dense(mlp["gate"], normed)) * dense(mlp["up"], normed)
-    return x + _dropped(keys[1], rate, dense(mlp["down"], gated)), cached
+    written = _dropped(keys[1], rate, dense(mlp["down"], gated))
+    return x + _let_through(mlp, x, written), cached
 
 
-def _stack(shape: Shape, params: Params, x, positions, cache: PyTree, key, rate):
+def _let_through(params: Params, x: jax.Array, written: jax.Array) -> jax.Array:
+    """What is written (S, D), times a sigmoid of x (S, D) where the residual is gated."""
+    return jax.nn.sigmoid(dense(params["skip"], x)) * written if "skip" in params else written
+
+
+def _pointwise(shape: Shape, params: Params, x: jax.Array, positions: jax.Array) -> jax.Array:
+    """What each position (S, D) reads by pointwise attention: silu, and no sum to one.
+
+    Weights are divided by how many positions are visible, so that padding changes nothing.
+    """
+    split = lambda name: jax.nn.silu(dense(params[name], x)).reshape(x.shape[0], -1, shape.dim)
+    q, k = (rotate(split(name), positions, shape) for name in ("query", "key"))
+    visible_SxM = positions[:, None] >= positions[None, :]
+    logits = jnp.einsum("shd,mhd->hsm", q, k) / math.sqrt(shape.dim)
+    weights = jnp.where(visible_SxM[None], jax.nn.silu(logits), 0.0)
+    weights = weights / jnp.sum(visible_SxM, axis=1)[None, :, None]
+    read = jnp.einsum("hsm,mhd->shd", weights, split("value")).reshape(x.shape[0], -1)
+    gate = jax.nn.silu(dense(params["gate"], x))
+    return dense(params["output"], rms_norm(params["read_norm"], read, shape.norm_eps) * gate)
+
+
+def _stack(shape: Shape, params: Params, x, positions, cache: PyTree, key, rate) -> Any:
     """All layers, scanned."""
     keys = None if key is None else jax.random.split(key, shape.num_layers)
     layers = (params["blocks"], params.get("film"), cache, keys)

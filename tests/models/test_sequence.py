@@ -1,5 +1,6 @@
 """The sequence recommender and the learner that adapts by reading: losses, order, cold items."""
 
+import dataclasses
 import functools
 import math
 
@@ -11,7 +12,7 @@ import optax
 import pytest
 
 from metajax.learners.in_context import in_batches, sequence_learner
-from metajax.models import sequence
+from metajax.models import sequence, transformer
 from metajax.training import loop
 from metajax.types import Episode, Examples
 
@@ -63,6 +64,108 @@ def test_the_sampled_sum_is_unbiased():
     loss = lambda drawn: sequence.sampled_cross_entropy(hidden, items, target, drawn) + chosen
     mean = jnp.exp(jax.vmap(loss)(draws)).mean()
     np.testing.assert_allclose(mean, jnp.exp(hidden @ items.T).sum(), rtol=0.02)
+
+
+def drawn_by(items, q) -> sequence.Drawn:
+    return sequence.Drawn(jnp.asarray(items), jnp.log(jnp.asarray(q)))
+
+
+def test_the_corrected_softmax_is_unbiased_for_draws_of_any_probability():
+    hidden, target = jnp.ones((1, 1)), jnp.array([2])
+    items = jnp.array([1.5, -1.0, 0.2, 0.0, -0.5, 0.3, 0.0])[:, None]
+    q = np.array([0.4, 0.05, 0.15, 0.1, 0.1, 0.15, 0.05])  # what scores high is drawn often
+    draws = jax.random.choice(jax.random.key(2), V, (6000, 8), p=jnp.asarray(q))
+
+    def mean_of(q: np.ndarray) -> float:
+        loss = lambda row: sequence.logq_softmax(hidden, items, target, drawn_by(row, q))
+        return float(jnp.exp(jax.vmap(loss)(draws) + 0.2).mean() / jnp.exp(items).sum())
+
+    assert mean_of(q) == pytest.approx(1.0, abs=0.02)
+    assert mean_of(np.full(V, 1 / V)) > 1.2  # popular draws taken for uniform ones
+
+
+def test_each_item_drawn_once_gives_the_full_softmax():
+    hidden = jax.random.normal(jax.random.key(0), (2, 3))
+    items = jax.random.normal(jax.random.key(1), (V, 3))
+    target, every = jnp.array([2, 5]), drawn_by(np.arange(V), np.full(V, 1 / V))
+    found = sequence.logq_softmax(hidden, items, target, every)
+    full = sequence.full_cross_entropy(hidden, items, target)
+    np.testing.assert_allclose(found, full, rtol=1e-5)
+
+
+def test_draws_of_a_batch_have_the_probabilities_that_they_say():
+    settings = dataclasses.replace(SETTINGS, num_negatives=20_000, popular=0.5)
+    target, mask = jnp.array([3, 3, 1, 6]), jnp.array([1.0, 1.0, 1.0, 0.0])
+    drawn = sequence.draw_items(jax.random.key(0), settings, target, mask)
+    expected = np.full(V, 0.5 / V)
+    expected[[3, 1]] += [1 / 3, 1 / 6]
+    np.testing.assert_allclose(np.exp(drawn.log_q), expected, rtol=1e-5)
+    share = np.bincount(drawn.items, minlength=V) / 20_000
+    np.testing.assert_allclose(share, expected, atol=0.015)
+
+
+def test_gbce_without_calibration_is_binary_cross_entropy_and_with_it_tells_the_truth():
+    """Enumerated: targets of probability P, two uniform draws; one score per item."""
+    truth = np.array([0.5, 0.2, 0.2, 0.1])
+    pairs = np.array([(i, j) for i in range(4) for j in range(4)])
+
+    def expected(score: jax.Array, calibration: float) -> jax.Array:
+        loss = lambda pair: sequence.gbce(
+            jnp.ones((4, 1)), score[:, None], jnp.arange(4),
+            drawn_by(pair, np.full(4, 0.25)), calibration,
+        )  # fmt: skip
+        return jnp.sum(jax.vmap(loss)(jnp.asarray(pairs)).mean(axis=0) * truth)
+
+    honest = jnp.asarray(np.log(truth / (1 - truth)))
+    slope = jax.grad(expected)
+    np.testing.assert_allclose(slope(honest, 1.0), np.zeros(4), atol=1e-6)
+    rate = 2 / 4
+    above = truth / (truth + rate * (1 - truth))  # what plain cross-entropy says instead
+    np.testing.assert_allclose(slope(jnp.log(above / (1 - above)), 0.0), np.zeros(4), atol=1e-6)
+    one = sequence.gbce(
+        jnp.ones((1, 1)), honest[:, None], jnp.array([0]), drawn_by([1, 0], truth), 0.0
+    )
+    sigmoid = lambda x: 1 / (1 + math.exp(-x))
+    plain = -(math.log(sigmoid(honest[0])) + math.log(1 - sigmoid(honest[1]))) / 3
+    np.testing.assert_allclose(one, [plain], rtol=1e-5)
+
+
+@pytest.mark.parametrize("change", [{"gated_residual": True}, {"pointwise": True}])
+def test_other_layers_see_no_later_item_and_no_padding(change):
+    shape = dataclasses.replace(sequence.small(8, 2, 2), **change)
+    params = jax.tree.map(lambda x: 5 * x, transformer.init(jax.random.key(0), shape))
+    x = jax.random.normal(jax.random.key(1), (5, 8))
+    read = jax.jit(lambda x: transformer.forward(shape, params, x))
+    whole = read(x)
+    for n in (1, 3):
+        other = x.at[n:].set(7.0)
+        np.testing.assert_allclose(read(other)[:n], whole[:n], rtol=1e-4, atol=1e-5)
+    assert jnp.abs(read(x.at[0].add(1.0))[4] - whole[4]).max() > 1e-3
+    longer = transformer.forward(shape, params, jnp.concatenate([x, jnp.zeros((3, 8))]))
+    np.testing.assert_allclose(longer[:5], whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pointwise_layer_is_its_formula_on_one_position_and_a_closed_gate_writes_nothing():
+    shape = dataclasses.replace(sequence.small(8, 1, 2), pointwise=True)
+    params = jax.tree.map(lambda x: 9 * x, transformer.init(jax.random.key(0), shape))
+    x = np.asarray(jax.random.normal(jax.random.key(1), (1, 8)), np.float64)
+    w = {k: np.asarray(v["kernel"][0], np.float64)
+         for k, v in params["blocks"]["attention"].items() if "kernel" in v}  # fmt: skip
+    norm = lambda x: 9 * x / np.sqrt((x**2).mean(-1, keepdims=True) + shape.norm_eps)
+    silu = lambda x: x / (1 + np.exp(-x))
+    h = norm(x)
+    q, k, v, u = (silu(h @ w[name]) for name in ("query", "key", "value", "gate"))
+    weight = silu((q * k).reshape(2, 4).sum(1) / 2.0)  # position 0 is not turned
+    read = (weight[:, None] * v.reshape(2, 4)).reshape(1, 8)
+    expected = norm(x + (norm(read) * u) @ w["output"])
+    found = transformer.forward(shape, params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=2e-4)
+    shape = dataclasses.replace(sequence.small(8, 1, 2), gated_residual=True)
+    params = transformer.init(jax.random.key(0), shape)
+    for part in params["blocks"].values():
+        part["skip"]["bias"] -= 100.0
+    found = transformer.forward(shape, params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, norm(x) / 9, rtol=1e-4)
 
 
 def test_no_prediction_sees_its_item_or_a_later_one():

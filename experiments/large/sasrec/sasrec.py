@@ -1,16 +1,22 @@
 """Sequence recommendation: what does a person take next, ranked among all items?
 
 A causal Transformer over the history, trained with the full softmax, beside popularity, untrained
-transitions, item-kNN and BPR matrix factorization, tuned on the validation items.
+transitions, item-kNN and BPR matrix factorization, tuned on the validation items. With --also,
+other published recipes beside it: gBCE, eSASRec (gated residuals, sampled softmax corrected for
+popular draws) and HSTU (pointwise attention, full softmax).
 
-References: Kang, McAuley, ICDM 2018; Klenitskiy, Vasilev, RecSys 2023; Petrov, Macdonald, 2022.
+References: Kang, McAuley, ICDM 2018; Klenitskiy, Vasilev, RecSys 2023; Petrov, Macdonald, RecSys
+2023 (gBCE); Tikhonovich et al., RecSys 2025 (eSASRec); Zhai et al., ICML 2024 (HSTU).
 Run: python -m experiments sasrec                     (ml-1m, the order of SASRec's authors)
-     python -m experiments sasrec --dataset ml-100k --seeds 3
+     python -m experiments sasrec --dataset ml-100k --seeds 3 --also gbce esasrec hstu
      python -m experiments sasrec --from-records prints the stored table.
 Published: full ranking on ML-1M, SASRec with full cross-entropy HR@10 .315, NDCG@10 .182; with its
-original loss .25/.13; .82/.59 is the sampled-100 protocol, which no conclusion rests on.
+original loss .25/.13; eSASRec .3133/.1772, HSTU-large .3294/.1893; .82/.59 is the sampled-100
+protocol, which no conclusion rests on.
 Deviates: rotary positions, RMS norms and gated MLPs; windows of 64 items instead of 200 (beyond
 50 items of context little is left to gain here); one cosine schedule instead of early stopping.
+All histories of a batch share their draws, half of eSASRec's are items of the batch; HSTU has
+rotary positions and no times.
 """
 
 import dataclasses
@@ -19,7 +25,7 @@ import pathlib
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +49,8 @@ from .. import report as large_report
 from . import arms as sasrec_arms
 
 SASREC = "SASRec, full softmax"
+RECIPES = {"gbce": "SASRec, gBCE", "esasrec": "eSASRec", "hstu": "HSTU, full softmax"}
+Recipe = Literal["gbce", "esasrec", "hstu"]
 COLUMNS = [
     (condition, metric)
     for condition in (next_item.FULL, next_item.UNMASKED, next_item.SAMPLED)
@@ -75,6 +83,10 @@ class Config:
     """Adam's highest rate; it rises over 5 % of the steps and falls along a cosine."""
     num_negatives: int = 0
     """Number of uniform negatives of the corrected sampled softmax; 0 is the full softmax."""
+    also: tuple[Recipe, ...] = ()
+    """Further recipes: gbce, esasrec, hstu."""
+    drawn: Positive = 256
+    """Items that gbce and esasrec draw per step."""
     seeds: Positive = 1
     """Training seeds, one after the other."""
     fresh: bool = False
@@ -99,15 +111,40 @@ def build(config: Config, num_items: int) -> sequence.Settings:
     return sequence.Settings(num_items, shape, config.dropout, 0.0, config.num_negatives)
 
 
+def recipe_of(name: str, config: Config, num_items: int) -> sequence.Settings:
+    """The recommender of another recipe, of the same width and depth."""
+    plain = build(config, num_items)
+    drawn = min(config.drawn, num_items)
+    if name == "gbce":
+        return dataclasses.replace(plain, num_negatives=drawn, objective=sequence.gbce)
+    if name == "hstu":
+        return dataclasses.replace(plain, shape=dataclasses.replace(plain.shape, pointwise=True))
+    shape = dataclasses.replace(plain.shape, gated_residual=True)
+    corrected = {"num_negatives": drawn, "popular": 0.5, "objective": sequence.logq_softmax}
+    return dataclasses.replace(plain, shape=shape, **corrected)
+
+
 def scorer(settings: sequence.Settings, params: Params) -> next_item.Scorer:
     """Scores of all items for a batch of histories."""
     model = sequence.next_item(settings)
     return lambda person, history, length: model.apply(params, (), (history, length))
 
 
-def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.Fitted:
-    """The recommender trained with one seed; resumed, if it was killed. Kept as ``seed-N.npz``."""
-    settings = build(config, data.num_items)
+def fit(
+    config: Config,
+    data: Sequences,
+    seed: int,
+    out: pathlib.Path,
+    settings: sequence.Settings | None = None,
+    name: str = "",
+) -> loop.Fitted:
+    """The recommender trained with one seed; resumed, if it was killed. Kept as ``seed-N.npz``.
+
+    Args:
+      settings: of another recipe, with its name; None for `build`.
+    """
+    settings = settings or build(config, data.num_items)
+    called = f"{name}-seed-{seed}" if name else f"seed-{seed}"
     windows = histories.windows(data, config.window)
     per_epoch = -(-len(windows.end) // config.batch)
     num_steps = -(-config.epochs * per_epoch // 100) * 100
@@ -133,7 +170,7 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.F
         return -jnp.mean(jnp.where(rank < 10, 1.0 / jnp.log2(rank + 2.0), 0.0))
 
     recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
-    with progress.bar(f"SASRec seed {seed}", num_steps) as update:
+    with progress.bar(f"{name or 'SASRec'} seed {seed}", num_steps) as update:
         fitted = loop.fit(
             recipe,
             sample,
@@ -143,11 +180,11 @@ def fit(config: Config, data: Sequences, seed: int, out: pathlib.Path) -> loop.F
             block=per_epoch // 100 * 100 or 100,
             validate=validate,
             report=update,
-            checkpoint=out / "checkpoints" / f"seed-{seed}",
+            checkpoint=out / "checkpoints" / called,
         )
     leaves = jax.tree_util.tree_leaves_with_path(fitted.params)
     arrays = {tree.path_name(path): np.asarray(leaf[0]) for path, leaf in leaves}
-    np.savez(out / f"seed-{seed}.npz", allow_pickle=False, **arrays)
+    np.savez(out / f"{called}.npz", allow_pickle=False, **arrays)
     return fitted
 
 
@@ -216,6 +253,18 @@ def simple_arms(data: Sequences, width: int) -> dict[str, Simple]:
     return found
 
 
+def fitted_arms(
+    config: Config, data: Sequences, out: pathlib.Path
+) -> dict[str, tuple[sequence.Settings, list[loop.Fitted]]]:
+    """Arm -> its settings, and what each seed has made."""
+    made = {SASREC: ("", build(config, data.num_items))}
+    made |= {RECIPES[name]: (name, recipe_of(name, config, data.num_items)) for name in config.also}
+    return {
+        arm: (s, [fit(config, data, seed, out, s, name) for seed in range(config.seeds)])
+        for arm, (name, s) in made.items()
+    }
+
+
 def run(config: Config) -> records.Record:
     """Trains and tests every arm; writes the record."""
     name = f"sasrec-{named.short_name(config.data.dataset)}"
@@ -235,13 +284,14 @@ def run(config: Config) -> records.Record:
     simple = simple_arms(data, config.window)
     for arm, made in simple.items():
         settings[arm], seconds[arm] = made.settings, made.seconds
-    trained = [fit(config, data, seed, out) for seed in range(config.seeds)]
-    seconds[SASREC] = sum(fitted.seconds for fitted in trained) / config.seeds
-    for seed, fitted in enumerate(trained):
-        settings[f"{SASREC}, seed {seed}"] = {
-            "best_step": int(fitted.best_step[0]),
-            "valid": np.round(fitted.history["valid"][0], 5).tolist(),
-        }
+    trained = fitted_arms(config, data, out)
+    for arm, (_, by_seed) in trained.items():
+        seconds[arm] = sum(fitted.seconds for fitted in by_seed) / config.seeds
+        for seed, fitted in enumerate(by_seed):
+            settings[f"{arm}, seed {seed}"] = {
+                "best_step": int(fitted.best_step[0]),
+                "valid": np.round(fitted.history["valid"][0], 5).tolist(),
+            }
     tests = ledger.checksum("leave-one-out", data.digest(), config.window)
     opened = records.open_tests(config, settings, "sasrec", tests)
     test = histories.held_out(data, config.window, 1)
@@ -250,15 +300,16 @@ def run(config: Config) -> records.Record:
         score = made.make(data, test, *made.chosen)
         keep(arm, sasrec_arms.judged(score, test, data.num_items, key_test))
 
-    @jax.jit
-    def judge(params: Params) -> dict[str, jax.Array]:
-        scores = scorer(build(config, data.num_items), params)
-        return next_item.ranks(scores, test, data.num_items, jax.random.key(5))
-
-    by_seed = [judge(jax.tree.map(lambda x: x[0], fitted.params)) for fitted in trained]
-    keep(SASREC, {k: np.stack([ranks[k] for ranks in by_seed]) for k in by_seed[0]})
+    for arm, (made, by_seed) in trained.items():
+        judge = jax.jit(
+            lambda params, made=made: next_item.ranks(
+                scorer(made, params), test, data.num_items, jax.random.key(5)
+            )
+        )
+        found = [judge(jax.tree.map(lambda x: x[0], fitted.params)) for fitted in by_seed]
+        keep(arm, {k: np.stack([ranks[k] for ranks in found]) for k in found[0]})
     sizes = len(data.length), data.num_items, len(data.items)
-    arms = ["popularity", "transitions", "item-kNN", "BPR-MF", SASREC]
+    arms = ["popularity", "transitions", "item-kNN", "BPR-MF", *trained]
     return large_report.written(
         name,
         "sasrec",
