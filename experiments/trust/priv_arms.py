@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax import tree
 from metajax.data import episodes
 from metajax.evaluation import evaluate
 from metajax.federated import accountant, private, rounds, simulator
@@ -122,9 +123,18 @@ def repeated(params: Params, levels: int) -> Params:
 
 
 def maml_of(people: People, config: Any) -> MetaLearner:
-    """MAML of the small network that ``federated`` trains too."""
+    """MAML of the small network that ``federated`` trains too, its last layer 0 at first.
+
+    It then starts at the items' means: no round is spent on forgetting what a random layer says.
+    """
     model = towers.factor_mlp(people.mean, (config.hidden,))
-    return gradient(model, optax.sgd(config.inner_rate), config.inner_steps)
+    learner = gradient(model, optax.sgd(config.inner_rate), config.inner_steps)
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        last, rest = tree.partition(learner.init(key, episode), tree.under("model/head"))
+        return tree.merge(jax.tree.map(jnp.zeros_like, last), rest)
+
+    return learner._replace(init=init)
 
 
 class Rounds(NamedTuple):

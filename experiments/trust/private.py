@@ -73,7 +73,7 @@ class Config:
     """Ratings that a client adapts on in training, at most."""
     inner_steps: Positive = 3
     """Steps of adapting."""
-    inner_rate: float = 0.3
+    inner_rate: float = 0.1
     """Their rate."""
     outer_rate: float = 0.03
     """Rate of Adam at the server."""
