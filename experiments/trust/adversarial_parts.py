@@ -99,7 +99,11 @@ def on_support(
 
 
 def on_query(
-    learner: MetaLearner, params: Params, size: float, direction: Direction, num_steps: int = 1
+    learner: MetaLearner,
+    params: Params,
+    size: float | jax.Array,
+    direction: Direction,
+    num_steps: int = 1,
 ) -> evaluate.Measure:
     """A measure: the mean absolute error with the factors of asked items moved, after adapting."""
 
@@ -110,8 +114,6 @@ def on_query(
             scores = learner.predict(params, state, with_factors(query.inputs, x))
             return jnp.sum(jnp.abs(scores - query.label) * query.mask) / jnp.sum(query.mask)
 
-        if not size:
-            return error(factors(query.inputs))
         moved = adversarial.perturbed(
             error, factors(query.inputs), size, jax.random.key(3), direction=direction,
             num_steps=num_steps,

@@ -1,29 +1,19 @@
 """Tables and pictures of attacks and defences, read from records alone."""
 
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax.evaluation import evaluate
-from metajax.evaluation.evaluate import Alteration
 from metajax.results import plots, records
 
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
 LIES, MOVED, HOSTILE, DOMAINS = "lies", "moved factors", "hostile users", "two domains"
 SHARES = (0.1, 0.2, 0.4)
-MAIN = "lies 20%"
-
-
-def lies_of(
-    lies: Callable[[float], Alteration], noise: Callable[[Alteration], Alteration]
-) -> dict[str, Alteration]:
-    """Condition -> what is done to a support."""
-    found = {records.ALL: evaluate.unaltered}
-    found |= {f"lies {share:.0%}": lies(share) for share in SHARES}
-    return found | {"noise as 20%": noise(lies(0.2))}
+MAIN, NOISE = "lies 20%", "noise as 20%"
+CONDITIONS = (records.ALL, *(f"lies {share:.0%}" for share in SHARES), NOISE)
 
 
 def told(x: np.ndarray, y: np.ndarray | None = None) -> str:
@@ -71,10 +61,10 @@ def lies_table(record: records.Record) -> Table:
         cells += ["" if arm == plain else told(of(records.ALL), base(records.ALL))]
         cells += [f"{of(f'lies {s:.0%}').mean():.4f}" for s in SHARES]
         cells += [told(of(MAIN), base(records.ALL)), f"{loss_kept(record, arm):.2f}"]
-        cells += [f"{of('noise as 20%').mean():.4f}"]
+        cells += [f"{of(NOISE).mean():.4f}"]
         rows.append((arm, cells))
     heads = ["clean MAE", "minus plain", *(f"lies {s:.0%}" for s in SHARES)]
-    heads += ["lies 20% minus plain, clean", "share of its loss", "noise as 20%"]
+    heads += ["lies 20% minus plain, clean", "share of its loss", NOISE]
     return grid("lying supports: a share of a person's ratings is the opposite", heads, rows)
 
 

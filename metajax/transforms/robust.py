@@ -25,6 +25,11 @@ def bisquare(threshold: float | jax.Array) -> Trust:
     return lambda r: jnp.maximum(0.0, 1.0 - (r / threshold) ** 2) ** 2
 
 
+def cauchy(threshold: float | jax.Array) -> Trust:
+    """Weights of the Cauchy likelihood: a half at the threshold, a tenth at three times it."""
+    return lambda r: 1.0 / (1.0 + (r / threshold) ** 2)
+
+
 def doubtful(
     learner: MetaLearner, trust: Trust, rounds: int = 2, *, first: Trust | None = None
 ) -> MetaLearner:
