@@ -5,28 +5,39 @@ Run: python -m experiments decision_tables
 
 import argparse
 import re
+from typing import Any
 
 from metajax import places
 from metajax.results import records, tables
 
-from ..decisions import arms, feedback_loop
+from ..decisions import arms, feedback_loop, show
 
 PAGE = places.documents() / "decisions.md"
 
 
+def gap_of(gap: Any) -> str:
+    """A difference with its interval, as tables have it."""
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+
+
 def bandit(record: records.Record) -> str:
-    """Rewards of each arm in each world."""
+    """Rewards of each arm in each world, and what the target says of them."""
     first, out = record.extra["first"], []
     for world, told in record.extra["worlds"].items():
-        people = record.of(world, arms.META, "first 5", "reward").shape[1]
-        heads = (f"{world}, {told['unit']}", *(f"first {n} rounds" for n in first))
+        get = lambda arm, n, w=world: record.of(w, arm, f"first {n}", "reward")
+        heads = (world, *(f"first {n}" for n in first), "META minus it, first 10", "first 50")
         rows = []
         for arm in record.arms:
-            mean = [record.of(world, arm.name, f"first {n}", "reward").mean() for n in first]
-            rows.append((arm.name, *(f"{m:.3f}" for m in mean)))
-        told = f"{people} new users, {record.config['seeds']} seeds: mean reward of a round.\n\n"
-        out.append(told + tables.markdown(tables.Grid("", heads, rows)))
-    return "\n".join(out)
+            means = (f"{get(arm.name, n).mean():.3f}" for n in first)
+            gaps = [records.difference(get(arms.META, n), get(arm.name, n)) for n in (10, 50)]
+            own = arm.name == arms.META
+            rows.append((arm.name, *means, *(("", "") if own else map(gap_of, gaps))))
+        people = get(arms.META, 5).shape[1]
+        title = f"{world}: mean reward of a round, in {told['unit']}; {people} new users, "
+        title += f"{record.config['seeds']} seeds; META is the meta-learned prior with Thompson"
+        verdicts = [f"- {show.verdict(record, world, own)}." for own in (arms.META, arms.META_UCB)]
+        out.append(tables.markdown(tables.Grid(title, heads, rows)) + "\n" + "\n".join(verdicts))
+    return "\n\n".join(out) + "\n"
 
 
 def loop(record: records.Record) -> str:
@@ -43,8 +54,8 @@ def loop(record: records.Record) -> str:
     heads = ("chance of a click", "first 100 rounds", "all", "last quarter", "whole loop minus it")
     people, rounds = get(feedback_loop.WHOLE, records.ALL).shape[1], record.config["rounds"]
     waits = "; ".join(f"{v:,.0f} us for {n}" for n, v in record.extra["latency_us"].items())
-    head = f"{people} new users, {rounds:,} rounds each. A round takes {waits} user(s).\n\n"
-    return head + tables.markdown(tables.Grid("", heads, rows))
+    title = f"{people} new users, {rounds:,} rounds each; a round takes {waits} user(s)"
+    return tables.markdown(tables.Grid(title, heads, rows))
 
 
 def filled(text: str) -> str:
