@@ -73,12 +73,6 @@ def bpr(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     return masked_mean(-jax.nn.log_sigmoid(margin_NxN), preferred_NxN)
 
 
-def hinge(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    """Pairwise hinge loss of scores (N,): the mean of ``max(0, 1 - margin)``, see `bpr`."""
-    margin_NxN, preferred_NxN = _pairs(score, label, mask)
-    return masked_mean(jax.nn.relu(1.0 - margin_NxN), preferred_NxN)
-
-
 def misordered(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """The share of discordant pairs of scores (..., N): unlike labels, wrong order; a tie is 1/2.
 

@@ -1,11 +1,12 @@
 """Records made by hand, with numbers that pencil and paper can follow."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from metajax.results import records, version0
+from metajax.results import records
 
 ARMS = ("A2 fold-in", "A3 joint", "A4 fine-tuned", "A6 MAML")
 OFFSETS = dict(zip(ARMS, (0.2, 0.5, 0.1, 0.0), strict=True))
@@ -27,6 +28,13 @@ HISTORY = {
 }
 
 
+def role_of(name: str) -> str:
+    """The role of an arm by its name."""
+    if re.match(r"A[0-57] ", name):
+        return records.BASELINE
+    return records.ABLATION if name.startswith("- ") else records.METHOD
+
+
 def record(
     experiment: str = "maml",
     num_tasks: int = 50,
@@ -39,7 +47,7 @@ def record(
     """A record whose arms differ by offsets in MAE, on every user; two seeds of A6.
 
     The MAE of user t is 1 + t / 1000; with shuffled labels it is higher by 0.3 for all but A3.
-    Arms have the roles that their names told in version 0.
+    A0 to A5 and A7 are baselines; names that begin with "- " are ablations.
     """
     base = 1.0 + np.arange(num_tasks) / 1000
     scores: dict[records.Key, np.ndarray] = {}
@@ -57,7 +65,7 @@ def record(
     known: dict[str, Any] = {
         "arms": records.arms_of(
             offsets,
-            roles={arm: version0.role_of(arm) for arm in offsets},
+            roles={arm: role_of(arm) for arm in offsets},
             settings=settings,
             seconds=took,
             gradients={arm: records.Gradients(9600, steps(arm)) for arm in offsets},

@@ -17,7 +17,6 @@ LOSSES = [
     losses.huber,
     losses.log_loss,
     losses.bpr,
-    losses.hinge,
     losses.softmax,
 ]
 each = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
@@ -31,8 +30,6 @@ BY_HAND = [
     (losses.log_loss, [0, LN3, LN3, 9], [1, 0, 1, 1], (LN2 + 2 * LN2 + math.log(4 / 3)) / 3),
     # The pairs of the first row with the others; margins ln 3 and 0.
     (losses.bpr, [LN3, 0, LN3, 9], [2, 1, 1, 0], (math.log(4 / 3) + LN2) / 2),
-    # Margins .5, 2 and, between the lesser two, 1.5: shortfalls of .5, 0, 0.
-    (losses.hinge, [0.5, 0, -1.5, 9], [3, 2, 1, 0], 0.5 / 3),
     # Probabilities 1/6, 2/6, 3/6; label shares 1/4, 3/4, 0.
     (losses.softmax, [0, LN2, LN3, 9], [1, 3, 0, 5], (math.log(6) + 3 * LN3) / 4),
 ]
@@ -64,7 +61,7 @@ def test_a_task_without_rows_at_all_has_loss_zero(loss):
     assert float(loss(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0))) == 0.0
 
 
-@pytest.mark.parametrize("loss", [losses.bpr, losses.hinge])
+@pytest.mark.parametrize("loss", [losses.bpr])
 def test_a_pairwise_loss_without_a_preference_is_zero(loss):
     value, gradient = jax.value_and_grad(loss)(jnp.array([1.0, 5.0]), jnp.ones(2), jnp.ones(2))
     assert float(value) == 0.0

@@ -13,10 +13,9 @@ References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 20
 Koren, "Revisiting the performance of iALS on item recommendation benchmarks", RecSys 2022.
 """
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -115,15 +114,27 @@ def item_knn(met: Sparse, neighbors: int = 100, shrink: float = 20.0) -> Scorer:
     return lambda histories: np.asarray(histories @ similar)
 
 
-def ials(
-    met: Sparse,
-    dim: int = 64,
-    unobserved: float = 0.1,
-    penalty: float = 0.003,
-    scaling: float = 1.0,
-    num_sweeps: int = 8,
-    seed: int = 0,
-) -> Scorer:
+class Ials(NamedTuple):
+    """The settings of implicit ALS.
+
+    Attributes:
+      dim: length of a vector.
+      unobserved: weight of any pair of a user and an item, beside an interaction's 1.
+      penalty: on squared lengths.
+      scaling: how the penalty grows with the number of interactions.
+      num_sweeps: alternations between users and items.
+      seed: of the first item vectors.
+    """
+
+    dim: int = 64
+    unobserved: float = 0.1
+    penalty: float = 0.003
+    scaling: float = 1.0
+    num_sweeps: int = 8
+    seed: int = 0
+
+
+def ials(met: Sparse, **settings: Any) -> Scorer:
     """Implicit ALS: vectors that give 1 where users met items, and 0, more softly, everywhere.
 
     Minimizes the sum over interactions of ``(w_u . h_i - 1)^2``, plus ``unobserved`` times that of
@@ -131,25 +142,34 @@ def ials(
     pairs has ``(n + unobserved N) ** scaling`` times. A new user's vector is solved alone.
 
     Args:
-      dim: of the vectors.
-      unobserved: weight of a pair, beside an interaction's 1.
-      penalty: on squared lengths.
-      scaling: how it grows with the number of interactions.
-      num_sweeps: alternations.
-      seed: of the first item vectors.
+      met: (U, I) ones where a training user has met an item.
+      settings: fields of `Ials`.
     """
-    items = ials_items(met, dim, unobserved, penalty, scaling, num_sweeps, seed)
-    solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
-    return lambda histories: (solve(sp.csr_matrix(histories), items) @ items.T).astype(np.float32)
+    items, chosen = ials_items(met, **settings), Ials(**settings)
+    return lambda histories: (_vectors(sp.csr_matrix(histories), items, chosen) @ items.T).astype(
+        np.float32
+    )
 
 
-def _vectors(
-    met: Sparse, other: np.ndarray, unobserved: float, penalty: float, scaling: float
-) -> np.ndarray:
+def ials_items(met: Sparse, **settings: Any) -> np.ndarray:
+    """The item vectors (I, D) of `ials`, which takes the same arguments."""
+    chosen = Ials(**settings)
+    start = np.random.default_rng(chosen.seed).normal(size=(met.shape[1], chosen.dim))
+    items = start * 0.1 / math.sqrt(chosen.dim)
+    met, by_item = sp.csr_matrix(met), sp.csr_matrix(met.T)
+    met.sort_indices()
+    by_item.sort_indices()
+    for _ in range(chosen.num_sweeps):
+        items = _vectors(by_item, _vectors(met, items, chosen), chosen)
+    return items
+
+
+def _vectors(met: Sparse, other: np.ndarray, settings: Ials) -> np.ndarray:
     """The vectors (N, D) of the rows of ``met`` (N, M), given those (M, D) of the other side."""
     dim, diagonal = other.shape[1], np.arange(other.shape[1])
-    count = np.diff(met.indptr) + unobserved * len(other)
-    shared, ridge = unobserved * other.T @ other, penalty * count**scaling
+    count = np.diff(met.indptr) + settings.unobserved * len(other)
+    shared = settings.unobserved * other.T @ other
+    ridge = settings.penalty * count**settings.scaling
     first, same = _alike(met)  # many have met the same few
     found = np.zeros((len(first), dim))
     for begin in range(0, len(first), 1024):  # so many matrices at a time
@@ -171,26 +191,6 @@ def _alike(met: Sparse) -> tuple[np.ndarray, np.ndarray]:
     ends = zip(met.indptr[:-1], met.indptr[1:], strict=True)
     same = np.array([known.setdefault(met.indices[a:b].tobytes(), len(known)) for a, b in ends])
     return np.unique(same, return_index=True)[1], same
-
-
-def ials_items(
-    met: Sparse,
-    dim: int = 64,
-    unobserved: float = 0.1,
-    penalty: float = 0.003,
-    scaling: float = 1.0,
-    num_sweeps: int = 8,
-    seed: int = 0,
-) -> np.ndarray:
-    """The item vectors (I, D) of `ials`."""
-    items = np.random.default_rng(seed).normal(size=(met.shape[1], dim)) * 0.1 / math.sqrt(dim)
-    solve = functools.partial(_vectors, unobserved=unobserved, penalty=penalty, scaling=scaling)
-    met, by_item = sp.csr_matrix(met), sp.csr_matrix(met.T)
-    met.sort_indices()
-    by_item.sort_indices()
-    for _ in range(num_sweeps):
-        items = solve(by_item, solve(met, items))
-    return items
 
 
 def with_content(scorer: Scorer, content: Sparse, known: np.ndarray, neighbors: int = 20) -> Scorer:

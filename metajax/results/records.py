@@ -8,7 +8,7 @@
     path = records.write(folder, "mine-ml-1m", record)   # first, so that a plot cannot lose it
     if config.output.publish:
         records.publish("mine-ml-1m", record)            # smaller, among the stored records
-    record = records.read(path)                          # this version, or version 0
+    record = records.read(path)
     records.stored("maml-ml-1m"), records.all_stored("tables-*")
 
 `schema` says what the fields mean. A file ``NAME.record`` is a zip archive of ``record.json``, all
@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 
 from metajax import places, settings
-from metajax.results import intervals, ledger, packing, rounding, version0
+from metajax.results import intervals, ledger, packing, rounding
 from metajax.results.environment import environment, now, require_clean, uncommitted_changes
 from metajax.results.schema import (
     ABLATION,
@@ -221,16 +221,12 @@ def digest(scores: Mapping[Key, np.ndarray]) -> str:
 
 
 def read(path: pathlib.Path) -> Record:
-    """Reads a record: ``NAME.record``, or the JSON file of version 0 with its npz file beside it.
+    """The record in a file ``NAME.record``, with its scores.
 
     Raises:
       UserError: the file is missing, damaged, not a record or of a newer version, or the scores
         are not those it was written with.
     """
-    if path.suffix == ".json" and path.is_file():
-        return version0.read(path)
-    if path.suffix == ".json" and path.with_suffix(SUFFIX).is_file():
-        path = path.with_suffix(SUFFIX)
     if not path.is_file():
         raise UserError(f"no record {path}; run the experiment first (see --help)")
     try:
@@ -252,8 +248,6 @@ def read(path: pathlib.Path) -> Record:
 def facts(path: pathlib.Path) -> Record | None:
     """The record without its scores, in a moment; None if the file cannot be read."""
     try:
-        if path.suffix == ".json":
-            return version0.facts(path)
         with zipfile.ZipFile(path) as archive:
             return _record(_facts(archive), {})
     except DAMAGED:
@@ -292,10 +286,8 @@ def _record(facts: dict[str, Any], scores: dict[Key, np.ndarray]) -> Record:
 
 
 def files(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
-    """The records in a folder whose names match a pattern, of every version, by name."""
-    found = [*folder.glob(f"{pattern}{SUFFIX}"), *folder.glob(f"{pattern}.json")]
-    whole = [p for p in found if p.suffix == SUFFIX or p.with_suffix(".npz").is_file()]
-    return sorted({p.stem: p for p in reversed(whole)}.values(), key=lambda p: f"{p.stem}.")
+    """The records in a folder whose names match a pattern, by name."""
+    return sorted(folder.glob(f"{pattern}{SUFFIX}"), key=lambda p: f"{p.stem}.")
 
 
 def path_of(name: str, folder: pathlib.Path | None = None) -> pathlib.Path:

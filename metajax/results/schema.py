@@ -15,8 +15,8 @@ import numpy as np
 from metajax.types import UserError
 
 VERSION = 2
-"""Of what is written. Version 0 was a JSON file beside an npz file, with free keys; version 1 did
-not name the way its scores are packed (`packing.FORM`), nor who opened the test tasks."""
+"""The version of the file format that is written. Version 1 did not name the way its scores are
+packed (`packing.FORM`), nor who opened the test tasks."""
 READABLE = (1, 2)
 
 GENERATION = 1

@@ -1,7 +1,7 @@
 """Hyperparameter search on meta-validation by Optuna's TPE, with pruning.
 
 `tune` minimizes any objective; it can be killed and resumed, and several processes may share one
-study. For continuous settings see also `tuning.hypergradients`.
+study.
 
 References: Akiba et al., "Optuna", KDD 2019; Dodge et al., "Show your work", EMNLP 2019.
 """

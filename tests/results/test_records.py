@@ -1,7 +1,6 @@
 """Records: no loss when written and read, both versions, roles as fields; what is damaged."""
 
 import dataclasses
-import hashlib
 import json
 import zipfile
 
@@ -14,7 +13,7 @@ from small_records import OFFSETS, record
 
 from experiments.field.tables import report as tables_report
 from experiments.pages import index
-from metajax.results import compare, environment, packing, records, tables, version0
+from metajax.results import compare, environment, packing, records, tables
 from metajax.results.records import Key
 from metajax.types import UserError
 from paper import edition
@@ -77,66 +76,6 @@ def test_every_stored_record_reads_into_the_typed_form(path):
     assert all(values.ndim == 2 for values in made.scores.values())
     told = records.facts(path)
     assert told is not None and facts_of(told) == facts_of(made)
-
-
-FACTS = {
-    "experiment": "maml",
-    "method": "A6 MAML",
-    "arms": ["A2 fold-in", "A6 MAML", "- blend"],
-    "config": {"hidden": [8], "run": {"seeds": 2, "num_steps": 30}},
-    "config_hash": "0" * 12,
-    "environment": {"commit": "c", "packages": {"jax": "1"}, "uncommitted_changes": True},
-    "data": {"name": "ml-1m", "checksum": "d", "users": 3, "people": 7},
-    "split": {"protocol": "melu", "seed": 0, "checksum": "s", "tasks": {"warm": 2}},
-    "settings": {"A6 MAML, seed 0": {"rate": 0.1}, "A2 fold-in": {"trials": 3}},
-    "seconds": {"A6 MAML": 2.0, "total": 3.0},
-    "gradients": {"A6 MAML": {"training": 10, "per_user": 5}},
-    "bytes": {"A6 MAML": 64},
-    "history": {"A6 MAML": {"loss": [[1.0]]}},
-    "shots": [0, 5],
-    "test": {"times_opened": 1, "config_hash": "x", "settings_hash": "y", "frozen": "z"},
-    "rows": [1, 2],
-    "scores_blake2b": "",
-}
-
-
-def old_record(folder, **changes):
-    """A record of version 0, written without this library."""
-    scores = {"warm|A6 MAML|all|mae": np.ones((2, 2), np.float32)}
-    np.savez_compressed(folder / "maml-ml-1m.npz", allow_pickle=False, **scores)
-    content = (folder / "maml-ml-1m.npz").read_bytes()
-    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
-    (folder / "maml-ml-1m.json").write_text(
-        json.dumps(FACTS | {"scores_blake2b": digest} | changes)
-    )
-    return folder / "maml-ml-1m.json"
-
-
-def test_version_0_is_read_into_the_same_form(tmp_path):
-    made = records.read(old_record(tmp_path))
-    assert [(a.name, a.role) for a in made.arms] == [
-        ("A2 fold-in", records.BASELINE),
-        ("A6 MAML", records.METHOD),
-        ("- blend", records.ABLATION),
-    ]
-    mine = made.arm("A6 MAML")
-    assert mine.settings == {"seed 0": {"rate": 0.1}} and mine.seconds == 2.0
-    assert mine.gradients == records.Gradients(10, 5) and mine.bytes_per_task == 64
-    assert made.seconds == {"total": 3.0} and made.shots == (0, 5)
-    assert made.config == {"hidden": [8], "seeds": 2, "num_steps": 30}
-    assert made.data == records.Data("ml-1m", "d", 3) and made.tasks == {"warm": 2}
-    assert made.opened[0].times_opened == 1 and made.environment.uncommitted_changes
-    assert made.extra == {"people": 7, "rows": [1, 2]}
-    assert list(made.scores) == [Key("warm", "A6 MAML", "all", "mae")]
-    assert_same(made, records.read(records.write(tmp_path / "new", "maml-ml-1m", made)))
-    assert records.stored("maml-ml-1m", tmp_path).method == "A6 MAML"
-    alone = {"arm": "ANIL", "gradients": {"training": 8, "per_task": 1}, "best_step": [4]}
-    facts = {k: v for k, v in FACTS.items() if k not in ("arms", "method", "bytes", "history")}
-    facts |= alone | {"settings": {}, "split": {"file": "split.json", "seed": 1}}
-    one = version0.upgraded(facts, {})
-    assert one.method == "ANIL" and one.arms[0].settings == {"best_step": [4]}
-    assert one.arms[0].gradients == records.Gradients(8, 1) and one.seconds["A6 MAML"] == 2.0
-    assert one.split is not None and one.split.protocol == "split.json"
 
 
 FIRST = ("frozen", "config_hash", "settings_hash", "times_opened", "split", "configurations")
@@ -216,18 +155,6 @@ def test_every_changed_byte_is_found(tmp_path):
             assert "\n" not in str(error)
         else:  # a byte of the archive that says nothing
             assert_same(made, again)
-
-
-def test_a_damaged_record_of_version_0_is_one_line(tmp_path):
-    path = old_record(tmp_path)
-    path.with_suffix(".npz").write_bytes(b"other")
-    with pytest.raises(UserError, match=r"maml-ml-1m\.npz is not the file"):
-        records.read(path)
-    with pytest.raises(UserError, match="damaged"):
-        records.read(old_record(tmp_path, environment=[]))
-    path.with_suffix(".npz").unlink()
-    with pytest.raises(UserError, match=r"no record .*npz"):
-        records.read(path)
 
 
 def test_roles_are_one_of_five():

@@ -1,6 +1,5 @@
 """The characters of Omniglot, and the classes that are trained on, chosen by and tested on."""
 
-import json
 import pathlib
 
 import numpy as np
@@ -32,8 +31,3 @@ def part(data: dict[str, np.ndarray], name: str) -> images.ClassImages:
     """The classes of one part of the written split: train, valid or test."""
     kept = np.isin(data["label"], images.read_split(SPLIT)[name])
     return images.by_class(data["images"], np.where(kept, data["label"], -1))
-
-
-def write_split(path: pathlib.Path = SPLIT) -> None:
-    """Writes the split of the 1,623 classes that all runs share; it stands in the repository."""
-    path.write_text(json.dumps(images.split_classes(1623, 1100, 100, seed=1)) + "\n")
