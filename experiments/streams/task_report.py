@@ -109,17 +109,17 @@ def _curves(
         plots.legend(axes, len(LINES))
 
 
-def users(record: records.Record, arm: str, metric: str, group: str) -> scores.Users:
+def users(record: records.Record, arm: str, metric: str, group: str) -> scores.UserLosses:
     """Losses of a group's tasks by user, seeds averaged, users without any left out."""
     mean = record.of(record.scenario, arm, group, metric).mean(axis=0)
     count = np.asarray(record.extra[show.EVENTS_OF][group], float)
     real = count > 0
-    return scores.Users(mean[real] * count[real], count[real])
+    return scores.UserLosses(mean[real] * count[real], count[real])
 
 
-def minus(a: scores.Users, b: scores.Users) -> scores.Ratio:
+def minus(a: scores.UserLosses, b: scores.UserLosses) -> scores.EventMean:
     """The mean loss of a task less that of another arm, paired by user."""
-    return scores.mean_of_events(scores.Users(a.total - b.total, a.count))
+    return scores.mean_of_events(scores.UserLosses(a.total - b.total, a.count))
 
 
 def of_log(record: records.Record, folder: pathlib.Path) -> None:

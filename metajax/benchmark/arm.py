@@ -1,4 +1,4 @@
-"""What the judge asks of an arm, whatever it is made of: scores for the tasks it is given."""
+"""What the judge needs of an arm (a row of a table), whatever it is made of: scores for tasks."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -14,13 +14,14 @@ Scores = jax.Array | np.ndarray
 
 
 class Arm(Protocol):
-    """A recommender that is ready for the test, every choice made.
+    """A recommender that is ready for the test: it is trained, and all its settings are chosen.
 
     Attributes:
-      settings: what was chosen on meta-validation.
-      history: name -> (S, blocks), empty for an arm that was not meta-trained.
-      seconds: time taken to train and choose.
-      num_gradients: gradients of a task's loss that adapting to one task takes.
+      settings: name -> value of what was chosen on meta-validation.
+      history: name, such as "loss" -> (S, blocks) values during training, for S seeds; empty for
+        an arm that was not meta-trained.
+      seconds: wall time taken to train it and to choose its settings.
+      num_gradients: gradients of the task's loss that one adaptation takes; 0 for a closed form.
     """
 
     @property
@@ -33,22 +34,23 @@ class Arm(Protocol):
     def num_gradients(self) -> int: ...
 
     def predict(self, source: Source, tasks: Episode, key: jax.Array) -> Scores:
-        """Scores (S, T, Q) of the query rows of T tasks by S seeds, 1 where there is no chance.
+        """Scores (S, T, Q) of the Q query rows of T tasks by S seeds; S is 1 without randomness.
 
         Args:
-          source: the columns that the tasks point to.
-          tasks: indices from `episodes.fixed`, leaves (T, ...). The labels of the query are there
-            to be judged by, and are not read.
-          key: for an arm that draws while it adapts.
+          source: the feature columns that the indices in the tasks point to.
+          tasks: T tasks as row indices, from `episodes.fixed`, leaves (T, ...). They contain the
+            labels of the query, which the judge needs; an arm must not read them.
+          key: for an arm that draws random numbers while it adapts.
         """
         ...
 
 
 class Fitted(NamedTuple):
-    """An arm that is any function of tasks, such as a model of another library.
+    """An arm made of any function of tasks, such as a model of another library.
 
-    Attributes: as `Arm`; ``predict`` is given, and ``role`` is what it is in a table, one of
-      `records.ROLES`.
+    Attributes:
+      predict, settings, seconds, history, num_gradients: as in `Arm`.
+      role: its role in a table, one of `records.ROLES`.
     """
 
     predict: Callable[[Source, Episode, jax.Array], Scores]

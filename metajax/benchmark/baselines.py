@@ -1,4 +1,4 @@
-"""The arms of a table: tuned baselines that are no meta-learners, and learners meta-trained.
+"""The arms of a table: tuned baselines that are not meta-learners, and meta-trained learners.
 
 A0 item mean, A1 bias, A2 fold-in, A3 joint training without adaptation, A4 the same fine-tuned, A7
 closed-form hierarchical Bayes stand in every table; A6 are the methods. Every choice is made on
@@ -36,11 +36,11 @@ Joint = Callable[[Model], MetaLearner]
 
 
 class Trained(NamedTuple):
-    """An arm that is trained and tuned, and not yet tested.
+    """A learner that is trained and tuned, and not yet tested.
 
     Attributes:
       learner: the learner, with the settings that were chosen.
-      params: its parameters, leaves (S, ...).
+      params: its meta-parameters for S seeds, leaves (S, ...).
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
@@ -61,8 +61,13 @@ def closed_form_arm(
     """A ridge learner with the prior precisions that are best on meta-validation.
 
     Args:
-      precisions: setting -> candidates; the first setting is the precision of the first feature,
-        the second that of all others. All combinations are tried, in one program.
+      learner: of `closed_form.ridge`; a prior precision is the penalty on a squared weight.
+      problem: gives the meta-validation tasks and the error to minimize.
+      precisions: setting -> candidates; the first setting is the precision of the first feature's
+        weight, the second that of all other weights. All combinations are tried, in one program.
+
+    Raises:
+      UserError: no combination has a finite error.
     """
     began = time.perf_counter()
     params = learner.init(jax.random.key(0), problem.example)
@@ -98,7 +103,7 @@ def _lowest(score: np.ndarray, arm: str) -> np.intp:
 
 
 def sampler(problem: Problem, training: Training) -> loop.Sampler:
-    """Batches of a problem's training tasks: ``num_tasks`` of ``num_support`` rows at most."""
+    """Draws batches of ``num_tasks`` training tasks with at most ``num_support`` support rows."""
     draw = functools.partial(
         episodes.draw, num_support=training.num_support, num_query=problem.split.num_query
     )
@@ -114,10 +119,15 @@ def trial(
     training: Training,
     watch: Callable[[int, Mapping[str, float]], None],
 ) -> float:
-    """The error on meta-validation of a training that is not kept: mean over seeds of the best.
+    """The validation error of a training run whose parameters are thrown away.
+
+    The error is the lowest of each seed's blocks, averaged over the seeds; infinite if a seed never
+    had a finite one.
 
     Args:
-      watch: (step, metrics) -> None, called three times or more; it may raise to end the trial.
+      tx: the outer optimizer.
+      watch: (step, metrics) -> None, called three times or more; it may raise to end the trial, as
+        a pruner does.
     """
     fitted = loop.fit(
         on_devices(training.devices, loop.recipe(learner, tx)),
@@ -148,11 +158,15 @@ def trained_arm(
 ) -> Trained:
     """A learner meta-trained on the training tasks, its best step chosen on meta-validation.
 
-    A seed that diverges keeps what was best before, and the arm's setting ``diverged`` says at
-    which step and why.
+    A seed that diverges keeps its best parameters from before, and the arm's setting ``diverged``
+    says at which step and why.
 
     Args:
-      folder: where metrics and checkpoints are kept, from which a later call goes on.
+      name: of the arm, for the progress bar and the files.
+      tx: the outer optimizer.
+      training: number of seeds, steps, tasks per step and devices.
+      folder: where metrics and checkpoints are kept; a later call with the same folder continues
+        an interrupted training. None keeps nothing.
     """
     began = time.perf_counter()
     sample = sampler(problem, training)
@@ -205,10 +219,10 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
 def gradients(
     arms: Mapping[str, Trained | Fitted], training: Training
 ) -> dict[str, records.Gradients]:
-    """How many gradients of a task's loss each arm took, as its learner states them.
+    """Arm -> how many gradients of a task's loss it took, as its learner states them.
 
-    In training: in all outer steps of one seed, one for the outer loss of each task and those of
-    its ``adapt``; 0 for an arm that was not trained.
+    ``training`` counts all outer steps of one seed: for each task, one gradient of the outer loss
+    and those of ``adapt``. It is 0 for an arm that was not trained.
     """
     counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
@@ -233,11 +247,13 @@ def unfinished(arms: Mapping[str, Trained | Fitted], training: Training) -> list
 
 
 def state_bytes(learner: MetaLearner, params: Params, profile: PyTree) -> int:
-    """The bytes of one user's state, which is what a service stores of them; nothing is computed.
+    """The bytes of one user's state, which is what a service stores of a user.
+
+    They follow from shapes; nothing is computed.
 
     Args:
-      params: of one seed.
-      profile: of one user.
+      params: the parameters of one seed.
+      profile: the profile of one user.
     """
     state = jax.eval_shape(learner.start, params, profile)
     return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
@@ -251,9 +267,20 @@ def fine_tuned_arm(
     most_steps: int = 20,
     adapts: tree.Filter = tree.everything,
 ) -> Trained:
-    """Joint training, then fine-tuning at the rate and the number of steps best on validation.
+    """A jointly trained model, fine-tuned on each task at the best rate and number of steps.
 
-    Every rate and every number of steps from 1 to ``most_steps`` is tried, in one program.
+    Every rate and every number of gradient steps from 1 to ``most_steps`` is tried on
+    meta-validation, in one program.
+
+    Args:
+      model: the model of ``joint``.
+      joint: the jointly trained arm (A3).
+      rates: learning rates to try.
+      most_steps: the largest number of steps to try.
+      adapts: which parameters are fine-tuned.
+
+    Raises:
+      UserError: no setting has a finite error.
     """
     began = time.perf_counter()
     tune = functools.partial(pooled.fine_tuned, model, adapts=adapts)
@@ -303,8 +330,15 @@ def baselines(
 ) -> dict[str, Trained]:
     """The arms A0 to A4 and A7, tuned; A3 and A4 use the model of the method they stand beside.
 
-    A4 leaves tables of embeddings (``embed``) as they are, as MeLU does: a copy of them per task is
-    what a task's memory and time would go into.
+    A4 does not fine-tune tables of embeddings (``embed``), as MeLU does not: a copy of them for
+    each task would take most of its memory and time.
+
+    Args:
+      model: the network of A3 and A4.
+      training: of A3.
+      outer_rate: Adam's rate in the training of A3.
+      joint: model -> the learner of A3.
+      folder: for checkpoints, see `trained_arm`.
     """
     arms = closed_form_arms(problem)
     arms[A3] = trained_arm(A3, joint(model), optax.adam(outer_rate), problem, training, folder)
@@ -337,7 +371,7 @@ def closed_form_arms(problem: Problem) -> dict[str, Trained]:
 
 
 def fold_in_learner(problem: Problem) -> tuple[MetaLearner, dict[str, list[float]]]:
-    """ALS fold-in, ridge on the support over frozen item factors, and the grid it is tuned on."""
+    """ALS fold-in (ridge regression of the support on frozen item factors), and its tuning grid."""
     dim = problem.table.item_features.columns["factor"].shape[1]
     embed = towers.column("factor", constant=True)
     learner = closed_form.ridge(embed, towers.stored_mean(problem.mean), dim + 1)

@@ -1,4 +1,7 @@
-"""From scores to beliefs: every arm's ordinal link, fitted alike on meta-validation."""
+"""From scores to distributions over ratings: an ordinal link for each arm (`evaluation.ordinal`).
+
+The links of all arms are fitted in the same way, on the same meta-validation tasks.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +17,10 @@ from metajax.types import UserError
 
 
 def levels_of(problem: Problem) -> np.ndarray | None:
-    """The ratings (L,) that distributions are over; None where all training ratings are the same.
+    """The L rating levels (L,) that distributions are over; None if all training ratings are equal.
 
-    See `ordinal.levels_of`: half stars and ten stars are levels as they are, a continuous scale is
-    cut into 41.
+    Half stars and ten stars are levels as they are; a continuous scale is cut into 41 levels, see
+    `ordinal.levels_of`.
     """
     labels = problem.table.label[problem.split.train_rows]
     try:
@@ -29,9 +32,12 @@ def levels_of(problem: Problem) -> np.ndarray | None:
 def links_of(
     arms: Mapping[str, judge.Judged], problem: Problem, levels: np.ndarray
 ) -> dict[str, ordinal.Link]:
-    """Arm -> the link of each of its seeds, leaves (S, ...), of greatest likelihood.
+    """Arm -> the maximum-likelihood link of each of its S seeds, leaves (S, ...).
 
-    Fitted on the query rows of all meta-validation tasks, which every arm gets alike.
+    Args:
+      arms: what the judge scores, by name.
+      problem: the query rows of all its meta-validation tasks are what links are fitted on.
+      levels: (L,) of `levels_of`.
     """
     source, tasks = problem.valid
     query, ratings = tasks.query, jnp.asarray(levels)
@@ -51,12 +57,13 @@ def links_of(
     }
 
 
-def told(levels: np.ndarray | None, labels: np.ndarray, unit: float) -> dict[str, Any]:
-    """The levels of the rating scale for the record, in the unit that ratings were read in.
+def facts(levels: np.ndarray | None, labels: np.ndarray, unit: float) -> dict[str, Any]:
+    """What a record says of the rating levels: their number, and the smallest step between them.
 
     Args:
-      labels: (n,) of the training rows.
-      unit: see `Problem.unit`.
+      levels: (L,) of `levels_of`; None gives an empty dictionary.
+      labels: (n,) the ratings of the training rows.
+      unit: see `Problem.unit`; the step is told in the unit in which ratings were read.
     """
     if levels is None:
         return {}

@@ -1,9 +1,9 @@
-"""A8: gradient boosted trees on what is known of a task and of an item, as a shop would build it.
+"""A8: gradient boosted trees on features of a task and of an item, as a company would build it.
 
-Trees see statistics of the support, the item's estimated columns, the profile, how the task's
-ratings of like items went, and, in one of two variants, the predictions of closed-form arms. They
-are fitted on tasks drawn from the training tasks, whose columns do not know the task's ratings; the
-number of trees is chosen on meta-validation.
+The features are statistics of the support, the item's estimated columns, the profile, how the task
+rated similar items, and, in one of two variants, the predictions of closed-form arms. The trees are
+fitted on tasks drawn from the training tasks, whose item columns were estimated without the task's
+own ratings; the number of trees is chosen on meta-validation.
 
 References: Friedman, "Greedy function approximation: a gradient boosting machine", Annals of
 Statistics 2001; Ke et al., "LightGBM", NeurIPS 2017.
@@ -34,13 +34,14 @@ class Settings(NamedTuple):
     """The hyperparameters of the boosted trees.
 
     Attributes:
-      rate: by which each tree is shrunk.
-      leaves: of a tree, at most.
-      min_rows: of a leaf.
-      l2: penalty on the leaves' values.
-      most_trees: trees grown; as many of them are kept as are best on meta-validation.
-      num_draws: training tasks that the trees are fitted on.
-      hidden_share: share of these whose items look as if nobody had rated them.
+      rate: learning rate, the factor on each tree's output.
+      leaves: the most leaves of a tree.
+      min_rows: the fewest training rows in a leaf.
+      l2: L2 penalty on the values of leaves.
+      most_trees: how many trees are grown; the first of them are kept, as many as have the lowest
+        error on meta-validation.
+      num_draws: how many training tasks are drawn for the trees to be fitted on.
+      hidden_share: the share of these tasks whose item columns become those of a cold item.
     """
 
     rate: float = 0.05
@@ -56,10 +57,11 @@ DEFAULT = Settings()
 
 
 def seen_columns(problem: Problem, arms: Mapping[str, Trained] | None = None) -> Columns:
-    """What the trees see of a query row, as one row of numbers.
+    """The features that the trees see of each query row: a function episode -> (Q, F).
 
     Args:
-      arms: whose predictions are among them.
+      problem: its user and item columns become features.
+      arms: closed forms whose predictions become features, too; None for none.
     """
     users, items = problem.table.user_features, problem.table.item_features
     of_arms = scores_of([first_seed(arm) for arm in arms.values()]) if arms else None
@@ -109,7 +111,11 @@ def _of_support(support: Examples, mean: float) -> jax.Array:
 
 
 def _of_like_items(episode: Episode, mean: float, sizes: Mapping[str, int]) -> jax.Array:
-    """How the task rated items like each query row's (Q, 2 + 2 C): by factors, by each category."""
+    """How the task rated items similar to each query row's item: (Q, 2 + 2 C) for C categories.
+
+    Similar by factors, and by each categorical column: the damped mean residual of the support,
+    weighted by similarity, and the sum of the weights.
+    """
     support, query = episode.support, episode.query.inputs
     residual = jnp.where(support.mask > 0, support.label - mean - support.inputs["bias"], 0.0)
     close_QxS = jax.nn.relu(query["factor"] @ support.inputs["factor"].T)
@@ -137,11 +143,11 @@ def _indicators(codes_NxW: jax.Array, size: int) -> jax.Array:
 
 
 class Trees(NamedTuple):
-    """Fitted trees.
+    """Fitted trees, of either library.
 
     Attributes:
-      predict: (rows (R, F), number of trees) -> (R,).
-      stages: rows -> the predictions (R,) after 1, 2 ... trees, one after the other.
+      predict: (rows (R, F), number of trees) -> predictions (R,).
+      stages: rows (R, F) -> an iterator of the predictions (R,) after 1, 2, ... trees.
     """
 
     predict: Callable[[np.ndarray, int], np.ndarray]
@@ -218,11 +224,12 @@ def boosting_arm(
     backend: Backend = "sklearn",
     num_support: int = 64,
 ) -> Fitted:
-    """A8: boosted trees in squared loss, as many as have the smallest error on meta-validation.
+    """A8: trees boosted in squared loss, as many as have the lowest error on meta-validation.
 
     Args:
-      arms: closed forms whose predictions the trees see too; None for the trees alone.
-      settings: of the trees.
+      problem: gives training tasks, validation tasks and features.
+      arms: closed forms whose predictions are features, too; None for the trees alone.
+      settings: hyperparameters of the trees.
       backend: scikit-learn's trees (the extra ``boosting``), or LightGBM's.
       num_support: support ratings of a training task, at most.
 

@@ -43,13 +43,15 @@ class Stopped(KeyboardInterrupt):
 
 
 def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> None:
-    """Runs ``main`` on a configuration from the command line.
+    """Parses a configuration from the command line and runs ``main`` on it.
+
+    A `UserError` ends the process with one line on standard error and exit status 1. Ctrl-C and
+    SIGTERM end it with one line and exit status 128 plus the number of the signal, as in a shell.
 
     Args:
-      stopped: what is said when a signal ends it: what is kept, and what the same command does.
-
-    What the user can mend is told in one line on standard error, with exit status 1; Ctrl-C and
-    SIGTERM too, with 128 and the number of the signal, as the shell has it.
+      main: takes the configuration; its module's docstring is the text of ``--help``.
+      config: a dataclass of options.
+      stopped: the message after a signal: what is kept, and what the same command does next.
     """
     in_order()
     _keep_programs()
@@ -82,10 +84,13 @@ def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> 
 
 
 def require_writable(out: pathlib.Path | None) -> None:
-    """Refuses a place for results that is a file, or that nothing can be written in.
+    """Checks, before anything is computed, that results can be written to a folder.
+
+    Args:
+      out: the folder, which need not exist; None for ``./out``.
 
     Raises:
-      UserError: one line, before anything is computed.
+      UserError: it is a file, or cannot be written to.
     """
     wanted = pathlib.Path("out") if out is None else out
     said = "./out" if out is None else f"--out {out}"
@@ -176,7 +181,7 @@ def _program() -> str:
 
 
 def declared(config: type) -> Any:
-    """The configuration as declared; what has no default is left for the command line."""
+    """The configuration with its default values; fields without one are required options."""
     needed = {
         field.name: tyro.MISSING
         for field in dataclasses.fields(config)

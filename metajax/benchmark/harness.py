@@ -1,6 +1,8 @@
 """From a method to its table: the same data, arms, controls and statistics for every experiment.
 
-The test tasks are opened once, after the last choice, and the record says when.
+`run_experiment` is the whole of it: it reads and splits the data, trains the baselines and the
+methods, chooses settings on meta-validation, opens the test tasks once after the last choice,
+judges, and writes the record, the table and the plot.
 """
 
 import dataclasses
@@ -77,7 +79,7 @@ class Config:
 
 
 Built = tuple[MetaLearner, optax.GradientTransformation]
-"""What `build` of an experiment gives: the learner and its outer optimizer."""
+"""What the ``build`` of an experiment returns: the learner and its outer optimizer."""
 Metrics = evaluate.Metrics
 Extra = Callable[[Any, Problem, pathlib.Path], Mapping[str, Trained]]
 """(config, problem, folder of the run) -> further arms, trained, for the table."""
@@ -99,12 +101,14 @@ def judge(
     curves: Collection[str] | None = None,
     main: str = "mse",
 ) -> dict[records.Key, np.ndarray]:
-    """Per-task test scores of trained arms on test tasks that were opened, see `judge.judge`.
+    """Per-task scores (S, T) of trained arms on opened test tasks, see `evaluation.judge`.
 
     Args:
-      opened: scenario -> tasks, of `Problem.open_test`.
-      curves: the scenarios whose k-shot curve is wanted; None for that of new users.
-      main: the metric that controls are compared by.
+      arms: name -> the arm, trained and tuned.
+      opened: scenario -> tasks, from `Problem.open_test`.
+      metrics: (scores (T, Q), tasks, key) -> metric -> (T,).
+      curves: the scenarios for which a k-shot curve is computed; None for `curves_of`.
+      main: the metric that controls and curves are computed in.
     """
     judged = {
         name: arm.predict if isinstance(arm, Fitted) else (arm.learner, arm.params)
@@ -154,12 +158,12 @@ def split_of(problem: Problem) -> records.Split:
 
 
 def load_data(config: Any) -> Problem:
-    """The problem that the options ask for."""
+    """The problem that the options of a rating experiment describe, see `problem.load`."""
     return load(config.data, config.split, config.training.num_support)
 
 
 def _metrics_of(problem: Problem) -> Metrics:
-    """Errors of ratings, or how events stand among other items."""
+    """Errors of predicted ratings; for events, how high they are ranked among sampled items."""
     if problem.events:
         return evaluate.event_metrics(problem.table.scale[0])
     return evaluate.rating_metrics
@@ -277,14 +281,15 @@ def judged(
     main: str = "mse",
     notes: Sequence[str] = (),
 ) -> records.Record:
-    """The record of arms that are trained: freezes their settings and opens the test tasks.
+    """The record of trained arms: freezes their settings, opens the test tasks, and judges.
 
     Args:
-      name: the experiment, who opens the test tasks.
-      seconds: of what was done beside training.
-      began: `time.perf_counter` at the start of it all.
+      name: the experiment, which the ledger names as the one that opens the test tasks.
+      method: the arm that the record is about.
+      seconds: wall time of what was done beside training, by name.
+      began: `time.perf_counter` at the start of the run.
       metrics, curves, main: see `judge`.
-      notes: lines to stand below the table.
+      notes: lines to print below the table.
     """
     settings = {arm: trained.settings for arm, trained in arms.items()}
     _, opened = problem.open_test(freeze(config, settings), name)
@@ -294,7 +299,7 @@ def judged(
     notes = [*notes, *unfinished(arms, config.training)]
     took, labels = gradients(arms, config.training), problem.table.label[problem.split.train_rows]
     levels = None if problem.events else belief.levels_of(problem)
-    extra = belief.told(levels, labels, problem.unit)
+    extra = belief.facts(levels, labels, problem.unit)
     return records.made(
         name,
         config,
@@ -323,7 +328,7 @@ def judged(
 
 
 def notes_of(problem: Problem) -> list[str]:
-    """What stands below a table: what its test rests on, and what makes it easier than it looks."""
+    """Lines below a table that say what makes its test easier than it looks."""
     drawn = (
         "Events stand among items drawn at random of those that their person did not meet, in the "
         "test rows neither: in warm tasks, what is drawn in training tells a little of the test."
@@ -332,7 +337,7 @@ def notes_of(problem: Problem) -> list[str]:
 
 
 def stored_bytes(arm: Ready, problem: Problem) -> int | None:
-    """What a service stores of a user; None for an arm that is no learner and keeps the ratings."""
+    """Bytes that a service stores of a user; None for an arm that is not a learner."""
     if isinstance(arm, Fitted):
         return None
     one_seed = jax.tree.map(lambda x: x[0], arm.params)
@@ -340,6 +345,6 @@ def stored_bytes(arm: Ready, problem: Problem) -> int | None:
 
 
 def shots_of(scores: Mapping[records.Key, np.ndarray]) -> tuple[int, ...]:
-    """The numbers of support rows that a k-shot curve in the scores has."""
+    """The numbers of support rows at which the scores have a k-shot curve, ascending."""
     found = {key.condition for key in scores if key.condition.startswith("k=")}
     return tuple(sorted(int(condition[2:]) for condition in found))

@@ -1,4 +1,4 @@
-"""A data set that is ready to be learned, and the lock on its test tasks."""
+"""A data set that is ready for learning, and the lock on its test tasks."""
 
 import dataclasses
 from collections.abc import Callable
@@ -23,25 +23,26 @@ __all__ = ["Problem", "freeze", "laid_out", "load", "problem_of", "valid_error",
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A data set that is ready to be learned: represented, split, on the device.
+    """A data set that is ready for learning: split, with item columns, and on the device.
 
     Attributes:
       table: the interactions, with item columns ``bias`` and ``factor``.
       split: who is seen when.
       mean: the mean training rating.
-      train: source of meta-training tasks, whose item columns do not know the task's ratings.
-      valid: source and episodes of meta-validation, of all its scenarios; its columns are those of
-        the test, too.
+      train: source of meta-training tasks. The item columns that a task sees were estimated
+        without that task's own ratings (cross-fitting over folds of users).
+      valid: source and episodes of meta-validation, all its scenarios together; the test uses the
+        same source, so its columns are estimated from all training rows.
       example: one episode, for shapes.
-      error: what choices minimize: the absolute error; where lists are judged by their order, the
-        share of misordered pairs.
+      error: the error on meta-validation that choices minimize: the absolute error of ratings, or
+        the share of misordered pairs where lists are judged.
       shots: the numbers of support rows that choices are made at; empty for all rows there are.
-      scale: the standard deviation of what item biases leave of the training ratings.
-      unit: how many units of the ratings as they were read a rating of this problem's is: 1, unless
-        they were brought to 1..5. Errors are told in the former.
-      events: whether labels tell what a person did from items drawn at random.
-      predict: how scores of tasks come about; `evaluate.prequential` in a stream.
-      opened: what the ledger says of each opening of the test tasks, all after the same choice.
+      scale: the standard deviation of the training ratings after item biases are subtracted.
+      unit: how many units of the ratings as they were read one unit of this problem's ratings is:
+        1, unless they were rescaled to 1..5. Errors are printed in the unit that was read.
+      events: whether labels are 1 for what a person did and 0 for items drawn at random.
+      predict: how tasks are scored; `evaluate.prequential` in a stream.
+      opened: the ledger's lines for each opening of the test tasks, all after the same choice.
     """
 
     table: Interactions
@@ -89,7 +90,10 @@ class Problem:
 
 
 def laid_out(tasks: split.Tasks, num_query: int) -> Episode:
-    """Stored tasks as episodes of indices on the device; supports have a row at least, a pad."""
+    """Stored tasks as episodes (T, ...) of row indices on the device.
+
+    Supports have one row at least, which is padding where there is none.
+    """
     widest = max(1, int((tasks.length if tasks.shots is None else tasks.shots).max()))
     if tasks.shots is None:
         widest = max(1, widest - num_query)

@@ -1,4 +1,8 @@
-"""Full-catalogue ranking for users and items that were never seen: lists, metrics, tuning."""
+"""Ranking a whole catalogue for new users: the lists to rank, the metrics, and tuning.
+
+A new user has a history of a few items, is shown a ranking of all candidates, and is judged by the
+items that they interacted with later. Arms are in `ranking_arms`.
+"""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -16,7 +20,7 @@ from metajax.types import UserError
 
 
 def interactions_of(table: Interactions, rows: np.ndarray, threshold: float = 0.0) -> Sparse:
-    """Who met what (U, I), as ones, in the given rows with a label above the threshold."""
+    """Interactions (U, I) as a sparse matrix of ones: given rows with labels above a threshold."""
     rows = rows[table.label[rows] > threshold]
     ones = np.ones(len(rows), np.float32)
     shape = (table.num_users, table.num_items)
@@ -26,11 +30,11 @@ def interactions_of(table: Interactions, rows: np.ndarray, threshold: float = 0.
 
 
 class Lists(NamedTuple):
-    """Users to rank a catalogue for.
+    """T users to rank a catalogue of I items for.
 
     Attributes:
-      history: (T, I) ones, what each has met.
-      relevant: (T, I) ones, what each will meet.
+      history: (T, I) ones, the items that each user has interacted with so far.
+      relevant: (T, I) ones, the items that each will interact with: what should rank high.
       candidates: (I,) whether an item may be listed.
     """
 
@@ -42,7 +46,7 @@ class Lists(NamedTuple):
 def lists_of(
     tasks: Tasks, split: Split, num_items: int, shots: int, candidates: np.ndarray, threshold=0.0
 ) -> Lists:
-    """Tasks as lists: the first ``shots`` liked support rows are the history, the query is to come.
+    """Tasks as lists: the history is the first ``shots`` liked support rows, relevant is the query.
 
     Args:
       candidates: (C,) the items that may be listed.
@@ -69,10 +73,18 @@ def lists_of(
     return Lists(ones(given & (nth < shots)), ones(liked & is_query), allowed)
 
 
-def ranked(scorer: Scorer, lists: Lists, key: jax.Array, block: int = 512) -> dict[str, np.ndarray]:
-    """Per-task ``ndcg@10`` and ``recall@20`` (T,) of ranking all candidates but the history's.
+def list_metrics(
+    scorer: Scorer, lists: Lists, key: jax.Array, block: int = 512
+) -> dict[str, np.ndarray]:
+    """Per-task ``ndcg@10`` and ``recall@20`` (T,) of ranking all candidates not in the history.
 
     Ties are broken at random. A task without a relevant candidate is NaN.
+
+    Args:
+      scorer: histories (T, I) -> scores (T, I).
+      lists: T users, their histories and what is relevant to them.
+      key: of the random order of ties.
+      block: users scored at a time, which bounds the memory.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)).tolist())
     columns = np.flatnonzero(lists.candidates)
@@ -83,11 +95,11 @@ def ranked(scorer: Scorer, lists: Lists, key: jax.Array, block: int = 512) -> di
         score = np.array(scorer(history)[:, shuffled], np.float64)
         seen = np.asarray(history[:, shuffled].todense()) > 0
         wanted = np.asarray(lists.relevant[first : first + block][:, shuffled].todense()) > 0
-        parts.append(_rated(np.where(seen | np.isnan(score), -np.inf, score), wanted & ~seen))
+        parts.append(_metrics(np.where(seen | np.isnan(score), -np.inf, score), wanted & ~seen))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _rated(score: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
+def _metrics(score: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
     """nDCG@10 and recall@20 (T,) of scores (T, C), -inf where an item is not listed."""
     most = min(20, score.shape[1])
     top = np.argpartition(-score, most - 1, axis=1)[:, :most]
@@ -101,11 +113,12 @@ def _rated(score: np.ndarray, wanted: np.ndarray) -> dict[str, np.ndarray]:
 
 
 class Ranker(NamedTuple):
-    """A fitted arm.
+    """A fitted arm that ranks.
 
     Attributes:
-      score: histories -> scores.
-      settings: what was chosen, ``valid`` and ``trials`` among it.
+      score: histories (T, I) -> scores (T, I).
+      settings: what was chosen; ``valid`` is its quality on meta-validation, ``trials`` how many
+        settings were tried.
     """
 
     score: Scorer
@@ -113,8 +126,10 @@ class Ranker(NamedTuple):
 
 
 def quality(scorer: Scorer, valid: Sequence[Lists]) -> float:
-    """What rankers are chosen by: nDCG@10, mean over the users of each list and over the lists."""
-    found = [np.nanmean(ranked(scorer, lists, jax.random.key(0))["ndcg@10"]) for lists in valid]
+    """What rankers are chosen by: nDCG@10, averaged over users, then over the ``valid`` lists."""
+    found = [
+        np.nanmean(list_metrics(scorer, lists, jax.random.key(0))["ndcg@10"]) for lists in valid
+    ]
     return float(np.mean(found))
 
 
@@ -131,11 +146,13 @@ def tuned(
     """The arm with the settings of greatest `quality` on meta-validation.
 
     Args:
-      space: settings searched, from its middle on; an arm without any has one trial.
+      fit: (interactions (U, I), settings by name) -> scorer.
+      space: the settings to search, beginning in the middle; an arm without any has one trial.
+      met: (U, I) interactions of the training users.
       valid: lists of validation users, e.g. at several numbers of shots.
-      trials: settings tried.
-      folder: where trials are kept: a later call goes on from there.
-      report: called after each trial.
+      trials: how many settings are tried.
+      folder: where trials are kept; a later call with the same folder continues the search.
+      report: called with the quality of each trial.
     """
     if not space:
         scorer = fit(met)
@@ -148,23 +165,24 @@ def tuned(
 
     begin = search.middle(space)
     found = search.tune(objective, space, trials, folder=folder, name="ranker", first=begin)
-    settings = found.best | {"valid": -found.score, "trials": ended(found)}
+    settings = found.best | {"valid": -found.score, "trials": num_finished(found)}
     return Ranker(fit(met, **found.best), settings)
 
 
-def ended(found: search.Found) -> int:
-    """The trials of a search that came to an end; one that was cut off is tried again."""
+def num_finished(found: search.Found) -> int:
+    """How many trials of a search finished; one that was interrupted is tried again."""
     return sum(trial.state != "running" for trial in found.trials)
 
 
 class Ranking(NamedTuple):
-    """A log made into lists for users that were never seen, of known items and of new ones.
+    """A log made into lists to rank for new users: lists of known items and lists of new items.
 
     Attributes:
-      met: (U, I) what training users have met among known items.
-      known: (I,) whether an item has been met in training.
-      valid, test: scenario -> shots -> lists: of ``user_cold`` the known items are listed, of
-        ``item_cold`` items that no training user has met. The history is of known items.
+      met: (U, I) interactions of the training users with known items.
+      known: (I,) whether a training user has interacted with the item.
+      valid, test: scenario -> shots -> lists. The candidates of ``user_cold`` are the known items,
+        those of ``item_cold`` items that no training user has interacted with; histories are of
+        known items in both.
     """
 
     met: Sparse
@@ -186,10 +204,10 @@ def ranking_of(
     users: float = 0.1,
     fewest: int = 4,
 ) -> Ranking:
-    """New users and new items, drawn at random; a user's known items are cut in two halves.
+    """New users and new items, drawn at random; a user's known items are divided in two halves.
 
-    The first half of a random order is what the first ``shots`` are taken from, the second is to be
-    found, the same at every number of shots.
+    In a random order, the history is the first ``shots`` items of the first half. The second half
+    is relevant, the same items at every number of shots.
 
     Args:
       threshold: rows with labels above it are interactions.

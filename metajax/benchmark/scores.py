@@ -1,4 +1,4 @@
-"""Scores of arms that can be set side by side: in one unit, over the same tasks."""
+"""Makes the scores of arms comparable: in one unit, and over the same tasks."""
 
 from collections import defaultdict
 
@@ -19,21 +19,27 @@ POWER_OF_UNIT = {
 
 
 def in_unit(metric: str, values: np.ndarray, unit: float) -> np.ndarray:
-    """Scores of ratings that were brought to stars, told in the unit that they were read in."""
+    """Scores (S, T) of ratings that were rescaled to 1..5, converted to the unit that was read.
+
+    Args:
+      metric: its name, which decides the power of the unit, see `POWER_OF_UNIT`.
+      values: scores on the scale 1..5.
+      unit: see `problem.Problem.unit`.
+    """
     return values if unit == 1.0 else values * unit ** POWER_OF_UNIT.get(metric, 0)
 
 
 def on_the_same_tasks(scores: dict[Key, np.ndarray]) -> tuple[dict[Key, np.ndarray], list[str]]:
-    """The scores with a task undefined for every arm where it is undefined for one.
+    """The scores, with a task set to NaN for every arm if it is NaN for one of them.
 
-    So each mean of a row of the table rests on the same tasks. An arm without any defined task has
-    diverged: its scores are infinitely bad, and it takes no task from the others.
+    So all means in a column of the table are over the same tasks. An arm that is NaN for all tasks
+    has diverged: its scores become infinitely bad, and no task is left out because of it.
 
     Args:
-      scores: (S, T) of every arm, NaN where a metric is undefined.
+      scores: key -> (S, T), NaN where a metric is undefined.
 
     Returns:
-      The scores, and a line for each arm that left out tasks which another one has.
+      The scores, and a message for each arm because of which tasks of other arms are left out.
     """
     found, told = dict(scores), []
     groups: dict[tuple[str, str, str], list[Key]] = defaultdict(list)

@@ -1,4 +1,4 @@
-"""The protocols that ``--protocol`` names, each a rule of `metajax.data.split` with its options."""
+"""The protocols that ``--protocol`` names: each is a rule of `metajax.data.split` with options."""
 
 import dataclasses
 import functools
@@ -26,10 +26,10 @@ class Made(NamedTuple):
 
     Attributes:
       table: ratings on the scale 1..5; where tasks are items, `swapped`.
-      split: who is seen when, labels on that scale too.
-      predict: how scores of test tasks come about.
-      unit: how many units of the ratings as they were read a rating of the table is.
-      events: whether the labels tell what a person did from items drawn at random.
+      split: which tasks are for training, validation and the test, with labels on that scale.
+      predict: how tasks are scored.
+      unit: how many units of the ratings as they were read one unit of the table's ratings is.
+      events: whether labels are 1 for what a person did and 0 for items drawn at random.
     """
 
     table: Interactions
@@ -44,9 +44,9 @@ class Rule(NamedTuple):
 
     Attributes:
       make: (table, data, options, **keywords) -> the table that tasks are made of, and the split.
-      options: setting of `SplitOptions` -> the keyword of ``make`` that it gives, "" where ``make``
-        reads the setting itself. A protocol takes no other settings than these.
-      predict: how scores of test tasks come about.
+      options: setting of `SplitOptions` -> the keyword of ``make`` that it sets, "" where ``make``
+        reads the setting itself. Any other setting is refused for this protocol.
+      predict: how tasks are scored.
     """
 
     make: Callable[..., Cut]
@@ -55,7 +55,7 @@ class Rule(NamedTuple):
 
 
 def by(make: Callable[..., split.Split]) -> Callable[..., Cut]:
-    """`Rule.make` of (table, seed, **keywords) -> split."""
+    """The `Rule.make` of a function (table, seed, **keywords) -> split."""
 
     @functools.wraps(make)
     def made(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Cut:
@@ -66,13 +66,21 @@ def by(make: Callable[..., split.Split]) -> Callable[..., Cut]:
 
 
 def from_file(table: Interactions, data: Data, options: SplitOptions) -> Cut:
-    """The tasks of a task file."""
+    """The split that a task file (``--tasks``) describes.
+
+    Raises:
+      UserError: no file was given, or it does not fit the table.
+    """
     del data
     return table, split.load(_needed(options, "tasks"), table)
 
 
 def of_domains(table: Interactions, data: Data, options: SplitOptions, **given: Any) -> Cut:
-    """Shared users who are new in the domain of the table, and known in another one."""
+    """Users of two domains, who are new in the table's and known in that of ``--source-domain``.
+
+    Raises:
+      UserError: no source domain was given, or it shares too few users.
+    """
     source = named.load(_needed(options, "source_domain"), data.data_dir)
     return split.domain_transfer(source, table, options.split_seed, **given)
 

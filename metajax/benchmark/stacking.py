@@ -1,8 +1,10 @@
 """Arms made of other arms: rows for any regressor, and A9, the linear stack of the closed forms.
 
-What is fitted on arms' predictions must not meet predictions that know the answer. Rows are drawn
-from the training tasks, whose item columns were estimated without the ratings of the task's fold of
-users, and an arm adapts on a support that the row is not in.
+A regressor on arms' predictions must not be fitted on predictions that know the answer. So its rows
+are drawn from the training tasks, whose item columns were estimated without the ratings of the
+task's fold of users, and an arm adapts on a support that does not contain the row.
+
+References: Wolpert, "Stacked generalization", Neural Networks 1992.
 """
 
 import functools
@@ -24,7 +26,7 @@ from metajax.types import Episode, MetaLearner, Params
 
 A9 = "A9 stack"
 Columns = Callable[[Episode], jax.Array]
-"""One task with its columns -> what a regressor sees of each query row (Q, F)."""
+"""One task with its columns -> the F features of each query row, (Q, F)."""
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -32,9 +34,9 @@ class Rows(NamedTuple):
     """The design matrix of a regression, its targets and the mask of its rows.
 
     Attributes:
-      x: (R, F) what is seen.
-      label: (R,).
-      mask: (R,) 1 for a real row.
+      x: (R, F) features.
+      label: (R,) targets.
+      mask: (R,) 1 for a real row, 0 for padding.
     """
 
     x: np.ndarray
@@ -70,12 +72,14 @@ def drawn_rows(
     hidden_share: float = 0.0,
     seed: int = 0,
 ) -> Rows:
-    """The query rows of tasks drawn from the training tasks, on columns held out by folds.
+    """The query rows of tasks drawn from the training tasks, with cross-fitted item columns.
 
     Args:
-      num_draws: tasks drawn, each with another split of its ratings.
-      num_support: support ratings of a task, at most.
-      hidden_share: share of the tasks whose items look as if nobody had rated them.
+      problem: gives the training tasks.
+      columns: features of a task's query rows.
+      num_draws: how many tasks are drawn; each divides its ratings anew in support and query.
+      num_support: the most support ratings of a task.
+      hidden_share: the share of tasks whose item columns are replaced by those of a cold item.
       seed: of the draws.
     """
 
@@ -93,7 +97,7 @@ def drawn_rows(
 
 
 def rows_with(columns: Columns) -> Callable[[episodes.Source, Episode], Rows]:
-    """(source, laid-out tasks (T, ...)) -> their query rows, one task after the other."""
+    """A function (source, tasks (T, ...)) -> `Rows` of their T * Q query rows, task by task."""
 
     @functools.partial(jax.jit, static_argnums=2)
     def mapped(source: episodes.Source, tasks: Episode, size: int):
@@ -113,14 +117,15 @@ def _flat(x_TxQxF: jax.Array, label_TxQ: jax.Array, mask_TxQ: jax.Array) -> Rows
 def stacker(
     problem: Problem, arms: Mapping[str, Trained], num_draws: int = 10_000, num_support: int = 64
 ) -> Callable[[float], Trained]:
-    """Penalty -> A9: the linear combination of the arms' scores by ridge regression.
+    """A function penalty -> A9, the linear combination of the arms' scores by ridge regression.
 
-    Weights are fitted on training tasks and pulled to the plain average by the penalty.
+    Weights are fitted on training tasks; the penalty pulls them to the plain average of the arms.
 
     Args:
-      arms: closed forms, tuned; their first seeds are stacked.
-      num_draws: training tasks that the weights are fitted on.
-      num_support: support ratings of such a task, at most.
+      problem: gives training and validation tasks.
+      arms: tuned closed forms; the parameters of their first seeds are stacked.
+      num_draws: how many training tasks the weights are fitted on.
+      num_support: the most support ratings of such a task.
     """
     began = time.perf_counter()
     pairs = [first_seed(arm) for arm in arms.values()]

@@ -1,6 +1,6 @@
-"""The arms of every table that are made of others or of trees: A8 boosting, A9 the stack.
+"""The strongest arms of every rating table: A8, boosted trees, and A9, a stack of closed forms.
 
-All are tuned on meta-validation, and fitted on no more training tasks than a trained arm sees.
+Both are tuned on meta-validation, and fitted on no more training tasks than a trained arm sees.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,16 +22,16 @@ Tuned = Callable[[str, Callable[[boosting.Settings], Fitted]], Fitted]
 
 
 def as_set(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
-    """The arm at its declared settings; the number of trees is chosen all the same."""
+    """The arm at the default settings of boosting; only the number of trees is chosen."""
     del arm
     return make(boosting.DEFAULT)
 
 
 def num_draws(training: Training, num_train: int) -> int:
-    """Draws of training tasks that an arm is fitted on: as many as a trained arm sees.
+    """How many training tasks are drawn to fit an arm: as many as a trained arm sees.
 
     They are at most 20,000, and at most four for each of the ``num_train`` training tasks: on ML-1M
-    both bounds are about the same, and on a small log more draws of the same tasks tell nothing.
+    both bounds are about the same, and on a small log more draws of the same tasks add nothing.
     """
     most = min(MOST_DRAWS, DRAWS_PER_TASK * num_train)
     return min(most, training.num_steps * training.num_tasks)
@@ -48,11 +48,13 @@ def combined(
 
     Args:
       closed_forms: the arms A0, A1, A2 and A7, tuned.
-      tuned: how the settings of boosting are chosen; else they are the declared ones.
-      stacked: (arms, draws) -> A9, tuned; else by a grid of penalties.
+      problem: gives training and validation tasks.
+      training: how much a trained arm sees, which bounds the draws.
+      tuned: chooses the settings of boosting; by default they stay as declared.
+      stacked: (arms, draws) -> A9, tuned; by default by a grid of penalties.
 
     Returns:
-      The arms, and a line for each that could not be made.
+      The arms, and a message for each that could not be made.
     """
     draws = num_draws(training, problem.split.train.num_tasks)
     shown = training.num_support

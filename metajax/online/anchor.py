@@ -43,7 +43,12 @@ def decay_to(anchor: Params, alpha: float | jax.Array) -> optax.GradientTransfor
 def average_with(
     baseline: Params, alpha: float | jax.Array
 ) -> optax.GradientTransformationExtraArgs:
-    """Makes the next parameters ``(1 - alpha) (theta + update) + alpha baseline``."""
+    """Makes the next parameters ``(1 - alpha) (theta + update) + alpha baseline``; chain it last.
+
+    Args:
+      baseline: of the structure of the parameters.
+      alpha: 0 is no pull; 1 sets the parameters to the baseline.
+    """
 
     def update(updates: Params, state: Any, params: Params | None = None, **extra: Any):
         del extra
@@ -54,7 +59,10 @@ def average_with(
 
 
 def random_anchor(key: jax.Array, anchor: Params) -> Params:
-    """An anchor of the same norm in a random direction: the control of the baseline's worth."""
+    """Random parameters of the anchor's shapes and total L2 norm.
+
+    A control: a pull towards the baseline is worth something only if it beats a pull towards this.
+    """
     flat, form = jax.tree.flatten(anchor)
     keys = jax.random.split(key, len(flat))
     drawn = [jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, flat, strict=True)]

@@ -1,4 +1,4 @@
-"""What is kept of past tasks: buffers of a stated size and policy, as pairs of pure functions."""
+"""Buffers of past tasks, of a fixed capacity and with a policy of what is kept: pure functions."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,8 +13,8 @@ class Kept(NamedTuple):
     """The contents of a buffer.
 
     Attributes:
-      tasks: leaves (C, ...).
-      count: how many tasks were added so far; the first ``min(count, C)`` places are filled.
+      tasks: the tasks in it, leaves (C, ...) for a capacity of C.
+      count: () how many tasks were added so far; the first ``min(count, C)`` places are filled.
     """
 
     tasks: PyTree
@@ -22,10 +22,10 @@ class Kept(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """A policy of what is kept.
+    """A buffer of tasks: its capacity, and its policy of what is kept.
 
     Attributes:
-      capacity: C, in tasks.
+      capacity: C, the most tasks that it holds.
       init: one task -> an empty `Kept` for tasks of its shape.
       add: (kept, tasks (B, ...), mask (B,)) -> kept. Padding changes nothing.
     """
@@ -58,7 +58,11 @@ def newest(capacity: int) -> Buffer:
 
 
 def reservoir(capacity: int, seed: int = 0) -> Buffer:
-    """Keeps a sample of all tasks so far in which each is with the same chance; all, if they fit.
+    """Keeps a uniform sample of all tasks so far: each is in it with equal probability.
+
+    Args:
+      capacity: of the sample, in tasks; as long as all tasks fit, all are kept.
+      seed: of the draws.
 
     References: Vitter, "Random sampling with a reservoir", ACM TOMS 1985.
     """
@@ -81,7 +85,10 @@ def reservoir(capacity: int, seed: int = 0) -> Buffer:
 
 
 def draw(kept: Kept, key: jax.Array, count: int) -> tuple[PyTree, jax.Array]:
-    """Tasks (count, ...) drawn evenly with replacement, and their mask: 0 if nothing is kept."""
+    """Tasks drawn uniformly with replacement, leaves (count, ...), and their mask (count,).
+
+    The mask is 1, or 0 everywhere if the buffer is empty.
+    """
     capacity = jax.tree.leaves(kept.tasks)[0].shape[0]
     filled = jnp.minimum(kept.count, capacity)
     index = jax.random.randint(key, (count,), 0, jnp.maximum(filled, 1))

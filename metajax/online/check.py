@@ -1,4 +1,4 @@
-"""What every learner on a stream must hold to: properties to try on one of your own.
+"""Properties that every learner on a stream must have: run them on a learner of your own.
 
 Each is a plain function of a `Trial`, and raises an AssertionError. A trial has the loop in it too,
 so that a wrong one can be handed to them: one that learns before it is scored fails
@@ -18,10 +18,12 @@ from metajax.types import PyTree
 
 
 class Trial(NamedTuple):
-    """A learner and an even number of rounds to try it on.
+    """A learner, and an even number of rounds to check its properties on.
 
     Attributes:
-      play: (state, rounds) -> (state, scores); predict, learn: the learner's, compiled.
+      online: the learner; rounds: leaves (R, B, ...), R even.
+      play: (state, rounds) -> (state, scores), the compiled loop.
+      predict, learn: the learner's functions, compiled.
     """
 
     online: Online
@@ -47,7 +49,12 @@ def trial(
     rounds: Round,
     loop: Callable[[Online, PyTree, Round], tuple[PyTree, Any]] = prequential,
 ) -> Trial:
-    """A trial; its programs are compiled once for all properties."""
+    """A `Trial` of a learner; its programs are compiled once for all properties.
+
+    Args:
+      rounds: leaves (R, B, ...); the last one is left out if R is odd.
+      loop: (online, state, rounds) -> (state, scores), what is checked beside the learner.
+    """
     even = rounds.label.shape[0] // 2 * 2
     rounds = jax.tree.map(lambda x: np.asarray(x)[:even], rounds)  # on the host: compiles nothing
     play = jax.jit(lambda state, some: loop(online, state, some))

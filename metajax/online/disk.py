@@ -36,10 +36,14 @@ class Columns(NamedTuple):
 
 
 def write(pieces: Iterable[Columns], folder: Path) -> int:
-    """Writes a log that comes in pieces, in order of time, and returns its number of events.
+    """Writes a log that comes in pieces to a folder, and returns its number of events.
+
+    Args:
+      pieces: events in order of time, from one piece to the next too.
+      folder: made if there is none; ``user.bin``, ``item.bin``, ``label.bin`` and ``events.json``.
 
     Raises:
-      UserError: a piece goes back in time; no events.
+      UserError: an event is older than the one before it; there are no events.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
@@ -128,6 +132,7 @@ def run(
     """The state after a stream of blocks, which need not fit into memory together.
 
     Args:
+      online: the learner.
       blocks: start -> the blocks from that number on, such as ``Blocks(...).read``.
       keep: called with a block's number and what was recorded of its rounds, before the state
         behind it is checkpointed; after a kill, blocks since then come again, the same.

@@ -1,4 +1,7 @@
-"""A world whose mean taste moves while tasks come in, and the tracker that no learner can beat."""
+"""Synthetic users whose mean taste drifts in time, and the optimal predictor for them.
+
+No learner can be better, on average, than the Bayesian `tracker`, which knows the world's numbers.
+"""
 
 import dataclasses
 from typing import NamedTuple
@@ -13,7 +16,7 @@ from metajax.types import Episode, Examples
 
 
 class Stream(NamedTuple):
-    """A drawn stream.
+    """A sampled stream of T tasks.
 
     Attributes:
       rounds: T rounds of one task.
@@ -83,7 +86,8 @@ class DriftStream:
 
 
 class Belief(NamedTuple):
-    """What the tracker believes: one Gaussian of the mean taste for each time of the last jump.
+    """The tracker's posterior: a Gaussian of the mean taste for each possible time of the last
+    jump, H in all.
 
     Attributes:
       mean: (H, D); spread: (H, D, D).
@@ -127,7 +131,7 @@ def _gained(world: DriftStream, mean: jax.Array, spread: jax.Array, data: Exampl
 
 
 def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
-    """The Bayes tracker: expects of each answer what a person told the world's numbers would.
+    """The Bayesian predictor that knows the world's parameters: the posterior mean of each answer.
 
     Given the time of the last jump, the mean taste is Gaussian and Kalman's filter is exact; the
     times are weighed by how well they foretold the tasks. It is exact while there are no more

@@ -1,8 +1,8 @@
 """A dated log as a stream of events: in order of time, in rounds, with a warm-up before the test.
 
 **Ties.** Events of equal time keep the order in which they stand in the log (a stable sort): what
-happened within one tick of the clock nobody knows. A log that is written newest first should be
-turned over before; `Events.ties` says how many events are concerned.
+happened within one tick of the clock is unknown. Reverse a log that is written newest first before
+use; `Events.ties` says how many events have ties.
 """
 
 import dataclasses
@@ -27,9 +27,9 @@ class Events:
       name: of the log.
       user, item: (n,) int32, label: (n,) float32, time: (n,) int64 Unix seconds.
       num_users, num_items: of the log.
-      content: (num_items, C) float32, what is known of an item before anybody met it; C may be 0.
+      content: (num_items, C) float32 features of items that are known beforehand; C may be 0.
       scale: (lowest, highest) label.
-      ties: events whose time another event of the same user has too.
+      ties: the number of events that share their time with another event of the same user.
     """
 
     name: str
@@ -90,7 +90,7 @@ def in_time(table: Interactions, content: np.ndarray | None = None) -> Events:
 def shuffled(events: Events, seed: int, start: int = 0) -> Events:
     """The events with those from ``start`` on in a random order, times in their old places.
 
-    The control of every gain that is said to come from following time.
+    A control: a gain that comes from following time must vanish on shuffled events.
     """
     order = np.arange(len(events))
     np.random.default_rng(seed).shuffle(order[start:])
@@ -99,11 +99,11 @@ def shuffled(events: Events, seed: int, start: int = 0) -> Events:
 
 
 def with_drawn(events: Events, seed: int) -> Events:
-    """A log of what happened as one of what did and did not: each event, then one not taken.
+    """A log of events with as many sampled negatives: implicit feedback as labels 1 and 0.
 
     Beside each event, labeled 1, stands the same user with an item that is labeled 0, drawn evenly
-    from the items that somebody had met by then; which of the two comes first is drawn too. By
-    chance the item may be one that the user has.
+    from the items that somebody had met by then; which of the two comes first is random, too. The
+    item may, by chance, be one that the user has met.
     """
     n = len(events)
     first = np.full(events.num_items, n)
@@ -128,10 +128,10 @@ def with_drawn(events: Events, seed: int) -> Events:
 
 
 def warm_up(events: Events, share: float) -> int:
-    """How many events come before the test: the first ``share`` of them.
+    """How many events are the warm-up before the test: the first ``share`` (0 to 1) of them.
 
     Raises:
-      UserError: nothing would be left on one of the sides.
+      UserError: the warm-up or the test would be empty.
     """
     count = int(len(events) * share)
     if not 0 < count < len(events):
@@ -143,7 +143,7 @@ def warm_up(events: Events, share: float) -> int:
 
 
 def rounds(events: Events, size: int) -> Round:
-    """The events in rounds of ``size``, leaves (R, B); what is behind the last one is padding.
+    """The events in rounds of ``size``, leaves (R, B); the last round is padded.
 
     Size 1 is an update after every event; with k, predictions are up to k events behind. Rounds of
     one event have a second row of padding (B is 2): XLA updates a table of which two rows change

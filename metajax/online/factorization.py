@@ -1,4 +1,4 @@
-"""Matrix factorization that learns from one event at a time: who, what, how much."""
+"""Matrix factorization that learns from one event (user, item, label) at a time."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -18,14 +18,14 @@ class Asked(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """Where the tables begin: users (U, 1 + D), items (I, 1 + D), a bias before the factors."""
+    """Initial tables of users (U, 1 + D) and items (I, 1 + D): a bias, then D factors."""
 
     user: jax.Array
     item: jax.Array
 
 
 def random_tables(key: jax.Array, num_users: int, num_items: int, dim: int, scale: float = 0.1):
-    """Tables with biases of 0 and factors from N(0, scale^2): what is known of somebody new."""
+    """Initial tables with biases of 0 and factors from N(0, scale^2)."""
     draw = lambda key, n: jnp.concatenate(
         [jnp.zeros((n, 1)), scale * jax.random.normal(key, (n, dim))], axis=1
     )
@@ -34,7 +34,7 @@ def random_tables(key: jax.Array, num_users: int, num_items: int, dim: int, scal
 
 
 class State(NamedTuple):
-    """The slots of the two tables."""
+    """The optimizer's slots of both tables, see `rows.Rows`."""
 
     user: Any
     item: Any
@@ -44,7 +44,7 @@ Link = Callable[[jax.Array], jax.Array]
 
 
 def identity(score: jax.Array) -> jax.Array:
-    """The link of ratings, with the squared error."""
+    """The link of ratings, for the squared error: the score as it is."""
     return score
 
 
@@ -64,11 +64,14 @@ def factorization(
 
     Args:
       rows: the optimizer, of `metajax.online.rows`.
-      tables: where users and items begin, see `random_tables`; a row that no event has met yet is
-        what somebody new is predicted with.
-      penalty: of the squared rows that an event touches.
+      tables: the initial values, see `random_tables`; a user or item without events is predicted
+        from its initial row.
+      mean: the mean label, added to every score.
+      penalty: L2 penalty on the rows of the event's user and item.
+      link: from score to prediction.
 
-    References: Koren, Bell, Volinsky, "Matrix factorization techniques", 2009.
+    References: Koren, Bell, Volinsky, "Matrix factorization techniques for recommender
+    systems", IEEE Computer 2009.
     """
     is_bias = jnp.arange(tables.user.shape[1]) == 0
 

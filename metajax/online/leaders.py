@@ -1,4 +1,4 @@
-"""Leaders in constant memory: what replaces a buffer of all tasks by a few vectors.
+"""Online meta-learning in constant memory: a few vectors in place of a buffer of all tasks.
 
 `regularized_leader` is FORM's idea, `balanced` MOML's, and `la_maml` learns the rates it steps
 with. Each keeps as much as the parameters, whatever the length of the stream.
@@ -33,8 +33,9 @@ def regularized_leader(
     step are not here.
 
     Args:
-      rate, beta: of FTRL-proximal, see `metajax.online.rows.ftrl`.
-      l2: pull towards where the parameters began.
+      learner: whose outer loss is minimized.
+      rate, beta: step size and its offset in FTRL-proximal, see `metajax.online.rows.ftrl`.
+      l2: strength of the pull towards the initial parameters.
 
     References: Sun et al., "FORM: follow the online regularized meta-leader for cold-start
     recommendation", SIGIR 2021; McMahan et al., KDD 2013.
@@ -83,8 +84,9 @@ def balanced(
     derived; constants of the paper may differ.
 
     Args:
+      learner: whose outer loss is minimized.
       weight: of the proximal term.
-      rate, num_steps: of the gradient steps.
+      rate: of the gradient steps; num_steps: how many are taken in each round.
 
     References: Acar, Zhu, Saligrama, "Memory efficient online meta learning" (MOML), ICML 2021;
     Acar et al., "Federated learning based on dynamic regularization", ICLR 2021.
@@ -116,7 +118,11 @@ def balanced(
 
 
 def clipped_rates(rate: float) -> optim.Inner:
-    """Gradient descent with a learned rate per parameter that stops it where it falls below 0."""
+    """Gradient descent with a learned rate per parameter; a rate below 0 counts as 0.
+
+    Args:
+      rate: the initial rate of every parameter.
+    """
 
     def make(rates: Params):
         def update(updates: Params, state: Any, params: Any = None):

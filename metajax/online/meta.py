@@ -31,7 +31,7 @@ class ToldTasks(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a meta-learner on a stream keeps.
+    """The state of a meta-learner on a stream.
 
     Attributes:
       params: the meta-parameters.
@@ -47,12 +47,14 @@ class State(NamedTuple):
 def meta(
     learner: MetaLearner, updater: Updater, params: Params, task: Episode, seed: int = 0
 ) -> Online:
-    """The learner that adapts to each task it is asked about, and updates what tasks share.
+    """A learner on a stream of tasks: it adapts to each; the updater changes the meta-parameters.
 
     Args:
-      params: where the meta-parameters begin.
+      learner: adapts to a task's support and predicts its query.
+      updater: learns from the tasks that have ended.
+      params: the initial meta-parameters.
       task: one task of the stream, for its shapes.
-      seed: of all that is drawn.
+      seed: of all random numbers.
     """
 
     def init(key: jax.Array) -> State:
@@ -79,5 +81,5 @@ def meta(
 
 
 def asked_of(tasks: Episode) -> AskedTasks:
-    """What is known of tasks before their answers."""
+    """The part of tasks that is known before their query labels are."""
     return AskedTasks(tasks.profile, tasks.support, tasks.query.inputs)

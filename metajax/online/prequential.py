@@ -1,13 +1,14 @@
 """Predict first, then learn: a learner on a stream of rounds, in memory that does not grow.
 
-A round asks something, and tells what may be learned once it was answered. `prequential` is a
-`jax.lax.scan` over rounds: an answer is recorded before the state learns, so that every score is
-one of the future. A learner on a stream is an `Online`, three pure functions; what they are given
-to predict has no label in it.
+A round holds what is asked (inputs without labels), the labels, and what is told: the data that may
+be learned from after the round. `prequential` is a `jax.lax.scan` over rounds: predictions are
+recorded before the state learns, so that every event is predicted from earlier ones alone. A
+learner on a stream is an `Online`, three pure functions.
 
     state, scores = prequential(online, online.init(key), rounds)
 
-References: Gama, Sebastião, Rodrigues, "On evaluating stream learning algorithms", 2013.
+References: Gama, Sebastião, Rodrigues, "On evaluating stream learning algorithms", Machine
+Learning 2013.
 """
 
 from collections.abc import Callable
@@ -23,9 +24,9 @@ class Round(NamedTuple):
     """One round of a stream, or, with an axis before all others, many.
 
     Attributes:
-      asked: leaves (B, ...), what is known before the answers.
-      label: (B, ...) the answers.
-      mask: of the shape of ``label``: 1 for a real answer, 0 for padding.
+      asked: leaves (B, ...), what is known before the labels are.
+      label: (B, ...) the true answers.
+      mask: of the shape of ``label``: 1 for a real label, 0 for padding.
       told: what may be learned after this round, with its own mask, such as the tasks that have
         ended by now; None where it is what was asked with its answers (`Answered`).
     """
@@ -97,10 +98,10 @@ def prequential(
 
 
 def frozen(online: Online) -> Online:
-    """The learner that predicts as its first state does, for ever."""
+    """The learner without learning: a control that predicts from its first state for ever."""
     return online._replace(learn=lambda state, told: state)
 
 
 def started(online: Online, state: PyTree) -> Online:
-    """The learner that begins with a state that was learned before, such as in a warm-up."""
+    """The learner that begins with a given state, such as one learned in a warm-up."""
     return online._replace(init=lambda key: state)

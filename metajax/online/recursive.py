@@ -1,4 +1,4 @@
-"""Recursive ridge regression with forgetting: Kalman's filter for weights that fade."""
+"""Recursive ridge regression with forgetting: a Kalman filter for one linear model per group."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from metajax.online.prequential import Answered, Online
 
 
 class Belief(NamedTuple):
-    """Of each group: weights (G, D) and their covariance (G, D, D) in units of the noise."""
+    """The weights (G, D) of each group, and their covariance (G, D, D) over the noise variance."""
 
     mean: jax.Array
     spread: jax.Array
@@ -45,8 +45,8 @@ def recursive_ridge(
       num_groups: G, such as the number of users.
       features: item (B,) -> x (B, D), fixed.
       prior_mean: m (D,); prior_precision: p (D,).
-      offset: item (B,) -> what is added to a prediction and not learned; 0 without it.
-      forgetting: 1 keeps everything.
+      offset: item (B,) -> (B,) a fixed term of the prediction; 0 by default.
+      forgetting: f in (0, 1]; 1 forgets nothing.
 
     References: Kalman, 1960; Haykin, "Adaptive filter theory", recursive least squares.
     """

@@ -1,4 +1,4 @@
-"""Optimizers of tables of which an event touches two rows: OGD, AdaGrad, FTRL-proximal.
+"""Optimizers of embedding tables, which update the rows in use: OGD, AdaGrad, FTRL-proximal.
 
 The gradients of a round are all taken at the table as it stood before the round, and then added
 up; a row that occurs twice gets both. AdaGrad and FTRL count each event's square by itself, so
@@ -16,7 +16,7 @@ class Rows(NamedTuple):
     """An optimizer of a table (N, D).
 
     Attributes:
-      init: table -> slots, the table with what the optimizer keeps beside it.
+      init: table -> slots: the table (or what it follows from) and the optimizer's statistics.
       read: (slots, index (B,)) -> rows (B, D).
       step: (slots, index (B,), grads (B, D)) -> slots. Gradients of 0 change nothing.
     """
@@ -27,9 +27,10 @@ class Rows(NamedTuple):
 
 
 def ogd(rate: float | jax.Array) -> Rows:
-    """Online gradient descent, ``w <- w - rate g``.
+    """Online gradient descent (OGD), ``w <- w - rate g``.
 
-    References: Zinkevich, "Online convex programming", ICML 2003.
+    References: Zinkevich, "Online convex programming and generalized infinitesimal gradient
+    ascent", ICML 2003.
     """
 
     def step(table: jax.Array, index: jax.Array, grads: jax.Array) -> jax.Array:
@@ -49,10 +50,12 @@ def adagrad(rate: float | jax.Array, start: float = 0.0, eps: float = 1e-8) -> R
     """AdaGrad, ``n <- n + g^2; w <- w - rate g / (sqrt(n) + eps)``.
 
     Args:
-      start: of the sums of squares; above 0 the first steps are no larger than ``rate g /
-        sqrt(start)``.
+      rate: step size.
+      start: initial value of the sums of squares; above 0 the first steps are no larger than
+        ``rate g / sqrt(start)``.
+      eps: against division by 0.
 
-    References: Duchi, Hazan, Singer, JMLR 2011.
+    References: Duchi, Hazan, Singer, "Adaptive subgradient methods", JMLR 2011.
     """
 
     def init(table: jax.Array) -> AdaGrad:
@@ -67,7 +70,7 @@ def adagrad(rate: float | jax.Array, start: float = 0.0, eps: float = 1e-8) -> R
 
 
 class Ftrl(NamedTuple):
-    """What FTRL keeps of a table: its linear terms and sums of squared gradients, each (N, D)."""
+    """The slots of FTRL: linear terms and sums of squared gradients, each (N, D)."""
 
     linear: jax.Array
     squares: jax.Array

@@ -1,4 +1,4 @@
-"""Numbers of a stream: means with user-block intervals, curves over time, regret, fitness."""
+"""Statistics of a stream: means with intervals over users, curves over time, recovery, fitness."""
 
 import itertools
 from typing import NamedTuple
@@ -6,43 +6,49 @@ from typing import NamedTuple
 import numpy as np
 
 
-class Users(NamedTuple):
-    """Losses summed by user, total (U,), and the events they are of, count (U,)."""
+class UserLosses(NamedTuple):
+    """The sum of each user's losses, total (U,), and their number of events, count (U,)."""
 
     total: np.ndarray
     count: np.ndarray
 
 
-def by_user(loss: np.ndarray, user: np.ndarray) -> Users:
-    """Losses (n,) of events, summed by their user (n,), users numbered as they are sorted."""
+def by_user(loss: np.ndarray, user: np.ndarray) -> UserLosses:
+    """Losses (n,) of events, summed by their user (n,); the U users are in sorted order."""
     _, index = np.unique(user, return_inverse=True)
-    return Users(np.bincount(index, loss), np.bincount(index).astype(float))
+    return UserLosses(np.bincount(index, loss), np.bincount(index).astype(float))
 
 
-class Ratio(NamedTuple):
-    """A mean over events with its 95 % interval over users."""
+class EventMean(NamedTuple):
+    """A mean over events, with the ends of its 95 % interval over users."""
 
     mean: float
     low: float
     high: float
 
 
-def mean_of_events(users: Users, draws: int = 2_000, seed: int = 0) -> Ratio:
-    """The mean loss of an event, with a bootstrap that draws users with all their events.
+def mean_of_events(users: UserLosses, draws: int = 2_000, seed: int = 0) -> EventMean:
+    """The mean loss over events, with the interval of a bootstrap that resamples whole users.
 
-    Events of one user hang together: drawing them one by one would make intervals too narrow.
+    Events of one user are correlated: resampling them singly would make intervals too narrow. With
+    fewer than two users the interval is NaN.
+
+    Args:
+      users: losses by user.
+      draws: bootstrap samples.
+      seed: of the draws.
     """
     total, count = np.asarray(users.total, float), np.asarray(users.count, float)
     mean = float(total.sum() / count.sum())
     if len(total) < 2:
-        return Ratio(mean, float("nan"), float("nan"))
+        return EventMean(mean, float("nan"), float("nan"))
     drawn = np.empty(draws)
     rng = np.random.default_rng(seed)
     for i in range(draws):
         chosen = rng.integers(0, len(total), len(total), dtype=np.int32)
         drawn[i] = total[chosen].sum() / count[chosen].sum()
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return Ratio(mean, float(low), float(high))
+    return EventMean(mean, float(low), float(high))
 
 
 def over_time(loss: np.ndarray, windows: int = 40) -> np.ndarray:
@@ -68,7 +74,7 @@ class Fitness(NamedTuple):
 
 
 def fitness(new: np.ndarray, baseline: np.ndarray, eps: float = 1e-6) -> Fitness:
-    """The fitness of the losses (T,) of tasks against a baseline's; losses below eps count as eps.
+    """The ratio of the losses (T,) of tasks to those of a baseline; losses below eps count as eps.
 
     >>> fitness(np.array([1.0, 4.0]), np.array([2.0, 2.0]))
     Fitness(geometric=1.0, of_means=1.25, below=0.5, dropped=0)
@@ -86,7 +92,9 @@ def fitness(new: np.ndarray, baseline: np.ndarray, eps: float = 1e-6) -> Fitness
 
 
 def recovery(excess: np.ndarray, jumps: np.ndarray, width: int) -> np.ndarray:
-    """The mean excess loss (width,) at the tasks after a jump, over all jumps with room behind.
+    """The mean excess loss (width,) at the tasks after a jump; NaN if there is no jump.
+
+    The mean is over all jumps that are followed by ``width`` tasks or more.
 
     Args:
       excess: (..., T) loss above that of the best tracker.

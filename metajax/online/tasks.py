@@ -1,9 +1,9 @@
-"""Events as a stream of tasks: a user met now, with the few events known of them so far.
+"""Events as a stream of tasks: a user at some time, with the few events known of them so far.
 
-A user's events are cut, in order of time, into queries of some events each; a task's support are
-the events just before its query. The first task of a user is the cold one, the later ones say what
-is remembered. A task is *asked* at the first event of its query and has *ended* at the last; it
-may be learned from only after that, which `scheduled` sees to and `check_order` checks.
+A user's events are divided, in order of time, into queries of a few events each; the support of a
+task is the events just before its query. The first task of a user measures cold start, later ones
+what is remembered. A task is *asked* at the first event of its query and has *ended* at the last;
+it may be learned from only after that, which `scheduled` ensures and `check_order` checks.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ class Tasks:
 def cut(
     events: Events, num_support: int, num_query: int, *, first: int | None = None, most: int = 8
 ) -> Tasks:
-    """The tasks of a stream.
+    """The tasks of a stream, in the order in which they are asked.
 
     Args:
       num_support: K, the events before a query that its task adapts on, at most.
@@ -95,11 +95,11 @@ def _rows(order: np.ndarray, begin: np.ndarray, end: np.ndarray, width: int) -> 
 
 
 def episodes(tasks: Tasks, columns: np.ndarray, label: np.ndarray) -> Episode:
-    """The tasks (T, ...) as a learner meets them.
+    """The tasks (T, ...) as episodes; users have no profile.
 
     Args:
-      columns: (n, F) what is known of each event before its label.
-      label: (n,).
+      columns: (n, F) features of each event, known before its label.
+      label: (n,) of each event.
     """
 
     def side(rows: np.ndarray) -> Examples:

@@ -1,4 +1,4 @@
-"""Dated logs by name or path as streams, with what is known of items before they are met."""
+"""Dated logs, by name or path, as streams of events with content features of items."""
 
 import re
 from collections import Counter
@@ -19,7 +19,11 @@ NUM_WORDS = 32
 
 
 def load(dataset: str, data_dir: Path | None = None) -> Events:
-    """The stream of a data set: of a name, or the path of a person's own log.
+    """The events of a data set, in order of time.
+
+    Args:
+      dataset: a name, or the path of your own log.
+      data_dir: the folder of named data sets.
 
     Content is the categories of items, or the commonest words of their titles. ``ml-1m`` has exact
     times for 70 % of its rows; the others are bracketed within an hour for all but 1.8 %.
@@ -33,7 +37,7 @@ def load(dataset: str, data_dir: Path | None = None) -> Events:
 
 
 def content_of(table: Interactions) -> np.ndarray:
-    """What is known of items before they are met, (num_items, C) float32; rows sum to 1 or 0."""
+    """Content features of items, (num_items, C) float32; each row sums to 1, or to 0 if unknown."""
     sizes = table.item_features.sizes
     for name in ("genre", "genres", "category", "categories"):
         if name in sizes:
@@ -65,5 +69,5 @@ def _words(table: Interactions) -> np.ndarray:
 
 
 def is_implicit(events: Events) -> bool:
-    """Whether the log says only what happened: every label is the same."""
+    """Whether the log is implicit feedback: every label is the same."""
     return bool((events.label == events.label[0]).all())

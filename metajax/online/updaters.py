@@ -2,8 +2,8 @@
 
 An updater is two pure functions, `init` and `update`. What it minimizes is the outer loss of the
 learner it is given: with `metajax.learners.gradient.maml.gradient` that is the loss after
-adapting, with `metajax.learners.pooled.fine_tuned` the joint loss of learning without meta. So
-`leader` is FTML with the one, and "train on everything" with the other.
+adaptation, with `metajax.learners.pooled.fine_tuned` the joint loss, without meta-learning. So
+`leader` is FTML with the former, and "train on everything" with the latter.
 
 References: Finn, Rajeswaran, Kakade, Levine, "Online meta-learning" (FTML), ICML 2019.
 """
@@ -61,7 +61,10 @@ def newest(
     """Outer steps on the tasks of the round, which are then forgotten.
 
     Args:
-      tx: chain `metajax.online.anchor.decay_to` behind it for a pull towards a baseline.
+      learner: whose outer loss is minimized.
+      tx: the outer optimizer; chain `metajax.online.anchor.decay_to` behind it for a pull towards
+        a baseline.
+      num_steps: outer steps in each round.
     """
     gradient = slope(learner)
 
@@ -80,7 +83,7 @@ def newest(
 
 
 class Remembers(NamedTuple):
-    """The state of an updater with a buffer: the outer optimizer's, and what is kept."""
+    """The state of an updater with a buffer: the outer optimizer's, and the buffer's contents."""
 
     moments: Any
     kept: Kept
@@ -93,14 +96,17 @@ def leader(
     num_steps: int = 1,
     num_tasks: int = 8,
 ) -> Updater:
-    """Follows the leader: steps on tasks drawn from all that the buffer keeps, the new ones too.
+    """Follows the leader: steps on tasks drawn from the buffer, to which the new ones are added.
 
     FTML with a meta-learner; "train on everything" with a learner of the joint loss. Its memory is
     the buffer's: with `buffers.reservoir` of at least the length of the stream it is all tasks.
 
     Args:
-      num_steps: after each round.
-      num_tasks: drawn for each step.
+      learner: whose outer loss is minimized.
+      tx: the outer optimizer.
+      buffer: of past tasks.
+      num_steps: outer steps after each round.
+      num_tasks: tasks drawn for each step.
     """
     steps = descend(learner, tx, num_steps, num_tasks)
 
@@ -140,7 +146,13 @@ def descend(
 
 
 class Restarts(NamedTuple):
-    """The state of the periodic retrain: where it begins anew, what is kept, tasks since then."""
+    """The state of a periodic retrain.
+
+    Attributes:
+      beginning: the initial parameters of every training.
+      kept: the tasks to train on.
+      since: () tasks since the last training.
+    """
 
     beginning: Params
     kept: Kept
@@ -179,16 +191,16 @@ def retrained(
 
 
 def if_any(mask: jax.Array, new: PyTree, old: PyTree) -> PyTree:
-    """What is new if a task of the round is real, else what was before, to the bit."""
+    """``new`` if any task of the round is real, else ``old``, bit for bit."""
     return tree.where(jnp.any(mask > 0), new, old)
 
 
 def with_replay(updater: Updater, buffer: Buffer, num_tasks: int) -> Updater:
-    """The updater that meets, beside the tasks of a round, some of those met before.
+    """The updater with replay: it also learns from some earlier tasks in each round.
 
     Args:
       buffer: what is kept; a task enters it after its round.
-      num_tasks: drawn from it for each round.
+      num_tasks: how many are drawn from it for each round.
     """
 
     def init(params: Params, task: Episode) -> Remembers:

@@ -1,6 +1,6 @@
-"""What is learned before the test begins: where tables start, and what is known of each event.
+"""What is estimated before the test of a stream: initial tables, and features of each event.
 
-Everything here reads the warm-up alone, or, of a later event, what had happened before it.
+Everything here reads the warm-up alone, or, for a later event, what had happened before it.
 """
 
 import numpy as np
@@ -11,15 +11,16 @@ from metajax.online.factorization import Tables
 
 
 def by_content(tables: Tables, met: np.ndarray, content: np.ndarray, damping: float = 5.0):
-    """Tables in which items that nobody has met start from what their content foretells.
+    """Tables in which items that the warm-up lacks start from a prediction by their content.
 
-    Ridge regression of the learned rows on the content, around their mean: without content an
-    unmet item starts as the mean item. Users who are new start as the mean user.
+    The prediction is a ridge regression of the learned rows on the content, around their mean;
+    without content such an item starts as the mean item. The rows of users stay as they are.
 
     Args:
-      tables: after the warm-up; met: (num_items,) whether the warm-up has the item.
-      content: (num_items, C).
-      damping: of the ridge.
+      tables: after the warm-up.
+      met: (num_items,) bool, whether the warm-up has the item.
+      content: (num_items, C) features of items.
+      damping: the ridge penalty.
     """
     import jax.numpy as jnp
 
@@ -34,7 +35,7 @@ def by_content(tables: Tables, met: np.ndarray, content: np.ndarray, damping: fl
 
 
 def before(events: Events, damping: float = 5.0) -> np.ndarray:
-    """What is known of each event's item just before it: (n, 2) its damped mean and log count.
+    """Features (n, 2) of each event's item just before it: its damped mean label and log count.
 
     The mean is that of the item's earlier labels less the mean of all earlier labels.
     """
@@ -55,7 +56,7 @@ def before(events: Events, damping: float = 5.0) -> np.ndarray:
 
 
 def factors(events: Events, dim: int, seed: int = 0) -> np.ndarray:
-    """Item factors of a warm-up (num_items, dim), 0 for items that it has not.
+    """Item factors (num_items, dim) of a warm-up by ALS, 0 for items that it does not have.
 
     Their root mean square over the warm-up's events is 1, and none is beyond +-3: on sparse logs
     the factors of items that were met once are so long that gradient steps on them diverge.
@@ -71,9 +72,9 @@ def factors(events: Events, dim: int, seed: int = 0) -> np.ndarray:
 
 
 def columns(events: Events, num_warm: int, dim: int, seed: int = 0) -> np.ndarray:
-    """What a task's learner sees of each event before its label: (n, 3 + dim + C).
+    """The features (n, 3 + dim + C) that a task's learner sees of each event.
 
-    A constant, what came before (`before`), the item's factors in the warm-up, its content.
+    A constant, the two of `before`, the item's factors in the warm-up, and its content.
     """
     item = factors(events.part(0, num_warm), dim, seed)[events.item]
     return np.concatenate(

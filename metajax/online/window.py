@@ -1,4 +1,4 @@
-"""The periodic retrain: every so often a model is trained anew on a window of the last events."""
+"""Periodic retraining: a model is trained anew, at intervals, on a window of the last events."""
 
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from metajax.online.prequential import Answered, Online
 
 
 class State(NamedTuple):
-    """The model that serves, the events of the window, and how many were met."""
+    """The state of the model in use, the events of the window, and the number of events so far."""
 
     serving: Any
     window: Answered
@@ -18,13 +18,14 @@ class State(NamedTuple):
 
 
 def retrained(online: Online, size: int, every: int, passes: int = 3, batch: int = 64) -> Online:
-    """The learner that serves what was last trained, from its beginning, on the last events.
+    """A learner that predicts with the model last trained, and trains it anew on the last events.
 
     Args:
       online: an event learner; it learns the window in rounds of ``batch``, from the oldest.
       size: events of the window.
       every: events from one training to the next.
-      passes: over the window.
+      passes: over the window in each training.
+      batch: events of a round in training.
     """
 
     def init(key: jax.Array) -> State:

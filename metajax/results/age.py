@@ -23,13 +23,13 @@ HEAD = (
 
 
 def older(folder: pathlib.Path) -> dict[str, records.Record]:
-    """Name -> facts of each record in a folder that is older than the code."""
+    """Name -> record, without scores, of each record in a folder that is older than the code."""
     found = {path.stem: records.facts(path) for path in records.files(folder)}
     return {name: r for name, r in found.items() if r and r.generation < GENERATION}
 
 
 def listing(folder: pathlib.Path) -> str:
-    """What the list of a folder has to say."""
+    """The text that ``older.txt`` in a folder must have."""
     lines = [
         f"{name} {record.environment.date} {record.environment.commit[:12] or 'unknown'}"
         f"{'+changes' if record.environment.uncommitted_changes else ''}\n"
@@ -39,10 +39,10 @@ def listing(folder: pathlib.Path) -> str:
 
 
 def check(folder: pathlib.Path) -> int:
-    """The number of records that are older than the code, all of which are listed.
+    """Checks that ``older.txt`` lists just the records that are older than the code; their number.
 
     Raises:
-      UserError: one is not, or one is listed that is not older.
+      UserError: an older record is not listed, or a listed one is not older.
     """
     path = folder / LIST
     text = path.read_text() if path.is_file() else ""

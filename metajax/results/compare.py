@@ -49,10 +49,10 @@ class Compare:
 
 
 def find(paths: Sequence[pathlib.Path]) -> dict[str, report.Record]:
-    """Name -> record, of run folders and of files; two of one name get their folder's name.
+    """Name -> record, of run folders and of files; if two have one name, the folder is added to it.
 
     Raises:
-      UserError: there is no record at a path.
+      UserError: there is no record at a path, or one is given twice.
     """
     found: dict[str, report.Record] = {}
     seen: set[pathlib.Path] = set()
@@ -75,9 +75,17 @@ def entries(
     condition: str = "all",
     scenario: str | None = None,
 ) -> list[Entry]:
-    """The arms of all records that have the metric under the condition.
+    """The arms of all records that have scores of the metric under the condition.
 
-    An arm that two records share with the same scores stands once, in the first.
+    An arm with the same scores in two records is listed once, in the first.
+
+    Args:
+      records: name -> record.
+      condition: of the support, see `schema.Key`.
+      scenario: of the test tasks; None for all.
+
+    Raises:
+      UserError: no record has such scores.
     """
     found: list[Entry] = []
     seen: dict[tuple[str, str], list[tuple[str, np.ndarray]]] = {}
@@ -113,8 +121,12 @@ def _tasks(name: str, record: report.Record) -> str:
 def compare(found: Sequence[Entry], reference: str, metric: str) -> tables.Grid:
     """The table: means with intervals, paired differences to the reference, adjusted p-values.
 
-    The p-values of a scenario are adjusted by Holm. Where the tasks of an arm are not those of the
-    reference, or its record has another split, the two cannot be paired and the cells stay empty.
+    The p-values of a scenario are adjusted by Holm's method. If an arm was tested on other tasks
+    than the reference, the two cannot be paired, and the cells stay empty.
+
+    Args:
+      found: the arms to compare.
+      reference: the name of the arm that the others are compared with.
     """
     headings = (
         "scenario",

@@ -1,4 +1,4 @@
-"""What a number can depend on besides its configuration: versions, device, flags, commit."""
+"""The environment of a run, on which its numbers can depend: versions, device, flags, commit."""
 
 import os
 import pathlib
@@ -55,12 +55,12 @@ def now() -> str:
 
 
 def uncommitted_changes() -> bool:
-    """Whether the checkout of this library differs from its commit in what can change a result."""
+    """Whether the checkout of this library has uncommitted changes that can change a result."""
     return bool(_git("status", "--porcelain", "--", ":/", *PAGES))
 
 
 def require_clean(changed: bool) -> None:
-    """Refuses to publish what no commit can reproduce.
+    """Refuses to publish results that no commit can reproduce.
 
     Raises:
       UserError: there are `uncommitted_changes`.

@@ -1,4 +1,4 @@
-"""A table of text, and the formats it can be shown in: terminal, Markdown, LaTeX, Typst, CSV."""
+"""A table of text, printed in a terminal or as Markdown, LaTeX, Typst or CSV."""
 
 import csv
 import functools
@@ -25,8 +25,8 @@ class Grid(NamedTuple):
       title: a sentence without its full stop.
       headings: of the columns.
       rows: cells, as many per row as there are headings.
-      left: how many columns, from the left, hold words and not numbers.
-      notes: lines to stand below.
+      left: how many columns, from the left, hold words; all others hold numbers.
+      notes: lines printed below the table.
       sections: indices of the rows that begin a new group.
       bold: indices of the rows that matter most.
     """
@@ -41,9 +41,9 @@ class Grid(NamedTuple):
 
 
 def terminal(grid: Grid, console: Console | None = None) -> None:
-    """Prints the table; as wide as it needs to be where standard output is no terminal.
+    """Prints the table; at full width if standard output is not a terminal.
 
-    On a terminal too narrow for it each row is a few lines of its own, so that no cell is cut.
+    On a terminal that is too narrow each row is printed as several lines, so that no cell is cut.
     """
     console = console or Console()
     if console.is_dumb_terminal:  # of which rich believes that all have 80 columns
@@ -173,12 +173,12 @@ def typst_text(text: str) -> str:
 
 
 def with_interval(r: intervals.Interval) -> str:
-    """A mean with its interval."""
+    """A mean with its interval, as text."""
     return f"{r.mean:.4f} [{r.low:.3f}, {r.high:.3f}]"
 
 
 def signed(d: intervals.Interval, wide: bool = True) -> str:
-    """A difference with its interval, starred where that excludes 0."""
+    """A difference with its interval, as text; a star marks an interval that excludes 0."""
     star = "*" if d.low > 0 or d.high < 0 else " "
     if not wide:
         return f"{d.mean:+.3f}{star}"

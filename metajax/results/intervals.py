@@ -1,4 +1,4 @@
-"""Statistics of results: what may be said about a difference, and with which uncertainty.
+"""Statistics of results: means and differences with their uncertainty.
 
 The unit is the user (or item: the task), never the rating and never the seed alone: average the
 seeds of a user first (`mean_of_seeds`), then pair the two methods by user (`paired_bootstrap`). For

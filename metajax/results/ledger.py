@@ -1,14 +1,15 @@
-"""The ledger of test tasks: who opened which, when, and after which choices.
+"""The ledger of test tasks: which experiment evaluated which tasks, when, and after which choices.
 
-Test tasks are judged once, after the last choice. `freeze` takes the digests of configuration and
-choices; `enter` writes down that the tasks are opened now. A second opening, with other settings or
-in another process, is allowed and counted: the number stands in the record and under its table.
+Test tasks should be evaluated (opened) once, after the last choice. `freeze` takes the digests of
+configuration and choices; `enter` writes down that the tasks are opened now. A second opening, with
+other settings or in another process, is allowed and counted; the count is in the record and below
+its table.
 
-The ledger begins with ``openings.jsonl`` beside the published records: every opening that their
-history is certain of, whoever runs, and wherever. To it comes what this machine has opened, a file
-for each set of test tasks in `metajax.places.state`. A line of old records may lack the checksum of
-its test tasks or the hash of the choices, because nobody wrote it down: it is empty then, and such
-openings are counted apart, as of tasks that may be these or others.
+The ledger has two parts: ``openings.jsonl`` beside the published records, which holds every opening
+that is known from them, and what this machine has opened, a file for each set of test tasks in
+`metajax.places.state`. Old records did not store the checksum of their test tasks or the hash of
+the choices: these fields are empty then, and such openings are counted apart, since their tasks
+may be these or others.
 """
 
 import dataclasses
@@ -32,7 +33,7 @@ PUBLISHED = "openings.jsonl"
 
 
 def freeze(config: Any, choices: Mapping[str, Any]) -> Opening:
-    """The ticket for test tasks: nothing may be chosen after it.
+    """A ticket to open test tasks: nothing may be chosen after it is made.
 
     Args:
       config: the resolved configuration, a dataclass.
@@ -44,7 +45,10 @@ def freeze(config: Any, choices: Mapping[str, Any]) -> Opening:
 
 
 def checksum(*parts: Any) -> str:
-    """A digest of test tasks that have no split: of arrays, trees of them and plain values.
+    """A digest of test tasks that do not come from a split.
+
+    Args:
+      parts: arrays, trees of arrays and plain values that determine the tasks.
 
     >>> checksum("5-way", np.arange(3)) == checksum("5-way", np.arange(3))
     True
@@ -66,7 +70,7 @@ def enter(
     *,
     published: pathlib.Path | None = None,
 ) -> Opening:
-    """Writes down that the test tasks are opened, and counts.
+    """Writes into the ledger that test tasks are opened now, and counts earlier openings.
 
     Args:
       ticket: of `freeze`.
@@ -106,7 +110,7 @@ def enter(
 
 
 def publish(openings: tuple[Opening, ...], experiment: str, folder: pathlib.Path) -> None:
-    """Writes down, beside published records, the openings that a record tells of."""
+    """Adds the openings of a record that is published to ``openings.jsonl`` in the folder."""
     there = list(lines(folder / PUBLISHED))
     named = (
         dataclasses.replace(opening, experiment=opening.experiment or experiment)
@@ -117,7 +121,7 @@ def publish(openings: tuple[Opening, ...], experiment: str, folder: pathlib.Path
 
 
 def everything(published: pathlib.Path) -> list[dict[str, str]]:
-    """The whole ledger: its beginning beside the published records, and what this machine added."""
+    """All lines of the ledger: those beside the published records, and those of this machine."""
     mine = sorted((places.state() / "ledger").glob("*.jsonl"))
     found = [line for path in (published / PUBLISHED, *mine) for line in lines(path)]
     fields = ("experiment", "split", "frozen", "config_hash", "settings_hash", "written")
@@ -139,7 +143,7 @@ def _append(path: pathlib.Path, made: list[dict[str, str]]) -> None:
 
 
 def lines(path: pathlib.Path) -> Iterator[dict[str, str]]:
-    """The lines of a ledger, none where there is no file; one that was cut short is left out."""
+    """The lines of a ledger file, none if there is no file; damaged lines are left out."""
     try:
         text = path.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Packs arrays of per-task scores into few bytes, exactly, with what the standard library has.
+"""Lossless compression of arrays of per-task scores, with the standard library alone.
 
 Rows of the same tasks resemble each other: another arm, another seed, another condition. A row is
 written as its differences from the most similar of the rows before it, as whole numbers: multiples
@@ -43,7 +43,7 @@ def divisor(scores: np.ndarray) -> int:
 
 
 class OtherForm(UserError):
-    """What is read is whole, and in a form that this version of metajax does not read."""
+    """The file is whole, but in a format that this version of metajax does not read."""
 
 
 class _Rows:
@@ -68,7 +68,7 @@ def _multiples(row: np.ndarray, q: int) -> np.ndarray:
 
 
 def pack(arrays: Sequence[np.ndarray]) -> bytes:
-    """The bytes of float32 arrays, each (S, T)."""
+    """Float32 arrays, each (S, T), as bytes that `unpack` restores exactly."""
     divisors = [divisor(a) for a in arrays]
     about: list[tuple[int, int, int]] = []
     planes: list[list[bytes]] = [[] for _ in range(5)]
@@ -103,11 +103,11 @@ def pack(arrays: Sequence[np.ndarray]) -> bytes:
 
 
 def unpack(data: bytes) -> list[np.ndarray]:
-    """The arrays that `pack` made the bytes of.
+    """The arrays that were packed into bytes by `pack`.
 
     Raises:
-      OtherForm: the bytes are from the `pack` that did not know other fractions than binary ones.
-      ValueError: the bytes are from no `pack`.
+      OtherForm: the bytes are from an early version of `pack`.
+      ValueError: the bytes are damaged, or not from `pack`.
     """
     counts, widths, divisors, references, depths, bases, odd, *planes = _split(data)
     if len(divisors) != len(counts):

@@ -60,7 +60,7 @@ def page(path: pathlib.Path, height: float = 2.4) -> Iterator[Any]:
 
 
 def look(i: int) -> dict[str, Any]:
-    """How the i-th line of a figure is drawn."""
+    """Line style, marker and color of the i-th line of a figure, as options of matplotlib."""
     return {
         "linestyle": STYLES[i % len(STYLES)],
         "marker": MARKERS[i % len(MARKERS)],
@@ -176,7 +176,7 @@ def arms(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, lab
 def pareto(
     points: Mapping[str, tuple[float, float]], path: pathlib.Path, cost: str, quality: str
 ) -> None:
-    """Saves cost against quality, both lower is better; the undominated are joined by a line."""
+    """Saves a plot of cost against error; a line joins the points that no other dominates."""
     names = sorted(points, key=lambda name: points[name])
     front, best = [], np.inf
     for name in names:
@@ -225,7 +225,7 @@ def of_comparison(
     metric: str,
     folder: pathlib.Path,
 ) -> list[pathlib.Path]:
-    """Saves the figures that the records allow, and returns their paths."""
+    """Saves all figures for which the records have data, and returns their paths."""
     saved: list[pathlib.Path] = []
     named = lambda text: re.sub(r"[^\w.]+", "-", text)
     for scenario in dict.fromkeys(e.scenario for e in found):

@@ -1,4 +1,4 @@
-"""What a record of test scores says, before it is printed: measures, gaps, verdicts, openings."""
+"""What can be read off a record: its metrics, the effect of controls, divergence, openings."""
 
 import numpy as np
 
@@ -39,12 +39,12 @@ def lower_is_better(metric: str) -> bool:
 
 
 def measured(record: records.Record) -> bool:
-    """Whether a record has the proper scores of ratings: it leads with RMSE and nDCG@5."""
+    """Whether a record has proper scores of ratings (CRPS); if so, its tables begin with RMSE."""
     return any(key.metric == "crps" for key in record.scores)
 
 
 def metrics_of(record: records.Record) -> list[str]:
-    """The metrics of a record's test; the first is the one that differences are taken of."""
+    """The metrics of a record; the first is the one in which arms are compared."""
     known = dict.fromkeys(key.metric for key in record.scores if key.condition == records.ALL)
     order = tuple(MEASURES) if measured(record) else ("mae", "mse", "ndcg@5")
     first = [metric for metric in order if metric in known]
@@ -55,14 +55,26 @@ def metrics_of(record: records.Record) -> list[str]:
 def gap(
     record: records.Record, scenario: str, arm: str, control: str = records.N1
 ) -> intervals.Interval:
-    """What a control costs the arm: the first metric under it minus as it is, paired by task."""
+    """The first metric of an arm under a control minus without it, paired by task.
+
+    Args:
+      control: a condition of the support, such as `records.N1`.
+
+    Raises:
+      UserError: the record has no such scores.
+    """
     metric = metrics_of(record)[0]
     changed = record.of(scenario, arm, control, metric)
     return records.difference(changed, record.of(scenario, arm, records.ALL, metric))
 
 
 def adapts(found: intervals.Interval, metric: str = "mae") -> bool:
-    """Whether a control is worse than the arm as it is, with the whole interval of their gap."""
+    """Whether the arm is worse under a control than without it: the interval of the gap excludes 0.
+
+    Args:
+      found: of `gap`.
+      metric: which decides the direction that is worse.
+    """
     return found.low > 0 if lower_is_better(metric) else found.high < 0
 
 
@@ -74,9 +86,10 @@ UNTASTED = "not to taste"
 def adaptation(record: records.Record, scenario: str, arm: str) -> str:
     """What an arm adapts to, by its controls in the record's first metric.
 
-    To taste: shuffled labels serve it worse (N1). To the level only: they do not, but another
-    task's support does (N2), or none at all where N2 was not tried (N0, or K = 0 of a curve). Not
-    at all: neither does. Where none of these was tried, N1 alone is told.
+    `TASTE`: it is worse with shuffled labels (N1). `LEVEL`, of a user's ratings only: it is not,
+    but is worse with another task's support (N2), or without support where N2 was not tried (N0,
+    or K = 0 of a curve). `NOTHING`: it is worse with neither. `UNTASTED`: it is not worse under
+    N1, and no other control was tried.
     """
     metric = metrics_of(record)[0]
     worse = lambda control: adapts(gap(record, scenario, arm, control), metric)
@@ -90,10 +103,10 @@ def adaptation(record: records.Record, scenario: str, arm: str) -> str:
 
 
 def diverged(record: records.Record, scenario: str, arm: str) -> bool:
-    """Whether an arm is left out of all comparisons, since no arm should win by its failure.
+    """Whether an arm has diverged, and is left out of all comparisons.
 
-    A seed of its training diverged, a score is not finite, or its squared error is more than
-    twice that of the item mean.
+    It has if a seed of its training diverged, a score is infinite, or its error is more than
+    `FAR_OFF` times that of the item mean.
     """
     metric = metrics_of(record)[0]
     if record.arm(arm).settings.get("diverged"):

@@ -139,18 +139,19 @@ def made(
 
 
 def open_tests(config: Any, choices: Mapping[str, Any], experiment: str, tests: str) -> Opening:
-    """Opens test tasks after the last choice: the line of the ledger for the record.
+    """Opens test tasks after the last choice; returns the line of the ledger for the record.
 
     Args:
-      choices: what was chosen on meta-validation, by arm.
-      experiment: who opens them.
+      config: the resolved configuration.
+      choices: arm -> what was chosen on meta-validation.
+      experiment: the experiment that opens them.
       tests: checksum of the test tasks, see `ledger.checksum`.
     """
     return ledger.enter(ledger.freeze(config, choices), experiment, tests, published=RESULTS)
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: tuples are lists, paths are text."""
+    """The value as JSON stores it: tuples become lists, paths text."""
     return json.loads(json.dumps(value, default=_plain))
 
 
@@ -246,7 +247,7 @@ def read(path: pathlib.Path) -> Record:
 
 
 def facts(path: pathlib.Path) -> Record | None:
-    """The record without its scores, in a moment; None if the file cannot be read."""
+    """The record without its scores, which is fast to read; None if the file cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return _record(_facts(archive), {})
@@ -291,7 +292,7 @@ def files(folder: pathlib.Path, pattern: str = "*") -> list[pathlib.Path]:
 
 
 def path_of(name: str, folder: pathlib.Path | None = None) -> pathlib.Path:
-    """Where the published record of a name is, or would be."""
+    """The path that the published record of a name has, or would have."""
     folder = folder or RESULTS
     return next(iter(files(folder, name)), folder / f"{name}{SUFFIX}")
 
@@ -339,8 +340,8 @@ def _diverged(values: np.ndarray) -> intervals.Interval | None:
 def interval(scores: np.ndarray, metric: str) -> intervals.Interval:
     """The mean over tasks of scores (S, T) averaged over seeds, with its bootstrap interval.
 
-    ``mse`` is reported as its root. An arm that diverged has an infinite mean and no interval: in
-    a table that is a result, and not a reason to stop.
+    ``mse`` is reported as its root. An arm that diverged has an infinite mean and an interval of
+    NaN, so that a table can still be printed.
     """
     values = intervals.mean_of_seeds(scores)
     result = _diverged(values) or intervals.mean_interval(values)
@@ -352,7 +353,7 @@ def interval(scores: np.ndarray, metric: str) -> intervals.Interval:
 def difference(a: np.ndarray, b: np.ndarray) -> intervals.Interval:
     """The mean over tasks of a - b, each (S, T) averaged over its seeds, paired by task.
 
-    Without an interval where either has diverged.
+    The interval is NaN if either has diverged.
     """
     a, b = intervals.mean_of_seeds(a), intervals.mean_of_seeds(b)
     with np.errstate(invalid="ignore"):  # both diverged: neither is ahead

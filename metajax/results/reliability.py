@@ -1,4 +1,4 @@
-"""What runs say as a whole, beside their means: reliability over seeds, and what quality costs.
+"""Statistics of whole runs: reliability over seeds, and cost against quality.
 
 Reliability is that of Agarwal et al. ("Deep reinforcement learning at the edge of the statistical
 precipice", NeurIPS 2021): interquartile means with intervals over seeds, probability of
@@ -26,7 +26,14 @@ COSTS = {
 
 
 class Entry(NamedTuple):
-    """The per-task scores (S, T) of one arm of one run in one scenario."""
+    """One arm of one run in one scenario.
+
+    Attributes:
+      run: name of the record.
+      arm, scenario: as in its keys.
+      scores: (S, T) per task.
+      tasks: identifies the test tasks; entries can be paired only if it is the same.
+    """
 
     run: str
     arm: str
@@ -36,11 +43,12 @@ class Entry(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What an arm of a run costs, and how good it is.
+    """Cost and quality of an arm of a run.
 
     Attributes:
+      run, arm: their names.
       training: task gradients of its training, per seed.
-      per_user: gradient steps to adapt to one new user.
+      per_user: task gradients of the adaptation to one new user.
       seconds: wall time to train it and to choose its settings, all seeds together.
       quality: the mean of the metric over tasks.
       curve: the mean of the k-shot curve, NaN where there is none.
@@ -66,7 +74,7 @@ def pairs(e: Entry, base: Entry) -> bool:
 
 
 def oriented(scores: np.ndarray, metric: str) -> np.ndarray:
-    """Scores of which more is better."""
+    """Scores of which more is better: negated if less of the metric is better."""
     return -scores if tables.lower_is_better(metric) else scores
 
 

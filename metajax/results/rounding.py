@@ -1,7 +1,7 @@
-"""Rounds the scores of a record as far as no printed number changes.
+"""Rounds the scores of a record as far as no printed number changes, so that its file is small.
 
-A record that is published is read for what its tables say: means over tasks, their bootstrap
-intervals, paired differences with intervals and p-values. Per-task scores have seven digits, of
+Tables print means over tasks, their bootstrap intervals, and paired differences with intervals and
+p-values. Per-task scores have seven digits, of
 which these need four or five. `printed_alike` finds, array by array, the coarsest multiples of a
 power of two at which all of these come out the same to four digits behind the point, stars and
 p-values included. Rounding is controlled: the sum over seeds of each task and the sum over all
@@ -198,7 +198,10 @@ def _counts(num_tasks: int) -> np.ndarray:
 
 
 def printed_alike(record: Record) -> Record:
-    """The record, its scores rounded as far as no printed number changes; a small one as it is."""
+    """The record with its scores rounded as far as no printed number changes.
+
+    Records of fewer than `SMALL` values stay as they are.
+    """
     if sum(values.size for values in record.scores.values()) < SMALL:
         return record
     scores = dict(record.scores)

@@ -1,8 +1,8 @@
-"""The parts of a record: what a run did, with what, and the per-task scores that came of it.
+"""The parts of a record: configuration, data, arms, costs, and the per-task scores of a run.
 
 A `Record` is plain data. It is written and read by `metajax.results.records` alone; everything
-else (tables, plots, the paper) reads its fields. What only one experiment has to say goes to
-``extra``, and what the settings of one arm are to that arm.
+else (tables, plots, the paper) reads its fields. Facts of one experiment alone are in ``extra``,
+and settings of one arm in that `Arm`.
 """
 
 import dataclasses
@@ -30,7 +30,8 @@ BASELINE = "baseline"
 ABLATION = "ablation"
 """The role of a method with one part changed or removed."""
 CONTROL = "control"
-"""The role of an arm that must not do well (or must), if the run is sound."""
+"""The role of an arm whose result is known beforehand if the run is sound, such as one without
+adaptation."""
 PUBLISHED = "published"
 """The role of an arm at the settings of its paper, untuned."""
 ROLES = (METHOD, BASELINE, ABLATION, CONTROL, PUBLISHED)
@@ -43,7 +44,7 @@ N0, N1, N2, N3 = "no support", "shuffled", "another's support", "untrained"
 
 
 class Key(NamedTuple):
-    """Where an array of scores belongs.
+    """The key of an array of scores: what was evaluated, and how.
 
     Attributes:
       scenario: which test tasks: "user_cold", "5-way 1-shot".
@@ -197,7 +198,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Opening:
-    """One line of the test ledger: when test tasks were opened, after which choices.
+    """One line of the ledger: when test tasks were opened (evaluated), after which choices.
 
     Attributes:
       frozen: when the last choice was made, in UTC.
@@ -257,7 +258,7 @@ class Environment:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What a run did and what came of it.
+    """The record of a run: what was run, and the scores.
 
     Attributes:
       experiment: its name.

@@ -75,9 +75,10 @@ __all__ = [
 
 
 def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
-    """One table of an experiment: scenarios by arms, with intervals, differences and control.
+    """The table of an experiment: scenarios by arms, with intervals, differences and a control.
 
     Args:
+      record: of a rating experiment.
       wide: with intervals, for 150 columns; else without, for 80.
     """
     if measured(record):
@@ -210,7 +211,7 @@ CONTROLS = {
 
 
 def controls_of(record: records.Record) -> Grid:
-    """What the four controls cost every arm, in the first metric, with intervals."""
+    """The table of the four controls: by how much each makes every arm worse, with intervals."""
     metric = metrics_of(record)[0]
     name = "MSE" if measured(record) else heading(metric)
     rows, sections, bold = [], [], []
@@ -239,7 +240,7 @@ def _control_cell(
 
 
 def resting(record: records.Record) -> list[tuple[str, str]]:
-    """The metrics that a task may lack, each with its name; MAE and RMSE are so together."""
+    """The metrics that may be undefined for a task, with their names; MAE and RMSE go together."""
     known = metrics_of(record)
     if measured(record):
         calibrated = ("mae", "mae_calibrated", "log_loss", "crps")
@@ -250,7 +251,7 @@ def resting(record: records.Record) -> list[tuple[str, str]]:
 
 
 def rests_on(record: records.Record) -> list[str]:
-    """A line for each mean that does not rest on all users of its scenario, if there are any."""
+    """A line for each mean that is not over all users of its scenario, if there are any."""
     lines = []
     for scenario, count in record.tasks.items():
         for metric, name in resting(record):
@@ -263,7 +264,7 @@ def rests_on(record: records.Record) -> list[str]:
 
 
 def show(record: records.Record, console: Console | None = None) -> None:
-    """Prints the tables of an experiment, and where its method does not adapt."""
+    """Prints the tables of an experiment, and a warning where its method does not adapt."""
     console = console or Console()
     needed = MEASURED_WIDE if measured(record) else WIDE
     wide = not console.is_terminal or console.width >= needed

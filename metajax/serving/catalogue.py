@@ -1,4 +1,4 @@
-"""The items of a model as people know them: ids, titles, and how to find one by what was typed."""
+"""The items of a model as people know them: ids, titles, and search by what is typed."""
 
 import difflib
 import re
@@ -49,10 +49,13 @@ class Catalogue:
         return f"{title} ({year})" if year and str(year) not in title else title
 
     def find(self, name: str | int) -> int:
-        """The item with an id or a title, whatever its case; ``id:7`` and ``title:7`` say which.
+        """The index of the item with this id or title, in upper or lower case.
+
+        Args:
+          name: an id or a title; ``id:7`` or ``title:7`` where both exist.
 
         Raises:
-          UserError: there is none, with the nearest titles; or there are several.
+          UserError: there is no such item (the message names similar titles), or several.
         """
         text = str(name).strip()
         wanted, rest = text.partition(":")[0], text.partition(":")[2].strip()
@@ -92,7 +95,7 @@ class Catalogue:
         return f"; give {kind} of the log, such as {self.title(0)!r}"
 
     def search(self, text: str, limit: int) -> list[int]:
-        """Up to ``limit`` items whose title or id holds every word of a text; starts first."""
+        """Up to ``limit`` items whose title or id has every word of a text; prefixes first."""
         words = plain(text).split()
         if not words:
             return []
@@ -120,12 +123,12 @@ def plain(title: str) -> str:
 
 
 class Labels(NamedTuple):
-    """What people say of items, and what a model makes of it.
+    """The kind of feedback that people give on items, and its conversion to labels.
 
     Attributes:
       kind: "ratings" on a scale; "counts", how often something happened; "clicks", that it did.
-      low, high: the scale of ratings.
-      unit: the mean of log(1 + count) over the log of counts, which becomes the label 1.
+      low, high: the ends of the scale of ratings.
+      unit: of counts: the label is log(1 + count) / unit, whose mean over the log is 1.
     """
 
     kind: str
@@ -135,14 +138,17 @@ class Labels(NamedTuple):
 
     @property
     def events(self) -> bool:
-        """Whether the log holds events, of which only those that happened are known."""
+        """Whether the log is implicit feedback: counts or clicks."""
         return self.kind != "ratings"
 
     def encode(self, said: Mapping[str, float]) -> np.ndarray:
-        """The labels (n,) that a model meets, of what was said of named items.
+        """The labels (n,) float32 that a model learns from.
+
+        Args:
+          said: title or id of an item -> rating, count, or any positive number for a click.
 
         Raises:
-          UserError: a value is not a finite number, or no rating or count that there can be.
+          UserError: a value is not finite, is off the scale of ratings, or is not positive.
         """
         for name, value in said.items():
             number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
@@ -164,17 +170,17 @@ class Labels(NamedTuple):
 
     @property
     def word(self) -> str:
-        """What one value is called."""
+        """What one value is called: rating, count or event."""
         return {"ratings": "rating", "counts": "count", "clicks": "event"}[self.kind]
 
 
 def parse_said(text: str, labels: Labels, catalogue: Catalogue) -> dict[str, float]:
-    """The items and values of a text such as ``Alien=5, Godfather, The=2``.
+    """Item -> value, from a text such as ``Alien=5, Godfather, The=2``.
 
     Of a log of events the values may be left out: ``Alien, Godfather, The``.
 
     Raises:
-      UserError: the text is not understood; an item stands twice with other values.
+      UserError: the text is not understood; an item occurs twice with different values.
     """
     found: dict[str, float] = {}
     rest = text

@@ -1,10 +1,10 @@
-"""The best of a catalogue for a user's weights: every item of a small one, likely ones of a large.
+"""Top-k retrieval: exact for a small catalogue, approximate by clusters for a large one.
 
-A score is an inner product of a user's weights with an item's vector, and a constant of the item. A
-large catalogue is cut into clusters once, and each cluster into layers by the constants, since of a
-person of whom little is known these decide. A request looks into the pieces whose best rows are
-expected to score highest, until its budget of rows is spent. What it may miss is measured by the
-load test.
+A score is the inner product of a user's weights with an item's vector, plus a constant of the item.
+A large catalogue is clustered once (k-means), and each cluster is divided into layers by the
+constants, which decide for a person of whom little is known. A request looks into the pieces whose
+best rows are expected to score highest, until its budget of rows is spent. `python -m experiments
+load` measures its recall.
 """
 
 import numpy as np
@@ -21,9 +21,14 @@ BLOCK = 1024
 
 
 def exact(scores: np.ndarray, top: int, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The best places of scores (N,), best first, without the hidden ones; ties by place.
+    """The indices (k,) of the highest scores (N,) and these scores (k,), best first.
 
-    The best of the whole lie in the blocks with the highest maxima: those alone are searched.
+    The highest lie in the blocks with the highest maxima: those alone are searched.
+
+    Args:
+      scores: (N,); of equal ones the lower index comes first.
+      top: how many; fewer come back if there are fewer.
+      hidden: (m,) indices that are left out.
     """
     scores = scores.copy()
     scores[hidden] = -np.inf
@@ -44,7 +49,7 @@ def exact(scores: np.ndarray, top: int, hidden: np.ndarray) -> tuple[np.ndarray,
 
 
 def highest(scores: np.ndarray, top: int) -> np.ndarray:
-    """The places of the highest scores, best first, ties by place."""
+    """The indices (top,) of the highest scores (N,), best first; ties by index."""
     if top >= len(scores):
         return np.argsort(-scores, kind="stable")
     limit = np.partition(scores, len(scores) - top)[len(scores) - top]
@@ -55,12 +60,14 @@ def highest(scores: np.ndarray, top: int) -> np.ndarray:
 
 
 class Index:
-    """A catalogue that can be asked for the best items of a state.
+    """An index of a catalogue, which finds the best items for the state of a user.
 
     Args:
-      form: of the items.
-      small: catalogues of at most so many numbers are searched whole.
-      clusters: of a larger one; budget: rows that a request looks at, at most.
+      form: the arrays of all items.
+      small: a catalogue of at most so many numbers (items times dimensions) is searched whole.
+      clusters: number of clusters of a larger one.
+      budget: the most rows that a request looks at.
+      seed: of the clustering.
     """
 
     def __init__(
@@ -99,7 +106,13 @@ class Index:
     def best(
         self, form: linear.Form, state: linear.State, top: int, hidden: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best items and their scores in the unit of the labels, best first.
+        """The best items (k,) and their scores (k,) in the unit of the labels, best first.
+
+        Args:
+          form: as the index was made of.
+          state: of the user.
+          top: k, how many.
+          hidden: (m,) items that are left out.
 
         Raises:
           UserError: a score is not finite.
@@ -118,7 +131,7 @@ class Index:
     def search(
         self, query: np.ndarray, top: int, hidden: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best places of inner products with a query (D + constants,), and the products."""
+        """The items (k,) of highest inner product with a query (D + constants,), and these (k,)."""
         expected = self.centers @ query + np.sqrt(self.reach @ query**2)
         order = np.argsort(-expected)
         rows = np.cumsum(self.size[order])

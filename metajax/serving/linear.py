@@ -1,8 +1,8 @@
-"""A trained ridge learner as arrays: all that serving needs, with NumPy alone.
+"""A trained ridge learner as NumPy arrays, which is all that serving needs.
 
-Of the learners of `learners.item_ridge` a user has a Gram matrix, a moment and a count, whatever
-made the item vectors. So one table of item vectors serves everyone: adapting is a sum over the rows
-that a person has rated, predicting an inner product.
+The state of a user of `learners.item_ridge` is a Gram matrix, a moment and a count, whichever
+network made the item vectors. So one table of item vectors serves everyone: adapting is a sum over
+the rows that a person has rated, and a prediction is an inner product.
 """
 
 from collections.abc import Mapping
@@ -17,14 +17,17 @@ from metajax.types import PyTree, UserError
 
 
 class Form(NamedTuple):
-    """Item vectors and the prior of a user's weights, in units of ``scale``.
+    """A trained learner in closed form: item vectors and the prior of a user's weights.
+
+    Labels and scores inside are in units of ``scale``.
 
     Attributes:
-      x: (N, D) float32 features of every item.
+      x: (N, D) float32 vectors of all items.
       offset: (N,) float32 the score of a user with zero weights.
       pooled: (N,) float32 the score that is blended in; all 0 without a blend.
       mean, precision: (D,) float64, the prior of the weights, in units of the noise variance.
-      level, slope: (2,) what the shares of pooled and ridge scores follow; None without a blend.
+      level, slope: (2,) parameters of the weights of pooled and ridge scores, which depend on the
+        number of examples, see `shares`; None without a blend.
       scale: what labels are divided by.
     """
 
@@ -39,11 +42,12 @@ class Form(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a user has of their own, as `learners.closed_form.State`.
+    """The state of a user, as `learners.closed_form.State`.
 
     Attributes:
-      gram: (D, D) sum of x x' over the examples met; moment: (D,) sum of x times what the offset
-        leaves of the label; weight: their number.
+      gram: (D, D) sum of x x' over the examples so far.
+      moment: (D,) sum of x times (label - offset).
+      weight: number of examples.
     """
 
     gram: np.ndarray
@@ -57,9 +61,10 @@ def form(
     columns: Mapping[str, np.ndarray],
     profile: Mapping[str, np.ndarray],
 ) -> Form:
-    """The arrays of a trained learner, for users of one profile.
+    """The arrays of a trained learner, for users with one profile.
 
     Args:
+      recipe: how the learner is built.
       params: of one seed, of `item_ridge.learner`.
       columns: the item columns (N, ...) that the recipe reads.
       profile: one user's columns (width,); all 0 for a user of whom nothing is known.
@@ -93,7 +98,7 @@ def form(
 
 
 def start(form: Form) -> State:
-    """The state of a user of whom nothing was met."""
+    """The state of a user without examples."""
     size = len(form.mean)
     return State(np.zeros((size, size)), np.zeros(size), 0.0)
 
@@ -112,7 +117,7 @@ def adapt(form: Form, state: State, items: np.ndarray, label: np.ndarray) -> Sta
 
 
 def shares(form: Form, weight: float) -> tuple[float, float]:
-    """The shares of pooled and ridge scores after so many examples."""
+    """The weights of pooled and ridge scores after ``weight`` examples; they sum to 1."""
     if form.level is None or form.slope is None:
         return 0.0, 1.0
     z = GAIN * (form.level + form.slope * np.log1p(weight))
@@ -121,7 +126,7 @@ def shares(form: Form, weight: float) -> tuple[float, float]:
 
 
 def solved(form: Form, state: State) -> np.ndarray:
-    """The user's weights (D,)."""
+    """The weights (D,) of a user: the ridge solution on their examples."""
     normal = np.diag(form.precision) + state.gram
     return np.linalg.solve(normal, form.precision * form.mean + state.moment)
 

@@ -1,11 +1,11 @@
-"""The model folder: everything that is needed to recommend, and `Model`, which does.
+"""`Model`, a trained recommender, and the folder that it is saved in.
 
     model = load("model")
     for one in model.recommend({"Alien": 5, "Heat": 2}, top=10):
         print(one.title, one.score, one.why)
 
-A folder is written whole or not at all, by `save`. Every file's digest stands in ``model.json``, so
-that a cut or altered one is told in one line.
+`save` writes a folder whole or not at all. The digest of every file is in ``model.json``, so that
+a truncated or altered file is found when it is loaded.
 """
 
 import dataclasses
@@ -29,11 +29,12 @@ FILES = ("params.npz", "columns.npz", "form.npz", "users.npz", "items.json")
 
 
 class Reason(NamedTuple):
-    """What one event did to a recommendation.
+    """The effect of one event on the score of a recommendation.
 
     Attributes:
-      title: of the item of the event; value: what was said of it.
-      moved: how much the event moved the score, exactly.
+      title: of the event's item.
+      value: the label of the event.
+      moved: the exact change of the score that the event caused, see `linear.influence`.
     """
 
     title: str
@@ -45,9 +46,12 @@ class Recommendation(NamedTuple):
     """An item for a person.
 
     Attributes:
-      item: its place in the catalogue; id: as in the log; title: as people know it.
-      score: the rating predicted, on the scale of the log; of events, a score to compare by.
-      why: one line, such as "because you rated Alien 5 (+0.32)".
+      item: its index in the catalogue.
+      id: as in the log.
+      title: as people know it.
+      score: the predicted rating, on the scale of the log; for counts and clicks only the order
+        of scores has a meaning.
+      why: a line such as "because you rated Alien 5 (+0.32)".
       reasons: the events that moved the score most, the largest first; none for a cold start.
     """
 
@@ -63,8 +67,10 @@ class Known(NamedTuple):
     """The events of the log's own users.
 
     Attributes:
-      ids: (U,) of the users; start: (U + 1,) where the events of each begin.
-      item: (R,) what they met, value: (R,) what they said of it, in the order of the log.
+      ids: (U,) of the users.
+      start: (U + 1,) where the events of each user begin in ``item`` and ``value``.
+      item: (R,) indices of items.
+      value: (R,) labels; the events of a user are in the order of the log.
       profile: name -> (U, width), the columns of the users that the model reads.
     """
 
@@ -80,14 +86,15 @@ class Model:
     """A trained recommender with its catalogue, as `load` gives it.
 
     Attributes:
-      about: what ``model.json`` says: the log, the arms compared, how it was chosen.
-      identity: a digest of parameters and catalogue; states of another model are not its own.
-      labels: what people say of items.
-      catalogue: the items; popularity: (N,) how many training events each has.
-      form: item vectors and prior, for a person of whom nothing is known but events.
-      recipe, params, columns: what the learner can be built from again; see `learner`.
+      about: the content of ``model.json``: the log, the arms compared, how the best was chosen.
+      identity: a digest of parameters and catalogue, by which states of other models are refused.
+      labels: the kind of feedback, ratings, counts or clicks.
+      catalogue: the N items.
+      popularity: (N,) number of training events of each item.
+      form: item vectors and prior, for a person without a profile.
+      recipe, params, columns: what `learner` builds the learner from again.
       known: the events of the log's own users.
-      retrieval: an index of a large catalogue, for a service; None looks at every item.
+      retrieval: an index of a large catalogue, for a service; None searches all items.
     """
 
     about: dict[str, Any]
@@ -108,13 +115,14 @@ class Model:
         return learner, self.params
 
     def events(self, said: Mapping[Any, float] | str) -> tuple[np.ndarray, np.ndarray]:
-        """Items (n,) and labels (n,) of what was said of items, by title or id.
+        """The items (n,) and labels (n,) of feedback that names items by title or id.
 
         Args:
-          said: name -> value, or a text such as ``"Alien=5, Heat=2"``.
+          said: title or id -> value, or a text such as ``"Alien=5, Heat=2"``.
 
         Raises:
-          UserError: an unknown item, with the nearest titles; a value there cannot be.
+          UserError: an unknown item (the message names similar titles), an item given twice, or
+            a value that is not possible.
         """
         pairs = parse_said(said, self.labels, self.catalogue) if isinstance(said, str) else said
         named = {str(name): value for name, value in pairs.items()}
@@ -126,7 +134,7 @@ class Model:
         return items, labels
 
     def state(self, items: np.ndarray, labels: np.ndarray) -> linear.State:
-        """What the model keeps of a person after these events."""
+        """The state of a person after events on items (n,) with labels (n,)."""
         return linear.adapt(self.form, linear.start(self.form), items, labels)
 
     def recommend(
@@ -137,15 +145,16 @@ class Model:
         seen: bool = False,
         profile: Mapping[str, np.ndarray] | None = None,
     ) -> list[Recommendation]:
-        """The best items for a person, best first; all there are if ``top`` is more.
+        """The best items for a person, best first; all items if there are fewer than ``top``.
 
         Args:
-          said: what they said of items, by title or id; nothing for a cold start.
+          said: their feedback, title or id -> value; empty for a cold start.
+          top: how many items.
           seen: whether items of these events may be recommended again.
-          profile: columns of a user, as in ``known.profile``; None for nothing known.
+          profile: columns of a user, as in ``known.profile``; None if nothing is known.
 
         Raises:
-          UserError: an unknown item; a value there cannot be; ``top`` below 1.
+          UserError: an unknown item; a value that is not possible; ``top`` below 1.
         """
         return self.best(*self.events(said), top, seen=seen, profile=profile)
 
@@ -176,7 +185,11 @@ class Model:
         seen: bool = False,
         form: linear.Form | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The best items (k,) and their scores (k,) as they are shown, without reasons."""
+        """The best items (k,) and their scores (k,), without reasons; ratings stay on the scale.
+
+        Raises:
+          UserError: ``top`` is below 1, or a score is not finite.
+        """
         if top < 1:
             raise UserError(f"top {top}: ask for one item or more")
         used = self.form if form is None else form
@@ -191,11 +204,11 @@ class Model:
         return chosen, scores
 
     def shown(self, score: float) -> float:
-        """A score as people see it: a rating stays on the scale."""
+        """A score as it is shown: a predicted rating is clipped to the scale."""
         return score if self.labels.events else min(max(score, self.labels.low), self.labels.high)
 
     def user(self, name: str | int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """Items, labels and profile of a user of the log.
+        """Items (n,), labels (n,) and profile of a user of the log; the last event of each item.
 
         Raises:
           UserError: the log has no such user.

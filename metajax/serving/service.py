@@ -1,12 +1,11 @@
-"""Serving the adapted user: a learner as three exported programs, and a store of states.
+"""Serving any learner: three exported programs, and a store of the users' states.
 
-`export` writes ``start``, ``adapt`` and ``predict`` of a trained learner as StableHLO with their
-parameters beside them; `Service` answers "here are new events of user 42: which 20 items?". The
-folder is all that a server needs: it runs with jax and numpy, without this library's source, and
-`load` is written so that it can be copied.
+`export` writes ``start``, ``adapt`` and ``predict`` of a trained learner as StableHLO, with the
+parameters beside them. `Service` adapts users to new events and recommends. The folder is all that
+a server needs: it runs with jax and numpy, without the source of this library, and `load` can be
+copied into a project of your own.
 
-What is kept of a user is their state, often a few kilobytes; what all users share stays in the
-folder's parameters.
+Only the state of a user is stored, often a few kilobytes; what all users share is in the folder.
 """
 
 import functools
@@ -32,7 +31,7 @@ User = int | str
 
 
 class Programs(NamedTuple):
-    """The exported programs, on flat lists of arrays.
+    """The exported programs; arguments and states are flat lists of arrays.
 
     Attributes:
       start: (params, profile) -> state.
@@ -146,11 +145,11 @@ def load(folder: pathlib.Path) -> tuple[Programs, list[jax.Array], dict[str, Any
 
 
 class Store:
-    """The users' states, in memory, with a file to survive a restart.
+    """The states of users, in memory; `save` and `read` keep them over a restart.
 
     Attributes:
-      identity: of the model and catalogue that the states are of; None while there are none.
-      seen: the places in the catalogue of what each user has met, which are not recommended.
+      identity: of the model and catalogue that the states belong to; None while there are none.
+      seen: user -> indices of items that they have met, which are not recommended.
     """
 
     def __init__(self) -> None:
@@ -272,7 +271,7 @@ class Service:
           inputs: leaves (n, ...) of what is known of each event, n at most the exported support.
           label: (n,).
           profile: leaves of the user's profile, read the first time only: the state keeps it.
-          items: places of the events in the catalogue; they will not be recommended.
+          items: indices in the catalogue of the events' items, which will not be recommended.
 
         Raises:
           UserError: more events than one call takes; a label or the new state is not finite. The
@@ -301,10 +300,10 @@ class Service:
     def recommend(
         self, user: User, k: int, profile: Sequence = ()
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The k best items of the catalogue for a user, best first, and their scores.
+        """The k best items of the catalogue for a user, best first, and their scores, each (k,).
 
-        What `observe` was told that the user has met is left out; if fewer than k items are left,
-        all of them are given.
+        Items that `observe` was given are left out; if fewer than k are left, all of them are
+        returned.
 
         Raises:
           UserError: no catalogue; a score is not finite.
@@ -334,7 +333,7 @@ def _identity(about: dict[str, Any], catalogue: Sequence[Any]) -> str:
 
 
 def best(scores: jax.Array, k: int, block: int = 1024) -> tuple[jax.Array, jax.Array]:
-    """The k highest of scores (Q,) and their places, exactly, without sorting Q numbers.
+    """The k highest of scores (Q,) and their indices, each (k,), exactly, without sorting all Q.
 
     The k highest lie in the k blocks with the highest maxima: those alone are searched.
     """

@@ -1,7 +1,7 @@
-"""What people have told a service, in SQLite: an event is acknowledged once it is on the disk.
+"""The events of people, in SQLite: an event is acknowledged once it is on the disk.
 
-Events are stored, not states. So a state is always of the model that is loaded: a newer model
-adapts to the same events, and parameters of another one can serve nobody.
+Events are stored, not states: a state belongs to one model, while a newer model can adapt to the
+same events.
 """
 
 import concurrent.futures
@@ -29,7 +29,7 @@ CREATE INDEX of_user ON events (user, place);
 
 
 class Event(NamedTuple):
-    """What a person said of an item: its id as text, and a value; None takes it back."""
+    """One event of a person: the id of an item as text, and a value; None takes the event back."""
 
     item: str
     value: float | None
@@ -44,15 +44,15 @@ class _Write(NamedTuple):
 class Store:
     """The events of people, in the order in which they came.
 
-    One thread writes: what arrives while the disk is busy goes with the next commit, so that many
+    One thread writes. What arrives while the disk is busy goes into the next commit, so that many
     people at once cost one wait for the disk and not one each.
 
     Args:
-      path: of the file, made if there is none.
-      model: that the events are of.
+      path: of the database file, which is created if there is none.
+      model: whose items and kind of labels the events have.
 
     Raises:
-      UserError: the file is no such store, one of another kind of labels, or in use.
+      UserError: the file is not such a store, has another kind of labels, or is in use.
     """
 
     def __init__(self, path: pathlib.Path, model: Model):
@@ -69,7 +69,7 @@ class Store:
         self._thread.start()
 
     def events(self, user: str) -> list[Event]:
-        """What a person has said: the last of each item, in the order of these."""
+        """The events of a person: the last one of each item, in the order of these."""
         rows = self._reader.execute(
             "SELECT item, value FROM events WHERE user = ? ORDER BY place", (user,)
         ).fetchall()

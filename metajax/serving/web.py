@@ -1,4 +1,4 @@
-"""The web service: new events of a person in, their list out; and the page that uses it.
+"""The web service: it takes new events of a person and returns their list; and a page that uses it.
 
     GET  /api/model                      what the model is, and its k-shot curve
     GET  /api/search?q=al                items by title or id
@@ -6,7 +6,7 @@
     POST /api/users/ID/events            {"events": [{"item": 7, "value": 5}], "top": 10}
     POST /api/users/ID/undo              takes the last event back
 
-A value of null takes an item back. Every answer but an error is the person's list; an error is
+A value of null takes the event of an item back. The answer is the person's list; an error is
 {"error": "one line"} with status 400.
 """
 
@@ -52,7 +52,7 @@ REMEMBERED = 100_000  # people whose events are kept in memory
 
 
 class Service:
-    """Answers for one model; what people say is in the store."""
+    """The service of one model, with the events of people in a store."""
 
     def __init__(self, model: Model, store: Store):
         self.model, self.store = model, store
@@ -60,7 +60,7 @@ class Service:
         self._by_id = {str(one): place for place, one in enumerate(model.catalogue.ids.tolist())}
 
     def events(self, user: str) -> list[Event]:
-        """What a person has said, of items that the model has."""
+        """The events of a person on items that the model has."""
         found = self._known.get(user)
         if found is None:
             found = [one for one in self.store.events(user) if one.item in self._by_id]
@@ -109,7 +109,13 @@ class Service:
         return Event(str(self.model.catalogue.id(item)), None if value is None else float(value))
 
     def answer(self, user: str, top: int, why: bool, curve: bool) -> dict[str, Any]:
-        """What a person has said, and their list."""
+        """The events of a person and their list, as JSON.
+
+        Args:
+          top: length of the list.
+          why: whether each item has the events that moved its score.
+          curve: whether each event has the score that was predicted from the events before it.
+        """
         model, said = self.model, self.events(user)
         items = np.array([self._by_id[one.item] for one in said], np.int64)
         values = [float(one.value or 0.0) for one in said]
@@ -148,7 +154,7 @@ class Service:
         return out
 
     def about(self) -> dict[str, Any]:
-        """What the page and a client must know of the model."""
+        """Facts about the model for the page and clients, as JSON."""
         labels, valid = self.model.labels, self.model.about["validation"]
         saved = self.model.about["arm"]
         plain = next(iter(valid["arms"]))

@@ -135,14 +135,14 @@ def test_lists_and_their_metrics_by_pencil():
     both = ranking.lists_of(tasks, made, 6, 2, np.arange(6))
     np.testing.assert_array_equal(both.history.toarray()[0], [0, 0, 0, 1, 1, 0])
     by_number = lambda histories: np.tile(np.arange(6.0), (histories.shape[0], 1))
-    found = ranking.ranked(by_number, lists, jax.random.key(0))
+    found = ranking.list_metrics(by_number, lists, jax.random.key(0))
     # task 0 lists 5 4 2 1 0: hits at 3 and 5 of 5; task 1 lists 5 first.
     ideal = 1 + 1 / np.log2(3)
     expected = [(1 / np.log2(4) + 1 / np.log2(6)) / ideal, 1.0]
     np.testing.assert_allclose(found["ndcg@10"], expected, rtol=1e-6)
     np.testing.assert_allclose(found["recall@20"], [1, 1])
     cold = lists._replace(candidates=np.array([True, True, False, True, True, True]))
-    only = ranking.ranked(by_number, cold, jax.random.key(0))
+    only = ranking.list_metrics(by_number, cold, jax.random.key(0))
     np.testing.assert_allclose(only["ndcg@10"][0], 1 / np.log2(5), rtol=1e-6)
 
 
@@ -168,7 +168,7 @@ def test_ties_are_broken_at_random():
     history = sp.csr_matrix((400, 40), dtype=np.float32)
     lists = ranking.Lists(history, wanted, np.ones(40, bool))
     flat = lambda histories: np.zeros((histories.shape[0], 40))
-    found = ranking.ranked(flat, lists, jax.random.key(0), block=1)
+    found = ranking.list_metrics(flat, lists, jax.random.key(0), block=1)
     assert np.mean(found["recall@20"]) == pytest.approx(0.5, abs=0.1)
 
 

@@ -105,7 +105,7 @@ def test_levels_of_scales_that_are_not_whole_stars(ready, labels, count, even):
     )
     levels = belief.levels_of(other)
     assert levels is not None and len(levels) == count
-    told = belief.told(levels, labels, 2.0)["ordinal"]
+    told = belief.facts(levels, labels, 2.0)["ordinal"]
     assert told["even"] == even and told["levels"] == count
     assert told["step"] == pytest.approx(2 * 4 / (count - 1), rel=1e-4)
 

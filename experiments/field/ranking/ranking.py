@@ -215,7 +215,7 @@ def meta_learned(
         )
     scorers = fit(rate=found.best["rate"], seeds=config.seeds)
     quality = float(np.mean([ranking.quality(one, valid) for one in scorers]))
-    settings = found.best | {"valid": quality, "trials": ranking.ended(found)}
+    settings = found.best | {"valid": quality, "trials": ranking.num_finished(found)}
     return Made(scorers, settings, time.perf_counter() - began)
 
 
@@ -231,7 +231,7 @@ def judged(
             wrap = lambda scorer: scorer
             if scenario == "item_cold":
                 wrap = functools.partial(with_content, content=world.content, known=lists.known)
-            each = [ranking.ranked(wrap(s), tests, jax.random.key(7)) for s in made.scorers]
+            each = [ranking.list_metrics(wrap(s), tests, jax.random.key(7)) for s in made.scorers]
             for metric in each[0]:
                 key = records.Key(scenario, arm, f"k={shots}", metric)
                 scores[key] = np.stack([found[metric] for found in each]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Columns of a person's own log turned into indices, ratings and counts, or one clear error."""
+"""Columns of your own log as indices, ratings and counts; errors are one line that says the row."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +55,7 @@ class Read(NamedTuple):
 
 
 def trimmed(values: Any) -> Any:
-    """Text without surrounding space and with null for "" ; other types as they are."""
+    """A polars.Series of text without surrounding space, "" as null; other types as they are."""
     polars = require_polars()
     if values.dtype in (polars.Categorical, polars.Enum, polars.Null):
         values = values.cast(polars.String)
@@ -67,7 +67,7 @@ def missing(column: Column, keep_texts: bool) -> np.ndarray:
 
     Args:
       column: any.
-      keep_texts: whether NA, null and the like are values.
+      keep_texts: whether texts such as NA and null are values.
     """
     polars = require_polars()
     values = trimmed(column.values)
@@ -80,7 +80,7 @@ def missing(column: Column, keep_texts: bool) -> np.ndarray:
 
 
 def ids(column: Column, keep_texts: bool = False) -> tuple[Read, np.ndarray]:
-    """Indices of a column of ids and the distinct ids in order: (rows,) int32, (n,).
+    """Indices (rows,) int32 of a column of ids, and the n distinct ids (n,) in order.
 
     Raises:
       UserError: an absent id; ids that cannot be told apart; a type that is neither whole numbers

@@ -1,9 +1,10 @@
-"""Text with quotes, read by the standard library's `csv`, in the dialect that fits every row.
+"""Reads delimited text with quotes by the standard library's `csv`, in the dialect that fits.
 
-A reading fits if no field has text behind its closing quote, every row has the header's number of
-fields, and no quoted field runs over several lines each of which would be a whole row by itself: so
-looks a stray quote that swallows the rows up to the next one. Tried are, in this order, doubled
-quotes (RFC 4180), and quotes behind a backslash; if none fits, quotes may be plain text.
+A dialect fits if no field has text behind its closing quote, every row has as many fields as the
+header, and no quoted field spans several lines each of which would be a whole row by itself (the
+sign of a stray quote that swallows the rows up to the next one). Dialects are tried in this order:
+quotes escaped by doubling (RFC 4180), then by a backslash; if neither fits, quotes may be plain
+text.
 """
 
 import csv
@@ -76,8 +77,8 @@ def read(
       separator: one character.
       names: of the columns.
       skip: number of lines before the first row.
-      places: of the columns that are wanted.
-      said: what the person said of quotes, see `ReadOptions.quote`.
+      places: the numbers of the wanted columns, from 0.
+      said: what the user's options say of quotes, see `ReadOptions.quote`.
 
     Raises:
       UserError: no reading fits.

@@ -1,9 +1,9 @@
 """The bytes of a log, unpacked and checked before any reader sees them.
 
-Refused in one line each: an absent file, an unknown kind, an empty file, a damaged archive, bytes
-that are not text, a line of more than a mebibyte. Done: gz, bz2, xz, zst and zip are unpacked
-(told by their first bytes, whatever the name), a byte order mark is taken off, every kind of line
-end becomes a newline.
+gz, bz2, xz, zst and zip are unpacked (recognized by their first bytes, whatever the name), a byte
+order mark is removed, and every kind of line end becomes a newline. Refused, each by a one-line
+error, are: an absent file, an unknown kind, an empty file, a damaged archive, bytes that are not
+text, and a line longer than a mebibyte.
 """
 
 import bz2
@@ -33,9 +33,9 @@ ZST = b"\x28\xb5\x2f\xfd"
 
 
 def kind(path: Path) -> str:
-    """The ending that tells what a file is, in lower case: ``.csv`` of ``Log.CSV.gz``.
+    """The ending that says the format of a file, in lower case: ``.csv`` of ``Log.CSV.gz``.
 
-    A packed file without another ending is text.
+    A packed file without another ending counts as text.
     """
     endings = [ending.lower() for ending in path.suffixes]
     packed = ".txt" if endings and endings[-1] in PACKED else ""

@@ -1,19 +1,19 @@
-"""A person's own interaction log as `Interactions`, and the line that says what was understood.
+"""Reads your own interaction log as `Interactions`, and says in one line what was understood.
 
     table = read.load("my_ratings.csv")            # columns found by their usual names
     table = read.load("events.parquet", user="visitor", item="sku", label="none")
     print(table.notes)
 
-What is done with what is found:
+How each part of a log is read:
 
 * Ids are whole numbers or text, with surrounding space removed. A column of text that holds nothing
   but plain whole numbers becomes numbers; "007" keeps it text. Users and items are numbered in
   sorted order, rows keep the order of the file. Ids that mean "none" (NA, NaN, null, \\N) and
-  floats too large to be told apart are refused.
+  floats that are too large to be exact are refused.
 * A column of ratings is the label, on the scale given or from the lowest to the highest. A column
   of counts, such as plays, makes every row an event: the label is 1.0 on the scale 0..1,
-  `Interactions.count` is how often it happened, rows with 0 are left out. Without either every row
-  is an event. A column that was left over and looks like the label is an error.
+  `Interactions.count` is how often it happened, and rows with 0 are left out. Without either, every
+  row is an event; it is an error if an unused column looks like a label.
 * Times become Unix seconds, see `metajax.data.logs.times`.
 * Repeated (user, item) pairs are kept and counted; with ``last_only`` only the last by time (by row
   without times) is.

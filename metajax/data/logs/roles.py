@@ -1,7 +1,7 @@
-"""Which column of a log is the user, the item, the label, the count and the time.
+"""Finds which column of a log is the user, the item, the label, the count and the time.
 
-Found by usual names; asked for, never guessed, where two columns could be the label or where one
-that was left over looks like it.
+Columns are found by their usual names. Where two columns could be the label, or an unused one looks
+like it, an error asks for the option that decides; nothing is guessed.
 """
 
 import re
@@ -104,7 +104,8 @@ def find(
 
     Args:
       source: the log.
-      given: role -> name or number from 1, as the person said; None finds it, "" is none.
+      given: role -> name or number (from 1) of the column, from the user's options; None: find it;
+        "": there is none.
       needed: the roles that must be there.
 
     Raises:
@@ -206,7 +207,7 @@ def _absent(source: Source, role: str) -> UserError:
 
 
 def shown(names: list[str]) -> str:
-    """Names on one line, not too many."""
+    """The first few names, on one line."""
     return " ".join(", ".join(names[:20]).split())[:200]
 
 

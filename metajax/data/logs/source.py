@@ -1,4 +1,4 @@
-"""A log whose columns have names and can be read: Parquet, JSON lines, Netflix, MIND, or text."""
+"""Logs in Parquet, JSON lines, Netflix's and MIND's layouts, as columns that have names."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ MIND_NEWS = re.compile(rb"\AN\d+\t[^\t\n]+\t[^\t\n]+\t[^\t\n]+\t[^\t\n]*\thttps?
 
 
 class Source(NamedTuple):
-    """A log before it is known which column is what.
+    """A log whose columns can be read by name, before their roles (user, item, ...) are known.
 
     Attributes:
       path: of the file.
@@ -98,7 +98,7 @@ def from_parquet(path: Path) -> Source:
 
 
 def counted(path: Path, num_rows: int, num_read: int) -> None:
-    """Compares the rows that the engine gave with those counted without it.
+    """Checks that polars has read as many rows as were counted without it.
 
     Raises:
       UserError: they differ.

@@ -1,9 +1,9 @@
-"""Times of a log in Unix seconds, in whatever unit or format they are written.
+"""Times of a log as Unix seconds, whatever unit or format they are written in.
 
 Numbers are seconds below 1e11, milliseconds below 1e14, microseconds below 1e17, else nanoseconds,
 each by its own size: right for every date after March 1973. Numbers all of which read as a date,
-such as 20140407, are dates. Text is ISO 8601 or another usual format, without an offset taken as
-UTC; 03/04/2014, which may be of March or of April, is asked for.
+such as 20140407, are dates. Text is ISO 8601 or another usual format; without an offset it counts
+as UTC. An ambiguous date, such as 03/04/2014, is an error that asks for the format.
 """
 
 import re
