@@ -19,24 +19,24 @@ SHUFFLED = ", times shuffled"
 """What the scenario of the control is called, behind the name of the data set."""
 
 
-def users(record: records.Record, arm: str, metric: str, scenario: str = "") -> found.Users:
+def users(record: records.Record, arm: str, metric: str, scenario: str = "") -> found.UserLosses:
     """The losses of an arm by user, seeds averaged."""
     scenario = scenario or record.scenario
     mean = record.of(scenario, arm, records.ALL, metric).mean(axis=0)
     mixed = SHUFFLED if scenario.endswith(SHUFFLED) else ""
     count = np.asarray(record.extra[f"{EVENTS_OF}{mixed}"], float)
-    return found.Users(mean * count, count)
+    return found.UserLosses(mean * count, count)
 
 
 def difference(
     record: records.Record, arm: str, other: str, metric: str, scenario: str = ""
-) -> found.Ratio:
+) -> found.EventMean:
     """The mean loss of an event less that of another arm, paired by user."""
     a, b = (users(record, name, metric, scenario) for name in (arm, other))
-    return found.mean_of_events(found.Users(a.total - b.total, a.count))
+    return found.mean_of_events(found.UserLosses(a.total - b.total, a.count))
 
 
-def interval(value: found.Ratio, sign: bool = False) -> str:
+def interval(value: found.EventMean, sign: bool = False) -> str:
     """A mean with its interval, as tables have it."""
     plus = "+" if sign else ""
     return f"{value.mean:{plus}.4f} [{value.low:{plus}.4f}, {value.high:{plus}.4f}]"
