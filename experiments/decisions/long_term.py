@@ -163,7 +163,7 @@ def measured(config: Config) -> records.Record:
         run = jax.jit(lambda params, policy=policy: judged(world, policy, params, people))
         log = jax.device_get(run(params))
         scores[records.Key(SCENARIO, arm, records.ALL, "return")] = log.reward.sum(axis=2)
-        shapes[arm] = shape_of(log)
+        shapes[arm] = shape_of(log, world.candidates)
     record = records.made(
         NAME, config,
         records.arms_of(ARMS, roles={a: ROLES.get(a, records.BASELINE) for a in ARMS},
@@ -177,11 +177,12 @@ def measured(config: Config) -> records.Record:
     return record
 
 
-def shape_of(log: Log) -> dict[str, list[float]]:
-    """Mean reward, satisfaction and kaleness of what was picked, by round."""
+def shape_of(log: Log, none: int) -> dict[str, list[float]]:
+    """Mean reward, satisfaction and kaleness of what was picked (not ``none``), by round."""
     mean = lambda x: np.round(np.nanmean(x, axis=(0, 1)), 4).tolist()
-    info = {name: np.asarray(log.info[name]) for name in ("satisfaction", "kale")}
-    return {"reward": mean(np.asarray(log.reward)), **{k: mean(v) for k, v in info.items()}}
+    kale = np.where(np.asarray(log.info["picked"]) < none, log.info["kale"], np.nan)
+    content = np.asarray(log.info["satisfaction"])
+    return {"reward": mean(log.reward), "satisfaction": mean(content), "kale": mean(kale)}
 
 
 def main(config: Config) -> records.Record:

@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 NAME, SCENARIO = "long_term", "ChocKale"
 RANDOM, CHOC, KALE, MYOPIC, DQN, MYOPIC_SLATE, SLATE, ACTOR, SWAPPED = ARMS = (
@@ -58,3 +58,22 @@ def unfolding(record: records.Record, name: str, label: str, path: pathlib.Path)
         axes.set_ylabel(label)
         axes.grid(alpha=0.25, linewidth=0.4)
         plots.legend(axes, len(LINES))
+
+
+def markdown(record: records.Record) -> str:
+    """Return of a session, beside gamma 0, and how it ends."""
+    rows = []
+    get = lambda arm: record.of(SCENARIO, arm, records.ALL, "return")
+    told = lambda r, sign="": f"{r.mean:{sign}.1f} [{r.low:{sign}.1f}, {r.high:{sign}.1f}]"
+    for arm in record.names():
+        shape, own = record.extra["shapes"][arm], get(arm)
+        gap = "" if arm == MYOPIC else told(records.difference(own, get(MYOPIC)), "+")
+        first, last = np.mean(shape["reward"][:10]), np.mean(shape["reward"][-10:])
+        content = np.mean(shape["satisfaction"][-10:])
+        rows.append((arm, told(records.interval(own, "return")), gap, f"{first:.2f}",
+                     f"{last:.2f}", f"{content:.2f}"))  # fmt: skip
+    heads = ("policy", "return of a session", f"minus {MYOPIC}", "a round at first",
+             "in the last ten rounds", "satisfaction then")  # fmt: skip
+    config = record.config
+    head = f"{config['test_people']} new people, {config['seeds']} seeds.\n\n"
+    return head + tables.markdown(tables.Grid("", heads, rows))

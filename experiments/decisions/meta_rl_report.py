@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax.results import intervals, plots, records
+from metajax.results import intervals, plots, records, tables
 
 from .rl_arms import ORACLE, STEP
 
@@ -108,3 +108,28 @@ def of_asking(told: dict[str, Any], path: pathlib.Path) -> None:
         axes.set_ylabel("chance of asking, and return")
         axes.grid(alpha=0.25, linewidth=0.4)
         plots.legend(axes, 4)
+
+
+def markdown(record: records.Record) -> str:
+    """The chances of a click, and the bandit in which asking costs."""
+    rows, oracle = [], record.of(SCENARIO, ORACLE, "k=0", "chance")
+    for arm in record.names():
+        told = [get(record, arm, f"k={k}") for k in SHOTS]
+        first, last, mixed = told[0], told[-1], get(record, arm, records.N1)
+        gap, dealt = "", ""
+        if first is not None and last is not None:
+            gap = f"{(last.mean() - first.mean()) / (oracle.mean() - first.mean()):.0%}"
+        if first is not None and mixed is not None:
+            dealt = shown(records.difference(mixed, first), "+")
+        rows.append((arm, *("" if x is None else f"{x.mean():.3f}" for x in told), gap, dealt))
+    heads = ("chance of a click", *(f"{k} episodes" for k in SHOTS), "of the gap to the oracle",
+             "rewards dealt anew, minus start")  # fmt: skip
+    config = record.config
+    head = f"{config['test_users']} new users, {config['seeds']} seeds.\n\n"
+    asking = [
+        (arm, f"{x['asks'][0]:.1%}", f"{x['asks at the end']:.1%}", f"{x['earns at the end']:.3f}")
+        for arm, x in record.extra[ASK].items()
+    ]
+    second = ("asking costs .2 and tells all", "asks at first", "asks", "earns after its step")
+    both = (tables.Grid("", heads, rows), tables.Grid("", second, asking))
+    return head + "\n".join(map(tables.markdown, both))

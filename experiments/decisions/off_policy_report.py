@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 from . import estimates
 
@@ -156,3 +156,37 @@ def of_own_log(row: dict[str, Any], path: pathlib.Path) -> None:
         axes.set_yticks(-np.arange(len(arms)), arms)
         axes.set_xlabel("reward per decision, bootstrap 95 %")
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
+
+
+def world_markdown(record: records.Record) -> str:
+    """Bias of each estimator under each condition, spread and coverage as logged."""
+    conditions, rows = record.conditions(), []
+    for arm in estimates.ARMS:
+        get = lambda condition, metric, a=arm: record.of(WORLD, a, condition, metric)[0]
+        bias = [records.interval(get(c, "error")[None], "error") for c in conditions]
+        shown = [f"{b.mean:+.3f} [{b.low:+.3f}, {b.high:+.3f}]" for b in bias]
+        covers = [
+            get(conditions[0], f"{kind} covers").mean() for kind in ("bootstrap", "bernstein")
+        ]
+        spread = get(conditions[0], "error").std(ddof=1)
+        rows.append((arm, *shown, f"{spread:.3f}", *(f"{share:.1%}" for share in covers)))
+    told = ("spread, as logged", "bootstrap holds the truth", "Bernstein does")
+    heads = ("estimate minus truth", *conditions, *told)
+    count, rounds = record.config["logs"], record.config["rounds"]
+    head = f"{count} logs of {rounds:,} rounds; mean error with its 95 % interval over logs.\n\n"
+    return head + tables.markdown(tables.Grid("", heads, rows))
+
+
+def clicks_markdown(record: records.Record) -> str:
+    """Values on Open Bandit with bootstrap intervals, and what they rest on."""
+    shown = (estimates.IPS, estimates.SELF, estimates.DOUBLE, estimates.SWITCH)
+    heads = ("campaign", "policy in question", "clicks in the log", "effective size",
+             "largest weight", "mean weight", "never shown", *shown, "earned itself")  # fmt: skip
+    rows = [
+        (row["campaign"], CALLED[row["target"]], f"{row['clicks']}", f"{row['effective']:,.0f}",
+         f"{row['largest_weight']:,.1f}", f"{row['mean_weight']:.2f}",
+         f"{row['unsupported']:.2%}", *(_with_ends(row["arms"][arm]) for arm in shown),
+         _with_ends(row["on_policy"]))
+        for row in record.extra[BANDIT]
+    ]  # fmt: skip
+    return tables.markdown(tables.Grid("", heads, rows))

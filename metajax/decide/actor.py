@@ -16,7 +16,8 @@ def policy(model: Model, params: Params) -> Policy:
     """Softmax of the actor's scores of the actions."""
 
     def chances(state: PyTree, seen: Observation, key: jax.Array) -> jax.Array:
-        return jax.nn.softmax(model.apply(params["actor"], (), features(seen)))
+        score = model.apply(params["actor"], (), features(seen))
+        return jax.nn.softmax(jnp.where(seen.mask > 0, score, -jnp.inf))
 
     return drawing(lambda key, seen: (), chances, lambda state, decision, key: state)
 

@@ -41,7 +41,7 @@ class ChocKale:
 
     An observation's profile is ``satisfaction`` and ``left``, the share of the session to come; its
     inputs are ``kale`` (C, size) of every slate, and the candidates' kaleness ``items`` (C, A) in
-    every row.
+    every row. ``info`` has the number ``picked``, ``candidates`` where none was, and its ``kale``.
 
     Attributes:
       candidates: A, items offered in a round, their kaleness uniform.
@@ -128,7 +128,7 @@ class ChocKale:
             worth_C = self.expected(state)
             info = {
                 "best": worth_C.max(), "expected": worth_C[action], "picked": item,
-                "kale": jnp.where(some, kale, jnp.nan), "satisfaction": content,
+                "kale": jnp.where(some, kale, 0.0), "satisfaction": content,
             }  # fmt: skip
             later = Session(
                 state.round + 1, self.memory * state.exposure + moved, offered(key_next)

@@ -130,8 +130,8 @@ def greedy(learner: ValueLearner, params: Params, explore: float | jax.Array = 0
     """The policy that takes the action of the largest value, and any with chance ``explore``."""
 
     def chances(state: PyTree, seen: Observation, key: jax.Array) -> jax.Array:
-        told = learner.values(params, seen)
-        any_C = jnp.full(told.shape, explore / told.shape[0])
+        told = jnp.where(seen.mask > 0, learner.values(params, seen), -jnp.inf)
+        any_C = explore * seen.mask / seen.mask.sum()
         return any_C.at[jnp.argmax(told)].add(1.0 - explore)
 
     return drawing(lambda key, seen: (), chances, lambda state, decision, key: state)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metajax.decide import slates
+from metajax.decide import check, slates
 from metajax.decide.choc_kale import ChocKale, Session
 from metajax.decide.environment import drawing, play
 from metajax.models.towers import vector_mlp
@@ -115,10 +115,10 @@ def test_a_session_ends_at_its_horizon_and_exposure_moves_as_the_law_says():
     log = sessions(dataclasses.replace(WORLD, noise=0.0), 12)
     assert log.mask[:, :10].all() and not log.mask[:, 10:].any()
     exposure = np.log(1 / (1 / np.asarray(log.info["satisfaction"]) - 1)) / WORLD.sensitivity
-    kale = np.asarray(log.info["kale"])
-    moved = np.where(np.isnan(kale), 0.0, 2 * kale - 1)
+    none = np.asarray(log.info["picked"]) == WORLD.candidates
+    moved = np.where(none, 0.0, 2 * np.asarray(log.info["kale"]) - 1)
     np.testing.assert_allclose(exposure[:, 1:10], 0.9 * exposure[:, :9] + moved[:, :9], atol=1e-3)
-    assert (np.asarray(log.reward)[:, :10][np.isnan(kale[:, :10])] == 0).all()
+    assert none[:, :10].any() and (np.asarray(log.reward)[none] == 0).all()
 
 
 def test_the_reward_is_what_is_expected_on_average():
@@ -155,6 +155,15 @@ def test_the_actor_critic_learns_a_policy():
     seen, _ = WORLD.environment().reset(jax.random.key(1), jnp.zeros(()))
     chance = actor.policy(model, params).chances((), seen, jax.random.key(0))
     np.testing.assert_allclose(chance.sum(), 1.0, rtol=1e-6)
+
+
+def test_the_contract_holds_for_the_world_and_learned_policies():
+    model = vector_mlp((4,))
+    seen, _ = WORLD.environment().reset(jax.random.key(0), jnp.zeros(()))
+    learner = values.dqn(model, 0.9)
+    params = learner.init(jax.random.key(0), seen)
+    people = jnp.array([-1.0, 0.0, 2.0])
+    check.everything(check.Trial(WORLD.environment(), values.greedy(learner, params, 0.2), people))
 
 
 def test_an_impossible_world_is_one_line():
