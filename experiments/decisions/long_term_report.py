@@ -76,4 +76,4 @@ def markdown(record: records.Record) -> str:
              "in the last ten rounds", "satisfaction then")  # fmt: skip
     config = record.config
     head = f"{config['test_people']} new people, {config['seeds']} seeds.\n\n"
-    return head + tables.markdown(tables.Grid("", heads, rows))
+    return head + tables.markdown(tables.Grid("Sessions in ChocKale", heads, rows))

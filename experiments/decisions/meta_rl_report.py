@@ -131,5 +131,8 @@ def markdown(record: records.Record) -> str:
         for arm, x in record.extra[ASK].items()
     ]
     second = ("asking costs .2 and tells all", "asks at first", "asks", "earns after its step")
-    both = (tables.Grid("", heads, rows), tables.Grid("", second, asking))
+    both = (
+        tables.Grid("Clicks after K episodes", heads, rows),
+        tables.Grid("Who asks", second, asking),
+    )
     return head + "\n".join(map(tables.markdown, both))

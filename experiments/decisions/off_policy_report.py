@@ -174,7 +174,7 @@ def world_markdown(record: records.Record) -> str:
     heads = ("estimate minus truth", *conditions, *told)
     count, rounds = record.config["logs"], record.config["rounds"]
     head = f"{count} logs of {rounds:,} rounds; mean error with its 95 % interval over logs.\n\n"
-    return head + tables.markdown(tables.Grid("", heads, rows))
+    return head + tables.markdown(tables.Grid("Estimators beside the truth", heads, rows))
 
 
 def clicks_markdown(record: records.Record) -> str:
@@ -189,4 +189,4 @@ def clicks_markdown(record: records.Record) -> str:
          _with_ends(row["on_policy"]))
         for row in record.extra[BANDIT]
     ]  # fmt: skip
-    return tables.markdown(tables.Grid("", heads, rows))
+    return tables.markdown(tables.Grid("Open Bandit: clicks per recommendation", heads, rows))

@@ -25,6 +25,15 @@ def test_a_step_on_true_rewards_helps_and_on_dealt_ones_does_not():
     assert (best >= adapted - 1e-6).all()  # the oracle of the whole catalogue is beyond reach
 
 
+def test_a_long_step_in_any_direction_already_earns_more_than_showing_all_alike():
+    """Why dealt rewards leave a gain: chances are convex, and long vectors are what w settles on."""
+    rng = np.random.default_rng(0)
+    users, vectors = np.asarray(meta_rl.drawn(meta_rl.Config(), 2, 100)), meta_rl.WORLD.vectors
+    chance = 1.0 / (1.0 + np.exp(1.0 - 1.5 * users @ np.asarray(vectors).T))
+    shown = np.argmax(rng.normal(size=(500, 8)) @ np.asarray(vectors).T, axis=1)
+    assert chance[:, shown].mean() > chance.mean() + 0.05
+
+
 @pytest.mark.parametrize("kind", [rl_arms.MAML, rl_arms.EMAML])
 def test_meta_training_moves_the_start_and_the_rate(kind):
     params, told = rl_arms.trained(SHAPE, kind, 0.05, 1.0)
