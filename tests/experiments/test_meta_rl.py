@@ -26,7 +26,7 @@ def test_a_step_on_true_rewards_helps_and_on_dealt_ones_does_not():
 
 
 def test_a_long_step_in_any_direction_already_earns_more_than_showing_all_alike():
-    """Why dealt rewards leave a gain: chances are convex, and long vectors are what w settles on."""
+    """Why dealt rewards leave a gain: chances are convex, and w settles on long vectors."""
     rng = np.random.default_rng(0)
     users, vectors = np.asarray(meta_rl.drawn(meta_rl.Config(), 2, 100)), meta_rl.WORLD.vectors
     chance = 1.0 / (1.0 + np.exp(1.0 - 1.5 * users @ np.asarray(vectors).T))
