@@ -190,3 +190,8 @@ def clicks_markdown(record: records.Record) -> str:
         for row in record.extra[BANDIT]
     ]  # fmt: skip
     return tables.markdown(tables.Grid("Open Bandit: clicks per recommendation", heads, rows))
+
+
+def markdown(record: records.Record) -> str:
+    """Both tables of the record."""
+    return f"{world_markdown(record)}\n{clicks_markdown(record)}"

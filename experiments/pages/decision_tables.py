@@ -1,4 +1,4 @@
-"""Writes the tables of docs/decisions.md from the records, between marks in the page.
+"""Writes the tables of docs/decisions.md and off_policy.md from the records, between marks.
 
 Run: python -m experiments decision_tables
 """
@@ -10,9 +10,17 @@ from typing import Any
 from metajax import places
 from metajax.results import records, tables
 
-from ..decisions import arms, feedback_loop, show
+from ..decisions import (
+    arms,
+    feedback_loop,
+    long_term_report,
+    meta_rl_report,
+    off_policy_report,
+    show,
+)
 
 PAGE = places.documents() / "decisions.md"
+VALUES = places.documents() / "off_policy.md"
 
 
 def gap_of(gap: Any) -> str:
@@ -58,9 +66,19 @@ def loop(record: records.Record) -> str:
     return tables.markdown(tables.Grid(title, heads, rows))
 
 
+MAKERS = (
+    ("bandit", bandit),
+    ("feedback_loop", loop),
+    (meta_rl_report.NAME, meta_rl_report.markdown),
+    (long_term_report.NAME, long_term_report.markdown),
+    (off_policy_report.NAME, off_policy_report.markdown),
+)
+"""Record -> its part of a page."""
+
+
 def filled(text: str) -> str:
     """The page with the tables of the records that are stored."""
-    for name, make in (("bandit", bandit), ("feedback_loop", loop)):
+    for name, make in MAKERS:
         if records.path_of(name).is_file():
             body = make(records.stored(name))
             mark = rf"(<!-- {name}: [^\n]* -->\n).*?(<!-- end of {name} -->)"
@@ -70,5 +88,6 @@ def filled(text: str) -> str:
 
 if __name__ == "__main__":
     argparse.ArgumentParser("decision_tables", description=__doc__).parse_args()
-    PAGE.write_text(filled(PAGE.read_text()))
-    print(f"wrote {PAGE}")
+    for page in (PAGE, VALUES):
+        page.write_text(filled(page.read_text()))
+        print(f"wrote {page}")
