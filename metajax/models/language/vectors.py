@@ -21,6 +21,7 @@ from metajax.types import Params
 
 TEMPLATE = "{} is a movie about"
 AT_ONCE = 32
+SIZE = 256  # texts in one row are padded to multiples of it: few programs are compiled
 
 
 def embed(texts: Sequence[str], model: pathlib.Path | str | None = None) -> np.ndarray:
@@ -68,7 +69,7 @@ def last_token(model: Pretrained, texts: Sequence[str], layers: int | None = Non
     for at in range(0, len(ids), AT_ONCE):
         chosen = order[at : at + AT_ONCE]
         rows = [ids[i] for i in chosen] + [[0]] * (AT_ONCE - len(chosen))
-        out[chosen] = np.asarray(run(model.params, constrained.packed(rows)))[: len(chosen)]
+        out[chosen] = np.asarray(run(model.params, constrained.packed(rows, SIZE)))[: len(chosen)]
     return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
 
 
