@@ -65,7 +65,8 @@ def commands() -> list[pathlib.Path]:
 def tabled(path: pathlib.Path) -> list[report.Record]:
     """The records of a module that have the tables of rating methods."""
     found = report.all_stored(f"{path.stem}-*").values()
-    return [r for r in found if r.method and r.tasks]
+    rated = lambda record: any(key.metric == "mae" for key in record.scores)
+    return [r for r in found if r.method and r.tasks and rated(r)]
 
 
 def section(path: pathlib.Path, shown: list[report.Record]) -> str:
