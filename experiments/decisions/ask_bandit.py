@@ -7,6 +7,7 @@ summed over.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,7 @@ def later(params: dict, explores: bool) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("explores", "steps"))
-def trained(explores: bool, steps: int, rate: float = 0.1) -> tuple[dict, jax.Array, jax.Array]:
+def trained(explores: bool, steps: int, rate: float = 0.1) -> tuple[Any, jax.Array, jax.Array]:
     """The parameters after meta-training, the chance of asking (steps,) and the return (steps,)."""
     tx = optax.adam(rate)
 

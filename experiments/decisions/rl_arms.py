@@ -81,7 +81,7 @@ def objective(shape: Shape, kind: str) -> Callable[[dict, jax.Array], jax.Array]
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "kind"))
-def trained(shape: Shape, kind: str, rate: float, inner_rate: float) -> tuple[dict, jax.Array]:
+def trained(shape: Shape, kind: str, rate: float, inner_rate: float) -> tuple[Any, jax.Array]:
     """Meta-trained parameters (S, ...) of all seeds, and the return (S, steps) while training."""
     ascend = objective(shape, kind)
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))

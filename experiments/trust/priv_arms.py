@@ -80,7 +80,8 @@ def released(
 
     @jax.jit
     def one(rows: tuple, noise: jax.Array, clip: jax.Array, key: jax.Array, who: jax.Array):
-        return private.item_sums(*rows, shape, clip, noise, key, who)
+        person, item, value = rows
+        return private.item_sums(person, item, value, shape, clip, noise, key, who)
 
     who = jnp.ones((len(noises), shape[0])) if chosen is None else jnp.asarray(chosen, float)
     made = [

@@ -104,7 +104,7 @@ def _opened(file: pathlib.Path) -> Any:
         if opened.read(4) != b"GGUF":
             raise UserError(f"{file} is no GGUF file; get a complete copy")
     try:
-        return gguf.GGUFReader(file)
+        return gguf.GGUFReader(file)  # pyright: ignore[reportAttributeAccessIssue]
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         told = " ".join(str(error).split())
         if "is not a valid GGMLQuantizationType" in told:
@@ -188,7 +188,7 @@ def _tensors(
     file: pathlib.Path, names: Mapping[str, Any], config: Mapping[str, Any], dtype: Any
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Name in the folder and weights, one tensor at a time."""
-    from gguf import quants
+    from gguf import quants  # pyright: ignore[reportAttributeAccessIssue]
 
     heads = {
         "q_proj": config["num_attention_heads"],
