@@ -25,7 +25,10 @@ def code_of(page: str) -> str:
 
 @pytest.mark.parametrize(
     "page",
-    ["tutorial", "large", "extend", "online", "decisions", "off_policy", "explain", "robust"],
+    [
+        *("tutorial", "large", "extend", "online", "decisions", "off_policy", "explain", "robust"),
+        *("privacy", "federated"),
+    ],
 )
 def test_pages_import_only_what_exists(page):
     for node in ast.walk(ast.parse(code_of(page))):
@@ -67,6 +70,24 @@ def test_why_was_this_recommended_runs_as_it_stands(tmp_path):
 @pytest.mark.slow
 def test_from_predictions_to_decisions_runs_as_it_stands(tmp_path):
     assert "meta-learned prior regret of a round" in run("decisions", tmp_path)
+
+
+def test_who_can_learn_what_about_me_runs_as_it_stands(tmp_path):
+    """1,000 people, 60 private rounds: adapting afterwards spends nothing."""
+    pytest.importorskip("jax_privacy", reason="pip install metajax[privacy]")
+    pytest.importorskip("dp_accounting", reason="pip install metajax[privacy]")
+    said = run("privacy", tmp_path)
+    spent = re.findall(r"epsilon ([\d.]+)", said)
+    assert len(spent) == 2 and spent[0] == spent[1] and 7.9 < float(spent[0]) <= 8
+    cold, warm = map(float, re.findall(r"error ([\d.]+) before adapting, ([\d.]+)", said)[0])
+    assert warm < cold
+
+
+def test_ratings_that_stay_on_the_device_run_as_they_stand(tmp_path):
+    """8 weights of 4 bytes to 20 clients; 2 entries of 8 bytes from 18 of them."""
+    said = run("federated", tmp_path)
+    assert f"{20 * 8 * 4} bytes down, {18 * 2 * 8} up" in said
+    assert "client 17: the upload is refused" in said
 
 
 @pytest.mark.slow

@@ -73,7 +73,8 @@ def verdict(record: records.Record) -> None:
         print(f"epsilon {most:g}, {MAML} minus {other}, both private: MSE {told(gap, '+')}")
     for arm, by_level in record.extra["attack"].items():
         for level, (auc, low, high) in by_level.items():
-            print(f"members found by {arm}, epsilon {level}: AUC {auc:.3f} [{low:.3f}, {high:.3f}]")
+            told_of = f"{MAML}'s item sums alone" if arm == MEAN else f"{MAML} and its sums"
+            print(f"members, {told_of}, epsilon {level}: AUC {auc:.3f} [{low:.3f}, {high:.3f}]")
     gap = records.difference(get(FIXED, most), get(MAML, most))
     print(
         f"fixed cohorts with the same noise: MSE {told(gap, '+')} to Poisson; as neighbors with a "
@@ -106,7 +107,11 @@ def errors(record: records.Record, path: pathlib.Path) -> None:
 def attacks(record: records.Record, path: pathlib.Path) -> None:
     """Saves the AUC of the attack, by arm and level."""
     rows = [
-        (f"{arm}, {'no privacy' if level == 'inf' else f'epsilon {level}'}", auc)
+        (
+            f"{f'{MAML}, item sums' if arm == MEAN else MAML}, "
+            f"{'no privacy' if level == 'inf' else f'epsilon {level}'}",
+            auc,
+        )
         for arm, by_level in record.extra["attack"].items()
         for level, auc in by_level.items()
     ]

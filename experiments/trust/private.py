@@ -57,7 +57,7 @@ class Config:
     """Privacy levels; no privacy at all is always among them."""
     delta: Share = 1e-5
     """The probability that the guarantee fails; below 1 over the number of people."""
-    share: Share = 0.4
+    share: Share = 0.8
     """The share of epsilon that item sums take where something else is released too."""
     rounds: Positive = 100
     """Rounds of MAML."""

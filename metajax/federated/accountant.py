@@ -13,7 +13,7 @@ from typing import Any
 from metajax.federated.private import INSTALL
 from metajax.types import UserError
 
-ORDERS = (*(1 + i / 4 for i in range(1, 16)), *range(5, 65), 80, 128, 256, 512)
+ORDERS = (*(1 + i / 4 for i in range(1, 40)), *range(11, 65), 80, 128, 256, 512)
 """Renyi orders that are tried; the best of them gives epsilon."""
 
 

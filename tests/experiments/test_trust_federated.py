@@ -31,6 +31,7 @@ def test_own_ratings_are_out_of_the_columns_that_a_client_learns_from():
     )
 
 
+@pytest.mark.slow
 def test_federated_runs_small_and_its_record_prints_the_table(tmp_path, capsys):
     options = ["--preset", "quick", "--rounds", "4", "--clients", "4", "--judged", "10"]
     options += ["--arms", "FedAvg, fine-tuned", "FedMeta, MAML", "--inner-steps", "1"]
@@ -65,6 +66,7 @@ def test_federated_refuses_before_training(options, line, tmp_path):
         federated.main(config)
 
 
+@pytest.mark.slow
 def test_private_runs_small_and_its_record_prints_the_table(tmp_path, capsys):
     pytest.importorskip("jax_privacy", reason="pip install metajax[privacy]")
     options = ["--preset", "quick", "--rounds", "2", "--judged", "10", "--shadow-people", "40"]
@@ -72,7 +74,7 @@ def test_private_runs_small_and_its_record_prints_the_table(tmp_path, capsys):
     config = command.parse(private.Config, [*options, "--out", str(tmp_path)])
     record = private.main(config)
     said = capsys.readouterr().out
-    assert "both private: MSE" in said and "members found by MAML, epsilon inf" in said
+    assert "both private: MSE" in said and "members, MAML and its sums, epsilon inf" in said
     assert (tmp_path / "epsilon.png").is_file() and (tmp_path / "membership.png").is_file()
     assert priv_report.named_at("bias", 8.0) in record.names()
     priv_report.report(records.read(tmp_path / "private-synthetic.record"), tmp_path / "again")
