@@ -67,11 +67,19 @@ class Config:
     """Share of hostile users in meta-training."""
     size: float = 0.5
     """Length by which adversarial training moves an item's factors, which have length about 1."""
+    domain_steps: Positive = 3_000
+    """Outer steps in the world of two domains."""
     people: Positive = 1_000
     """Users drawn from the two domains."""
 
     PRESETS: ClassVar[Presets] = {
-        "quick": {"dataset": "synthetic", "num_steps": 40, "num_tasks": 8, "people": 50},
+        "quick": {
+            "dataset": "synthetic",
+            "num_steps": 40,
+            "num_tasks": 8,
+            "people": 50,
+            "domain_steps": 50,
+        },
     }
 
 
@@ -309,7 +317,7 @@ def measured(config: Config) -> records.Record:
     movers = against_moves(problem, config, folder, liars[MAML])
     target = target_item(problem)
     hostile = under_hostile(problem, config, target)
-    domains = parts.domain_arms(config.training.num_steps, config.people)
+    domains = parts.domain_arms(config.domain_steps, config.people)
     choices = {k: a.settings for k, a in (liars | movers).items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "adversarial")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))

@@ -174,9 +174,11 @@ def hostile_sampler(problem: Any, training: Any, share: float) -> loop.Sampler:
 
 
 def domain_arms(num_steps: int, people: int) -> dict[str, dict[str, jax.Array]]:
-    """Arm -> "mse" (1, T) of new users of `TwoDomains`, "domain" (1, T) a classifier's accuracy.
+    """Arm -> metric -> (1, T) of new users of `TwoDomains`: "mse", and two classifiers' accuracy.
 
-    The classifier of the table is linear and fitted afterwards to the features of other new users
+    "along" is the classifier that was trained along with the features, against whom they were.
+
+    "domain" is linear and fitted afterwards to the features of other new users
     by least squares, so that no arm can win by a classifier that was trained badly.
     """
     world = TwoDomains()
@@ -201,7 +203,9 @@ def domain_arms(num_steps: int, people: int) -> dict[str, dict[str, jax.Array]]:
         flat = x_fit.reshape(-1, x_fit.shape[-1])
         slope = jnp.linalg.lstsq(flat, side_fit.reshape(-1))[0]
         right = jnp.mean((x_test @ slope > 0) == (side_test > 0), axis=1)
-        found[name] = {"mse": mse[None], "domain": right[None]}
+        _, info = jax.vmap(learner.loss, (None, 0, None))(params, test, jax.random.key(0))
+        along = info["domain_accuracy"]
+        found[name] = {"mse": mse[None], "along": along[None], "domain": right[None]}
     bayes = jax.vmap(world.bayes)(test)
     found["Bayes"] = {"mse": jnp.mean((bayes - test.query.label) ** 2, axis=1)[None]}
     return found

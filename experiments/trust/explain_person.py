@@ -17,8 +17,9 @@ from metajax.types import Episode, Examples, UserError
 
 from . import explain_arms as arms
 
-LEAST_RATINGS, SHOWN, RIVALS = 20, 12, 10
-"""Ratings of an item that may be recommended; ratings in the picture; items that may take over."""
+LEAST_RATINGS, SHOWN, RIVALS, TOLD = 20, 12, 10, 3
+"""Ratings of an item that may be recommended; ratings in the picture; items that may take over;
+ratings of a counterfactual that are named."""
 
 
 def place_of(user: str, ids: np.ndarray, name: str) -> int:
@@ -77,12 +78,15 @@ def tell(
     moved = np.asarray(jax.jit(lambda e: support.leave_one_out(score, e))(few))[:, 0]
     values = np.asarray(label)
     print(f"user {config.user}, by {config.learner}: {titles[best[0]]} ({scores[best[0]]:.2f})")
-    print(f"  {because(said, list(values), moved, most=3, digits=3)}")
+    print(f"  {because(said, list(values), moved, against=1, digits=3)}")
     change = support.counterfactual(score, few)
     if change is None:
         print("  no set of ratings was found without which another item would be first")
     else:
-        gone = " and ".join(f"{said[r]} {values[r]:g}" for r in change.rows)
+        strongest = sorted(change.rows, key=lambda r: -abs(moved[r]))
+        gone = " and ".join(f"{said[r]} {values[r]:g}" for r in strongest[:TOLD])
+        more = len(strongest) - TOLD
+        gone += f" and {more} more of {len(said)} ratings" if more > 0 else ""
         found = "smallest set" if change.smallest else "smallest set found"
         print(f"  without {gone} it would be {titles[best[change.after]]} ({found})")
     path = folder / f"user-{config.user}.png"
@@ -113,7 +117,8 @@ def picture(
         labels = [f"{n}  {values[i]:g}" for n, i in zip(names, order, strict=True)]
         axes.set_yticks(places, labels)
         axes.axvline(0.0, color="#666666", linewidth=0.7)
-        axes.set_title(title)
-        mark = "; hatched: without these another is first" if rows else ""
-        axes.set_xlabel(f"what each rating did to the score{mark}")
+        axes.figure.suptitle(title, fontsize=8)
+        mark = "\nhatched: ratings without which another is first" if rows & set(order) else ""
+        axes.figure.supxlabel(f"what each rating did to the score{mark}", fontsize=7)
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
+        axes.set_axisbelow(True)

@@ -138,9 +138,10 @@ def counterfactual(
 ) -> Counterfactual | None:
     """The smallest set of interactions that was found to change the top item; None without one.
 
-    All sets of up to ``exhaustive`` interactions are tried, those of a size together; then sets
-    that grow by the interaction that speaks most for the item on top against each of its three
-    nearest rivals. Whatever is returned was checked by adapting without it. Not to be jitted: it
+    All sets of up to ``exhaustive`` interactions are tried, those of a size together. Then, for
+    each of the three nearest rivals, the interactions that speak most for the item on top against
+    it leave one after the other until another item is on top, and those that need not have left
+    come back. Whatever is returned was checked by adapting without it. Not to be jitted: it
     compiles its own programs.
 
     Args:
@@ -152,49 +153,56 @@ def counterfactual(
     label, mask = jnp.asarray(episode.support.label), jnp.asarray(episode.support.mask)
     if len(jax.tree.leaves(episode.query)[0]) < 2:
         raise UserError("a counterfactual compares two items or more; give them as the query")
-    tops = jax.jit(lambda masks_BxN: jnp.argmax(jax.vmap(score, (0, None))(masks_BxN, label), 1))
-    rows = np.flatnonzero(np.asarray(mask) > 0)
-    before, size = int(tops(mask[None])[0]), 0
+    apart = jax.jit(lambda masks: jax.lax.map(lambda m: score(m, label), masks, batch_size=64))
+
+    def scores(sets: list[tuple[int, ...]]) -> np.ndarray:
+        """The scores (B, Q) without each of the sets."""
+        masks = np.repeat(np.asarray(mask)[None], 64 * (len(sets) // 64 + 1), axis=0)
+        for i, rows in enumerate(sets):
+            masks[i, list(rows)] = 0.0
+        return np.asarray(apart(jnp.asarray(masks)))[: len(sets)]
+
+    rows = [int(r) for r in np.flatnonzero(np.asarray(mask) > 0)]
+    whole, size = scores([()])[0], 0
+    before = int(np.argmax(whole))
     while size < min(exhaustive, len(rows)):
         sets = list(itertools.islice(itertools.combinations(rows, size + 1), most_sets + 1))
         if len(sets) > most_sets:
             break
-        after = np.asarray(tops(_without(mask, sets)))
+        after = scores(sets).argmax(axis=1)
         if (after != before).any():
             first = int(np.argmax(after != before))
-            found = tuple(int(r) for r in sets[first])
-            return Counterfactual(found, before, int(after[first]), True)
+            return Counterfactual(sets[first], before, int(after[first]), True)
         size += 1
-    return _grown(score, episode, tops, before, size)
+    rivals = [int(q) for q in np.argsort(-whole, kind="stable") if q != before][:3]
+    each = scores([(r,) for r in rows])
+    sets = [_pruned(scores, rows, before, each[:, before] - each[:, rival]) for rival in rivals]
+    found = min((one for one in sets if one), key=len, default=())
+    if not found:
+        return None
+    after = int(scores([found])[0].argmax())
+    return Counterfactual(found, before, after, len(found) == size + 1)
 
 
-def _grown(
-    score: Score, episode: Episode, tops: Callable, before: int, tried: int
-) -> Counterfactual | None:
-    """The smallest of the greedy sets against the three rivals nearest to the top item."""
-    label, mask = jnp.asarray(episode.support.label), jnp.asarray(episode.support.mask)
-    apart = jax.jit(jax.vmap(score, (0, None)))
-    rows = np.flatnonzero(np.asarray(mask) > 0)
-    rivals = [int(q) for q in np.argsort(-np.asarray(score(mask, label))) if q != before][:3]
-    best: Counterfactual | None = None
-    for rival in rivals:
-        gone: list[int] = []
-        while len(gone) < len(rows) - 1 and (best is None or len(gone) + 1 < len(best.rows)):
-            left = [int(r) for r in rows if r not in gone]
-            sets = [(*gone, r) for r in left]
-            scores = np.asarray(apart(_without(mask, sets, len(rows)), label))[: len(sets)]
-            gone.append(left[int(np.argmin(scores[:, before] - scores[:, rival]))])
-            after = int(np.asarray(tops(_without(mask, [tuple(gone)], len(rows))))[0])
-            if after != before:
-                found = tuple(sorted(gone))
-                best = Counterfactual(found, before, after, len(found) == tried + 1)
-                break
-    return best
+def _pruned(
+    scores: Callable[[list[tuple[int, ...]]], np.ndarray],
+    rows: list[int],
+    before: int,
+    margin: np.ndarray,
+) -> tuple[int, ...]:
+    """A set without which another item is on top, less what it does not need; () if none was found.
 
-
-def _without(mask: jax.Array, sets: list[tuple[int, ...]], width: int = 0) -> jax.Array:
-    """A mask for each set (B, N) without its rows; at least ``width`` masks, of one shape."""
-    masks = np.repeat(np.asarray(mask)[None], max(len(sets), width), axis=0)
-    for i, rows in enumerate(sets):
-        masks[i, list(rows)] = 0.0
-    return jnp.asarray(masks)
+    Args:
+      margin: of the top item over a rival without each row; the smallest leaves first.
+    """
+    order = [rows[i] for i in np.argsort(margin, kind="stable")]
+    firsts = [tuple(order[:n]) for n in range(1, len(rows))]
+    changed = np.flatnonzero(scores(firsts).argmax(axis=1) != before) if firsts else np.zeros(0)
+    if not changed.size:
+        return ()
+    gone = list(firsts[int(changed[0])])
+    for row in reversed(gone.copy()):
+        rest = tuple(r for r in gone if r != row)
+        if rest and int(scores([rest])[0].argmax()) != before:
+            gone = list(rest)
+    return tuple(sorted(gone))

@@ -52,7 +52,8 @@ class Recommendation(NamedTuple):
       score: the predicted rating, on the scale of the log; for counts and clicks only the order
         of scores has a meaning.
       why: a line such as "because you rated Alien 5 (+0.32)".
-      reasons: the events that moved the score most, the largest first; none for a cold start.
+      reasons: the two events that raised the score most and the one that lowered it most, the
+        largest move first; none for a cold start.
     """
 
     item: int
@@ -234,11 +235,12 @@ class Model:
         self, item: int, score: float, items: np.ndarray, labels: np.ndarray, moved: np.ndarray
     ) -> Recommendation:
         """A recommendation with its reasons."""
-        order = np.argsort(-np.abs(moved), kind="stable")[:3]
+        least = 0.0005 if self.labels.events else 0.005
+        raised = [j for j in np.argsort(-moved, kind="stable")[:2] if moved[j] >= least]
+        lowered = [j for j in np.argsort(moved, kind="stable")[:1] if moved[j] <= -least]
         reasons = tuple(
             Reason(self.catalogue.title(int(items[j])), float(labels[j]), float(moved[j]))
-            for j in order
-            if abs(moved[j]) >= (0.0005 if self.labels.events else 0.005)
+            for j in sorted([*raised, *lowered], key=lambda j: -abs(moved[j]))
         )
         digits = 3 if self.labels.events else 2
         values = None if self.labels.events else [r.value for r in reasons]
@@ -246,7 +248,7 @@ class Model:
         count = int(self.popularity[item])
         nothing = "nothing said moved it" if len(items) else "cold start"
         average = f"{nothing}: {count:,} people, average taste"
-        why = because(*told, most=3, digits=digits, otherwise=average)
+        why = because(*told, against=1, digits=digits, otherwise=average)
         title = self.catalogue.title(item)
         return Recommendation(item, self.catalogue.id(item), title, score, why, reasons)
 

@@ -188,7 +188,7 @@ def test_rank_agreement_is_spearmans():
 
 def test_a_sentence_for_a_person():
     assert because(["A", "B"], [5, 1], [0.2, 0.3]) == "because you rated B 1 and A 5"
-    assert (
-        because(["A", "B"], [5, 1], [-0.2, 0.3]) == "because you rated B 1, although you rated A 5"
-    )
+    told = because(["A", "B"], [5, 1], [-0.2, 0.3], against=1)
+    assert told == "because you rated B 1, although you rated A 5"
+    assert because(["A", "B"], [5, 1], [-0.2, 0.3]) == "because you rated B 1"
     assert because(["A"], [5], [0.0]) == "because of nothing that you said"
