@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from metajax.data.worlds import latent
 from metajax.decide import beliefs as believing
 from metajax.decide import policies, priors, replay
 from metajax.decide.click_users import ClickUsers
@@ -152,6 +153,25 @@ def test_a_person_chooses_the_best_of_a_slate_on_the_menu():
     assert nothing[2] == 0.0 and nothing[0].profile["chosen"] == -1
     with pytest.raises(UserError, match="slate of 5"):
         replay.slates({"item": jnp.arange(4)}, 5, 4, 5)
+
+
+def test_a_ranking_is_ratings_from_1_for_the_best_to_0(tmp_path):
+    np.savez(tmp_path / "sushi10.npz", order=np.tile(np.array([[2, 0, 1]], np.uint8), (4, 1)))
+    found = replay.sushi(tmp_path)
+    np.testing.assert_allclose(found.rating, np.tile([0.5, 0.0, 1.0], (4, 1)))
+    assert found.known.shape == (4, 3) and (found.known == 1).all()
+    with pytest.raises(UserError, match=r"sushi10.npz is missing"):
+        replay.sushi(tmp_path / "..")
+
+
+def test_a_log_is_laid_out_by_person_and_item_unless_it_is_too_large(monkeypatch):
+    table = latent.rating_log(num_users=5, num_items=60)
+    found = replay.people(table)
+    user, item, label = table.user[7], table.item[7], table.label[7]
+    assert found.rating[user, item] == label and found.known.sum() == len(table.user)
+    monkeypatch.setattr(replay, "MOST_CELLS", 299)
+    with pytest.raises(UserError, match="5 people x 60 items are too many"):
+        replay.people(table)
 
 
 def test_learning_beats_chance_on_clicks():
