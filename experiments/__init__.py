@@ -16,7 +16,7 @@ from typing import Any
 HERE = pathlib.Path(__file__).resolve().parent
 ROOMS = (
     *("methods", "classics", "field", "large", "shop", "streams"),
-    *("decisions", "trust", "speed", "pages", "tools"),
+    *("decisions", "trust", "domains", "speed", "pages", "tools"),
 )
 
 

@@ -26,6 +26,7 @@ from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.transforms.committee import committee
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
+from metajax.transforms.weigh import weighed
 from metajax.types import Episode, Examples, MetaLearner, Model
 
 
@@ -144,6 +145,7 @@ def _rows() -> list[Row]:
     descent = optax.sgd(0.4)
     head, slow = tree.under("head"), optax.sgd(0.1)
     maml = gradient(linear, descent, 3)
+    near = lambda x: 0.5 + jax.nn.sigmoid(x[:, 0])
     return [
         Row("maml", maml, users),
         Row("maml_mlp", gradient(mlp, slow, 2), users),
@@ -162,6 +164,7 @@ def _rows() -> list[Row]:
         Row("committee", committee(gradient(mlp, slow, 2), 3), users, outer=None),
         Row("ridge", ridge(identity(), zero(), users.dim), users),
         Row("ridge_mlp", ridge(identity(), mlp, users.dim), users),
+        Row("weighed", weighed(ridge(identity(), zero(), users.dim), near), users, outer=None),
         Row("bias", ridge(last_column(), linear, 1), biased),
         Row("item_mean", pooled(linear), biased, adapts=False, outer=None),
     ]

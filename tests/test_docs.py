@@ -27,7 +27,7 @@ def code_of(page: str) -> str:
     "page",
     [
         *("tutorial", "large", "extend", "online", "decisions", "off_policy", "explain", "robust"),
-        *("privacy", "federated"),
+        *("privacy", "federated", "domains"),
     ],
 )
 def test_pages_import_only_what_exists(page):
@@ -65,6 +65,11 @@ def test_why_was_this_recommended_runs_as_it_stands(tmp_path):
     said = run("explain", tmp_path)
     assert "because you rated" in said and "planted causes found: 100%" in said
     run("robust", tmp_path)
+
+
+def test_what_people_choose_to_rate_runs_as_it_stands(tmp_path):
+    plain, weighed, true = map(float, re.findall(r"\d\.\d\d", run("domains", tmp_path)))
+    assert abs(weighed - true) < 0.1 < plain - true
 
 
 @pytest.mark.slow

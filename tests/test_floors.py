@@ -38,6 +38,7 @@ FLOORS = [
     {"experiments.streams"},
     {"experiments.decisions"},
     {"experiments.trust"},
+    {"experiments.domains"},
     {"experiments.speed"},
     {"experiments.pages", "experiments.tools"},
 ]

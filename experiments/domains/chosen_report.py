@@ -1,0 +1,186 @@
+"""Tables and pictures of missing_not_at_random, read from records alone."""
+
+import pathlib
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.data.sources.coat import Chosen
+from metajax.results import intervals, plots, records
+
+from ..classics.few_shot import published
+
+RANDOM, PUBLISHED = "random items", "as published"
+ITEM, BIAS, WEIGHED = "item mean", "bias model", "bias model, weighed"
+MF, IPS, ROBUST = "MF", "MF-IPS", "MF-DR"
+PLAIN, OURS = "ridge head", "debiased ridge head"
+SUPPORT, QUERY = "debiased, support only", "debiased, outer loss only"
+SHUFFLED, SHUFFLED_IPS = "debiased, shuffled", "MF-IPS, shuffled"
+METRICS = {"mse": "MSE", "mae": "MAE", "ndcg@5": "nDCG@5"}
+GROUPED = (MF, IPS, WEIGHED, PLAIN, OURS)
+FEWEST = 15
+"""A group of fewer people has no row."""
+
+
+def closed(one: np.ndarray, own: np.ndarray) -> Iterator[tuple[str, np.ndarray, bool]]:
+    """(name, weights, whether people have biases) of the arms in closed form."""
+    yield ITEM, one, False
+    yield BIAS, one, True
+    yield WEIGHED, own, True
+
+
+def roles(names: Iterable[str]) -> dict[str, str]:
+    """The role of each arm."""
+    found = dict.fromkeys(names, records.ABLATION)
+    found |= dict.fromkeys((ITEM, BIAS, WEIGHED, MF, IPS, ROBUST), records.BASELINE)
+    found |= dict.fromkeys((SHUFFLED, SHUFFLED_IPS), records.CONTROL)
+    return found | {OURS: records.METHOD}
+
+
+def groups(log: Chosen) -> dict[str, list[str]]:
+    """Kind of group -> the group of each person.
+
+    People are grouped by each feature named ``kind:value``, by how many ratings they chose to give,
+    and by how popular the items are that they chose; the last two in quarters.
+    """
+    found: dict[str, list[str]] = {}
+    for kind in dict.fromkeys(n.partition(":")[0] for n in log.user_names):
+        columns = [i for i, n in enumerate(log.user_names) if n.startswith(f"{kind}:")]
+        names = [log.user_names[i].partition(":")[2] for i in columns]
+        found[kind] = [names[i] for i in log.user_features[:, columns].argmax(axis=1)]
+    rated = log.chosen > 0
+    share = rated.mean(axis=0)
+    taste = (rated * share).sum(axis=1) / rated.sum(axis=1)
+    for kind, value in (("ratings given", rated.sum(axis=1)), ("popularity of choices", taste)):
+        if len(np.unique(value)) >= 4:
+            quarter = np.searchsorted(np.quantile(value, [0.25, 0.5, 0.75]), value, side="left")
+            found[kind] = [f"quarter {i + 1}" for i in quarter]
+    return found
+
+
+def spread(weight: np.ndarray) -> dict[str, float]:
+    """How uneven weights of mean 1 are: the largest, and the effective share of the rows."""
+    effective = weight.sum() ** 2 / (weight**2).sum() / len(weight)
+    return {"largest": float(weight.max()), "effective": float(effective)}
+
+
+def cell(x: np.ndarray) -> str:
+    """A mean with its interval over people."""
+    mean = intervals.mean_interval(intervals.mean_of_seeds(x))
+    return f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+
+
+def signed(gap: intervals.Interval) -> str:
+    """A difference with its interval."""
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables and saves the pictures."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 170)
+    for scenario in (RANDOM, PUBLISHED):
+        console.print(table(record, scenario))
+    console.print(by_group(record))
+    for line in notes(record):
+        print(line)
+    picture(record, folder / "mse.png")
+    group_picture(record, folder / "groups.png")
+    print(f"plots  {folder}/mse.png, groups.png")
+
+
+def table(record: records.Record, scenario: str) -> Table:
+    """Each arm: errors, ranking, and differences paired by person."""
+    get = lambda arm, metric: record.of(scenario, arm, records.ALL, metric)
+    quoted = published(record.experiment)
+    shown = Table(title=f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people")
+    shown.add_column("arm", no_wrap=True)
+    heads = [*METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
+    if scenario == PUBLISHED:
+        heads.append("published MAE / MSE")
+    for head in heads:
+        shown.add_column(head, justify="right", no_wrap=True)
+    for arm in record.arms:
+        if records.Key(scenario, arm.name, records.ALL, "mse") not in record.scores:
+            continue
+        cells = [cell(get(arm.name, metric)) for metric in METRICS]
+        for other in (PLAIN, IPS):
+            gap = records.difference(get(arm.name, "mse"), get(other, "mse"))
+            cells.append("" if arm.name == other else signed(gap))
+        if scenario == PUBLISHED:
+            cells.append(quoted.get(f"{scenario}|{arm.name}", ""))
+        shown.add_row(arm.name, *cells)
+    if scenario == PUBLISHED:
+        names = {arm.name for arm in record.arms}
+        for place, value in quoted.items():
+            if (arm := place.partition("|")[2]) not in names:
+                shown.add_row(arm, *[""] * 5, value)
+    return shown
+
+
+def grouped(record: records.Record) -> Iterator[tuple[str, str, np.ndarray]]:
+    """(kind, group, which people) of groups with enough people."""
+    for kind, of_person in record.extra["groups"].items():
+        for group in sorted(set(of_person)):
+            mine = np.asarray(of_person) == group
+            if mine.sum() >= FEWEST and not mine.all():
+                yield kind, group, mine
+
+
+def by_group(record: records.Record) -> Table:
+    """The MSE of some arms in each group of people."""
+    shown = Table(title=f"{record.dataset}, {RANDOM}: MSE by group of people")
+    shown.add_column("group", no_wrap=True)
+    for head in ("people", *GROUPED, f"{OURS} minus {PLAIN}"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    get = lambda arm, mine: record.of(RANDOM, arm, records.ALL, "mse")[:, mine]
+    for kind, group, mine in grouped(record):
+        means = [np.nanmean(get(arm, mine)) for arm in GROUPED]
+        gap = records.difference(get(OURS, mine), get(PLAIN, mine))
+        shown.add_row(
+            f"{kind}: {group}", str(mine.sum()), *(f"{m:.3f}" for m in means), signed(gap)
+        )
+    return shown
+
+
+def notes(record: records.Record) -> list[str]:
+    """What stands below the tables."""
+    lines = [
+        f"{RANDOM}: without pairs that were trained on, and without {record.extra['aside']} set "
+        f"aside for naive Bayes; {PUBLISHED}: all random ratings. Intervals are over people, "
+        "seeds averaged first; a row with another propensity takes the settings of its base."
+    ]
+    for name, told in record.extra["weights"].items():
+        lines.append(
+            f"weights, {name}: largest {told['largest']:.1f} of a mean of 1, effective share of "
+            f"rows {told['effective']:.2f}"
+        )
+    for arm in (PLAIN, OURS):
+        get = lambda condition, a=arm: record.of(RANDOM, a, condition, "mse")
+        for condition in (records.N0, records.N1, records.N2):
+            gap = records.difference(get(condition), get(records.ALL))
+            lines.append(f"{arm}, {condition}: MSE {signed(gap)}")
+    return lines
+
+
+def picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves the MSE of every arm on random items."""
+    rows = [
+        (arm.name, intervals.mean_interval(intervals.mean_of_seeds(
+            record.of(RANDOM, arm.name, records.ALL, "mse"))))
+        for arm in record.arms
+    ]  # fmt: skip
+    plots.arms(rows, path, f"MSE on {RANDOM}, {record.dataset}")
+
+
+def group_picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves what the weights change in each group."""
+    get = lambda arm, mine: record.of(RANDOM, arm, records.ALL, "mse")[:, mine]
+    rows = [
+        (f"{kind}: {group}", records.difference(get(OURS, mine), get(PLAIN, mine)))
+        for kind, group, mine in grouped(record)
+    ]
+    plots.forest(rows, path, f"MSE of the {OURS} minus the {PLAIN}")

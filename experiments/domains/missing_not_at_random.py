@@ -1,0 +1,240 @@
+"""People rate what they choose: do inverse propensities help a meta-learner on random items?
+
+All arms train on ratings of items that people chose, and are tested on ratings of items drawn at
+random. Propensities (how likely a pair was to be rated) are estimated by logistic regression on
+features of people and items, by popularity, or by naive Bayes on a few random ratings that are set
+aside. The debiased meta-learner is a ridge head whose support and outer loss are weighed by inverse
+propensities; beside it stand the same learner without weights, item means, bias models, and matrix
+factorization: plain, by inverse propensity scores (MF-IPS) and doubly robust (MF-DR). Every trained
+arm gets six trials, judged by the error of held-out chosen ratings, weighed by propensity. The
+control is shuffled propensities; equal ones are the learner without weights.
+
+References: Schnabel et al., ICML 2016; Wang et al., ICML 2019.
+Run: python -m experiments missing_not_at_random
+     python -m experiments missing_not_at_random --from-records prints the stored tables.
+Published: third_party/published.toml; all 16 random ratings of a person, row "as published".
+Deviates: pairs that were trained on are left out of the test, but for the rows "as published".
+"""
+
+import dataclasses
+import pathlib
+import time
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from metajax import benchmark
+from metajax.data.sources import coat, named
+from metajax.data.worlds import chosen as worlds
+from metajax.evaluation import judge
+from metajax.results import ledger, records
+from metajax.settings import Output, Positive, Presets, Share
+from metajax.training import journal, progress
+from metajax.types import MetaLearner, UserError
+
+from . import chosen_arms as arms
+from . import chosen_report as report
+
+NAME = "missing_not_at_random"
+NAIVE = "naive_bayes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    output: Output = Output()
+    dataset: str = "coat"
+    """coat, synthetic, or the path of an .npz file with the same arrays."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    propensity: Literal["logistic", "popularity", "naive_bayes", "stored"] = "logistic"
+    """How the propensities of the weighed arms are estimated; stored: those of the data set."""
+    floor: Share = 0.1
+    """Share of rated pairs whose low propensities are raised to the lowest of the others."""
+    aside: Share = 0.05
+    """Share of the random ratings that naive Bayes may see; nothing is tested on them."""
+    hidden: Share = 0.2
+    """Share of the chosen ratings that settings are chosen on."""
+    seeds: Positive = 5
+    """Number of training seeds, and of trials of each trained arm."""
+    num_steps: Positive = 300
+    """Outer steps of a trial, of which the best fifth is kept."""
+    num_tasks: Positive = 32
+    """People per outer step."""
+    rate: float = 0.02
+    """Of Adam."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "synthetic", "num_steps": 60, "seeds": 1},
+        "gpu": {"num_steps": 3_000, "seeds": 10},
+    }
+
+
+def loaded(config: Config) -> coat.Chosen:
+    """The data set, checked.
+
+    Raises:
+      UserError: it has no ratings of random items, or no stored propensities that are asked for.
+    """
+    if config.dataset == "synthetic":
+        log = worlds.liked_first()
+    elif config.dataset == "coat":
+        log = coat.coat(named.data_folder(config.data_dir))
+    elif config.dataset.endswith(".npz"):
+        path = pathlib.Path(config.dataset)
+        if not path.is_file():
+            raise UserError(f"no file {path}; give coat, synthetic or the path of an .npz file")
+        log = coat.read(path)
+    else:
+        raise UserError(
+            f"{config.dataset} has no ratings of items drawn at random, without which nobody can "
+            "tell whether a weight has helped; give coat, synthetic or an .npz file that has them"
+        )
+    if config.propensity == "stored" and log.propensity is None:
+        raise UserError(f"{log.name} came without propensities; choose another --propensity")
+    return log
+
+
+def held_out(config: Config, log: coat.Chosen) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen ratings for validation, and the random ones set aside, both (U, I)."""
+    rng = np.random.default_rng(0)
+    rated = log.chosen > 0
+    hidden = rated & (rng.random(rated.shape) < config.hidden)
+    few = (rated & ~hidden).sum(axis=1) == 0
+    hidden[few] = False
+    fresh = (log.random > 0) & ~rated
+    return hidden, fresh & (rng.random(rated.shape) < config.aside)
+
+
+def made(log: coat.Chosen, own: np.ndarray) -> dict[str, arms.Arm]:
+    """The trained arms that are tuned, by name; weights (U, I)."""
+    one = np.ones(log.chosen.shape)
+    factors = arms.penalized(arms.factorization(log, arms.DIM))
+    robust = arms.penalized(arms.doubly_robust(log, arms.DIM))
+    head = arms.debiased(arms.head(log, arms.DIM))
+    return {
+        report.MF: arms.Arm(factors, one, one),
+        report.IPS: arms.Arm(factors, own, own),
+        report.ROBUST: arms.Arm(robust, own, own),
+        report.PLAIN: arms.Arm(head, one, one),
+        report.OURS: arms.Arm(head, own, own),
+        report.SUPPORT: arms.Arm(head, own, one),
+        report.QUERY: arms.Arm(head, one, own),
+    }
+
+
+def variants(
+    log: coat.Chosen, weights: dict[str, np.ndarray], main: str
+) -> dict[str, tuple[str, np.ndarray]]:
+    """Name -> (whose settings it takes, its weights): other propensities, and wrong ones."""
+    rated = log.chosen > 0
+    shuffled = np.ones(rated.shape)
+    shuffled[rated] = np.random.default_rng(1).permutation(weights[main][rated])
+    found = {
+        f"{report.OURS}, {name.replace('_', ' ')}": (report.OURS, weight)
+        for name, weight in weights.items()
+        if name != main
+    }
+    return found | {
+        report.SHUFFLED: (report.OURS, shuffled),
+        report.SHUFFLED_IPS: (report.IPS, shuffled),
+    }
+
+
+def judged(
+    log: coat.Chosen, arm: str, one: Any, seen: np.ndarray, aside: np.ndarray
+) -> dict[records.Key, np.ndarray]:
+    """The scores of one arm in both scenarios."""
+    ones = np.ones(log.chosen.shape)
+    fresh = np.where((log.chosen > 0) | aside, 0, log.random)
+    support, width = arms.rows_of(log.chosen, seen, ones), int((log.random > 0).sum(1).max())
+    scenarios = {
+        report.RANDOM: arms.tasks(log, support, arms.rows_of(fresh, ones, ones, width)),
+        report.PUBLISHED: arms.tasks(log, support, arms.rows_of(log.random, ones, ones, width)),
+    }
+    return judge.judge({arm: one}, scenarios, main="mse")
+
+
+def scorer(table: np.ndarray) -> judge.Scorer:
+    """An arm that looks its scores up in a table (S, U, I)."""
+
+    def scores(source: Any, tasks: Any, key: Any) -> np.ndarray:
+        user = np.asarray(tasks.profile["user"])
+        return table[:, user[:, None], np.asarray(tasks.query.inputs["item"])]
+
+    return scores
+
+
+def data_of(log: coat.Chosen) -> records.Data:
+    """What the record says of the data."""
+    (users, items), count = log.chosen.shape, int((log.chosen > 0).sum())
+    return records.Data(log.name, ledger.checksum(log.chosen, log.random), users, items, count)
+
+
+def judgeable(name: str, learner: MetaLearner, params: Any) -> judge.Judged:
+    """What the judge takes: a factorization is a table of scores, for it does not adapt."""
+    factors = name in (report.MF, report.IPS, report.ROBUST)
+    return scorer(arms.table_of(params)) if factors else (learner, params)
+
+
+def measured(config: Config) -> records.Record:
+    """Tunes and trains all arms, judges them and writes the record."""
+    began, log = time.perf_counter(), loaded(config)
+    hidden, aside = held_out(config, log)
+    found = arms.propensities(log, log.random[aside])
+    rated = log.chosen > 0
+    weights = {k: arms.weights_of(rated, p, config.floor) for k, p in found.items()}
+    own = weights[config.propensity]
+    settings = (config.num_steps, config.num_tasks, config.rate, config.seeds)
+    tuner = arms.Tuner(log, hidden, own, *settings)
+    ready: dict[str, tuple[Any, np.ndarray]] = {}
+    choices: dict[str, dict[str, Any]] = {}
+    for name, weight, of_users in report.closed(np.ones(rated.shape), own):
+        choices[name], table = tuner.biases(weight, of_users)
+        ready[name] = (scorer(table[None]), weight)
+    tried = made(log, own)
+    other = variants(log, weights, config.propensity)
+    with progress.bar(NAME.replace("_", " "), len(tried) + len(other)) as update:
+        for name, arm in tried.items():
+            choices[name], params = tuner.tuned(arm)
+            ready[name] = (judgeable(name, arm.learner, params), arm.seen)
+            update(len(ready) - 3, {"valid": choices[name]["valid_mse"]})
+            print(f"{name}: {choices[name]['valid_mse']:.3f} on validation", flush=True)
+        for name, (base, weight) in other.items():
+            choices[name], learner = dict(choices[base]), tried[base].learner
+            params = tuner.trained(arms.Arm(learner, weight, weight), choices[base])
+            ready[name] = (judgeable(base, learner, params), weight)
+            update(len(ready) - 3, {})
+    name = f"{NAME}-{log.name}"
+    test = ledger.checksum(NAME, log.random, aside)
+    opened = records.open_tests(config, choices, NAME, test)
+    scores: dict[records.Key, np.ndarray] = {}
+    for arm, (one, seen) in ready.items():
+        scores |= judged(log, arm, one, seen, aside)
+    used = {k for k in scores if NAIVE.replace("_", " ") in k.arm and k.scenario != report.RANDOM}
+    scores = {k: v for k, v in scores.items() if k not in used}  # it has seen some of these
+    record = records.made(
+        NAME, config, records.arms_of(ready, roles=report.roles(ready), settings=choices), scores,
+        scenario=report.RANDOM, opened=(opened,), data=data_of(log),
+        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+        extra={
+            "groups": report.groups(log),
+            "aside": int(aside.sum()),
+            "weights": {k: report.spread(w[rated]) for k, w in weights.items()},
+        },
+    )  # fmt: skip
+    records.write(config.output.folder(name), name, record, config.output.publish)
+    return record
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment, run or read, its tables and its pictures."""
+    name = f"{NAME}-{named.short_name(config.dataset)}"
+    record = records.stored(name) if config.output.from_records else measured(config)
+    report.report(record, config.output.folder(name))
+    return record
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config, stopped=benchmark.FROM_START)

@@ -1,0 +1,117 @@
+"""The experiment on chosen ratings: its parts, what it refuses, its stored record."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.domains import chosen_arms as arms
+from experiments.domains import chosen_report as report
+from experiments.domains import missing_not_at_random as experiment
+from metajax.data.sources import coat
+from metajax.data.worlds.chosen import liked_first
+from metajax.results import records
+from metajax.settings import Output
+from metajax.types import UserError
+
+LOG = liked_first(users=12, items=10)
+
+
+def saved(tmp_path, **changes):
+    """A file of the world's arrays, some of them changed or, if None, left out."""
+    found = {"train": LOG.chosen, "test": LOG.random, "user_features": LOG.user_features}
+    found |= {"item_features": LOG.item_features} | changes
+    path = tmp_path / "own.npz"
+    np.savez(path, **{k: v for k, v in found.items() if v is not None})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"test": None}, "no ratings of items drawn at random"),
+        ({"test": np.zeros((12, 10))}, "no ratings of items drawn at random"),
+        ({"train": np.zeros((12, 10))}, "has no rating in train"),
+        ({"test": np.ones((12, 9))}, "train is 12 x 10"),
+    ],
+)
+def test_a_file_that_cannot_be_judged_gets_one_line(tmp_path, changes, told):
+    with pytest.raises(UserError, match=told):
+        coat.read(saved(tmp_path, **changes))
+
+
+def test_a_log_without_a_random_test_and_missing_propensities_get_one_line(tmp_path):
+    with pytest.raises(UserError, match="ml-100k has no ratings of items drawn at random"):
+        experiment.loaded(experiment.Config(dataset="ml-100k"))
+    with pytest.raises(UserError, match="came without propensities"):
+        experiment.loaded(experiment.Config(dataset=str(saved(tmp_path)), propensity="stored"))
+
+
+def test_nothing_that_is_tested_was_trained_on_or_set_aside():
+    config = experiment.Config(aside=0.3)
+    hidden, aside = experiment.held_out(config, LOG)
+    assert ((LOG.chosen > 0) >= hidden).all() and not (aside & (LOG.chosen > 0)).any()
+    assert ((LOG.chosen > 0) & ~hidden).any(axis=1).all()
+
+
+def test_a_bias_table_without_damping_is_the_weighed_mean_of_each_item():
+    label = np.array([[4.0, 2.0], [2.0, 0.0]])
+    weight = np.array([[3.0, 1.0], [1.0, 1.0]])
+    found = arms.bias_table(label, weight, (0.0, 0.0), of_users=False)
+    np.testing.assert_allclose(found, [[3.5, 2.0], [3.5, 2.0]])
+
+
+def test_the_doubly_robust_loss_is_the_true_mean_where_the_imputation_is_right():
+    """Imputed scores that are the labels: the correction is 0, and random items tell the error."""
+    learner = arms.doubly_robust(LOG, 2)
+    draw = arms.sampler(4, num_any=500)
+    ones = np.ones(LOG.chosen.shape)
+    rows = arms.rows_of(LOG.chosen, ones, ones)
+    data = {"rows": rows, "user": LOG.user_features, "item": LOG.item_features}
+    data = jax.tree.map(np.asarray, data) | {"penalty": np.zeros(2)}
+    data = jax.tree.map(jax.numpy.asarray, data)
+    episode = jax.tree.map(lambda x: x[0], draw(data, jax.random.key(0)))
+    params = learner.init(jax.random.key(1), episode)
+    flat = jax.tree.map(lambda x: 0 * x, params)
+    flat["imputed"]["level"] = flat["imputed"]["level"] + 3.0
+    level = lambda e, v: e._replace(label=0 * e.label + v)
+    same = episode._replace(support=level(episode.support, 3.0), query=level(episode.query, 3.0))
+    np.testing.assert_allclose(learner.loss(flat, same, jax.random.key(2))[0], 9.0, rtol=1e-6)
+
+
+def test_weights_reach_the_support_and_the_loss_apart():
+    learner = arms.debiased(arms.head(LOG, 2))
+    hidden = np.where(LOG.chosen > 0, 1.0, 1.0)
+    tasks = arms.tasks(LOG, arms.rows_of(LOG.chosen, hidden, hidden), arms.rows_of(
+        LOG.random, hidden, hidden))  # fmt: skip
+    profile = tasks.profile | {"penalty": np.zeros((12, 2), np.float32)}
+    episode = jax.tree.map(lambda x: x[0], tasks._replace(profile=profile))
+    params = learner.init(jax.random.key(0), episode)
+    loss = lambda e: float(learner.loss(params, e, jax.random.key(1))[0])
+
+    def with_weight(part: str, column: str):
+        one = getattr(episode, part)
+        ramp = np.linspace(0.1, 3.0, len(one.label)).astype(np.float32)
+        return episode._replace(**{part: one._replace(inputs=one.inputs | {column: ramp})})
+
+    plain = loss(episode)
+    assert loss(with_weight("support", "seen")) != pytest.approx(plain)
+    assert loss(with_weight("query", "asked")) != pytest.approx(plain)
+    assert loss(with_weight("support", "asked")) == pytest.approx(plain)
+    assert loss(with_weight("query", "seen")) == pytest.approx(plain)
+
+
+def test_people_are_grouped_by_what_is_known_of_them():
+    found = report.groups(dataclasses.replace(LOG))
+    assert set(found["group"]) <= {"0", "1", "2", "3"} and len(found["group"]) == 12
+
+
+def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
+    name = f"{experiment.NAME}-coat"
+    if not records.path_of(name).is_file():
+        pytest.skip("no record of coat is stored")
+    experiment.main(experiment.Config(output=Output(from_records=True, out=tmp_path)))
+    said = capsys.readouterr().out
+    assert report.OURS in said and "0.860 / 1.093" in said
+    assert (tmp_path / "mse.png").is_file() and (tmp_path / "groups.png").is_file()
