@@ -139,6 +139,9 @@ def test_replay_gives_a_persons_ratings_each_item_once():
     assert log.action[:3].tolist() == [2, 0, 1]
     assert log.reward.tolist() == [8.0, 3.0, -1.0, 0.0]
     assert log.mask.tolist() == [1.0, 1.0, 1.0, 0.0]
+    always = replay.replay({"item": jnp.arange(4)}, 10, again=True)
+    best = policies.greedy(believing.fixed(lambda seen: PERSON.rating))
+    assert play(always, best, PERSON, jax.random.key(0), 4).reward.tolist() == [8.0] * 4
 
 
 def test_a_person_chooses_the_best_of_a_slate_on_the_menu():

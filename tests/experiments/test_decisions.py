@@ -35,6 +35,7 @@ def test_a_stored_record_prints_its_table_and_draws(name, tmp_path, capsys):
     assert list(tmp_path.glob("*.png")) and "oracle" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_page_has_the_tables_of_the_records():
     assert page.PAGE.read_text() == page.filled(page.PAGE.read_text())
 
