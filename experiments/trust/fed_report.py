@@ -125,7 +125,7 @@ def pictures(record: records.Record, folder: pathlib.Path) -> None:
             axes.plot(x, values, label=name, markevery=4, **plots.look(i))
         best = target(record)
         axes.axhline(best, color="#666666", linewidth=0.7)
-        axes.set_ylim(best - 0.01, best + 0.08)
+        axes.set_ylim(best - 0.003, best + 0.025)
         axes.set_xscale("log")
         axes.set_xlabel("megabytes, down and up")
         axes.set_ylabel("validation MSE")
