@@ -92,6 +92,23 @@ def chances(strategy: Strategy) -> jax.Array:
     return (1 - FLOOR) * jax.nn.softmax(strategy.weight) + FLOOR / strategy.weight.shape[0]
 
 
+def _mail(delay: int | jax.Array, size: int):
+    """The functions ``wait`` and ``feedback`` of rewards that are ``delay`` < size rounds late."""
+
+    def wait(example: Told) -> PyTree:
+        blank = lambda x: jnp.zeros((size, *x.shape), x.dtype)
+        return jax.tree.map(blank, example), jnp.zeros((), jnp.int32)
+
+    def feedback(waiting: PyTree, sent: Told) -> tuple[PyTree, Told]:
+        queue, count = waiting
+        put = lambda x, y: x.at[count % size].set(jnp.asarray(y, x.dtype))
+        queue = jax.tree.map(put, queue, sent)
+        due = jax.tree.map(lambda x: x[(count - delay) % size], queue)
+        return (queue, count + 1), due._replace(mask=due.mask * (count >= delay))
+
+    return wait, feedback
+
+
 def stages(
     beliefs: Beliefs,
     widths: Sequence[float] | jax.Array,
@@ -112,22 +129,12 @@ def stages(
     Raises:
       UserError: no width; a delay that is longer than the longest.
     """
-    size = longest + 1
     if not isinstance(delay, jax.Array) and not 0 <= delay <= longest:
         raise UserError(f"a delay of {delay} rounds: give 0 to {longest}, or a longer `longest`")
     if len(widths) == 0:
         raise UserError("a strategy without a width: give at least one, 0 for greedy")
 
-    def wait(example: Told) -> PyTree:
-        blank = lambda x: jnp.zeros((size, *x.shape), x.dtype)
-        return jax.tree.map(blank, example), jnp.zeros((), jnp.int32)
-
-    def feedback(waiting: PyTree, sent: Told) -> tuple[PyTree, Told]:
-        queue, count = waiting
-        put = lambda x, y: x.at[count % size].set(jnp.asarray(y, x.dtype))
-        queue = jax.tree.map(put, queue, sent)
-        due = jax.tree.map(lambda x: x[(count - delay) % size], queue)
-        return (queue, count + 1), due._replace(mask=due.mask * (count >= delay))
+    wait, feedback = _mail(delay, longest + 1)
 
     def learn(models: Models, told: Told, keys: jax.Array) -> Models:
         seen, action = told.decision.observation, told.decision.action
