@@ -191,9 +191,8 @@ def train(
     first_seen = jax.tree.map(lambda x: x[0], seen)
     params = learner.init(key_init, first_seen)
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(training.rate))
-    replay = flashbax.make_item_buffer(
-        training.buffer, training.batch, training.batch, add_batches=True
-    )
+    size = training.buffer, training.batch, training.batch
+    replay = flashbax.make_item_buffer(*size, add_batches=True)
     zero, at = jnp.zeros(()), jnp.zeros((), jnp.int32)
     kept = replay.init(Transition(first_seen, at, at, zero, zero, first_seen))
 
