@@ -12,6 +12,18 @@ from metajax.results import plots, records
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
 LIES, MOVED, HOSTILE, DOMAINS = "lies", "moved factors", "hostile users", "two domains"
 SHARES = (0.1, 0.2, 0.4)
+MOVES = {
+    records.ALL: "clean",
+    "asked moved 0.25": "asked .25",
+    "asked moved 0.5": "asked .5",
+    "asked moved 1": "asked 1",
+    "asked moved .5, signs": "signs .5",
+    "asked moved .5, PGD": "PGD .5",
+    "asked moved .5, noise": "noise .5",
+    "rated moved .5": "rated .5",
+    "rated moved .5, noise": "rated noise",
+}
+"""Conditions of moved factors, and what heads their columns."""
 MAIN, NOISE = "lies 20%", "noise as 20%"
 CONDITIONS = (records.ALL, *(f"lies {share:.0%}" for share in SHARES), NOISE)
 
@@ -70,14 +82,15 @@ def lies_table(record: records.Record) -> Table:
 
 def moved_table(record: records.Record) -> Table:
     """Moved item factors."""
-    conditions = [k.condition for k in record.scores if k.scenario == MOVED and k.arm == PLAIN]
+    known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == PLAIN}
+    conditions = [c for c in MOVES if c in known]
     rows = []
     for arm in arms_in(record, MOVED):
         mean = [f"{record.of(MOVED, arm, c, 'mae').mean():.4f}" for c in conditions]
         at = lambda name: record.of(MOVED, name, "asked moved 0.5", "mae")
         rows.append((arm, [*mean, "" if arm == PLAIN else told(at(arm), at(PLAIN))]))
-    heads = ["clean MAE", *conditions[1:], "moved .5 minus plain"]
-    return grid("moved factors of items asked about or rated (MAML)", heads, rows)
+    heads = [*(MOVES[c] for c in conditions), "asked .5 minus plain"]
+    return grid("MAE, factors moved of items asked about or rated (MAML)", heads, rows)
 
 
 def hostile_table(record: records.Record) -> Table:
@@ -170,19 +183,15 @@ def moved_picture(record: records.Record, path: pathlib.Path) -> None:
 
 
 def hostile_picture(record: records.Record, path: pathlib.Path) -> None:
-    """Saves what hostile users cost honest ones under each rule."""
+    """Saves how far shilling users push their item under each rule."""
     kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+    of = lambda rule, kind: record.of(HOSTILE, rule, kind, "pushed")
     rows = [
-        (
-            f"{rule}, {kind}",
-            records.difference(
-                record.of(HOSTILE, rule, kind, "mae"), record.of(HOSTILE, rule, kinds[0], "mae")
-            ),
-        )
-        for kind in kinds[1:]
+        (f"{rule}, {kind}", records.difference(of(rule, kind), of(rule, kinds[0])))
+        for kind in kinds[1:3]
         for rule in arms_in(record, HOSTILE)
     ]
-    plots.forest(rows, path, "MAE of honest people, minus without hostile users")
+    plots.forest(rows, path, "rating predicted of the pushed item, rise")
 
 
 def domains_picture(record: records.Record, path: pathlib.Path) -> None:

@@ -78,4 +78,4 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
         record = records.made("adversarial", adversarial.Config(), arms, scores, opened=())
         adversarial_report.report(record, tmp_path)
         assert (tmp_path / f"{room.replace(' ', '-')}.png").stat().st_size > 5_000
-    assert "moved .5 minus plain" in capsys.readouterr().out
+    assert "asked .5 minus plain" in capsys.readouterr().out
