@@ -22,8 +22,18 @@ from metajax.types import UserError
 
 OPTION = r"(?<![\w-])--[a-z][\w.-]*\b"
 COMMANDS = {"training": "train", "verdict": "train", "people": "recommend"}
-LIBRARY = {"sequence": "sasrec", "bert": "text_cold", "plots": "compare", "events": "online"}
-PARTS = {"task_logs": "online_meta", "few_shot": "omniglot"}  # parts of a command of another name
+LIBRARY = {
+    "sequence": "sasrec",
+    "bert": "text_cold",
+    "plots": "compare",
+    "events": "online",
+    "flower": "flower",
+}
+PARTS = {
+    "task_logs": "online_meta",
+    "few_shot": "omniglot",
+    "titles": "llm_rec",
+}  # parts of a command of another name
 
 
 @dataclasses.dataclass(frozen=True)

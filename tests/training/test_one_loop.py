@@ -11,6 +11,10 @@ OTHERS = {
     "metajax/learners/gradient/implicit.py": "the inner loop, within a task",
     "metajax/online/updaters.py": "outer steps within the scan over a stream, which has no end",
     "metajax/adapters/prune.py": "an optax transformation that must see the parameters one step on",
+    "metajax/decide/actor.py": "actor and critic learn within the scan in which they act",
+    "metajax/decide/values.py": "Q learns within the scan in which it acts and fills its buffer",
+    "experiments/decisions/rl_arms.py": "a step's data are drawn by the parameters of that step",
+    "experiments/decisions/ask_bandit.py": "the exact gradient of an enumerated bandit, in a scan",
     "experiments/speed/ours.py": "the comparison: what one writes first, without this library",
 }
 SIGNS = ("apply_updates(", "optax.incremental_update(")
