@@ -176,9 +176,7 @@ def train(
     training: Training = DEFAULT,
     swapped: bool = False,
 ) -> tuple[Params, jax.Array]:
-    """Learned parameters, and the mean reward (steps,) of the people while learning.
-
-    Sessions that end begin anew with other people.
+    """Learned parameters, and the mean reward (steps,) of people whose sessions begin anew.
 
     Args:
       sample: a key -> one person.
@@ -208,8 +206,8 @@ def train(
         policy = greedy(learner, params, explore)
         each = lambda n: jax.random.split(keys[n], P)
         action, _ = jax.vmap(policy.act, (None, 0, 0))((), seen, each(0))
-        told = jax.vmap(environment.step)(each(1), state, action, person)
-        later, after, reward, done, info = told
+        stepped = jax.vmap(environment.step)(each(1), state, action, person)
+        later, after, reward, done, info = stepped
         going = learner.discount * (1.0 - done)
         line = Transition(seen, action, info["picked"], training.scale * reward, going, later)
         kept = replay.add(kept, line)
