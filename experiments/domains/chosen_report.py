@@ -81,7 +81,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     console = Console()
     if not console.is_terminal:
-        console.width = max(console.width, 170)
+        console.width = max(console.width, 190)
     for scenario in (RANDOM, PUBLISHED):
         console.print(table(record, scenario))
     console.print(by_group(record))
@@ -183,4 +183,4 @@ def group_picture(record: records.Record, path: pathlib.Path) -> None:
         (f"{kind}: {group}", records.difference(get(OURS, mine), get(PLAIN, mine)))
         for kind, group, mine in grouped(record)
     ]
-    plots.forest(rows, path, f"MSE of the {OURS} minus the {PLAIN}")
+    plots.forest(rows, path, "MSE: debiased minus plain")
