@@ -195,10 +195,23 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
             error = f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
             shown.add_row(arm.name, error, *gaps, f"{arm.settings['parameters']:,}")
         console.print(shown)
+    console.print(cost(record))
     seeds = record.config["seeds"]
     print(f"Intervals are over {seeds} training seeds, paired; all arms see the same rows.")
     picture(record, folder / "rho.png")
     print(f"plot   {folder}/rho.png")
+
+
+def cost(record: records.Record) -> Table:
+    """What a random second task costs the first, against the second task of rho 0.5."""
+    shown = Table(title="first task: with a random second task, minus with the one of rho 0.5")
+    shown.add_column("arm", no_wrap=True)
+    shown.add_column("difference", justify="right", no_wrap=True)
+    for arm in record.arms:
+        get = lambda scenario, a=arm.name: record.of(scenario, a, records.ALL, "first")
+        gap = records.difference(get(RANDOM), get("rho 0.5"))
+        shown.add_row(arm.name, f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+    return shown
 
 
 def picture(record: records.Record, path: pathlib.Path) -> None:
