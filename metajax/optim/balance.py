@@ -39,7 +39,7 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformation:
         del params
         return jax.random.key(seed)
 
-    def update(updates: Any, state: jax.Array, params: Any = None) -> tuple[Any, jax.Array]:
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         key, key_order = jax.random.split(state)
         count = len(jax.tree.leaves(updates)[0])
