@@ -65,19 +65,20 @@ def test_a_bias_table_without_damping_is_the_weighed_mean_of_each_item():
 def test_the_doubly_robust_loss_is_the_true_mean_where_the_imputation_is_right():
     """Imputed scores that are the labels: the correction is 0, and random items tell the error."""
     learner = arms.doubly_robust(LOG, 2)
-    draw = arms.sampler(4, num_any=500)
+    draw = jax.jit(arms.sampler(4, num_any=500))
     ones = np.ones(LOG.chosen.shape)
     rows = arms.rows_of(LOG.chosen, ones, ones)
     data = {"rows": rows, "user": LOG.user_features, "item": LOG.item_features}
     data = jax.tree.map(np.asarray, data) | {"penalty": np.zeros(2)}
     data = jax.tree.map(jax.numpy.asarray, data)
     episode = jax.tree.map(lambda x: x[0], draw(data, jax.random.key(0)))
-    params = learner.init(jax.random.key(1), episode)
+    params = jax.jit(learner.init)(jax.random.key(1), episode)
     flat = jax.tree.map(lambda x: 0 * x, params)
     flat["imputed"]["level"] = flat["imputed"]["level"] + 3.0
     level = lambda e, v: e._replace(label=0 * e.label + v)
     same = episode._replace(support=level(episode.support, 3.0), query=level(episode.query, 3.0))
-    np.testing.assert_allclose(learner.loss(flat, same, jax.random.key(2))[0], 9.0, rtol=1e-6)
+    found = jax.jit(learner.loss)(flat, same, jax.random.key(2))[0]
+    np.testing.assert_allclose(found, 9.0, rtol=1e-6)
 
 
 def test_weights_reach_the_support_and_the_loss_apart():
@@ -87,8 +88,9 @@ def test_weights_reach_the_support_and_the_loss_apart():
         LOG.random, hidden, hidden))  # fmt: skip
     profile = tasks.profile | {"penalty": np.zeros((12, 2), np.float32)}
     episode = jax.tree.map(lambda x: x[0], tasks._replace(profile=profile))
-    params = learner.init(jax.random.key(0), episode)
-    loss = lambda e: float(learner.loss(params, e, jax.random.key(1))[0])
+    params = jax.jit(learner.init)(jax.random.key(0), episode)
+    of = jax.jit(learner.loss)
+    loss = lambda e: float(of(params, e, jax.random.key(1))[0])
 
     def with_weight(part: str, column: str):
         one = getattr(episode, part)
