@@ -95,7 +95,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
 def table(record: records.Record, scenario: str) -> Table:
     """Each arm: errors, ranking, and differences paired by person."""
     get = lambda arm, metric: record.of(scenario, arm, records.ALL, metric)
-    quoted = published(record.experiment)
+    quoted = published(record.experiment) if record.dataset == "coat" else {}
     shown = Table(title=f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people")
     shown.add_column("arm", no_wrap=True)
     heads = [*METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
@@ -113,7 +113,7 @@ def table(record: records.Record, scenario: str) -> Table:
         if scenario == PUBLISHED:
             cells.append(quoted.get(f"{scenario}|{arm.name}", ""))
         shown.add_row(arm.name, *cells)
-    if scenario == PUBLISHED:
+    if scenario == PUBLISHED and quoted:
         names = {arm.name for arm in record.arms}
         for place, value in quoted.items():
             if (arm := place.partition("|")[2]) not in names:
