@@ -10,6 +10,7 @@ control. All settings of defences are chosen on meta-validation.
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
 Run: python -m experiments adversarial --dataset ml-100k
+     python -m experiments adversarial --attack lies  tries one of the four.
 Published: none under this protocol.
 Deviates: item factors are estimated beforehand from honest ratings, so that hostile users reach the
 initialization only.
@@ -19,7 +20,7 @@ import dataclasses
 import shutil
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,7 @@ from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import factor_mlp
-from metajax.results import records
+from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share, SplitOptions, Training
 from metajax.training import journal, loop, progress, robust
 from metajax.transforms import adversarial as against
@@ -49,6 +50,7 @@ TUNED_AT = 0.2
 CLEAN_LOSS = 0.0015
 """What a defence may cost on clean meta-validation tasks, in MAE; the bar is .003 on the test."""
 THRESHOLDS, NO_DOUBT = (0.5, 0.7, 1.0, 1.4, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0), 1e6
+ATTACKS = ("lies", "moved", "hostile", "domains")
 TARGET = 0.25
 """The rise of the loss under attack that a controller is to hold, as a share."""
 
@@ -58,6 +60,8 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
+    attack: Literal["all", "lies", "moved", "hostile", "domains"] = "all"
+    """Which attack; each has a record of its own."""
     data: Data = Data("ml-100k")
     split: SplitOptions = SplitOptions()
     training: Training = Training(seeds=1, num_steps=400)
@@ -306,67 +310,117 @@ def target_item(problem: benchmark.Problem) -> int:
     return int(order[len(order) // 20])
 
 
-def measured(config: Config) -> records.Record:
-    """Trains all arms, attacks them, writes the record."""
+Scores = dict[records.Key, np.ndarray]
+
+
+def judged_lies(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
+    """The errors of the arms against lying supports."""
+    found: Scores = {}
+    for arm, one in arms.items():
+        run = jax.jit(lambda p, t, o=one: lied_errors(o._replace(params=p), t, source))
+        for condition, x in zip(report.CONDITIONS, run(one.params, tasks), strict=True):
+            found[records.Key(report.LIES, arm, condition, "mae")] = np.asarray(x)[None]
+        print(f"lies, {arm}: judged", flush=True)
+    return found
+
+
+def judged_moves(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
+    """The errors of the arms against moved factors."""
+    found: Scores = {}
+    for arm, one in arms.items():
+        run = jax.jit(lambda p, t, o=one: moved_errors(o._replace(params=p), t, source))
+        for condition, x in run(one.params, tasks).items():
+            found[records.Key(report.MOVED, arm, condition, "mae")] = np.asarray(x)[None]
+        print(f"moved factors, {arm}: judged", flush=True)
+    return found
+
+
+def judged_hostile(
+    learner: MetaLearner, found: dict[tuple[str, str], Params], tasks: Any, source: Any, target: int
+) -> Scores:
+    """The errors of honest people, and the rating predicted of the item that was pushed."""
+
+    @jax.jit
+    def run(params: Params, tasks: Any):
+        clean = errors(learner, params, tasks, source, evaluate.unaltered)
+        return {"mae": clean, "pushed": pushed(learner, params, tasks, source, target)}
+
+    return {
+        records.Key(report.HOSTILE, rule, kind, metric): np.asarray(x)[None]
+        for (rule, kind), params in found.items()
+        for metric, x in run(params, tasks).items()
+    }
+
+
+def attacked(config: Config, attack: str) -> records.Record:
+    """Trains the arms against one attack on a log, judges them under it and writes the record."""
     began, name = time.perf_counter(), named.short_name(config.data.dataset)
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"adversarial-{name}")
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    liars = against_lies(problem, config, folder)
-    movers = against_moves(problem, config, folder, liars[MAML])
-    target = target_item(problem)
-    hostile = under_hostile(problem, config, target)
-    domains = parts.domain_arms(config.domain_steps, config.people)
-    choices = {k: a.settings for k, a in (liars | movers).items()}
+    arms: dict[str, Arm] = {}
+    hostile, target = {}, target_item(problem)
+    if attack == "lies":
+        arms = against_lies(problem, config, folder)
+    elif attack == "moved":
+        plain = trained(MAML, maml(problem), problem, config, folder)
+        arms = against_moves(problem, config, folder, plain)
+    else:
+        hostile = under_hostile(problem, config, target)
+    choices = {"pushed": target} | {k: a.settings for k, a in arms.items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "adversarial")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))
-    tasks, scores = opened[scenario], {}
-    keep = lambda room, arm, condition, metric, x: scores.__setitem__(
-        records.Key(room, arm, condition, metric), np.asarray(x)[None]
-    )
-    for arm, one in liars.items():
-        run = jax.jit(lambda p, t, o=one: lied_errors(o._replace(params=p), t, source))
-        for condition, x in zip(report.CONDITIONS, run(one.params, tasks), strict=True):
-            keep(report.LIES, arm, condition, "mae", x)
-        print(f"lies, {arm}: judged", flush=True)
-    for arm, one in movers.items():
-        run = jax.jit(lambda p, t, o=one: moved_errors(o._replace(params=p), t, source))
-        for condition, x in run(one.params, tasks).items():
-            keep(report.MOVED, arm, condition, "mae", x)
-        print(f"moved factors, {arm}: judged", flush=True)
-    learner = maml(problem)
-    run = jax.jit(
-        lambda p, t: (
-            errors(learner, p, t, source, evaluate.unaltered),
-            pushed(learner, p, t, source, target),
-        )
-    )
-    for (rule, kind), params in hostile.items():
-        mae, push = run(params, tasks)
-        keep(report.HOSTILE, rule, kind, "mae", mae)
-        keep(report.HOSTILE, rule, kind, "pushed", push)
-    for arm, told in domains.items():
-        for metric, x in told.items():
-            scores[records.Key(report.DOMAINS, arm, records.ALL, metric)] = np.asarray(x)
-    roles = {k: a.role for k, a in (liars | movers).items()}
-    arms = dict.fromkeys(key.arm for key in scores)
-    record = records.made(
-        "adversarial", config, records.arms_of(arms, roles=roles, settings=choices), scores,
-        scenario=report.LIES, data=harness.data_of(problem), split=harness.split_of(problem),
-        opened=(problem.opened[-1],), seconds={"total": time.perf_counter() - began},
-        peak_memory=journal.peak_memory(), extra={"pushed": target, "people": scenario},
+    tasks = opened[scenario]
+    if attack == "hostile":
+        scores = judged_hostile(maml(problem), hostile, tasks, source, target)
+    else:
+        scores = (judged_lies if attack == "lies" else judged_moves)(arms, tasks, source)
+    roles = {k: a.role for k, a in arms.items()}
+    return records.made(
+        "adversarial", config,
+        records.arms_of(dict.fromkeys(k.arm for k in scores), roles=roles, settings=choices),
+        scores, scenario=next(iter(scores)).scenario, data=harness.data_of(problem),
+        split=harness.split_of(problem), opened=(problem.opened[-1],),
+        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+        extra={"pushed": target, "people": scenario},
     )  # fmt: skip
-    records.write(folder, f"adversarial-{name}", record, config.output.publish)
-    return record
 
 
-def main(config: Config) -> records.Record:
-    """The record of the experiment, run or read, its tables and its pictures."""
+def two_domains(config: Config) -> records.Record:
+    """Trains with and without gradient reversal in the world of two domains."""
+    began, choices = time.perf_counter(), {"steps": config.domain_steps, "people": config.people}
+    tests = ledger.checksum("two domains", config.people)
+    opened = records.open_tests(config, choices, "adversarial", tests)
+    found = parts.domain_arms(config.domain_steps, config.people)
+    scores = {
+        records.Key(report.DOMAINS, arm, records.ALL, metric): np.asarray(x)
+        for arm, told in found.items()
+        for metric, x in told.items()
+    }
+    roles = {"reversal": records.METHOD, "Bayes": records.BASELINE, "no reversal": records.BASELINE}
+    roles["reversal, sign flipped"] = records.CONTROL
+    return records.made(
+        "adversarial", config, records.arms_of(found, roles=roles), scores,
+        scenario=report.DOMAINS, opened=(opened,), peak_memory=journal.peak_memory(),
+        seconds={"total": time.perf_counter() - began},
+    )  # fmt: skip
+
+
+def main(config: Config) -> dict[str, records.Record]:
+    """The record of each attack, run or read, its table and its picture."""
     name = f"adversarial-{named.short_name(config.data.dataset)}"
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    folder, found = config.output.folder(name), {}
+    for attack in ATTACKS if config.attack == "all" else (config.attack,):
+        own = f"{name}-{attack}" if attack != "domains" else "adversarial-domains"
+        if config.output.from_records:
+            record = records.stored(own, otherwise=folder)
+        else:
+            record = two_domains(config) if attack == "domains" else attacked(config, attack)
+            records.write(folder, own, record, config.output.publish)
+        report.report(record, folder)
+        found[attack] = record
+    return found
 
 
 if __name__ == "__main__":

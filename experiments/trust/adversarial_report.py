@@ -112,24 +112,26 @@ def domains_table(record: records.Record) -> Table:
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
-    """Prints the tables and saves the pictures."""
-    console = Console()
+    """Prints the table of an attack and saves its picture."""
+    console, room = Console(), next(iter(record.scores)).scenario
     if not console.is_terminal:
         console.width = max(console.width, 190)
-    for table in (lies_table, moved_table, hostile_table, domains_table):
-        console.print(table(record))
-    print(
-        "MAE, mean [95 %] over people; differences paired by person, a star where 0 is outside. "
-        "Share of its loss: what the arm loses at 20 % of lies against the plain clean arm, over "
-        "what the plain arm loses."
-    )
-    for arm in arms_in(record, LIES):
+    tables = {LIES: lies_table, MOVED: moved_table, HOSTILE: hostile_table, DOMAINS: domains_table}
+    console.print(tables[room](record))
+    print("Means [95 %] over people; differences paired by person, a star where 0 is outside.")
+    if room == LIES:
+        print(
+            "Share of its loss: what the arm loses at 20 % of lies against the plain clean arm, "
+            "over what the plain arm loses."
+        )
+    for arm in record.names():
         chosen = {k: v for k, v in record.arm(arm).settings.items() if k in CHOSEN}
         if chosen:
             print(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in chosen.items())}")
-    lies_picture(record, folder / "lies.png")
-    moved_picture(record, folder / "moved.png")
-    print(f"plots  {folder}/lies.png {folder}/moved.png")
+    path, draw = folder / f"{room.replace(' ', '-')}.png", PICTURES.get(room)
+    if draw is not None:
+        draw(record, path)
+        print(f"plot   {path}")
 
 
 CHOSEN = ("threshold", "penalty times")
@@ -165,3 +167,42 @@ def moved_picture(record: records.Record, path: pathlib.Path) -> None:
         axes.set_ylabel("MAE, factors moved by 0.5")
         axes.grid(alpha=0.25, linewidth=0.4)
         plots.legend(axes, len(points))
+
+
+def hostile_picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves what hostile users cost honest ones under each rule."""
+    kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+    rows = [
+        (
+            f"{rule}, {kind}",
+            records.difference(
+                record.of(HOSTILE, rule, kind, "mae"), record.of(HOSTILE, rule, kinds[0], "mae")
+            ),
+        )
+        for kind in kinds[1:]
+        for rule in arms_in(record, HOSTILE)
+    ]
+    plots.forest(rows, path, "MAE of honest people, minus without hostile users")
+
+
+def domains_picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves how well domains are told against the error in the target."""
+    known = [a for a in arms_in(record, DOMAINS) if a != "Bayes"]
+    with plots.page(path, 2.4) as axes:
+        for i, arm in enumerate(known):
+            at = [float(record.of(DOMAINS, arm, records.ALL, m).mean()) for m in ("mse", "along")]
+            style = plots.look(i) | {"linestyle": "none", "markersize": 5}
+            axes.plot(*at, label=arm, **style)
+        axes.axhline(0.5, color="#666666", linewidth=0.7)
+        axes.set_xlabel("squared error in the target domain")
+        axes.set_ylabel("accuracy of the opponent")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(known))
+
+
+PICTURES = {
+    LIES: lies_picture,
+    MOVED: moved_picture,
+    HOSTILE: hostile_picture,
+    DOMAINS: domains_picture,
+}

@@ -117,7 +117,7 @@ def picture(
         labels = [f"{n}  {values[i]:g}" for n, i in zip(names, order, strict=True)]
         axes.set_yticks(places, labels)
         axes.axvline(0.0, color="#666666", linewidth=0.7)
-        axes.figure.suptitle(title, fontsize=8)
+        axes.figure.suptitle(title if len(title) < 50 else f"{title[:48]}…", fontsize=8)
         mark = "\nhatched: ratings without which another is first" if rows & set(order) else ""
         axes.figure.supxlabel(f"what each rating did to the score{mark}", fontsize=7)
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
