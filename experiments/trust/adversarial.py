@@ -16,6 +16,7 @@ initialization only.
 """
 
 import dataclasses
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -268,6 +269,8 @@ def measured(config: Config) -> records.Record:
     began, name = time.perf_counter(), named.short_name(config.data.dataset)
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"adversarial-{name}")
+    if config.training.fresh:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     liars = against_lies(problem, config, folder)
     movers = against_moves(problem, config, folder, liars[MAML])
     target = target_item(problem)

@@ -19,6 +19,7 @@ Deviates: SHAP and LIME explain the item's features, by their packages, for a fe
 import dataclasses
 import functools
 import pathlib
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
@@ -241,6 +242,8 @@ def measured(config: Config) -> records.Record:
     began, name = time.perf_counter(), named.short_name(config.data.dataset)
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"explain-{name}")
+    if config.training.fresh:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     learners = arms.of_log(problem, config, folder)
     in_world = arms.of_world(WORLD_TASKS, config.world_steps)
     choices = {arm: one.settings for arm, one in learners.items()}
