@@ -3,7 +3,7 @@
 People whose satisfaction remembers what they consumed are shown slates of two of five items. DQN
 and SlateQ learn values with gamma .99, and with gamma 0: then only the next reward counts, and they
 must lose, or the world has no long term. Beside them stand an actor-critic, random slates, and
-slates of the least and of the most kale. Control: a DQN that is told the next person's reward.
+slates of the least and of the most kale. Control: a DQN that is told another decision's reward.
 
 References: Ie et al., "RecSim", 2019; Ie et al., IJCAI 2019 (SlateQ); Mnih et al., 2015 and 2016.
 Run: python -m experiments long_term

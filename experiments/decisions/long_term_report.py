@@ -11,7 +11,7 @@ from metajax.results import plots, records, tables
 NAME, SCENARIO = "long_term", "ChocKale"
 RANDOM, CHOC, KALE, MYOPIC, DQN, MYOPIC_SLATE, SLATE, ACTOR, SWAPPED = ARMS = (
     "random slates", "least kale", "most kale", "DQN, gamma 0", "DQN", "SlateQ, gamma 0", "SlateQ",
-    "actor-critic", "DQN, next person's reward",
+    "actor-critic", "DQN, another decision's reward",
 )  # fmt: skip
 LINES = [RANDOM, CHOC, KALE, MYOPIC, DQN, MYOPIC_SLATE, SLATE, ACTOR]
 

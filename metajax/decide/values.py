@@ -181,7 +181,7 @@ def train(
 
     Args:
       sample: a key -> one person.
-      swapped: a control, rewards are those of the next person.
+      swapped: a control, a decision's reward is that of another one in the batch.
     """
     P = training.people
     key_people, key_reset, key_init, key_run = jax.random.split(key, 4)
@@ -210,11 +210,12 @@ def train(
         action, _ = jax.vmap(policy.act, (None, 0, 0))((), seen, each(0))
         told = jax.vmap(environment.step)(each(1), state, action, person)
         later, after, reward, done, info = told
-        earned = jnp.roll(reward, 1) if swapped else reward
         going = learner.discount * (1.0 - done)
-        line = Transition(seen, action, info["picked"], training.scale * earned, going, later)
+        line = Transition(seen, action, info["picked"], training.scale * reward, going, later)
         kept = replay.add(kept, line)
         batch = replay.sample(kept, keys[2]).experience
+        if swapped:
+            batch = batch._replace(reward=jnp.roll(batch.reward, 1))
         grads = jax.grad(loss)(params, target, batch)
         updates, opt = tx.update(grads, opt)
         params = optax.apply_updates(params, updates)
@@ -224,7 +225,6 @@ def train(
         goes_on = _renewed(done, (others, *begun), (person, later, after))
         return (params, target, opt, kept, *goes_on), reward.mean()
 
-    # with fewer transitions than a batch, those that there are come several times
     first = (params, params, tx.init(params), kept, person, seen, state)
     steps = jnp.arange(training.steps), jax.random.split(key_run, training.steps)
     (params, *_), curve = jax.lax.scan(round_of, first, steps)
