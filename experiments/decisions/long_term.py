@@ -63,11 +63,11 @@ class Config:
     output: Output = Output()
     seeds: Positive = 5
     """Training seeds."""
-    steps: Positive = 1_500
+    steps: Positive = 1_000
     """Rounds of training of DQN and SlateQ, 16 people side by side."""
-    sessions: Positive = 200
+    sessions: Positive = 150
     """Gradients of the actor-critic, each on a session of 16 people."""
-    test_people: Positive = 100
+    test_people: Positive = 80
     """New people of the test, a session each."""
     gamma: float = 0.99
     """Discount of those that look ahead."""

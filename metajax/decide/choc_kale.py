@@ -139,12 +139,15 @@ class ChocKale:
 
 
 def features(seen: Observation) -> jax.Array:
-    """The features (C, D) of every action: its items, and the state."""
-    kale = jnp.sort(seen.inputs["kale"], axis=1)
-    return with_state(seen, kale)
+    """The features (C, D) of every action: its items' kaleness, in order, and the state.
+
+    All are centered: from features above 0 a network whose values grow learns to like large ones,
+    whatever the rewards say.
+    """
+    return with_state(seen, jnp.sort(seen.inputs["kale"], axis=1) - 0.5)
 
 
 def with_state(seen: Observation, own_NxD: jax.Array) -> jax.Array:
-    """The rows (N, D) with the state in two more columns."""
-    state = jnp.stack([seen.profile["satisfaction"], seen.profile["left"]])
+    """The rows (N, D) with the state in two more columns, centered."""
+    state = jnp.stack([seen.profile["satisfaction"], seen.profile["left"]]) - 0.5
     return jnp.concatenate([own_NxD, jnp.tile(state, (own_NxD.shape[0], 1))], axis=1)

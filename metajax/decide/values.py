@@ -89,7 +89,7 @@ def slate_q_error(
     """
     own = jnp.append(now.item, now.none)[picked]
     best = slates.of_slates(later.item, later.none, slates_Cxk, picks_later_Cxk1).max()
-    return rlax.td_learning(own, reward, discount, best)
+    return jnp.asarray(rlax.td_learning(own, reward, discount, best))
 
 
 def slate_q(model: Model, discount: float, world: Any) -> ValueLearner:
@@ -105,7 +105,8 @@ def slate_q(model: Model, discount: float, world: Any) -> ValueLearner:
     def items(seen: Observation) -> jax.Array:
         kale_A = seen.inputs["items"][0]
         none = jnp.stack([jnp.zeros(()), jnp.ones(())])[None]
-        own = jnp.concatenate([jnp.stack([kale_A, jnp.zeros_like(kale_A)], axis=1), none])
+        own = jnp.stack([kale_A - 0.5, jnp.zeros_like(kale_A)], axis=1)
+        own = jnp.concatenate([own, none])
         return with_state(seen, own)
 
     def of_items(params: Params, seen: Observation) -> slates.ItemValues:
