@@ -24,6 +24,8 @@ DIM = 8
 DAMPING = [(1.0, 2.0), (3.0, 2.0), (3.0, 8.0), (10.0, 8.0), (30.0, 8.0)]
 """What is tried for each bias model: as many settings."""
 MIDDLE = 3.0
+BLOCK = 20
+"""Outer steps between two looks at validation; the best look is kept."""
 
 
 class Rows(NamedTuple):
@@ -277,9 +279,9 @@ class Tuner(NamedTuple):
             return weighed_error(scores, valid.query)
 
         recipe = loop.recipe(arm.learner, optax.adam(self.rate))
-        keys, block = jax.random.split(jax.random.key(1), self.seeds), max(1, self.num_steps // 5)
+        keys = jax.random.split(jax.random.key(1), self.seeds)
         draw = sampler(self.num_tasks)
-        return loop.fit(recipe, draw, data, keys, steps, block=block, validate=error)
+        return loop.fit(recipe, draw, data, keys, steps, block=BLOCK, validate=error)
 
     def tuned(self, arm: Arm) -> tuple[dict[str, Any], Params]:
         """The choices made on validation, and the parameters (S, ...) of the arm with them."""

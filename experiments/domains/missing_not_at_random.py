@@ -58,8 +58,8 @@ class Config:
     """Share of the chosen ratings that settings are chosen on."""
     seeds: Positive = 5
     """Number of training seeds, and of trials of each trained arm."""
-    num_steps: Positive = 300
-    """Outer steps of a trial, of which the best fifth is kept."""
+    num_steps: Positive = 200
+    """Outer steps of a trial at most; validation says how many are kept."""
     num_tasks: Positive = 32
     """People per outer step."""
     rate: float = 0.02
