@@ -109,7 +109,7 @@ def penalized(learner: MetaLearner) -> MetaLearner:
 
     def init(key: jax.Array, episode: Episode) -> Params:
         key_model, key_draw = jax.random.split(key)
-        low, high = episode.profile["penalty"]
+        low, high = episode.profile.get("penalty", jnp.zeros(2))  # none where nobody trains
         strength = low + (high - low) * jax.random.uniform(key_draw)
         return {"model": learner.init(key_model, episode), "log_penalty": strength}
 
