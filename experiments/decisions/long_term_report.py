@@ -72,8 +72,8 @@ def markdown(record: records.Record) -> str:
         content = np.mean(shape["satisfaction"][-10:])
         rows.append((arm, told(records.interval(own, "return")), gap, f"{first:.2f}",
                      f"{last:.2f}", f"{content:.2f}"))  # fmt: skip
-    heads = ("policy", "return of a session", f"minus {MYOPIC}", "a round at first",
-             "in the last ten rounds", "satisfaction then")  # fmt: skip
+    heads = ("policy", "return of a session", f"minus {MYOPIC}", "reward, first ten rounds",
+             "reward, last ten rounds", "satisfaction, last ten rounds")  # fmt: skip
     config = record.config
     head = f"{config['test_people']} new people, {config['seeds']} seeds.\n\n"
     return head + tables.markdown(tables.Grid("Sessions in ChocKale", heads, rows))

@@ -122,17 +122,18 @@ def markdown(record: records.Record) -> str:
         if first is not None and mixed is not None:
             dealt = shown(records.difference(mixed, first), "+")
         rows.append((arm, *("" if x is None else f"{x.mean():.3f}" for x in told), gap, dealt))
-    heads = ("chance of a click", *(f"{k} episodes" for k in SHOTS), "of the gap to the oracle",
-             "rewards dealt anew, minus start")  # fmt: skip
+    after = (f"{k} episode" if k == 1 else f"{k} episodes" for k in SHOTS)
+    heads = ("policy", *after, "share of the gap to the oracle closed",
+             "control: rewards shuffled, minus 0 episodes")  # fmt: skip
     config = record.config
     head = f"{config['test_users']} new users, {config['seeds']} seeds.\n\n"
     asking = [
         (arm, f"{x['asks'][0]:.1%}", f"{x['asks at the end']:.1%}", f"{x['earns at the end']:.3f}")
         for arm, x in record.extra[ASK].items()
     ]
-    second = ("asking costs .2 and tells all", "asks at first", "asks", "earns after its step")
+    second = ("learner", "asks before meta-training", "asks after it", "return after its step")
     both = (
-        tables.Grid("Clicks after K episodes", heads, rows),
-        tables.Grid("Who asks", second, asking),
+        tables.Grid("Mean chance of a click after K episodes", heads, rows),
+        tables.Grid("A bandit in which asking costs .2 and reveals all rewards", second, asking),
     )
     return head + "\n".join(map(tables.markdown, both))

@@ -170,18 +170,19 @@ def world_markdown(record: records.Record) -> str:
         ]
         spread = get(conditions[0], "error").std(ddof=1)
         rows.append((arm, *shown, f"{spread:.3f}", *(f"{share:.1%}" for share in covers)))
-    told = ("spread, as logged", "bootstrap holds the truth", "Bernstein does")
+    told = ("spread", "truth in bootstrap interval", "truth in Bernstein interval")
     heads = ("estimate minus truth", *conditions, *told)
     count, rounds = record.config["logs"], record.config["rounds"]
-    head = f"{count} logs of {rounds:,} rounds; mean error with its 95 % interval over logs.\n\n"
+    head = f"{count} logs of {rounds:,} rounds; mean error with its 95 % interval over logs; "
+    head += "the last three columns are of the logs as they are.\n\n"
     return head + tables.markdown(tables.Grid("Estimators beside the truth", heads, rows))
 
 
 def clicks_markdown(record: records.Record) -> str:
     """Values on Open Bandit with bootstrap intervals, and what they rest on."""
     shown = (estimates.IPS, estimates.SELF, estimates.DOUBLE, estimates.SWITCH)
-    heads = ("campaign", "policy in question", "clicks in the log", "effective size",
-             "largest weight", "mean weight", "never shown", *shown, "earned itself")  # fmt: skip
+    heads = ("campaign", "policy valued", "clicks in the log", "effective sample size",
+             "largest weight", "mean weight", "never shown", *shown, "its own log")  # fmt: skip
     rows = [
         (row["campaign"], CALLED[row["target"]], f"{row['clicks']}", f"{row['effective']:,.0f}",
          f"{row['largest_weight']:,.1f}", f"{row['mean_weight']:.2f}",

@@ -66,7 +66,9 @@ def verdict(record: records.Record, world: str, own: str) -> str:
         told.append(f"first {n} rounds {behind if short else ahead}")
     top = max(rivals(record), key=lambda a: get(a, 50).mean())
     share = get(own, 50).mean() / get(top, 50).mean() - 1
-    return f"{own}: {'; '.join(told)}; at 50, {100 * share:+.2f} % of the best of them ({top})"
+    return (
+        f"{own}: {'; '.join(told)}; first 50: {100 * share:+.2f} % beside {top}, the best of these"
+    )
 
 
 def regret(record: records.Record, world: str, path: pathlib.Path) -> None:

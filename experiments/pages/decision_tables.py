@@ -33,7 +33,8 @@ def bandit(record: records.Record) -> str:
     first, out = record.extra["first"], []
     for world, told in record.extra["worlds"].items():
         get = lambda arm, n, w=world: record.of(w, arm, f"first {n}", "reward")
-        heads = (world, *(f"first {n}" for n in first), "META minus it, first 10", "first 50")
+        heads = ("policy", *(f"first {n}" for n in first))
+        heads += ("META minus policy, first 10", "META minus policy, first 50")
         rows = []
         for arm in record.arms:
             means = (f"{get(arm.name, n).mean():.3f}" for n in first)
@@ -59,10 +60,18 @@ def loop(record: records.Record) -> str:
         told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
         means = (f"{get(arm.name, p).mean():.4f}" for p in parts)
         rows.append((arm.name, *means, "" if arm.name == feedback_loop.WHOLE else told))
-    heads = ("chance of a click", "first 100 rounds", "all", "last quarter", "whole loop minus it")
+    heads = (
+        "loop",
+        "first 100 rounds",
+        "all rounds",
+        "last quarter",
+        "all: whole loop minus this one",
+    )
     people, rounds = get(feedback_loop.WHOLE, records.ALL).shape[1], record.config["rounds"]
-    waits = "; ".join(f"{v:,.0f} us for {n}" for n, v in record.extra["latency_us"].items())
-    title = f"{people} new users, {rounds:,} rounds each; a round takes {waits} user(s)"
+    told = record.extra["latency_us"].items()
+    waits = ", ".join(f"{v:,.0f} us for {n} user{'' if int(n) == 1 else 's'}" for n, v in told)
+    title = f"Mean chance of a click: {people} new users, {rounds:,} rounds each. "
+    title += f"Computing a round takes {waits}"
     return tables.markdown(tables.Grid(title, heads, rows))
 
 

@@ -1,4 +1,4 @@
-"""What does a liar do, and to whom? Attacks on supports, factors and meta-training, and defences.
+"""Attacks on supports, item factors and meta-training, and what defences against them achieve.
 
 Four attacks. *Lies*: a person gives the opposite of their opinion in a share of their own ratings.
 *Moved factors*: the stored factors of the items that a person rated, or is asked about, are moved
