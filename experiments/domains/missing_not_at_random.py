@@ -6,8 +6,8 @@ features of people and items, by popularity, or by naive Bayes on a few random r
 aside. The debiased meta-learner is a ridge head whose support and outer loss are weighed by inverse
 propensities; beside it stand the same learner without weights, item means, bias models, and matrix
 factorization: plain, by inverse propensity scores (MF-IPS) and doubly robust (MF-DR). Every trained
-arm gets six trials, judged by the error of held-out chosen ratings, weighed by propensity. The
-control is shuffled propensities; equal ones are the learner without weights.
+arm gets a trial per seed, judged by the error of held-out chosen ratings, weighed by propensity.
+The control is shuffled propensities; equal ones are the learner without weights.
 
 References: Schnabel et al., ICML 2016; Wang et al., ICML 2019.
 Run: python -m experiments missing_not_at_random
