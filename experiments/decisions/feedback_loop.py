@@ -1,4 +1,4 @@
-"""The feedback loop, whole and cut at each of its four stages; late and wrong feedback.
+"""The feedback loop of a service, whole and without each of its four stages; delayed feedback.
 
 Users of `ClickUsers` are served for 2,000 rounds. The prior is learned from past users; feedback
 comes in, a working model learns, the strategy (how wide to explore) is adjusted, and what has

@@ -1,4 +1,4 @@
-"""Chocolate now or kale for later: does looking ahead pay, and how does a session unfold?
+"""Long-term satisfaction in ChocKale: DQN, SlateQ and actor-critic that look ahead, or do not.
 
 People whose satisfaction remembers what they consumed are shown slates of two of five items. DQN
 and SlateQ learn values with gamma .99, and with gamma 0: then only the next reward counts, and they

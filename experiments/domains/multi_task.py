@@ -1,4 +1,4 @@
-"""What should two tasks share? Shared bottom, one gate, many gates, and experts of one's own.
+"""Two tasks on the same rows: shared bottom, one gate, a gate per task (MMoE), own experts (PLE).
 
 Two regression tasks whose weights have the cosine rho, the generator of the MMoE paper. The less
 alike they are, the more it should help that each task has a gate of its own; where they are the

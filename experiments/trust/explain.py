@@ -1,4 +1,4 @@
-"""Which of my ratings made you say that? Explanations of adapted scores, and how true they are.
+"""Explanations of adapted scores by a person's own ratings, and how well they can be trusted.
 
 For each person, the score of the best of their test items is explained by what it owes to each of
 their own ratings, in several ways, for a learner in closed form, one by gradients and one with
