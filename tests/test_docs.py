@@ -102,6 +102,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path):
     assert (tmp_path / "out" / "level" / "CHECKSUMS").is_file()
 
 
+@pytest.mark.slow
 def test_the_large_models_page_runs_as_it_stands(tmp_path):
     """Rank 2 beside 7 kernels of 2 layers; 8 weights and their 8 x 8 precision."""
     pytest.importorskip("flatbuffers", reason="exported programs: pip install metajax[serve]")

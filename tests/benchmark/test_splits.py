@@ -51,7 +51,17 @@ def test_every_protocol_has_a_rule_and_its_options_exist():
     assert all(set(rule.options) <= known for rule in splits.RULES.values())
 
 
-@pytest.mark.parametrize("protocol", typing.get_args(settings.Protocol))
+FAST = ("melu", "items", "time", "leave-one-out")
+"""One protocol of each kind; the other ones take their turn with the slow tests."""
+
+
+@pytest.mark.parametrize(
+    "protocol",
+    [
+        name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
+        for name in typing.get_args(settings.Protocol)
+    ],
+)
 def test_a_protocol_is_learned_and_judged(protocol, tmp_path):
     """The baselines that need no training are tuned on its validation and judged on its test."""
     ready = problem.load(Data("synthetic"), options(protocol, tmp_path), num_support=16)

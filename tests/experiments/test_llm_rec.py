@@ -218,10 +218,10 @@ def test_ratings_without_a_question_are_one_line():
 
 
 def test_no_tokenizer_is_one_line(tmp_path):
+    pytest.importorskip("tokenizers")
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         pretrained.tokenizer_of(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
-    pytest.importorskip("tokenizers")
     with pytest.raises(UserError, match="is no tokenizer") as error:
         pretrained.tokenizer_of(tmp_path)
     assert "\n" not in str(error.value)

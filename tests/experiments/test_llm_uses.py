@@ -124,6 +124,7 @@ def small(tmp_path, monkeypatch):
     return llm_uses.Config(output=place, data=Data("synthetic"), checkpoint="tiny", **options)
 
 
+@pytest.mark.slow
 def test_all_arms_stand_in_one_record_and_a_stopped_run_goes_on(small, tmp_path, capsys):
     record = llm_uses.main(small)
     said = capsys.readouterr().out

@@ -84,7 +84,14 @@ def test_a_small_run_on_the_processor(monkeypatch):
     assert "KeyError" in rows[2]["skipped"]
 
 
-@pytest.mark.parametrize("name, num_steps", [("W1", 1), ("W1", 5), ("W3", 1)])
+@pytest.mark.parametrize(
+    "name, num_steps",
+    [
+        ("W1", 1),
+        pytest.param("W1", 5, marks=pytest.mark.slow),
+        pytest.param("W3", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_the_error_of_the_meta_gradient_in_every_precision(name, num_steps):
     """Float32 is exact to its rounding; bfloat16 activations cost a few per cent."""
     found = precision.errors(name, num_steps, 8)

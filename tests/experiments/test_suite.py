@@ -36,7 +36,7 @@ if __name__ == "__main__":
     if config.fails:
         sys.exit("error: the loss is not finite")
     (config.out / "fake.npz").write_bytes(b"")
-    (config.out / "fake.json").write_text("{}")
+    (config.out / "fake.record").write_text("{}")
 """
 
 
@@ -128,7 +128,7 @@ def test_what_is_done_is_skipped_until_its_configuration_changes(place):
     assert suite.work(members, place / "out", True) == []
     changed = [members[0]._replace(config_hash="another"), members[1]]
     assert suite.work(changed, place / "out", True) == ["member-1"]
-    (place / "out" / "member-2" / "fake.json").unlink()
+    (place / "out" / "member-2" / "fake.record").unlink()
     assert states(place)["member-2"] == "to do"
 
 

@@ -43,7 +43,7 @@ def assert_same(one: records.Record, other: records.Record) -> None:
 
 
 @hypothesis.given(st.dictionaries(st.builds(Key, TEXT, TEXT, TEXT, TEXT), VALUES, max_size=6))
-@hypothesis.settings(deadline=None, max_examples=60)
+@hypothesis.settings(deadline=None, max_examples=25)
 def test_any_scores_come_back_to_the_last_bit(tmp_path_factory, scores):
     folder = tmp_path_factory.mktemp("records")
     made = record(arms=records.arms_of(dict.fromkeys(key.arm for key in scores)))

@@ -133,15 +133,16 @@ def test_a_committee_averages_members_that_learn_alone():
     member = lambda i: jax.tree.map(lambda x: x[i], params)
     kernels = np.asarray(params["model"]["head"]["kernel"])
     assert not np.allclose(kernels[0], kernels[1]) and not np.allclose(kernels[1], kernels[2])
-    state = many.adapt(params, many.start(params, ()), episode.support, KEY)
-    scores = many.predict(params, state, episode.query.inputs)
-    one_by_one = []
-    for p in map(member, range(3)):
-        alone = learner.adapt(p, learner.start(p, ()), episode.support, KEY)
-        one_by_one.append(learner.predict(p, alone, episode.query.inputs))
+    answered = lambda one: jax.jit(
+        lambda p: one.predict(
+            p, one.adapt(p, one.start(p, ()), episode.support, KEY), episode.query.inputs
+        )
+    )
+    scores = answered(many)(params)
+    one_by_one = list(map(answered(learner), map(member, range(3))))
     np.testing.assert_allclose(scores, np.mean(one_by_one, axis=0), rtol=1e-5)
     assert np.ptp(one_by_one, axis=0).max() > 0.1, "members that agree need no committee"
-    own = [jax.grad(lambda p: learner.loss(p, episode, KEY)[0])(member(i)) for i in range(3)]
-    found = jax.grad(lambda p: many.loss(p, episode, KEY)[0])(params)
+    slope = lambda one: jax.jit(jax.grad(lambda p: one.loss(p, episode, KEY)[0]))
+    own, found = list(map(slope(learner), map(member, range(3)))), slope(many)(params)
     expected = jax.tree.map(lambda *g: jnp.stack(g) / 3, *own)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
