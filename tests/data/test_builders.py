@@ -253,7 +253,9 @@ def test_command_line(small, capsys):
 
 def test_manifest_is_complete():
     entries = manifest.read()
-    assert set(entries) == {config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}
+    unbuilt = {"coat"}  # chosen and random ratings of the same people: no single log
+    built = {config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}
+    assert set(entries) == built | unbuilt and not built & unbuilt
     assert {config.name for config in tasks.CONFIGS} == set(named.READERS)
     for entry in entries.values():
         assert entry.title and entry.homepage.startswith("https://") and entry.needs
