@@ -97,7 +97,7 @@ def test_the_page_on_recommendations_runs_as_it_stands(tmp_path):
         f"python - <<'END'\n{blocks(PAGE, 'python')[0]}\nEND\n",
         tmp_path,
     )
-    assert "saved: " in said and "ridge head" in said and "Alien (1979) +" in said
+    assert "saved: " in said and "ridge head" in said and "you rated Alien (1979) " in said
     answer = json.loads(re.search(r'^\{"user".*?\}\]\}', said, re.MULTILINE)[0])
     assert answer["events"][0]["title"] == "Alien (1979)" and len(answer["items"]) == 10
     assert (tmp_path / "out" / "model" / "README.md").is_file()
