@@ -107,26 +107,12 @@ def strategy_of(
             return [(one, told) for one in client_manager.all().values()]
 
         def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
-            found = []
-            for proxy, answer in results:
-                number = answer.metrics.get("client", proxy.cid)
-                try:
-                    found.append((number, self.upload(answer, number)))
-                except UserError as error:
-                    print(error, file=sys.stderr)
             if failures:
                 print(f"round {server_round}: {len(failures)} clients failed", file=sys.stderr)
-            if found:
-                uploads = stacked([upload for _, upload in sorted(found, key=lambda x: x[0])])
-                self.params, self.state = apply(self.params, self.state, uploads)
+            if found := _uploads(results, self.params):
+                self.params, self.state = apply(self.params, self.state, stacked(found))
             report(server_round, self.params)
             return flwr.common.ndarrays_to_parameters(arrays_of(self.params)), {}
-
-        def upload(self, answer: Any, number: Any) -> Upload:
-            arrays = flwr.common.parameters_to_ndarrays(answer.parameters)
-            scalar = lambda name: jnp.asarray(answer.metrics[name], jnp.float32)
-            sent = Upload(tree_of(arrays, self.params), scalar("weight"), scalar("loss"))
-            return accepted(self.params, sent, number)
 
         def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any):
             return []
@@ -138,6 +124,21 @@ def strategy_of(
             return None
 
     return Rounds()
+
+
+def _uploads(results: Any, params: Params) -> list[Upload]:
+    """What clients sent, in the order of their numbers; what is refused is told in one line."""
+    found = []
+    for proxy, answer in results:
+        number = answer.metrics.get("client", proxy.cid)
+        arrays = _flower().common.parameters_to_ndarrays(answer.parameters)
+        scalar = lambda name, told=answer.metrics: jnp.asarray(told[name], jnp.float32)
+        try:
+            sent = Upload(tree_of(arrays, params), scalar("weight"), scalar("loss"))
+            found.append((number, accepted(params, sent, number)))
+        except UserError as error:
+            print(error, file=sys.stderr)
+    return [upload for _, upload in sorted(found, key=lambda x: x[0])]
 
 
 def serve(

@@ -20,7 +20,7 @@ import numpy as np
 
 from metajax.explain.sentence import because
 from metajax.learners import item_ridge
-from metajax.serving import index, linear
+from metajax.serving import files, index, linear
 from metajax.serving.catalogue import Catalogue, Labels, parse_said
 from metajax.types import MetaLearner, PyTree, UserError
 
@@ -285,23 +285,25 @@ def save(
     made = folder.with_name(folder.name + ".part")
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
-    _write(made / "params.npz", _flat(params))
-    _write(made / "columns.npz", columns)
+    files.write(made / "params.npz", files.flat(params))
+    files.write(made / "columns.npz", columns)
     arrays = {k: v for k, v in form._asdict().items() if isinstance(v, np.ndarray)}
-    _write(made / "form.npz", {**arrays, "popularity": popularity})
+    files.write(made / "form.npz", {**arrays, "popularity": popularity})
     side = {f"profile.{k}": v for k, v in known.profile.items()}
-    _write(made / "users.npz", {**known._replace(profile={})._asdict(), **side}, skip="profile")
+    files.write(
+        made / "users.npz", {**known._replace(profile={})._asdict(), **side}, skip="profile"
+    )
     year = None if catalogue.year is None else catalogue.year.tolist()
     items = {"ids": catalogue.ids.tolist(), "titles": catalogue.titles, "year": year}
     (made / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
-    digests = {name: _digest(made / name) for name in FILES}
+    digests = {name: files.digest(made / name) for name in FILES}
     own = json.dumps([dataclasses.asdict(recipe), labels, digests], sort_keys=True, default=str)
     facts = {
         "format": FORMAT,
         "identity": hashlib.blake2b(own.encode(), digest_size=8).hexdigest(),
         "labels": labels._asdict(),
         "recipe": dataclasses.asdict(recipe),
-        "params": _structure(params),
+        "params": files.structure(params),
         "files": digests,
         **about,
     }
@@ -334,7 +336,7 @@ def load(folder: pathlib.Path | str, *, indexed: bool = False) -> Model:
         for name in FILES:
             if not (folder / name).is_file():
                 raise UserError(f"{folder} has no {name}; copy the folder again, or train again")
-            if _digest(folder / name) != about["files"][name]:
+            if files.digest(folder / name) != about["files"][name]:
                 raise UserError(f"{folder / name} is cut or altered; copy it again, or train again")
         made = _read(folder, about)
     except (ValueError, KeyError, TypeError) as error:
@@ -344,7 +346,7 @@ def load(folder: pathlib.Path | str, *, indexed: bool = False) -> Model:
 
 def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
     """The model of a folder whose files are whole."""
-    params, columns, form, users = (_arrays(folder / name) for name in FILES[:4])
+    params, columns, form, users = (files.arrays(folder / name) for name in FILES[:4])
     items = json.loads((folder / "items.json").read_text(encoding="utf-8"))
     spec: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in about["recipe"].items()
@@ -365,52 +367,7 @@ def _read(folder: pathlib.Path, about: dict[str, Any]) -> Model:
         popularity=popularity,
         form=made,
         recipe=recipe,
-        params=_nested(about["params"], params),
+        params=files.nested(about["params"], params),
         columns=columns,
         known=Known(users["ids"], users["start"], users["item"], users["value"], profile),
     )
-
-
-def _flat(tree: PyTree, path: str = "") -> dict[str, np.ndarray]:
-    """Path -> array of the leaves of nested dicts and sequences."""
-    if isinstance(tree, Mapping):
-        pairs = tree.items()
-    elif isinstance(tree, list | tuple):
-        pairs = enumerate(tree)
-    else:
-        return {path: np.asarray(tree)}
-    return {k: v for name, part in pairs for k, v in _flat(part, f"{path}/{name}").items()}
-
-
-def _structure(tree: PyTree, path: str = "") -> Any:
-    """The nested dicts and lists of a tree, with the path of each leaf in its place."""
-    if isinstance(tree, Mapping):
-        return {name: _structure(part, f"{path}/{name}") for name, part in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_structure(part, f"{path}/{i}") for i, part in enumerate(tree)]
-    return path
-
-
-def _nested(structure: Any, arrays: Mapping[str, np.ndarray]) -> PyTree:
-    """The tree of a structure, with the arrays in their places."""
-    if isinstance(structure, dict):
-        return {name: _nested(part, arrays) for name, part in structure.items()}
-    if isinstance(structure, list):
-        return [_nested(part, arrays) for part in structure]
-    return arrays[structure]
-
-
-def _write(path: pathlib.Path, arrays: Mapping[str, Any], skip: str = "") -> None:
-    with path.open("wb") as file:
-        kept = {k: np.asarray(v) for k, v in arrays.items() if k != skip}
-        np.savez(file, allow_pickle=False, **kept)
-
-
-def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
-    with np.load(path, allow_pickle=False) as stored:
-        return {name: stored[name] for name in stored.files}
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()

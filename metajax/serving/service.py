@@ -22,6 +22,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.serving import files
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
 
 PROGRAMS = ("start", "adapt", "predict")
@@ -90,18 +91,13 @@ def export(learner: MetaLearner, params: Params, episode: Episode, folder: pathl
     np.savez(folder / "params.npz", allow_pickle=False, **arrays)
     about = {
         "format": FORMAT,
-        "files": {name: _digest(folder / name) for name in FILES},
+        "files": {name: files.digest(folder / name) for name in FILES},
         "jax": jax.__version__,
         "bytes_per_user": sum(x.nbytes for x in flat(state)),
         "support": int(support.label.shape[0]),
         "query": int(episode.query.label.shape[0]),
     }
     (folder / "about.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-def _digest(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _require_flatbuffers() -> None:
@@ -133,7 +129,7 @@ def load(folder: pathlib.Path) -> tuple[Programs, list[jax.Array], dict[str, Any
     if about.get("format") != FORMAT:
         raise UserError(f"{folder} has format {about.get('format')}, not {FORMAT}; export it again")
     for name in FILES:
-        if _digest(folder / name) != about["files"][name]:
+        if files.digest(folder / name) != about["files"][name]:
             raise UserError(f"{folder / name} is cut or altered; export it again")
     read = lambda name: jax.export.deserialize(
         bytearray((folder / f"{name}.stablehlo").read_bytes())

@@ -145,45 +145,32 @@ def fit(
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
-    The program runs ``block`` steps at a time; between blocks the host checks the losses and, if
-    ``validate`` is given, keeps the parameters with the lowest validation score per seed.
-
-    With ``checkpoint`` the run can be killed at any moment: the same call resumes from the last
-    checkpoint, and its result is the same, bit for bit on the same device. A call with more steps
-    continues a finished run.
+    Between blocks the host checks the losses and keeps, for each seed, the parameters with the
+    lowest validation score. With ``checkpoint`` the run can be killed at any moment: the same call
+    resumes it, with the same result, bit for bit on the same device, or continues a finished run.
 
     Args:
       recipe: initialization, gradient and update; `recipe` makes one from a learner.
       sample: draws the batch of a step.
-      data: what ``sample`` draws from; an argument of the program, not a constant in it, which is
-        placed on the devices where the recipe places the parameters.
+      data: what ``sample`` draws from; it goes to the devices of the parameters.
       keys: (S,) one key per seed.
-      num_steps: outer steps. If blocks do not divide them, the last block is shorter.
-      block: outer steps between two checks by the host.
+      num_steps, block: outer steps in all, and between two checks by the host.
       validate: params of one seed -> scalar, lower is better.
-      report: called after each block with the number of steps done and the mean metrics.
-      checkpoint: folder of this run's checkpoints.
-      save_every: seconds between checkpoints, at least; there is always one after the last step.
-      go_on: a seed whose loss, gradient, parameters or validation score is not finite keeps its
-        best parameters from before and is listed in `Fitted.diverged`; by default it is an error.
+      report: called after each block with the steps done and the mean metrics.
+      checkpoint: folder of this run's checkpoints; one is written every ``save_every`` seconds, at
+        most, and after the last step.
+      go_on: a seed whose loss, gradient, parameters or score is not finite keeps its best ones
+        from before, and is in `Fitted.diverged`; by default that is an error.
 
     Raises:
-      UserError: something is not finite; the message says what, and at which step. Or the
-        checkpoints are of another run, damaged, or cannot be written.
+      UserError: something is not finite; checkpoints are of another run, damaged, not writable.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     block = min(block, num_steps)
-
-    @functools.partial(jax.jit, donate_argnums=0, static_argnums=2)
-    def run_block(state: TrainState, data: PyTree, length: int):
-        advance = steps(recipe, sample, length)
-        state, info = _over_seeds(lambda one: advance(one, data))(state)
-        return state, {name: info[name] for name in ("loss", "trouble")}
-
+    run_block = _block_of(recipe, sample)
     judge = None if validate is None else jax.jit(_over_seeds(validate))
-    begin = lambda key: init(recipe, key, sample(data, key))
-    at = _fresh(jax.jit(jax.vmap(begin))(keys))
+    at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
     laid = functools.partial(jax.device_put, device=_where(at.state.params))
     at, data = at._replace(state=laid(at.state)), laid(data)
     with ExitStack() as stack:
@@ -202,6 +189,18 @@ def fit(
             if report is not None:
                 report(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
+
+
+def _block_of(recipe: Recipe, sample: Sampler) -> Callable:
+    """(state, data, length) -> the state after ``length`` steps, and what each step told."""
+
+    @functools.partial(jax.jit, donate_argnums=0, static_argnums=2)
+    def run_block(state: TrainState, data: PyTree, length: int):
+        advance = steps(recipe, sample, length)
+        state, info = _over_seeds(lambda one: advance(one, data))(state)
+        return state, {name: info[name] for name in ("loss", "trouble")}
+
+    return run_block
 
 
 def _over_seeds(function: Callable) -> Callable:

@@ -60,7 +60,7 @@ def test_json_lines(tmp_path, name):
     ],
 )
 def test_json_that_is_none(tmp_path, text, message):
-    refused(put(tmp_path, "a.json", text), message)
+    assert refused(put(tmp_path, "a.json", text), message)
 
 
 def test_yelp(tmp_path):

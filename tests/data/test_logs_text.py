@@ -108,7 +108,7 @@ def test_a_header_with_one_name_too_few(tmp_path, quote):
 
 @pytest.mark.parametrize("wrong", ["2,1", "2,1,3,4", "2;1;3"])
 def test_a_row_of_another_width_is_named(tmp_path, wrong):
-    refused(put(tmp_path, "a.csv", PLAIN.replace("2,1,3", wrong)), "row 2", "header 3")
+    assert refused(put(tmp_path, "a.csv", PLAIN.replace("2,1,3", wrong)), "row 2", "header 3")
 
 
 def test_line_ends(tmp_path):

@@ -84,7 +84,7 @@ def test_two_labels_are_asked_for(tmp_path):
 
 def test_a_label_that_is_always_true_is_refused(tmp_path):
     path = put(tmp_path, "a.csv", "user,item,recommend\n1,1,True\n2,1,True\n2,2,True\n")
-    refused(path, "True in every row", "--label none")
+    assert refused(path, "True in every row", "--label none")
 
 
 @pytest.mark.parametrize("words", ["true false", "True False", "yes no", "T F"])
@@ -159,7 +159,9 @@ def test_float_ids_that_cannot_be_told_apart(tmp_path, kind):
 
 @pytest.mark.parametrize("wrong", ["9007199254740993.0", "1.23457E+11", "9e15"])
 def test_texts_that_passed_through_floats_are_refused(tmp_path, wrong):
-    refused(put(tmp_path, "a.csv", PLAIN.replace("2,2,5", f"{wrong},2,5")), "row 3", "rounded")
+    assert refused(
+        put(tmp_path, "a.csv", PLAIN.replace("2,2,5", f"{wrong},2,5")), "row 3", "rounded"
+    )
 
 
 def test_large_and_odd_ids_stay_apart(tmp_path):

@@ -63,7 +63,7 @@ def clicks(name):
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_the_contract_on_clicks(name):
-    check.everything(clicks(name))
+    assert "no_other_reward_is_seen" in check.everything(clicks(name))
 
 
 def other_ratings(person, log):
@@ -83,7 +83,9 @@ def test_the_contract_on_replay():
     columns = {"vector": jax.random.normal(jax.random.key(0), (7, 3))}
     policy = policies.lin_ucb(VECTOR, 3, 1.0)
     world = replay.replay(columns, 4)
-    check.everything(check.Trial(world, policy, jokes(), 4, other_ratings))
+    assert "no_other_reward_is_seen" in check.everything(
+        check.Trial(world, policy, jokes(), 4, other_ratings)
+    )
 
 
 def slated(state, seen, key):
@@ -97,7 +99,7 @@ def test_the_contract_on_slates():
     world = replay.slates({"item": jnp.arange(7)}, 2, 4, 4)
     base = policies.at_random()
     pairs = base._replace(act=slated, chances=None)
-    check.everything(check.Trial(world, pairs, jokes()))
+    assert "frequencies_are_propensities" in check.everything(check.Trial(world, pairs, jokes()))
 
 
 def peeking():

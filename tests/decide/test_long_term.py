@@ -163,7 +163,9 @@ def test_the_contract_holds_for_the_world_and_learned_policies():
     learner = values.dqn(model, 0.9)
     params = learner.init(jax.random.key(0), seen)
     people = jnp.array([-1.0, 0.0, 2.0])
-    check.everything(check.Trial(WORLD.environment(), values.greedy(learner, params, 0.2), people))
+    assert "frequencies_are_propensities" in check.everything(
+        check.Trial(WORLD.environment(), values.greedy(learner, params, 0.2), people)
+    )
 
 
 def test_an_impossible_world_is_one_line():
