@@ -225,7 +225,7 @@ def markdown(record: records.Record) -> str:
     told = " ".join((__doc__ or "").split("\n\n")[1].split())
     cores = record.environment.num_cpus
     told += (
-        f" *seconds* are by the clock, on a machine of {cores} cores that others used too; *us a "
+        f" *seconds* are by the clock, on a machine of {cores} cores; *us a "
         "decision* is processor time, all cores together; *chance* is the mean chance of a click."
     )
     head = f"## Decisions for many users\n\n{told}\n\n"
