@@ -17,7 +17,7 @@ from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 from . import cross_data as data
 from .cross_factors import column
 
-RATES = (1e-3, 3e-2)
+RATES = (1e-3, 5e-2)
 """A trial's rate of Adam is drawn between these, on a log scale."""
 PENALTIES = (1e-6, 1e-1)
 """So is the strength of the L2 penalty on a bridge, or on the distance from the first prior."""
@@ -77,30 +77,20 @@ def first_prior(
     return mean.astype(np.float32), precision.astype(np.float32)
 
 
-def joint(found: data.Crossing, with_source: bool = True, with_bridge: bool = True) -> Arm:
+def joint(found: data.Crossing, with_source: bool = True) -> Arm:
     """Ours: the joint prior, from its estimate by EM (``profile["first"]``), then meta-learned.
 
     Args:
       found: the data, for their sizes.
       with_source: False leaves out the source, in training and afterwards.
-      with_bridge: whether a user's own bridge corrects the mean.
     """
     names = data.TRANSFERRED if with_source else data.PLAIN
     sizes = found.profile["moment"].shape[-1], found.rows.inputs[names[0]].shape[-1]
     scale = 1.0 if with_source else 0.0
     source = lambda profile: (scale * profile["gram"], scale * profile["moment"])
     prior = crossing.joint_prior(sizes, source, lambda profile: profile.get("first"))
-    if not with_source or not with_bridge:
-        distance = lambda params: square(params["prior"]["moved"])
-        return Arm(learner(prior, names), None, distance, bridge=False)
-    prior = crossing.corrected(prior, crossing.personal_bridge(sizes[1], scale=0.0))
-
-    def distance(params: Params) -> jax.Array:
-        moved = params["prior"]["prior"]["moved"], params["prior"]["bridge"]
-        return square(moved)
-
-    one = crossing.cold_and_warm(learner(prior, names))
-    return Arm(one, None, distance, bridge=False)
+    distance = lambda params: square(params["prior"]["moved"])
+    return Arm(learner(prior, names), None, distance, bridge=False)
 
 
 def trial(arm: Arm) -> MetaLearner:

@@ -4,17 +4,18 @@ Some users of two domains are hidden in the target: their source behaviour is kn
 target ratings. Arms: item means, target-only fold-in, CMF, a bridge between the vectors of both
 domains (EMCDR, linear and MLP; TMCDR, meta-learned over users; PTUPCDR, a bridge per user), and
 ours: one joint Gaussian prior over the weights of both domains, meta-learned; the cold start
-conditions it on the source ratings, and target ratings update it in closed form. Every arm with a
-ridge head has the same item vectors, and every trained arm the same number of trials on validation
-users. Controls: bridges that are trained on mismatched pairs of users.
+conditions it on the source ratings, and target ratings update it in closed form. Its item vectors
+are fitted to both domains, and the score of CMF is one of its features; bridges connect the vectors
+of each domain's own factorization, as in their papers. Every trained arm has the same number of
+trials on validation users. Controls: training on mismatched pairs of users.
 
 References: Man et al., IJCAI 2017; Zhu et al., SIGIR 2021; Zhu et al., WSDM 2022; Singh and Gordon,
 KDD 2008.
 Run: python -m experiments cross_domain --source douban-book --dataset douban-music
      python -m experiments cross_domain --from-records prints the stored tables.
 Published: on other data, in other units.
-Deviates: bridges connect ridge weights on shared Bayesian item vectors, beside item biases; after K
-ratings all bridge arms are updated by ridge regression around the bridge's mean.
+Deviates: the vectors that bridges connect are ridge weights on Bayesian item vectors, beside item
+means; after K ratings all bridge arms are updated by ridge regression around the bridge's mean.
 """
 
 import dataclasses
@@ -139,7 +140,7 @@ def closed(pair: Pair, tuner: arms.Tuner) -> Iterator[tuple[str, Callable[[], Re
         return told, (one, params), mine
 
     def estimated() -> Ready:
-        one = arms.joint(tuner.found, with_bridge=False).learner
+        one = arms.joint(tuner.found).learner
         example = jax.tree.map(lambda x: x[0], tuner.valid)
         given = example.profile | {"first": arms.first_prior(tuner.found)}
         params = one.init(jax.random.key(0), example._replace(profile=given))

@@ -36,6 +36,10 @@ class Belief(NamedTuple):
     profile: PyTree = ()
 
 
+Gradient = Callable[[Params, Episode, jax.Array], tuple[PyTree, dict[str, jax.Array]]]
+"""(params, a batch of tasks, key) -> the gradient, and an info with ``loss``."""
+
+
 class Prior(NamedTuple):
     """What a learner believes of a user before any rating in the target.
 
@@ -166,29 +170,6 @@ def estimated_prior(
     return mean, np.linalg.inv(covariance)
 
 
-def corrected(prior: Prior, bridge: Model) -> Prior:
-    """The prior with its mean moved by what ``bridge`` gives (D,), as sure of it as before.
-
-    The bridge adds what a linear Gaussian model cannot express, such as that some people carry over
-    more than others. With a bridge that starts at 0, training starts from the prior itself.
-    """
-
-    def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
-        key_prior, key_bridge = jax.random.split(key)
-        return {
-            "prior": prior.init(key_prior, profile, inputs),
-            "bridge": bridge.init(key_bridge, profile, inputs),
-        }
-
-    @products.highest
-    def apply(params: Params, profile: PyTree, inputs: PyTree) -> Belief:
-        found = prior.apply(params["prior"], profile, inputs)
-        shift = bridge.apply(params["bridge"], profile, inputs)
-        return found._replace(moment=found.moment + found.precision @ shift)
-
-    return Prior(init, apply)
-
-
 def bridge_prior(bridge: Model, precision: float = 1.0) -> Prior:
     """A prior whose mean is ``bridge.apply(params, profile, ())`` (D,), equally sure everywhere.
 
@@ -236,15 +217,11 @@ def mlp_bridge(dim: int, hidden: Sequence[int] = (), name: str = "vector") -> Mo
     return Model(init, apply)
 
 
-def personal_bridge(dim: int, hidden: int = 32, scale: float = 1.0) -> Model:
+def personal_bridge(dim: int, hidden: int = 32) -> Model:
     """A linear bridge of the user's own, made by a network from the liked source items (PTUPCDR).
 
     ``profile`` has ``vector`` (S,), ``liked`` (N, F), the vectors of liked items in the source, and
     ``liked_mask`` (N,). Attention over the items gives a code, the code the matrix (``dim``, S).
-
-    Args:
-      dim: of the mean; hidden: of the code.
-      scale: of the first weights behind the code; at 0 the bridge starts at 0.
 
     References: Zhu et al., "Personalized transfer of user preferences for cross-domain
     recommendation", WSDM 2022.
@@ -257,7 +234,7 @@ def personal_bridge(dim: int, hidden: int = 32, scale: float = 1.0) -> Model:
             "attend": linear_layer(key_first, width, hidden),
             "score": linear_layer(key_score, hidden, 1),
             "code": linear_layer(key_code, width, hidden),
-            "matrix": jax.tree.map(lambda x: scale * x, linear_layer(key_out, hidden, dim * size)),
+            "matrix": linear_layer(key_out, hidden, dim * size),
         }
 
     def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
@@ -305,19 +282,7 @@ def cold_loss(learner: MetaLearner, loss: losses.Loss = losses.squared_error) ->
     return learner._replace(loss=outer)
 
 
-def cold_and_warm(learner: MetaLearner) -> MetaLearner:
-    """The learner with the mean of two losses: its own, and that of its cold start, `cold_loss`."""
-    cold = cold_loss(learner)
-
-    def outer(params: Params, episode: Episode, key: jax.Array):
-        values = [one.loss(params, episode, key)[0] for one in (cold, learner)]
-        value = (values[0] + values[1]) / 2
-        return value, {"query_loss": values[1]}
-
-    return learner._replace(loss=outer)
-
-
-def over_users(learner: MetaLearner, rate: float = 0.1):
+def over_users(learner: MetaLearner, rate: float = 0.1) -> Gradient:
     """The gradient of a bridge that is meta-learned over users (TMCDR), for `loop.recipe`.
 
     Of a batch of users the first half is a task to adapt on: one gradient step of length ``rate``
