@@ -239,7 +239,8 @@ def personal_bridge(dim: int, hidden: int = 32) -> Model:
 
     def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
         items, mask, vector = profile["liked"], profile["liked_mask"], profile["vector"]
-        score = linear(params["score"], jax.nn.relu(linear(params["attend"], items)))[:, 0]
+        rate = lambda x: linear(params["score"], jax.nn.relu(linear(params["attend"], x)))[0]
+        score = jax.vmap(rate)(items)
         weight = jax.nn.softmax(jnp.where(mask > 0, score, -1e9)) * mask
         code = jax.nn.relu(linear(params["code"], weight @ items))
         return linear(params["matrix"], code).reshape(dim, -1) @ vector
