@@ -95,7 +95,7 @@ def test_the_estimated_prior_finds_what_carries_over():
 
 
 def test_a_bridge_learns_the_map_and_mismatched_pairs_teach_it_nothing():
-    """Where the target's weights are the source's, turned: EMCDR finds the turn from pairs alone."""
+    """Where the target's weights are the source's, turned: EMCDR finds the turn from pairs."""
     turn = jnp.array([[0.0, -1.0], [1.0, 0.0]])
     learner = cross.mapping_loss(
         cross.profile_ridge(SAME, NOTHING, cross.bridge_prior(cross.mlp_bridge(2)))
