@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data import negatives, shared_users
+from metajax.data.features.behavior import noise, sums
 from metajax.data.features.represent import represent
 from metajax.data.sources import crossdomain, named
 from metajax.data.sources.movielens import GENRES_100K
@@ -17,7 +18,6 @@ from metajax.training import loop
 from metajax.types import Episode, Examples, UserError
 
 from . import cross_factors as factors
-from .cross_factors import sums
 
 GENRES = GENRES_100K[1:]
 SHOTS = 10
@@ -145,12 +145,6 @@ def split(pair: shared_users.Pair, hidden: float, seed: int = 0) -> dict[str, np
             )
     parts["unseen"] = np.concatenate([order[:cut], rest[:aside]])
     return parts
-
-
-def noise(gram: np.ndarray, moment: np.ndarray, square: np.ndarray, rows: float) -> float:
-    """The maximum likelihood variance s2 of ``y ~ N(0, s2 (I + X X'))`` over all users."""
-    solved = np.linalg.solve(gram + np.eye(gram.shape[-1]), moment[..., None])[..., 0]
-    return float((square.sum() - (moment * solved).sum()) / rows)
 
 
 def of_others(of: Side, user: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
+from metajax.data.features.behavior import sums
 from metajax.data.features.factors import als, solve_side
 from metajax.data.shared_users import Pair
 from metajax.data.table import Features, Interactions
@@ -42,19 +43,6 @@ def stacked(pair: Pair) -> Interactions:
         item_features=Features(),
         scale=target.scale,
     )
-
-
-def sums(
-    user: np.ndarray, x: np.ndarray, y: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per user X'X (U, D, D), X'y (U, D) and y'y (U,) of the rows of the first ``count`` users."""
-    kept = user < count
-    user, x, y = user[kept], x[kept].astype(float), y[kept].astype(float)
-    gram = np.zeros((count, x.shape[1], x.shape[1]))
-    moment, square = np.zeros((count, x.shape[1])), np.bincount(user, y**2, minlength=count)
-    np.add.at(gram, user, x[:, :, None] * x[:, None, :])
-    np.add.at(moment, user, x * y[:, None])
-    return gram, moment, square
 
 
 class Collective(NamedTuple):
