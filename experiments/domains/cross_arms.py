@@ -52,7 +52,9 @@ class Arm(NamedTuple):
 
 def learner(prior: crossing.Prior, names: tuple[str, str] = data.PLAIN) -> MetaLearner:
     """The ridge head on an item's stored columns, with this prior."""
-    return crossing.profile_ridge(column(names[0]), column(names[1]), prior)
+    embed = lambda params, profile, inputs: data.embedded(inputs, profile, names)
+    features = Model(lambda key, profile, inputs: {}, embed)
+    return crossing.profile_ridge(features, column(names[1]), prior)
 
 
 def bridged(bridge: Model) -> MetaLearner:
@@ -67,12 +69,13 @@ def first_prior(
     train, size = found.parts["train"], found.profile["moment"].shape[-1]
     scale, names = (1.0, data.TRANSFERRED) if with_source else (0.0, data.PLAIN)
     donor = np.roll(train, 1) if mismatched else train
-    mine, right, _ = data.target_sums(found.rows, train, names)
+    theirs = {k: v[donor] for k, v in found.profile.items()}
+    mine, right, _ = data.target_sums(found.rows, train, names, theirs)
     both = size + right.shape[-1]
     gram = np.zeros((len(train), both, both))
-    gram[:, :size, :size] = scale * found.profile["gram"][donor]
+    gram[:, :size, :size] = scale * theirs["gram"]
     gram[:, size:, size:] = mine
-    moment = np.concatenate([scale * found.profile["moment"][donor], right], axis=1)
+    moment = np.concatenate([scale * theirs["moment"], right], axis=1)
     mean, precision = crossing.estimated_prior(gram, moment, found.noise)
     return mean.astype(np.float32), precision.astype(np.float32)
 
@@ -85,7 +88,8 @@ def joint(found: data.Crossing, with_source: bool = True) -> Arm:
       with_source: False leaves out the source, in training and afterwards.
     """
     names = data.TRANSFERRED if with_source else data.PLAIN
-    sizes = found.profile["moment"].shape[-1], found.rows.inputs[names[0]].shape[-1]
+    size = found.profile["moment"].shape[-1]
+    sizes = size, size + (names == data.TRANSFERRED)  # the score of CMF is one more
     scale = 1.0 if with_source else 0.0
     source = lambda profile: (scale * profile["gram"], scale * profile["moment"])
     prior = crossing.joint_prior(sizes, source, lambda profile: profile.get("first"))
@@ -196,11 +200,20 @@ class Tuner(NamedTuple):
             given = None if told is None else told["precision"]
             params, found["precision"] = self.sure(arm.learner, params, given)
         one = jax.tree.map(lambda x: x[0], params)
-        return (
-            found | {"valid_mse": float(error(arm.learner, one, self.valid))},
-            arm.learner,
-            params,
-        )
+        reached = float(error(arm.learner, one, self.valid))
+        if first is not None:  # where training begins is a trial, too
+            untrained = self.untrained(arm, first)
+            before = float(error(arm.learner, untrained, self.valid))
+            if before <= reached if told is None else told["steps"] == 0:
+                params, reached = of_one_seed(untrained), before
+                found["steps"] = 0
+        return found | {"valid_mse": reached}, arm.learner, params
+
+    def untrained(self, arm: Arm, first: tuple[np.ndarray, np.ndarray]) -> Params:
+        """The parameters of a joint prior that starts from ``first``."""
+        example = jax.tree.map(lambda x: x[0], self.valid)
+        given = example._replace(profile=example.profile | {"first": first})
+        return arm.learner.init(jax.random.key(0), given)
 
     def sure(
         self, learner: MetaLearner, params: Params, precision: float | None

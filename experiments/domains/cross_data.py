@@ -197,15 +197,17 @@ def crossing(pair: shared_users.Pair, hidden: float, of_source: Side) -> Crossin
         x, offset = one.x[place], one.offset[place]
         x[seen], offset[seen] = of_others(one, users, place[seen])
         inputs |= {names[0]: x.astype(np.float32), names[1]: offset.astype(np.float32)}
-    score = factors.scores(factors.collective(pair, known), pair, item, seen)
-    x, names = inputs[TRANSFERRED[0]], TRANSFERRED
-    inputs[names[0]] = np.concatenate([x, score[..., None]], axis=-1).astype(np.float32)
+    both_factors = factors.collective(pair, known)
+    item_vector = factors.item_vectors(both_factors, pair, item, seen)
+    inputs["cmf_x"] = item_vector.astype(np.float32)
     rows = Examples(inputs, table.label[row], mask.astype(np.float32))
     plain, _ = behaviour(of_source, source, pair.shared)
     profile, variance = behaviour(both, source, pair.shared)
     liked, liked_mask = favorites(source, of_source.x, pair.shared)
-    target_noise = noise(*target_sums(rows, parts["train"]), float(mask[parts["train"]].sum()))
+    train = parts["train"]
+    target_noise = noise(*target_sums(rows, train), float(mask[train].sum()))
     profile["moment"] *= np.float32((target_noise / variance) ** 0.5)
+    profile["cmf_vector"] = factors.vectors(both_factors, pair).astype(np.float32)
     profile |= {"vector": plain["vector"], "liked": liked, "liked_mask": liked_mask}
     return Crossing(profile, rows, parts, target_noise, table.scale[0] == 0)
 
@@ -219,14 +221,33 @@ def kept_rows(table: Interactions, shared: int) -> tuple[np.ndarray, np.ndarray]
     return order[np.where(mask, place, 0)], mask
 
 
+def embedded(inputs: Any, profile: Any, names: tuple[str, str], dot: Any = jnp.einsum) -> Any:
+    """The features (..., R, D) of items; those of both domains have the score of CMF as the last.
+
+    Args:
+      inputs: columns (..., R, ...); profile: of their users (...).
+      names: `PLAIN` or `TRANSFERRED`.
+      dot: the einsum of numpy or of JAX.
+    """
+    x = inputs[names[0]]
+    if names == PLAIN:
+        return x
+    score = dot("...rd,...d->...r", inputs["cmf_x"], profile["cmf_vector"])[..., None]
+    return (np if dot is np.einsum else jnp).concatenate([x, score], axis=-1)
+
+
 def target_sums(
-    rows: Examples, users: np.ndarray, names: tuple[str, str] = TRANSFERRED
+    rows: Examples,
+    users: np.ndarray,
+    names: tuple[str, str] = PLAIN,
+    profile: dict[str, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`sums` of the target rows of these users."""
+    """`sums` of the target rows of these users; ``profile`` (n, ...) is theirs."""
     real = rows.mask[users] > 0
     user = np.repeat(np.arange(len(users)), real.sum(axis=1))
     y = (rows.label - rows.inputs[names[1]])[users][real]
-    return sums(user, rows.inputs[names[0]][users][real], y, len(users))
+    inputs = {k: v[users] for k, v in rows.inputs.items()}
+    return sums(user, embedded(inputs, profile, names, np.einsum)[real], y, len(users))
 
 
 def tasks(crossing: Crossing, users: np.ndarray) -> Episode:

@@ -94,22 +94,30 @@ def collective(pair: Pair, known: np.ndarray, penalty: float = 12.0) -> Collecti
     return Collective(with_one(found.item), held_out, fold, mean, (unit[0], unit[1]), penalty)
 
 
-def scores(found: Collective, pair: Pair, item: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """What CMF expects of target items (shared, R) beyond their means, from source rows alone.
+def vectors(found: Collective, pair: Pair) -> np.ndarray:
+    """Each shared user's vector (shared, 1 + D) from source rows alone, in the target's units.
 
-    Args:
-      item: (shared, R) of the target; seen: (shared,) whose target rows the vectors were fitted to:
-        these, and all source rows, are scored without the fold of their user.
+    Source rows are seen as by a factorization without the fold of their user.
     """
-    source, first = pair.source, pair.source.num_items
+    source = pair.source
     x = found.held_out[found.fold[source.user], source.item]
     y = (source.label - found.mean[source.item]) / found.unit[0]
     gram, moment, _ = sums(source.user, x, y, pair.shared)
     normal = gram + found.penalty * np.eye(x.shape[1])
-    vector = np.linalg.solve(normal, moment[..., None])[..., 0]
-    of_item = found.x[first + item]
-    of_item[seen] = found.held_out[found.fold[: len(seen)][seen][:, None], first + item[seen]]
-    return np.einsum("urd,ud->ur", of_item, vector) * found.unit[1]
+    return np.linalg.solve(normal, moment[..., None])[..., 0] * found.unit[1]
+
+
+def item_vectors(found: Collective, pair: Pair, item: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The vectors (shared, R, 1 + D) of target items that users rated.
+
+    Args:
+      item: (shared, R) of the target; seen: (shared,) whose target rows the vectors were fitted to:
+        these get vectors of a factorization without the fold of their user.
+    """
+    place = pair.source.num_items + item
+    own = found.x[place]
+    own[seen] = found.held_out[found.fold[: len(seen)][seen][:, None], place[seen]]
+    return own
 
 
 def column(name: str) -> Model:
