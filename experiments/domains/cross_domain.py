@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
 from metajax import benchmark
