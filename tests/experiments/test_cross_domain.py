@@ -50,7 +50,7 @@ def test_ratings_and_events_are_not_paired(tmp_path):
         rows = [f"p{i},x{j}{rating.format(1 + j)}" for i in range(12) for j in range(3)]
         (tmp_path / f"{name}.csv").write_text("\n".join([head, *rows, ""]))
     paths = [str(tmp_path / f"{name}.csv") for name in ("rated", "bought")]
-    with pytest.raises(UserError, match="has ratings and .* has events"):
+    with pytest.raises(UserError, match=r"has ratings and .* has events"):
         data.loaded(paths[0], paths[1], None)
 
 
