@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -65,17 +65,21 @@ class World:
       name: of the world; unit: of a reward.
       environment: of one user.
       truth: params of a user -> (V,) the expected reward of every item, for the oracle alone.
-      learn: seed -> what past users teach.
+      learn: seed -> what past users teach, `Tables` or a tree of the world's own.
       valid, test: params of new users, leaves (U, ...).
+      arms: () -> the world's own policies by name; None for those of `arms`.
+      controlled: (environment, control) -> the environment under it; None for `bandit.changed`.
     """
 
     name: str
     unit: str
     environment: Environment
     truth: Callable[[PyTree], jax.Array]
-    learn: Callable[[int], Tables]
+    learn: Callable[[int], Any]
     valid: PyTree
     test: PyTree
+    arms: Callable[[], dict[str, Any]] | None = None
+    controlled: Callable[[Environment, str], Environment] | None = None
 
 
 def item_means(past: Past, num_items: int, damping: float = 5.0) -> np.ndarray:
