@@ -54,14 +54,14 @@ class Config:
     """clicks, jester5k, or both; or sushi10, whose slates have a record of their own."""
     seeds: Positive = 5
     """Past users, networks, factors and keys are drawn anew for each."""
-    people: Positive = 500
+    people: Positive = 700
     """New users of the test, and as many of the validation."""
     past: Positive = 1_000
     """Past users of the click world."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 1, "people": 60, "past": 200},
-        "gpu": {"seeds": 20, "people": 700},
+        "gpu": {"seeds": 20},
     }
 
 

@@ -1,8 +1,8 @@
 """Slates for the people of sushi10: what a policy learns from choices, and where it starts.
 
 In each round a person is shown 2 of the 5 kinds on a menu, and takes the one that stands higher in
-their own ranking of all ten. A policy is told which one they took, and nothing else; it is judged by
-how high that kind stands. So every round is a duel, and a policy that explores shows a kind of
+their own ranking of all ten. A policy is told which one they took, and nothing else; it is judged
+by how high that kind stands. So every round is a duel, and a policy that explores shows a kind of
 which it knows little beside one that is liked.
 """
 

@@ -20,8 +20,8 @@ from metajax.models.towers import vector_mlp
 from metajax.training import loop
 from metajax.types import Episode, Examples, PyTree
 
-DIM = 12
-"""Factors of an item on replayed people."""
+DIM, RICH = 12, 20
+"""Factors of an item on replayed people: of flat priors, and of the meta-learned one."""
 HIDDEN = 32
 """Width of the network of neural-linear."""
 
@@ -184,7 +184,7 @@ def jokes(data_dir: pathlib.Path | None, new: int, rounds: int) -> World:
         offset = item_means(told, num_items)
         left, shape = reward - offset[item], (len(past), num_items)
         found = factors.als(user, item, left, shape, dim=DIM, seed=seed)
-        deep = factors.hierarchical_bayes(user, item, left, shape, dim=DIM, seed=seed)
+        deep = factors.hierarchical_bayes(user, item, left, shape, dim=RICH, seed=seed)
         rich = np.concatenate([np.ones((num_items, 1)), deep.item], axis=1)
         prior = priors.Prior(*map(jnp.asarray, (deep.mean, deep.covariance, deep.noise)))
         return tables_of(told, with_constant(found.item), rich, offset, prior, seed)

@@ -2,8 +2,8 @@
 
 The same client and server functions as `federated`, which simulates. Every person of the training
 set may be a client; here client N is person N. A server that died goes on from its last round when
-it is started again, with clients that are started again. The simulator, with as many clients, gives the same
-parameters; both store them.
+it is started again, with clients that are started again. The simulator, with as many clients, gives
+the same parameters; both store them.
 
 References: Beutel et al., 2020, arXiv 2007.14390 (Flower); Chen et al., 2018 (FedMeta).
 Run: python -m experiments flower --role server --clients 2 --address 127.0.0.1:9092

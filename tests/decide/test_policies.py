@@ -7,8 +7,7 @@ import pytest
 
 from metajax.data.worlds import latent
 from metajax.decide import beliefs as believing
-from metajax.decide import choices
-from metajax.decide import policies, priors, replay
+from metajax.decide import choices, policies, priors, replay
 from metajax.decide.click_users import ClickUsers
 from metajax.decide.environment import Decision, Observation, play
 from metajax.learners.closed_form import ridge
