@@ -59,8 +59,9 @@ def bootstrap(
         middle, size = _ratio(here), _deviation(here, n)
         size_BxE = jax.vmap(_deviation, (0, None))(found_BxKxE, n)
         # a resample of equal terms has no deviation, and says nothing of the error in its units
-        error_BxE = (value_BxE - middle) / jnp.where(size_BxE > 0, size_BxE, jnp.inf)
-        low, high = middle - size * ends(error_BxE)[::-1]
+        error_BxE = (value_BxE - middle[None]) / jnp.where(size_BxE > 0, size_BxE, jnp.inf)
+        below, above = ends(error_BxE)
+        low, high = middle - size * above, middle - size * below
     shape = jnp.shape(terms.width)
     return Bounds(low.reshape(shape), high.reshape(shape))
 
