@@ -68,6 +68,8 @@ class Config:
     hostile: tuple[float, ...] = (0.01, 0.02, 0.05)
     """Shares of hostile users in meta-training; the largest is that of people who say the
     opposite."""
+    closed_form: bool = False
+    """Against lies, only fold-in and its robust forms, which need no training: for more people."""
     size: float = 0.5
     """Length by which adversarial training moves an item's factors, which have length about 1."""
     domain_steps: Positive = 3_000

@@ -180,6 +180,8 @@ def against_lies(problem: benchmark.Problem, config: Any, folder: Any) -> dict[s
     arms = {FOLD_IN: plain, f"{FOLD_IN}, tuned on lies": tuned}
     for name, make in {"Huber": huber, "Cauchy": cauchy, "bisquare": bisquare}.items():
         arms[f"{FOLD_IN}, {name}"] = best_trust(plain, make, problem)
+    if config.closed_form:
+        return arms
     arms[MAML] = trained(MAML, maml(problem), problem, config, folder)
     arms[MAML] = arms[MAML]._replace(role=records.BASELINE)
     liars = parts.trained_on_lies(maml(problem), 0.5, 2 * TUNED_AT)
