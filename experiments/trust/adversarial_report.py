@@ -107,20 +107,15 @@ def shilling(record: records.Record) -> list[str]:
 
 def hostile_table(record: records.Record) -> Table:
     """Hostile users in meta-training, and their effect on honest ones."""
-    kinds, rows = hostile_kinds(record), []
-    honest = kinds[0]
-    rules = arms_in(record, HOSTILE)
-    for kind in kinds[1:]:
-        of = lambda rule, metric, kind=kind: told(
-            record.of(HOSTILE, rule, kind, metric), record.of(HOSTILE, rule, honest, metric)
-        )
-        error = [of(rule, "mae") for rule in rules]
-        pushed = [of(rule, "pushed") if kind in shilling(record) else "" for rule in rules]
-        rows.append((kind, [x for pair in zip(error, pushed, strict=True) for x in pair]))
-    rows.insert(0, (f"{honest}: MAE", [
-        x for rule in rules for x in (told(record.of(HOSTILE, rule, honest, "mae")), "")
-    ]))  # fmt: skip
-    heads = [f"{rule}: {what}" for rule in rules for what in ("MAE minus honest", "item pushed")]
+    (honest, *kinds), rows = hostile_kinds(record), []
+    for rule in arms_in(record, HOSTILE):
+        of = lambda kind, metric, rule=rule: record.of(HOSTILE, rule, kind, metric)
+        rows.append((f"{rule}, {honest}", [told(of(honest, "mae")), "", ""]))
+        for kind in kinds:
+            pushed = told(of(kind, "pushed"), of(honest, "pushed"))
+            gap = told(of(kind, "mae"), of(honest, "mae"))
+            rows.append((f"{rule}, {kind}", ["", gap, pushed if kind in shilling(record) else ""]))
+    heads = ["MAE", f"MAE minus {honest}", "rise of the item pushed"]
     return grid("hostile users in meta-training, honest new users", heads, rows)
 
 
