@@ -23,6 +23,7 @@ from metajax.transforms import clustered as starts
 from metajax.types import Episode, MetaLearner, Params, UserError
 
 from . import clusters_report as report
+from .rates import best_of
 
 MORE = 5
 """k-means is run with at least that many seeds, to see how stable it is."""
@@ -121,14 +122,11 @@ def tuned(
     """
     few = dataclasses.replace(problem, shots=evaluate.SHOTS)
 
-    def fit(rate: float, seeds: int) -> Any:
-        own = dataclasses.replace(training, seeds=seeds)
-        return trained_arm(name, learner, optax.adam(rate), few, own)
+    def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
+        found = trained_arm(name, learner, optax.adam(rate), few, training)
+        return found.settings["valid"], found.settings, found.params
 
-    tried = {rate: fit(rate, 1).settings["valid"] for rate in rates}
-    rate = min(tried, key=lambda r: tried[r])
-    found = fit(rate, training.seeds)
-    return {"rate": rate, "trials": len(tried), **found.settings}, found.params
+    return best_of(rates, fit)
 
 
 def judged(

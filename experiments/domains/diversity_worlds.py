@@ -23,6 +23,7 @@ from metajax.training import loop
 from metajax.types import Episode, MetaLearner, Params
 
 from . import diversity_report as report
+from .rates import best_of
 
 SHOTS = evaluate.SHOTS
 INNER = optax.chain(optax.clip(10.0), optax.sgd(0.1))
@@ -64,15 +65,12 @@ class Ratings:
         pool = with_random_codes(self.pool) if random else self.pool
         drawn = (diversity.batches(pick, self.draw), pool)
 
-        def fit(rate: float, seeds: int) -> Any:
-            training = dataclasses.replace(self.training, seeds=seeds)
-            given = (self.learner, optax.adam(rate), self.problem, training)
-            return trained_arm(self.name, *given, drawn=drawn)
+        def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
+            given = (self.learner, optax.adam(rate), self.problem, self.training)
+            found = trained_arm(self.name, *given, drawn=drawn)
+            return found.settings["valid"], found.settings, found.params
 
-        tried = {rate: fit(rate, 1).settings["valid"] for rate in rates}
-        rate = min(tried, key=lambda r: tried[r])
-        found = fit(rate, self.training.seeds)
-        return {"rate": rate, "trials": len(tried), **found.settings}, found.params
+        return best_of(rates, fit)
 
     def judged(
         self, arms: Mapping[str, Any], source: Any, tests: dict[str, Episode]
@@ -123,18 +121,16 @@ class Kinds:
                 total += share * jnp.mean((scores - tasks.query.label) ** 2)
             return total
 
-        def fit(rate: float, seeds: int) -> loop.Fitted:
-            keys = jax.random.split(jax.random.key(1), seeds)
-            return loop.fit(
+        def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
+            keys = jax.random.split(jax.random.key(1), self.training.seeds)
+            found = loop.fit(
                 loop.recipe(self.learner, optax.adam(rate)), diversity.batches(pick, self.draw),
                 pool, keys, self.training.num_steps, block=100, validate=error,
             )  # fmt: skip
+            valid = float(found.history["valid"].min(axis=1).mean())
+            return valid, {"best_step": found.best_step.tolist()}, found.params
 
-        tried = {rate: float(fit(rate, 1).history["valid"].min()) for rate in rates}
-        rate = min(tried, key=lambda r: tried[r])
-        found = fit(rate, self.training.seeds)
-        told = {"rate": rate, "trials": len(tried), "best_step": found.best_step.tolist()}
-        return told | {"valid": float(found.history["valid"].min(axis=1).mean())}, found.params
+        return best_of(rates, fit)
 
     def judged(
         self, arms: Mapping[str, Any], source: Any, tests: dict[str, Episode]

@@ -28,6 +28,7 @@ from metajax.training.updates import optimizer
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
 from . import graph_report as report
+from .rates import best_of
 
 SUPPORT = 20
 FEWEST_ROWS = 30
@@ -188,15 +189,13 @@ def tuned(
     """What was chosen on validation items, and the trained arm; by the error over all shots."""
     learner, few = learner_of(problem), dataclasses.replace(problem, shots=evaluate.SHOTS)
 
-    def fit(rate: float, seeds: int) -> Any:
+    def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
         tx = optax.adamw(rate, weight_decay=0.01)
-        return trained_arm(name, learner, tx, few, dataclasses.replace(training, seeds=seeds))
+        found = trained_arm(name, learner, tx, few, training)
+        return found.settings["valid"], found.settings, found.params
 
-    tried = {rate: fit(rate, 1).settings["valid"] for rate in rates}
-    rate = min(tried, key=lambda r: tried[r])
-    found = fit(rate, training.seeds)
-    told = {"rate": rate, "trials": len(tried), **found.settings}
-    return told, (learner, found.params)
+    told, params = best_of(rates, fit)
+    return told, (learner, params)
 
 
 def judged(

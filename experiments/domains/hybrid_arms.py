@@ -25,6 +25,7 @@ from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 from . import graph_arms
 from . import hybrid_report as report
+from .rates import best_of
 
 HIDDEN = 32
 PENALTY = 10.0
@@ -147,11 +148,10 @@ def tuned(
 
     drawn: tuple[loop.Sampler, Any] = (sample, problem.train)
 
-    def fit(rate: float, seeds: int) -> Any:
-        tx, own = optax.adamw(rate, weight_decay=0.01), dataclasses.replace(training, seeds=seeds)
-        return trained_arm(name, learner, tx, few, own, drawn=drawn)
+    def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
+        tx = optax.adamw(rate, weight_decay=0.01)
+        found = trained_arm(name, learner, tx, few, training, drawn=drawn)
+        return found.settings["valid"], found.settings, found.params
 
-    tried = {rate: fit(rate, 1).settings["valid"] for rate in rates}
-    rate = min(tried, key=lambda r: tried[r])
-    found = fit(rate, training.seeds)
-    return {"rate": rate, "trials": len(tried), **found.settings}, (learner, found.params)
+    told, params = best_of(rates, fit)
+    return told, (learner, params)

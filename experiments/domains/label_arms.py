@@ -19,6 +19,8 @@ from metajax.training import loop
 from metajax.transforms.per_label import per_label
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree, UserError
 
+from .rates import best_of
+
 SUPPORT = 20
 """Ratings of a person that may be adapted on; the labels are from all their others."""
 SHOTS = (0, 1, 3, 5, 10)
@@ -277,14 +279,14 @@ class Tuner(NamedTuple):
     num_tasks: int
     seeds: int
 
-    def fit(self, learner: MetaLearner, rate: float, seeds: int, permuted: bool) -> loop.Fitted:
+    def fit(self, learner: MetaLearner, rate: float, permuted: bool) -> loop.Fitted:
         """The learner trained at a rate; the best look at validation is kept."""
 
         def error(params: Params) -> jax.Array:
             return valid_loss(learner, params, self.valid)
 
         sample = sampler(self.rule, self.num_tasks, permuted)
-        keys = jax.random.split(jax.random.key(1), seeds)
+        keys = jax.random.split(jax.random.key(1), self.seeds)
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
         recipe = loop.recipe(learner, tx)
         return loop.fit(
@@ -293,14 +295,13 @@ class Tuner(NamedTuple):
 
     def tuned(self, learner: MetaLearner, permuted: bool = False) -> tuple[dict[str, Any], Params]:
         """What was chosen on validation, and the parameters (S, ...)."""
-        tried = {
-            rate: float(self.fit(learner, rate, 1, permuted).history["valid"].min())
-            for rate in self.rates
-        }
-        rate = min(tried, key=lambda r: tried[r])
-        fitted = self.fit(learner, rate, self.seeds, permuted)
-        told = {"rate": rate, "trials": len(tried), "best_step": fitted.best_step.tolist()}
-        return told | {"valid": float(fitted.history["valid"].min(axis=1).mean())}, fitted.params
+
+        def of(rate: float) -> tuple[float, dict[str, Any], Params]:
+            found = self.fit(learner, rate, permuted)
+            valid = float(found.history["valid"].min(axis=1).mean())
+            return valid, {"best_step": found.best_step.tolist()}, found.params
+
+        return best_of(self.rates, of)
 
 
 def at_shots(learner: MetaLearner, params: Params, tasks: Episode) -> jax.Array:
