@@ -80,7 +80,7 @@ def test_without_ratings_the_hybrid_reads_content_alone_and_dropping_leaves_adap
 
 def test_events_and_a_set_without_a_graph_get_one_line(tmp_path):
     with pytest.raises(UserError, match="synthetic has events"):
-        arms.rated(dataclasses.replace(TABLE, label=np.ones(len(TABLE), np.float32)))
+        arms.rated(dataclasses.replace(TABLE, label=1.0 + 0 * TABLE.label, scale=(0.0, 1.0)))
     own = knowledge_graph.Config(data=Data(dataset="synthetic", data_dir=tmp_path))
     with pytest.raises(UserError, match="synthetic comes without a graph"):
         knowledge_graph.measured(own)
