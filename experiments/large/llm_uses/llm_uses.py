@@ -45,7 +45,8 @@ from . import content, report
 from .prompts import LIKELIHOOD, RATING, STARS, YES_NO, Asker, Rated
 
 NUM_QUERY = 20
-OTHERS, PRIOR, RANDOM = f"{RATING}, titles permuted", f"{LIKELIHOOD} minus prior", "random"
+PRIOR, RANDOM = f"{LIKELIHOOD} minus prior", "random"
+OTHERS = report.permuted(RATING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +125,8 @@ def answers(
     count = min(config.people, tasks.query.label.shape[0])
     dealt = np.random.default_rng(config.draw).permutation(len(names))
     others = [names[i] for i in dealt]
-    asked = {RATING: (RATING, names), YES_NO: (YES_NO, names), LIKELIHOOD: (LIKELIHOOD, names)}
-    asked[OTHERS] = (RATING, others)
+    asked = {kind: (kind, names) for kind in (RATING, YES_NO, LIKELIHOOD)}
+    asked |= {report.permuted(kind): (kind, others) for kind in (RATING, YES_NO, LIKELIHOOD)}
     seconds: list[float] = []
     with progress.bar("people", count) as update:
         for i in range(count):
@@ -147,7 +148,9 @@ def answers(
                     )
             update(i + 1, {})
     found = {arm: np.array([kept[str(i)][arm] for i in range(count)]) for arm in asked}
-    return found | {PRIOR: found[LIKELIHOOD] - found[LIKELIHOOD][:, :1]}
+    for kind in (LIKELIHOOD, report.permuted(LIKELIHOOD)):
+        found[kind.replace(LIKELIHOOD, PRIOR)] = found[kind] - found[kind][:, :1]
+    return found
 
 
 class Known(NamedTuple):
@@ -187,8 +190,8 @@ def known_items(
     lottery = np.random.default_rng(config.draw).random(next(iter(told.values())).shape)
     for name, scores in {RANDOM: lottery, **told}.items():
         for i, k in enumerate(config.shots):
-            if name == PRIOR and k == 0:
-                continue
+            if name.startswith(PRIOR) and k == 0:
+                continue  # nothing is left of it
             values = judge(jnp.asarray(scores[:, i], jnp.float32), tasks, jax.random.key(i))
             kept = ("ndcg@5", "mse") if name in (RATING, OTHERS) else ("ndcg@5",)
             for metric in kept:
