@@ -27,9 +27,10 @@ WORDS = "me:"
 
 
 class Letters:
-    """A tokenizer of single letters."""
+    """A tokenizer of single letters, of yes and of no."""
 
     def encode(self, text: str, add_special_tokens: bool = False) -> types.SimpleNamespace:
+        text = text.replace(": yes", ": \x01").replace(": no", ": \x02")
         return types.SimpleNamespace(ids=[ord(letter) % 128 for letter in text])
 
 

@@ -32,7 +32,6 @@ from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, laid_out
 from metajax.data import episodes
 from metajax.data.sources import named
-from metajax.data.table import Interactions
 from metajax.evaluation import evaluate
 from metajax.models.language import pretrained, vectors
 from metajax.models.transformer import Shape
@@ -171,27 +170,18 @@ def in_words(
     return scores
 
 
-def load(config: Config) -> tuple[Interactions, Problem]:
-    """The log, and the problem of `llm_uses`.
-
-    Raises:
-      UserError: as `llm_uses.load`, or training people have too few ratings for this.
-    """
-    table, problem = llm_uses.load(config)
-    if min(config.shots) < 0 or max(config.shots) < 1:
-        raise UserError("--shots are numbers of ratings: give 0 and larger ones")
-    return table, problem
-
-
 def run(config: Config) -> records.Record:
     """Trains, asks and judges; writes the record."""
     name = name_of(config)
     out = config.output.folder(name)
     config, began = replace(config, out=out), time.perf_counter()
-    table, problem = load(config)
-    names = names_of(table)
+    if min(config.shots) < 0 or max(config.shots) < 1:
+        raise UserError("--shots are numbers of ratings: give 0 and larger ones")
+    problem = llm_uses.load(config)[1]
+    names = names_of(problem.table)
     arms = baselines.closed_form_arms(problem)
     model = pretrained.load(config.checkpoint)
+    asker = Asker(model)  # refuses some tokenizers, before anything is trained
     texts = [vectors.TEMPLATE.format(name) for name in names]
     shape, shared = frozen(model, texts, config.prompt, config.layers, config.top)
     seconds = {"the catalogue": time.perf_counter() - began}
@@ -203,7 +193,7 @@ def run(config: Config) -> records.Record:
     stored = laid_out(problem.split.test["user_cold"], llm_uses.NUM_QUERY)
     stored = jax.tree.map(lambda x: x[: config.people], stored)
     scores = judged(config, problem, found, arms, stored)
-    scores |= in_words(config, Asker(model), stored, names, kept)
+    scores |= in_words(config, asker, stored, names, kept)
     size = {arm: ways.size_of(way, problem.example.profile) for arm, way in found.items()}
     seconds |= {arm: way.seconds for arm, way in found.items()}
     seconds["total"] = time.perf_counter() - began
