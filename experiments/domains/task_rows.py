@@ -140,14 +140,17 @@ def written(
     name, count = f"{arms.NAME}-{rows.name}", np.bincount(rows.part, minlength=3)
     names = dict.fromkeys(key.arm for key in scores)
     share = [float(rows.label[rows.known[:, t] > 0, t].mean()) for t in range(len(rows.tasks))]
-    data = records.Data(
-        rows.name, ledger.checksum(rows.x, rows.label), int(rows.unit.max()) + 1, 0, len(rows.x)
-    )
     record = records.made(
         arms.NAME, config, records.arms_of(names, roles=roles, settings=choices), scores,
-        scenario=rows.tasks[0], opened=(opened,), data=data, seconds={"total": seconds},
+        scenario=rows.tasks[0], opened=(opened,), data=data_of(rows), seconds={"total": seconds},
         peak_memory=journal.peak_memory(),
         extra={"rows": count.tolist(), "tasks": list(rows.tasks), "share": share},
     )  # fmt: skip
     records.write(config.output.folder(name), name, record, config.output.publish)
     return record
+
+
+def data_of(rows: labeled.Labeled) -> records.Data:
+    """What the record says of the data."""
+    units, digest = int(rows.unit.max()) + 1, ledger.checksum(rows.x, rows.label)
+    return records.Data(rows.name, digest, units, 0, len(rows.x))
