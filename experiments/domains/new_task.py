@@ -36,7 +36,7 @@ class Config:
 
     output: Output = Output()
     dataset: str = "census-income"
-    """census-income, retailrocket-multibehavior, or the path of an .npz file; the last task is new."""
+    """census-income, retailrocket-multibehavior, or an .npz file; the last task is the new one."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     shots: tuple[Positive, ...] = (10, 30, 100)

@@ -19,6 +19,8 @@ NO_INPUT = ("instance_weight", "vocabulary_json")
 """The population weight is no feature."""
 NUMBERS = ("age", "wage_per_hour", "capital_gains", "capital_losses", "stock_dividends")
 NUMBERS += ("num_emp", "weeks_worked")
+RARE = 0.002
+"""A category of fewer training rows has no column."""
 COLLEGE = ("Associates", "Bachelors", "Doctorate", "Masters", "Prof school", "Some college")
 
 
@@ -155,7 +157,8 @@ def census_income(
     age = np.asarray(found["age"], float)[:, None] / 10 - np.arange(1, 8)
     bumps = np.exp(-(age**2))  # what depends on age does not depend on it linearly
     one_hot = [np.eye(int(c.max()) + 1, dtype=np.float32)[c] for c in codes]
-    x = np.hstack([standardized(np.hstack([numbers, bumps]), part), *one_hot])
+    common = [c[:, c[part == TRAIN].mean(axis=0) >= RARE] for c in one_hot]
+    x = np.hstack([standardized(np.hstack([numbers, bumps]), part), *common])
     known, yes = np.ones_like(label), (False,) * len(tasks)
     return checked(Labeled(name, x, label, known, tasks, unit, part, yes))
 
