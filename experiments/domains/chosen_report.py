@@ -162,7 +162,8 @@ def notes(record: records.Record) -> list[str]:
     lines = [
         f"{RANDOM}: without pairs that were trained on, and without {record.extra['aside']} set "
         f"aside for naive Bayes and the choice of a form; {PUBLISHED}: all random ratings. "
-        "Intervals are over people, seeds averaged first; a row with another propensity takes the settings of its base."
+        "Intervals are over people, seeds averaged first; a row with another propensity takes "
+        "the settings of its base."
     ]
     for name, told in record.extra["weights"].items():
         lines.append(
