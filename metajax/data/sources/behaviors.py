@@ -106,10 +106,11 @@ def item_vectors(log: Log) -> np.ndarray:
     scale = 1 / np.sqrt(np.maximum(np.asarray(met.sum(axis=1)).ravel(), 1.0))
     dim = min(DIM, min(shape) - 1)
     start = np.full(min(shape), 1.0)
-    _, value, right = linalg.svds(sparse.diags(scale) @ met, k=dim, v0=start)
+    found = linalg.svds(sparse.diags(scale) @ met, k=dim, v0=start)
+    value, right = np.asarray(found[1]), np.asarray(found[2])
     largest = np.abs(right).argmax(axis=1)  # the sign of a singular vector is free: choose one
-    found = right.T * value * np.sign(right[np.arange(dim), largest])
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+    vector = right.T * value * np.sign(right[np.arange(dim), largest])
+    return vector / np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-9)
 
 
 def parts(log: Log, rows: Shown) -> np.ndarray:
