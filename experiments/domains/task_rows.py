@@ -18,7 +18,7 @@ from metajax.types import UserError
 
 from . import task_arms as arms
 
-BLOCKS = 200
+BLOCKS = 100
 """The test rows are stored as means of so many blocks of people."""
 AUC, LOSS, ERROR = "auc", "log_loss", "unexplained"
 

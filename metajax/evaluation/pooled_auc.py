@@ -43,10 +43,11 @@ def auc_parts(score: np.ndarray, label: np.ndarray) -> np.ndarray:
 
 
 def in_blocks(parts: np.ndarray, unit: np.ndarray, num_blocks: int, seed: int = 0) -> np.ndarray:
-    """Parts (N,) added up in blocks of units, as (B,) with the same mean.
+    """Parts (N,) in blocks of units, as (B,) with the same mean.
 
     A unit (a person) is in one block with all its rows, and units are dealt to blocks at random:
-    what a record stores where there are too many rows to store, with the same interval on average.
+    what a record stores where there are too many rows to store. A block has the mean of all, and
+    what its rows add to it or take from it; so that a block with more rows is not thereby higher.
 
     Args:
       parts: (N,) whose mean is what counts; unit: (N,) whose row it is, from 0.
@@ -55,4 +56,6 @@ def in_blocks(parts: np.ndarray, unit: np.ndarray, num_blocks: int, seed: int = 
     units = int(unit.max()) + 1
     count = min(num_blocks, units)
     block = np.random.default_rng(seed).permutation(units) % count
-    return np.bincount(block[unit], weights=parts, minlength=count) * count / len(parts)
+    mean = parts.mean()
+    off = np.bincount(block[unit], weights=parts - mean, minlength=count)
+    return mean + off * count / len(parts)

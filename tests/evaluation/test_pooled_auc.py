@@ -32,7 +32,12 @@ def test_blocks_of_units_keep_the_mean_and_whole_units():
     blocks = in_blocks(auc_parts(SCORE, LABEL), unit, 7)
     assert blocks.shape == (7,) and blocks.mean() == pytest.approx(pairs(SCORE, LABEL).mean())
     alone = in_blocks(np.eye(60)[3], unit, 20)
-    assert (alone != 0).sum() == 1 and in_blocks(SCORE, unit, 500).shape == (20,)
+    assert (alone > 0).sum() == 1 and in_blocks(SCORE, unit, 500).shape == (20,)
+
+
+def test_a_block_with_more_rows_is_not_thereby_higher():
+    unit = np.array([0, 0, 0, 0, 0, 1])
+    np.testing.assert_allclose(in_blocks(np.full(6, 0.7), unit, 2), 0.7)
 
 
 def test_labels_that_are_all_alike_get_one_line():
