@@ -43,7 +43,7 @@ class Config:
     device: Literal["cpu", "gpu"] = "cpu"
     """Where to run: one core, by processor time, or a graphics card, by wall time."""
     minutes: float = 0.0
-    """Minutes after which a run on a graphics card ends; 0 is 5 with --quick, else 60."""
+    """Minutes after which a run on a graphics card ends; 0 is 3 with --quick, else 60."""
     rehearse: bool = False
     """Go through a run for a graphics card on the processor, with few tasks; its figures say
     nothing, and it is not stored among the records."""
@@ -147,19 +147,14 @@ def run_on_card(config: Config) -> records.Record:
         kept[:] = [records.made("speed", config, scenario="on a card", extra=extra)]
         records.write(config.output.folder("speed"), "speed-card", kept[0])
 
-    minutes = config.minutes or (5.0 if config.quick else 60.0)
+    minutes = config.minutes or (3.0 if config.quick else 60.0)
     ways = lambda cell: [
         way
         for way in device.ways(cell, config.peers, quick)
         if not config.ways or way in config.ways
     ]
-    device.run(
-        cells,
-        ways,
-        60 * minutes,
-        keep,
-        limit=config.patience if config.rehearse else min(config.patience, 100.0),
-    )
+    limit = config.patience if config.rehearse else min(config.patience, 100.0)
+    device.run(cells, ways, 60 * minutes, keep, limit=limit, together=quick)
     if not kept:
         raise UserError("there is nothing to measure; leave --workload, --steps or --ways out")
     if config.output.publish and not config.rehearse:
