@@ -43,7 +43,10 @@ class Config:
     device: Literal["cpu", "gpu"] = "cpu"
     """Where to run: one core, by processor time, or a graphics card, by wall time."""
     minutes: float = 0.0
-    """Minutes after which a run on a graphics card ends; 0 is 3.6 with --quick, else 60."""
+    """Minutes after which a run on a graphics card ends; 0 is 5 with --quick, else 60."""
+    rehearse: bool = False
+    """Go through a run for a graphics card on the processor, with few tasks; its figures say
+    nothing, and it is not stored among the records."""
     steps: tuple[Positive, ...] = (1, 5)
     """Inner steps."""
     first_order: bool = False
@@ -125,14 +128,16 @@ def run_one(config: Config, name: str, num_steps: int) -> records.Record:
 def run_on_card(config: Config) -> records.Record:
     """Measures all ways on a card, and stores the record after every cell."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the card
-    if jax.default_backend() == "cpu":
+    if jax.default_backend() == "cpu" and not config.rehearse:
         raise UserError(
             "JAX sees no GPU here; make install EXTRA=cuda13 (or cuda12), or --device cpu"
         )
     if config.peers and _missing("torch.func"):
         raise UserError(_missing("torch.func"))
     workloads = config.workload or ("W1", "W2", "W3", "W4")
-    cells = device.quick_cells() if config.quick else device.all_cells(workloads, config.steps)
+    sizes = device.REHEARSED if config.rehearse else device.SIZES
+    quick = config.quick or config.rehearse
+    cells = device.quick_cells(sizes) if quick else device.all_cells(workloads, config.steps)
     cells = [cell for cell in cells if cell.name in workloads and cell.num_steps in config.steps]
     cells = [cell for cell in cells if not (config.first_order and cell.second)]
     kept: list[records.Record] = []
@@ -142,16 +147,22 @@ def run_on_card(config: Config) -> records.Record:
         kept[:] = [records.made("speed", config, scenario="on a card", extra=extra)]
         records.write(config.output.folder("speed"), "speed-card", kept[0])
 
-    minutes = config.minutes or (3.6 if config.quick else 60.0)
+    minutes = config.minutes or (5.0 if config.quick else 60.0)
     ways = lambda cell: [
         way
-        for way in device.ways(cell, config.peers, config.quick)
+        for way in device.ways(cell, config.peers, quick)
         if not config.ways or way in config.ways
     ]
-    device.run(cells, ways, 60 * minutes, keep)
+    device.run(
+        cells,
+        ways,
+        60 * minutes,
+        keep,
+        limit=config.patience if config.rehearse else min(config.patience, 100.0),
+    )
     if not kept:
         raise UserError("there is nothing to measure; leave --workload, --steps or --ways out")
-    if config.output.publish:
+    if config.output.publish and not config.rehearse:
         records.publish("speed-card", kept[0])
     return kept[0]
 

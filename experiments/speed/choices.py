@@ -7,11 +7,13 @@ ahead and not by how much: supports cut to length in chunks of 256 were behind, 
 by rows were ahead of patches and of shifted products.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
 from metajax.models import conv
+
+from . import on_chip
 
 
 def row_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -27,6 +29,12 @@ def row_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     return outputs.reshape(*x_NxIxJxP.shape[:3], kernel.shape[-1])
 
 
+def thin_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`row_convolution`, where images have few channels by sums that fuse with what follows."""
+    thin = x_NxHxWxC.shape[-1] <= on_chip.THIN
+    return (on_chip.summed_convolution if thin else row_convolution)(x_NxHxWxC, kernel)
+
+
 class How(NamedTuple):
     """The choices of a workload.
 
@@ -36,6 +44,12 @@ class How(NamedTuple):
       num_outer: outer steps a program.
       convolve: the convolution of W2.
       scanned: whether layers are a loop, which is compiled once for all of them.
+      one_hot: tables of at most this many rows are looked up in W3 by a product with one-hot rows,
+        whose gradient is a product too and not additions to a few addresses.
+      one_kernel: a task's whole gradient in W1 is one program of the card, see `one_kernel`.
+      sums: products of W1 as sums of elementwise products, which a compiler fuses.
+      remat: recompute what a network computed when it is differentiated, and keep only its inputs.
+      options: names and values of the compiler's options.
     """
 
     chunk_size: int | None = None
@@ -43,7 +57,21 @@ class How(NamedTuple):
     num_outer: int = 1
     convolve: conv.Convolve = conv.patch_convolution
     scanned: bool = False
+    one_hot: int = 0
+    one_kernel: bool = False
+    sums: bool = False
+    remat: bool = False
+    options: tuple[tuple[str, bool | int | str], ...] = ()
 
+
+LIBRARY_PRODUCTS = (("xla_gpu_enable_triton_gemm", False),)
+"""Matrix products by the vendor's library: few programs are tried, so that it compiles fast."""
+UNTUNED = (("xla_gpu_autotune_level", 0),)
+"""No program is tried before one is chosen."""
+REPLAYED = (
+    ("xla_gpu_enable_command_buffer", "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,WHILE,CONDITIONAL"),
+)
+"""Whole loops are recorded once and replayed by the card, which starts them without the host."""
 
 HOW: dict[str, dict[str, How]] = {
     "cpu": {
@@ -65,16 +93,69 @@ HOW: dict[str, dict[str, How]] = {
 }
 """Platform -> workload -> what was fastest there, or on a card what its memory allows."""
 
+
+def _others(name: str, **levers: dict[str, Any]) -> dict[str, How]:
+    """Changes of a workload's choices on a card, each under its name."""
+    title = lambda key: "metajax, " + key.replace("_", " ")
+    return {title(key): HOW["gpu"][name]._replace(**lever) for key, lever in levers.items()}
+
+
 OTHERS: dict[str, dict[str, How]] = {
-    "W2": {
-        "metajax, shifted": HOW["gpu"]["W2"]._replace(convolve=conv.shifted_convolution),
-        "metajax, patches": HOW["gpu"]["W2"]._replace(convolve=conv.patch_convolution),
-    },
-    "W4": {
-        "metajax, scanned": HOW["gpu"]["W4"]._replace(scanned=True),
-    },
+    "W1": _others(
+        "W1",
+        one_step={"num_outer": 1},
+        library_products={"options": LIBRARY_PRODUCTS},
+        replayed={"options": REPLAYED},
+        one_kernel={"one_kernel": True},
+        one_kernel_replayed={"one_kernel": True, "options": REPLAYED},
+        sums={"sums": True},
+        sums_replayed={"sums": True, "options": REPLAYED},
+    ),
+    "W2": _others(
+        "W2",
+        on_chip={"convolve": on_chip.chip_convolution},
+        on_chip_ten_steps={"convolve": on_chip.chip_convolution, "num_outer": 10},
+        on_chip_remat={"convolve": on_chip.chip_convolution, "remat": True},
+        thin={"convolve": thin_convolution},
+        shifted={"convolve": conv.shifted_convolution},
+        patches={"convolve": conv.patch_convolution},
+        library_products={"options": LIBRARY_PRODUCTS},
+        lax_conv={"convolve": conv.ordinary_convolution},
+    ),
+    "W3": _others(
+        "W3",
+        one_hot={"one_hot": 32},
+        one_hot_ten_steps={"one_hot": 32, "num_outer": 10},
+        one_hot_halves={"one_hot": 32, "chunk_size": 512, "lengths": (20,)},
+        one_hot_quarters={"one_hot": 32, "chunk_size": 256, "lengths": (8, 18, 40)},
+        one_hot_library_products={"one_hot": 32, "options": LIBRARY_PRODUCTS},
+    ),
+    "W4": _others(
+        "W4",
+        scanned={"scanned": True},
+        library_products={"options": LIBRARY_PRODUCTS},
+        scanned_library_products={"scanned": True, "options": LIBRARY_PRODUCTS},
+        scanned_untuned={"scanned": True, "options": UNTUNED},
+        scanned_remat={"scanned": True, "remat": True, "options": LIBRARY_PRODUCTS},
+    ),
 }
 """Workload -> other ways that a card is asked to measure beside, so that a choice can be made."""
+
+QUICK: dict[tuple[str, int, str], str] = {
+    ("W2", 1, "bf16"): "on chip; on chip ten steps; on chip remat; thin; patches; library products",
+    ("W2", 1, "tf32"): "on chip; thin",
+    ("W1", 5, "tf32"): "one kernel; one kernel replayed; sums; sums replayed; replayed; one step; "
+    "library products",
+    ("W2", 5, "bf16"): "on chip",
+    ("W2", 5, "tf32"): "on chip",
+    ("W3", 5, "bf16"): "one hot; one hot ten steps; one hot halves; one hot quarters; "
+    "one hot library products",
+    ("W3", 5, "tf32"): "one hot; one hot halves",
+    ("W4", 1, "bf16"): "scanned library products; library products; scanned; scanned untuned; "
+    "scanned remat",
+    ("W4", 1, "tf32"): "scanned library products",
+}
+"""Workload, inner steps and precision -> the others that ``--quick`` measures beside."""
 
 
 def how(name: str, platform: str | None = None) -> How:

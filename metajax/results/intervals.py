@@ -141,6 +141,32 @@ def two_way_bootstrap(
     return _interval(float(every.mean()), total / units, level, len(every), dropped)
 
 
+def crossed_bootstrap(
+    scores: np.ndarray, *, draws: int = 2_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """The mean of scores (S, T) of S seeds on the same T tasks, its interval over both.
+
+    Each draw takes S seeds with replacement and T tasks with replacement, the same for all seeds:
+    what other tasks and other seeds would give. With one seed it is the interval over tasks.
+
+    Args:
+      scores: NaN is not allowed.
+      draws, seed, level: as `mean_interval`.
+
+    References: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007.
+    """
+    scores = np.asarray(scores, float)
+    num_seeds, num_tasks = scores.shape
+    rng = np.random.default_rng(seed)
+    of_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), draws)
+    means = np.empty(draws)
+    for rows in np.array_split(np.arange(draws), max(1, draws * num_tasks // 4_000_000)):
+        of_tasks = rng.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), len(rows))
+        by_seed = of_tasks @ scores.T / num_tasks
+        means[rows] = (by_seed * of_seeds[rows]).sum(axis=1) / num_seeds
+    return _interval(float(scores.mean()), means, level, num_tasks, 0)
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """The p-values (comparisons,) adjusted for being the several comparisons of one table.
 

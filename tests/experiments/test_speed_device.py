@@ -50,12 +50,14 @@ def test_a_way_with_another_loss_is_left_out_and_says_so():
 def test_quick_measures_every_workload_in_both_precisions():
     cells = device.quick_cells()
     assert {(c.name, c.precision) for c in cells} >= {
-        (name, p) for name in ("W1", "W2", "W3", "W4") for p in ("tf32", "bf16")
+        (name, p) for name in ("W1", "W2", "W3", "W4") for p in ("tf32", "bf16") if name != "W1"
     }
     for cell in cells:
         found = device.ways(cell, peers=True, quick=True)
-        assert found[0] == "metajax" and "torch.func" in found
-        assert ("plain" in found) == (cell.precision == "tf32")
+        assert found[0] == "metajax" and {"plain", "torch.func"} <= set(found)
+        known = {*choices.OTHERS[cell.name], "metajax", "plain"}
+        assert all(way in known or way.startswith("torch") for way in found)
+        assert cell.tasks == device.SIZES[cell.name]
     every = device.all_cells(["W1"], [1, 5])
     assert len(every) == len(set(every)) == 2 * 2 * len(device.BATCHES) * 2
 
@@ -74,7 +76,6 @@ def test_a_small_run_on_the_processor(monkeypatch):
         lambda cell: ["metajax", "plain", "plain, no such kind"],
         600.0,
         lambda rows, best: kept.append((len(rows), set(best))),
-        threads=1,
         rounds=2,
     )
     assert kept == [(3, {"float32", "tf32", "bf16", "copy"})]
