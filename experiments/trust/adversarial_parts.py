@@ -122,8 +122,8 @@ def on_query(
     return measure
 
 
-def hostile_sampler(problem: Any, training: Any, share: float) -> loop.Sampler:
-    """Batches of which about a share are hostile users, of the kind in ``data[1]``, see `HOSTILE`.
+def hostile_sampler(problem: Any, training: Any) -> loop.Sampler:
+    """Batches of which about ``data[3]`` are hostile users, of the kind in ``data[1]``: `HOSTILE`.
 
     Random and bandwagon users rate random items around the mean, bandwagon users 8 popular items
     with 5; both give item ``data[2]`` a 5, which is in their support and in their query. Mirrored
@@ -154,7 +154,7 @@ def hostile_sampler(problem: Any, training: Any, share: float) -> loop.Sampler:
         return episodes.fetch(Episode(source.tasks.owner[user], *parts), source)
 
     def one(key: jax.Array, data: Any) -> Episode:
-        source, kind, target = data
+        source, kind, target, share = data
         key_real, key_fake, key_who = jax.random.split(key, 3)
         real = draw(key_real, source)
         liar = lambda e: e._replace(label=mirrored(e.label))

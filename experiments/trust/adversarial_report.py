@@ -10,6 +10,7 @@ from rich.table import Table
 from metajax.results import plots, records
 
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
+EMBEDDED, APR, APR_NOISE = "embeddings learned", "APR", "APR, random noise"
 LIES, MOVED, HOSTILE, DOMAINS = "lies", "moved factors", "hostile users", "two domains"
 SHARES = (0.1, 0.2, 0.4)
 MOVES = {
@@ -88,25 +89,40 @@ def moved_table(record: records.Record) -> Table:
     for arm in arms_in(record, MOVED):
         mean = [f"{record.of(MOVED, arm, c, 'mae').mean():.4f}" for c in conditions]
         at = lambda name: record.of(MOVED, name, "asked moved 0.5", "mae")
-        rows.append((arm, [*mean, "" if arm == PLAIN else told(at(arm), at(PLAIN))]))
+        plain = EMBEDDED if arm in (APR, APR_NOISE) else PLAIN
+        rows.append((arm, [*mean, "" if arm == PLAIN else told(at(arm), at(plain))]))
     heads = [*(MOVES[c] for c in conditions), "asked .5 minus plain"]
-    return grid("MAE, factors moved of items asked about or rated (MAML)", heads, rows)
+    title = "MAE, factors moved of items asked about or rated (MAML); plain is, for APR, "
+    return grid(f"{title}{EMBEDDED}", heads, rows)
+
+
+def hostile_kinds(record: records.Record) -> list[str]:
+    """The conditions of hostile users: honest first, then shilling by share, then mirrored."""
+    return list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+
+
+def shilling(record: records.Record) -> list[str]:
+    """The conditions in which an item is pushed."""
+    return [k for k in hostile_kinds(record) if k.startswith(("random", "bandwagon"))]
 
 
 def hostile_table(record: records.Record) -> Table:
     """Hostile users in meta-training, and their effect on honest ones."""
-    kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
-    rows = []
-    for rule in arms_in(record, HOSTILE):
-        of = lambda kind, metric, rule=rule: record.of(HOSTILE, rule, kind, metric)
-        cells = [told(of(kinds[0], "mae"))]
-        cells += [told(of(k, "mae"), of(kinds[0], "mae")) for k in kinds[1:]]
-        cells += [told(of(k, "pushed"), of(kinds[0], "pushed")) for k in kinds[1:3]]
-        rows.append((rule, cells))
-    heads = ["honest MAE", *(f"{k} minus honest" for k in kinds[1:])]
-    heads += [f"item pushed, {k}" for k in kinds[1:3]]
-    share = record.config.get("hostile", 0.0)
-    return grid(f"{share:.0%} hostile users in meta-training, honest new users", heads, rows)
+    kinds, rows = hostile_kinds(record), []
+    honest = kinds[0]
+    rules = arms_in(record, HOSTILE)
+    for kind in kinds[1:]:
+        of = lambda rule, metric, kind=kind: told(
+            record.of(HOSTILE, rule, kind, metric), record.of(HOSTILE, rule, honest, metric)
+        )
+        error = [of(rule, "mae") for rule in rules]
+        pushed = [of(rule, "pushed") if kind in shilling(record) else "" for rule in rules]
+        rows.append((kind, [x for pair in zip(error, pushed, strict=True) for x in pair]))
+    rows.insert(0, (f"{honest}: MAE", [
+        x for rule in rules for x in (told(record.of(HOSTILE, rule, honest, "mae")), "")
+    ]))  # fmt: skip
+    heads = [f"{rule}: {what}" for rule in rules for what in ("MAE minus honest", "item pushed")]
+    return grid("hostile users in meta-training, honest new users", heads, rows)
 
 
 def domains_table(record: records.Record) -> Table:
@@ -184,11 +200,11 @@ def moved_picture(record: records.Record, path: pathlib.Path) -> None:
 
 def hostile_picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves how far shilling users push their item under each rule."""
-    kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+    honest = hostile_kinds(record)[0]
     of = lambda rule, kind: record.of(HOSTILE, rule, kind, "pushed")
     rows = [
-        (f"{rule}, {kind}", records.difference(of(rule, kind), of(rule, kinds[0])))
-        for kind in kinds[1:3]
+        (f"{rule}, {kind}", records.difference(of(rule, kind), of(rule, honest)))
+        for kind in shilling(record)
         for rule in arms_in(record, HOSTILE)
     ]
     plots.forest(rows, path, "rating predicted of the pushed item, rise")

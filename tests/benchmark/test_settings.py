@@ -31,6 +31,7 @@ LIBRARY = {
 }
 PARTS = {
     "task_logs": "online_meta",
+    "new_task_arms": "new_task",
     "few_shot": "omniglot",
     "titles": "llm_rec",
 }  # parts of a command of another name
