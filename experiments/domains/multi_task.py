@@ -14,6 +14,7 @@ an inner step. Controls: uniform gates, and a last task whose labels are dealt a
 References: Ma et al. (MMoE), KDD 2018; Ma et al. (ESMM), SIGIR 2018; Tang et al., RecSys 2020;
 Kendall et al., CVPR 2018; Yu et al., NeurIPS 2020; Ren et al., ICML 2018.
 Run: python -m experiments multi_task
+     python -m experiments multi_task --plateau --num-steps 3000 --rate 0.01
      python -m experiments multi_task --dataset census-income --seeds 6 --num-steps 400
      python -m experiments multi_task --dataset census-income --from-records prints stored tables.
 Published: figures without numbers for the world; other splits for Census-Income.
@@ -54,6 +55,8 @@ class Config:
     """Rows of the world that all arms are judged on; a data set's test rows are all used."""
     rate: float = 0.005
     """Of Adam in the world, for all arms; on data it is tuned."""
+    plateau: bool = False
+    """In the world: the rate falls to 0 by a cosine; only the models, at rho 0.5 and 1."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 3, "num_steps": 200, "test_rows": 1_000},
@@ -67,6 +70,7 @@ def main(config: Config) -> records.Record:
 
     world = config.dataset == "synthetic"
     name = NAME if world else f"{NAME}-{named.short_name(config.dataset)}"
+    name = f"{NAME}-plateau" if world and config.plateau else name
     folder = config.output.folder(name)
     if config.output.from_records:
         record = records.stored(name)

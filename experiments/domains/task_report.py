@@ -9,6 +9,8 @@ from rich.table import Table
 from metajax.results import intervals, plots, records
 
 SINGLE, BOTTOM, MANY = "single task", "shared bottom", "MMoE"
+OFF_SCALE = {"MMoE, last task random", "CVR of viewed rows"}
+"""Arms whose score is no attempt at some tasks: in the tables, and not in those tasks' pictures."""
 TOLD = {"auc": "AUC", "log_loss": "log loss", "unexplained": "variance not explained"}
 
 
@@ -79,11 +81,14 @@ def table(record: records.Record, scenario: str, metric: str) -> Table:
 
 def picture(record: records.Record, scenario: str, metric: str, path: pathlib.Path) -> None:
     """Saves each arm minus the networks apart."""
+    left_out = OFF_SCALE if record.extra["tasks"][-1] in scenario else set()
+    left_out |= OFF_SCALE - {"MMoE, last task random"}
     get = lambda arm: record.of(scenario, arm, records.ALL, metric)
     rows = [
         (arm.name, records.difference(get(arm.name), get(SINGLE)))
         for arm in record.arms
         if arm.name != SINGLE
+        and arm.name not in left_out
         and records.Key(scenario, arm.name, records.ALL, metric) in record.scores
     ]
     plots.forest(rows, path, f"{scenario}: {TOLD[metric]} minus {SINGLE}")

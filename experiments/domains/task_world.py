@@ -53,8 +53,8 @@ def made() -> dict[str, Arm]:
     }
 
 
-def recipe(arm: Arm, rate: float) -> loop.Recipe:
-    """How an arm is trained on a batch (x (N, D), labels (N, 2))."""
+def recipe(arm: Arm, rate: Any) -> loop.Recipe:
+    """How an arm is trained on a batch (x (N, D), labels (N, 2)), at a rate or a schedule of it."""
 
     def init(key: jax.Array, batch: Any) -> Params:
         return {"model": arm.model.init(key, (), batch[0]), "log_variance": jnp.zeros(2)}
@@ -102,13 +102,17 @@ def worlds() -> dict[str, dict[str, jax.Array]]:
 
 def measured(config: Any) -> records.Record:
     """Trains every arm in every world, judges it and writes the record."""
-    began, arms, found = time.perf_counter(), made(), {}
+    began, arms, found, places, rate = time.perf_counter(), made(), {}, worlds(), config.rate
+    if config.plateau:
+        arms = {name: arms[name] for name in (BOTTOM, ONE, MANY, PLE, FROZEN)}
+        places = {name: places[name] for name in ("rho 0.5", "rho 1")}
+        rate = optax.cosine_decay_schedule(rate, config.num_steps)
     keys = jax.random.split(jax.random.key(0), config.seeds)
     sample = lambda data, key: drawn(data, key, config.batch)
-    with progress.bar("multi_task", len(arms) * len(worlds())) as update:
+    with progress.bar("multi_task", len(arms) * len(places)) as update:
         for name, arm in arms.items():
-            for scenario, world in worlds().items():
-                given = (recipe(arm, config.rate), sample, world, keys, config.num_steps)
+            for scenario, world in places.items():
+                given = (recipe(arm, rate), sample, world, keys, config.num_steps)
                 found[scenario, name] = loop.fit(*given, block=200).params["model"]
                 update(len(found), {})
             print(f"{name}: trained", flush=True)
@@ -118,7 +122,7 @@ def measured(config: Any) -> records.Record:
     opened = records.open_tests(config, chosen, NAME, tests)
     scores = {}
     for (scenario, name), params in found.items():
-        x, label = drawn(worlds()[scenario], key, config.test_rows)
+        x, label = drawn(places[scenario], key, config.test_rows)
         predict = jax.jit(jax.vmap(lambda p, a=arms[name], x=x: a.model.apply(p, (), x)))
         error = np.asarray(((predict(params) - label[None]) ** 2).mean(axis=1))
         variance = np.asarray(label.var(axis=0))
@@ -127,13 +131,14 @@ def measured(config: Any) -> records.Record:
         scores[records.Key(scenario, name, records.ALL, "both")] = mean[None]
     one = lambda name: jax.tree.map(lambda x: x[0], found["rho 1", name])
     size = {k: {"parameters": sum(x.size for x in jax.tree.leaves(one(k)))} for k in arms}
+    name = f"{NAME}-plateau" if config.plateau else NAME
     roles = {BOTTOM: records.BASELINE, ONE: records.BASELINE, FROZEN: records.CONTROL}
     record = records.made(
         NAME, config, records.arms_of(arms, roles=roles, settings=size), scores,
         opened=(opened,), seconds={"total": time.perf_counter() - began},
-        peak_memory=journal.peak_memory(), extra={"scenarios": list(worlds())},
+        peak_memory=journal.peak_memory(), extra={"scenarios": list(places)},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record, config.output.publish)
+    records.write(config.output.folder(name), name, record, config.output.publish)
     return record
 
 
@@ -160,7 +165,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
             error = f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
             shown.add_row(arm.name, error, *gaps, f"{arm.settings['parameters']:,}")
         console.print(shown)
-    console.print(cost(record))
+    if RANDOM in record.extra["scenarios"]:
+        console.print(cost(record))
     seeds = record.config["seeds"]
     print(f"Intervals are over {seeds} training seeds, paired; all arms see the same rows.")
     picture(record, folder / "rho.png")
@@ -181,15 +187,16 @@ def cost(record: records.Record) -> Table:
 
 def picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves the error of each arm over how alike the tasks are."""
+    rhos = [rho for rho in RHOS if f"rho {rho:g}" in record.extra["scenarios"]]
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(record.arms):
             rows = [
                 intervals.mean_interval(record.of(f"rho {r:g}", arm.name, records.ALL, "both")[0])
-                for r in RHOS
+                for r in rhos
             ]
-            axes.plot(RHOS, [r.mean for r in rows], label=arm.name, **plots.look(i))
+            axes.plot(rhos, [r.mean for r in rows], label=arm.name, **plots.look(i))
             low, high = [r.low for r in rows], [r.high for r in rows]
-            axes.fill_between(RHOS, low, high, color=plots.look(i)["color"], alpha=0.1, linewidth=0)
+            axes.fill_between(rhos, low, high, color=plots.look(i)["color"], alpha=0.1, linewidth=0)
         axes.set_xlabel("rho, the cosine of the tasks' weights")
         axes.set_ylabel("variance not explained")
         axes.grid(alpha=0.25, linewidth=0.4)

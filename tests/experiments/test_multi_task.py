@@ -118,6 +118,14 @@ def test_the_stored_record_prints_its_tables_and_draws(dataset, tmp_path, capsys
     assert list(tmp_path.rglob("*.png"))
 
 
+def test_the_stored_record_of_long_trainings_prints_and_draws(tmp_path, capsys):
+    if not records.path_of(f"{multi_task.NAME}-plateau").is_file():
+        pytest.skip("no record is stored")
+    output = Output(from_records=True, out=tmp_path)
+    multi_task.main(multi_task.Config(output, plateau=True))
+    assert task_arms.MANY in capsys.readouterr().out
+
+
 def test_without_a_record_there_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "RESULTS", tmp_path)
     with pytest.raises(UserError, match=r"no record .*; run the experiment first"):
