@@ -35,7 +35,7 @@ def _draw(world: World) -> Callable:
 @functools.cache
 def tasks_of(world: World, seed: int) -> tuple[Episode, jax.Array]:
     """`NUM_TASKS` tasks of a world and the squared error of Bayes on each."""
-    return _draw(world)(jax.random.split(jax.random.key(seed), NUM_TASKS))
+    return jax.device_get(_draw(world)(jax.random.split(jax.random.key(seed), NUM_TASKS)))
 
 
 def _from_pool(pool: Episode, key: jax.Array) -> Episode:
@@ -132,7 +132,7 @@ class Trial(check.Trial):
 def _short(world: World) -> Episode:
     """One task with `SHOTS` support rows, the rest of the support being zeros, masked."""
     episode = at(tasks_of(world, 13)[0], 0)
-    whole = episode.support._replace(mask=jnp.ones_like(episode.support.mask))
+    whole = episode.support._replace(mask=np.ones_like(episode.support.mask))
     return episode._replace(support=masked(whole, SHOTS, 0.0))
 
 

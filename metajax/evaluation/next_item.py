@@ -55,8 +55,9 @@ def ranks(
     batches = -(-num_people // batch_size)
     missing = batches * batch_size - num_people
 
-    def fold(x: np.ndarray) -> jax.Array:
-        padded = np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))  # on the host: it is data
+    def fold(x: np.ndarray | jax.Array) -> jax.Array:
+        on = jnp if isinstance(x, jax.Array) else np  # what lies on the host is padded there
+        padded = on.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1))
         return jnp.asarray(padded.reshape(batches, batch_size, *x.shape[1:]))
 
     def one(score: jax.Array, target: jax.Array, seen: jax.Array, key: jax.Array):
@@ -81,3 +82,41 @@ def ranks(
     columns = (np.arange(num_people), *held)
     found = jax.lax.map(batch, (tuple(fold(x) for x in columns), keys))
     return {name: rank.reshape(-1)[:num_people] for name, rank in found.items()}
+
+
+def lists(
+    scorer: Scorer, held: HeldOut, num_items: int, k: int = 10, batch_size: int = 64
+) -> jax.Array:
+    """The k best items (U, k) of each of U people among those not in the history, best first.
+
+    Pure: jit it.
+    """
+    num_people = held.target.shape[0]
+    batches = -(-num_people // batch_size)
+    place = jnp.minimum(jnp.arange(batches * batch_size), num_people - 1)
+
+    def batch(people: jax.Array) -> jax.Array:
+        history, length, _, seen = (jnp.asarray(x)[people] for x in held)
+        scores = scorer(people, history, length)
+        taken = lambda score, seen: score.at[seen].set(-jnp.inf, mode="drop")
+        return jax.lax.top_k(jax.vmap(taken)(scores, seen), k)[1]
+
+    found = jax.lax.map(batch, place.reshape(batches, batch_size))
+    return found.reshape(-1, k)[:num_people]
+
+
+def spread(items: np.ndarray, met: np.ndarray) -> tuple[float, np.ndarray]:
+    """What lists recommend of the catalogue: their coverage, and how popular their items are.
+
+    Args:
+      items: (U, k) recommended.
+      met: (V,) how often each item was met in training.
+
+    Returns:
+      The share of the catalogue that is on any list, and for each person (U,) the mean percentile
+      of popularity of their list: the share of items met less often, ties counted half.
+    """
+    less = np.searchsorted(np.sort(met), met, "left")
+    upto = np.searchsorted(np.sort(met), met, "right")
+    percentile = 0.5 * (less + upto) / len(met)
+    return len(np.unique(items)) / len(met), percentile[items].mean(axis=1)

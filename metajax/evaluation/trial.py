@@ -78,13 +78,19 @@ class Trial:
         self.learner, self.episode, self.tolerance = learner, episode, tolerance
         self.init = compiled(learner.init)
         self.one = compiled(functools.partial(play, learner))
-        of_task = jax.grad(learner.loss, has_aux=True)
-        self.gradients = compiled(jax.vmap(of_task, (None, 0, None)))
+        of_task = jax.value_and_grad(learner.loss, has_aux=True)
+        self.batch = compiled(jax.vmap(of_task, (None, 0, None)))
 
     @functools.cached_property
     def params(self) -> Params:
-        """The first parameters."""
-        return self.init(jax.random.key(0), self.episode)
+        """The first parameters; `bits` is their copy of this moment."""
+        params = self.init(jax.random.key(0), self.episode)
+        self.bits = jax.tree.map(np.array, params)
+        return params
+
+    def gradients(self, params: Params, episodes: Episode, key: jax.Array) -> Params:
+        """The outer gradients of each of three tasks."""
+        return jax.device_get(self.batch(params, episodes, key)[1])
 
     @property
     def trained(self) -> list[Params]:
@@ -97,16 +103,24 @@ class Trial:
         return self.one(self.params, self.episode, key())
 
     @functools.cached_property
+    def eager(self) -> Played:
+        """What is done with the task when nothing is compiled, the support without its padding."""
+        episode = self.episode
+        real = np.flatnonzero(np.asarray(episode.support.mask) > 0)
+        trimmed = jax.tree.map(lambda x: x[real], episode.support)
+        return play(self.learner, self.params, episode._replace(support=trimmed), key())
+
+    @functools.cached_property
     def slopes(self) -> PyTree:
         """The outer gradients of the task as it is, without support and without query."""
         episode = self.episode
-        none = lambda e: e._replace(mask=jnp.zeros_like(e.mask))
+        none = lambda e: e._replace(mask=np.zeros_like(e.mask))
         tasks = [
             episode,
             episode._replace(support=none(episode.support)),
             episode._replace(query=none(episode.query)),
         ]
-        return jax.device_get(self.gradients(self.params, stacked(*tasks), key()))
+        return self.gradients(self.params, stacked(*tasks), key())
 
     def equal(self, actual: PyTree, expected: PyTree) -> bool:
         """Whether two trees of the same structure hold the same numbers, up to the tolerance."""
@@ -115,17 +129,18 @@ class Trial:
         return all(jax.tree.leaves(jax.tree.map(same, actual, expected)))
 
 
-def masked(examples: Examples, count: int | jax.Array, garbage: float) -> Examples:
+def masked(examples: Examples, count: int, garbage: float) -> Examples:
     """The examples with at most their first ``count`` rows real, and garbage in the others.
 
     Numbers of masked rows become the garbage, indices those of the first row.
     """
-    real = (jnp.arange(len(examples.label)) < count) & (examples.mask > 0)
+    examples = jax.tree.map(np.asarray, examples)  # on the host nothing is compiled
+    real = (np.arange(len(examples.label)) < count) & (examples.mask > 0)
 
-    def spoil(x: jax.Array) -> jax.Array:
+    def spoil(x: np.ndarray) -> np.ndarray:
         keep = real.reshape(-1, *(1,) * (x.ndim - 1))
         is_float = jnp.issubdtype(x.dtype, jnp.floating)
-        return jnp.where(keep, x, jnp.asarray(garbage, x.dtype) if is_float else x[:1])
+        return np.where(keep, x, np.asarray(garbage, x.dtype) if is_float else x[:1])
 
     inputs = jax.tree.map(spoil, examples.inputs)
     return Examples(inputs, spoil(examples.label), real.astype(examples.mask.dtype))

@@ -53,6 +53,8 @@ class Settings:
       objective: the loss over the items drawn.
       popular: share of the draws that are items of the batch, which are drawn as often as they are
         popular; the others are uniform.
+      compute: the type of activations and of the factors of products in a training step, such as
+        bfloat16; norms, softmaxes, logits and losses are float32, and so is all evaluation.
     """
 
     num_items: int
@@ -62,6 +64,7 @@ class Settings:
     num_negatives: int = 0
     objective: "Objective | None" = None
     popular: Share = 0.0
+    compute: str = "float32"
 
 
 def small(width: int = 64, num_layers: int = 2, num_heads: int = 2) -> transformer.Shape:
@@ -158,11 +161,13 @@ def next_loss(
         catalogue = item_embeddings(params)
         hidden = flat(jax.vmap(lambda row: read(catalogue, row)[:-1])(items_BxL))
         return masked_mean(full_cross_entropy(hidden, catalogue, target), mask)
+    params = jax.tree.map(lambda x: x.astype(settings.compute), params)
     key_rows, key_drop, key_negative = jax.random.split(key, 3)
     shown = None
     if settings.hidden_rows > 0.0:
         shape = (settings.num_items,)
-        shown = jax.random.bernoulli(key_rows, 1.0 - settings.hidden_rows, shape) * 1.0
+        shown = jax.random.bernoulli(key_rows, 1.0 - settings.hidden_rows, shape)
+        shown = shown.astype(settings.compute)
     catalogue = item_embeddings(params, shown)
     keys = jax.random.split(key_drop, num_rows)
     hidden = flat(jax.vmap(lambda row, key: read(catalogue, row, key)[:-1])(items_BxL, keys))
@@ -205,8 +210,8 @@ def logq_softmax(
 
     References: Bengio, Senecal, 2008; Yi et al., RecSys 2019 (logQ correction).
     """
-    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)
-    corrected = hidden_LxD @ items_VxD[drawn.items].T - drawn.log_q[drawn.items][None, :]
+    chosen = _chosen(hidden_LxD, items_VxD, target)
+    corrected = _logits(hidden_LxD, items_VxD[drawn.items]) - drawn.log_q[drawn.items][None, :]
     corrected = corrected - jnp.log(float(drawn.items.shape[0]))
     other_Lxn = drawn.items[None, :] != target[:, None]
     together = jnp.concatenate([chosen[:, None], jnp.where(other_Lxn, corrected, -1e30)], axis=1)
@@ -231,8 +236,8 @@ def gbce(
     count = drawn.items.shape[0]
     rate = count / items_VxD.shape[0]
     power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
-    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)
-    logits_Lxn = hidden_LxD @ items_VxD[drawn.items].T
+    chosen = _chosen(hidden_LxD, items_VxD, target)
+    logits_Lxn = _logits(hidden_LxD, items_VxD[drawn.items])
     other_Lxn = drawn.items[None, :] != target[:, None]
     against = jnp.sum(jnp.where(other_Lxn, jax.nn.log_sigmoid(-logits_Lxn), 0.0), axis=1)
     return -(power * jax.nn.log_sigmoid(chosen) + against) / (count + 1)
@@ -240,9 +245,18 @@ def gbce(
 
 def full_cross_entropy(hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array) -> jax.Array:
     """-log softmax (L,), in nats, of each target (L,) over all items."""
-    logits_LxV = hidden_LxD @ items_VxD.T
-    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)  # no scatter into (L, V) behind it
-    return jax.nn.logsumexp(logits_LxV, axis=1) - chosen
+    chosen = _chosen(hidden_LxD, items_VxD, target)
+    return jax.nn.logsumexp(_logits(hidden_LxD, items_VxD), axis=1) - chosen
+
+
+def _logits(hidden_LxD: jax.Array, items_VxD: jax.Array) -> jax.Array:
+    """Logits (L, V) of all items in float32, whatever the type of the factors."""
+    return jnp.matmul(hidden_LxD, items_VxD.T, preferred_element_type=jnp.float32)
+
+
+def _chosen(hidden_LxD: jax.Array, items_VxD: jax.Array, target: jax.Array) -> jax.Array:
+    """Logits (L,) of the targets in float32; no scatter into (L, V) is behind their derivative."""
+    return jnp.sum((hidden_LxD * items_VxD[target]).astype(jnp.float32), axis=1)
 
 
 def sampled_cross_entropy(
@@ -253,8 +267,8 @@ def sampled_cross_entropy(
     ``Z = exp(s_target) + (V - 1) / m * sum exp(s)`` over the m draws that are not the target: an
     unbiased estimate of the full sum, so that the loss goes to the full one as n grows.
     """
-    chosen = jnp.sum(hidden_LxD * items_VxD[target], axis=1)
-    logits_Lxn = hidden_LxD @ items_VxD[drawn].T
+    chosen = _chosen(hidden_LxD, items_VxD, target)
+    logits_Lxn = _logits(hidden_LxD, items_VxD[drawn])
     other_Lxn = drawn[None, :] != target[:, None]
     count = jnp.maximum(jnp.sum(other_Lxn, axis=1), 1)
     correction = jnp.log((items_VxD.shape[0] - 1) / count)

@@ -141,6 +141,65 @@ def two_way_bootstrap(
     return _interval(float(every.mean()), total / units, level, len(every), dropped)
 
 
+def ratio_bootstrap(
+    a: tuple[np.ndarray, np.ndarray],
+    b: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The ratio of two sums over users, or of one method minus another's, with its interval.
+
+    For measures that pool what is counted over users, such as the micro F1: each draw takes users
+    with replacement, and the sums are of those.
+
+    Args:
+      a, b: (top (users,), bottom (users,)) of each method; the same users in both.
+
+    Raises:
+      UserError: the two are not paired.
+    """
+    parts = [np.stack([_array(x, 1, "a ratio") for x in pair]) for pair in (a, b) if pair]
+    if len({part.shape for part in parts}) > 1:
+        raise UserError("ratios of other users cannot be paired: give both for the same")
+    size, rng = parts[0].shape[1], np.random.default_rng(seed)
+    ratio = lambda sums: sums[0] / np.maximum(sums[1], 1e-12)
+    gap = lambda sums: ratio(sums[0]) - (ratio(sums[1]) if len(sums) > 1 else 0.0)
+    found = []
+    for rows in _blocks(draws, size):
+        place = rng.integers(0, size, (rows, size), dtype=np.int32)
+        found.append(gap([part[:, place].sum(axis=2) for part in parts]))
+    mean = float(gap([part.sum(axis=1) for part in parts]))
+    return _interval(mean, np.concatenate(found), level, size, 0)
+
+
+def crossed_bootstrap(
+    scores: np.ndarray, *, draws: int = 2_000, seed: int = 0, level: float = 0.95
+) -> Interval:
+    """The mean of scores (S, T) of S seeds on the same T tasks, its interval over both.
+
+    Each draw takes S seeds with replacement and T tasks with replacement, the same for all seeds:
+    what other tasks and other seeds would give. With one seed it is the interval over tasks.
+
+    Args:
+      scores: NaN is not allowed.
+      draws, seed, level: as `mean_interval`.
+
+    References: Owen, "The pigeonhole bootstrap", Annals of Applied Statistics, 2007.
+    """
+    scores = np.asarray(scores, float)
+    num_seeds, num_tasks = scores.shape
+    rng = np.random.default_rng(seed)
+    of_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), draws)
+    means = np.empty(draws)
+    for rows in np.array_split(np.arange(draws), max(1, draws * num_tasks // 4_000_000)):
+        of_tasks = rng.multinomial(num_tasks, np.full(num_tasks, 1 / num_tasks), len(rows))
+        by_seed = of_tasks @ scores.T / num_tasks
+        means[rows] = (by_seed * of_seeds[rows]).sum(axis=1) / num_seeds
+    return _interval(float(scores.mean()), means, level, num_tasks, 0)
+
+
 def holm(p_values: np.ndarray) -> np.ndarray:
     """The p-values (comparisons,) adjusted for being the several comparisons of one table.
 

@@ -142,6 +142,7 @@ def fit(
     checkpoint: pathlib.Path | None = None,
     save_every: float = 10.0,
     go_on: bool = False,
+    seconds: float = float("inf"),
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
@@ -161,6 +162,7 @@ def fit(
         most, and after the last step.
       go_on: a seed whose loss, gradient, parameters or score is not finite keeps its best ones
         from before, and is in `Fitted.diverged`; by default that is an error.
+      seconds: the training ends with the block after so much time in the loop.
 
     Raises:
       UserError: something is not finite; checkpoints are of another run, damaged, not writable.
@@ -181,9 +183,10 @@ def fit(
             save = functools.partial(_save, store)
             at = _resumed(store, at, num_steps, block, checkpoint)
             at = at._replace(state=laid(at.state))
-        while at.done < num_steps:
+        while at.done < num_steps and at.seconds < seconds:
             at = _advance(run_block, judge, at, data, min(block, num_steps - at.done), go_on)
-            if time.perf_counter() - saved >= save_every or at.done == num_steps:
+            over = at.done == num_steps or at.seconds >= seconds
+            if over or time.perf_counter() - saved >= save_every:
                 save(at)
                 saved = time.perf_counter()
             if report is not None:

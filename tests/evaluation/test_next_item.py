@@ -125,3 +125,15 @@ def test_three_protocols_of_one_score_table():
         assert found[next_item.FULL][i] == len(set(above) - {i, 10 + i})
     share = np.asarray(found[next_item.SAMPLED]) / np.maximum(np.asarray(found[next_item.FULL]), 1)
     assert (found[next_item.SAMPLED] <= 100).all() and abs(share.mean() - 100 / 297) < 0.1
+
+
+def test_lists_hold_the_best_unseen_items_and_their_spread_is_counted():
+    scores = jnp.array([[5.0, 4, 3, 2, 1], [1.0, 2, 3, 4, 5], [0.0, 9, 0, 8, 7]])
+    seen = np.array([[0, 5], [4, 3], [5, 5]])  # 5 is padding: no such item
+    held = HeldOut(np.zeros((3, 1), int), np.ones(3, int), np.zeros(3, int), seen)
+    found = next_item.lists(lambda person, h, n: scores[person], held, 5, k=2, batch_size=2)
+    assert found.tolist() == [[1, 2], [2, 1], [1, 3]]
+    met = np.array([10, 40, 20, 20, 0])  # percentiles .3, .9, .6, .6, .1
+    coverage, popularity = next_item.spread(np.asarray(found), met)
+    assert coverage == 0.6
+    np.testing.assert_allclose(popularity, [0.75, 0.75, 0.75])

@@ -42,6 +42,20 @@ def test_interval_agrees_with_scipy():
     assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=near)
 
 
+def test_a_crossed_interval_is_over_tasks_and_over_seeds():
+    """One seed: the standard error of the mean. Seeds far apart: that of the mean of two seeds."""
+    rng = np.random.default_rng(3)
+    scores = rng.normal(size=(1, 400))
+    one = intervals.crossed_bootstrap(scores)
+    error = scores.std() / 20
+    assert one.mean == pytest.approx(scores.mean())
+    assert one.high - one.low == pytest.approx(2 * 1.96 * error, rel=0.08)
+    apart = intervals.crossed_bootstrap(np.array([[0.0] * 50, [1.0] * 50]))
+    assert (apart.low, apart.mean, apart.high) == (0.0, 0.5, 1.0)  # one in four draws of each
+    same = intervals.crossed_bootstrap(np.repeat(scores, 3, axis=0))
+    assert same.high - same.low == pytest.approx(one.high - one.low, rel=0.08)
+
+
 def test_interval_covers_the_truth_as_often_as_it_says():
     rng = np.random.default_rng(1)
     samples = rng.gamma(2.0, size=(400, 60))
