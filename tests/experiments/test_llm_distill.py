@@ -55,6 +55,13 @@ def test_what_is_told_of_a_taught_title_did_not_see_it():
     assert seen_error > 1e-3  # the student itself has seen them, and says something else
 
 
+def test_a_stored_student_says_the_same(tmp_path):
+    found = student.taught(NAMES[:50], planted()[:50], np.ones(50, bool), 2).student
+    again = student.load(found.save(tmp_path / "student.npz"))
+    np.testing.assert_array_equal(again(["Heat"]), found(["Heat"]))
+    assert again.size == 4 * 2 * (student.PLACES + 1)
+
+
 @pytest.mark.slow
 def test_teacher_student_and_controls_stand_in_one_record(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
@@ -86,3 +93,4 @@ def test_teacher_student_and_controls_stand_in_one_record(tmp_path, monkeypatch,
     assert rows | {content.GENRES} <= set(record.names())
     assert "ms of processor time, 8 bytes" in said and "is left out" in said
     assert (tmp_path / "out" / "quality-latency.png").is_file()
+    assert student.load(tmp_path / "out" / "student.npz")(["Heat"]).shape == (1, 8)
