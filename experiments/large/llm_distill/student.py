@@ -64,6 +64,7 @@ class Student(NamedTuple):
 
     def save(self, path: pathlib.Path) -> pathlib.Path:
         """The file written, of numpy's format; `load` reads it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, kernel=self.kernel, mean=self.mean)
         return path
 
