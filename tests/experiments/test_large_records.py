@@ -6,6 +6,7 @@ import pytest
 from experiments.large import report as large_report
 from experiments.large import text_cold
 from experiments.large.adapt_large import adapt_large
+from experiments.large.attention import attention
 from experiments.large.distill import distill
 from experiments.large.llm_rec import language, llm_rec, ranking
 from experiments.large.sasrec import sasrec
@@ -17,6 +18,7 @@ from metajax.settings import Output
 from metajax.types import UserError
 
 EXPERIMENTS = {
+    "attention": attention,
     "sasrec": sasrec,
     "text_cold": text_cold,
     "llm_rec": llm_rec,
