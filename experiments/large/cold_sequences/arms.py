@@ -1,0 +1,178 @@
+"""Ways to give a new item an embedding from a few interactions, its content, or both.
+
+Each is a learner whose task is an item: the profile is what content says of it, (D,), a support
+example the hidden vector (D,) of a history that it followed, the state its embedding.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from metajax.losses import masked_mean
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+
+UNTRAINED, MEAN, GRADIENT = "untrained embedding", "mean of histories", "gradient steps"
+CONTENT, CONTENT_GRADIENT = "content", "content, then gradient steps"
+MATCHED, BOTH = "matching, meta-learned", "matching and content, meta-learned"
+OVERLAP, RANDOM = "shared items, untrained", "matching, another item's interactions"
+
+
+class State(NamedTuple):
+    """A new item.
+
+    Attributes:
+      embedding: (D,) its inner product with a person's hidden vector is its score.
+      content: (D,) the embedding that its content tells.
+      total: (D,) sum of the hidden vectors met.
+      count: () their number.
+    """
+
+    embedding: jax.Array
+    content: jax.Array
+    total: jax.Array
+    count: jax.Array
+
+
+def _loss(warm_VxD: jax.Array, score: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
+    """-log softmax, in nats, of the item's scores (Q,) among all known items; masked mean."""
+    logits_QxV = hidden @ warm_VxD.T
+    total = jnp.logaddexp(jax.nn.logsumexp(logits_QxV, axis=1), score)
+    return masked_mean(total - score, mask)
+
+
+def _learner(init, start, adapt, warm_VxD: jax.Array, steps: int = 0) -> MetaLearner:
+    """The learner of these functions; its outer loss is on the whole catalogue."""
+
+    def predict(params: Params, state: State, inputs: jax.Array) -> jax.Array:
+        del params
+        return inputs @ state.embedding
+
+    def loss(params: Params, episode: Episode, key: jax.Array):
+        state = adapt(params, start(params, episode.profile), episode.support, key)
+        query = episode.query
+        value = _loss(warm_VxD, predict(params, state, query.inputs), query.inputs, query.mask)
+        return value, {"query_loss": value}
+
+    return MetaLearner(init, start, adapt, predict, loss, steps)
+
+
+def _met(state: State, examples: Examples) -> State:
+    """The state with the hidden vectors of more examples."""
+    total = jnp.sum(jnp.where(examples.mask[:, None] > 0, examples.inputs, 0.0), axis=0)
+    return state._replace(total=state.total + total, count=state.count + jnp.sum(examples.mask))
+
+
+def matching(warm_VxD: jax.Array, uses_content: bool, uses_histories: bool = True) -> MetaLearner:
+    """A new item's embedding is ``s(n) A mean(h) + t(n) C content`` after n interactions.
+
+    A query is matched with the interactions of an item, ``q A h``, in the space in which known
+    items are scored, so that known and new items stand in one list. ``s(n)`` and ``t(n)`` are
+    ``exp(a + b log(1 + n))``.
+
+    Args:
+      warm_VxD: embeddings of the known items, against which the loss is taken.
+
+    References: Zheng et al., "Cold-start sequential recommendation via meta learner", AAAI 2021
+    (Mecos; there an LSTM matches pairs of steps).
+    """
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        del key
+        eye, zero = jnp.eye(warm_VxD.shape[1]), jnp.zeros(())
+        params = {}
+        if uses_histories:
+            params["matched"] = {"kernel": 0.5 * eye, "a": zero, "b": zero}
+        if uses_content:
+            params["content"] = {"kernel": eye, "a": zero, "b": zero}
+        return params
+
+    def part(params: Params, vector: jax.Array, count: jax.Array) -> jax.Array:
+        scale = jnp.exp(params["a"] + params["b"] * jnp.log1p(count))
+        return scale * (params["kernel"] @ vector)
+
+    def embedded(params: Params, state: State) -> State:
+        found = jnp.zeros_like(state.total)
+        if uses_histories:
+            mean = state.total / jnp.maximum(state.count, 1.0)
+            found = found + part(params["matched"], mean, state.count)
+        if uses_content:
+            found = found + part(params["content"], state.content, state.count)
+        return state._replace(embedding=found)
+
+    def start(params: Params, profile: PyTree) -> State:
+        zero = jnp.zeros_like(profile)
+        return embedded(params, State(zero, profile, zero, jnp.zeros(())))
+
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        return embedded(params, _met(state, examples))
+
+    return _learner(init, start, adapt, warm_VxD)
+
+
+def descent(warm_VxD: jax.Array, rate: float, steps: int, from_content: bool) -> MetaLearner:
+    """The embedding alone is trained on the interactions, from 0 or from what content tells."""
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        del key, episode
+        return {}
+
+    def start(params: Params, profile: PyTree) -> State:
+        del params
+        zero = jnp.zeros_like(profile)
+        return State(profile if from_content else zero, profile, zero, jnp.zeros(()))
+
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
+        del params, key
+        hidden, mask = examples.inputs, examples.mask
+        slope = jax.grad(lambda e: _loss(warm_VxD, hidden @ e, hidden, mask))
+        step = lambda _, e: e - rate * slope(e)
+        return _met(state, examples)._replace(
+            embedding=jax.lax.fori_loop(0, steps, step, state.embedding)
+        )
+
+    return _learner(init, start, adapt, warm_VxD, steps)
+
+
+def mean(warm_VxD: jax.Array, scale: float) -> MetaLearner:
+    """The mean of the hidden vectors, times a number: how the sequence model itself would point.
+
+    An item's embedding and the hidden vectors before it are trained to have a large inner product,
+    so that the mean of some of these vectors is already an embedding, read in context.
+    """
+    one = matching(warm_VxD, uses_content=False)
+    like = lambda params, profile: {
+        "matched": {
+            "kernel": scale * jnp.eye(profile.shape[0]), "a": jnp.zeros(()), "b": jnp.zeros(())
+        }
+    }  # fmt: skip
+    start = lambda params, profile: one.start(like(params, profile), profile)
+    adapt = lambda params, state, *more: one.adapt(like(params, state.content), state, *more)
+    return _learner(lambda key, episode: {}, start, adapt, warm_VxD)
+
+
+def overlap(
+    support: tuple[np.ndarray, np.ndarray], query: tuple[np.ndarray, np.ndarray], num_items: int
+) -> np.ndarray:
+    """Cosine (M, N, M') of the items in each query history with those before each new item.
+
+    Args:
+      support: histories (M', n, L) and the mask (M', n) of their events, newest item last; 0 pads.
+      query: histories (M, N, L) and lengths (M, N).
+    """
+
+    def bags(history: np.ndarray, length: np.ndarray) -> np.ndarray:
+        rows = history.reshape(-1, history.shape[-1])
+        real = np.arange(rows.shape[1])[None] < length.reshape(-1, 1)
+        found = np.zeros((len(rows), num_items), np.float32)
+        at = np.broadcast_to(np.arange(len(rows))[:, None], rows.shape)
+        age = length.reshape(-1, 1) - 1 - np.arange(rows.shape[1])[None]
+        np.add.at(found, (at[real], rows[real]), 0.8 ** age[real])
+        norm = np.linalg.norm(found, axis=1, keepdims=True)
+        return (found / np.maximum(norm, 1e-9)).reshape(*history.shape[:-1], num_items)
+
+    profile = bags(*support).sum(axis=1)
+    norm = np.linalg.norm(profile, axis=1, keepdims=True)
+    return bags(*query) @ (profile / np.maximum(norm, 1e-9)).T

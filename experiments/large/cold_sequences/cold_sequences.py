@@ -1,0 +1,354 @@
+"""Which place does a new item get after 1, 3 or 5 interactions? New items in a sequence model.
+
+Some items are hidden from the training of a sequence model. A new one is then known by its first
+interactions alone, that is by the histories before them, and by its content (genres and title
+words). Its embedding is the mean of these histories, found by gradient steps, told by content, or
+matched by a meta-learned metric, which was trained on other items that the model had not seen,
+either. Each later interaction is judged: the place of the new item among all items, and among the
+new ones. Controls: the embedding as it was initialized, and matching with another item's
+interactions.
+
+References: Zheng et al., "Cold-start sequential recommendation via meta learner", AAAI 2021
+(Mecos); Vartak et al., NeurIPS 2017; Kang, McAuley, ICDM 2018.
+Run: python -m experiments cold_sequences                       (ml-1m)
+     python -m experiments cold_sequences --dataset ml-100k
+     python -m experiments cold_sequences --from-records prints the stored table.
+Published: none under this protocol (Mecos draws its items from Amazon and Steam).
+Deviates: Mecos matches pairs of steps by an LSTM of its own; here histories are matched in the
+space of a trained SASRec, so that new and known items stand in one list.
+"""
+
+import dataclasses
+import time
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax.data import table as tables
+from metajax.data.features import represent
+from metajax.data.sources import named
+from metajax.evaluation import evaluate, next_item
+from metajax.models import sequence
+from metajax.results import ledger, records
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
+from metajax.training import loop, progress
+from metajax.types import Episode, Examples, MetaLearner, Params
+
+from .. import report as large_report
+from ..sasrec import sasrec
+from . import arms, events
+from .events import MOST_SHOTS, Events
+
+SHOTS = (1, 3, 5)
+SCENARIO = "new items"
+ALL, NEW = "all items", "new items only"
+"""Among which items the new one is placed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    output: Output = Output()
+    hardware: Hardware = Hardware()
+    data: Data = Data()
+    window: Positive = 32
+    """Items that the model reads of a person."""
+    width: Positive = 64
+    """Width of the sequence model."""
+    num_layers: Positive = 2
+    """Its blocks."""
+    epochs: Positive = 16
+    """Passes of its training over the histories."""
+    least: Positive = 20
+    """Interactions that an item has at least, to be hidden."""
+    shares: tuple[Share, Share, Share] = (0.2, 0.1, 0.15)
+    """Shares of these items that are hidden: for meta-training, for choices and for the test."""
+    judged: Positive = 20
+    """Later interactions of a new item that are judged, at most."""
+    num_steps: Positive = 400
+    """Outer steps of the meta-learned arms."""
+    num_tasks: Positive = 32
+    """Items per outer step."""
+    rate: float = 3e-3
+    """Adam's rate of the outer steps."""
+    seeds: Positive = 1
+    """Draws of the hidden items, each with a sequence model of its own."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "ml-100k", "width": 32, "num_layers": 1, "epochs": 4},
+        "gpu": {"epochs": 60, "seeds": 5},
+    }
+
+
+def content_of(config: Config, item_ids: np.ndarray) -> np.ndarray:
+    """Genres and title words (V, F) of the items, as far as the data set tells them."""
+    table = named.chosen(config.data)
+    features = table.item_features
+    kept = {k: v for k, v in features.columns.items() if k == "genre"}
+    sizes = {k: features.sizes[k] for k in kept}
+    blocks = [represent.content_matrix(tables.Features(kept, sizes), table.num_items).toarray()]
+    if table.item_titles is not None:
+        words = [set(str(t).split(" (")[0].lower().split()) for t in table.item_titles]
+        count: dict[str, int] = {}
+        for word in (w for title in words for w in title):
+            count[word] = count.get(word, 0) + 1
+        common = sorted(w for w, n in count.items() if n > 2)
+        place = {word: i for i, word in enumerate(common)}
+        block = np.zeros((table.num_items, len(common)), np.float32)
+        for row, title in enumerate(words):
+            block[row, [place[w] for w in title if w in place]] = 1.0
+        blocks.append(block)
+    row_of = {int(i): row for row, i in enumerate(table.item_ids)}
+    return np.hstack(blocks)[[row_of[int(i)] for i in item_ids]]
+
+
+class Model:
+    """A sequence model that has never seen the hidden items, and tasks for learners.
+
+    Attributes:
+      items: (V, D) its embeddings.
+      warm: (V,) whether it was trained on an item.
+      told: (V, D) the embeddings that content tells.
+    """
+
+    def __init__(self, config: Config, params: Params, warm: np.ndarray, content: np.ndarray):
+        """Tells all embeddings from content by ridge regression on those of the known items."""
+        self.config, self.params, self.warm = config, params, warm
+        self.settings = sasrec.build(backbone(config), len(warm))
+        self.items = sequence.item_embeddings(params)
+        rows = np.asarray(self.items)
+        x = represent.scipy.sparse.csr_matrix(content.astype(np.float32))
+        found, self.penalty = represent.content_prediction(x, rows, warm * 1.0)
+        self.told = found.astype(np.float32)
+        self.read = jax.jit(jax.vmap(self._hidden, (None, 0, 0)))
+
+    def _hidden(self, params: Params, history: jax.Array, length: jax.Array) -> jax.Array:
+        catalogue = sequence.item_embeddings(params)
+        return sequence.hidden_vectors(self.settings, params, catalogue, history)[length]
+
+    def hidden(self, of: Events) -> np.ndarray:
+        """The model's hidden vector (M, N, D) before each event."""
+        flat = of.history.reshape(-1, of.history.shape[-1]), of.length.reshape(-1)
+        parts = [
+            np.asarray(self.read(self.params, h, n))
+            for h, n in zip(*(np.array_split(x, -(-len(x) // 2048)) for x in flat), strict=True)
+        ]
+        return np.concatenate(parts).reshape(*of.length.shape, -1)
+
+    def tasks(self, of: Events, shots: int = MOST_SHOTS) -> Episode:
+        """The items as tasks: the first events are the support, those after `MOST_SHOTS` judged."""
+        hidden, mask = self.hidden(of), of.mask.astype(np.float32)
+        rows = lambda at: Examples(hidden[:, at], mask[:, at], mask[:, at])
+        support = rows(slice(MOST_SHOTS))
+        kept = support.mask * (np.arange(MOST_SHOTS)[None] < shots)
+        support = support._replace(mask=kept)
+        episode = Episode(self.told[of.item], support, rows(slice(MOST_SHOTS, None)))
+        return jax.tree.map(jnp.asarray, episode)
+
+
+def backbone(config: Config) -> sasrec.Config:
+    """The configuration of the sequence model."""
+    sizes = {"width": config.width, "num_layers": config.num_layers, "window": config.window}
+    return sasrec.Config(data=config.data, hardware=config.hardware, epochs=config.epochs, **sizes)
+
+
+def embeddings(learner: MetaLearner, params: Params, tasks: Episode) -> jax.Array:
+    """The embeddings (M, D) of new items after adapting to their interactions."""
+    measure = lambda state, episode: state.embedding
+    return evaluate.after_adapting(learner, params, tasks, jax.random.key(0), measure)
+
+
+def places(model: Model, of: Events, tasks: Episode, new_MxD: jax.Array) -> dict[str, np.ndarray]:
+    """The rank (M, N) of the new item at each judged event, among all and among new items."""
+    part = of.part(MOST_SHOTS, None)
+    warm = jnp.asarray(model.warm)
+
+    def one(hidden: jax.Array, history: jax.Array, length: jax.Array, item: jax.Array, key):
+        known = jnp.where(warm, model.items @ hidden, -jnp.inf)
+        seen = jnp.where(jnp.arange(history.shape[0]) < length, history, len(known))
+        known = known.at[seen].set(-jnp.inf, mode="drop")
+        new, ones = new_MxD @ hidden, jnp.ones(len(new_MxD))
+        among = jnp.concatenate([known, new])
+        return (
+            next_item.rank(among, len(known) + item, jnp.ones(len(among)), key),
+            next_item.rank(new, item, ones, key),
+        )
+
+    of_item = jax.vmap(one, (0, 0, 0, None, 0))
+    keys = jax.random.split(jax.random.key(2), part.length.shape)
+    found = jax.jit(jax.vmap(of_item))(
+        tasks.query.inputs, part.history, part.length, jnp.arange(len(part.item)), keys
+    )
+    return {name: np.asarray(rank) for name, rank in zip((ALL, NEW), found, strict=True)}
+
+
+def by_item(ranks: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    """Metrics (M,) of each new item, mean over its judged events; NaN where it has none."""
+    told = next_item.rank_metrics(ranks)
+    count = mask.sum(axis=1)
+    mean = lambda values: np.where(
+        count > 0, (values * mask).sum(axis=1) / np.maximum(count, 1), np.nan
+    )
+    return {metric: mean(told[metric]) for metric in ("hit@10", "ndcg@10")}
+
+
+def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode, name: str):
+    """Meta-trained parameters, the best on the items for choices."""
+
+    def sample(tasks: Episode, key: jax.Array) -> Episode:
+        key_task, key_shots = jax.random.split(key)
+        at = jax.random.randint(key_task, (config.num_tasks,), 0, len(tasks.query.mask))
+        batch = jax.tree.map(lambda x: x[at], tasks)
+        shots = jax.random.randint(key_shots, (config.num_tasks, 1), 1, MOST_SHOTS + 1)
+        mask = batch.support.mask * (jnp.arange(MOST_SHOTS)[None] < shots)
+        return batch._replace(support=batch.support._replace(mask=mask))
+
+    def validate(params: Params) -> jax.Array:
+        loss = lambda episode: learner.loss(params, episode, jax.random.key(0))[0]
+        return jnp.mean(jax.vmap(loss)(valid))
+
+    with progress.bar(name, config.num_steps) as update:
+        fitted = loop.fit(
+            loop.recipe(learner, optax.adam(config.rate)), sample, tasks,
+            jax.random.key(0)[None], config.num_steps, block=25, validate=validate, report=update,
+        )  # fmt: skip
+    return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
+
+
+def chosen(model: Model, valid: Episode, makers: dict[Any, MetaLearner]) -> tuple[MetaLearner, str]:
+    """The learner with the lowest loss on the items for choices, and its setting."""
+    loss = lambda learner: float(
+        jax.jit(jax.vmap(lambda e: learner.loss({}, e, jax.random.key(0))[0]))(valid).mean()
+    )
+    found = {setting: loss(learner) for setting, learner in makers.items()}
+    best = min(found, key=lambda setting: found[setting])
+    return makers[best], str(best)
+
+
+def made(config: Config, model: Model, meta: Episode, valid: Episode):
+    """Arm -> (learner, parameters), and what was chosen for each."""
+    warm = model.items[jnp.asarray(np.flatnonzero(model.warm))]
+    ready: dict[str, tuple[MetaLearner, Params]] = {}
+    settings: dict[str, dict[str, Any]] = {}
+    scales = {s: arms.mean(warm, s) for s in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)}
+    grid = [(rate, steps) for rate in (0.01, 0.03, 0.1, 0.3) for steps in (1, 3, 10)]
+    descents = lambda content: {g: arms.descent(warm, *g, content) for g in grid}
+    for name, makers in (
+        (arms.MEAN, scales),
+        (arms.GRADIENT, descents(False)),
+        (arms.CONTENT_GRADIENT, descents(True)),
+    ):
+        learner, setting = chosen(model, valid, makers)
+        ready[name], settings[name] = (learner, {}), {"chosen": setting, "trials": len(makers)}
+    for name, content, histories in (
+        (arms.CONTENT, True, False),
+        (arms.MATCHED, False, True),
+        (arms.BOTH, True, True),
+    ):
+        learner = arms.matching(warm, content, histories)
+        params, settings[name] = trained(config, learner, meta, valid, name)
+        ready[name] = (learner, params)
+    return ready, settings
+
+
+def one_seed(config: Config, seed: int, data: Any, content: np.ndarray):
+    """The sequence model, the arms and the test events of one draw of hidden items."""
+    rng = np.random.default_rng((11, seed))
+    groups = events.divided(data, config.shares, config.least, rng)
+    hidden = np.concatenate(groups)
+    known = events.without(data, hidden)
+    folder = config.output.folder("cold_sequences") / f"{known.digest()}-{config.epochs}"
+    folder.mkdir(parents=True, exist_ok=True)
+    params, seconds = sasrec.kept(backbone(config), known, seed, folder)
+    warm = np.bincount(known.items, minlength=data.num_items) > 0
+    model = Model(config, params, warm, content)
+    most = MOST_SHOTS + config.judged
+    of = [events.events_of(data, g, hidden, config.window, most, rng) for g in groups]
+    ready, settings = made(config, model, model.tasks(of[0]), model.tasks(of[1]))
+    settings[arms.CONTENT]["penalty"] = model.penalty
+    return model, ready, settings, of[2], seconds
+
+
+def scores_of(model: Model, ready: dict, test: Events, num_items: int):
+    """(arm, condition, metric) -> (M,) of every arm and control."""
+    found: dict[tuple[str, str, str], np.ndarray] = {}
+    judged = test.part(MOST_SHOTS, None)
+
+    def keep(arm: str, shots: int, ranks: dict[str, np.ndarray]) -> None:
+        for among, rank in ranks.items():
+            for metric, values in by_item(rank, judged.mask).items():
+                found[arm, f"n={shots}, {among}", metric] = values
+
+    for shots in SHOTS:
+        tasks = model.tasks(test, shots)
+        keep(arms.UNTRAINED, shots, places(model, test, tasks, model.items[test.item]))
+        support = test.part(0, shots)
+        score = arms.overlap(
+            (support.history, support.length * support.mask), (judged.history, judged.length),
+            num_items,
+        )  # fmt: skip
+        own = np.take_along_axis(score, np.arange(len(score))[:, None, None], axis=2)
+        ties = (score == own).sum(axis=2) - 1
+        keep(arms.OVERLAP, shots, {NEW: (score > own).sum(axis=2) + ties // 2})
+        for name, (learner, params) in ready.items():
+            keep(name, shots, places(model, test, tasks, embeddings(learner, params, tasks)))
+        moved = tasks._replace(support=jax.tree.map(lambda x: jnp.roll(x, 1, 0), tasks.support))
+        wrong = embeddings(*ready[arms.MATCHED], moved)
+        keep(arms.RANDOM, shots, places(model, test, tasks, wrong))
+    return found
+
+
+def run(config: Config) -> records.Record:
+    """Trains and tests every arm; writes the record."""
+    name = f"cold_sequences-{named.short_name(config.data.dataset)}"
+    config = replace(config, out=config.output.folder(name))
+    began = time.perf_counter()
+    data = sasrec.load(backbone(config))
+    content = content_of(config, data.item_ids)
+    drawn = [one_seed(config, seed, data, content) for seed in range(config.seeds)]
+    choices = {
+        f"{arm}, seed {seed}": told
+        for seed, (_, _, settings, _, _) in enumerate(drawn)
+        for arm, told in settings.items()
+    }
+    items = [test.item.tolist() for *_, test, _ in drawn]
+    tests = ledger.checksum("new items", data.digest(), items)
+    opened = records.open_tests(config, choices, "cold_sequences", tests)
+    of_seeds = [scores_of(model, ready, test, data.num_items) for model, ready, _, test, _ in drawn]
+    scores = {
+        records.Key(SCENARIO, *key): np.concatenate([of[key] for of in of_seeds])[None]
+        for key in of_seeds[0]
+    }
+    names = list(dict.fromkeys(arm for arm, _, _ in of_seeds[0]))
+    seconds = {"sequence model": sum(took for *_, took in drawn)}
+    seconds["total"] = time.perf_counter() - began
+    sizes = len(data.length), data.num_items, len(data.items)
+    return large_report.written(
+        name, "cold_sequences", SCENARIO, names, config, scores, seconds, opened=[opened],
+        data=records.Data(data.name, data.digest(), *sizes), settings=choices,
+        extra={"new items": sum(map(len, items))},
+    )  # fmt: skip
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment, run or read, and its tables."""
+    name = f"cold_sequences-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
+    number = record.extra["new items"]
+    for among in (ALL, NEW):
+        columns = [(f"n={shots}, {among}", metric) for shots in SHOTS for metric in ("ndcg@10",)]
+        title = f"{number} new items, {name[15:]}: place among {among} after n interactions"
+        large_report.show(record, columns, title)
+    for shots in SHOTS:
+        get = lambda arm, n=shots: record.of(SCENARIO, arm, f"n={n}, {ALL}", "ndcg@10")
+        for other in (arms.MEAN, arms.CONTENT, arms.RANDOM):
+            gap = records.difference(get(arms.MATCHED), get(other))
+            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {told}")
+    if not config.output.from_records:
+        large_report.finished(record, name, config, (f"n={SHOTS[-1]}, {NEW}", "ndcg@10"))
+    return record
