@@ -37,9 +37,11 @@ def test_groups_of_hidden_items_are_disjoint_and_too_few_are_refused():
         events.divided(data, (0.2, 0.1, 0.1), 1000, np.random.default_rng(0))
 
 
-WARM = jnp.asarray(np.random.default_rng(1).normal(size=(6, 3)))
-HIDDEN = jnp.array([[1.0, 0, 0], [0, 2, 0], [9, 9, 9]])
-SUPPORT = Examples(HIDDEN, jnp.ones(3), jnp.array([1.0, 1, 0]))
+HIDDEN = jnp.array([[1.0, 0, 0], [0, 2, 0], [0, 0, 0.5], [9, 9, 9]])
+OTHERS = jnp.array([0.5, -1.0, 3.0, 0.0])
+SUPPORT = Examples(
+    {"hidden": HIDDEN, "others": OTHERS}, jnp.array([1.0, 1, 0, 1]), jnp.array([1.0, 1, 1, 0])
+)
 CONTENT = jnp.array([0.0, 0.0, 4.0])
 
 
@@ -51,26 +53,26 @@ def embedding(learner, params=None):
 
 
 def test_matching_by_hand():
-    cold, warm = embedding(arms.mean(WARM, 0.5))
+    cold, warm = embedding(arms.mean(9.0, 0.5, jnp.zeros(3)))
     np.testing.assert_allclose(cold, [0, 0, 0])
     np.testing.assert_allclose(warm, [0.25, 0.5, 0])  # half the mean of two; padding is not seen
-    cold, warm = embedding(arms.matching(WARM, uses_content=True))
+    cold, warm = embedding(arms.matching(9.0, uses_content=True))
     np.testing.assert_allclose(cold, [0, 0, 4])
     np.testing.assert_allclose(warm, [0.25, 0.5, 4])
     number = lambda a, b: {"kernel": jnp.eye(3), "a": jnp.log(a), "b": jnp.asarray(b)}
-    params = {"matched": number(2.0, 1.0), "content": number(1.0, -1.0)}
-    _, warm = embedding(arms.matching(WARM, uses_content=True), params)
+    params = {"matched": number(2.0, 1.0), "content": number(1.0, -1.0), "constant": jnp.zeros(3)}
+    _, warm = embedding(arms.matching(9.0, uses_content=True), params)
     np.testing.assert_allclose(warm, [3, 6, 4 / 3], rtol=1e-6)  # 2 (1 + 2) of the mean, a third
 
 
 def test_gradient_steps_lower_the_loss_and_start_where_they_say():
-    cold, one = embedding(arms.descent(WARM, 0.1, 1, from_content=True))
+    cold, one = embedding(arms.descent(9.0, 0.1, 1, from_content=True))
     np.testing.assert_allclose(cold, CONTENT)
-    logits = HIDDEN[:2] @ WARM.T
-    own = HIDDEN[:2] @ CONTENT
-    p = np.exp(own) / (np.exp(own) + np.exp(logits).sum(axis=1))
-    np.testing.assert_allclose(one - cold, 0.1 * ((1 - p)[:, None] * HIDDEN[:2]).mean(0), rtol=1e-5)
-    cold, _ = embedding(arms.descent(WARM, 0.1, 1, from_content=False))
+    p = np.asarray(jax.nn.sigmoid(HIDDEN @ CONTENT - OTHERS))[:3, None]
+    h = np.asarray(HIDDEN)
+    slope = -((1 - p[:2]) * h[:2]).mean(axis=0) + 9 * p[2] * h[2]  # the last row is padding
+    np.testing.assert_allclose(one - cold, -0.1 * slope, rtol=1e-5)
+    cold, _ = embedding(arms.descent(9.0, 0.1, 1, from_content=False))
     np.testing.assert_allclose(cold, 0.0)
 
 

@@ -1,7 +1,9 @@
 """Ways to give a new item an embedding from a few interactions, its content, or both.
 
-Each is a learner whose task is an item: the profile is what content says of it, (D,), a support
-example the hidden vector (D,) of a history that it followed, the state its embedding.
+Each is a learner whose task is an item: the profile is what content says of it, (D,), an example
+the hidden vector (D,) of a history, with the label 1 if the item followed it and 0 if another one
+did, the state its embedding. Inputs are ``{"hidden": (N, D), "others": (N,)}``; the latter is the
+log of the sum of the exponentials of all known items' scores.
 """
 
 from typing import NamedTuple
@@ -35,44 +37,47 @@ class State(NamedTuple):
     count: jax.Array
 
 
-def _loss(warm_VxD: jax.Array, score: jax.Array, hidden: jax.Array, mask: jax.Array) -> jax.Array:
-    """-log softmax, in nats, of the item's scores (Q,) among all known items; masked mean."""
-    logits_QxV = hidden @ warm_VxD.T
-    total = jnp.logaddexp(jax.nn.logsumexp(logits_QxV, axis=1), score)
-    return masked_mean(total - score, mask)
+def _loss(embedding: jax.Array, examples: Examples, odds: float) -> jax.Array:
+    """Cross-entropy, in nats, of whether the new item comes next, among all known items.
+
+    The mean over the events that are its own, plus ``odds`` times that over the others.
+    """
+    score, (inputs, label, mask) = examples.inputs["hidden"] @ embedding, examples
+    own = masked_mean(jax.nn.softplus(inputs["others"] - score), mask * label)
+    return own + odds * masked_mean(jax.nn.softplus(score - inputs["others"]), mask * (1 - label))
 
 
-def _learner(init, start, adapt, warm_VxD: jax.Array, steps: int = 0) -> MetaLearner:
+def _learner(init, start, adapt, odds: float, steps: int = 0) -> MetaLearner:
     """The learner of these functions; its outer loss is on the whole catalogue."""
 
-    def predict(params: Params, state: State, inputs: jax.Array) -> jax.Array:
+    def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
         del params
-        return inputs @ state.embedding
+        return inputs["hidden"] @ state.embedding
 
     def loss(params: Params, episode: Episode, key: jax.Array):
         state = adapt(params, start(params, episode.profile), episode.support, key)
-        query = episode.query
-        value = _loss(warm_VxD, predict(params, state, query.inputs), query.inputs, query.mask)
+        value = _loss(state.embedding, episode.query, odds)
         return value, {"query_loss": value}
 
     return MetaLearner(init, start, adapt, predict, loss, steps)
 
 
 def _met(state: State, examples: Examples) -> State:
-    """The state with the hidden vectors of more examples."""
-    total = jnp.sum(jnp.where(examples.mask[:, None] > 0, examples.inputs, 0.0), axis=0)
-    return state._replace(total=state.total + total, count=state.count + jnp.sum(examples.mask))
+    """The state with the hidden vectors of more interactions."""
+    own = examples.mask * examples.label
+    total = jnp.sum(jnp.where(own[:, None] > 0, examples.inputs["hidden"], 0.0), axis=0)
+    return state._replace(total=state.total + total, count=state.count + jnp.sum(own))
 
 
-def matching(warm_VxD: jax.Array, uses_content: bool, uses_histories: bool = True) -> MetaLearner:
+def matching(odds: float, uses_content: bool, uses_histories: bool = True) -> MetaLearner:
     """A new item's embedding is ``s(n) A mean(h) + t(n) C content`` after n interactions.
 
     A query is matched with the interactions of an item, ``q A h``, in the space in which known
     items are scored, so that known and new items stand in one list. ``s(n)`` and ``t(n)`` are
-    ``exp(a + b log(1 + n))``.
+    ``exp(a + b log(1 + n))``. A constant vector is added, which lowers all scores of new items.
 
     Args:
-      warm_VxD: embeddings of the known items, against which the loss is taken.
+      odds: how many events of other items there are for one of a new item.
 
     References: Zheng et al., "Cold-start sequential recommendation via meta learner", AAAI 2021
     (Mecos; there an LSTM matches pairs of steps).
@@ -80,8 +85,8 @@ def matching(warm_VxD: jax.Array, uses_content: bool, uses_histories: bool = Tru
 
     def init(key: jax.Array, episode: Episode) -> Params:
         del key
-        eye, zero = jnp.eye(warm_VxD.shape[1]), jnp.zeros(())
-        params = {}
+        eye, zero = jnp.eye(episode.profile.shape[0]), jnp.zeros(())
+        params = {"constant": jnp.zeros(eye.shape[0])}
         if uses_histories:
             params["matched"] = {"kernel": 0.5 * eye, "a": zero, "b": zero}
         if uses_content:
@@ -93,7 +98,7 @@ def matching(warm_VxD: jax.Array, uses_content: bool, uses_histories: bool = Tru
         return scale * (params["kernel"] @ vector)
 
     def embedded(params: Params, state: State) -> State:
-        found = jnp.zeros_like(state.total)
+        found = params["constant"]
         if uses_histories:
             mean = state.total / jnp.maximum(state.count, 1.0)
             found = found + part(params["matched"], mean, state.count)
@@ -109,10 +114,10 @@ def matching(warm_VxD: jax.Array, uses_content: bool, uses_histories: bool = Tru
         del key
         return embedded(params, _met(state, examples))
 
-    return _learner(init, start, adapt, warm_VxD)
+    return _learner(init, start, adapt, odds)
 
 
-def descent(warm_VxD: jax.Array, rate: float, steps: int, from_content: bool) -> MetaLearner:
+def descent(odds: float, rate: float, steps: int, from_content: bool) -> MetaLearner:
     """The embedding alone is trained on the interactions, from 0 or from what content tells."""
 
     def init(key: jax.Array, episode: Episode) -> Params:
@@ -126,31 +131,38 @@ def descent(warm_VxD: jax.Array, rate: float, steps: int, from_content: bool) ->
 
     def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
         del params, key
-        hidden, mask = examples.inputs, examples.mask
-        slope = jax.grad(lambda e: _loss(warm_VxD, hidden @ e, hidden, mask))
+        slope = jax.grad(lambda e: _loss(e, examples, odds))
         step = lambda _, e: e - rate * slope(e)
         return _met(state, examples)._replace(
             embedding=jax.lax.fori_loop(0, steps, step, state.embedding)
         )
 
-    return _learner(init, start, adapt, warm_VxD, steps)
+    return _learner(init, start, adapt, odds, steps)
 
 
-def mean(warm_VxD: jax.Array, scale: float) -> MetaLearner:
+def mean(odds: float, scale: float, constant: jax.Array) -> MetaLearner:
     """The mean of the hidden vectors, times a number: how the sequence model itself would point.
 
     An item's embedding and the hidden vectors before it are trained to have a large inner product,
     so that the mean of some of these vectors is already an embedding, read in context.
+
+    Args:
+      scale: of the mean.
+      constant: (D,) added.
     """
-    one = matching(warm_VxD, uses_content=False)
-    like = lambda params, profile: {
-        "matched": {
-            "kernel": scale * jnp.eye(profile.shape[0]), "a": jnp.zeros(()), "b": jnp.zeros(())
-        }
-    }  # fmt: skip
-    start = lambda params, profile: one.start(like(params, profile), profile)
-    adapt = lambda params, state, *more: one.adapt(like(params, state.content), state, *more)
-    return _learner(lambda key, episode: {}, start, adapt, warm_VxD)
+
+    def start(params: Params, profile: PyTree) -> State:
+        del params
+        zero = jnp.zeros_like(profile)
+        return State(constant, profile, zero, jnp.zeros(()))
+
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
+        del params, key
+        state = _met(state, examples)
+        found = constant + scale * state.total / jnp.maximum(state.count, 1.0)
+        return state._replace(embedding=found)
+
+    return _learner(lambda key, episode: {}, start, adapt, odds)
 
 
 def overlap(

@@ -113,6 +113,7 @@ class Model:
       items: (V, D) its embeddings.
       warm: (V,) whether it was trained on an item.
       told: (V, D) the embeddings that content tells.
+      common: (D,) the mean of hidden vectors, which is subtracted where new items score too high.
     """
 
     def __init__(self, config: Config, params: Params, warm: np.ndarray, content: np.ndarray):
@@ -124,30 +125,52 @@ class Model:
         x = represent.scipy.sparse.csr_matrix(content.astype(np.float32))
         found, self.penalty = represent.content_prediction(x, rows, warm * 1.0)
         self.told = found.astype(np.float32)
-        self.read = jax.jit(jax.vmap(self._hidden, (None, 0, 0)))
+        self.common = np.zeros(rows.shape[1], np.float32)
+        self.read = jax.jit(jax.vmap(self._read, (None, None, 0, 0)))
 
-    def _hidden(self, params: Params, history: jax.Array, length: jax.Array) -> jax.Array:
+    def _read(self, params: Params, warm: jax.Array, history: jax.Array, length: jax.Array):
         catalogue = sequence.item_embeddings(params)
-        return sequence.hidden_vectors(self.settings, params, catalogue, history)[length]
+        hidden = sequence.hidden_vectors(self.settings, params, catalogue, history)[length]
+        scores = jnp.where(warm, catalogue @ hidden, -jnp.inf)
+        return hidden, jax.nn.logsumexp(scores)
 
-    def hidden(self, of: Events) -> np.ndarray:
-        """The model's hidden vector (M, N, D) before each event."""
+    def inputs(self, of: Events) -> dict[str, np.ndarray]:
+        """What learners read of each event: (M, N, ...), see `arms`."""
+        size = 2048
         flat = of.history.reshape(-1, of.history.shape[-1]), of.length.reshape(-1)
-        parts = [
-            np.asarray(self.read(self.params, h, n))
-            for h, n in zip(*(np.array_split(x, -(-len(x) // 2048)) for x in flat), strict=True)
+        number = len(flat[1])
+        padded = [np.pad(x, [(0, -number % size)] + [(0, 0)] * (x.ndim - 1)) for x in flat]
+        found = [
+            jax.device_get(self.read(self.params, jnp.asarray(self.warm), *rows))
+            for rows in zip(*(x.reshape(-1, size, *x.shape[1:]) for x in padded), strict=True)
         ]
-        return np.concatenate(parts).reshape(*of.length.shape, -1)
+        hidden, others = (np.concatenate(x)[:number] for x in zip(*found, strict=True))
+        shape = of.length.shape
+        return {"hidden": hidden.reshape(*shape, -1), "others": others.reshape(shape)}
 
-    def tasks(self, of: Events, shots: int = MOST_SHOTS) -> Episode:
-        """The items as tasks: the first events are the support, those after `MOST_SHOTS` judged."""
-        hidden, mask = self.hidden(of), of.mask.astype(np.float32)
-        rows = lambda at: Examples(hidden[:, at], mask[:, at], mask[:, at])
-        support = rows(slice(MOST_SHOTS))
-        kept = support.mask * (np.arange(MOST_SHOTS)[None] < shots)
-        support = support._replace(mask=kept)
-        episode = Episode(self.told[of.item], support, rows(slice(MOST_SHOTS, None)))
-        return jax.tree.map(jnp.asarray, episode)
+    def tasks(self, of: Events, others: Events, shots: int = MOST_SHOTS) -> Episode:
+        """The items as tasks: the first events are the support, those after `MOST_SHOTS` judged.
+
+        Both have half of the events of other items, with the label 0, behind them.
+        """
+        own, wrong, mask = self.inputs(of), self.inputs(others), of.mask.astype(np.float32)
+        half, number = len(others.item) // 2, len(of.item)
+
+        def rows(at: slice, rest: slice, kept: np.ndarray) -> Examples:
+            def both(mine: np.ndarray, other: np.ndarray) -> np.ndarray:
+                other = np.broadcast_to(other[rest, 0], (number, half, *other.shape[2:]))
+                return np.concatenate([mine[:, at], other], axis=1)
+
+            inputs = {name: both(own[name], wrong[name]) for name in own}
+            ones, zeros = np.ones((number, kept.shape[1])), np.zeros((number, half))
+            label = np.concatenate([ones, zeros], axis=1).astype(np.float32)
+            real = np.concatenate([kept, 1 - zeros], axis=1).astype(np.float32)
+            return Examples(inputs, label, real)
+
+        first = mask[:, :MOST_SHOTS] * (np.arange(MOST_SHOTS)[None] < shots)
+        support = rows(slice(MOST_SHOTS), slice(half), first)
+        query = rows(slice(MOST_SHOTS, None), slice(half, 2 * half), mask[:, MOST_SHOTS:])
+        return jax.tree.map(jnp.asarray, Episode(self.told[of.item], support, query))
 
 
 def backbone(config: Config) -> sasrec.Config:
@@ -181,7 +204,11 @@ def places(model: Model, of: Events, tasks: Episode, new_MxD: jax.Array) -> dict
     of_item = jax.vmap(one, (0, 0, 0, None, 0))
     keys = jax.random.split(jax.random.key(2), part.length.shape)
     found = jax.jit(jax.vmap(of_item))(
-        tasks.query.inputs, part.history, part.length, jnp.arange(len(part.item)), keys
+        tasks.query.inputs["hidden"][:, : part.length.shape[1]],
+        part.history,
+        part.length,
+        jnp.arange(len(part.item)),
+        keys,
     )
     return {name: np.asarray(rank) for name, rank in zip((ALL, NEW), found, strict=True)}
 
@@ -204,7 +231,8 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
         at = jax.random.randint(key_task, (config.num_tasks,), 0, len(tasks.query.mask))
         batch = jax.tree.map(lambda x: x[at], tasks)
         shots = jax.random.randint(key_shots, (config.num_tasks, 1), 1, MOST_SHOTS + 1)
-        mask = batch.support.mask * (jnp.arange(MOST_SHOTS)[None] < shots)
+        place = jnp.arange(batch.support.mask.shape[1])[None]
+        mask = batch.support.mask * ((place < shots) | (place >= MOST_SHOTS))
         return batch._replace(support=batch.support._replace(mask=mask))
 
     def validate(params: Params) -> jax.Array:
@@ -219,11 +247,10 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
 
-def chosen(model: Model, valid: Episode, makers: dict[Any, MetaLearner]) -> tuple[MetaLearner, str]:
+def chosen(valid: Episode, makers: dict[Any, MetaLearner]) -> tuple[MetaLearner, str]:
     """The learner with the lowest loss on the items for choices, and its setting."""
-    loss = lambda learner: float(
-        jax.jit(jax.vmap(lambda e: learner.loss({}, e, jax.random.key(0))[0]))(valid).mean()
-    )
+    of_item = lambda learner, e: learner.loss({}, e, jax.random.key(0))[0]
+    loss = lambda learner: float(jax.jit(jax.vmap(lambda e: of_item(learner, e)))(valid).mean())
     found = {setting: loss(learner) for setting, learner in makers.items()}
     best = min(found, key=lambda setting: found[setting])
     return makers[best], str(best)
@@ -231,25 +258,28 @@ def chosen(model: Model, valid: Episode, makers: dict[Any, MetaLearner]) -> tupl
 
 def made(config: Config, model: Model, meta: Episode, valid: Episode):
     """Arm -> (learner, parameters), and what was chosen for each."""
-    warm = model.items[jnp.asarray(np.flatnonzero(model.warm))]
     ready: dict[str, tuple[MetaLearner, Params]] = {}
     settings: dict[str, dict[str, Any]] = {}
-    scales = {s: arms.mean(warm, s) for s in (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)}
-    grid = [(rate, steps) for rate in (0.01, 0.03, 0.1, 0.3) for steps in (1, 3, 10)]
-    descents = lambda content: {g: arms.descent(warm, *g, content) for g in grid}
+    odds, common = float(model.warm.sum()), jnp.asarray(model.common)
+    scales = {
+        (s, c): arms.mean(odds, s, -c * common)
+        for s in (0.1, 0.2, 0.3, 0.5) for c in (0.0, 0.1, 0.2, 0.3, 0.5)
+    }  # fmt: skip
+    grid = [(rate, steps) for rate in (1e-4, 1e-3, 1e-2) for steps in (3, 30)]
+    descents = lambda content: {g: arms.descent(odds, *g, content) for g in grid}
     for name, makers in (
         (arms.MEAN, scales),
         (arms.GRADIENT, descents(False)),
         (arms.CONTENT_GRADIENT, descents(True)),
     ):
-        learner, setting = chosen(model, valid, makers)
+        learner, setting = chosen(valid, makers)
         ready[name], settings[name] = (learner, {}), {"chosen": setting, "trials": len(makers)}
     for name, content, histories in (
         (arms.CONTENT, True, False),
         (arms.MATCHED, False, True),
         (arms.BOTH, True, True),
     ):
-        learner = arms.matching(warm, content, histories)
+        learner = arms.matching(odds, content, histories)
         params, settings[name] = trained(config, learner, meta, valid, name)
         ready[name] = (learner, params)
     return ready, settings
@@ -268,12 +298,15 @@ def one_seed(config: Config, seed: int, data: Any, content: np.ndarray):
     model = Model(config, params, warm, content)
     most = MOST_SHOTS + config.judged
     of = [events.events_of(data, g, hidden, config.window, most, rng) for g in groups]
-    ready, settings = made(config, model, model.tasks(of[0]), model.tasks(of[1]))
+    some = rng.choice(np.flatnonzero(warm), 128)
+    others = events.events_of(data, some, hidden, config.window, 1, rng)
+    model.common = model.inputs(others)["hidden"].mean(axis=(0, 1))
+    ready, settings = made(config, model, *(model.tasks(each, others) for each in of[:2]))
     settings[arms.CONTENT]["penalty"] = model.penalty
-    return model, ready, settings, of[2], seconds
+    return model, ready, settings, (of[2], others), seconds
 
 
-def scores_of(model: Model, ready: dict, test: Events, num_items: int):
+def scores_of(model: Model, ready: dict, test: Events, others: Events, num_items: int):
     """(arm, condition, metric) -> (M,) of every arm and control."""
     found: dict[tuple[str, str, str], np.ndarray] = {}
     judged = test.part(MOST_SHOTS, None)
@@ -284,7 +317,7 @@ def scores_of(model: Model, ready: dict, test: Events, num_items: int):
                 found[arm, f"n={shots}, {among}", metric] = values
 
     for shots in SHOTS:
-        tasks = model.tasks(test, shots)
+        tasks = model.tasks(test, others, shots)
         keep(arms.UNTRAINED, shots, places(model, test, tasks, model.items[test.item]))
         support = test.part(0, shots)
         score = arms.overlap(
@@ -315,10 +348,10 @@ def run(config: Config) -> records.Record:
         for seed, (_, _, settings, _, _) in enumerate(drawn)
         for arm, told in settings.items()
     }
-    items = [test.item.tolist() for *_, test, _ in drawn]
+    items = [each[0].item.tolist() for *_, each, _ in drawn]
     tests = ledger.checksum("new items", data.digest(), items)
     opened = records.open_tests(config, choices, "cold_sequences", tests)
-    of_seeds = [scores_of(model, ready, test, data.num_items) for model, ready, _, test, _ in drawn]
+    of_seeds = [scores_of(model, ready, *of, data.num_items) for model, ready, _, of, _ in drawn]
     scores = {
         records.Key(SCENARIO, *key): np.concatenate([of[key] for of in of_seeds])[None]
         for key in of_seeds[0]
