@@ -56,12 +56,15 @@ def test_matching_by_hand():
     cold, warm = embedding(arms.mean(9.0, 0.5, jnp.zeros(3)))
     np.testing.assert_allclose(cold, [0, 0, 0])
     np.testing.assert_allclose(warm, [0.25, 0.5, 0])  # half the mean of two; padding is not seen
-    cold, warm = embedding(arms.matching(9.0, uses_content=True))
-    np.testing.assert_allclose(cold, [0, 0, 4])
-    np.testing.assert_allclose(warm, [0.25, 0.5, 4])
+    less = jnp.array([0.0, 0.0, -1.0])
+    cold, warm = embedding(arms.matching(9.0, 0.5, less))  # it starts as the mean
+    np.testing.assert_allclose(cold, [0, 0, -1])
+    np.testing.assert_allclose(warm, [0.25, 0.5, -1])
+    cold, warm = embedding(arms.matching(9.0, 0.5, less, content=True, histories=False))
+    np.testing.assert_allclose(warm, [0, 0, 3])
     number = lambda a, b: {"kernel": jnp.eye(3), "a": jnp.log(a), "b": jnp.asarray(b)}
     params = {"matched": number(2.0, 1.0), "content": number(1.0, -1.0), "constant": jnp.zeros(3)}
-    _, warm = embedding(arms.matching(9.0, uses_content=True), params)
+    _, warm = embedding(arms.matching(9.0, 0.5, less, content=True), params)
     np.testing.assert_allclose(warm, [3, 6, 4 / 3], rtol=1e-6)  # 2 (1 + 2) of the mean, a third
 
 

@@ -6,7 +6,7 @@ did, the state its embedding. Inputs are ``{"hidden": (N, D), "others": (N,)}``;
 log of the sum of the exponentials of all known items' scores.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -69,28 +69,34 @@ def _met(state: State, examples: Examples) -> State:
     return state._replace(total=state.total + total, count=state.count + jnp.sum(own))
 
 
-def matching(odds: float, uses_content: bool, uses_histories: bool = True) -> MetaLearner:
-    """A new item's embedding is ``s(n) A mean(h) + t(n) C content`` after n interactions.
+def matching(
+    odds: float, scale: float, constant: jax.Array, *, content: bool = False, histories: bool = True
+) -> MetaLearner:
+    """A new item's embedding is ``s(n) A mean(h) + t(n) C content + c`` after n interactions.
 
     A query is matched with the interactions of an item, ``q A h``, in the space in which known
     items are scored, so that known and new items stand in one list. ``s(n)`` and ``t(n)`` are
-    ``exp(a + b log(1 + n))``. A constant vector is added, which lowers all scores of new items.
+    ``exp(a + b log(1 + n))``. Training starts from `mean`: A is ``scale`` times the identity.
 
     Args:
       odds: how many events of other items there are for one of a new item.
+      scale, constant: of the start.
+      content: whether content is used; beside histories C is 0 at the start.
+      histories: whether histories are.
 
     References: Zheng et al., "Cold-start sequential recommendation via meta learner", AAAI 2021
     (Mecos; there an LSTM matches pairs of steps).
     """
+    uses_content, uses_histories = content, histories
 
     def init(key: jax.Array, episode: Episode) -> Params:
         del key
         eye, zero = jnp.eye(episode.profile.shape[0]), jnp.zeros(())
-        params = {"constant": jnp.zeros(eye.shape[0])}
+        params: dict[str, Any] = {"constant": constant + 0.0}
         if uses_histories:
-            params["matched"] = {"kernel": 0.5 * eye, "a": zero, "b": zero}
+            params["matched"] = {"kernel": scale * eye, "a": zero, "b": zero}
         if uses_content:
-            params["content"] = {"kernel": eye, "a": zero, "b": zero}
+            params["content"] = {"kernel": (1 - uses_histories) * eye, "a": zero, "b": zero}
         return params
 
     def part(params: Params, vector: jax.Array, count: jax.Array) -> jax.Array:

@@ -20,12 +20,14 @@ space of a trained SASRec, so that new and known items stand in one list.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.sparse
 
 from metajax.data import table as tables
 from metajax.data.features import represent
@@ -43,6 +45,7 @@ from . import arms, events
 from .events import MOST_SHOTS, Events
 
 SHOTS = (1, 3, 5)
+DESCENT = 30  # gradient steps on an embedding
 SCENARIO = "new items"
 ALL, NEW = "all items", "new items only"
 """Among which items the new one is placed."""
@@ -122,7 +125,7 @@ class Model:
         self.settings = sasrec.build(backbone(config), len(warm))
         self.items = sequence.item_embeddings(params)
         rows = np.asarray(self.items)
-        x = represent.scipy.sparse.csr_matrix(content.astype(np.float32))
+        x = scipy.sparse.csr_matrix(content.astype(np.float32))
         found, self.penalty = represent.content_prediction(x, rows, warm * 1.0)
         self.told = found.astype(np.float32)
         self.common = np.zeros(rows.shape[1], np.float32)
@@ -179,37 +182,41 @@ def backbone(config: Config) -> sasrec.Config:
     return sasrec.Config(data=config.data, hardware=config.hardware, epochs=config.epochs, **sizes)
 
 
-def embeddings(learner: MetaLearner, params: Params, tasks: Episode) -> jax.Array:
-    """The embeddings (M, D) of new items after adapting to their interactions."""
+def embeddings(learner: MetaLearner) -> Callable[[Params, Episode], jax.Array]:
+    """A program (parameters, tasks) -> the embeddings (M, D) after adapting to the supports."""
     measure = lambda state, episode: state.embedding
-    return evaluate.after_adapting(learner, params, tasks, jax.random.key(0), measure)
+    adapted = evaluate.after_adapting
+    return jax.jit(
+        lambda params, tasks: adapted(learner, params, tasks, jax.random.key(0), measure)
+    )
+
+
+@jax.jit
+def _ranks(items, warm, hidden, history, length, new_MxD) -> tuple[jax.Array, jax.Array]:
+    """The ranks (M, N) of each new item at its events, among all and among new items."""
+
+    def one(hidden: jax.Array, history: jax.Array, length: jax.Array, item: jax.Array, key):
+        known = jnp.where(warm, items @ hidden, -jnp.inf)
+        seen = jnp.where(jnp.arange(history.shape[0]) < length, history, len(known))
+        known = known.at[seen].set(-jnp.inf, mode="drop")
+        new = new_MxD @ hidden
+        among = jnp.concatenate([known, new])
+        return (
+            next_item.rank(among, len(known) + item, jnp.ones(len(among)), key),
+            next_item.rank(new, item, jnp.ones(len(new)), key),
+        )
+
+    keys = jax.random.split(jax.random.key(2), length.shape)
+    of_item = jax.vmap(one, (0, 0, 0, None, 0))
+    each = lambda row: of_item(*row)
+    return jax.lax.map(each, (hidden, history, length, jnp.arange(len(length)), keys))
 
 
 def places(model: Model, of: Events, tasks: Episode, new_MxD: jax.Array) -> dict[str, np.ndarray]:
     """The rank (M, N) of the new item at each judged event, among all and among new items."""
     part = of.part(MOST_SHOTS, None)
-    warm = jnp.asarray(model.warm)
-
-    def one(hidden: jax.Array, history: jax.Array, length: jax.Array, item: jax.Array, key):
-        known = jnp.where(warm, model.items @ hidden, -jnp.inf)
-        seen = jnp.where(jnp.arange(history.shape[0]) < length, history, len(known))
-        known = known.at[seen].set(-jnp.inf, mode="drop")
-        new, ones = new_MxD @ hidden, jnp.ones(len(new_MxD))
-        among = jnp.concatenate([known, new])
-        return (
-            next_item.rank(among, len(known) + item, jnp.ones(len(among)), key),
-            next_item.rank(new, item, ones, key),
-        )
-
-    of_item = jax.vmap(one, (0, 0, 0, None, 0))
-    keys = jax.random.split(jax.random.key(2), part.length.shape)
-    found = jax.jit(jax.vmap(of_item))(
-        tasks.query.inputs["hidden"][:, : part.length.shape[1]],
-        part.history,
-        part.length,
-        jnp.arange(len(part.item)),
-        keys,
-    )
+    hidden = tasks.query.inputs["hidden"][:, : part.length.shape[1]]
+    found = _ranks(model.items, model.warm, hidden, part.history, part.length, new_MxD)
     return {name: np.asarray(rank) for name, rank in zip((ALL, NEW), found, strict=True)}
 
 
@@ -247,13 +254,19 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
 
-def chosen(valid: Episode, makers: dict[Any, MetaLearner]) -> tuple[MetaLearner, str]:
-    """The learner with the lowest loss on the items for choices, and its setting."""
-    of_item = lambda learner, e: learner.loss({}, e, jax.random.key(0))[0]
-    loss = lambda learner: float(jax.jit(jax.vmap(lambda e: of_item(learner, e)))(valid).mean())
-    found = {setting: loss(learner) for setting, learner in makers.items()}
-    best = min(found, key=lambda setting: found[setting])
-    return makers[best], str(best)
+def chosen(
+    valid: Episode, make: Callable[..., MetaLearner], grid: list[tuple[float, ...]]
+) -> tuple[MetaLearner, dict[str, Any]]:
+    """The learner with the lowest loss on the items for choices, and its settings."""
+
+    def loss(setting: jax.Array) -> jax.Array:
+        learner = make(*setting)
+        of_item = lambda episode: learner.loss({}, episode, jax.random.key(0))[0]
+        return jnp.mean(jax.vmap(of_item)(valid))
+
+    found = np.asarray(jax.jit(lambda grid: jax.lax.map(loss, grid))(jnp.asarray(grid)))
+    best = grid[int(np.argmin(found))]
+    return make(*best), {"chosen": list(best), "trials": len(grid), "valid": float(found.min())}
 
 
 def made(config: Config, model: Model, meta: Episode, valid: Episode):
@@ -261,25 +274,24 @@ def made(config: Config, model: Model, meta: Episode, valid: Episode):
     ready: dict[str, tuple[MetaLearner, Params]] = {}
     settings: dict[str, dict[str, Any]] = {}
     odds, common = float(model.warm.sum()), jnp.asarray(model.common)
-    scales = {
-        (s, c): arms.mean(odds, s, -c * common)
-        for s in (0.1, 0.2, 0.3, 0.5) for c in (0.0, 0.1, 0.2, 0.3, 0.5)
-    }  # fmt: skip
-    grid = [(rate, steps) for rate in (1e-4, 1e-3, 1e-2) for steps in (3, 30)]
-    descents = lambda content: {g: arms.descent(odds, *g, content) for g in grid}
-    for name, makers in (
-        (arms.MEAN, scales),
-        (arms.GRADIENT, descents(False)),
-        (arms.CONTENT_GRADIENT, descents(True)),
+    mean = lambda scale, less: arms.mean(odds, scale, -less * common)
+    scales = [(s, c) for s in (0.1, 0.2, 0.3, 0.5) for c in (0.0, 0.1, 0.2, 0.3, 0.5)]
+    descent = lambda content: lambda rate: arms.descent(odds, rate, DESCENT, content)
+    rates = [(rate,) for rate in (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2)]
+    for name, make, grid in (
+        (arms.MEAN, mean, scales),
+        (arms.GRADIENT, descent(False), rates),
+        (arms.CONTENT_GRADIENT, descent(True), rates),
     ):
-        learner, setting = chosen(valid, makers)
-        ready[name], settings[name] = (learner, {}), {"chosen": setting, "trials": len(makers)}
+        learner, settings[name] = chosen(valid, make, grid)
+        ready[name] = (learner, {})
+    scale, less = settings[arms.MEAN]["chosen"]
     for name, content, histories in (
         (arms.CONTENT, True, False),
         (arms.MATCHED, False, True),
         (arms.BOTH, True, True),
     ):
-        learner = arms.matching(odds, content, histories)
+        learner = arms.matching(odds, scale, -less * common, content=content, histories=histories)
         params, settings[name] = trained(config, learner, meta, valid, name)
         ready[name] = (learner, params)
     return ready, settings
@@ -287,7 +299,7 @@ def made(config: Config, model: Model, meta: Episode, valid: Episode):
 
 def one_seed(config: Config, seed: int, data: Any, content: np.ndarray):
     """The sequence model, the arms and the test events of one draw of hidden items."""
-    rng = np.random.default_rng((11, seed))
+    rng = np.random.default_rng((12, seed))
     groups = events.divided(data, config.shares, config.least, rng)
     hidden = np.concatenate(groups)
     known = events.without(data, hidden)
@@ -316,6 +328,7 @@ def scores_of(model: Model, ready: dict, test: Events, others: Events, num_items
             for metric, values in by_item(rank, judged.mask).items():
                 found[arm, f"n={shots}, {among}", metric] = values
 
+    programs = {name: embeddings(learner) for name, (learner, _) in ready.items()}
     for shots in SHOTS:
         tasks = model.tasks(test, others, shots)
         keep(arms.UNTRAINED, shots, places(model, test, tasks, model.items[test.item]))
@@ -327,10 +340,10 @@ def scores_of(model: Model, ready: dict, test: Events, others: Events, num_items
         own = np.take_along_axis(score, np.arange(len(score))[:, None, None], axis=2)
         ties = (score == own).sum(axis=2) - 1
         keep(arms.OVERLAP, shots, {NEW: (score > own).sum(axis=2) + ties // 2})
-        for name, (learner, params) in ready.items():
-            keep(name, shots, places(model, test, tasks, embeddings(learner, params, tasks)))
+        for name, (_, params) in ready.items():
+            keep(name, shots, places(model, test, tasks, programs[name](params, tasks)))
         moved = tasks._replace(support=jax.tree.map(lambda x: jnp.roll(x, 1, 0), tasks.support))
-        wrong = embeddings(*ready[arms.MATCHED], moved)
+        wrong = programs[arms.MATCHED](ready[arms.MATCHED][1], moved)
         keep(arms.RANDOM, shots, places(model, test, tasks, wrong))
     return found
 
