@@ -26,6 +26,7 @@ from metajax.models.attention import focused
 from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.transforms.committee import committee
+from metajax.transforms.mix import meta_mix
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
 from metajax.transforms.weigh import weighed
@@ -245,6 +246,7 @@ def _few_shot_rows() -> list[Row]:
         Row("cavia", cavia(conditioned_mlp((12,)), 4, optax.sgd(0.5), 2), users, unlearned=context),
         Row("neural_process", process, users),
         Row("history", reads, users),
+        Row("meta_mix", meta_mix(gradient(vector_linear(), optax.sgd(0.4), 2)), users, outer=None),
         Row("prototypes", kinds, TwoKinds(), outer=None),
         Row("mr_maml", noisy(anil, 1e-4, body), users, outer=None),
     ]
