@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from metajax import losses, optim, tree
 from metajax.learners.gradient.curvature import inner_gradient
-from metajax.learners.gradient.maml import repeated
+from metajax.learners.gradient.maml import after_steps
 from metajax.learners.parts import query_loss
 from metajax.models.attention import History
 from metajax.types import Adapted, Episode, Examples, MetaLearner, Model, Params, PyTree
@@ -88,14 +87,9 @@ def reader(
         tx, given = inner.make(params["rates"]), (params["model"], state.history)
         some = jnp.any(state.history.mask > 0)
 
-        def step(carry: tuple[PyTree, PyTree], _: None):
-            fast, moments = carry
-            grads = inner_gradient(left_out, fast, given)
-            updates, moments = tx.update(grads, moments, fast)
-            return (optax.apply_updates(fast, updates), moments), None
-
+        descent = lambda fast: inner_gradient(left_out, fast, given)
         before = (state.fast, tx.init(state.fast))
-        fast, _ = tree.where(some, repeated(step, before, num_steps), before)
+        fast, _ = after_steps(descent, tx, before, some, num_steps)
         return state._replace(fast=fast)
 
     def left_out(fast: PyTree, given: tuple[Params, History]) -> jax.Array:

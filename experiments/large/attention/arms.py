@@ -128,26 +128,28 @@ def judged(
     found: dict[tuple[str, str, str], np.ndarray] = {}
 
     def one(name: str, learner: MetaLearner, params: Params, how: str) -> None:
+        def altered(shot: jax.Array) -> evaluate.Alteration:
+            first = evaluate.first_shots(shot)
+            if how != SHUFFLED:
+                return first
+            return lambda key, episode: evaluate.shuffled_labels(key, first(key, episode))
+
         @jax.jit
-        def of_seed(params: Params, shot: jax.Array) -> dict[str, jax.Array]:
-            alter = evaluate.first_shots(shot)
+        def of_seed(params: Params, tasks: Any, shot: jax.Array) -> dict[str, jax.Array]:
             if how == OTHERS:
-                scores = with_focus_of_another(learner, params, tasks, fetch, alter)
+                scores = with_focus_of_another(learner, params, tasks, fetch, altered(shot))
             else:
-                change = alter
-                if how == SHUFFLED:
-                    change = lambda key, e: evaluate.shuffled_labels(key, alter(key, e))
-                key = jax.random.key(3)
-                scores = evaluate.predictions(
-                    learner, params, tasks, key, fetch=fetch, alter=change
-                )
+                told = {"fetch": fetch, "alter": altered(shot)}
+                scores = evaluate.predictions(learner, params, tasks, jax.random.key(3), **told)
             return evaluate.rating_metrics(scores, jax.vmap(fetch)(tasks), jax.random.key(4))
 
         seeds = range(len(jax.tree.leaves(params)[0]))
         for shot in shots:
-            rows = [of_seed(jax.tree.map(lambda x, s=s: x[s], params), shot) for s in seeds]
+            rows = [of_seed(jax.tree.map(lambda x, s=s: x[s], params), tasks, shot) for s in seeds]
             for metric in rows[0]:
-                found[name, f"k={shot}", metric] = np.stack([row[metric] for row in rows])
+                found[name, f"k={shot}", metric] = np.stack(
+                    [np.asarray(row[metric]) for row in rows]
+                )
 
     for name, (learner, params) in arms.items():
         one(name, learner, params, name)

@@ -199,18 +199,18 @@ def facts_of(ready: Ready, learner: MetaLearner, params: Params) -> dict[str, li
     """What the adapted temperatures of each seed are, and whether they are the person's own."""
     found: dict[str, list[float]] = {}
     focus = jax.jit(
-        lambda p, alter: parts.focus_of(learner, p, ready.tasks, ready.fetch, alter),
-        static_argnums=1,
+        lambda p, tasks, alter: parts.focus_of(learner, p, tasks, ready.fetch, alter),
+        static_argnums=2,
     )
     for seed in range(len(jax.tree.leaves(params)[0])):
         one = jax.tree.map(lambda x, s=seed: x[s], params)
-        whole = focus(one, evaluate.unaltered)
-        halves = [focus(one, parts.every_second(first)) for first in (0, 1)]
+        whole = focus(one, ready.tasks, evaluate.unaltered)
+        halves = [focus(one, ready.tasks, parts.every_second(first)) for first in (0, 1)]
         low, mid, high = np.quantile(np.asarray(whole.temperature), [0.1, 0.5, 0.9])
         told = {"temperature 10 %": low, "temperature 50 %": mid, "temperature 90 %": high}
         told["two halves"] = parts.rank_correlation(*(half.temperature for half in halves))
         if ready.truth is not None:
-            mixed = focus(one, evaluate.shuffled_labels)
+            mixed = focus(one, ready.tasks, evaluate.shuffled_labels)
             told["truth"] = parts.rank_correlation(whole.temperature, ready.truth)
             told["truth, shuffled"] = parts.rank_correlation(mixed.temperature, ready.truth)
         for name, value in told.items():
