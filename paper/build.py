@@ -105,6 +105,8 @@ def contents(r: Results) -> dict[str, str]:
         "omniglot": bool(r.omniglot),
         "unlabeled": bool(r.unlabeled),
         "field": list(field_tables(r)),
+        "ranking": bool(r.ranking),
+        "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),
     }
     return files | {"parts.json": json.dumps(parts) + "\n"}

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 
 from metajax.results import records
-from paper.edition import BASELINES, Against, Results
+from paper.edition import BASELINES, PRIMARY, Against, Results
 
 Claim = Callable[[Results], str]
 
@@ -54,8 +54,8 @@ def sinusoid_scores(record: records.Record, condition: str = "steps=10") -> dict
     return {k.arm: v for k, v in record.scores.items() if (k.condition, k.metric) == wanted}
 
 
-def _mae(r: Results, arm: str, condition: str = "all", scenario: str = "user_cold") -> float:
-    return records.interval(r.base.of(scenario, arm, condition, "mae"), "mae").mean
+def _rmse(r: Results, arm: str, condition: str = "all", scenario: str = "user_cold") -> float:
+    return records.interval(r.base.of(scenario, arm, condition, PRIMARY), PRIMARY).mean
 
 
 def _sides(sides: Against, baseline: str) -> str:
@@ -150,22 +150,23 @@ def headline(r: Results) -> str:
 def best(r: Results) -> str:
     """The arm with the lowest error for new users, with its interval."""
     baselines = [arm for arm in r.base.names() if arm in BASELINES]
-    scores = {arm: r.base.of("user_cold", arm, "all", "mae") for arm in baselines}
-    scores |= {m.arm: r.ratings[m.record].of("user_cold", m.arm, "all", "mae") for m in r.methods()}
-    found = {arm: records.interval(values, "mae") for arm, values in scores.items()}
+    scores = {arm: r.base.of("user_cold", arm, "all", PRIMARY) for arm in baselines}
+    own = lambda m: r.ratings[m.record].of("user_cold", m.arm, "all", PRIMARY)
+    scores |= {m.arm: own(m) for m in r.methods()}
+    found = {arm: records.interval(values, PRIMARY) for arm, values in scores.items()}
     arm = min(found, key=lambda a: found[a].mean)
     i = found[arm]
-    return f"{arm} (MAE {i.mean:.3f}, 95 % interval {i.low:.3f} to {i.high:.3f})"
+    return f"{arm} (RMSE {i.mean:.3f}, 95 % interval {i.low:.3f} to {i.high:.3f})"
 
 
-def fold_in_mae(r: Results) -> str:
+def fold_in_error(r: Results) -> str:
     """The error of fold-in for new users."""
-    return f"{_mae(r, 'A2 fold-in'):.3f}"
+    return f"{_rmse(r, 'A2 fold-in'):.3f}"
 
 
-def item_mean_mae(r: Results) -> str:
+def item_mean_error(r: Results) -> str:
     """The error of the item mean for new users."""
-    return f"{_mae(r, 'A0 item mean'):.3f}"
+    return f"{_rmse(r, 'A0 item mean'):.3f}"
 
 
 def adapt(r: Results) -> str:
@@ -176,7 +177,7 @@ def adapt(r: Results) -> str:
         low, high = min(g.mean for g in gaps.values()), max(g.mean for g in gaps.values())
         return (
             f"All of them adapt: shuffling the support labels costs between {low:.3f} and "
-            f"{high:.3f} MAE, with no interval touching 0"
+            f"{high:.3f} in squared error, with no interval touching 0"
         )
     return (
         f"For {listed(fail)} the interval of the cost touches 0: there the table must not be "
@@ -191,7 +192,7 @@ def first_rating(r: Results) -> str:
     arms = [(r.base, "A4 fine-tuned"), *((r.ratings[m.record], m.arm) for m in r.methods())]
     hurt = []
     for record, arm in arms:
-        one, none = (record.of("user_cold", arm, f"k={k}", "mae") for k in (1, 0))
+        one, none = (record.of("user_cold", arm, f"k={k}", PRIMARY) for k in (1, 0))
         if records.difference(one, none).low > 0:
             hurt.append(records.label(arm))
     if not hurt:
@@ -207,9 +208,9 @@ def closed_form_cold(r: Results) -> str:
     """The error of hierarchical Bayes and of fold-in with 0 and with 5 ratings."""
     parts = []
     for arm in ("A2 fold-in", "A7 hier. Bayes"):
-        none, five, name = _mae(r, arm, "k=0"), _mae(r, arm, "k=5"), records.label(arm)
+        none, five, name = _rmse(r, arm, "k=0"), _rmse(r, arm, "k=5"), records.label(arm)
         parts.append(f"{none:.3f} with no rating and {five:.3f} with five for {name}")
-    return f"The error is {listed(parts)}"
+    return f"The root mean squared error is {listed(parts)}"
 
 
 def minutes(r: Results) -> str:

@@ -15,6 +15,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 BASELINES = ("A0 item mean", "A1 bias", "A2 fold-in", "A7 hier. Bayes", "A3 joint", "A4 fine-tuned")
 SCENARIOS = ("user_cold", "item_cold", "both_cold", "warm")
 ALPHA = 0.05
+PRIMARY = "mse"
+"""What arms are compared by: the squared error of a task, whose root over tasks is the RMSE."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Results:
       omniglot: name -> record, trained with labels.
       unlabeled: name -> record of Omniglot, trained without.
       tables: name -> record of the field's tables.
+      ranking: name -> record of a catalogue ranked for new users.
     """
 
     edition: Edition
@@ -67,6 +70,7 @@ class Results:
     omniglot: dict[str, records.Record] = dataclasses.field(default_factory=dict)
     unlabeled: dict[str, records.Record] = dataclasses.field(default_factory=dict)
     tables: dict[str, records.Record] = dataclasses.field(default_factory=dict)
+    ranking: dict[str, records.Record] = dataclasses.field(default_factory=dict)
 
     @property
     def base(self) -> records.Record:
@@ -80,7 +84,8 @@ class Results:
 
     def everything(self) -> dict[str, records.Record]:
         """All records, by name."""
-        return self.ratings | self.sinusoid | self.omniglot | self.unlabeled | self.tables
+        others = self.omniglot | self.unlabeled | self.tables | self.ranking
+        return self.ratings | self.sinusoid | others
 
     @property
     def scenarios(self) -> list[str]:
@@ -97,16 +102,16 @@ class Results:
         return list(found.values())
 
     def gap(self, method: Method, baseline: str, scenario: str = "user_cold") -> intervals.Interval:
-        """MAE of a method minus that of a baseline of the same record, paired by task."""
+        """Squared error of a method minus that of a baseline of its record, paired by task."""
         record = self.ratings[method.record]
-        mine = record.of(scenario, method.arm, "all", "mae")
-        return records.difference(mine, record.of(scenario, baseline, "all", "mae"))
+        mine = record.of(scenario, method.arm, "all", PRIMARY)
+        return records.difference(mine, record.of(scenario, baseline, "all", PRIMARY))
 
     def adaptation(self, method: Method, scenario: str = "user_cold") -> intervals.Interval:
-        """MAE with shuffled support labels minus MAE (control N1)."""
+        """Squared error with shuffled support labels minus that without (control N1)."""
         record = self.ratings[method.record]
-        shuffled = record.of(scenario, method.arm, "shuffled", "mae")
-        return records.difference(shuffled, record.of(scenario, method.arm, "all", "mae"))
+        shuffled = record.of(scenario, method.arm, "shuffled", PRIMARY)
+        return records.difference(shuffled, record.of(scenario, method.arm, "all", PRIMARY))
 
     def against(self, baseline: str, scenario: str = "user_cold") -> Against:
         """The methods better than a baseline, worse, and neither, with p-values after Holm."""
@@ -168,6 +173,7 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
         {n: r for n, r in extra.items() if n.startswith("omniglot-") and labeled(n)},
         {n: r for n, r in extra.items() if n.startswith("omniglot-") and not labeled(n)},
         {n: r for n, r in extra.items() if n.startswith("tables-")},
+        {n: r for n, r in extra.items() if n.startswith("ranking-")},
     )
 
 

@@ -9,16 +9,16 @@ import numpy as np
 
 from metajax.results import intervals, records, tables
 from metajax.results.tables import lower_is_better
-from paper.edition import ALPHA, HERE, SCENARIOS, Results
+from paper.edition import ALPHA, HERE, PRIMARY, SCENARIOS, Results
 
 PUBLISHED = HERE.parent / "third_party" / "published.toml"
-METRICS = {"T1": "ndcg@5", "T2": "mae", "T3": "mae", "T5": "mae"}
+METRICS = {"T1": "ndcg@5", "T2": PRIMARY, "T3": PRIMARY, "T5": PRIMARY}
 TITLES = {
     "T1": "T1: ranking of a new user's ratings and clicks, nDCG@5",
-    "T2": "T2: four scenarios, mean absolute error",
-    "T3": "T3: new users by the number of their ratings, mean absolute error",
+    "T2": "T2: four scenarios, RMSE",
+    "T3": "T3: new users by the number of their ratings, RMSE",
     "T4": "T4: new items warming up, AUC",
-    "T5": "T5: the same learners on other data, mean absolute error of new users",
+    "T5": "T5: the same learners on other data, RMSE of new users",
 }
 
 
@@ -45,10 +45,10 @@ def columns(r: Results, table: str) -> list[Column]:
             ]
         elif table == "T3" and kept == "T2":
             shots = [(f"k={k}", str(k)) for k in record.shots] + [("all", "all")]
-            found += [Column(said, record, "user_cold", had, "mae") for had, said in shots]
+            found += [Column(said, record, "user_cold", had, PRIMARY) for had, said in shots]
         elif table == "T2" == kept:
             places = [s for s in SCENARIOS if s in record.tasks]
-            found += [Column(s.replace("_", "-"), record, s, "all", "mae") for s in places]
+            found += [Column(s.replace("_", "-"), record, s, "all", PRIMARY) for s in places]
         elif table == kept and table in ("T1", "T5"):
             where = rest.removesuffix("-users").removesuffix("-melu")
             found.append(Column(where, record, "user_cold", "all", METRICS[table]))
@@ -95,7 +95,7 @@ def _grid(table: str, cols: Sequence[Column]) -> tables.Grid:
                 cells.append("")
                 continue
             values = intervals.mean_of_seeds(c.record.scores[key])
-            mean = float(np.nanmean(values))
+            mean = float(np.nanmean(values)) ** (0.5 if c.metric == "mse" else 1.0)
             star = arm in others and ahead(*others[arm], c.metric)
             shown = f"{mean:.3f}" if abs(mean) < 100 else "diverged"
             cells.append(shown + ("*" if star else ""))

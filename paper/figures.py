@@ -4,7 +4,7 @@ import pathlib
 
 from metajax.results import plots, records
 from paper.claims import sinusoid_scores
-from paper.edition import Results
+from paper.edition import PRIMARY, Results
 
 
 def figures(r: Results, folder: pathlib.Path) -> None:
@@ -12,10 +12,10 @@ def figures(r: Results, folder: pathlib.Path) -> None:
     methods = r.methods()
     closed = [a for a in ("A1 bias", "A2 fold-in", "A7 hier. Bayes") if a in r.base.names()]
     shown = [*closed, "A3 joint", "A4 fine-tuned", r.base.method]
-    plots.k_shot(r.base, "user_cold", folder / "k-shot.svg", arms=shown)
+    plots.k_shot(r.base, "user_cold", folder / "k-shot.svg", arms=shown, metric=PRIMARY)
     plots.learning(r.base, folder / "learning.svg")
     rows = [(m.name, r.gap(m, "A2 fold-in")) for m in methods]
-    plots.forest(rows, folder / "forest.svg", "MAE of new users minus that of fold-in (A2)")
+    plots.forest(rows, folder / "forest.svg", "squared error of new users minus fold-in's (A2)")
     points: dict[str, tuple[float, float]] = {}
     arms = [(r.base, a) for a in r.base.names()]
     for record, arm in [*arms, *((r.ratings[m.record], m.arm) for m in methods)]:
@@ -24,9 +24,9 @@ def figures(r: Results, folder: pathlib.Path) -> None:
         inner = record.config.get("inner_steps", 0)
         fallback = told.settings.get("steps", inner if told.role == records.METHOD else 0)
         cost = fallback if steps is None else steps
-        error = records.interval(record.of("user_cold", arm, "all", "mae"), "mae").mean
+        error = records.interval(record.of("user_cold", arm, "all", PRIMARY), PRIMARY).mean
         points[arm] = (float(cost), error)
-    plots.pareto(points, folder / "pareto.svg", "gradient steps per new user", "MAE of new users")
+    plots.pareto(points, folder / "pareto.svg", "gradient steps per new user", "RMSE of new users")
     if r.sinusoid:
         sinusoid(list(r.sinusoid.values())[len(r.sinusoid) // 2], folder / "sinusoid.svg")
     for name, record in r.tables.items():
@@ -34,9 +34,8 @@ def figures(r: Results, folder: pathlib.Path) -> None:
             named = ("A1 bias", "A2 fold-in", "A4 fine-tuned", "A7 hier. Bayes")
             most = [a for a in record.names() if a in named]
             most += [a for a in ("A6 MAML", record.method) if a in record.names()]
-            plots.k_shot(
-                record, "user_cold", folder / "field-curves.svg", arms=list(dict.fromkeys(most))
-            )
+            path, arms = folder / "field-curves.svg", list(dict.fromkeys(most))
+            plots.k_shot(record, "user_cold", path, arms=arms, metric=PRIMARY)
 
 
 def sinusoid(record: records.Record, path: pathlib.Path) -> None:

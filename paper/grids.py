@@ -4,7 +4,7 @@ import numpy as np
 
 from metajax.results import intervals, records, tables
 from paper.claims import sinusoid_scores
-from paper.edition import BASELINES, Results
+from paper.edition import BASELINES, PRIMARY, Results
 from paper.field import field_tables, omniglot, unlabeled
 
 __all__ = [
@@ -26,16 +26,20 @@ def quality(r: Results) -> tables.Grid:
     for record, arm in shown:
         cells = []
         for scenario in r.scenarios:
-            i = records.interval(record.of(scenario, arm, "all", "mae"), "mae")
+            i = records.interval(record.of(scenario, arm, "all", PRIMARY), PRIMARY)
             cells.append(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]")
+        i = records.interval(record.of("user_cold", arm, "all", "ndcg@5"), "ndcg@5")
+        cells.append(f"{i.mean:.3f} [{i.low:.3f}, {i.high:.3f}]")
         rows.append([arm, *cells])
     means = np.array([[float(c.split()[0]) for c in row[1:]] for row in rows])
     bold = [int(np.argmin(means[:, 0]))]
     counts = r.base.tasks
     heads = [f"{s.replace('_', '-')} ({counts[s]:,})" for s in r.scenarios]
+    heads.append("nDCG@5, user-cold")
     note = (
-        "Mean absolute error per test task, with the 95 % bootstrap interval over tasks after "
-        "averaging each over the seeds; number of tasks in parentheses. A3 and A4 share the "
+        "Root mean squared error of the test tasks, and nDCG@5 of new users, with the 95 % "
+        "bootstrap interval over tasks after averaging each over the seeds; number of tasks in "
+        "parentheses. A3 and A4 share the "
         f"network of {r.edition.base.upper()}. Bold: the lowest error for new users."
     )
     first = sum(arm in BASELINES for _, arm in shown)
@@ -56,8 +60,9 @@ def differences(r: Results) -> tables.Grid:
     rows = [[m.name, *(column[i] for column in columns.values())] for i, m in enumerate(methods)]
     heads = ["method", "- A2", "- A7", "- own A4", "N1"]
     note = (
-        "New users: MAE of each method minus that of a baseline of the same record, paired by "
-        "user, with the p-value after Holm. N1: MAE with shuffled support labels minus MAE."
+        "New users: squared error of each method minus that of a baseline of the same record, "
+        "paired by user, with the p-value after Holm. N1: squared error with shuffled support "
+        "labels minus that without."
     )
     return tables.Grid("Paired differences", heads, rows, 1, [note])
 

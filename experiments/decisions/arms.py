@@ -20,7 +20,8 @@ NEURAL, EPSILON = "neural-linear, Thompson", "epsilon-greedy"
 POPULAR, RANDOM, ORACLE = "popularity", "random", "oracle"
 SHUFFLED, OTHERS = "rewards shuffled", "the next user's rewards"
 
-WIDTHS = (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0, 1.5)
+OWN = [(p, w) for p in (1.0, 0.7, 0.5) for w in (0.0, 0.05, 0.1, 0.3)]
+"""A prior of EM is too narrow for people unlike most, so that wider ones are tried."""
 PRECISIONS = (0.5, 2.0, 8.0, 32.0)
 PAIRS = [(p, w) for p in PRECISIONS for w in (0.05, 0.2, 0.6)]
 SHARES = [(p, e) for p in PRECISIONS for e in (0.0, 0.05, 0.15)]
@@ -49,9 +50,10 @@ def lookup(table: jax.Array) -> beliefs.Features:
     return lambda seen: table[seen.inputs["item"]]
 
 
-def prior(tables: Tables) -> beliefs.Beliefs:
-    """Beliefs from the meta-learned prior."""
-    return beliefs.gaussian(lookup(tables.rich), tables.mean, tables.root, lookup(tables.offset))
+def prior(tables: Tables, precision: jax.Array | float = 1.0) -> beliefs.Beliefs:
+    """Beliefs from the meta-learned prior, its precision times a factor."""
+    root = tables.root / jnp.sqrt(precision)
+    return beliefs.gaussian(lookup(tables.rich), tables.mean, root, lookup(tables.offset))
 
 
 def flat(tables: Tables, precision: jax.Array) -> beliefs.Beliefs:
@@ -83,12 +85,11 @@ def _ucb(make: Callable[..., beliefs.Beliefs]) -> Callable[..., Policy]:
 
 def arms() -> dict[str, Arm]:
     """Every arm, by name; widths are in standard deviations of a reward's noise."""
-    widths, once = [(0.0, w) for w in WIDTHS], [(0.0, 0.0)]
-    meta = lambda t, _: prior(t)
+    once = [(1.0, 0.0)]
     still = lambda b: b._replace(update=lambda state, told, key: state)
     return {
-        META: Arm(_thompson(meta), widths, records.METHOD),
-        META_UCB: Arm(_ucb(meta), widths, records.METHOD),
+        META: Arm(_thompson(prior), OWN, records.METHOD),
+        META_UCB: Arm(_ucb(prior), OWN, records.METHOD),
         WARM: Arm(_ucb(warm), PAIRS),
         FLAT: Arm(_thompson(flat), PAIRS),
         LINUCB: Arm(_ucb(flat), PAIRS),
@@ -102,13 +103,13 @@ def arms() -> dict[str, Arm]:
             lambda t, k, truth: policies.greedy(beliefs.fixed(lookup(truth))), once
         ),
         SUM: Arm(
-            lambda t, k, _: policies.greedy(prior(t)), once, records.CONTROL
+            lambda t, k, _: policies.greedy(prior(t, k[0])), once, records.CONTROL, "", META
         ),
         UNSURE: Arm(
             lambda t, k, _: policies.greedy(still(prior(t))), once, records.CONTROL
         ),
-        SHUFFLED: Arm(_thompson(meta), once, records.CONTROL, "shuffled", META),
-        OTHERS: Arm(_thompson(meta), once, records.CONTROL, "others", META),
+        SHUFFLED: Arm(_thompson(prior), once, records.CONTROL, "shuffled", META),
+        OTHERS: Arm(_thompson(prior), once, records.CONTROL, "others", META),
     }  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Regret against rounds for new users: a meta-learned prior against policies that start flat.
 
 A new user is shown one item a round, and says what they think of it. On `ClickUsers` the best item
-is known; on jester5k every reward is the rating that a real person gave, each joke once. The prior
+is known; on jester5k every reward is the rating that a real person gave, each joke once; on sushi10
+a person is shown two kinds, and only which one they choose is told. The prior
 is learned from past users (hierarchical Bayes by EM), who have also taught the popularity of items,
 the factors that the flat priors have as features, and the network of neural-linear. Each arm has as
 many trials on validation users. Controls: rewards shuffled within a user, the next user's rewards,
@@ -10,6 +11,7 @@ no exploration, and no learning.
 References: Kveton et al., "Meta-Thompson sampling", ICML 2021; Li et al., WWW 2010 (LinUCB);
 Riquelme et al., ICLR 2018 (neural-linear).
 Run: python -m experiments bandit
+     python -m experiments bandit --world sushi10     slates, and what is learned from choices
      python -m experiments bandit --from-records prints the stored tables.
 Published: none.
 Deviates: full covariance of the prior by EM, not a conjugate hyper-prior; widths are tuned.
@@ -32,9 +34,9 @@ from metajax.settings import Output, Positive, Presets
 from metajax.training import journal, progress
 from metajax.types import PyTree, UserError
 
-from . import show
+from . import show, sushi
 from .arms import Arm, arms, best
-from .worlds import Tables, World, clicks, jokes
+from .worlds import World, clicks, jokes
 
 NAME = "bandit"
 FIRST = (5, 10, 20, 50)
@@ -49,17 +51,17 @@ class Config:
     data_dir: pathlib.Path | None = None
     """Folder of jester5k's folder; by default METAJAX_DATA."""
     world: str = "both"
-    """clicks, jester5k, or both."""
+    """clicks, jester5k, or both; or sushi10, whose slates have a record of their own."""
     seeds: Positive = 5
     """Past users, networks, factors and keys are drawn anew for each."""
-    people: Positive = 500
+    people: Positive = 700
     """New users of the test, and as many of the validation."""
     past: Positive = 1_000
     """Past users of the click world."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 1, "people": 60, "past": 200},
-        "gpu": {"seeds": 20, "people": 700},
+        "gpu": {"seeds": 20},
     }
 
 
@@ -74,9 +76,9 @@ class Player:
     """An arm in a world, compiled once; users, tables and knobs are its arguments."""
 
     def __init__(self, world: World, arm: Arm):
-        environment = changed(world.environment, arm.control)
+        environment = (world.controlled or changed)(world.environment, arm.control)
 
-        def one(tables: Tables, knobs: jax.Array, user: PyTree, other: PyTree, key: jax.Array):
+        def one(tables: Any, knobs: jax.Array, user: PyTree, other: PyTree, key: jax.Array):
             policy = arm.make(tables, knobs, world.truth(user))
             params = (user, other) if arm.control == "others" else user
             log = play(environment, policy, params, key, FIRST[-1])
@@ -84,7 +86,7 @@ class Player:
 
         self.run = jax.jit(jax.vmap(one, in_axes=(None, None, 0, 0, 0)))
 
-    def __call__(self, tables: Tables, knobs: tuple, users: PyTree, seed: int) -> np.ndarray:
+    def __call__(self, tables: Any, knobs: tuple, users: PyTree, seed: int) -> np.ndarray:
         """Expected rewards (U, T) of the rounds."""
         count = jax.tree.leaves(users)[0].shape[0]
         keys = jax.random.split(jax.random.fold_in(jax.random.key(5), seed), count)
@@ -97,10 +99,15 @@ def averaged(rewards: np.ndarray) -> np.ndarray:
     return np.stack([rewards[:, :n].mean(axis=1) for n in FIRST])
 
 
-def tuned(world: World, players: dict[str, Player], tables: Tables) -> dict[str, dict[str, Any]]:
+def arms_of(world: World) -> dict[str, Arm]:
+    """The policies that are compared in a world."""
+    return (world.arms or arms)()
+
+
+def tuned(world: World, players: dict[str, Player], tables: Any) -> dict[str, dict[str, Any]]:
     """The knobs of each arm: those of the highest reward, averaged over 5, 10, 20, 50 rounds."""
     told: dict[str, dict[str, Any]] = {}
-    every = arms()
+    every = arms_of(world)
     total = sum(len(arm.trials) for arm in every.values())
     with progress.bar(f"tuning {world.name}", total) as update:
         done = 0
@@ -121,7 +128,7 @@ def tested(
     world: World,
     players: dict[str, Player],
     chosen: dict[str, dict[str, Any]],
-    tables: list[Tables],
+    tables: list[Any],
 ) -> tuple[dict[records.Key, np.ndarray], dict[str, Any]]:
     """Scores of every arm, seeds averaged, and curves and the means of each seed for ``extra``."""
     kept: dict[records.Key, np.ndarray] = {}
@@ -142,8 +149,12 @@ def tested(
 
 def worlds(config: Config) -> list[World]:
     """The worlds that are asked for; refuses what cannot be, before anything is trained."""
-    if config.world not in ("both", "clicks", "jester5k"):
-        raise UserError(f"no world {config.world!r}: clicks, jester5k, or both")
+    if config.world not in ("both", "clicks", "jester5k", sushi.NAME):
+        raise UserError(f"no world {config.world!r}: clicks, jester5k, both, or sushi10")
+    if config.world == sushi.NAME:
+        if config.people > 1_500:
+            raise UserError(f"{config.people} people of sushi10: 5,000 are known; give <= 1500")
+        return [sushi.world(config.data_dir, config.people, FIRST[-1])]
     found = []
     if config.world != "clicks":
         if config.people > 700:
@@ -160,21 +171,22 @@ def measured(config: Config) -> records.Record:
     """Runs every arm in the worlds; writes the record."""
     began = time.perf_counter()
     found = worlds(config)
-    ready: list[tuple[World, dict[str, Player], dict[str, Any], list[Tables]]] = []
+    ready: list[tuple[World, dict[str, Player], dict[str, Any], list[Any]]] = []
     for world in found:
-        players = {name: Player(world, arm) for name, arm in arms().items()}
+        players = {name: Player(world, arm) for name, arm in arms_of(world).items()}
         tables = [world.learn(seed) for seed in range(config.seeds)]
         ready.append((world, players, tuned(world, players, tables[0]), tables))
         print(f"{world.name}: settings chosen", flush=True)
     choices = {world.name: chosen for world, _, chosen, _ in ready}
-    tests = ledger.checksum(NAME, [world.test for world in found], config.seeds)
+    name = name_of(config)
+    tests = ledger.checksum(name, [world.test for world in found], config.seeds)
     opened = records.open_tests(config, choices, NAME, tests)
     kept: dict[records.Key, np.ndarray] = {}
     extra: dict[str, Any] = {}
     for world, players, chosen, tables in ready:
         scores, extra[world.name] = tested(world, players, chosen, tables)
         kept |= scores
-    every = arms()
+    every = arms_of(found[0])
     settings = {
         name: {f"{part}, {world}": value for world, told in choices.items()
                for part, value in told[name].items()}
@@ -186,16 +198,22 @@ def measured(config: Config) -> records.Record:
         kept, opened=(opened,), seconds={"total": time.perf_counter() - began},
         peak_memory=journal.peak_memory(), extra={"worlds": extra, "first": FIRST},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
+    records.write(config.output.folder(name), name, record)
     if config.output.publish:
-        records.publish(NAME, record)
+        records.publish(name, record)
     return record
+
+
+def name_of(config: Config) -> str:
+    """The name of the record."""
+    return f"{NAME}-{sushi.NAME}" if config.world == sushi.NAME else NAME
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    show.bandit(record, config.output.folder(NAME))
+    name = name_of(config)
+    record = records.stored(name) if config.output.from_records else measured(config)
+    show.bandit(record, config.output.folder(name))
     return record
 
 

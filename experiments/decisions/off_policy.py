@@ -61,7 +61,7 @@ class Config:
     """Logs drawn of the world."""
     rounds: Positive = 1_000
     """Rounds of such a log."""
-    resamples: Positive = 400
+    resamples: Positive = 1_000
     """Resamples of a bootstrap in the world; four times as many elsewhere."""
     clip: float = 5.0
     """Largest weight of clipped IPS."""

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,8 @@ from metajax.models.towers import vector_mlp
 from metajax.training import loop
 from metajax.types import Episode, Examples, PyTree
 
-DIM = 12
-"""Factors of an item on replayed people."""
+DIM, RICH = 12, 20
+"""Factors of an item on replayed people: of flat priors, and of the meta-learned one."""
 HIDDEN = 32
 """Width of the network of neural-linear."""
 
@@ -65,17 +65,21 @@ class World:
       name: of the world; unit: of a reward.
       environment: of one user.
       truth: params of a user -> (V,) the expected reward of every item, for the oracle alone.
-      learn: seed -> what past users teach.
+      learn: seed -> what past users teach, `Tables` or a tree of the world's own.
       valid, test: params of new users, leaves (U, ...).
+      arms: () -> the world's own policies by name; None for those of `arms`.
+      controlled: (environment, control) -> the environment under it; None for `bandit.changed`.
     """
 
     name: str
     unit: str
     environment: Environment
     truth: Callable[[PyTree], jax.Array]
-    learn: Callable[[int], Tables]
+    learn: Callable[[int], Any]
     valid: PyTree
     test: PyTree
+    arms: Callable[[], dict[str, Any]] | None = None
+    controlled: Callable[[Environment, str], Environment] | None = None
 
 
 def item_means(past: Past, num_items: int, damping: float = 5.0) -> np.ndarray:
@@ -180,7 +184,7 @@ def jokes(data_dir: pathlib.Path | None, new: int, rounds: int) -> World:
         offset = item_means(told, num_items)
         left, shape = reward - offset[item], (len(past), num_items)
         found = factors.als(user, item, left, shape, dim=DIM, seed=seed)
-        deep = factors.hierarchical_bayes(user, item, left, shape, dim=DIM, seed=seed)
+        deep = factors.hierarchical_bayes(user, item, left, shape, dim=RICH, seed=seed)
         rich = np.concatenate([np.ones((num_items, 1)), deep.item], axis=1)
         prior = priors.Prior(*map(jnp.asarray, (deep.mean, deep.covariance, deep.noise)))
         return tables_of(told, with_constant(found.item), rich, offset, prior, seed)

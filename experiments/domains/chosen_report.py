@@ -17,6 +17,10 @@ ITEM, BIAS, WEIGHED = "item mean", "bias model", "bias model, weighed"
 MF, IPS, ROBUST = "MF", "MF-IPS", "MF-DR"
 PLAIN, OURS = "ridge head", "debiased ridge head"
 SUPPORT, QUERY = "debiased, support only", "debiased, outer loss only"
+CHOSEN = "debiased, form chosen"
+MILDER = ", milder"
+FORMS = (OURS, SUPPORT, QUERY, OURS + MILDER, SUPPORT + MILDER, QUERY + MILDER)
+"""What `CHOSEN` is one of, by the error of the random ratings that were set aside."""
 SHUFFLED, SHUFFLED_IPS = "debiased, shuffled", "MF-IPS, shuffled"
 METRICS = {"mse": "MSE", "mae": "MAE", "ndcg@5": "nDCG@5"}
 GROUPED = (MF, IPS, WEIGHED, PLAIN, OURS)
@@ -36,7 +40,12 @@ def roles(names: Iterable[str]) -> dict[str, str]:
     found = dict.fromkeys(names, records.ABLATION)
     found |= dict.fromkeys((ITEM, BIAS, WEIGHED, MF, IPS, ROBUST), records.BASELINE)
     found |= dict.fromkeys((SHUFFLED, SHUFFLED_IPS), records.CONTROL)
-    return found | {OURS: records.METHOD}
+    return found | {OURS: records.METHOD, CHOSEN: records.METHOD}
+
+
+def ours(record: records.Record) -> str:
+    """The debiased learner that a record is about: older ones have no form that was chosen."""
+    return CHOSEN if CHOSEN in record.names() else OURS
 
 
 def groups(log: Chosen) -> dict[str, list[str]]:
@@ -134,12 +143,14 @@ def by_group(record: records.Record) -> Table:
     """The MSE of some arms in each group of people."""
     shown = Table(title=f"{record.dataset}, {RANDOM}: MSE by group of people")
     shown.add_column("group", no_wrap=True)
-    for head in ("people", *GROUPED, f"{OURS} minus {PLAIN}"):
+    main = ours(record)
+    shown_arms = dict.fromkeys((*GROUPED, main))
+    for head in ("people", *shown_arms, f"{main} minus {PLAIN}"):
         shown.add_column(head, justify="right", no_wrap=True)
     get = lambda arm, mine: record.of(RANDOM, arm, records.ALL, "mse")[:, mine]
     for kind, group, mine in grouped(record):
-        means = [np.nanmean(get(arm, mine)) for arm in GROUPED]
-        gap = records.difference(get(OURS, mine), get(PLAIN, mine))
+        means = [np.nanmean(get(arm, mine)) for arm in shown_arms]
+        gap = records.difference(get(main, mine), get(PLAIN, mine))
         shown.add_row(
             f"{kind}: {group}", str(mine.sum()), *(f"{m:.3f}" for m in means), signed(gap)
         )
@@ -150,15 +161,20 @@ def notes(record: records.Record) -> list[str]:
     """What stands below the tables."""
     lines = [
         f"{RANDOM}: without pairs that were trained on, and without {record.extra['aside']} set "
-        f"aside for naive Bayes; {PUBLISHED}: all random ratings. Intervals are over people, "
-        "seeds averaged first; a row with another propensity takes the settings of its base."
+        f"aside for naive Bayes and the choice of a form; {PUBLISHED}: all random ratings. "
+        "Intervals are over people, seeds averaged first; a row with another propensity takes "
+        "the settings of its base."
     ]
     for name, told in record.extra["weights"].items():
         lines.append(
             f"weights, {name}: largest {told['largest']:.1f} of a mean of 1, effective share of "
             f"rows {told['effective']:.2f}"
         )
-    for arm in (PLAIN, OURS):
+    for arm in record.arms:
+        if "form" in arm.settings:
+            each = ", ".join(f"{k} {v:.3f}" for k, v in arm.settings["aside_mse"].items())
+            lines.append(f"{arm.name} is {arm.settings['form']}; MSE of ratings set aside: {each}")
+    for arm in (PLAIN, ours(record)):
         get = lambda condition, a=arm: record.of(RANDOM, a, condition, "mse")
         for condition in (records.N0, records.N1, records.N2):
             gap = records.difference(get(condition), get(records.ALL))
@@ -179,8 +195,9 @@ def picture(record: records.Record, path: pathlib.Path) -> None:
 def group_picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves what the weights change in each group."""
     get = lambda arm, mine: record.of(RANDOM, arm, records.ALL, "mse")[:, mine]
+    main = ours(record)
     rows = [
-        (f"{kind}: {group}", records.difference(get(OURS, mine), get(PLAIN, mine)))
+        (f"{kind}: {group}", records.difference(get(main, mine), get(PLAIN, mine)))
         for kind, group, mine in grouped(record)
     ]
-    plots.forest(rows, path, "MSE: debiased minus plain")
+    plots.forest(rows, path, f"MSE: {main} minus {PLAIN}")

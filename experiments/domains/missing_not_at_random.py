@@ -7,6 +7,8 @@ aside. The debiased meta-learner is a ridge head whose support and outer loss ar
 propensities; beside it stand the same learner without weights, item means, bias models, and matrix
 factorization: plain, by inverse propensity scores (MF-IPS) and doubly robust (MF-DR). Every trained
 arm gets a trial per seed, judged by the error of held-out chosen ratings, weighed by propensity.
+Which form the debiased learner has (weights on the support, on the outer loss or on both, clipped
+lightly or more) is chosen by the error of the few random ratings that are set aside.
 The control is shuffled propensities; equal ones are the learner without weights.
 
 References: Schnabel et al., ICML 2016; Wang et al., ICML 2019.
@@ -21,6 +23,7 @@ import pathlib
 import time
 from typing import Any, ClassVar, Literal
 
+import jax
 import numpy as np
 
 from metajax import benchmark
@@ -52,8 +55,10 @@ class Config:
     """How the propensities of the weighed arms are estimated; stored: those of the data set."""
     floor: Share = 0.1
     """Share of rated pairs whose low propensities are raised to the lowest of the others."""
-    aside: Share = 0.05
-    """Share of the random ratings that naive Bayes may see; nothing is tested on them."""
+    milder: Share = 0.4
+    """The same share for the forms of the debiased learner with milder weights."""
+    aside: Share = 0.1
+    """Share of the random ratings for naive Bayes and the choice of a form; none is tested."""
     hidden: Share = 0.2
     """Share of the chosen ratings that settings are chosen on."""
     seeds: Positive = 5
@@ -107,8 +112,8 @@ def held_out(config: Config, log: coat.Chosen) -> tuple[np.ndarray, np.ndarray]:
     return hidden, fresh & (rng.random(rated.shape) < config.aside)
 
 
-def made(log: coat.Chosen, own: np.ndarray) -> dict[str, arms.Arm]:
-    """The trained arms that are tuned, by name; weights (U, I)."""
+def made(log: coat.Chosen, own: np.ndarray, mild: np.ndarray) -> dict[str, arms.Arm]:
+    """The trained arms that are tuned, by name; weights (U, I), and milder ones."""
     one = np.ones(log.chosen.shape)
     factors = arms.penalized(arms.factorization(log, arms.DIM))
     robust = arms.penalized(arms.doubly_robust(log, arms.DIM))
@@ -121,7 +126,25 @@ def made(log: coat.Chosen, own: np.ndarray) -> dict[str, arms.Arm]:
         report.OURS: arms.Arm(head, own, own),
         report.SUPPORT: arms.Arm(head, own, one),
         report.QUERY: arms.Arm(head, one, own),
+        report.OURS + report.MILDER: arms.Arm(head, mild, mild),
+        report.SUPPORT + report.MILDER: arms.Arm(head, mild, one),
+        report.QUERY + report.MILDER: arms.Arm(head, one, mild),
     }
+
+
+def chosen_form(
+    log: coat.Chosen, ready: dict[str, tuple[Any, np.ndarray]], aside: np.ndarray
+) -> dict[str, float]:
+    """Form -> the squared error of the random ratings that are set aside (U, I)."""
+    ones, found = np.ones(log.chosen.shape), {}
+    query = arms.rows_of(np.where(aside, log.random, 0), ones, ones)
+    for name in report.FORMS:
+        one, seen = ready[name]
+        tasks = arms.tasks(log, arms.rows_of(log.chosen, seen, ones), query)
+        scores = judge.scored(one, tasks, jax.random.key(4))
+        off = (np.asarray(scores) - query.label[None]) ** 2 * query.mask[None]
+        found[name] = float(off.sum() / query.mask.sum() / len(off))
+    return found
 
 
 def variants(
@@ -193,7 +216,7 @@ def measured(config: Config) -> records.Record:
     for name, weight, of_users in report.closed(np.ones(rated.shape), own):
         choices[name], table = tuner.biases(weight, of_users)
         ready[name] = (scorer(table[None]), weight)
-    tried = made(log, own)
+    tried = made(log, own, arms.weights_of(rated, found[config.propensity], config.milder))
     other = variants(log, weights, config.propensity)
     with progress.bar(NAME.replace("_", " "), len(tried) + len(other)) as update:
         for name, arm in tried.items():
@@ -206,6 +229,10 @@ def measured(config: Config) -> records.Record:
             params = tuner.trained(arms.Arm(learner, weight, weight), choices[base])
             ready[name] = (judgeable(base, learner, params), weight)
             update(len(ready) - 3, {})
+    errors = chosen_form(log, ready, aside)
+    form = min(errors, key=lambda name: errors[name])
+    ready[report.CHOSEN] = ready[form]
+    choices[report.CHOSEN] = choices[form] | {"form": form, "aside_mse": errors}
     name = f"{NAME}-{log.name}"
     test = ledger.checksum(NAME, log.random, aside)
     opened = records.open_tests(config, choices, NAME, test)

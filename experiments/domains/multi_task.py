@@ -1,48 +1,37 @@
-"""Two tasks on the same rows: shared bottom, one gate, a gate per task (MMoE), own experts (PLE).
+"""Several tasks on the same rows: shared bottom, one gate, a gate per task (MMoE), PLE, ESMM.
 
-Two regression tasks whose weights have the cosine rho, the generator of the MMoE paper. The less
-alike they are, the more it should help that each task has a gate of its own; where they are the
-same there should be no difference. In a further world the labels of the second task are dealt at
-random: who is hurt by a useless task? The control has uniform gates. Two more arms balance the
-losses of MMoE by learned uncertainty, or free their gradients of conflict (PCGrad).
+With --dataset synthetic there are two regression tasks whose weights have the cosine rho, the
+generator of the MMoE paper. The less alike they are, the more it should help that each task has a
+gate of its own; where they are the same there should be no difference. In a further world the
+labels of the second task are dealt at random: who is hurt by a useless task?
+On data the tasks are income and marital status (census-income, MMoE's own data), click and rating
+(ml-1m), or view, cart and purchase (retailrocket-multibehavior), where ESMM, which learns the rate
+of purchases over all that was shown, stands beside rates learned of viewed rows alone. The baseline
+is a network per task; all arms have about as many parameters and as many trials. Losses of MMoE are
+balanced by fixed weights, learned uncertainty, PCGrad, or weights learned on held-out rows through
+an inner step. Controls: uniform gates, and a last task whose labels are dealt at random.
 
-References: Ma et al., KDD 2018; Tang et al., RecSys 2020; Kendall et al., CVPR 2018; Yu et al.,
-NeurIPS 2020.
+References: Ma et al. (MMoE), KDD 2018; Ma et al. (ESMM), SIGIR 2018; Tang et al., RecSys 2020;
+Kendall et al., CVPR 2018; Yu et al., NeurIPS 2020; Ren et al., ICML 2018.
 Run: python -m experiments multi_task
-     python -m experiments multi_task --from-records prints the stored tables.
-Published: figures without numbers.
-Deviates: 32 inputs; every arm runs at the same rate and nothing is tuned; intervals are over seeds.
+     python -m experiments multi_task --plateau --num-steps 3000 --rate 0.01
+     python -m experiments multi_task --dataset census-income --seeds 6 --num-steps 400
+     python -m experiments multi_task --dataset census-income --from-records prints stored tables.
+Published: figures without numbers for the world; other splits for Census-Income.
+Deviates: 32 inputs in the world, where every arm runs at the same rate and nothing is tuned, and
+intervals are over seeds; on data they are over blocks of people.
 """
 
 import dataclasses
 import pathlib
-import time
-from typing import Any, ClassVar, NamedTuple
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from rich.console import Console
-from rich.table import Table
+from typing import ClassVar
 
 from metajax import benchmark
-from metajax.data.worlds.correlated import CorrelatedTasks, labeled
-from metajax.models import experts
-from metajax.optim import balance
-from metajax.results import intervals, ledger, plots, records
+from metajax.results import records
 from metajax.settings import Output, Positive, Presets
-from metajax.training import journal, loop, progress
-from metajax.training.updates import optimizer
-from metajax.types import Model, Params
 
 NAME = "multi_task"
-BOTTOM, ONE, MANY, PLE = "shared bottom", "one gate (OMoE)", "MMoE", "PLE"
-FROZEN, SURE, FREED = "MMoE, uniform gates", "MMoE, uncertainty", "MMoE, PCGrad"
-RHOS = (0.0, 0.5, 1.0)
-RANDOM = "second task random"
-WIDTH, TOWER, EXPERTS = 16, 8, 4
-WAYS = ("mean", "uncertainty", "pcgrad")
+DATASETS = ("census-income", "ml-1m", "retailrocket-multibehavior")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +39,24 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    dataset: str = "synthetic"
+    """synthetic, census-income, ml-1m, retailrocket-multibehavior, or the path of an .npz file."""
+    data_dir: pathlib.Path | None = None
+    """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     seeds: Positive = 10
-    """Training seeds, over which the intervals are."""
+    """Training seeds; on data the trials of each arm, of which the better half is judged."""
     num_steps: Positive = 1_000
     """Steps of Adam."""
     batch: Positive = 128
     """Rows of a step."""
+    most: Positive = 30_000
+    """Training rows of a data set at most, drawn at random; validation has a quarter of that."""
     test_rows: Positive = 4_000
-    """Rows that all arms are judged on."""
+    """Rows of the world that all arms are judged on; a data set's test rows are all used."""
     rate: float = 0.005
-    """Of Adam, for all arms."""
+    """Of Adam in the world, for all arms; on data it is tuned."""
+    plateau: bool = False
+    """In the world: the rate falls to 0 by a cosine; only the models, at rho 0.5 and 1."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 3, "num_steps": 200, "test_rows": 1_000},
@@ -67,174 +64,32 @@ class Config:
     }
 
 
-class Arm(NamedTuple):
-    """A model, and how the losses of its tasks are balanced, one of `WAYS`."""
-
-    model: Model
-    way: str = "mean"
-
-
-def made() -> dict[str, Arm]:
-    """The arms, of about as many parameters each."""
-    gates = lambda **how: experts.mixture(2, EXPERTS, WIDTH, TOWER, **how)
-    return {
-        BOTTOM: Arm(experts.shared_bottom(2, EXPERTS * WIDTH, TOWER)),
-        ONE: Arm(gates(one_gate=True)),
-        MANY: Arm(gates()),
-        PLE: Arm(experts.progressive(2, 2, 1, WIDTH, TOWER)),
-        FROZEN: Arm(gates(frozen=True)),
-        SURE: Arm(gates(), "uncertainty"),
-        FREED: Arm(gates(), "pcgrad"),
-    }
-
-
-def recipe(arm: Arm, rate: float) -> loop.Recipe:
-    """How an arm is trained on a batch (x (N, D), labels (N, 2))."""
-
-    def init(key: jax.Array, batch: Any) -> Params:
-        return {"model": arm.model.init(key, (), batch[0]), "log_variance": jnp.zeros(2)}
-
-    def of_tasks(params: Params, batch: Any) -> jax.Array:
-        x, label = batch
-        return jnp.mean((arm.model.apply(params["model"], (), x) - label) ** 2, axis=0)
-
-    def gradient(params: Params, batch: Any, key: jax.Array):
-        if arm.way == "pcgrad":
-            return jax.jacrev(of_tasks)(params, batch), {"loss": of_tasks(params, batch).mean()}
-
-        def loss(params: Params) -> jax.Array:
-            value = of_tasks(params, batch)
-            sure = arm.way == "uncertainty"
-            return balance.by_uncertainty(value, params["log_variance"]) if sure else value.mean()
-
-        value, slope = jax.value_and_grad(loss)(params)
-        return slope, {"loss": value}
-
-    tx = optax.adam(rate)
-    tx = optax.chain(balance.pcgrad(), tx) if arm.way == "pcgrad" else tx
-    return loop.Recipe(init, gradient, optimizer(tx))
-
-
-def drawn(data: Any, key: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-    """Rows of the world in ``data``; its second task's labels are dealt at random if it says so."""
-    world = CorrelatedTasks()
-    key_rows, key_deal = jax.random.split(key)
-    told = {"waves": world.waves, "noise": world.noise, "seed": world.seed}
-    x, label = labeled(data["weights"], key_rows, count, **told)
-    dealt = jax.random.permutation(key_deal, label[:, 1])
-    second = jnp.where(data["random"] > 0, dealt, label[:, 1])
-    return x, jnp.stack([label[:, 0], second], axis=1)
-
-
-def worlds() -> dict[str, dict[str, jax.Array]]:
-    """Scenario -> what its rows are drawn with."""
-    of = lambda rho, random: {
-        "weights": CorrelatedTasks(rho=rho).weights,
-        "random": jnp.asarray(random),
-    }
-    return {f"rho {rho:g}": of(rho, 0.0) for rho in RHOS} | {RANDOM: of(0.5, 1.0)}
-
-
-def measured(config: Config) -> records.Record:
-    """Trains every arm in every world, judges it and writes the record."""
-    began, arms, found = time.perf_counter(), made(), {}
-    keys = jax.random.split(jax.random.key(0), config.seeds)
-    sample = lambda data, key: drawn(data, key, config.batch)
-    with progress.bar("multi_task", len(arms) * len(worlds())) as update:
-        for name, arm in arms.items():
-            for scenario, world in worlds().items():
-                given = (recipe(arm, config.rate), sample, world, keys, config.num_steps)
-                found[scenario, name] = loop.fit(*given, block=200).params["model"]
-                update(len(found), {})
-            print(f"{name}: trained", flush=True)
-    key = jax.random.key(99)
-    chosen = {"rate": config.rate, "experts": EXPERTS, "width": WIDTH, "tower": TOWER}
-    tests = ledger.checksum(NAME, key, config.test_rows)
-    opened = records.open_tests(config, chosen, NAME, tests)
-    scores = {}
-    for (scenario, name), params in found.items():
-        x, label = drawn(worlds()[scenario], key, config.test_rows)
-        predict = jax.jit(jax.vmap(lambda p, a=arms[name], x=x: a.model.apply(p, (), x)))
-        error = np.asarray(((predict(params) - label[None]) ** 2).mean(axis=1))
-        variance = np.asarray(label.var(axis=0))
-        scores[records.Key(scenario, name, records.ALL, "first")] = error[None, :, 0] / variance[0]
-        mean = (error / variance[None]).mean(axis=1)
-        scores[records.Key(scenario, name, records.ALL, "both")] = mean[None]
-    one = lambda name: jax.tree.map(lambda x: x[0], found["rho 1", name])
-    size = {k: {"parameters": sum(x.size for x in jax.tree.leaves(one(k)))} for k in arms}
-    roles = {BOTTOM: records.BASELINE, ONE: records.BASELINE, FROZEN: records.CONTROL}
-    record = records.made(
-        NAME, config, records.arms_of(arms, roles=roles, settings=size), scores,
-        opened=(opened,), seconds={"total": time.perf_counter() - began},
-        peak_memory=journal.peak_memory(), extra={"scenarios": list(worlds())},
-    )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record, config.output.publish)
-    return record
-
-
-def report(record: records.Record, folder: pathlib.Path) -> None:
-    """Prints a table of each world, and saves the error over rho."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    told = lambda r: f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
-    for scenario in record.extra["scenarios"]:
-        metric = "first" if scenario == RANDOM else "both"
-        get = lambda arm, s=scenario, m=metric: record.of(s, arm, records.ALL, m)
-        what = "of the first task" if metric == "first" else "mean of both tasks"
-        shown = Table(title=f"{scenario}: share of variance not explained, {what}")
-        shown.add_column("arm", no_wrap=True)
-        for head in ("error", f"minus {BOTTOM}", f"minus {ONE}", f"minus {MANY}", "parameters"):
-            shown.add_column(head, justify="right", no_wrap=True)
-        for arm in record.arms:
-            mean = intervals.mean_interval(intervals.mean_of_seeds(get(arm.name)))
-            gaps = [
-                "" if arm.name == other else told(records.difference(get(arm.name), get(other)))
-                for other in (BOTTOM, ONE, MANY)
-            ]
-            error = f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
-            shown.add_row(arm.name, error, *gaps, f"{arm.settings['parameters']:,}")
-        console.print(shown)
-    console.print(cost(record))
-    seeds = record.config["seeds"]
-    print(f"Intervals are over {seeds} training seeds, paired; all arms see the same rows.")
-    picture(record, folder / "rho.png")
-    print(f"plot   {folder}/rho.png")
-
-
-def cost(record: records.Record) -> Table:
-    """What a random second task costs the first, against the second task of rho 0.5."""
-    shown = Table(title="first task: with a random second task, minus with the one of rho 0.5")
-    shown.add_column("arm", no_wrap=True)
-    shown.add_column("difference", justify="right", no_wrap=True)
-    for arm in record.arms:
-        get = lambda scenario, a=arm.name: record.of(scenario, a, records.ALL, "first")
-        gap = records.difference(get(RANDOM), get("rho 0.5"))
-        shown.add_row(arm.name, f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
-    return shown
-
-
-def picture(record: records.Record, path: pathlib.Path) -> None:
-    """Saves the error of each arm over how alike the tasks are."""
-    with plots.page(path, 2.9) as axes:
-        for i, arm in enumerate(record.arms):
-            rows = [
-                intervals.mean_interval(record.of(f"rho {r:g}", arm.name, records.ALL, "both")[0])
-                for r in RHOS
-            ]
-            axes.plot(RHOS, [r.mean for r in rows], label=arm.name, **plots.look(i))
-            low, high = [r.low for r in rows], [r.high for r in rows]
-            axes.fill_between(RHOS, low, high, color=plots.look(i)["color"], alpha=0.1, linewidth=0)
-        axes.set_xlabel("rho, the cosine of the tasks' weights")
-        axes.set_ylabel("variance not explained")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.arms))
-
-
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its picture."""
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    report(record, config.output.folder(NAME))
+    from metajax.data.sources import named
+
+    world = config.dataset == "synthetic"
+    name = NAME if world else f"{NAME}-{named.short_name(config.dataset)}"
+    name = f"{NAME}-plateau" if world and config.plateau else name
+    folder = config.output.folder(name)
+    if config.output.from_records:
+        record = records.stored(name)
+    elif world:
+        from . import task_world
+
+        record = task_world.measured(config)
+    else:
+        from . import task_rows
+
+        record = task_rows.measured(config)
+    if world:
+        from . import task_world
+
+        task_world.report(record, folder)
+    else:
+        from . import task_report
+
+        task_report.report(record, folder)
     return record
 
 

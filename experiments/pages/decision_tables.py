@@ -77,6 +77,7 @@ def loop(record: records.Record) -> str:
 
 MAKERS = (
     ("bandit", bandit),
+    ("bandit-sushi10", bandit),
     ("feedback_loop", loop),
     (meta_rl_report.NAME, meta_rl_report.markdown),
     (long_term_report.NAME, long_term_report.markdown),
@@ -85,8 +86,32 @@ MAKERS = (
 """Record -> its part of a page."""
 
 
+DECISIONS = tuple(name for name, _ in MAKERS)
+TRUST = (
+    "explain-ml-100k", "adversarial-ml-100k-lies", "adversarial-ml-100k-moved",
+    "adversarial-ml-100k-hostile", "adversarial-domains", "federated-ml-1m", "private-ml-1m",
+)  # fmt: skip
+"""The records of two rooms, of which each is to take no longer than a person waits."""
+
+
+def minutes(names: tuple[str, ...]) -> dict[str, float]:
+    """The minutes by the clock of the records that are stored, as they tell."""
+    there = [name for name in names if records.path_of(name).is_file()]
+    return {name: records.stored(name).seconds["total"] / 60 for name in there}
+
+
+def times() -> str:
+    """How long the tables of decisions took, in a sentence."""
+    told = minutes(DECISIONS)
+    each = ", ".join(f"`{name}` {value:.0f}" for name, value in told.items())
+    whole = f"By the clock, on two cores, the stored records took {sum(told.values()):.0f} minutes"
+    return f"{whole} together: {each}.\n"
+
+
 def filled(text: str) -> str:
     """The page with the tables of the records that are stored."""
+    mark = r"(<!-- minutes: [^\n]* -->\n).*?(<!-- end of minutes -->)"
+    text = re.sub(mark, lambda m: m[1] + times() + m[2], text, flags=re.DOTALL)
     for name, make in MAKERS:
         if records.path_of(name).is_file():
             body = make(records.stored(name))

@@ -1,48 +1,40 @@
 """The benchmark on an accelerator: whole outer steps by wall time, every way on the same card.
 
-One process has the ways of JAX, one those of eager PyTorch; a program that compiles long, of
-`torch.compile` or of W4, has its own. First all of them build side by side, up to a time; then the
-ways of a cell are timed in turns, a few calls at a time that are waited for together. The record is
-written anew after every cell, so that a run that is stopped leaves what it has.
+Each way of JAX is compiled in a process of its own, and left out if that takes too long; eager
+PyTorch has one process, each program of `torch.compile` its own. Workloads go in waves: the ways of
+a wave are compiled side by side, then those of a cell are loaded and timed in turns, a few calls at
+a time that are waited for together, and end with it. Compilers that are still at work are stopped
+while something is timed. The record is written anew after every cell, so that a run that is killed
+leaves what it has.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import os
-import queue
+import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from metajax.types import UserError
 
 from . import choices
+from .crew import COMPILED, JAX, TORCH, Crew
 from .device_worker import BF16, FLOAT32, TF32, Job
 
 SIZES = {"W1": 1024, "W2": 256, "W2q15": 64, "W3": 1024, "W4": 128, "W4h": 128}
 """Tasks of a batch where one size is measured."""
-SLOW = {"W4", "W4h"}
-"""Workloads whose programs compile long, in a process of their own."""
-SLOW_IN_TORCH = {("W2", 5)}
-"""Workloads and inner steps that `torch.compile` needs longer for than `--quick` has."""
+COMPILED_QUICK = {("W1", 5, TF32), ("W2", 1, TF32)}
+"""Cells that `torch.compile` has a chance to be ready for within `--quick`."""
+REHEARSED = {"W1": 16, "W2": 2, "W2q15": 2, "W3": 8, "W4": 2, "W4h": 2}
+"""Tasks of a rehearsal on a processor, whose figures say nothing."""
+TOGETHER = min(16, os.cpu_count() or 1)
+"""Processes that compile at a time."""
 BATCHES = (32, 256, 1024, 8192)
 TOLERANCE = {FLOAT32: 1e-4, TF32: 1e-2, BF16: 5e-2}
 """How far the first loss of a way may be from the library's, relatively."""
-JAX, TORCH = "jax", "torch"
-
-
-@dataclasses.dataclass
-class Worker:
-    """A started process and the lines that it has said."""
-
-    process: subprocess.Popen
-    said: queue.Queue
 
 
 @dataclasses.dataclass
@@ -51,7 +43,7 @@ class Way:
 
     Attributes:
       worker: the name of its process.
-      facts: what its process said when it was ready.
+      facts: what its process said when it was compiled, and when it ran first.
       seconds: of an outer step, one for each round.
       skipped: why it is not measured, if it is not.
     """
@@ -62,15 +54,15 @@ class Way:
     seconds: list[float] = dataclasses.field(default_factory=list)
     skipped: str = ""
 
+    @property
+    def cell(self) -> Job:
+        """The job without its variant."""
+        return self.job._replace(variant="")
 
-def quick_cells() -> list[Job]:
-    """What `--quick` measures, the most wanted first; the variant is left empty.
 
-    A card's compiler takes about ten seconds for each program of JAX, several at a time or not.
-    """
-    cells = [("W2", 1), ("W3", 5), ("W1", 5), ("W4", 1), ("W2", 5)]
-    cell = lambda name, steps, precision: Job("", name, steps, True, SIZES[name], precision)
-    return [cell(*c, TF32) for c in cells] + [cell(*c, BF16) for c in cells[:4]]
+def quick_cells(sizes: Mapping[str, int] = SIZES) -> list[Job]:
+    """What `--quick` measures; the variant is left empty."""
+    return [Job("", name, steps, True, sizes[name], kind) for name, steps, kind in choices.QUICK]
 
 
 def all_cells(workloads: Iterable[str], steps: Iterable[int]) -> list[Job]:
@@ -83,134 +75,100 @@ def all_cells(workloads: Iterable[str], steps: Iterable[int]) -> list[Job]:
 
 def ways(cell: Job, peers: bool, quick: bool) -> list[str]:
     """The ways to do a cell: the library's, others that it could choose, plain JAX and peers."""
-    others = [] if quick or not cell.second else list(choices.OTHERS.get(cell.name, {}))
-    found = ["metajax", *others, *([] if quick and cell.precision == BF16 else ["plain"])]
+    if quick:
+        named = choices.QUICK[cell.name, cell.num_steps, cell.precision].split("; ")
+        found = ["metajax", *(n if n == "plain" else f"metajax, {n}" for n in named if n)]
+    else:
+        others = list(choices.OTHERS.get(cell.name, {})) if cell.second else []
+        found = ["metajax", *others, "plain"]
     if peers:
-        found += ["torch.func"]
-        found += [] if quick and cell.precision == BF16 else ["torch loop"]
-        slow = quick and (cell.precision == BF16 or (cell.name, cell.num_steps) in SLOW_IN_TORCH)
-        found += [] if slow else ["torch.func compiled"]
+        slow = quick and (cell.name, cell.num_steps, cell.precision) not in COMPILED_QUICK
+        found += (
+            ["torch.func"] + ["torch.func compiled"] * (not slow) + ["torch loop"] * (not quick)
+        )
     return found
 
 
-def _start(library: str, threads: int) -> Worker:
-    memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.7"}
-    memory["TORCHINDUCTOR_COMPILE_THREADS"] = "2"
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"{__package__}.device_worker", library, str(threads)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=None,
-        text=True,
-        env={**os.environ, **memory},
-    )
-    said: queue.Queue = queue.Queue()
-
-    def listen() -> None:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("{"):
-                said.put(json.loads(line))
-        said.put(None)
-
-    threading.Thread(target=listen, daemon=True).start()
-    return Worker(process, said)
+def _collect(crew: Crew, found: list[Way], waiting: list[Way]) -> None:
+    """Takes in what the processes of some ways have said since."""
+    numbers = {str(i): way for i, way in enumerate(found)}
+    for name in dict.fromkeys(way.worker for way in waiting):
+        if name not in crew.workers:
+            continue
+        while (told := crew.hear(name, 0.01)) is not None:
+            number = told.pop("ready", None) or told.pop("failed")
+            numbers[number].facts |= told
+            numbers[number].skipped = told.get("why", "")
 
 
-class Crew:
-    """The processes of a run, started when they are first needed and ended with it."""
+def build(crew: Crew, found: list[Way], mine: list[Way], patience: float, limit: float) -> None:
+    """Compiles some of the ways, until the time is out or all are done.
 
-    def __init__(self, threads: int):
-        self.threads = threads
-        self.workers: dict[str, Worker] = {}
-
-    def __enter__(self) -> "Crew":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for worker in self.workers.values():
-            worker.process.kill()
-            worker.process.wait()
-            for pipe in (worker.process.stdin, worker.process.stdout):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):  # what was told last was not read
-                        pipe.close()
-
-    def tell(self, name: str, **what: object) -> None:
-        """Tells a process something."""
-        if name not in self.workers:
-            library = name.partition(" ")[0]
-            self.workers[name] = _start(library, self.threads if name == JAX else 1)
-        stdin = self.workers[name].process.stdin
-        assert stdin
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hear` tells
-            stdin.write(json.dumps(what) + "\n")
-            stdin.flush()
-
-    def hear(self, name: str, patience: float) -> dict[str, Any] | None:
-        """The next that a process says; None if it says nothing in time, or has ended."""
-        try:
-            return self.workers[name].said.get(timeout=max(patience, 0.01))
-        except queue.Empty:
-            return None
-
-
-def build(crew: Crew, found: list[Way], patience: float) -> None:
-    """Builds all ways, for at most so many seconds."""
+    Args:
+      found: all ways; their numbers are their places in it.
+      mine: those to wait for; others that are at work go on.
+      patience: seconds in all.
+      limit: seconds for one process.
+    """
     until = time.monotonic() + patience
-    names = list(dict.fromkeys(way.worker for way in found))
-    mine = {name: {str(i): w for i, w in enumerate(found) if w.worker == name} for name in names}
-    for name in names:
-        crew.tell(name, build=[(number, way.job) for number, way in mine[name].items()])
-    waiting = {name: set(mine[name]) for name in names}
-    while any(waiting.values()) and time.monotonic() < until:
-        for name in [n for n in names if waiting[n]]:
-            told = crew.hear(name, 0.05)
-            if told is None:
-                if crew.workers[name].process.poll() is not None:
-                    waiting[name].clear()
+    names = list(dict.fromkeys(way.worker for way in mine))
+    done = lambda way: way.skipped or "compile_seconds" in way.facts
+    while time.monotonic() < until and not all(map(done, mine)):
+        at_work = {way.worker for way in mine if not done(way) and way.worker in crew.workers}
+        for name in names:
+            waits = not all(done(way) for way in mine if way.worker == name)
+            if waits and name not in crew.workers and len(at_work) < TOGETHER:
+                jobs = [(str(i), way.job) for i, way in enumerate(found) if way.worker == name]
+                crew.tell(name, build=jobs)
+                at_work.add(name)
+        _collect(crew, found, [way for way in mine if not done(way)])
+        for way in mine:
+            if done(way) or way.worker not in crew.workers:
                 continue
-            number = told.pop("ready", None) or told.pop("failed")
-            way = mine[name][number]
-            way.facts, way.skipped = told, told.get("why", "")
-            waiting[name].discard(number)
-    for name in names:
-        crew.tell(name, stop=True)
-    over = time.monotonic() + 0.25 * patience
-    for name in (JAX, TORCH):  # a compiler that is still at work would disturb what is timed
-        while name in names and (told := crew.hear(name, over - time.monotonic())) is not None:
-            if "stopped" in told:
-                break
-            number = told.pop("ready", None) or told.pop("failed")
-            mine[name][number].facts, mine[name][number].skipped = told, told.get("why", "")
-    for way in found:
-        if not way.facts:
-            ended = crew.workers[way.worker].process.poll() is not None
-            way.skipped = "its process ended" if ended else f"not ready after {patience:.0f} s"
-            if way.worker not in (JAX, TORCH):
-                crew.workers[way.worker].process.kill()
+            took = time.monotonic() - crew.workers[way.worker].began
+            if crew.ended(way.worker):
+                way.skipped = "its process ended"
+            elif took > limit and way.worker.startswith(JAX):
+                way.skipped = f"not compiled after {limit:.0f} s"
+                crew.end(way.worker)
+        time.sleep(0.05)
+
+
+def _answer(crew: Crew, way: Way, patience: float, **what: object) -> dict[str, Any]:
+    """What the process of a way answers about it; nothing, and the way is left out, if it fails."""
+    number = way.facts["number"]
+    crew.tell(way.worker, **what)
+    until = time.monotonic() + patience
+    while (told := crew.hear(way.worker, until - time.monotonic())) is not None:
+        if "seconds" in told:
+            return told
+        if told.get("failed") == number:
+            break
+    way.skipped = (told or {}).get("why", "it did not answer")
+    return {}
 
 
 def measure(crew: Crew, found: list[Way], rounds: int, seconds: float) -> None:
     """Times the ways of a cell in turns, each about so many seconds a round."""
+    found = [way for way in found if "compile_seconds" in way.facts]
     counts: dict[int, int] = {}
-    for turn in range(rounds + 1):  # the first warms up, and tells how long a call takes
+    for turn in range(-1, rounds + 1):  # the first loads, the second tells how long a call takes
         for i, way in enumerate(found):
             if way.skipped or (turn > 2 and counts[i] == 1 and way.seconds[-1] > 2 * seconds):
                 continue
-            number = way.facts["number"]
-            crew.tell(way.worker, time=number, count=counts.get(i, 1))
-            told = crew.hear(way.worker, 30.0)
-            while told is not None and "seconds" not in told and told.get("failed") != number:
-                told = crew.hear(way.worker, 30.0)  # a program that came too late
-            if told is None or "seconds" not in told:
-                way.skipped = (told or {}).get("why", "it did not answer")
+            told = _answer(crew, way, 30.0, time=way.facts["number"], count=counts.get(i, 1))
+            if not told:
                 continue
-            if turn:
-                way.seconds.append(told["seconds"])
-            else:
-                a_call = told["seconds"] * way.facts["outer"] * way.facts.get("share_of_tasks", 1.0)
+            if turn < 0:
+                way.facts.setdefault("loss", told["loss"])
+            elif turn == 0:
+                share = way.facts.get("share_of_tasks", 1.0)
+                a_call = told["seconds"] * way.facts["outer"] * share
                 counts[i] = max(1, min(500, round(seconds / a_call)))
+            else:
+                way.seconds.append(told["seconds"])
+        if turn < 0:
+            agree(found)
 
 
 def agree(found: list[Way]) -> None:
@@ -254,8 +212,9 @@ def run(
     seconds: float,
     keep: Callable[[list[dict[str, Any]], dict[str, float]], None],
     *,
-    threads: int = 4,
+    limit: float = 90.0,
     rounds: int = 5,
+    together: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures cells within so many seconds in all; the rows of all ways.
 
@@ -263,39 +222,107 @@ def run(
       cells: what to measure, the most wanted first.
       ways_of: a cell -> its ways, the library's first.
       keep: (rows, ceilings) is called after every cell.
-      threads: programs of JAX that are compiled at a time.
+      limit: seconds for the compiler of a way.
+      together: compile the ways of all cells before the first is timed; else of each cell.
 
     Raises:
       UserError: no way of JAX could be built.
     """
     began = time.monotonic()
+    waves = [cells] if together else [[cell] for cell in cells]
     found = [Way(cell._replace(variant=v), "") for cell in cells for v in ways_of(cell)]
     for i, way in enumerate(found):
-        way.worker = TORCH if way.job.variant.startswith("torch") else JAX
-        slow = way.job.name in SLOW or way.job.variant.endswith("compiled")
-        way.worker += f" {i}" * slow  # what compiles too long must not hold the others up
-    best: dict[str, float] = {}
-    with Crew(threads) as crew:
-        crew.tell(JAX, ceilings=True)
-        told = crew.hear(JAX, 0.5 * seconds)
-        if told is None:
-            raise UserError("JAX does not start on this device; try a product by hand first")
-        best.update(told["ceilings"])
+        way.facts["number"], way.worker = str(i), f"{JAX} {i}"
+        if way.job.variant.startswith("torch"):
+            wave = next(k for k, wave in enumerate(waves) if way.cell in wave)
+            slow = way.job.variant.endswith("compiled")
+            way.worker = f"{COMPILED} {i}" if slow else f"{TORCH} {wave}"
+    done: list[Way] = []
+    with Crew() as crew:
+        best = _ceilings(crew, 0.5 * seconds)
         _note(began, f"ceilings {best}")
-        build(crew, found, 0.6 * seconds - (time.monotonic() - began))
-        for i, way in enumerate(found):
-            way.facts["number"] = str(i)
-        _note(began, f"{sum(not way.skipped for way in found)} of {len(found)} ways are ready")
-        rows: list[dict[str, Any]] = []
-        for cell in cells:
-            mine = [way for way in found if way.job._replace(variant="") == cell]
-            agree(mine)
-            if time.monotonic() - began < 0.95 * seconds:
-                measure(crew, mine, rounds, 0.05)
-            rows += [row(way, best) for way in mine]
-            keep(rows, best)
-            _note(began, f"{cell.name}, {cell.num_steps} steps, {cell.precision} measured")
+        for number, wave in enumerate(waves):
+            mine = [way for way in found if way.cell in wave]
+            left = seconds - (time.monotonic() - began)
+            _ready(crew, found, mine, 0.75 * left * len(mine) / (len(found) - len(done)), limit)
+            ready = sum("compile_seconds" in way.facts for way in mine)
+            _note(began, f"{ready} of {len(mine)} ways are ready")
+            for cell in wave:
+                here = [way for way in mine if way.cell == cell]
+                if time.monotonic() - began < 0.97 * seconds:
+                    measure(crew, here, rounds, 0.05)
+                for way in here:
+                    if way.worker.startswith(JAX):
+                        crew.end(way.worker)
+                    _note(began, _told(way))
+                done += here
+                keep([row(way, best) for way in done], best)
+            crew.end(f"{TORCH} {number}")
+        _late(crew, found, 0.9 * (seconds - (time.monotonic() - began)), rounds)
+        rows = [row(way, best) for way in done]
+        keep(rows, best)
     return rows
+
+
+def _ready(crew: Crew, found: list[Way], mine: list[Way], patience: float, limit: float) -> None:
+    """Compiles the ways of a wave; what is not ready then is ended, or stopped if PyTorch's."""
+    for way in mine:
+        if way.worker.startswith(COMPILED):  # needs longest, so that it starts first
+            crew.tell(way.worker, build=[(way.facts["number"], way.job)])
+    _pause(crew, found, signal.SIGCONT)
+    quick = [way for way in mine if not way.worker.startswith(COMPILED)]
+    build(crew, found, quick, patience, limit)
+    _collect(crew, found, mine)
+    _pause(crew, found, signal.SIGSTOP)
+    _close(crew, quick)
+
+
+def _late(crew: Crew, found: list[Way], patience: float, rounds: int) -> None:
+    """Waits for `torch.compile` once all else is measured, and times what is ready then."""
+    late = [way for way in found if way.worker.startswith(COMPILED) and not way.seconds]
+    _pause(crew, late, signal.SIGCONT)
+    build(crew, found, late, patience, patience)
+    _close(crew, late)
+    for way in late:
+        measure(crew, [way], rounds, 0.05)
+        agree([other for other in found if other.cell == way.cell and other.seconds])
+        _note(time.monotonic(), _told(way))
+
+
+def _ceilings(crew: Crew, patience: float) -> dict[str, float]:
+    """What the card reaches at best, measured by a process of its own."""
+    crew.tell(JAX, ceilings=True)
+    told = crew.hear(JAX, patience)
+    crew.end(JAX)
+    if told is None:
+        raise UserError("JAX does not start on this device; try a product by hand first")
+    return told["ceilings"]
+
+
+def _pause(crew: Crew, found: list[Way], kind: signal.Signals) -> None:
+    """Stops the compilers of PyTorch that are still at work, or lets them go on."""
+    for way in found:
+        if way.worker.startswith(COMPILED) and "compile_seconds" not in way.facts:
+            crew.signal(way.worker, kind)
+
+
+def _close(crew: Crew, found: list[Way]) -> None:
+    """Leaves out the ways that are not compiled yet; ends their processes."""
+    for way in found:
+        if not way.skipped and "compile_seconds" not in way.facts:
+            way.skipped = "not compiled in time"
+            if way.worker.startswith((JAX, COMPILED)):
+                crew.end(way.worker)
+
+
+def _told(way: Way) -> str:
+    """What was found of a way, in a line."""
+    _, name, num_steps, _, _, precision = way.job
+    title = f"{name}, {num_steps} steps, {precision}, {way.job.variant}"
+    if way.skipped or not way.seconds:
+        return f"{title}: {way.skipped or 'there was no time left'}"
+    took = f"{1e3 * statistics.median(way.seconds):.3f} ms"
+    return f"{title}: {took}, compiled in {way.facts['compile_seconds']:.1f} s"
 
 
 def _note(began: float, text: str) -> None:

@@ -1,14 +1,12 @@
-"""Ways of one library on an accelerator, in a process of their own: built side by side, then timed.
+"""Ways of one library on an accelerator, in a process of their own: compiled, then timed.
 
 It is started by `device` and told what to do by lines of JSON: ``{"build": [jobs]}`` is answered by
-a line for each job as it gets ready, ``{"time": id, "count": n}`` by the seconds of an outer step,
-``{"ceilings": true}`` by what the card reaches at best.
+a line for each job as it is compiled, ``{"time": id, "count": n}`` by the seconds of an outer step
+and its loss, ``{"ceilings": true}`` by what the card reaches at best.
 """
 
 import argparse
-import concurrent.futures
 import contextlib
-import gc
 import json
 import os
 import sys
@@ -57,11 +55,13 @@ def jax_way(job: Job) -> Built:
     """A way in JAX, compiled, with the costs that the compiler tells."""
     import jax
 
+    from metajax.models import conv
     from metajax.profiling import flops
 
-    from . import choices, ours, problems
+    from . import choices, on_chip, ours, problems
 
-    how = choices.OTHERS.get(job.name, {}).get(job.variant, choices.how(job.name))
+    mine = choices.how(job.name, narrow=job.precision == BF16)
+    how = choices.OTHERS.get(job.name, {}).get(job.variant, mine)
     sized: dict[str, Any] = {"num_tasks": job.tasks, "narrow": job.precision == BF16}
     exact = job.precision == FLOAT32
     with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
@@ -70,9 +70,8 @@ def jax_way(job: Job) -> Built:
             program = ours.plain(job.name, job.num_steps, job.second, kind, **sized)
         else:
             program = ours.library(job.name, job.num_steps, job.second, how, **sized)
-        lowered = program.run.lower(program.state, program.data)
         began = time.perf_counter()
-        compiled = lowered.compile()
+        compiled = program.compiled()
     took = time.perf_counter() - began
     state = [program.state]
 
@@ -83,7 +82,13 @@ def jax_way(job: Job) -> Built:
 
     chunks = max(1, job.tasks // (how.chunk_size or job.tasks))
     shares = ours.branch_shares(how, problems.make(job.name, job.tasks))
-    operations = flops.matrix_flops(program.run, program.state, program.data, branches=shares)
+    counted = program
+    hidden = how.convolve is on_chip.chip_convolution or how.sums or how.one_kernel
+    if hidden and not job.variant.startswith("plain"):  # products that are not seen as such
+        visible: dict[str, Any] = {"convolve": conv.patch_convolution, "sums": False}
+        products = how._replace(**visible, one_kernel=0)
+        counted = ours.library(job.name, job.num_steps, job.second, products, **sized)
+    operations = flops.matrix_flops(counted.run, program.state, program.data, branches=shares)
     costs = compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs or {}
     planned = compiled.memory_analysis()
@@ -148,14 +153,6 @@ def torch_way(job: Job) -> Built:
     return Built(run, facts)
 
 
-def ready(make: Callable[[Job], Built], job: Job) -> Built:
-    """The way with its first loss and the seconds of a step, about."""
-    built = make(job)
-    first = built.run(1)
-    built.facts.setdefault("loss", first)
-    return built
-
-
 def ceilings() -> dict[str, float]:
     """TFLOP/s of a large matrix product by precision, and TB/s of a copy, read and written."""
     import jax
@@ -192,46 +189,39 @@ def _seconds(call: Callable[[], Any], count: int = 10) -> float:
     return min(means)
 
 
-def main(library: str, threads: str) -> None:
+def main(library: str) -> None:
     """Answers lines until its input ends."""
     make = jax_way if library == "jax" else torch_way
     built: dict[str, Built] = {}
-    pool = concurrent.futures.ThreadPoolExecutor(int(threads))
-
-    def build(number: str, job: Job) -> None:
-        try:
-            built[number] = ready(make, job)
-            _say(ready=number, **built[number].facts)
-        except Exception as error:  # whatever stops a way is its result
-            _say(failed=number, why=f"{type(error).__name__}: {error}".split("\n")[0][:200])
-
     for line in sys.stdin:
         told = json.loads(line)
-        if "build" in told:
-            for number, job in told["build"]:
-                pool.submit(build, number, Job(*job))
-        elif "stop" in told:
-            pool.shutdown(wait=True, cancel_futures=True)
-            _say(stopped=True)
-        elif "ceilings" in told:
+        if "ceilings" in told:
             _say(ceilings=ceilings())
-        elif "forget" in told:
-            built.pop(told["forget"], None)
-            gc.collect()
-        else:
-            way, began = built[told["time"]], time.perf_counter()
+            continue
+        for number, job in told.get("build", []):
             try:
-                way.run(told["count"])
-            except Exception as error:
-                _say(failed=told["time"], why=f"{type(error).__name__}: {error}"[:200])
-                continue
-            took = (time.perf_counter() - began) / told["count"] / way.facts["outer"]
-            _say(seconds=took / way.facts.get("share_of_tasks", 1.0))
+                built[number] = make(Job(*job))
+                _say(ready=number, **built[number].facts)
+            except Exception as error:  # whatever stops a way is its result
+                _say(failed=number, why=_why(error))
+        if "time" not in told:
+            continue
+        try:
+            way, began = built[told["time"]], time.perf_counter()
+            loss = way.run(told["count"])
+        except Exception as error:
+            _say(failed=told["time"], why=_why(error))
+            continue
+        took = (time.perf_counter() - began) / told["count"] / way.facts["outer"]
+        _say(seconds=took / way.facts.get("share_of_tasks", 1.0), loss=loss)
     os._exit(0)  # a compiler may still be at work
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".split("\n")[0][:200]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    for argument in ("library", "threads"):
-        parser.add_argument(argument)
+    parser.add_argument("library")
     main(**vars(parser.parse_args()))

@@ -18,7 +18,7 @@ from metajax.models import conv
 from metajax.training import devices, loop, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
-from . import problems
+from . import one_kernel, problems
 from .choices import How
 from .choices import how as chosen
 
@@ -32,9 +32,24 @@ def perceptron(params: PyTree, profile: PyTree, x: jax.Array) -> jax.Array:
     return (x @ params["head"]["kernel"] + params["head"]["bias"].reshape(1, -1))[:, 0]
 
 
-def look_up(tables: PyTree, index: jax.Array) -> jax.Array:
-    """The features (..., 256) of feature values (..., 8)."""
-    return jnp.concatenate([tables[k][index[..., i]] for i, k in enumerate(problems.TABLES)], -1)
+def summed(params: PyTree, profile: PyTree, x: jax.Array) -> jax.Array:
+    """The same as `perceptron` with no matrix product: sums that a compiler fuses."""
+    product = lambda x, kernel: jnp.sum(x[:, :, None] * kernel[None], axis=1)
+    for layer in params["body"].values():
+        x = jax.nn.relu(product(x, layer["kernel"]) + layer["bias"].reshape(1, -1))
+    return product(x, params["head"]["kernel"])[:, 0] + params["head"]["bias"]
+
+
+def look_up(tables: PyTree, index: jax.Array, one_hot: int = 0) -> jax.Array:
+    """The features (..., 256) of feature values (..., 8); `choices.How` tells of ``one_hot``."""
+
+    def rows(table: jax.Array, index: jax.Array) -> jax.Array:
+        if len(table) > one_hot:
+            return table[index]
+        return jax.nn.one_hot(index, len(table), dtype=table.dtype) @ table
+
+    found = [rows(tables[k], index[..., i]) for i, k in enumerate(problems.TABLES)]
+    return jnp.concatenate(found, -1)
 
 
 def users(params: PyTree, profile: PyTree, index: jax.Array) -> jax.Array:
@@ -101,18 +116,31 @@ def transformer(
 
 
 def _fast(
-    model: Model, problem: problems.Problem, num_steps: int, second_order: bool, narrow: bool
+    model: Model,
+    problem: problems.Problem,
+    num_steps: int,
+    second_order: bool,
+    narrow: bool,
+    how: How,
 ) -> MetaLearner:
     """The learner of a perceptron, all of whose weights adapt to ratings or values."""
+    if how.sums:
+        rule = optax.sgd(problem.rate)
+        return gradient(model, rule, num_steps, second_order=second_order)
     compute = jnp.bfloat16 if narrow else None
     return fast_maml(model, problem.rate, num_steps, second_order=second_order, compute=compute)
 
 
 def _by_gradient(
-    model: Model, problem: problems.Problem, num_steps: int, second_order: bool, narrow: bool
+    model: Model,
+    problem: problems.Problem,
+    num_steps: int,
+    second_order: bool,
+    narrow: bool,
+    how: How,
 ) -> MetaLearner:
     """The learner of a network that tells classes, whose activations are its model's."""
-    del narrow
+    del narrow, how
     return gradient(
         model,
         optax.sgd(problem.rate),
@@ -123,10 +151,14 @@ def _by_gradient(
     )
 
 
-def _look_up_all(params: PyTree, episodes: Episode) -> Episode:
+def _looked_up(how: How) -> outer_gradient.Prepare:
     """The tasks with the features of their pairs in place of the pairs."""
-    rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs))
-    return Episode((), rows(episodes.support), rows(episodes.query))
+
+    def all_rows(params: PyTree, episodes: Episode) -> Episode:
+        rows = lambda e: e._replace(inputs=look_up(params["tables"], e.inputs, how.one_hot))
+        return Episode((), rows(episodes.support), rows(episodes.query))
+
+    return outer_gradient.Prepare(tree.under("tables"), all_rows)
 
 
 class Workload(NamedTuple):
@@ -136,23 +168,25 @@ class Workload(NamedTuple):
       network: (params, profile, inputs) -> scores, as one writes it first.
       own: choices -> the network of the library's way.
       loss: of scores, labels and mask, in support and query.
-      learner: (model, problem, num_steps, second_order, narrow) -> the library's learner.
-      prepare: what the library does once for all tasks of a step.
+      learner: (model, problem, num_steps, second_order, narrow, choices) -> the library's learner.
+      prepare: choices -> what the library does once for all tasks of a step.
       variations: other networks that one may write first, by name.
     """
 
     network: Callable
     own: Callable[[How], Callable]
     loss: losses.Loss
-    learner: Callable[[Model, problems.Problem, int, bool, bool], MetaLearner]
-    prepare: outer_gradient.Prepare | None = None
+    learner: Callable[[Model, problems.Problem, int, bool, bool, How], MetaLearner]
+    prepare: Callable[[How], outer_gradient.Prepare] | None = None
     variations: Mapping[str, Callable] = {}
 
 
-_sines = Workload(perceptron, lambda how: perceptron, losses.squared_error, _fast)
+_sines = Workload(
+    perceptron, lambda how: summed if how.sums else perceptron, losses.squared_error, _fast
+)
 _characters = Workload(
     conv.conv4(5).apply,
-    lambda how: conv.conv4(5, convolve=how.convolve).apply,
+    lambda how: conv.conv4(5, convolve=how.convolve, normalize=how.normalize).apply,
     losses.class_cross_entropy,
     _by_gradient,
 )
@@ -161,7 +195,7 @@ _users = Workload(
     lambda how: perceptron,  # features are looked up before
     losses.squared_error,
     _fast,
-    outer_gradient.Prepare(tree.under("tables"), _look_up_all),
+    _looked_up,
 )
 _sequences = Workload(
     transformer,
@@ -207,12 +241,20 @@ class Program(NamedTuple):
       run: (state, data) -> (state, losses); it makes ``num_outer`` outer steps and is jitted.
       state: the first state; it is donated.
       data: what stays.
+      num_outer: see ``run``.
+      options: of the compiler.
     """
 
     run: Any
     state: PyTree
     data: PyTree
     num_outer: int
+    options: tuple[tuple[str, bool | int | str], ...] = ()
+
+    def compiled(self):
+        """The program, compiled ahead of time with its options."""
+        lowered = self.run.lower(self.state, self.data)
+        return lowered.compile(compiler_options=dict(self.options))
 
 
 def _split(problem: problems.Problem) -> tuple[PyTree, PyTree]:
@@ -229,7 +271,7 @@ def _with(apply: Callable, frozen: PyTree, narrow: bool) -> Model:
 
 
 def _gradient(
-    learner: MetaLearner, how: How, prepare: outer_gradient.Prepare | None
+    learner: MetaLearner, how: How, prepare: Callable[[How], outer_gradient.Prepare] | None
 ) -> outer_gradient.GradientFn:
     """The outer gradient in the measured way."""
     tasks = outer_gradient.of_tasks(learner)
@@ -240,7 +282,7 @@ def _gradient(
     found = (
         outer_gradient.of_batch(tasks)
         if prepare is None
-        else outer_gradient.prepared(tasks, prepare)
+        else outer_gradient.prepared(tasks, prepare(how))
     )
     return outer_gradient.sorted_by_length(found) if how.lengths else found
 
@@ -266,7 +308,8 @@ def library(
       outer: another outer optimizer than `OUTER`.
     """
     outer = outer or OUTER
-    how, problem, workload = how or chosen(name), problems.make(name, num_tasks), WORKLOADS[name]
+    how = how or chosen(name, narrow=narrow)
+    problem, workload = problems.make(name, num_tasks), WORKLOADS[name]
     learned, frozen = _split(problem)
 
     def nested(learner: MetaLearner) -> MetaLearner:
@@ -278,9 +321,13 @@ def library(
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state: loop.TrainState, data: PyTree):
         episodes, frozen = data
-        model = _with(workload.own(how), frozen, narrow)
-        learner = nested(workload.learner(model, problem, num_steps, second_order, narrow))
+        network = workload.own(how)
+        network = jax.checkpoint(network) if how.remat else network
+        model = _with(network, frozen, narrow)
+        learner = nested(workload.learner(model, problem, num_steps, second_order, narrow, how))
         gradient_fn = _gradient(learner, how, workload.prepare)
+        if how.one_kernel:
+            gradient_fn = one_kernel.gradient(problem.rate, num_steps, second_order, how.one_kernel)
         if mesh is not None:
             gradient_fn = devices.dealt(mesh, gradient_fn)
         recipe = loop.recipe(learner, outer, gradient_fn)
@@ -291,7 +338,7 @@ def library(
     data = (episodes_of(problem), frozen)
     if mesh is not None:
         start, data = devices.place(mesh, (start, data))
-    return Program(run, start, data, how.num_outer)
+    return Program(run, start, data, how.num_outer, how.options)
 
 
 def plain(

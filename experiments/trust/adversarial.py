@@ -10,7 +10,7 @@ control. All settings of defences are chosen on meta-validation.
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
 Run: python -m experiments adversarial --dataset ml-100k
-     python -m experiments adversarial --attack lies  tries one of the four.
+     python -m experiments adversarial --attack lies  tries one of the five.
 Published: none under this protocol.
 Deviates: item factors are estimated beforehand from honest ratings, so that hostile users reach the
 initialization only.
@@ -32,10 +32,10 @@ from metajax.data import episodes
 from metajax.data.sources import named
 from metajax.evaluation import evaluate
 from metajax.results import ledger, records
-from metajax.settings import Data, Output, Positive, Presets, Share, SplitOptions, Training
+from metajax.settings import Data, Output, Positive, Presets, SplitOptions, Training
 from metajax.training import journal, loop, progress, robust
 from metajax.transforms import adversarial as against
-from metajax.types import MetaLearner, Params
+from metajax.types import MetaLearner, Params, UserError
 
 from . import adversarial_parts as parts
 from . import adversarial_report as report
@@ -46,11 +46,12 @@ from .adversarial_arms import (
     against_lies,
     against_moves,
     errors,
+    learned_embeddings,
     maml,
     trained,
 )
 
-ATTACKS = ("lies", "moved", "hostile", "domains")
+ATTACKS = ("lies", "moved", "embeddings", "hostile", "domains")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,15 +59,21 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
-    attack: Literal["all", "lies", "moved", "hostile", "domains"] = "all"
-    """Which attack; each has a record of its own."""
+    attack: Literal["all", "lies", "moved", "embeddings", "hostile", "domains"] = "all"
+    """Which attack; each has a record of its own. Embeddings: moved factors, where the embeddings
+    of items are learned too, and APR against it."""
     data: Data = Data("ml-100k")
     split: SplitOptions = SplitOptions()
-    training: Training = Training(seeds=1, num_steps=400)
+    training: Training = Training(seeds=3, num_steps=400)
     outer_rate: float = 3e-3
     """Rate of Adam across tasks."""
-    hostile: Share = 0.05
-    """Share of hostile users in meta-training."""
+    rules: tuple[str, ...] = ("mean", "clipped", "trimmed", "median")
+    """How the outer gradients of hostile and honest users are put together."""
+    hostile: tuple[float, ...] = (0.01, 0.02, 0.05)
+    """Shares of hostile users in meta-training; the largest is that of people who say the
+    opposite."""
+    closed_form: bool = False
+    """Against lies, only fold-in and its robust forms, which need no training: for more people."""
     size: float = 0.5
     """Length by which adversarial training moves an item's factors, which have length about 1."""
     domain_steps: Positive = 3_000
@@ -125,22 +132,35 @@ RULES = {
 }
 
 
+def attempts(config: Config) -> dict[str, tuple[int, float]]:
+    """Condition -> the kind of hostile users, see `parts.HOSTILE`, and their share."""
+    shills = {
+        f"{kind} {share:.0%}": (parts.HOSTILE.index(kind), share)
+        for kind in ("random", "bandwagon")
+        for share in sorted(config.hostile)
+    }
+    most = max(config.hostile)
+    mirrored = {f"mirrored {most:.0%}": (parts.HOSTILE.index("mirrored"), most)}
+    return {parts.HOSTILE[0]: (0, 0.0), **shills, **mirrored}
+
+
 def under_hostile(
     problem: benchmark.Problem, config: Config, target: int
 ) -> dict[tuple[str, str], Params]:
-    """(rule, kind of hostile users) -> the parameters after meta-training among them."""
-    learner = maml(problem)
-    sample = parts.hostile_sampler(problem, config.training, config.hostile)
+    """(rule, condition) -> the parameters (S, ...) after meta-training among hostile users."""
+    learner, every = maml(problem), attempts(config)
+    sample = parts.hostile_sampler(problem, config.training)
+    keys = jax.random.split(jax.random.key(1), config.training.seeds)
     found = {}
-    with progress.bar("hostile users", len(RULES) * len(parts.HOSTILE)) as update:
-        for name, rule in RULES.items():
-            gradient_fn = robust.aggregated(learner, rule)
+    with progress.bar("hostile users", len(config.rules) * len(every)) as update:
+        for name in config.rules:
+            gradient_fn = robust.aggregated(learner, RULES[name])
             recipe = loop.recipe(learner, optax.adam(config.outer_rate), gradient_fn)
-            for kind, said in enumerate(parts.HOSTILE):
-                data = (problem.train, jnp.asarray(kind), jnp.asarray(target, jnp.int32))
-                keys = jax.random.key(1)[None]
+            for said, (kind, share) in every.items():
+                numbers = (jnp.asarray(kind), jnp.asarray(target, jnp.int32), jnp.asarray(share))
+                data = (problem.train, *numbers)
                 fitted = loop.fit(recipe, sample, data, keys, config.training.num_steps)
-                found[name, said] = jax.tree.map(lambda x: x[0], fitted.params)
+                found[name, said] = fitted.params
                 update(len(found), {})
     return found
 
@@ -173,8 +193,9 @@ def judged_lies(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     found: Scores = {}
     for arm, one in arms.items():
         run = jax.jit(lambda p, t, o=one: lied_errors(o._replace(params=p), t, source))
-        for condition, x in zip(report.CONDITIONS, run(one.params, tasks), strict=True):
-            found[records.Key(report.LIES, arm, condition, "mae")] = np.asarray(x)[None]
+        errors_SxCxT = np.stack([np.asarray(run(params, tasks)) for params in one.every()])
+        for i, condition in enumerate(report.CONDITIONS):
+            found[records.Key(report.LIES, arm, condition, "mae")] = errors_SxCxT[:, i]
         print(f"lies, {arm}: judged", flush=True)
     return found
 
@@ -184,8 +205,10 @@ def judged_moves(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     found: Scores = {}
     for arm, one in arms.items():
         run = jax.jit(lambda p, t, o=one: moved_errors(o._replace(params=p), t, source))
-        for condition, x in run(one.params, tasks).items():
-            found[records.Key(report.MOVED, arm, condition, "mae")] = np.asarray(x)[None]
+        each = [jax.tree.map(np.asarray, run(params, tasks)) for params in one.every()]
+        for condition in each[0]:
+            key = records.Key(report.MOVED, arm, condition, "mae")
+            found[key] = np.stack([of_seed[condition] for of_seed in each])
         print(f"moved factors, {arm}: judged", flush=True)
     return found
 
@@ -197,11 +220,14 @@ def judged_hostile(
 
     @jax.jit
     def run(params: Params, tasks: Any):
-        clean = errors(learner, params, tasks, source, evaluate.unaltered)
-        return {"mae": clean, "pushed": pushed(learner, params, tasks, source, target)}
+        def of_seed(params: Params) -> dict[str, jax.Array]:
+            clean = errors(learner, params, tasks, source, evaluate.unaltered)
+            return {"mae": clean, "pushed": pushed(learner, params, tasks, source, target)}
+
+        return jax.lax.map(of_seed, params)
 
     return {
-        records.Key(report.HOSTILE, rule, kind, metric): np.asarray(x)[None]
+        records.Key(report.HOSTILE, rule, kind, metric): np.asarray(x)
         for (rule, kind), params in found.items()
         for metric, x in run(params, tasks).items()
     }
@@ -210,6 +236,10 @@ def judged_hostile(
 def attacked(config: Config, attack: str) -> records.Record:
     """Trains the arms against one attack on a log, judges them under it and writes the record."""
     began, name = time.perf_counter(), named.short_name(config.data.dataset)
+    if not config.hostile or not all(0 < share < 1 for share in config.hostile):
+        raise UserError("--hostile: give shares of users above 0 and below 1, as 0.01 0.05")
+    if unknown := {*config.rules} - {*RULES}:
+        raise UserError(f"--rules {min(unknown)!r} is none of {', '.join(RULES)}")
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"adversarial-{name}")
     if config.training.fresh:
@@ -221,6 +251,8 @@ def attacked(config: Config, attack: str) -> records.Record:
     elif attack == "moved":
         plain = trained(MAML, maml(problem), problem, config, folder)
         arms = against_moves(problem, config, folder, plain)
+    elif attack == "embeddings":
+        arms = learned_embeddings(problem, config, folder)
     else:
         hostile = under_hostile(problem, config, target)
     choices = {"pushed": target} | {k: a.settings for k, a in arms.items()}

@@ -8,16 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import benchmark, losses
+from metajax import benchmark, losses, tree
 from metajax.benchmark import baselines
 from metajax.data import episodes
 from metajax.evaluation import evaluate
 from metajax.learners.gradient.maml import gradient
+from metajax.learners.parts import query_loss
 from metajax.models.towers import factor_mlp
 from metajax.results import records
 from metajax.transforms import adversarial as against
 from metajax.transforms.robust import bisquare, cauchy, doubtful, huber
-from metajax.types import MetaLearner, Params
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
 
 from . import adversarial_parts as parts
 from . import adversarial_report as report
@@ -33,12 +34,24 @@ TARGET = 0.25
 
 
 class Arm(NamedTuple):
-    """A learner with its parameters (of one seed) and what was chosen for it."""
+    """A learner with its parameters (of the first seed) and what was chosen for it.
+
+    Attributes:
+      seeds: the parameters (S, ...) of all seeds; None if there is nothing random.
+    """
 
     learner: MetaLearner
     params: Params
     settings: dict[str, Any]
     role: str = records.METHOD
+    seeds: Params | None = None
+
+    def every(self) -> list[Params]:
+        """The parameters of each seed."""
+        if self.seeds is None:
+            return [self.params]
+        count = len(jax.tree.leaves(self.seeds)[0])
+        return [jax.tree.map(lambda x, i=i: x[i], self.seeds) for i in range(count)]
 
 
 def maml(problem: benchmark.Problem, loss: losses.Loss = losses.squared_error) -> MetaLearner:
@@ -110,7 +123,7 @@ def best_trust(
     threshold, factor = pairs[best]
     told = {"threshold": threshold, "penalty times": factor, "trials": len(pairs)}
     told |= {"valid": float(clean[best]), "valid_lies": float(lied[best])}
-    return Arm(learner(threshold), params_of(factor), told)
+    return Arm(learner(threshold), params_of(factor), told, seeds=plain.seeds)
 
 
 def careful_fold_in(problem: benchmark.Problem) -> tuple[Arm, Arm]:
@@ -132,7 +145,33 @@ def trained(
     """A learner meta-trained, its best step chosen on meta-validation."""
     tx = optax.adam(config.outer_rate)
     arm = baselines.trained_arm(name, learner, tx, problem, config.training, folder)
-    return Arm(learner, jax.tree.map(lambda x: x[0], arm.params), arm.settings)
+    first = jax.tree.map(lambda x: x[0], arm.params)
+    return Arm(learner, first, arm.settings, seeds=arm.params)
+
+
+def embedded(learner: MetaLearner, num_items: int, dim: int) -> MetaLearner:
+    """The learner whose item factors are learned too: the stored ones plus a table.
+
+    Its params are ``learner`` and ``table`` (I, D), all zeros at first; a task does not adapt the
+    table.
+    """
+
+    def seen(params: PyTree, inputs: PyTree) -> PyTree:
+        return parts.with_factors(inputs, parts.factors(inputs) + params["table"][inputs["item"]])
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        return {"learner": learner.init(key, episode), "table": jnp.zeros((num_items, dim))}
+
+    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
+        known = examples._replace(inputs=seen(params, examples.inputs))
+        return learner.adapt(params["learner"], state, known, key)
+
+    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
+        return learner.predict(params["learner"], state, seen(params, inputs))
+
+    start = lambda params, profile: learner.start(params["learner"], profile)
+    loss = query_loss(start, adapt, predict, losses.squared_error)
+    return MetaLearner(init, start, adapt, predict, loss, learner.num_gradients)
 
 
 def against_lies(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Arm]:
@@ -141,6 +180,8 @@ def against_lies(problem: benchmark.Problem, config: Any, folder: Any) -> dict[s
     arms = {FOLD_IN: plain, f"{FOLD_IN}, tuned on lies": tuned}
     for name, make in {"Huber": huber, "Cauchy": cauchy, "bisquare": bisquare}.items():
         arms[f"{FOLD_IN}, {name}"] = best_trust(plain, make, problem)
+    if config.closed_form:
+        return arms
     arms[MAML] = trained(MAML, maml(problem), problem, config, folder)
     arms[MAML] = arms[MAML]._replace(role=records.BASELINE)
     liars = parts.trained_on_lies(maml(problem), 0.5, 2 * TUNED_AT)
@@ -173,3 +214,20 @@ def against_moves(
     for name, learner in made.items():
         arms[name] = trained(f"moved, {name}", learner, problem, config, folder)
     return {k: a._replace(role=records.CONTROL) if k == "noise" else a for k, a in arms.items()}
+
+
+def learned_embeddings(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Arm]:
+    """MAML whose item embeddings are learned too, plain, by APR, and by noise of equal length."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+    plain = embedded(maml(problem), problem.table.num_items, dim)
+    apr = lambda **how: against.against_embeddings(
+        plain, tree.under("table"), against.Fixed(config.size), **how
+    )
+    made = {
+        report.EMBEDDED: plain,
+        report.APR: apr(),
+        report.APR_NOISE: apr(direction=against.anywhere),
+    }
+    arms = {name: trained(name, one, problem, config, folder) for name, one in made.items()}
+    roles = {report.EMBEDDED: records.BASELINE, report.APR_NOISE: records.CONTROL}
+    return {k: a._replace(role=roles.get(k, records.METHOD)) for k, a in arms.items()}

@@ -13,7 +13,6 @@ from metajax.data.worlds.domains import TwoDomains
 from metajax.evaluation import evaluate
 from metajax.evaluation.evaluate import Alteration
 from metajax.learners.closed_form import ridge
-from metajax.models.features import vector_features
 from metajax.models.towers import vector_linear
 from metajax.training import loop
 from metajax.transforms import adversarial
@@ -123,8 +122,8 @@ def on_query(
     return measure
 
 
-def hostile_sampler(problem: Any, training: Any, share: float) -> loop.Sampler:
-    """Batches of which about a share are hostile users, of the kind in ``data[1]``, see `HOSTILE`.
+def hostile_sampler(problem: Any, training: Any) -> loop.Sampler:
+    """Batches of which about ``data[3]`` are hostile users, of the kind in ``data[1]``: `HOSTILE`.
 
     Random and bandwagon users rate random items around the mean, bandwagon users 8 popular items
     with 5; both give item ``data[2]`` a 5, which is in their support and in their query. Mirrored
@@ -155,7 +154,7 @@ def hostile_sampler(problem: Any, training: Any, share: float) -> loop.Sampler:
         return episodes.fetch(Episode(source.tasks.owner[user], *parts), source)
 
     def one(key: jax.Array, data: Any) -> Episode:
-        source, kind, target = data
+        source, kind, target, share = data
         key_real, key_fake, key_who = jax.random.split(key, 3)
         real = draw(key_real, source)
         liar = lambda e: e._replace(label=mirrored(e.label))
@@ -181,6 +180,8 @@ def domain_arms(num_steps: int, people: int) -> dict[str, dict[str, jax.Array]]:
     "domain" is linear and fitted afterwards to the features of other new users
     by least squares, so that no arm can win by a classifier that was trained badly.
     """
+    from metajax.models.features import vector_features
+
     world = TwoDomains()
     embed = vector_features((24, 8))
     plain = ridge(embed, vector_linear(), 8)

@@ -10,6 +10,7 @@ from rich.table import Table
 from metajax.results import plots, records
 
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
+EMBEDDED, APR, APR_NOISE = "embeddings learned", "APR", "APR, random noise"
 LIES, MOVED, HOSTILE, DOMAINS = "lies", "moved factors", "hostile users", "two domains"
 SHARES = (0.1, 0.2, 0.4)
 MOVES = {
@@ -82,31 +83,40 @@ def lies_table(record: records.Record) -> Table:
 
 def moved_table(record: records.Record) -> Table:
     """Moved item factors."""
-    known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == PLAIN}
+    plain = PLAIN if PLAIN in record.names() else EMBEDDED
+    known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == plain}
     conditions = [c for c in MOVES if c in known]
     rows = []
     for arm in arms_in(record, MOVED):
         mean = [f"{record.of(MOVED, arm, c, 'mae').mean():.4f}" for c in conditions]
         at = lambda name: record.of(MOVED, name, "asked moved 0.5", "mae")
-        rows.append((arm, [*mean, "" if arm == PLAIN else told(at(arm), at(PLAIN))]))
-    heads = [*(MOVES[c] for c in conditions), "asked .5 minus plain"]
+        rows.append((arm, [*mean, "" if arm == plain else told(at(arm), at(plain))]))
+    heads = [*(MOVES[c] for c in conditions), f"asked .5 minus {plain}"]
     return grid("MAE, factors moved of items asked about or rated (MAML)", heads, rows)
+
+
+def hostile_kinds(record: records.Record) -> list[str]:
+    """The conditions of hostile users: honest first, then shilling by share, then mirrored."""
+    return list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+
+
+def shilling(record: records.Record) -> list[str]:
+    """The conditions in which an item is pushed."""
+    return [k for k in hostile_kinds(record) if k.startswith(("random", "bandwagon"))]
 
 
 def hostile_table(record: records.Record) -> Table:
     """Hostile users in meta-training, and their effect on honest ones."""
-    kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
-    rows = []
+    (honest, *kinds), rows = hostile_kinds(record), []
     for rule in arms_in(record, HOSTILE):
         of = lambda kind, metric, rule=rule: record.of(HOSTILE, rule, kind, metric)
-        cells = [told(of(kinds[0], "mae"))]
-        cells += [told(of(k, "mae"), of(kinds[0], "mae")) for k in kinds[1:]]
-        cells += [told(of(k, "pushed"), of(kinds[0], "pushed")) for k in kinds[1:3]]
-        rows.append((rule, cells))
-    heads = ["honest MAE", *(f"{k} minus honest" for k in kinds[1:])]
-    heads += [f"item pushed, {k}" for k in kinds[1:3]]
-    share = record.config.get("hostile", 0.0)
-    return grid(f"{share:.0%} hostile users in meta-training, honest new users", heads, rows)
+        rows.append((f"{rule}, {honest}", [told(of(honest, "mae")), "", ""]))
+        for kind in kinds:
+            pushed = told(of(kind, "pushed"), of(honest, "pushed"))
+            gap = told(of(kind, "mae"), of(honest, "mae"))
+            rows.append((f"{rule}, {kind}", ["", gap, pushed if kind in shilling(record) else ""]))
+    heads = ["MAE", f"MAE minus {honest}", "rise of the item pushed"]
+    return grid("hostile users in meta-training, honest new users", heads, rows)
 
 
 def domains_table(record: records.Record) -> Table:
@@ -141,7 +151,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         chosen = {k: v for k, v in record.arm(arm).settings.items() if k in CHOSEN}
         if chosen:
             print(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in chosen.items())}")
-    path, draw = folder / f"{room.replace(' ', '-')}.png", PICTURES.get(room)
+    shown = EMBEDDED if EMBEDDED in record.names() else room
+    path, draw = folder / f"{shown.replace(' ', '-')}.png", PICTURES.get(room)
     if draw is not None:
         draw(record, path)
         print(f"plot   {path}")
@@ -184,11 +195,11 @@ def moved_picture(record: records.Record, path: pathlib.Path) -> None:
 
 def hostile_picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves how far shilling users push their item under each rule."""
-    kinds = list(dict.fromkeys(k.condition for k in record.scores if k.scenario == HOSTILE))
+    honest = hostile_kinds(record)[0]
     of = lambda rule, kind: record.of(HOSTILE, rule, kind, "pushed")
     rows = [
-        (f"{rule}, {kind}", records.difference(of(rule, kind), of(rule, kinds[0])))
-        for kind in kinds[1:3]
+        (f"{rule}, {kind}", records.difference(of(rule, kind), of(rule, honest)))
+        for kind in shilling(record)
         for rule in arms_in(record, HOSTILE)
     ]
     plots.forest(rows, path, "rating predicted of the pushed item, rise")

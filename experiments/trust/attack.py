@@ -21,9 +21,6 @@ from . import own_data, priv_arms
 from .own_data import People
 from .priv_arms import MAML, MEAN, Rounds
 
-RATE = 0.1
-"""The chance of one of the few people of the attack to be in a round."""
-
 
 def run(config: Any, people: People) -> dict[str, dict[str, list[float]]]:
     """Arm -> level -> the AUC of the attack and its interval, at the largest epsilon and without.
@@ -34,12 +31,16 @@ def run(config: Any, people: People) -> dict[str, dict[str, list[float]]]:
     few = first_people(people, config.shadow_people)
     levels = [max(config.epsilons), math.inf]
     member = membership.halves(config.shadows, few.num_clients, config.split_seed)
-    spent = [priv_arms.budget(e, config.share, config.rounds, RATE, config.delta) for e in levels]
+    spent = [
+        priv_arms.budget(e, config.share, config.rounds, config.shadow_rate, config.delta)
+        for e in levels
+    ]
     each = [b for b in spent for _ in range(config.shadows)]
     members = np.tile(member, (len(levels), 1))
     key = jax.random.key(config.split_seed + 2)
     sums = priv_arms.released(few, config.sums_clip, [b.sums for b in each], key, members)
-    how = Rounds(config.rounds, RATE, config.clip, RATE * few.num_clients / 2)
+    rate, half = config.shadow_rate, few.num_clients / 2
+    how = Rounds(config.rounds, rate, config.clip, rate * half)
     noises = [b.rest for b in each]
     params = priv_arms.train_maml(few, config, sums, how, noises, "shadow models", members)
     mean = priv_arms.repeated({"model": {"mu": few.mean}, "rates": ()}, len(each))

@@ -41,7 +41,16 @@ from metajax.types import Episode
 
 from . import explain_arms as arms
 from . import explain_person, explain_report
-from .explain_report import ATTENTION, CLOSED, INFLUENCE, LEFT_OUT, RANDOM, SURPRISE, WORLD
+from .explain_report import (
+    ATTENTION,
+    CLOSED,
+    HALFWAY,
+    INFLUENCE,
+    LEFT_OUT,
+    RANDOM,
+    SURPRISE,
+    WORLD,
+)
 
 WORLD_TASKS = Interests()
 
@@ -63,7 +72,7 @@ class Config:
     """Outer steps in the world with planted causes."""
     world_people: Positive = 200
     """Users drawn from the world with planted causes."""
-    feature_people: int = 12
+    feature_people: int = 150
     """Of the test users, those whose item's features are explained, with SHAP and LIME."""
     user: str = ""
     """Tell this user of the data set why, with a picture, instead of running the experiment."""
@@ -100,6 +109,7 @@ def told(arm: arms.Explained, random: Any, episode: Episode, other: Episode, key
     found = {
         LEFT_OUT: at(support.leave_one_out(score, episode)),
         INFLUENCE: support.influence(only, episode)[:, 0],
+        HALFWAY: support.halfway_influence(only, episode)[:, 0],
         SURPRISE: support.surprise(only, episode, expected)[:, 0],
         RANDOM: jax.random.normal(key_random, mask.shape) * mask,
     }

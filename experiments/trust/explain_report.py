@@ -11,7 +11,8 @@ from metajax.results import intervals, plots, records
 
 LEFT_OUT, INFLUENCE, SURPRISE = "leave-one-out", "influence", "surprise"
 CLOSED, ATTENTION, RANDOM = "closed form", "attention weights", "random"
-WAYS = (LEFT_OUT, CLOSED, INFLUENCE, SURPRISE, ATTENTION, RANDOM)
+HALFWAY = "influence, halfway"
+WAYS = (LEFT_OUT, CLOSED, INFLUENCE, HALFWAY, SURPRISE, ATTENTION, RANDOM)
 WORLD = "interests"
 METRICS = {"fall": "deletion", "rise": "insertion", "agreement": "ranks", "recall": "causes found"}
 

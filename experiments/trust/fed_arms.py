@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import losses, optim
+from metajax import losses, optim, tree
 from metajax.benchmark.baselines import Trained
 from metajax.data import episodes
 from metajax.evaluation import evaluate
@@ -36,14 +36,19 @@ SMALLER = {
     "FedMeta, MAML, low rank": compression.low_rank(2),
 }
 SWAPPED = "FedMeta, MAML, swapped supports"
-NAMES = (FEDAVG, FEDADAM, MAML, SWAPPED, *SMALLER, META_SGD, PER, FEDPROX)
+ADAM_BOTH = "FedAdam, fine-tuned, 8 bits both ways"
+MEANS, MEANS_BOTH = "FedMeta from the means", "FedMeta from the means, 8 bits both ways"
+"""MAML whose network says nothing at first, and whose people fine-tune as those of FedAvg do."""
+NAMES = (
+    FEDAVG, FEDADAM, ADAM_BOTH, MAML, SWAPPED, *SMALLER, MEANS, MEANS_BOTH, META_SGD, PER, FEDPROX,
+)  # fmt: skip
 LOCAL_STEPS, OUTER_STEP = 5, 0.1
 """Local steps of a round, and the rate of those of Per-FedAvg."""
 RATES, INNER_RATES = (0.03, 0.1, 0.3), (0.1, 0.3, 0.6)
 """Client rates, and inner rates of meta-learners, that are tried."""
 SAME_AS = {
-    **dict.fromkeys((FEDADAM, FEDPROX), FEDAVG),
-    **dict.fromkeys((PER, META_SGD, *SMALLER, SWAPPED), MAML),
+    **dict.fromkeys((FEDADAM, ADAM_BOTH, FEDPROX), FEDAVG),
+    **dict.fromkeys((PER, META_SGD, *SMALLER, SWAPPED, MEANS, MEANS_BOTH), MAML),
 }
 """Arm -> the arm whose rate it takes, instead of trials of its own."""
 TUNE_RATES, TUNE_STEPS = INNER_RATES, 10
@@ -78,7 +83,7 @@ class Recipe(NamedTuple):
       server: an optax optimizer.
       local: episodes of a client and round.
       tuned: whether new people fine-tune, at the rate and steps best on validation.
-      sent: how uploads are compressed.
+      sent: how uploads are compressed; got: how downloads are.
       swapped: the control.
     """
 
@@ -88,7 +93,18 @@ class Recipe(NamedTuple):
     local: int = 1
     tuned: bool = False
     sent: Compression | None = None
+    got: Compression | None = None
     swapped: bool = False
+
+
+def from_the_means(learner: MetaLearner) -> MetaLearner:
+    """The learner whose last layer is 0 at first, so that it begins at the items' means."""
+
+    def init(key: jax.Array, episode: Episode) -> PyTree:
+        last, rest = tree.partition(learner.init(key, episode), tree.under("model/head"))
+        return tree.merge(jax.tree.map(jnp.zeros_like, last), rest)
+
+    return learner._replace(init=init)
 
 
 def model_of(plan: Plan) -> Model:
@@ -107,9 +123,15 @@ def recipes(plan: Plan) -> dict[str, Callable[[float], Recipe]]:
     whole = optax.sgd(1.0)
     fedmeta = lambda learner, **more: Recipe(learner, rounds.meta_gradient(learner), adam, **more)
     tuned = {"local": LOCAL_STEPS, "tuned": True}
+    bits = compression.eight_bits()
+    both = {"sent": bits, "got": bits}
+    means = lambda r, **more: fedmeta(from_the_means(maml(r)), tuned=True, **more)
     made = {
         FEDAVG: lambda r: Recipe(joint, local(joint, optax.sgd(r)), whole, **tuned),
         FEDADAM: lambda r: Recipe(joint, local(joint, optax.sgd(r)), adam, **tuned),
+        ADAM_BOTH: lambda r: Recipe(joint, local(joint, optax.sgd(r)), adam, **tuned, **both),
+        MEANS: means,
+        MEANS_BOTH: lambda r: means(r, **both),
         MAML: lambda r: fedmeta(maml(r)),
         SWAPPED: lambda r: fedmeta(maml(r), swapped=True),
         **{name: lambda r, how=how: fedmeta(maml(r), sent=how) for name, how in SMALLER.items()},
@@ -175,7 +197,8 @@ def fit(name: str, how: Recipe, plan: Plan, folder: pathlib.Path | None) -> tupl
     """
     config, num = plan.config, plan.people.num_clients
     model, rates = model_of(plan), jnp.asarray(TUNE_RATES)
-    recipe = simulator.simulation(how.learner, how.client, rounds.server(how.server), num, how.sent)
+    server = rounds.server(how.server)
+    recipe = simulator.simulation(how.learner, how.client, server, num, how.sent, how.got)
     validate = lambda params: (
         finite(tuned_errors(model, params, plan, rates)).min()
         if how.tuned
@@ -226,7 +249,7 @@ def train(
 def traffic(how: Recipe, plan: Plan, params: Params) -> dict[str, int]:
     """Bytes of a round, down and up."""
     one = jax.tree.map(lambda x: x[0], params)
-    told = simulator.traffic(one, plan.config.clients, plan.config.drop, how.sent)
+    told = simulator.traffic(one, plan.config.clients, plan.config.drop, how.sent, how.got)
     return {"down": told.down, "up": told.up}
 
 

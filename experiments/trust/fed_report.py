@@ -99,7 +99,8 @@ def verdict(record: records.Record) -> None:
     """Prints who is at the target with how many of FedAvg's bytes, and what the controls say."""
     print(f"target: validation MSE {target(record):.4f}, the best of {' and '.join(TUNED)}")
     base = min((reached(record, name).bytes or np.inf) for name in there(record, TUNED))
-    for name in there(record, (MAML, fed_arms.META_SGD, fed_arms.PER, *fed_arms.SMALLER)):
+    tried = (MAML, *fed_arms.SMALLER, fed_arms.MEANS, fed_arms.MEANS_BOTH, fed_arms.ADAM_BOTH)
+    for name in there(record, (*tried, fed_arms.META_SGD, fed_arms.PER)):
         when = reached(record, name)
         if when.bytes is None:
             print(f"{name} never is at the target")

@@ -1,8 +1,9 @@
 """Federated MAML over a network: one server process, one process for each person, by Flower.
 
 The same client and server functions as `federated`, which simulates. Every person of the training
-set may be a client; here client N is person N. The simulator, with as many clients, gives the same
-parameters; both store them.
+set may be a client; here client N is person N. A server that died goes on from its last round when
+it is started again, with clients that are started again. The simulator, with as many clients, gives
+the same parameters; both store them.
 
 References: Beutel et al., 2020, arXiv 2007.14390 (Flower); Chen et al., 2018 (FedMeta).
 Run: python -m experiments flower --role server --clients 2 --address 127.0.0.1:9092
@@ -13,6 +14,7 @@ Published: none.
 
 import dataclasses
 import pathlib
+import shutil
 from typing import Any, Literal
 
 import jax
@@ -54,6 +56,8 @@ class Config:
     """Of the first parameters and of the episodes."""
     wait: float = 60.0
     """Seconds that a client waits for the server."""
+    fresh: bool = False
+    """The server starts from the beginning, instead of going on from its last round."""
 
 
 def learner_of(people: People) -> MetaLearner:
@@ -112,9 +116,30 @@ def main(config: Config) -> Any:
         client = rounds.meta_gradient(learner)
         own = flower.client_of(client, tasks, key, params, config.number)
         return flower.join(own, config.address, config.certificates, config.wait)
-    strategy = flower.strategy_of(rounds.server(optax.adam(0.01)), params, config.clients)
-    done = flower.serve(strategy, config.address, config.rounds, config.certificates)
-    return stored(folder, "server", done)
+    return stored(folder, "server", served(config, params, folder))
+
+
+def served(config: Config, params: Params, folder: pathlib.Path) -> Params:
+    """The parameters of the server after all rounds; one that died goes on from its last round."""
+    server = rounds.server(optax.adam(0.01))
+    named = [config.data.dataset, config.clients, config.seed, checkpoint.tree_digest(params)]
+    if config.fresh:
+        shutil.rmtree(folder / "rounds", ignore_errors=True)
+    with checkpoint.opened(folder / "rounds", f"flower {named}") as store:
+        found = store.latest((params, server.init(params)), lambda step: step <= config.rounds)
+        done = found.step if found else 0
+        params, state = found.tree if found else (params, None)
+        if done:
+            print(f"goes on after round {done} of {config.rounds}", flush=True)
+        if done == config.rounds:
+            return params
+        # a lower score is kept longer: the newest round
+        report = lambda at, params, state: store.save(at, (params, state), {}, -at)
+        strategy = flower.strategy_of(
+            server, params, config.clients, report, state=state, done=done
+        )
+        left = config.rounds - done
+        return flower.serve(strategy, config.address, left, config.certificates)
 
 
 def stored(folder: pathlib.Path, name: str, params: Params) -> Params:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import tree
 from metajax.data import episodes
 from metajax.evaluation import evaluate
 from metajax.federated import accountant, private, rounds, simulator
@@ -130,12 +129,7 @@ def maml_of(people: People, config: Any) -> MetaLearner:
     """
     model = towers.factor_mlp(people.mean, (config.hidden,))
     learner = gradient(model, optax.sgd(config.inner_rate), config.inner_steps)
-
-    def init(key: jax.Array, episode: Episode) -> PyTree:
-        last, rest = tree.partition(learner.init(key, episode), tree.under("model/head"))
-        return tree.merge(jax.tree.map(jnp.zeros_like, last), rest)
-
-    return learner._replace(init=init)
+    return fed_arms.from_the_means(learner)
 
 
 class Rounds(NamedTuple):

@@ -83,11 +83,20 @@ class Config:
     """Validation people that settings are chosen on."""
     shadows: int = 12
     """Shadow models of the attack, of each privacy level that is attacked; even, or 0 for none."""
-    shadow_people: Positive = 400
-    """Training people that the attack is about."""
+    shadow_people: Positive = 10_000
+    """Training people that the attack is about, at most; each shadow model is trained on half of
+    them. Among fewer people each weighs more, and is easier to find."""
+    shadow_rate: Share = 0.03
+    """The chance of one of them to be in a round."""
 
     PRESETS: ClassVar[Presets] = {
-        "quick": {"epsilons": (8.0,), "rounds": 20, "shadows": 4, "shadow_people": 100},
+        "quick": {
+            "epsilons": (8.0,),
+            "rounds": 20,
+            "shadows": 4,
+            "shadow_people": 100,
+            "shadow_rate": 0.1,
+        },
         "gpu": {"rounds": 500, "shadows": 64, "shadow_people": 2_000},
     }
 

@@ -79,7 +79,10 @@ def strategy_of(
     server: Update,
     params: Params,
     num_clients: int,
-    report: Callable[[int, Params], None] = lambda at, params: None,
+    report: Callable[[int, Params, PyTree], None] = lambda at, params, state: None,
+    *,
+    state: PyTree = None,
+    done: int = 0,
 ) -> Any:
     """A Flower strategy that asks every client each round, and moves the parameters by `Update`.
 
@@ -87,31 +90,37 @@ def strategy_of(
 
     Args:
       server: as `rounds.server` makes it.
-      params: the first parameters.
+      params: the first parameters; those after ``done`` rounds of a server that goes on.
       num_clients: how many a round waits for.
-      report: (round, parameters) -> None, after each round: here a server stores what it has.
+      report: (round, parameters, state) -> None, after each round: here a server stores what it
+        has, so that it can go on if it dies.
+      state: of the server after ``done`` rounds; None for that of its start.
+      done: rounds that took place before.
     """
     flwr = _flower()
     apply = jax.jit(server.apply)
 
     class Rounds(flwr.server.strategy.Strategy):
         def __init__(self) -> None:
-            self.params, self.state = params, server.init(params)
+            self.params = params
+            self.state = server.init(params) if state is None else state
 
         def initialize_parameters(self, client_manager: Any) -> Any:
             return flwr.common.ndarrays_to_parameters(arrays_of(self.params))
 
         def configure_fit(self, server_round: int, parameters: Any, client_manager: Any) -> Any:
             client_manager.wait_for(num_clients)
-            told = flwr.common.FitIns(parameters, {"round": server_round})
+            told = flwr.common.FitIns(parameters, {"round": done + server_round})
             return [(one, told) for one in client_manager.all().values()]
 
         def aggregate_fit(self, server_round: int, results: Any, failures: Any) -> Any:
             if failures:
-                print(f"round {server_round}: {len(failures)} clients failed", file=sys.stderr)
+                print(
+                    f"round {done + server_round}: {len(failures)} clients failed", file=sys.stderr
+                )
             if found := _uploads(results, self.params):
                 self.params, self.state = apply(self.params, self.state, stacked(found))
-            report(server_round, self.params)
+            report(done + server_round, self.params, self.state)
             return flwr.common.ndarrays_to_parameters(arrays_of(self.params)), {}
 
         def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any):
@@ -149,6 +158,7 @@ def serve(
     Args:
       strategy: of `strategy_of`.
       address: "host:port".
+      num_rounds: of this process: those that are left, where a server goes on.
       certificates: a folder with ca.pem, server.pem and server.key; None sends in the clear.
 
     Raises:

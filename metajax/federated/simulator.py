@@ -72,6 +72,7 @@ def simulation(
     server: Update,
     num_clients: int,
     compression: Compression | None = None,
+    download: Compression | None = None,
 ) -> Recipe:
     """Rounds of federated learning as a recipe of `training.loop`; a batch is a `Cohort`.
 
@@ -81,11 +82,13 @@ def simulation(
       server: moves the parameters by the uploads (C, ...), as `rounds.server`.
       num_clients: how many there are in all.
       compression: of the uploads, with error feedback in each client's memory.
+      download: of the parameters that clients get; the server keeps them whole.
     """
 
     def gradient(params: Params, cohort: Cohort, key: jax.Array) -> tuple[Sent, dict]:
         keys = jax.random.split(key, cohort.client.shape[0])
-        uploads = jax.vmap(client, (None, 0, 0))(params, cohort.tasks, keys)
+        given = params if download is None else download.decode(download.encode(params), params)
+        uploads = jax.vmap(client, (None, 0, 0))(given, cohort.tasks, keys)
         uploads = uploads._replace(weight=uploads.weight * cohort.present)
         clean, refused = rounds.without_unsound(uploads)
         here = cohort.present * (clean.weight > 0)
@@ -197,11 +200,15 @@ def num_dropped(size: int, drop: float) -> int:
 
 
 def traffic(
-    params: Params, size: int, drop: float = 0.0, compression: Compression | None = None
+    params: Params,
+    size: int,
+    drop: float = 0.0,
+    compression: Compression | None = None,
+    download: Compression | None = None,
 ) -> Traffic:
     """The bytes of one round: ``size`` downloads, and the uploads of those who answer."""
-    up = num_bytes(params) if compression is None else message_bytes(compression, params)
-    return Traffic(size * num_bytes(params), (size - num_dropped(size, drop)) * up)
+    of = lambda how: num_bytes(params) if how is None else message_bytes(how, params)
+    return Traffic(size * of(download), (size - num_dropped(size, drop)) * of(compression))
 
 
 def _episodes(

@@ -6,7 +6,7 @@ Layers are ReLU; a tower is one hidden layer and a linear output.
 
 References: Caruana, "Multitask learning", 1997; Ma et al., "Modeling task relationships in
 multi-task learning with multi-gate mixture-of-experts", KDD 2018; Tang et al., "Progressive layered
-extraction", RecSys 2020.
+extraction", RecSys 2020; Ma et al., "Entire space multi-task model" (ESMM), SIGIR 2018.
 """
 
 import jax
@@ -128,6 +128,58 @@ def progressive(
         return _scores(params["towers"], seen[:num_tasks])
 
     return Model(init, apply)
+
+
+def apart(num_tasks: int, width: int, tower: int) -> Model:
+    """A network for each of T tasks, which share nothing: the baseline of all models here.
+
+    Args:
+      num_tasks: T; width: units of the first hidden layer of each; tower: of the second.
+    """
+
+    def init(key: jax.Array, profile: PyTree, inputs: jax.Array) -> Params:
+        key_bottom, key_tower = jax.random.split(key)
+        bottom = dense(key_bottom, num_tasks, inputs.shape[-1], width)
+        return {"bottom": bottom, "towers": _towers(key_tower, num_tasks, width, tower)}
+
+    def apply(params: Params, profile: PyTree, inputs: jax.Array) -> jax.Array:
+        return _scores(params["towers"], jax.nn.relu(_through(params["bottom"], inputs)))
+
+    return Model(init, apply)
+
+
+def entire_space(model: Model) -> Model:
+    """The model of a chain of events (ESMM): what is shown, clicked, then bought.
+
+    Column t of ``model`` becomes the logit that step t follows once step t - 1 has happened (the
+    conversion rate, CVR), and column t of the result is the logit that all steps up to t happen
+    (CTCVR), for which every row shown has a label. Trained on all rows, the conversion rate needs
+    no labels of its own, which only clicked rows would have. `entire_space` of a `shared_bottom` is
+    the ESMM of the paper.
+
+    What is unbiased over all rows is CTCVR. A conversion rate that cannot be represented by the
+    model stays biased toward clicked rows, as it is where it is trained on them alone.
+
+    Args:
+      model: scores (N, T), T steps in their order.
+    """
+
+    def apply(params: Params, profile: PyTree, inputs: jax.Array) -> jax.Array:
+        return chained(model.apply(params, profile, inputs))
+
+    return Model(model.init, apply)
+
+
+def chained(logits_NxT: jax.Array) -> jax.Array:
+    """The logits (N, T) that all steps up to t happen, from those that each follows the one before.
+
+    >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))  # 1/2, then 3/4
+    >>> print(jax.nn.sigmoid(chained(logits)).round(3))
+    [[0.5   0.375]]
+    """
+    log_p = jnp.cumsum(jax.nn.log_sigmoid(logits_NxT), axis=-1)
+    # log(1 - exp(x)) loses all digits near 0 unless it is taken by expm1.
+    return log_p - jnp.log(-jnp.expm1(jnp.minimum(log_p, -1e-6)))
 
 
 def _gates(key: jax.Array, count: int, size: int, num_experts: int) -> Layer:

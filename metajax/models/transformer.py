@@ -6,7 +6,8 @@ Parameters are a plain nested dict whose leaves under ``blocks`` have a leading 
 are scanned: compile time does not grow with depth. A kernel is anything that can be multiplied from
 the left: an array, or what an adapter or quantization has put in its place. Adapters may add two
 keys: ``prompt`` (P, D), vectors read before the sequence, and ``film``, the scales and shifts
-(layers, D) of the input of every gated MLP.
+(layers, D) of the input of every gated MLP. Some of the blocks, without ``norm``, are the lower
+part of a network: what they give is the input of the others.
 
 Padding is on the right, where causal attention cannot see it.
 
@@ -284,6 +285,11 @@ def _stack(shape: Shape, params: Params, x, positions, cache: PyTree, key, rate)
     return jax.lax.scan(jax.checkpoint(layer) if shape.remat else layer, x, layers)
 
 
+def _finished(shape: Shape, params: Params, out: jax.Array) -> jax.Array:
+    """The vectors (S, D) as the norm leaves them; as they are where there is none."""
+    return rms_norm(params["norm"], out, shape.norm_eps) if "norm" in params else out
+
+
 def forward(
     shape: Shape,
     params: Params,
@@ -304,7 +310,7 @@ def forward(
         x_SxD = jnp.concatenate([prompt.astype(x_SxD.dtype), x_SxD])
     positions = jnp.arange(x_SxD.shape[0])
     out, _ = _stack(shape, params, x_SxD, positions, None, key, rate)
-    return rms_norm(params["norm"], out[length:], shape.norm_eps)
+    return _finished(shape, params, out[length:])
 
 
 def empty_cache(shape: Shape, capacity: int, dtype=jnp.float32) -> Cache:
@@ -336,7 +342,7 @@ def extend(
     positions = first + cache.length + jnp.arange(x_SxD.shape[0])
     out, (keys, values) = _stack(shape, params, x_SxD, positions, kept, None, 0.0)
     length = cache.length + (x_SxD.shape[0] if num_real is None else num_real)
-    return rms_norm(params["norm"], out, shape.norm_eps), Cache(keys, values, length, before)
+    return _finished(shape, params, out), Cache(keys, values, length, before)
 
 
 def continue_in_one_row(
@@ -356,4 +362,4 @@ def continue_in_one_row(
     shared = (cache.keys, cache.values, jnp.broadcast_to(cache.length, (n,)))
     kept = (jnp.broadcast_to(text, (n, *text.shape)), None, shared)
     out, _ = _stack(shape, params, x_SxD, cache.length + place, kept, None, 0.0)
-    return rms_norm(params["norm"], out, shape.norm_eps)
+    return _finished(shape, params, out)

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from metajax.data import builders
 from metajax.data.builders import cache, manifest, tasks
-from metajax.data.sources import movielens, named, published
+from metajax.data.sources import behaviors, labeled, movielens, named, published
 from metajax.types import UserError
 
 FILES = {
@@ -254,7 +254,8 @@ def test_command_line(small, capsys):
 def test_manifest_is_complete():
     entries = manifest.read()
     unbuilt = {"coat"}  # chosen and random ratings of the same people: no single log
-    built = {config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}
+    built = {config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES, *tasks.LABELED)}
+    assert tuple(config.name for config in tasks.LABELED) == cache.LABELED
     assert set(entries) == built | unbuilt and not built & unbuilt
     assert {config.name for config in tasks.CONFIGS} == set(named.READERS)
     for entry in entries.values():
@@ -273,6 +274,39 @@ def test_manifest_is_complete():
 def test_real_sets_survive_the_cache(data_dir, tmp_path, name):
     table = builders.load(name, data_dir, tmp_path)
     assert_equal(table, named.load_named(name, data_dir))
+
+
+def test_rows_with_several_labels_survive_the_cache(small, monkeypatch):
+    unit = np.array([1, 0, 1], np.int32)
+    x, ones = np.arange(6, dtype=np.float32).reshape(3, 2), np.ones((3, 1), np.float32)
+    rows = labeled.Labeled(
+        "census-income", x, ones, ones, ("a",), unit, np.arange(3, dtype=np.int8), (False,)
+    )
+    monkeypatch.setattr(labeled, "census_income", lambda folder: rows)
+    monkeypatch.setattr(manifest, "check", lambda *_: "none")
+    folder, text = small / "data" / "census-income", (small / "datasets.toml").read_text()
+    folder.mkdir()
+    (folder / "census_income_test.npz").touch()
+    entry = text.replace("ml-1m", "census-income").split("needs")[0]
+    entry += 'needs = [["census_income_test.npz"]]\n[census-income.sha256]\n'
+    (small / "datasets.toml").write_text(entry)
+    prepared = builders.prepare("census-income", small / "data", small / "cache")
+    people = builders.source(prepared, "labeled_rows")
+    assert len(people) == 2
+    np.testing.assert_array_equal(people[1]["x"], x[[0, 2]])
+    np.testing.assert_array_equal(people[1]["part"], [0, 2])
+    with pytest.raises(UserError, match="several labels per row"):
+        builders.load("census-income", small / "data", small / "cache")
+
+
+@pytest.mark.slow
+def test_real_rows_with_several_labels(data_dir, tmp_path):
+    found = behaviors.retailrocket(data_dir)
+    people = builders.source(
+        builders.prepare("retailrocket-multibehavior", data_dir, tmp_path), "labeled_rows"
+    )
+    np.testing.assert_array_equal(people[7]["x"], found.x[found.unit == 7])
+    np.testing.assert_array_equal(people[7]["label"], found.label[found.unit == 7])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from metajax.decide import beliefs as believing
-from metajax.decide import check, policies, replay
+from metajax.decide import check, choices, policies, replay
 from metajax.decide.click_users import ClickUsers
 from metajax.decide.environment import Observation, drawing
 from metajax.learners.gradient.maml import gradient
@@ -88,18 +88,14 @@ def test_the_contract_on_replay():
     )
 
 
-def slated(state, seen, key):
-    """Two different items at random."""
-    order = jnp.argsort(jax.random.uniform(key, seen.mask.shape) + (1 - seen.mask))
-    n = seen.mask.sum()
-    return order[:2], 1.0 / (n * (n - 1))
-
-
 def test_the_contract_on_slates():
     world = replay.slates({"item": jnp.arange(7)}, 2, 4, 4)
-    base = policies.at_random()
-    pairs = base._replace(act=slated, chances=None)
+    pairs = choices.random_slate(2)
     assert "frequencies_are_propensities" in check.everything(check.Trial(world, pairs, jokes()))
+    worth = believing.gaussian(lambda seen: jnp.eye(7), jnp.zeros(7), jnp.eye(7))
+    learn = choices.learned_choice(lambda seen: jnp.eye(7), 0.3)
+    drawn = choices.slate(worth, 2, 1.0, draws=64, learn=learn)
+    check.everything(check.Trial(world, drawn, jokes()))
 
 
 def peeking():

@@ -7,7 +7,7 @@ import pytest
 
 from metajax.data.worlds import latent
 from metajax.decide import beliefs as believing
-from metajax.decide import policies, priors, replay
+from metajax.decide import choices, policies, priors, replay
 from metajax.decide.click_users import ClickUsers
 from metajax.decide.environment import Decision, Observation, play
 from metajax.learners.closed_form import ridge
@@ -189,3 +189,35 @@ def test_learning_beats_chance_on_clicks():
         return float((log.info["best"] - log.info["expected"]).mean())
 
     assert regret(linear) < 0.7 * regret(policies.at_random())
+
+
+def test_a_choice_moves_a_belief_as_the_integral_says():
+    mean, root = jnp.array([0.2, 0.7, 0.0]), jnp.array([[1.0, 0, 0], [0.5, 0.8, 0], [0, 0, 0.3]])
+    x = np.array([1.0, -1.0, 0.0])
+    after = choices.preferred(
+        believing.Weights(mean, root), jnp.eye(3)[0], jnp.eye(3)[1], jnp.asarray(0.4)
+    )
+    rng = np.random.default_rng(0)
+    w = np.asarray(mean) + rng.normal(size=(400_000, 3)) @ np.asarray(root).T
+    kept = w[w @ x + 0.4 * rng.normal(size=len(w)) > 0]
+    np.testing.assert_allclose(after.mean, kept.mean(axis=0), atol=6e-3)
+    np.testing.assert_allclose(after.root @ after.root.T, np.cov(kept.T), atol=8e-3)
+
+
+def test_a_slate_is_the_best_of_the_menu_and_choices_are_learned_once():
+    believed = believing.gaussian(lambda seen: jnp.eye(4), jnp.zeros(4), jnp.eye(4))
+    learn = choices.learned_choice(lambda seen: jnp.eye(4), 0.1)
+    policy = choices.slate(believed, 2, learn=learn)
+    seen = Observation(
+        {"slate": jnp.array([3, 1]), "chosen": jnp.array(3)}, {}, jnp.array([1.0, 1, 0, 1])
+    )
+    state = policy.init(jax.random.key(0), seen)
+    slate, chance = policy.act(state, seen, jax.random.key(0))
+    assert (slate.tolist(), float(chance)) == ([3, 0], 1.0)
+    told = Decision(seen, slate, chance, jnp.asarray(1.0))
+    state = policy.update(state, told, jax.random.key(0))
+    assert state.mean[3] == -state.mean[1] > 0.3 and state.mean[0] == 0
+    first = seen._replace(profile={"slate": jnp.array([-1, -1]), "chosen": jnp.array(-1)})
+    np.testing.assert_array_equal(learn(state, first).mean, state.mean)
+    with pytest.raises(UserError, match="slate of 0"):
+        choices.slate(believed, 0)

@@ -5,9 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.trust import adversarial, adversarial_parts, adversarial_report
+from experiments.trust import (
+    adversarial,
+    adversarial_arms,
+    adversarial_parts,
+    adversarial_report,
+)
+from metajax.learners import pooled
 from metajax.results import records
-from metajax.types import Episode, Examples
+from metajax.types import Episode, Examples, Model, UserError
 
 KEY = jax.random.key(0)
 
@@ -67,7 +73,7 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
         ],
         "hostile users": [
             ("mean", kind, metric)
-            for kind in adversarial_parts.HOSTILE
+            for kind in adversarial.attempts(adversarial.Config())
             for metric in ("mae", "pushed")
         ],
         "two domains": [("reversal", "all", m) for m in ("mse", "along", "domain")],
@@ -79,3 +85,31 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
         adversarial_report.report(record, tmp_path)
         assert (tmp_path / f"{room.replace(' ', '-')}.png").stat().st_size > 5_000
     assert "asked .5 minus plain" in capsys.readouterr().out
+
+
+def test_the_shares_of_hostile_users_are_a_range():
+    told = adversarial.attempts(adversarial.Config(hostile=(0.05, 0.01)))
+    assert list(told) == [
+        "honest", "random 1%", "random 5%", "bandwagon 1%", "bandwagon 5%", "mirrored 5%",
+    ]  # fmt: skip
+    assert told["bandwagon 1%"] == (2, 0.01) and told["honest"] == (0, 0.0)
+    with pytest.raises(UserError, match="--hostile"):
+        adversarial.attacked(adversarial.Config(hostile=(0.0,)), "hostile")
+    with pytest.raises(UserError, match="--rules 'modus' is none of"):
+        adversarial.attacked(adversarial.Config(rules=("modus",)), "hostile")
+
+
+def test_embeddings_that_are_learned_are_moved_with_the_stored_ones():
+    """A linear score of factors: a row of the table and a move of the factor count alike."""
+    linear = pooled.pooled(Model(
+        lambda key, profile, inputs: {"w": jnp.array([1.0, -2.0])},
+        lambda params, profile, inputs: inputs["factor"] @ params["w"],
+    ))  # fmt: skip
+    learner = adversarial_arms.embedded(linear, 3, 2)
+    rows = Examples({"factor": jnp.ones((4, 2)), "item": jnp.array([0, 1, 2, 2])},
+                    jnp.zeros(4), jnp.ones(4))  # fmt: skip
+    params = learner.init(KEY, Episode((), rows, rows))
+    state = learner.start(params, ())
+    np.testing.assert_allclose(learner.predict(params, state, rows.inputs), -1.0)
+    moved = {**params, "table": params["table"].at[2, 0].set(0.5)}
+    np.testing.assert_allclose(learner.predict(moved, state, rows.inputs), [-1, -1, -0.5, -0.5])

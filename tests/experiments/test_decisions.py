@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.decisions import arms, bandit, feedback_loop, show, worlds
+from experiments.decisions import arms, bandit, feedback_loop, show, sushi, worlds
 from experiments.pages import decision_tables as page
 from experiments.speed import bandits
+from metajax.decide import replay
 from metajax.decide.environment import Observation
 from metajax.results import records
 from metajax.settings import Output
@@ -40,15 +41,55 @@ def test_the_page_has_the_tables_of_the_records():
     assert page.PAGE.read_text() == page.filled(page.PAGE.read_text())
 
 
+@pytest.mark.parametrize(("names", "most"), [(page.DECISIONS, 90), (page.TRUST, 120)])
+def test_the_stored_records_of_a_room_took_no_longer_than_they_may(names, most):
+    told = page.minutes(names)
+    assert len(told) == len(names) and 0 < sum(told.values()) < most
+
+
 def test_what_cannot_be_run_is_one_line():
     with pytest.raises(UserError, match="no world 'jokes'"):
         bandit.worlds(bandit.Config(world="jokes"))
     with pytest.raises(UserError, match="1,473 have rated all"):
         bandit.worlds(bandit.Config(people=900))
+    with pytest.raises(UserError, match="5,000 are known"):
+        bandit.worlds(bandit.Config(world="sushi10", people=2_000))
 
 
-def test_every_tuned_arm_has_as_many_trials():
-    every = arms.arms()
+def rankings(folder, people=40):
+    """A folder of data with the rankings of people who nearly agree."""
+    rng = np.random.default_rng(0)
+    order = np.argsort(np.arange(10.0) + 2.0 * rng.normal(size=(people, 10)), axis=1)
+    (folder / "sushi10").mkdir()
+    np.savez(folder / "sushi10" / "sushi10.npz", order=order.astype(np.uint8))
+    return folder
+
+
+def test_slates_are_judged_by_the_persons_own_ranking(tmp_path):
+    world = sushi.world(rankings(tmp_path), 8, 50)
+    tables, every = world.learn(0), sushi.arms()
+    root = np.asarray(tables["root"])
+    past = np.asarray(world.valid.rating)
+    assert past.min() == 0.0 and past.max() == 1.0 and tables["mean"].shape == (10,)
+    assert tables["mean"][0] > tables["mean"][9] and np.allclose(root @ root.T, (root @ root.T).T)
+    play = {n: bandit.Player(world, every[n]) for n in (arms.ORACLE, arms.POPULAR)}
+    told = {n: player(tables, (0.2, 0.3), world.test, 0) for n, player in play.items()}
+    assert told[arms.ORACLE].shape == (8, 50)
+    assert (told[arms.ORACLE] >= told[arms.POPULAR]).all()
+
+
+def test_a_control_of_slates_tells_another_choice_and_pays_by_the_own_one():
+    pair = (replay.Person(jnp.array([1.0, 0.0]), jnp.ones(2)),
+            replay.Person(jnp.array([0.0, 1.0]), jnp.ones(2)))  # fmt: skip
+    plain = replay.slates({"item": jnp.arange(2)}, 2, 2, 5)
+    world = sushi.controlled(plain, "others")
+    _, state = world.reset(jax.random.key(0), pair)
+    seen, _, reward, _, info = world.step(jax.random.key(1), state, jnp.array([0, 1]), pair)
+    assert (seen.profile["chosen"], reward, info["expected"]) == (1, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("every", [arms.arms(), sushi.arms()], ids=["items", "slates"])
+def test_every_tuned_arm_has_as_many_trials(every):
     assert {len(a.trials) for a in every.values()} == {1, 12}
     single = {n for n, a in every.items() if len(a.trials) == 1 and a.role == records.BASELINE}
     assert single == {arms.POPULAR, arms.RANDOM, arms.ORACLE}

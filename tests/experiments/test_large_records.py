@@ -9,7 +9,10 @@ from experiments.large.adapt_large import adapt_large
 from experiments.large.attention import attention
 from experiments.large.cold_sequences import cold_sequences
 from experiments.large.distill import distill
+from experiments.large.llm_distill import llm_distill
+from experiments.large.llm_meta import llm_meta
 from experiments.large.llm_rec import language, llm_rec, ranking
+from experiments.large.llm_uses import llm_uses
 from experiments.large.sasrec import sasrec
 from experiments.shop import latency
 from metajax.data.histories import sequences as histories
@@ -25,6 +28,9 @@ EXPERIMENTS = {
     "sasrec": sasrec,
     "text_cold": text_cold,
     "llm_rec": llm_rec,
+    "llm_uses": llm_uses,
+    "llm_meta": llm_meta,
+    "llm_distill": llm_distill,
     "distill": distill,
     "latency": latency,
 }

@@ -152,6 +152,7 @@ NOT_JUDGING = {
     ("regimes/world.py", "one_by_one"),
     ("ecommerce/runs.py", "adapted"),
     ("trust/own_data.py", "with_table"),
+    ("trust/adversarial_arms.py", "embedded"),
     ("domains/chosen_arms.py", "penalized"),
 }
 """Functions that make a learner of a learner, and a loss that is trained: they call ``adapt``."""

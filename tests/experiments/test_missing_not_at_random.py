@@ -33,6 +33,7 @@ def saved(tmp_path, **changes):
         ({"test": None}, "no ratings of items drawn at random"),
         ({"test": np.zeros((12, 10))}, "no ratings of items drawn at random"),
         ({"train": np.zeros((12, 10))}, "has no rating in train"),
+        ({"train": 4 * (LOG.chosen > 0)}, "every rating in train is 4, so that nothing"),
         ({"test": np.ones((12, 9))}, "train is 12 x 10"),
     ],
 )
@@ -46,6 +47,14 @@ def test_a_log_without_a_random_test_and_missing_propensities_get_one_line(tmp_p
         experiment.loaded(experiment.Config(dataset="ml-100k"))
     with pytest.raises(UserError, match="came without propensities"):
         experiment.loaded(experiment.Config(dataset=str(saved(tmp_path)), propensity="stored"))
+
+
+def test_propensities_of_0_get_one_line_before_anything_is_trained(tmp_path):
+    path = saved(tmp_path, propensity=np.zeros(LOG.chosen.shape))
+    config = experiment.Config(dataset=str(path), propensity="stored")
+    with pytest.raises(UserError, match=r"propensity of \d+ rated pair\(s\) is 0") as caught:
+        experiment.measured(config)
+    assert "\n" not in str(caught.value)
 
 
 def test_nothing_that_is_tested_was_trained_on_or_set_aside():

@@ -30,7 +30,8 @@ def taking_a_run() -> list[str]:
         if "run_experiment(" in path.read_text() or "benchmark.Config)" in path.read_text()
     ]
     large = ["sasrec", "text_cold", "llm_rec", "llm_uses", "llm_speed", "distill", "regimes"]
-    large += ["latency", "adapt_large_memory", "cold_sequences", "augment"]
+    large += ["llm_meta", "llm_distill", "latency", "adapt_large_memory"]
+    large += ["cold_sequences", "augment"]
     return [*shared, *own, *large, "protocols"]
 
 

@@ -46,6 +46,17 @@ def both(name: str) -> tuple[jax.Array, jax.Array]:
     return jax.jit(jax.vmap(one))(tasks)
 
 
+def test_halfway_influence_is_leaving_out_where_the_score_is_quadratic():
+    rng = np.random.default_rng(0)
+    a, b = jnp.asarray(rng.normal(size=(4, 4))), jnp.asarray(rng.normal(size=4))
+    score = lambda w, y: (w @ a @ w + b @ w)[None]
+    rows = Examples(jnp.zeros((4, 1)), jnp.zeros(4), jnp.array([1.0, 1.0, 1.0, 0.0]))
+    episode = Episode((), rows, rows)
+    truth = support.leave_one_out(score, episode)
+    np.testing.assert_allclose(support.halfway_influence(score, episode), truth, atol=1e-5)
+    assert float(jnp.abs(support.influence(score, episode) - truth).max()) > 0.1
+
+
 @pytest.mark.parametrize("name", ["maml", "implicit", "process"])
 def test_influence_ranks_a_support_as_leaving_one_out_does(name):
     truth, told = both(name)

@@ -211,6 +211,28 @@ def test_memory_is_kept_for_those_who_answered_alone(data):
     assert told == (5 * size, 3 * 2 * 8)  # two of eight entries, each with its place
 
 
+def test_clients_get_a_compressed_download_and_the_server_keeps_the_whole(data):
+    few = compression.top_k(0.5)
+    server = rounds.server(optax.sgd(0.1))
+    make = lambda **how: simulator.simulation(
+        LINEAR, rounds.meta_gradient(LINEAR), server, NUM, **how
+    )
+    state = started(make(), data)
+    params = jax.tree.map(lambda x: x + jnp.arange(x.size).reshape(x.shape), state.params)
+    given = few.decode(few.encode(params), params)
+    all_of_them = lambda data, key: everyone(data)
+    at = lambda recipe, params: stepped(recipe, all_of_them, state._replace(params=params), data)
+    ours, theirs = at(make(download=few), params)[0], at(make(), given)[0]
+    moved = lambda after, before: jax.tree.map(jnp.subtract, after.params, before)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        moved(ours, params), moved(theirs, given),
+    )  # fmt: skip
+    assert simulator.traffic(params, 5, 0.4, None, few).down == 5 * compression.message_bytes(
+        few, params
+    )
+
+
 def test_a_server_that_died_goes_on_from_its_last_checkpoint(data, tmp_path):
     client = rounds.local_steps(LINEAR, optax.sgd(0.05))
     recipe = simulator.simulation(

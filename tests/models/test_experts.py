@@ -53,3 +53,61 @@ def test_two_levels_of_ple_score_every_task():
     model = experts.progressive(3, 2, 1, 4, 6)
     scores = model.apply(model.init(KEY, (), X), (), X)
     assert scores.shape == (5, 3) and np.isfinite(scores).all()
+
+
+def test_networks_apart_share_nothing():
+    model = experts.apart(2, 4, 6)
+    params = model.init(KEY, (), X)
+    slope = jax.jacobian(lambda p: model.apply(p, (), X).sum(axis=0))(params)
+    for leaf in jax.tree.leaves(slope):  # (scores of T, parameters of T, ...)
+        moved = jnp.abs(leaf).reshape(2, 2, -1).sum(axis=-1) > 0
+        assert moved.tolist() == [[True, False], [False, True]]
+
+
+def test_the_chance_of_click_and_purchase_is_the_product_along_the_chain():
+    base = experts.shared_bottom(3, 4, 6)
+    params = base.init(KEY, (), X)
+    each = jax.nn.sigmoid(base.apply(params, (), X))
+    found = jax.nn.sigmoid(experts.entire_space(base).apply(params, (), X))
+    np.testing.assert_allclose(found, jnp.cumprod(each, axis=1), rtol=1e-5)
+
+
+def test_a_chain_at_its_ends_stays_finite():
+    far = jnp.array([[60.0, 60.0], [-60.0, 60.0], [-60.0, -60.0]])
+    value, slope = jax.value_and_grad(lambda z: experts.chained(z).sum())(far)
+    assert np.isfinite(value) and np.isfinite(slope).all()
+
+
+SHOWN = jnp.eye(2)  # two kinds of rows, shown equally often
+CLICK, CONVERT = jnp.array([0.8, 0.2]), jnp.array([0.5, 0.1])
+"""What is clicked more is also bought more once it is clicked: a world with selection."""
+
+
+def fitted(loss):
+    """The minimum of a loss of logits (2, 2), one row per kind: click, and purchase if clicked."""
+    step = jax.jit(lambda z: z - 20.0 * jax.grad(loss)(z))
+    return jax.lax.fori_loop(0, 3_000, lambda _, z: step(z), jnp.zeros((2, 2)))
+
+
+def entropy(logit, label):
+    return jnp.mean(jnp.logaddexp(0.0, logit) - label * logit)
+
+
+def test_over_all_rows_the_chain_is_unbiased_and_the_rate_of_clicked_rows_is_not():
+    """Labels are probabilities, so that the minimum is what infinitely many rows would give."""
+    label = jnp.stack([CLICK, CLICK * CONVERT], axis=1)
+    chain = fitted(lambda z: entropy(experts.chained(z), label))
+    np.testing.assert_allclose(jax.nn.sigmoid(experts.chained(chain)), label, atol=1e-3)
+    np.testing.assert_allclose(jax.nn.sigmoid(chain[:, 1]), CONVERT, atol=2e-3)
+    of_clicked = CLICK / CLICK.mean()  # how often each kind is among the clicked rows
+    np.testing.assert_allclose(label[:, 1].mean(), 0.21, rtol=1e-6)
+    np.testing.assert_allclose((CONVERT * of_clicked).mean(), 0.42, rtol=1e-6)
+
+
+def test_a_rate_that_the_model_cannot_represent_is_biased_in_the_chain_too():
+    """One rate for both kinds: .42 from clicked rows, where the mean of the rates is .3."""
+    label = jnp.stack([CLICK, CLICK * CONVERT], axis=1)
+    tied = lambda z: jnp.stack([z[:, 0], jnp.full(2, z[:, 1].sum())], axis=1)
+    found = fitted(lambda z: entropy(experts.chained(tied(z)), label))
+    rate = jax.nn.sigmoid(tied(found))[0, 1]
+    assert rate > 0.36 and float(CONVERT.mean()) == pytest.approx(0.3)

@@ -5,7 +5,7 @@ are regressed on content, as in `text_cold`. A new person is solved by ridge reg
 first K ratings of items that are not hidden, and orders the hidden ones that they have rated.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,6 +19,11 @@ from .. import text_cold
 CONSTANT, GENRES, SMALL, LARGE, PERMUTED = "constant", "genres", "MiniLM", "LLM", "LLM permuted"
 
 PENALTY = 10.0  # of a person, as of the factors: see `factors.als`
+
+
+Vectors = np.ndarray | Callable[[np.ndarray], np.ndarray]
+"""Of the titles (N, D); or a function of which items are hidden (N,), for what must not see them.
+"""
 
 
 def contents(
@@ -55,7 +60,7 @@ def person_vector(factors_KxD: np.ndarray, residual: np.ndarray) -> np.ndarray:
 def judged(
     table: Interactions,
     parts: split.Split,
-    vectors: Mapping[str, np.ndarray],
+    vectors: Mapping[str, Vectors],
     shots: Sequence[int],
     seeds: int,
     hidden_share: float,
@@ -81,9 +86,10 @@ def judged(
         seen = order[~hidden[table.item[order]]]
         asked = np.zeros(len(table), bool)
         asked[rows] = hidden[table.item[rows]]
+        of_titles = {k: v(hidden) if callable(v) else v for k, v in vectors.items()}
         told = {
             arm: represent.content_prediction(content, target, trust, text_cold.PENALTIES, seed)[0]
-            for arm, content in contents(table, vectors, rng).items()
+            for arm, content in contents(table, of_titles, rng).items()
         }
         for k in shots:
             own = people_vectors(table, people, seen, k, mean + bias, made.item)

@@ -32,7 +32,7 @@ from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import evaluate
-from metajax.models.language import bert, pretrained, vectors
+from metajax.models.language import pretrained
 from metajax.results import records
 from metajax.results.partial import Partial
 from metajax.settings import Data, Output, Positive, Presets, Share, config_hash, replace
@@ -45,7 +45,8 @@ from . import content, report
 from .prompts import LIKELIHOOD, RATING, STARS, YES_NO, Asker, Rated
 
 NUM_QUERY = 20
-OTHERS, PRIOR, RANDOM = f"{RATING}, titles permuted", f"{LIKELIHOOD} minus prior", "random"
+PRIOR, RANDOM = f"{LIKELIHOOD} minus prior", "random"
+OTHERS = report.permuted(RATING)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +76,11 @@ class Config:
     }
 
 
-def people_of(config: Config, table: Interactions) -> split.Split:
+def people_of(config: Any, table: Interactions) -> split.Split:
     """A split whose test people were in no earlier test of `adapt_large`, which the pilot used.
 
-    Of each, the first rows are the support and the last twenty the query, in random order.
+    It reads ``shots`` and ``draw`` of the configuration. Of each person, the first rows are the
+    support and the last twenty the query, in random order.
     """
     most = max(config.shots) + NUM_QUERY
     asked: dict[str, Any] = {"max_rows": None, "num_query": NUM_QUERY}
@@ -100,7 +102,7 @@ def people_of(config: Config, table: Interactions) -> split.Split:
     return dataclasses.replace(parts, valid=valid, test={"user_cold": test})
 
 
-def load(config: Config) -> tuple[Interactions, Problem]:
+def load(config: Any) -> tuple[Interactions, Problem]:
     """The log, and the problem of new people; refuses what the prompts cannot say."""
     table = named.chosen(config.data)
     names_of(table)
@@ -118,14 +120,24 @@ def rated(tasks: Episode, person: int, names: Sequence[str]) -> Rated:
 
 
 def answers(
-    config: Config, asker: Asker, tasks: Episode, names: list[str], kept: Partial
+    config: Any,
+    asker: Asker,
+    tasks: Episode,
+    names: list[str],
+    kept: Partial,
+    kinds: Sequence[str] = (RATING, YES_NO, LIKELIHOOD),
 ) -> dict[str, np.ndarray]:
-    """Arm -> scores (people, K, Q); each person is kept as they come."""
+    """Arm -> scores (people, K, Q); each person is kept as they come.
+
+    Args:
+      config: its ``people``, ``draw`` and ``shots``.
+      kinds: of the prompts; each is also asked with the titles of other items.
+    """
     count = min(config.people, tasks.query.label.shape[0])
     dealt = np.random.default_rng(config.draw).permutation(len(names))
     others = [names[i] for i in dealt]
-    asked = {RATING: (RATING, names), YES_NO: (YES_NO, names), LIKELIHOOD: (LIKELIHOOD, names)}
-    asked[OTHERS] = (RATING, others)
+    asked = {kind: (kind, names) for kind in kinds}
+    asked |= {report.permuted(kind): (kind, others) for kind in kinds}
     seconds: list[float] = []
     with progress.bar("people", count) as update:
         for i in range(count):
@@ -147,7 +159,9 @@ def answers(
                     )
             update(i + 1, {})
     found = {arm: np.array([kept[str(i)][arm] for i in range(count)]) for arm in asked}
-    return found | {PRIOR: found[LIKELIHOOD] - found[LIKELIHOOD][:, :1]}
+    for kind in [k for k in (LIKELIHOOD, report.permuted(LIKELIHOOD)) if k in found]:
+        found[kind.replace(LIKELIHOOD, PRIOR)] = found[kind] - found[kind][:, :1]
+    return found
 
 
 class Known(NamedTuple):
@@ -187,8 +201,8 @@ def known_items(
     lottery = np.random.default_rng(config.draw).random(next(iter(told.values())).shape)
     for name, scores in {RANDOM: lottery, **told}.items():
         for i, k in enumerate(config.shots):
-            if name == PRIOR and k == 0:
-                continue
+            if name.startswith(PRIOR) and k == 0:
+                continue  # nothing is left of it
             values = judge(jnp.asarray(scores[:, i], jnp.float32), tasks, jax.random.key(i))
             kept = ("ndcg@5", "mse") if name in (RATING, OTHERS) else ("ndcg@5",)
             for metric in kept:
@@ -199,6 +213,8 @@ def known_items(
 
 def title_vectors(config: Config, table: Interactions, out: pathlib.Path) -> dict[str, np.ndarray]:
     """The vectors of all titles by the language model, and by MiniLM if it is installed."""
+    from metajax.models.language import bert, vectors
+
     texts = names_of(table)
     found = {content.LARGE: vectors.cached(texts, config.checkpoint, out / "titles-llm.npz")}
     try:

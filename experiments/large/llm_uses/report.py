@@ -16,6 +16,11 @@ KNOWN, NEW = "known items", "new items"
 METRIC = "ndcg@5"
 
 
+def permuted(arm: str) -> str:
+    """The name of the control of an arm, in which every item has the title of another one."""
+    return f"{arm}, titles permuted"
+
+
 def shots_of(record: records.Record, scenario: str) -> list[int]:
     """The numbers of ratings, in order."""
     found = {key.condition for key in record.scores if key.scenario == scenario}
@@ -31,15 +36,18 @@ def of_scenario(record: records.Record, scenario: str) -> records.Record:
 
 def pairs(record: records.Record, scenario: str) -> list[tuple[str, str]]:
     """What is compared with what, as far as the record has it."""
-    permuted, genres = f"{RATING}, titles permuted", content.GENRES
+    genres, prior = content.GENRES, f"{LIKELIHOOD} minus prior"
     asked = {
         KNOWN: [
             (RATING, "random"),
-            (RATING, permuted),
+            (RATING, permuted(RATING)),
             (RATING, baselines.A0),
-            (f"{LIKELIHOOD} minus prior", "random"),
+            (prior, "random"),
+            (prior, permuted(prior)),
             (LIKELIHOOD, "random"),
+            (LIKELIHOOD, permuted(LIKELIHOOD)),
             (YES_NO, "random"),
+            (YES_NO, permuted(YES_NO)),
             (baselines.A7, baselines.A0),
         ],
         NEW: [

@@ -20,6 +20,7 @@ from metajax.data.table import Features, Interactions, validate
 from metajax.types import UserError
 
 IMAGES = ("omniglot28", "omniglot105")
+LABELED = ("census-income", "retailrocket-multibehavior")
 
 
 def cache_folder(cache: Path | str | None = None) -> Path:
@@ -89,7 +90,9 @@ def _entry(name: str) -> manifest.Entry:
         raise UserError("tensorflow-datasets is missing; pip install 'metajax[builders]'")
     from metajax.data.builders import tasks
 
-    entries = {config.name: config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES)}
+    entries = {
+        config.name: config.entry for config in (*tasks.CONFIGS, *tasks.IMAGES, *tasks.LABELED)
+    }
     if name not in entries:
         raise UserError(f"no data set {name!r}; the known ones are {', '.join(sorted(entries))}")
     return manifest.read()[entries[name]]
@@ -111,6 +114,7 @@ def _write(name: str, root: Path | None, folder: Path, downloads: Path) -> None:
     from metajax.data.builders import tasks
 
     kinds = (tasks.ImageClasses,) if name in IMAGES else (tasks.UserTasks, tasks.ItemTable)
+    kinds = (tasks.LabeledRows,) if name in LABELED else kinds
     config = tfds.download.DownloadConfig(
         manual_dir=None if root is None else str(root), try_download_gcs=False
     )
@@ -126,7 +130,7 @@ def source(folder: Path, kind: str) -> Sequence[dict[str, Any]]:
 
     Args:
       folder: from `prepare`.
-      kind: ``user_tasks``, ``item_table`` or ``image_classes``.
+      kind: ``user_tasks``, ``item_table``, ``labeled_rows`` or ``image_classes``.
     """
     return _builder(folder, kind).as_data_source(split="train")
 
@@ -152,8 +156,13 @@ def load(
     It equals the table of the set's reader. Arguments are those of `prepare`.
 
     Raises:
-      UserError: as of `prepare`; or the set holds images.
+      UserError: as of `prepare`; or the set holds images, or rows with several labels.
     """
+    if name in LABELED:
+        raise UserError(
+            f"{name} has several labels per row, no log; use source(prepare({name!r}), "
+            '"labeled_rows")'
+        )
     if name in IMAGES:
         raise UserError(f"{name} holds images, no log; use source(prepare({name!r}), ...)")
     return assemble(prepare(name, data_dir, cache, download))

@@ -1,9 +1,9 @@
 """The data sets as TFDS builders, without TensorFlow: one example is one user, one item, one class.
 
 `UserTasks` holds the log, a user and their rows per example; `ItemTable` the items and their side
-information; `ImageClasses` the characters of Omniglot with their 20 drawings. Each has one config
-per data set and is read at random places by ``builder.as_data_source``. `metajax.data.builders`
-prepares them in a cache.
+information; `LabeledRows` the rows of a person where each has several labels; `ImageClasses` the
+characters of Omniglot with their 20 drawings. Each has one config per data set and is read at
+random places by ``builder.as_data_source``. `metajax.data.builders` prepares them in a cache.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import tensorflow_datasets as tfds
 
 from metajax.data.builders import manifest
 from metajax.data.builders.manifest import VERSION
-from metajax.data.sources import crossdomain, movielens, published
+from metajax.data.sources import behaviors, crossdomain, labeled, movielens, published
 from metajax.data.table import Features, Interactions
 from metajax.types import UserError
 
@@ -74,6 +74,10 @@ CONFIGS = [
     _config(crossdomain.amazon_sport, "amazon-sport", "amazon-cloth-sport"),
     _config(published.jester5k, "jester5k"),
     _config(published.msweb, "msweb"),
+]
+LABELED = [
+    Config(name=name, version=VERSION, entry=name)
+    for name in ("census-income", "retailrocket-multibehavior")
 ]
 IMAGES = [Config(name=f"omniglot{size}", version=VERSION, entry="omniglot") for size in (28, 105)]
 
@@ -225,6 +229,36 @@ class ItemTable(_Published):
             for name in self._set.item_columns:
                 example[f"item_{name}"] = _column(table.item_features, name, item)
             yield item, example
+
+
+class LabeledRows(_Published):
+    """One example is one person: the inputs, labels and parts of their rows, see `Labeled`."""
+
+    BUILDER_CONFIGS = LABELED
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        zipped = tfds.features.Encoding.ZLIB
+        table = tfds.features.Tensor(shape=(None, None), dtype=np.float32, encoding=zipped)
+        rows = dict.fromkeys(("x", "label", "known"), table)
+        return self._about(rows | {"part": _vector(np.int8)})
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        folder = source_folder(manifest.read()[self._set.entry], dl_manager)
+        census = self._set.name == "census-income"
+        found = labeled.census_income(folder) if census else behaviors.retailrocket(folder)
+        if self.info.metadata is not None:
+            told = {"name": found.name, "tasks": found.tasks, "numbers": found.numbers}
+            self.info.metadata.update(told | {"chain": found.chain})
+        return {"train": self._generate_examples(found)}
+
+    def _generate_examples(
+        self, rows: labeled.Labeled
+    ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        order = np.argsort(rows.unit, kind="stable")
+        ends = np.cumsum(np.bincount(rows.unit))
+        for unit, mine in enumerate(np.split(order, ends[:-1])):
+            columns = {"x": rows.x, "label": rows.label, "known": rows.known, "part": rows.part}
+            yield unit, {name: values[mine] for name, values in columns.items()}
 
 
 class ImageClasses(_Published):

@@ -80,6 +80,12 @@ def read(path: Path) -> Chosen:
             f"{path}: train is {users} x {items}, and test, user_features or item_features are of "
             "other people or items; give arrays of the same"
         )
+    levels = np.unique(chosen[chosen > 0])
+    if len(levels) == 1:
+        raise UserError(
+            f"{path}: every rating in train is {levels[0]:g}, so that nothing can be learned of "
+            "it; give ratings of more than one value"
+        )
     if not (chosen.any(axis=1)).all():
         raise UserError(f"{path}: somebody has no rating in train; leave such people out")
     return made

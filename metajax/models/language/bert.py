@@ -11,7 +11,7 @@ References: Devlin et al., NAACL 2019; Reimers and Gurevych, EMNLP 2019; Wang et
 import dataclasses
 import importlib.util
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -173,20 +173,31 @@ def embed(
     Raises:
       UserError: a package, a file or a tensor is missing.
     """
+    return reader(folder, batch_size)(texts)
+
+
+def reader(
+    folder: pathlib.Path | str | None = None, batch_size: int = 64
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """`embed` as a function of texts, which is loaded and compiled once for all its calls."""
     folder = packaged_folder() if folder is None else folder
     shape, params = load(folder)
-    model = encoder(shape)
+    model, splits = encoder(shape), tokenizer(folder)
     apply = jax.jit(lambda params, tokens, mask: model.apply(params, (), (tokens, mask)))
-    ids = [found.ids for found in tokenizer(folder).encode_batch(list(texts))]
-    order = np.argsort([len(row) for row in ids], kind="stable")
-    out = np.zeros((len(ids), shape.hidden_size), np.float32)
-    for at in range(0, len(order), batch_size):
-        rows = order[at : at + batch_size]
-        width = next(w for w in BUCKETS if w >= max(len(ids[r]) for r in rows))
-        tokens = np.zeros((batch_size, width), np.int32)
-        mask = np.zeros((batch_size, width), np.float32)
-        for i, row in enumerate(rows):
-            tokens[i, : len(ids[row])] = ids[row]
-            mask[i, : len(ids[row])] = 1.0
-        out[rows] = np.asarray(apply(params, tokens, mask))[: len(rows)]
-    return out
+
+    def read(texts: Sequence[str]) -> np.ndarray:
+        ids = [found.ids for found in splits.encode_batch(list(texts))]
+        order = np.argsort([len(row) for row in ids], kind="stable")
+        out = np.zeros((len(ids), shape.hidden_size), np.float32)
+        for at in range(0, len(order), batch_size):
+            rows = order[at : at + batch_size]
+            width = next(w for w in BUCKETS if w >= max(len(ids[r]) for r in rows))
+            tokens = np.zeros((batch_size, width), np.int32)
+            mask = np.zeros((batch_size, width), np.float32)
+            for i, row in enumerate(rows):
+                tokens[i, : len(ids[row])] = ids[row]
+                mask[i, : len(ids[row])] = 1.0
+            out[rows] = np.asarray(apply(params, tokens, mask))[: len(rows)]
+        return out
+
+    return read

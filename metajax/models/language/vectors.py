@@ -7,7 +7,7 @@ thirds of the way up: there it has read the title and is about to say what it kn
 import dataclasses
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +50,13 @@ def last_token(model: Pretrained, texts: Sequence[str], layers: int | None = Non
     Args:
       layers: how many are run, without the norm behind them; None for two thirds.
     """
+    return last_token_reader(model, layers)(texts)
+
+
+def last_token_reader(
+    model: Pretrained, layers: int | None = None
+) -> Callable[[Sequence[str]], np.ndarray]:
+    """`last_token` of a model as a function of texts, which is compiled once for all its calls."""
     whole = model.decoder.shape
     used = layers or max(1, 2 * whole.num_layers // 3)
     shape = dataclasses.replace(whole, num_layers=used)
@@ -63,14 +70,18 @@ def last_token(model: Pretrained, texts: Sequence[str], layers: int | None = Non
         hidden = transformer.continue_in_one_row(shape, part, x, rows.place, rows.row, nothing)
         return hidden[rows.last].astype(jnp.float32)
 
-    ids = [model.encode(text) for text in texts]
-    order = np.argsort([len(row) for row in ids], kind="stable")
-    out = np.zeros((len(ids), shape.width), np.float32)
-    for at in range(0, len(ids), AT_ONCE):
-        chosen = order[at : at + AT_ONCE]
-        rows = [ids[i] for i in chosen] + [[0]] * (AT_ONCE - len(chosen))
-        out[chosen] = np.asarray(run(model.params, constrained.packed(rows, SIZE)))[: len(chosen)]
-    return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+    def read(texts: Sequence[str]) -> np.ndarray:
+        ids = [model.encode(text) for text in texts]
+        order = np.argsort([len(row) for row in ids], kind="stable")
+        out = np.zeros((len(ids), shape.width), np.float32)
+        for at in range(0, len(ids), AT_ONCE):
+            chosen = order[at : at + AT_ONCE]
+            rows = [ids[i] for i in chosen] + [[0]] * (AT_ONCE - len(chosen))
+            packed = constrained.packed(rows, SIZE)
+            out[chosen] = np.asarray(run(model.params, packed))[: len(chosen)]
+        return out / np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-12)
+
+    return read
 
 
 def cached(

@@ -1,0 +1,84 @@
+"""The table and the picture of new_task, read from records alone."""
+
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import intervals, plots, records
+
+SHARED, META = "head of shared features", "meta-trained head"
+RAW, FINE = "head of raw inputs", "fine-tuned network"
+RANDOM, CART = "shared, last task random", "score of the last trained task"
+
+
+def cell(gap: intervals.Interval, sign: str = "") -> str:
+    """A mean or difference with its interval."""
+    return f"{gap.mean:{sign}.3f} [{gap.low:{sign}.3f}, {gap.high:{sign}.3f}]"
+
+
+def mean(record: records.Record, scenario: str, arm: str) -> intervals.Interval:
+    """The AUC of an arm, seeds averaged first."""
+    found = record.of(scenario, arm, records.ALL, "auc")
+    return intervals.mean_interval(intervals.mean_of_seeds(found))
+
+
+def scenarios(record: records.Record) -> list[str]:
+    """The numbers of labels, in order."""
+    return [f"K={k}" for k in record.config["shots"]]
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints a table for each number of labels, and saves the AUC over it."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 170)
+    for scenario in scenarios(record):
+        console.print(table(record, scenario))
+    trained, tasks = " and ".join(record.extra["trained"]), record.config["num_tasks"]
+    print(
+        f"trained on {trained}; new: {record.extra['new']}. Intervals are over {tasks} test tasks. "
+        "N1: labels of the support permuted; N3: the same learner at random parameters."
+    )
+    picture(record, folder / "shots.png")
+    print(f"plot   {folder}/shots.png")
+
+
+def table(record: records.Record, scenario: str) -> Table:
+    """Each arm: its AUC, differences paired by task, and its controls."""
+    get = lambda arm, condition=records.ALL: record.of(scenario, arm, condition, "auc")
+    title = f"{record.data.name if record.data else ''}, new task {record.extra['new']}"
+    shown = Table(title=f"{title}, {scenario[2:]} labels: AUC")
+    shown.add_column("arm", no_wrap=True)
+    for head in ("AUC", f"minus {RAW}", f"minus {FINE}", "N1", "N3"):
+        shown.add_column(head, justify="right", no_wrap=True)
+    for arm in record.arms:
+        cells = [cell(mean(record, scenario, arm.name))]
+        for other in (RAW, FINE):
+            gap = records.difference(get(arm.name), get(other))
+            cells.append("" if arm.name == other else cell(gap, "+"))
+        for condition in (records.N1, records.N3):
+            there = records.Key(scenario, arm.name, condition, "auc") in record.scores
+            cells.append(f"{np.nanmean(get(arm.name, condition)):.3f}" if there else "")
+        shown.add_row(arm.name, *cells)
+    return shown
+
+
+def picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves the AUC of every arm over the number of labels."""
+    shots = record.config["shots"]
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(record.arms):
+            rows = [mean(record, scenario, arm.name) for scenario in scenarios(record)]
+            axes.plot(shots, [r.mean for r in rows], label=arm.name, **plots.look(i))
+            low, high = [r.low for r in rows], [r.high for r in rows]
+            color = plots.look(i)["color"]
+            axes.fill_between(shots, low, high, color=color, alpha=0.1, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_xticks(shots, [str(k) for k in shots])
+        axes.minorticks_off()
+        axes.set_xlabel(f"labels of the new task, {record.extra['new']}")
+        axes.set_ylabel("AUC")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(record.arms))

@@ -1,0 +1,90 @@
+"""Table, differences and plot of `llm_meta`, read from the record alone."""
+
+import pathlib
+
+import numpy as np
+
+from metajax.benchmark import baselines
+from metajax.results import plots, records
+from metajax.results.schema import N1
+
+from .. import report as large_report
+from ..llm_uses.prompts import RATING
+from ..llm_uses.report import permuted
+from .ways import FIRST, LAST, LORA, PROMPT, REPTILE, SECOND, TUNED
+
+SCENARIO = "known items, new people"
+METRICS = ("ndcg@5", "mse")
+
+
+def arm(kind: str, how: str) -> str:
+    """The name of an arm."""
+    return f"{kind}, {how}"
+
+
+def shuffled(shots: int) -> str:
+    """The condition in which labels are shuffled among so many ratings."""
+    return f"k={shots}, {N1}"
+
+
+def shots_of(record: records.Record) -> list[int]:
+    """The numbers of ratings, in order."""
+    found = {key.condition.removeprefix("k=") for key in record.scores}
+    return sorted(int(k) for k in found if k.isdigit())
+
+
+def pairs(record: records.Record) -> list[tuple[str, str]]:
+    """What is compared with what, as far as the record has it."""
+    asked = []
+    for kind in (PROMPT, LORA):
+        best = arm(kind, SECOND)
+        asked += [(best, arm(kind, how)) for how in (FIRST, REPTILE, TUNED)]
+        asked += [(best, arm(LAST, SECOND)), (best, permuted(best)), (best, RATING)]
+        asked += [(best, baselines.A1), (best, baselines.A2), (best, baselines.A7)]
+    asked += [(arm(LAST, SECOND), arm(LAST, TUNED)), (arm(LAST, SECOND), baselines.A1)]
+    there = {key.arm for key in record.scores}
+    return [(a, b) for a, b in asked if a in there and b in there]
+
+
+def show(record: records.Record) -> None:
+    """Prints a table of each metric, and the differences that the experiment is about."""
+    shots, facts = shots_of(record), record.extra
+    for metric in METRICS:
+        title = f"{facts['people']} new people, {record.dataset}, {facts['model']}"
+        columns = [(f"k={k}", metric) for k in shots]
+        large_report.show(record, columns, f"{title}: {metric} after K ratings", quoted=False)
+    get = lambda name, condition, metric: record.of(record.scenario, name, condition, metric)
+    for metric in METRICS:
+        for k in shots[-1:]:
+            for a, b in pairs(record):
+                gap = records.difference(*(get(name, f"k={k}", metric) for name in (a, b)))
+                told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+                print(f"{metric}, K={k}: {a} - {b}: {told}")
+    last = shots[-1]
+    for name in record.names():
+        if records.Key(record.scenario, name, shuffled(last), "mse") in record.scores:
+            gap = records.difference(
+                get(name, f"k={last}", "mse"), get(name, shuffled(last), "mse")
+            )
+            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            print(f"mse, K={last}: {name} - the same with shuffled labels: {told}")
+    print(
+        f"in words: {facts['asked']} of these people; the soft prompt has {facts['prompt']} vectors"
+    )
+
+
+def draw(record: records.Record, folder: pathlib.Path) -> None:
+    """Saves the root mean squared error over the number of ratings, a line for each arm."""
+    shots, path = shots_of(record), folder / "curves.png"
+    with plots.page(path, 3.6) as axes:
+        shown = [name for name in record.names() if not name.startswith(RATING)]
+        for i, name in enumerate(shown):
+            keys = [records.Key(record.scenario, name, f"k={k}", "mse") for k in shots]
+            means = [records.interval(record.scores[key], "mse").mean for key in keys]
+            axes.plot(np.arange(len(shots)), means, label=name, **plots.look(i))
+        axes.set_xticks(np.arange(len(shots)), [str(k) for k in shots])
+        axes.set_xlabel("ratings known of the person")
+        axes.set_ylabel("RMSE in stars (lower is better)")
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(shown))
+    print(f"plot   {path}")
