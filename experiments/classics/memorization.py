@@ -31,7 +31,7 @@ import optax
 from metajax import benchmark, losses, tree
 from metajax.evaluation import evaluate
 from metajax.learners.gradient.maml import gradient
-from metajax.models import features, towers
+from metajax.models import towers
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
@@ -111,6 +111,8 @@ class GivenAway:
 
 def encoded() -> Model:
     """The published network: an encoder to five numbers (``encoder``), then an adapting one."""
+    from metajax.models import features
+
     encoder, net = features.vector_features((100, 5)), towers.vector_mlp((40, 40))
 
     def init(key: jax.Array, profile: PyTree, inputs: jax.Array) -> PyTree:

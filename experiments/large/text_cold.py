@@ -27,7 +27,6 @@ from metajax.data.features import factors, represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import metrics
-from metajax.models.language import vectors
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.types import UserError
@@ -158,6 +157,8 @@ def judged(told: Predicted, table: Interactions, seed: int) -> dict[str, dict[st
 
 def run(config: Config) -> records.Record:
     """Runs every seed and arm; writes the record."""
+    from metajax.models.language import vectors
+
     name = f"text_cold-{named.short_name(config.data.dataset)}"
     out = config.output.folder(name)
     config = replace(config, out=out)

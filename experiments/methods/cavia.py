@@ -13,8 +13,6 @@ import optax
 
 from metajax import benchmark
 from metajax.learners.gradient.context import cavia
-from metajax.models.features import conditioned_mlp
-from metajax.models.modulated import over_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.types import Model
@@ -38,12 +36,17 @@ class Config(Base):
 
 def steered(config: Config, problem: benchmark.Problem) -> Model:
     """The network that a context steers."""
+    from metajax.models.features import conditioned_mlp
+    from metajax.models.modulated import over_features
+
     net = conditioned_mlp(config.hidden)
     return over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network under the context of a new user, for A3 and A4."""
+    from metajax.models.modulated import with_fixed_code
+
     return with_fixed_code(steered(config, problem), jnp.zeros(config.context))
 
 

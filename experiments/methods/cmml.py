@@ -16,8 +16,6 @@ import optax
 
 from metajax import benchmark
 from metajax.learners.cold_start.cmml import cmml
-from metajax.models.features import labeled_features
-from metajax.models.modulated import centered_labels, film_mlp, over_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
@@ -47,6 +45,8 @@ def num_features(config: Config, problem: benchmark.Problem) -> int:
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network without a context, for A3 and A4."""
+    from metajax.models.modulated import film_mlp, over_features, with_fixed_code
+
     net = film_mlp(config.hidden, config.hyper)
     whole = over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
     return with_fixed_code(whole, jnp.zeros(num_features(config, problem)))
@@ -54,6 +54,9 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CMML and its outer optimizer."""
+    from metajax.models.features import labeled_features
+    from metajax.models.modulated import centered_labels, film_mlp
+
     width = num_features(config, problem)
     learner = cmml(
         features(problem, config.embedding),

@@ -14,8 +14,6 @@ import optax
 
 from metajax import benchmark
 from metajax.learners.amortized import neural_process
-from metajax.models.features import conditioned_mlp, labeled_features
-from metajax.models.modulated import centered_labels, over_features, pair_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
@@ -44,12 +42,17 @@ class Config(Base):
 
 def features(problem: benchmark.Problem, embedding: int) -> Model:
     """The features of a user with each item, their categories embedded in so many dimensions."""
+    from metajax.models.modulated import pair_features
+
     table = problem.table
     return pair_features(table.user_features.sizes, table.item_features.sizes, embedding)
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder of a user who has not rated anything, for A3 and A4."""
+    from metajax.models.features import conditioned_mlp
+    from metajax.models.modulated import over_features, with_fixed_code
+
     net = over_features(
         features(problem, config.embedding),
         conditioned_mlp(config.hidden),
@@ -60,6 +63,9 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """CNP and its outer optimizer."""
+    from metajax.models.features import conditioned_mlp, labeled_features
+    from metajax.models.modulated import centered_labels
+
     learner = neural_process(
         centered_labels(labeled_features((64, config.code)), problem.mean),
         conditioned_mlp(config.hidden),

@@ -14,7 +14,6 @@ import optax
 
 from metajax import benchmark, losses
 from metajax.learners.cold_start.lwa import lwa, nlba
-from metajax.models.items import linear_head
 from metajax.models.towers import column, stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
@@ -44,6 +43,8 @@ def beside_mean(learner: MetaLearner, problem: benchmark.Problem) -> MetaLearner
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """A linear model of the same features, for A3 and A4."""
+    from metajax.models.items import linear_head
+
     del config
     embed, width = features(problem)
     return linear_head(embed, stored_mean(problem.mean), width)

@@ -17,7 +17,6 @@ import optax
 
 from metajax import benchmark
 from metajax.learners.cold_start.mamo import mamo, memory_optimizer
-from metajax.models.modulated import user_features
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
 from metajax.transforms.residual import residual
@@ -88,6 +87,8 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """MAMO and its outer optimizer."""
+    from metajax.models.modulated import user_features
+
     sizes = problem.table.user_features.sizes
     learner = mamo(
         body(config, problem),

@@ -29,8 +29,6 @@ from metajax.data.features import links
 from metajax.data.features.factors import Sparse
 from metajax.data.table import Interactions
 from metajax.learners.cold_start.metahin import metahin
-from metajax.models.features import conditioned_mlp
-from metajax.models.modulated import over_features, with_fixed_code
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual
@@ -103,12 +101,16 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
 
 def network(config: Config, given: benchmark.Problem) -> tuple[Model, Model, Model]:
     """The features of a user with each item, the decision layers and the mean rating."""
+    from metajax.models.features import conditioned_mlp
+
     embed = features(given, config.embedding)
     return embed, conditioned_mlp(config.hidden), stored_mean(given.mean)
 
 
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network of a user without neighbors, for A3 and A4."""
+    from metajax.models.modulated import over_features, with_fixed_code
+
     return with_fixed_code(over_features(*network(config, given)), jnp.zeros(config.code))
 
 

@@ -28,8 +28,6 @@ from metajax.data.features import links
 from metajax.data.sources import named, published
 from metajax.data.table import Interactions
 from metajax.learners.cold_start.paml import paml
-from metajax.models.features import labeled_features
-from metajax.models.modulated import centered_labels, over_features, with_fixed_code
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
 from metajax.types import MetaLearner, Model, PyTree, UserError
@@ -99,6 +97,8 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
 
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network without gates, for A3 and A4; ``net`` holds the decision weights."""
+    from metajax.models.modulated import over_features, with_fixed_code
+
     embed, net = features(given, config.embedding), vector_mlp(config.hidden)
     return with_fixed_code(over_features(embed, net, stored_mean(given.mean)), ())
 
@@ -107,6 +107,9 @@ def build(
     config: Config, given: benchmark.Problem, name: str = "friend"
 ) -> tuple[MetaLearner, optax.GradientTransformation]:
     """PAML over the friends of that name in the profile, and its outer optimizer."""
+    from metajax.models.features import labeled_features
+    from metajax.models.modulated import centered_labels
+
     below = features(given, config.embedding)
 
     def embed(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:

@@ -28,7 +28,6 @@ import optax
 from metajax import benchmark, losses
 from metajax.data.features.represent import as_cold
 from metajax.learners import item_ridge, pooled
-from metajax.models.items import linear_head
 from metajax.results import records
 from metajax.transforms.augment import hide
 from metajax.transforms.committee import committee
@@ -115,6 +114,8 @@ def recipe(config: Config, problem: benchmark.Problem) -> item_ridge.Recipe:
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network of A3 and A4: the same features and offset, the head a plain parameter."""
+    from metajax.models.items import linear_head
+
     made = recipe(config, problem)
     features, offset = item_ridge.networks(made)
     net, scale = linear_head(features, offset, len(made.precision)), made.scale

@@ -16,13 +16,6 @@ import optax
 
 from metajax import benchmark
 from metajax.learners.cold_start.tanp import tanp
-from metajax.models.features import labeled_features
-from metajax.models.modulated import (
-    adaptive_decoder,
-    centered_labels,
-    over_features,
-    with_fixed_code,
-)
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.types import Model
@@ -50,6 +43,8 @@ class Config(Base):
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder under a task embedding of ones, for A3 and A4."""
+    from metajax.models.modulated import adaptive_decoder, over_features, with_fixed_code
+
     net = over_features(
         features(problem, config.embedding),
         adaptive_decoder(config.hidden),
@@ -60,6 +55,9 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """TaNP and its outer optimizer."""
+    from metajax.models.features import labeled_features
+    from metajax.models.modulated import adaptive_decoder, centered_labels
+
     encoder = lambda width: centered_labels(labeled_features((32, 16, width)), problem.mean)
     learner = tanp(
         features(problem, config.embedding),

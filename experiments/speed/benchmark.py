@@ -16,6 +16,7 @@ import dataclasses
 import importlib.metadata
 import importlib.util
 import os
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
@@ -26,7 +27,7 @@ from metajax.results import records
 from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
-from . import bandits, curves, device, device_page, measure, ours, page, problems, worker
+from . import problems, worker
 
 PEERS = ("torch.func", "torch.func compiled", "torch loop", "learn2learn", "torchopt")
 TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h", 5)}
@@ -43,7 +44,7 @@ class Config:
     device: Literal["cpu", "gpu"] = "cpu"
     """Where to run: one core, by processor time, or a graphics card, by wall time."""
     minutes: float = 0.0
-    """Minutes after which a run on a graphics card ends; 0 is 5 with --quick, else 60."""
+    """Minutes after which a run on a graphics card ends; 0 is 3 with --quick, else 60."""
     rehearse: bool = False
     """Go through a run for a graphics card on the processor, with few tasks; its figures say
     nothing, and it is not stored among the records."""
@@ -66,6 +67,8 @@ class Config:
 
 def variants(config: Config, name: str, num_steps: int) -> tuple[list[str], dict[str, str]]:
     """The ways to measure, and those to leave out with the reason."""
+    from . import ours
+
     found, left_out = ["metajax", "plain"], {}
     if not config.quick:
         found += [f"plain, {variation}" for variation in ours.WORKLOADS[name].variations]
@@ -97,6 +100,8 @@ def _missing(peer: str) -> str:
 
 def run_one(config: Config, name: str, num_steps: int) -> records.Record:
     """Measures one workload at one number of inner steps, and stores the record."""
+    from . import measure
+
     found, left_out = variants(config, name, num_steps)
     workers = measure.compare(
         found,
@@ -127,6 +132,8 @@ def run_one(config: Config, name: str, num_steps: int) -> records.Record:
 
 def run_on_card(config: Config) -> records.Record:
     """Measures all ways on a card, and stores the record after every cell."""
+    from . import device
+
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # processes share the card
     if jax.default_backend() == "cpu" and not config.rehearse:
         raise UserError(
@@ -147,19 +154,14 @@ def run_on_card(config: Config) -> records.Record:
         kept[:] = [records.made("speed", config, scenario="on a card", extra=extra)]
         records.write(config.output.folder("speed"), "speed-card", kept[0])
 
-    minutes = config.minutes or (5.0 if config.quick else 60.0)
+    minutes = config.minutes or (3.0 if config.quick else 60.0)
     ways = lambda cell: [
         way
         for way in device.ways(cell, config.peers, quick)
         if not config.ways or way in config.ways
     ]
-    device.run(
-        cells,
-        ways,
-        60 * minutes,
-        keep,
-        limit=config.patience if config.rehearse else min(config.patience, 100.0),
-    )
+    limit = config.patience if config.rehearse else min(config.patience, 100.0)
+    device.run(cells, ways, 60 * minutes, keep, limit=limit, together=quick)
     if not kept:
         raise UserError("there is nothing to measure; leave --workload, --steps or --ways out")
     if config.output.publish and not config.rehearse:
@@ -167,7 +169,7 @@ def run_on_card(config: Config) -> records.Record:
     return kept[0]
 
 
-def _versions(workers: list[measure.Worker]) -> dict[str, str]:
+def _versions(workers: Sequence[Any]) -> dict[str, str]:
     """The versions of the peers' packages that ran."""
     names = {"torch", *worker.PACKAGES} if any("torch" in w.variant for w in workers) else set()
     return {n: importlib.metadata.version(n) for n in sorted(names) if importlib.util.find_spec(n)}
@@ -175,6 +177,8 @@ def _versions(workers: list[measure.Worker]) -> dict[str, str]:
 
 def main(config: Config) -> None:
     """Measures and prints, or writes the page of the stored records."""
+    from . import bandits, curves, device_page, page
+
     if config.workload == ("bandits",):
         stored = config.output.from_records
         record = records.stored(bandits.NAME) if stored else bandits.run(config)

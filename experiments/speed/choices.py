@@ -10,6 +10,7 @@ by rows were ahead of patches and of shifted products.
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from metajax.models import conv
 
@@ -35,6 +36,21 @@ def thin_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     return (on_chip.summed_convolution if thin else row_convolution)(x_NxHxWxC, kernel)
 
 
+def one_pass(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
+    """`conv.batch_statistics` of rows that are all present, read once for both moments.
+
+    The variance is the mean of squares less the square of the mean, in float32: it loses digits
+    where the mean is far larger than the deviation, which outputs of a convolution are not.
+    """
+    del present
+    kind, axes = x_NxHxWxF.dtype, (0, 1, 2)
+    wide = x_NxHxWxF.astype(jnp.float32)
+    mean = jnp.mean(wide, axis=axes, keepdims=True)
+    variance = jnp.mean(wide**2, axis=axes, keepdims=True) - mean**2
+    scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-3)
+    return x_NxHxWxF * scale.astype(kind) - (mean * scale).astype(kind)
+
+
 class How(NamedTuple):
     """The choices of a workload.
 
@@ -43,10 +59,12 @@ class How(NamedTuple):
       lengths: sizes that supports are cut to.
       num_outer: outer steps a program.
       convolve: the convolution of W2.
+      normalize: the normalization of W2.
       scanned: whether layers are a loop, which is compiled once for all of them.
       one_hot: tables of at most this many rows are looked up in W3 by a product with one-hot rows,
         whose gradient is a product too and not additions to a few addresses.
-      one_kernel: a task's whole gradient in W1 is one program of the card, see `one_kernel`.
+      one_kernel: a task's whole gradient in W1 is one program of the card, of so many warps; 0:
+        it is not. See `one_kernel`.
       sums: products of W1 as sums of elementwise products, which a compiler fuses.
       remat: recompute what a network computed when it is differentiated, and keep only its inputs.
       options: names and values of the compiler's options.
@@ -56,9 +74,10 @@ class How(NamedTuple):
     lengths: tuple[int, ...] = ()
     num_outer: int = 1
     convolve: conv.Convolve = conv.patch_convolution
+    normalize: conv.Normalize = conv.batch_statistics
     scanned: bool = False
     one_hot: int = 0
-    one_kernel: bool = False
+    one_kernel: int = 0
     sums: bool = False
     remat: bool = False
     options: tuple[tuple[str, bool | int | str], ...] = ()
@@ -84,14 +103,25 @@ HOW: dict[str, dict[str, How]] = {
     },
     "gpu": {
         "W1": How(chunk_size=8192, num_outer=50),
-        "W2": How(chunk_size=1024, convolve=row_convolution),
-        "W2q15": How(chunk_size=256, convolve=row_convolution),
-        "W3": How(chunk_size=4096),
-        "W4": How(chunk_size=256),
-        "W4h": How(chunk_size=256),
+        "W2": How(chunk_size=1024),
+        "W2q15": How(chunk_size=256),
+        "W3": How(chunk_size=512, lengths=(20,), one_hot=32),
+        "W4": How(chunk_size=256, options=LIBRARY_PRODUCTS),
+        "W4h": How(chunk_size=256, options=LIBRARY_PRODUCTS),
     },
 }
 """Platform -> workload -> what was fastest there, or on a card what its memory allows."""
+
+
+ON_CHIP = {"convolve": on_chip.chip_convolution, "options": LIBRARY_PRODUCTS}
+ONE_PASS = ON_CHIP | {"normalize": one_pass}
+
+NARROW: dict[str, How] = {
+    "W2": HOW["gpu"]["W2"]._replace(**ONE_PASS),
+    "W2q15": HOW["gpu"]["W2q15"]._replace(**ONE_PASS),
+    "W3": How(chunk_size=4096, one_hot=32, num_outer=10),
+}
+"""Workload -> what was fastest on a card with bfloat16 activations, if it is something else."""
 
 
 def _others(name: str, **levers: dict[str, Any]) -> dict[str, How]:
@@ -103,61 +133,66 @@ def _others(name: str, **levers: dict[str, Any]) -> dict[str, How]:
 OTHERS: dict[str, dict[str, How]] = {
     "W1": _others(
         "W1",
+        one_kernel={"one_kernel": 4},
+        one_kernel_of_eight_warps={"one_kernel": 8},
+        sums={"sums": True},
+        replayed={"options": REPLAYED},
         one_step={"num_outer": 1},
         library_products={"options": LIBRARY_PRODUCTS},
-        replayed={"options": REPLAYED},
-        one_kernel={"one_kernel": True},
-        one_kernel_replayed={"one_kernel": True, "options": REPLAYED},
-        sums={"sums": True},
-        sums_replayed={"sums": True, "options": REPLAYED},
     ),
     "W2": _others(
         "W2",
-        on_chip={"convolve": on_chip.chip_convolution},
-        on_chip_ten_steps={"convolve": on_chip.chip_convolution, "num_outer": 10},
-        on_chip_remat={"convolve": on_chip.chip_convolution, "remat": True},
+        on_chip=ON_CHIP,
+        on_chip_one_pass=ONE_PASS,
+        on_chip_ten_steps=ONE_PASS | {"num_outer": 10},
+        on_chip_remat=ONE_PASS | {"remat": True},
+        rows={"convolve": row_convolution},
         thin={"convolve": thin_convolution},
         shifted={"convolve": conv.shifted_convolution},
-        patches={"convolve": conv.patch_convolution},
+        one_pass={"normalize": one_pass},
         library_products={"options": LIBRARY_PRODUCTS},
         lax_conv={"convolve": conv.ordinary_convolution},
     ),
     "W3": _others(
         "W3",
-        one_hot={"one_hot": 32},
-        one_hot_ten_steps={"one_hot": 32, "num_outer": 10},
-        one_hot_halves={"one_hot": 32, "chunk_size": 512, "lengths": (20,)},
-        one_hot_quarters={"one_hot": 32, "chunk_size": 256, "lengths": (8, 18, 40)},
-        one_hot_library_products={"one_hot": 32, "options": LIBRARY_PRODUCTS},
+        halves_ten_steps={"num_outer": 10},
+        halves_looked_up={"one_hot": 0},
+        quarters={"chunk_size": 256, "lengths": (8, 18, 40)},
+        whole={"chunk_size": 4096, "lengths": ()},
+        whole_ten_steps={"chunk_size": 4096, "lengths": (), "num_outer": 10},
+        whole_looked_up={"chunk_size": 4096, "lengths": (), "one_hot": 0},
+        library_products={"options": LIBRARY_PRODUCTS},
     ),
     "W4": _others(
         "W4",
-        scanned={"scanned": True},
-        library_products={"options": LIBRARY_PRODUCTS},
-        scanned_library_products={"scanned": True, "options": LIBRARY_PRODUCTS},
+        tuned={"options": ()},
+        scanned={"scanned": True, "options": ()},
+        scanned_library_products={"scanned": True},
         scanned_untuned={"scanned": True, "options": UNTUNED},
-        scanned_remat={"scanned": True, "remat": True, "options": LIBRARY_PRODUCTS},
+        remat={"remat": True},
     ),
 }
 """Workload -> other ways that a card is asked to measure beside, so that a choice can be made."""
 
 QUICK: dict[tuple[str, int, str], str] = {
-    ("W2", 1, "bf16"): "on chip; on chip ten steps; on chip remat; thin; patches; library products",
-    ("W2", 1, "tf32"): "on chip; thin",
-    ("W1", 5, "tf32"): "one kernel; one kernel replayed; sums; sums replayed; replayed; one step; "
-    "library products",
-    ("W2", 5, "bf16"): "on chip",
-    ("W2", 5, "tf32"): "on chip",
-    ("W3", 5, "bf16"): "one hot; one hot ten steps; one hot halves; one hot quarters; "
-    "one hot library products",
-    ("W3", 5, "tf32"): "one hot; one hot halves",
-    ("W4", 1, "bf16"): "scanned library products; library products; scanned; scanned untuned; "
-    "scanned remat",
-    ("W4", 1, "tf32"): "scanned library products",
+    ("W4", 1, "bf16"): "scanned library products",
+    ("W4", 1, "tf32"): "",
+    ("W2", 1, "bf16"): "on chip; plain",
+    ("W2", 5, "bf16"): "",
+    ("W3", 5, "bf16"): "halves ten steps",
+    ("W3", 5, "tf32"): "plain",
+    ("W1", 5, "tf32"): "one kernel of eight warps; plain",
+    ("W2", 1, "tf32"): "plain",
 }
-"""Workload, inner steps and precision -> the others that ``--quick`` measures beside."""
+"""Workload, inner steps and precision -> what ``--quick`` measures beside the choice."""
 
 
-def how(name: str, platform: str | None = None) -> How:
-    """The choices for a workload on a platform; on that of this process by default."""
-    return HOW["cpu" if (platform or jax.default_backend()) == "cpu" else "gpu"][name]
+def how(name: str, platform: str | None = None, narrow: bool = False) -> How:
+    """The choices for a workload on a platform; on that of this process by default.
+
+    Args:
+      narrow: whether activations are bfloat16, for which a card has its own.
+    """
+    if (platform or jax.default_backend()) == "cpu":
+        return HOW["cpu"][name]
+    return NARROW.get(name, HOW["gpu"][name]) if narrow else HOW["gpu"][name]

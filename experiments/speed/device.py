@@ -8,17 +8,12 @@ while something is timed. The record is written anew after every cell, so that a
 leaves what it has.
 """
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import os
-import queue
 import signal
 import statistics
-import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -26,31 +21,20 @@ from typing import Any
 from metajax.types import UserError
 
 from . import choices
+from .crew import COMPILED, JAX, TORCH, Crew
 from .device_worker import BF16, FLOAT32, TF32, Job
 
 SIZES = {"W1": 1024, "W2": 256, "W2q15": 64, "W3": 1024, "W4": 128, "W4h": 128}
 """Tasks of a batch where one size is measured."""
-SLOW_IN_TORCH = {("W2", 5)}
-"""Workloads and inner steps that `torch.compile` needs longer for than `--quick` has."""
+COMPILED_QUICK = {("W1", 5, TF32), ("W2", 1, TF32)}
+"""Cells that `torch.compile` has a chance to be ready for within `--quick`."""
 REHEARSED = {"W1": 16, "W2": 2, "W2q15": 2, "W3": 8, "W4": 2, "W4h": 2}
 """Tasks of a rehearsal on a processor, whose figures say nothing."""
-WAVES = (("W1", "W2", "W2q15"), ("W3", "W4", "W4h"))
-"""Workloads that are compiled together; the memory of the card must hold their processes."""
 TOGETHER = min(16, os.cpu_count() or 1)
 """Processes that compile at a time."""
 BATCHES = (32, 256, 1024, 8192)
 TOLERANCE = {FLOAT32: 1e-4, TF32: 1e-2, BF16: 5e-2}
 """How far the first loss of a way may be from the library's, relatively."""
-JAX, TORCH, COMPILED = "jax", "torch", "torch compiled"
-
-
-@dataclasses.dataclass
-class Worker:
-    """A started process, when it was, and the lines that it has said."""
-
-    process: subprocess.Popen
-    said: queue.Queue
-    began: float = 0.0
 
 
 @dataclasses.dataclass
@@ -70,6 +54,11 @@ class Way:
     seconds: list[float] = dataclasses.field(default_factory=list)
     skipped: str = ""
 
+    @property
+    def cell(self) -> Job:
+        """The job without its variant."""
+        return self.job._replace(variant="")
+
 
 def quick_cells(sizes: Mapping[str, int] = SIZES) -> list[Job]:
     """What `--quick` measures; the variant is left empty."""
@@ -88,98 +77,16 @@ def ways(cell: Job, peers: bool, quick: bool) -> list[str]:
     """The ways to do a cell: the library's, others that it could choose, plain JAX and peers."""
     if quick:
         named = choices.QUICK[cell.name, cell.num_steps, cell.precision].split("; ")
-        found = ["metajax", *(f"metajax, {name}" for name in named), "plain"]
+        found = ["metajax", *(n if n == "plain" else f"metajax, {n}" for n in named if n)]
     else:
         others = list(choices.OTHERS.get(cell.name, {})) if cell.second else []
         found = ["metajax", *others, "plain"]
-    if not peers:
-        return found
-    slow = quick and (cell.name, cell.num_steps) in SLOW_IN_TORCH
-    return [*found, "torch.func", "torch loop", *([] if slow else ["torch.func compiled"])]
-
-
-def _start(library: str, nice: bool) -> Worker:
-    memory = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.7"}
-    memory["TORCHINDUCTOR_COMPILE_THREADS"] = "2"
-    process = subprocess.Popen(
-        [
-            *(["nice"] if nice else []),
-            sys.executable,
-            "-m",
-            f"{__package__}.device_worker",
-            library,
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=None,
-        text=True,
-        env={**os.environ, **memory},
-        start_new_session=True,  # with its compilers, which are stopped and ended with it
-    )
-    said: queue.Queue = queue.Queue()
-
-    def listen() -> None:
-        assert process.stdout
-        for line in process.stdout:
-            if line.startswith("{"):
-                said.put(json.loads(line))
-        said.put(None)
-
-    threading.Thread(target=listen, daemon=True).start()
-    return Worker(process, said, time.monotonic())
-
-
-class Crew:
-    """The processes of a run, started when they are first needed and ended with it."""
-
-    def __init__(self):
-        self.workers: dict[str, Worker] = {}
-
-    def __enter__(self) -> "Crew":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for name in list(self.workers):
-            self.end(name)
-
-    def tell(self, name: str, **what: object) -> None:
-        """Tells a process something."""
-        if name not in self.workers:
-            self.workers[name] = _start(name.partition(" ")[0], nice=name.startswith(COMPILED))
-        stdin = self.workers[name].process.stdin
-        assert stdin
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which `hear` tells
-            stdin.write(json.dumps(what) + "\n")
-            stdin.flush()
-
-    def hear(self, name: str, patience: float) -> dict[str, Any] | None:
-        """The next that a process says; None if it says nothing in time, or has ended."""
-        try:
-            return self.workers[name].said.get(timeout=max(patience, 0.01))
-        except queue.Empty:
-            return None
-
-    def signal(self, name: str, kind: signal.Signals) -> None:
-        """Sends a process and all that it started a signal."""
-        if name in self.workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.workers[name].process.pid, kind)
-
-    def ended(self, name: str) -> bool:
-        """Whether a process is no longer there."""
-        return name not in self.workers or self.workers[name].process.poll() is not None
-
-    def end(self, name: str) -> None:
-        """Ends a process and all that it started."""
-        if name not in self.workers:
-            return
-        self.signal(name, signal.SIGKILL)
-        worker = self.workers.pop(name)
-        worker.process.wait()
-        for pipe in (worker.process.stdin, worker.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):  # what was told last was not read
-                    pipe.close()
+    if peers:
+        slow = quick and (cell.name, cell.num_steps, cell.precision) not in COMPILED_QUICK
+        found += (
+            ["torch.func"] + ["torch.func compiled"] * (not slow) + ["torch loop"] * (not quick)
+        )
+    return found
 
 
 def _collect(crew: Crew, found: list[Way], waiting: list[Way]) -> None:
@@ -243,6 +150,7 @@ def _answer(crew: Crew, way: Way, patience: float, **what: object) -> dict[str, 
 
 def measure(crew: Crew, found: list[Way], rounds: int, seconds: float) -> None:
     """Times the ways of a cell in turns, each about so many seconds a round."""
+    found = [way for way in found if "compile_seconds" in way.facts]
     counts: dict[int, int] = {}
     for turn in range(-1, rounds + 1):  # the first loads, the second tells how long a call takes
         for i, way in enumerate(found):
@@ -306,6 +214,7 @@ def run(
     *,
     limit: float = 90.0,
     rounds: int = 5,
+    together: bool = False,
 ) -> list[dict[str, Any]]:
     """Measures cells within so many seconds in all; the rows of all ways.
 
@@ -314,51 +223,70 @@ def run(
       ways_of: a cell -> its ways, the library's first.
       keep: (rows, ceilings) is called after every cell.
       limit: seconds for the compiler of a way.
+      together: compile the ways of all cells before the first is timed; else of each cell.
 
     Raises:
       UserError: no way of JAX could be built.
     """
     began = time.monotonic()
+    waves = [cells] if together else [[cell] for cell in cells]
     found = [Way(cell._replace(variant=v), "") for cell in cells for v in ways_of(cell)]
     for i, way in enumerate(found):
         way.facts["number"], way.worker = str(i), f"{JAX} {i}"
         if way.job.variant.startswith("torch"):
-            wave = next(k for k, names in enumerate(WAVES) if way.job.name in names)
+            wave = next(k for k, wave in enumerate(waves) if way.cell in wave)
             slow = way.job.variant.endswith("compiled")
             way.worker = f"{COMPILED} {i}" if slow else f"{TORCH} {wave}"
-    rows: list[dict[str, Any]] = []
+    done: list[Way] = []
     with Crew() as crew:
         best = _ceilings(crew, 0.5 * seconds)
         _note(began, f"ceilings {best}")
-        for i, way in enumerate(found):
-            if way.worker.startswith(COMPILED):  # needs longest, so that it starts first
-                crew.tell(way.worker, build=[(str(i), way.job)])
-        for wave in range(len(WAVES)):
-            mine = [way for way in found if way.job.name in WAVES[wave]]
-            left = [way for way in found if way.job.name in sum(WAVES[wave:], ())]
-            if not mine:
-                continue
-            _pause(crew, found, signal.SIGCONT)
-            remaining = seconds - (time.monotonic() - began)
-            build(crew, found, mine, 0.7 * remaining * len(mine) / len(left), limit)
+        for number, wave in enumerate(waves):
+            mine = [way for way in found if way.cell in wave]
+            left = seconds - (time.monotonic() - began)
+            _ready(crew, found, mine, 0.75 * left * len(mine) / (len(found) - len(done)), limit)
             ready = sum("compile_seconds" in way.facts for way in mine)
-            _note(began, f"{ready} of {len(mine)} ways of {WAVES[wave]} are ready")
-            _pause(crew, found, signal.SIGSTOP)
-            for cell in (c for c in cells if c.name in WAVES[wave]):
-                here = [way for way in mine if way.job._replace(variant="") == cell]
-                _close(crew, here)
+            _note(began, f"{ready} of {len(mine)} ways are ready")
+            for cell in wave:
+                here = [way for way in mine if way.cell == cell]
                 if time.monotonic() - began < 0.97 * seconds:
                     measure(crew, here, rounds, 0.05)
                 for way in here:
                     if way.worker.startswith(JAX):
                         crew.end(way.worker)
-                rows += [row(way, best) for way in here]
-                keep(rows, best)
-                _note(began, f"{cell.name}, {cell.num_steps} steps, {cell.precision} measured")
-                for way in here:
-                    _note(began, f"  {_told(way)}")
-            crew.end(f"{TORCH} {wave}")
+                    _note(began, _told(way))
+                done += here
+                keep([row(way, best) for way in done], best)
+            crew.end(f"{TORCH} {number}")
+        _late(crew, found, 0.9 * (seconds - (time.monotonic() - began)), rounds)
+        rows = [row(way, best) for way in done]
+        keep(rows, best)
     return rows
+
+
+def _ready(crew: Crew, found: list[Way], mine: list[Way], patience: float, limit: float) -> None:
+    """Compiles the ways of a wave; what is not ready then is ended, or stopped if PyTorch's."""
+    for way in mine:
+        if way.worker.startswith(COMPILED):  # needs longest, so that it starts first
+            crew.tell(way.worker, build=[(way.facts["number"], way.job)])
+    _pause(crew, found, signal.SIGCONT)
+    quick = [way for way in mine if not way.worker.startswith(COMPILED)]
+    build(crew, found, quick, patience, limit)
+    _collect(crew, found, mine)
+    _pause(crew, found, signal.SIGSTOP)
+    _close(crew, quick)
+
+
+def _late(crew: Crew, found: list[Way], patience: float, rounds: int) -> None:
+    """Waits for `torch.compile` once all else is measured, and times what is ready then."""
+    late = [way for way in found if way.worker.startswith(COMPILED) and not way.seconds]
+    _pause(crew, late, signal.SIGCONT)
+    build(crew, found, late, patience, patience)
+    _close(crew, late)
+    for way in late:
+        measure(crew, [way], rounds, 0.05)
+        agree([other for other in found if other.cell == way.cell and other.seconds])
+        _note(time.monotonic(), _told(way))
 
 
 def _ceilings(crew: Crew, patience: float) -> dict[str, float]:
@@ -389,10 +317,12 @@ def _close(crew: Crew, found: list[Way]) -> None:
 
 def _told(way: Way) -> str:
     """What was found of a way, in a line."""
+    _, name, num_steps, _, _, precision = way.job
+    title = f"{name}, {num_steps} steps, {precision}, {way.job.variant}"
     if way.skipped or not way.seconds:
-        return f"{way.job.variant}: {way.skipped or 'there was no time left'}"
+        return f"{title}: {way.skipped or 'there was no time left'}"
     took = f"{1e3 * statistics.median(way.seconds):.3f} ms"
-    return f"{way.job.variant}: {took}, compiled in {way.facts['compile_seconds']:.1f} s"
+    return f"{title}: {took}, compiled in {way.facts['compile_seconds']:.1f} s"
 
 
 def _note(began: float, text: str) -> None:

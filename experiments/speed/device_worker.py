@@ -60,7 +60,8 @@ def jax_way(job: Job) -> Built:
 
     from . import choices, on_chip, ours, problems
 
-    how = choices.OTHERS.get(job.name, {}).get(job.variant, choices.how(job.name))
+    mine = choices.how(job.name, narrow=job.precision == BF16)
+    how = choices.OTHERS.get(job.name, {}).get(job.variant, mine)
     sized: dict[str, Any] = {"num_tasks": job.tasks, "narrow": job.precision == BF16}
     exact = job.precision == FLOAT32
     with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
@@ -85,7 +86,7 @@ def jax_way(job: Job) -> Built:
     hidden = how.convolve is on_chip.chip_convolution or how.sums or how.one_kernel
     if hidden and not job.variant.startswith("plain"):  # products that are not seen as such
         visible: dict[str, Any] = {"convolve": conv.patch_convolution, "sums": False}
-        products = how._replace(**visible, one_kernel=False)
+        products = how._replace(**visible, one_kernel=0)
         counted = ours.library(job.name, job.num_steps, job.second, products, **sized)
     operations = flops.matrix_flops(counted.run, program.state, program.data, branches=shares)
     costs = compiled.cost_analysis()

@@ -32,7 +32,6 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from metajax import benchmark
-from metajax.learners import item_ridge
 from metajax.results import plots, records, tables
 from metajax.serving import model
 from metajax.serving.catalogue import Catalogue, Labels
@@ -77,6 +76,8 @@ class Config:
 
 def written(folder: pathlib.Path, config: Config, kind: Kind) -> Model:
     """A model folder whose item vectors are drawn: a constant and ``dim - 1`` factors."""
+    from metajax.learners import item_ridge
+
     drawn = latency.Config(num_items=config.num_items, dim=config.dim, seed=config.seed)
     factor = latency.catalogue(drawn, kind == "clustered")[:, 1:]
     bias = 0.3 * np.random.default_rng(config.seed + 1).standard_normal(len(factor), np.float32)

@@ -22,13 +22,24 @@ from jax.interpreters import ad, batching, mlir
 
 from metajax.models import conv
 
-ROWS = 128
-"""Positions that a program of the grid does at a time."""
+MOST_ROWS = 128
+"""Positions that a program of the grid does at a time, at most."""
 THIN = 4
 """Channels up to which a convolution is sums that fuse with what follows, not products."""
 TAPS = list(itertools.product(range(conv.SIZE), range(conv.SIZE)))
 INTERPRET = False
 """Whether the kernels are interpreted on a processor, which a test asks for."""
+
+
+def product(a: jax.Array, b: jax.Array, **transposed: bool) -> jax.Array:
+    """The product of two matrices in a kernel: float32 rounds its factors as elsewhere on a card.
+
+    Some releases of Pallas take float32 as exact if they are not told, without the units that
+    multiply matrices.
+    """
+    asked = jax.config.values["jax_default_matmul_precision"]
+    how = jax.lax.Precision.HIGH if asked is None else asked
+    return triton.dot(a, b, precision=how, **transposed)
 
 
 class Shape(NamedTuple):
@@ -44,6 +55,12 @@ class Shape(NamedTuple):
     def outputs(self) -> tuple[int, int]:
         """Height and width of the output."""
         return -(-self.height // 2), -(-self.width // 2)
+
+    @property
+    def rows(self) -> int:
+        """Positions that a program of the grid does at a time, a power of two."""
+        positions = self.count * math.prod(self.outputs)
+        return min(MOST_ROWS, max(16, 1 << (positions - 1).bit_length()))
 
     @property
     def before(self) -> tuple[int, int]:
@@ -111,7 +128,7 @@ def _one(kind: str, a: jax.Array, b: jax.Array, *, size: tuple[int, ...]) -> jax
     out = _out(kind, shape)
     flat = lambda x: x.reshape(-1, *x.shape[2:]) if x.shape[:2] == (3, 3) else _rows_of(x)
     rows, columns = shape.outputs
-    blocks = pl.cdiv(shape.count * rows * columns, ROWS)
+    blocks = pl.cdiv(shape.count * rows * columns, shape.rows)
     is_kernel = kind == "kernel"
 
     def card(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -197,9 +214,9 @@ ad.defbilinear(
 
 
 def _places(shape: Shape, start: jax.Array | int) -> tuple[jax.Array, ...]:
-    """Of `ROWS` positions of a map of half the size: image, row, column, and whether they exist."""
+    """Of some positions of a map of half the size: image, row, column, and whether they exist."""
     rows, columns = shape.outputs
-    index = start * ROWS + jnp.arange(ROWS)
+    index = start * shape.rows + jnp.arange(shape.rows)
     exists = index < shape.count * rows * columns
     return index // (rows * columns), index // columns % rows, index % columns, exists
 
@@ -207,13 +224,14 @@ def _places(shape: Shape, start: jax.Array | int) -> tuple[jax.Array, ...]:
 def _rows(ref, index: jax.Array):
     """The rows of a flat map with these numbers."""
     width = ref.shape[-1]
-    columns = jnp.broadcast_to(jnp.arange(width)[None, :], (ROWS, width))
-    return ref.at[jnp.broadcast_to(index[:, None], (ROWS, width)), columns]
+    size = (len(index), width)
+    columns = jnp.broadcast_to(jnp.arange(width)[None, :], size)
+    return ref.at[jnp.broadcast_to(index[:, None], size), columns]
 
 
 def _read(ref, index: jax.Array, there: jax.Array) -> jax.Array:
     """Rows of a flat map, 0 where there is nothing."""
-    mask = jnp.broadcast_to(there[:, None], (ROWS, ref.shape[-1]))
+    mask = jnp.broadcast_to(there[:, None], (len(index), ref.shape[-1]))
     return triton.load(_rows(ref, jnp.where(there, index, 0)), mask=mask, other=0.0)
 
 
@@ -234,9 +252,9 @@ def _viewed(shape: Shape, x_ref, place: tuple[jax.Array, ...], a, b) -> jax.Arra
 
 def _convolve_kernel(shape: Shape, x_ref, kernel_ref, out_ref) -> None:
     place = _places(shape, pl.program_id(0))
-    total = jnp.zeros((ROWS, shape.filters), jnp.float32)
+    total = jnp.zeros((shape.rows, shape.filters), jnp.float32)
     for tap, (a, b) in enumerate(TAPS):
-        total += triton.dot(_viewed(shape, x_ref, place, a, b), kernel_ref[tap])
+        total += product(_viewed(shape, x_ref, place, a, b), kernel_ref[tap])
     rows, columns = shape.outputs
     _write(out_ref, (place[0] * rows + place[1]) * columns + place[2], place[3], total)
 
@@ -246,14 +264,14 @@ def _images_kernel(shape: Shape, g_ref, kernel_ref, out_ref) -> None:
     n, u, v, exists = _places(shape, pl.program_id(0))
     (rows, columns), (above, left) = shape.outputs, shape.before
     for p, q in itertools.product(range(2), range(2)):
-        total = jnp.zeros((ROWS, shape.channels), jnp.float32)
+        total = jnp.zeros((shape.rows, shape.channels), jnp.float32)
         for tap, (a, b) in enumerate(TAPS):
             if (p + above - a) % 2 or (q + left - b) % 2:
                 continue
             i, j = u + (p + above - a) // 2, v + (q + left - b) // 2
             inside = exists & (i >= 0) & (i < rows) & (j >= 0) & (j < columns)
             seen = _read(g_ref, (n * rows + i) * columns + j, inside)
-            total += triton.dot(seen, kernel_ref[tap], trans_b=True)
+            total += product(seen, kernel_ref[tap], trans_b=True)
         h, w = 2 * u + p, 2 * v + q
         there = exists & (h < shape.height) & (w < shape.width)
         _write(out_ref, (n * shape.height + h) * shape.width + w, there, total)
@@ -269,9 +287,9 @@ def _kernel_kernel(shape: Shape, x_ref, g_ref, out_ref) -> None:
         place = _places(shape, start)
         n, i, j, exists = place
         sent = _read(g_ref, (n * rows + i) * columns + j, exists)
-        return total + triton.dot(_viewed(shape, x_ref, place, a, b), sent, trans_a=True)
+        return total + product(_viewed(shape, x_ref, place, a, b), sent, trans_a=True)
 
-    count = pl.cdiv(shape.count * rows * columns, ROWS)
+    count = pl.cdiv(shape.count * rows * columns, shape.rows)
     total = jnp.zeros((shape.channels, shape.filters), jnp.float32)
     total = jax.lax.fori_loop(0, count, block, total) if count > 1 else block(0, total)
     out_ref[tap] = total.astype(out_ref.dtype)

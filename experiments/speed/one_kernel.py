@@ -18,6 +18,8 @@ from jax.experimental.pallas import triton
 
 from metajax.types import Episode, Examples, PyTree
 
+from .on_chip import product
+
 LEAST = 16
 """The least side of a matrix product."""
 INTERPRET = False
@@ -74,7 +76,7 @@ def _loss(weights: list[jax.Array], x: jax.Array, label: jax.Array, mask: jax.Ar
     """The mean squared error of rows (K, 1) where the mask (K, 1) is 1."""
     kernel, bias, middle, shift, last, end = weights
     hidden = jnp.maximum(x * kernel + bias, 0.0)
-    hidden = jnp.maximum(triton.dot(hidden, middle) + shift, 0.0)
+    hidden = jnp.maximum(product(hidden, middle) + shift, 0.0)
     score = jnp.sum(hidden * last, axis=1)[:, None] + end
     return jnp.sum(mask * (score - label) ** 2) / jnp.sum(mask)
 
@@ -92,7 +94,7 @@ def _task(
 
 
 def gradient(
-    rate: float, num_steps: int, second_order: bool
+    rate: float, num_steps: int, second_order: bool, warps: int = 4
 ) -> Callable[[PyTree, Episode, Any], tuple[PyTree, dict[str, jax.Array]]]:
     """An `outer_gradient.GradientFn` of a perceptron 1-F-F-1 on (K, 1) and squared errors."""
 
@@ -109,7 +111,7 @@ def gradient(
             return [values[:, None, None], *grads]
 
         def card(weights: list[jax.Array], *parts: jax.Array) -> list[jax.Array]:
-            return list(_on_card(each, weights, parts))
+            return list(_on_card(each, weights, parts, warps))
 
         if INTERPRET:
             found = card(weights, *parts)
@@ -128,7 +130,7 @@ def _columns(examples: Examples) -> list[jax.Array]:
     return [column(x) for x in (examples.inputs, examples.label, examples.mask)]
 
 
-def _on_card(each: Callable, weights: list[jax.Array], parts: tuple[jax.Array, ...]):
+def _on_card(each: Callable, weights: list[jax.Array], parts: tuple[jax.Array, ...], warps: int):
     """Losses (T, 1, 1) and gradients (T, ...) of the tasks, a program of the grid for each."""
     num_tasks, rows = len(parts[0]), len(weights)
 
@@ -147,6 +149,6 @@ def _on_card(each: Callable, weights: list[jax.Array], parts: tuple[jax.Array, .
         in_specs=[*map(whole, weights), *(a_task(p.shape[1:]) for p in parts)],
         out_specs=[a_task(shape) for shape in shapes],
         out_shape=[jax.ShapeDtypeStruct((num_tasks, *s), jnp.float32) for s in shapes],
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=1),
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=1),
         interpret=INTERPRET,
     )(*weights, *parts)

@@ -186,7 +186,7 @@ _sines = Workload(
 )
 _characters = Workload(
     conv.conv4(5).apply,
-    lambda how: conv.conv4(5, convolve=how.convolve).apply,
+    lambda how: conv.conv4(5, convolve=how.convolve, normalize=how.normalize).apply,
     losses.class_cross_entropy,
     _by_gradient,
 )
@@ -308,7 +308,8 @@ def library(
       outer: another outer optimizer than `OUTER`.
     """
     outer = outer or OUTER
-    how, problem, workload = how or chosen(name), problems.make(name, num_tasks), WORKLOADS[name]
+    how = how or chosen(name, narrow=narrow)
+    problem, workload = problems.make(name, num_tasks), WORKLOADS[name]
     learned, frozen = _split(problem)
 
     def nested(learner: MetaLearner) -> MetaLearner:
@@ -326,7 +327,7 @@ def library(
         learner = nested(workload.learner(model, problem, num_steps, second_order, narrow, how))
         gradient_fn = _gradient(learner, how, workload.prepare)
         if how.one_kernel:
-            gradient_fn = one_kernel.gradient(problem.rate, num_steps, second_order)
+            gradient_fn = one_kernel.gradient(problem.rate, num_steps, second_order, how.one_kernel)
         if mesh is not None:
             gradient_fn = devices.dealt(mesh, gradient_fn)
         recipe = loop.recipe(learner, outer, gradient_fn)

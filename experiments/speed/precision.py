@@ -45,8 +45,8 @@ KEEP = optax.GradientTransformation(
 
 def gradient(name: str, num_steps: int, num_tasks: int, precision: str) -> np.ndarray:
     """The meta-gradient of a workload by the library, all learned weights one after the other."""
-    how = choices.how(name)._replace(num_outer=1, chunk_size=None)
     exact, narrow = precision == FLOAT32, precision == BF16
+    how = choices.how(name, narrow=narrow)._replace(num_outer=1, chunk_size=None)
     with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
         program = ours.library(
             name, num_steps, True, how, num_tasks=num_tasks, narrow=narrow, outer=KEEP

@@ -12,6 +12,7 @@ Deviates: the two cores share their memory and, on a busy machine, other work: t
 """
 
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -32,7 +33,7 @@ from metajax.results import records, tables
 from metajax.settings import Positive, Stored, replace
 from metajax.training import devices as shard
 from metajax.training import loop
-from metajax.types import Episode, Examples, UserError
+from metajax.types import Episode, Examples, MetaLearner, UserError
 
 from ..large import report as large_report
 
@@ -57,7 +58,11 @@ class Config:
     """Internal: the job of a process that this command starts."""
 
 
-LEARNER = gradient(vector_mlp((64, 64)), optax.sgd(0.1), 1, adapts=tree.everything)
+@functools.cache
+def _learner() -> MetaLearner:
+    return gradient(vector_mlp((64, 64)), optax.sgd(0.1), 1, adapts=tree.everything)
+
+
 TX = optax.adam(1e-3)
 
 
@@ -77,7 +82,7 @@ def work(told: dict) -> None:
     mesh = shard.mesh()
     num_tasks = told["tasks"] * jax.device_count()
     sample = lambda data, key: draw(num_tasks, key)
-    recipe = loop.recipe(LEARNER, TX, shard.dealt(mesh, loop.outer_gradient(LEARNER, 8)))
+    recipe = loop.recipe(_learner(), TX, shard.dealt(mesh, loop.outer_gradient(_learner(), 8)))
     many = loop.steps(recipe, sample, told["steps"])
     first = loop.init(recipe, jax.random.key(1), draw(1, jax.random.key(0)))
     state = shard.place(mesh, first)

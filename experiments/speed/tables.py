@@ -6,6 +6,7 @@ second order. Figures are medians of processor seconds; touched rows and PyTorch
 """
 
 import dataclasses
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from metajax.optim import touched_rows
 from metajax.results import records
 from metajax.settings import Positive
 from metajax.training import loop, outer_gradient, updates
-from metajax.types import Episode, Examples, Params
+from metajax.types import Episode, Examples, MetaLearner, Params
 
 WIDTH, TASKS, SHOTS = 64, 32, 10
 
@@ -41,7 +42,10 @@ class Config:
     """Store the record in paper/results."""
 
 
-LEARNER = gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
+@functools.cache
+def _learner() -> MetaLearner:
+    return gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
+
 
 Batch = tuple[jax.Array, jax.Array]
 """Items (T, N) and labels (T, N) of tasks."""
@@ -53,7 +57,7 @@ def outer_loss(rows_TxNxD: jax.Array, params: Params, label_TxN: jax.Array):
 
     def one(x, y):
         task = Episode((), part(x[:SHOTS], y[:SHOTS]), part(x[SHOTS:], y[SHOTS:]))
-        return LEARNER.loss(params, task, jax.random.key(0))[0]
+        return _learner().loss(params, task, jax.random.key(0))[0]
 
     return jnp.mean(jax.vmap(one)(rows_TxNxD, label_TxN)), {}
 
@@ -61,7 +65,7 @@ def outer_loss(rows_TxNxD: jax.Array, params: Params, label_TxN: jax.Array):
 def _first(num_items: int, width: int = WIDTH) -> touched_rows.Tabled:
     """The parameters before the first step: the table and the perceptron."""
     part = Examples(jnp.zeros((2, width)), jnp.zeros(2), jnp.ones(2))
-    net = LEARNER.init(jax.random.key(0), Episode((), part, part))
+    net = _learner().init(jax.random.key(0), Episode((), part, part))
     return touched_rows.Tabled({"items": jnp.zeros((num_items, width)) + 0.01}, net)
 
 

@@ -10,7 +10,7 @@ control. All settings of defences are chosen on meta-validation.
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
 Run: python -m experiments adversarial --dataset ml-100k
-     python -m experiments adversarial --attack lies  tries one of the four.
+     python -m experiments adversarial --attack lies  tries one of the five.
 Published: none under this protocol.
 Deviates: item factors are estimated beforehand from honest ratings, so that hostile users reach the
 initialization only.
@@ -46,11 +46,12 @@ from .adversarial_arms import (
     against_lies,
     against_moves,
     errors,
+    learned_embeddings,
     maml,
     trained,
 )
 
-ATTACKS = ("lies", "moved", "hostile", "domains")
+ATTACKS = ("lies", "moved", "embeddings", "hostile", "domains")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +59,16 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
-    attack: Literal["all", "lies", "moved", "hostile", "domains"] = "all"
-    """Which attack; each has a record of its own."""
+    attack: Literal["all", "lies", "moved", "embeddings", "hostile", "domains"] = "all"
+    """Which attack; each has a record of its own. Embeddings: moved factors, where the embeddings
+    of items are learned too, and APR against it."""
     data: Data = Data("ml-100k")
     split: SplitOptions = SplitOptions()
     training: Training = Training(seeds=3, num_steps=400)
     outer_rate: float = 3e-3
     """Rate of Adam across tasks."""
+    rules: tuple[str, ...] = ("mean", "clipped", "trimmed", "median")
+    """How the outer gradients of hostile and honest users are put together."""
     hostile: tuple[float, ...] = (0.01, 0.02, 0.05)
     """Shares of hostile users in meta-training; the largest is that of people who say the
     opposite."""
@@ -148,9 +152,9 @@ def under_hostile(
     sample = parts.hostile_sampler(problem, config.training)
     keys = jax.random.split(jax.random.key(1), config.training.seeds)
     found = {}
-    with progress.bar("hostile users", len(RULES) * len(every)) as update:
-        for name, rule in RULES.items():
-            gradient_fn = robust.aggregated(learner, rule)
+    with progress.bar("hostile users", len(config.rules) * len(every)) as update:
+        for name in config.rules:
+            gradient_fn = robust.aggregated(learner, RULES[name])
             recipe = loop.recipe(learner, optax.adam(config.outer_rate), gradient_fn)
             for said, (kind, share) in every.items():
                 numbers = (jnp.asarray(kind), jnp.asarray(target, jnp.int32), jnp.asarray(share))
@@ -234,6 +238,8 @@ def attacked(config: Config, attack: str) -> records.Record:
     began, name = time.perf_counter(), named.short_name(config.data.dataset)
     if not config.hostile or not all(0 < share < 1 for share in config.hostile):
         raise UserError("--hostile: give shares of users above 0 and below 1, as 0.01 0.05")
+    if unknown := {*config.rules} - {*RULES}:
+        raise UserError(f"--rules {min(unknown)!r} is none of {', '.join(RULES)}")
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"adversarial-{name}")
     if config.training.fresh:
@@ -245,6 +251,8 @@ def attacked(config: Config, attack: str) -> records.Record:
     elif attack == "moved":
         plain = trained(MAML, maml(problem), problem, config, folder)
         arms = against_moves(problem, config, folder, plain)
+    elif attack == "embeddings":
+        arms = learned_embeddings(problem, config, folder)
     else:
         hostile = under_hostile(problem, config, target)
     choices = {"pushed": target} | {k: a.settings for k, a in arms.items()}

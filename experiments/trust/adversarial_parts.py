@@ -13,7 +13,6 @@ from metajax.data.worlds.domains import TwoDomains
 from metajax.evaluation import evaluate
 from metajax.evaluation.evaluate import Alteration
 from metajax.learners.closed_form import ridge
-from metajax.models.features import vector_features
 from metajax.models.towers import vector_linear
 from metajax.training import loop
 from metajax.transforms import adversarial
@@ -181,6 +180,8 @@ def domain_arms(num_steps: int, people: int) -> dict[str, dict[str, jax.Array]]:
     "domain" is linear and fitted afterwards to the features of other new users
     by least squares, so that no arm can win by a classifier that was trained badly.
     """
+    from metajax.models.features import vector_features
+
     world = TwoDomains()
     embed = vector_features((24, 8))
     plain = ridge(embed, vector_linear(), 8)

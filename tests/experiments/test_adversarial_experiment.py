@@ -95,6 +95,8 @@ def test_the_shares_of_hostile_users_are_a_range():
     assert told["bandwagon 1%"] == (2, 0.01) and told["honest"] == (0, 0.0)
     with pytest.raises(UserError, match="--hostile"):
         adversarial.attacked(adversarial.Config(hostile=(0.0,)), "hostile")
+    with pytest.raises(UserError, match="--rules 'modus' is none of"):
+        adversarial.attacked(adversarial.Config(rules=("modus",)), "hostile")
 
 
 def test_embeddings_that_are_learned_are_moved_with_the_stored_ones():

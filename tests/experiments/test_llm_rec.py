@@ -121,7 +121,8 @@ def test_each_person_is_kept_and_a_stopped_run_goes_on(small, tmp_path, capsys):
     searched, config = small
     record = llm_rec.main(config)
     assert record is not None and len(searched) == 5
-    assert record.names() == ["popularity", "transitions", writing.OTHERS, writing.WRITES]
+    arms = ["popularity", "transitions", writing.OTHERS, writing.WRITES, writing.MINUS]
+    assert record.names() == arms
     assert "of processor time" in capsys.readouterr().out
     path = tmp_path / "out" / "people.jsonl"
     lines = path.read_text().splitlines()
@@ -139,6 +140,20 @@ def test_each_person_is_kept_and_a_stopped_run_goes_on(small, tmp_path, capsys):
         np.testing.assert_array_equal(again.scores[key], values)
     more = llm_rec.main(dataclasses.replace(config, people=6))
     assert len(searched) == 8 and more.opened != record.opened  # one more person, another opening
+
+
+def test_the_prior_is_the_likelihood_after_the_head_and_is_taken_off():
+    names, made = ["Heat", "It", "Blade Runner"], tiny()
+    prior = writing.priors(made, names, at_once=4)
+    tokens = made.encode(f"{writing.HEAD} {names[1]}\n")
+    row, judged = np.array(tokens), np.arange(len(tokens)) >= len(writing.HEAD)
+    expected = jax.jit(constrained.log_likelihood, static_argnums=0)(
+        made.decoder, made.params, row, judged
+    )
+    np.testing.assert_allclose(prior[1], expected, rtol=1e-3)
+    found = [{"items": [1, 0, -1], "scores": [-2.0, -3.0, -np.inf]}]
+    # -2 + 1 = -1 of item 1, and -3 + 7 = 4 of item 0; -1 has nothing.
+    assert writing.reordered(found, np.array([-7.0, -1.0, 0.0])).tolist() == [[0, 1, -1]]
 
 
 def test_the_prompt_is_the_likelihood_of_the_title_that_comes_next(small):

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
@@ -132,6 +131,8 @@ def show_stored(command: str, pattern: str, out: pathlib.Path) -> None:
 
 def plot(record: records.Record, path: pathlib.Path) -> None:
     """Saves the curve of the error over inner steps, one line per arm."""
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(5.2, 4.2), layout="constrained")
     axes = figure.subplots()
     steps, scenario = conditions(record), record.scenario

@@ -33,7 +33,7 @@ from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.context import cavia
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
-from metajax.models import features, towers
+from metajax.models import towers
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
@@ -130,18 +130,24 @@ def meta_sgd(config: Config) -> Arm:
 
 def cavia_of(config: Config) -> Arm:
     """Five context numbers adapt, at rate 1."""
+    from metajax.models import features
+
     make = lambda n: cavia(features.conditioned_mlp(), 5, optax.sgd(1.0), n)
     return _by_gradient(config, make)
 
 
 def cnp(config: Config) -> Arm:
     """A conditional neural process."""
+    from metajax.models import features
+
     encode, decode = features.labeled_features((40, 40)), features.conditioned_mlp((40, 40))
     return _by_gradient(config, lambda n: neural_process(encode, decode, 40))
 
 
 def ridge_on_features(config: Config) -> Arm:
     """Ridge regression on learned features, its prior learned too."""
+    from metajax.models import features
+
     embed = features.vector_features((40, 40))
     return _by_gradient(config, lambda n: ridge(embed, towers.vector_linear(), 40))
 

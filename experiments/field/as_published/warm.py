@@ -19,7 +19,6 @@ from metajax.data import episodes
 from metajax.evaluation import evaluate, protocols
 from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
-from metajax.models import ctr
 from metajax.settings import Data
 from metajax.training.loop import Sampler
 from metajax.transforms.pretrained import starting_from
@@ -188,6 +187,8 @@ def sampler(num_tasks: int, rows: tuple[int, int]) -> Sampler:
 
 def with_base(data: metaemb.Items, way: Way) -> metaemb.Items:
     """The data with the click model that a way was published with."""
+    from metajax.models import ctr
+
     users, items = data.table.user_features.sizes, data.table.item_features.sizes
     base = ctr.deep_fm(data.table.num_users, users, items, way.dim, way.hidden)
     return data._replace(base=base)
@@ -195,6 +196,8 @@ def with_base(data: metaemb.Items, way: Way) -> metaemb.Items:
 
 def click_model(data: metaemb.Items, dim: int) -> MetaLearner:
     """The click model with a table of item embeddings, trained on known items."""
+    from metajax.models import ctr
+
     joint = ctr.with_table(data.base, data.table.num_items, dim)
     return pooled.pooled(joint, loss=losses.log_loss)
 
@@ -207,6 +210,8 @@ def build(
     Args:
       trained: parameters of the `click_model`.
     """
+    from metajax.models import ctr
+
     base = trained["base"]
     net = functools.partial(ctr.content_net, data.table.item_features.sizes)
     user = ctr.table_rows(jax.lax.stop_gradient(base["owner"]["embedding"]))

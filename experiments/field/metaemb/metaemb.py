@@ -35,7 +35,6 @@ from metajax.data.table import Interactions
 from metajax.evaluation import evaluate, protocols
 from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
-from metajax.models import ctr
 from metajax.results import records
 from metajax.settings import Data, Hardware, Output, Positive, Presets
 from metajax.training import loop, progress
@@ -138,6 +137,8 @@ def load(config: Config, protocol: protocols.Protocol) -> Items:
     Raises:
       UserError: every row is a click.
     """
+    from metajax.models import ctr
+
     table = protocol.prepare(named.chosen(config.data))
     if np.ptp(table.label) == 0:
         raise UserError(
@@ -212,6 +213,8 @@ def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Confi
 
 def build(config: Config, data: Items, trained: Params) -> dict[str, Way]:
     """Every way to warm up, over the trained click model and its table."""
+    from metajax.models import ctr
+
     dim, sizes = config.embedding, data.table.item_features.sizes
     base, known = trained["base"], trained["table"][jnp.asarray(data.split.train.owner)]
     inner = optax.sgd(config.inner_rate)
@@ -289,6 +292,8 @@ def run(config: Config, also: Also | None = None) -> records.Record:
     Args:
       also: (table, split) -> arms that are judged on the same rows, and their facts.
     """
+    from metajax.models import ctr
+
     began = time.perf_counter()
     protocol = protocols.ctr_warmup(hot=config.hot)
     data = load(config, protocol)

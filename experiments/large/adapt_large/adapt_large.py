@@ -38,9 +38,7 @@ from metajax.evaluation import evaluate
 from metajax.learners import closed_form, pooled
 from metajax.learners.amortized import neural_process
 from metajax.learners.gradient.maml import gradient
-from metajax.models import items, towers
-from metajax.models import modulated as nets
-from metajax.models.features import conditioned_mlp, labeled_features
+from metajax.models import towers
 from metajax.results import records
 from metajax.settings import replace
 from metajax.transforms.residual import residual, unchanged
@@ -119,6 +117,8 @@ def optimizer(config: Config) -> optax.GradientTransformation:
 
 def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
     """The rows whose shared weights are trained through their adaptation, and in context."""
+    from metajax.models import items
+
     embed, offset, width = parts(config, problem)
     network = items.linear_head(embed, offset, width)
     rates = clipped(optim.learned_rates(config.inner_rate))
@@ -141,6 +141,9 @@ def meta_trained(config: Config, problem: Problem) -> dict[str, Trained]:
 
 def centered_codes(config: Config, problem: Problem):
     """A conditional neural process over the same evidence."""
+    from metajax.models import modulated as nets
+    from metajax.models.features import conditioned_mlp, labeled_features
+
     plain = Model(lambda key, profile, inputs: {}, lambda params, profile, x: evidence(x))
     encode = nets.centered_labels(labeled_features((config.hidden, 32)), problem.mean)
     decode = conditioned_mlp((config.hidden, config.hidden))
@@ -150,6 +153,8 @@ def centered_codes(config: Config, problem: Problem):
 
 def jointly_trained(config: Config, problem: Problem) -> dict[str, Trained]:
     """The rows that start from the trunk trained on everyone's ratings without adaptation."""
+    from metajax.models import items
+
     embed, offset, width = parts(config, problem)
     network = items.linear_head(embed, offset, width)
     joint = baselines.trained_arm(

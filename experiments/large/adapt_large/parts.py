@@ -12,7 +12,6 @@ import optax
 from metajax import optim
 from metajax.data import split
 from metajax.data.table import Interactions
-from metajax.models.language import vectors
 from metajax.types import Model, Params, PyTree, UserError
 
 
@@ -20,6 +19,8 @@ def with_text(
     table: Interactions, model: pathlib.Path | None, dim: int, folder: pathlib.Path
 ) -> Interactions:
     """The table with an item column ``text``: components of the title vectors, mean square 1/D."""
+    from metajax.models.language import vectors
+
     if table.item_titles is None:
         raise UserError(f"{table.name} has no item titles; name a table of them with --items")
     titles = [str(title) for title in table.item_titles]

@@ -29,7 +29,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import next_item
-from metajax.models.language import pretrained, vectors
+from metajax.models.language import pretrained
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, replace
 from metajax.types import UserError
@@ -122,6 +122,8 @@ def trained_here(
     config: Config, table: Interactions, data: Sequences, out: pathlib.Path
 ) -> Trained:
     """The arms with the decoder that is trained here."""
+    from metajax.models.language import vectors
+
     titles = [str(title) for title in np.asarray(table.item_titles)]
     found = vectors.cached(titles, config.text_model, out / "titles.npz")
     train, valid, _ = groups(len(data.length))

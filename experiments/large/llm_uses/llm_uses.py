@@ -32,7 +32,7 @@ from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import evaluate
-from metajax.models.language import bert, pretrained, vectors
+from metajax.models.language import pretrained
 from metajax.results import records
 from metajax.results.partial import Partial
 from metajax.settings import Data, Output, Positive, Presets, Share, config_hash, replace
@@ -213,6 +213,8 @@ def known_items(
 
 def title_vectors(config: Config, table: Interactions, out: pathlib.Path) -> dict[str, np.ndarray]:
     """The vectors of all titles by the language model, and by MiniLM if it is installed."""
+    from metajax.models.language import bert, vectors
+
     texts = names_of(table)
     found = {content.LARGE: vectors.cached(texts, config.checkpoint, out / "titles-llm.npz")}
     try:
