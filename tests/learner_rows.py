@@ -21,13 +21,16 @@ from metajax.learners.gradient.context import cavia
 from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.implicit import implicit
 from metajax.learners.gradient.maml import gradient
+from metajax.learners.history import reader
 from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned, pooled
+from metajax.models.attention import focused
 from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.transforms.augment import forget
 from metajax.transforms.clustered import Features, clustered, soft
 from metajax.transforms.committee import committee
+from metajax.transforms.mix import meta_mix
 from metajax.transforms.per_label import per_label
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
@@ -246,6 +249,8 @@ def _few_shot_rows() -> list[Row]:
     anil = gradient(parts, optax.sgd(0.1), 2, adapts=tree.under("head"))
     context = tree.under("model/context")
     kinds = probability(prototypes(vector_features((6,)), 2, 6))
+    own_focus = {"adapts": tree.under("focus"), "inner": optim.learned_rates(0.3), "num_steps": 1}
+    reads = reader(focused(4), users.num_support, users.dim, **own_focus)
     return [
         Row("imaml", implicit(linear, optax.sgd(0.1), 15, strength=0.3), users),
         Row(
@@ -255,6 +260,8 @@ def _few_shot_rows() -> list[Row]:
         ),
         Row("cavia", cavia(conditioned_mlp((12,)), 4, optax.sgd(0.5), 2), users, unlearned=context),
         Row("neural_process", process, users),
+        Row("history", reads, users),
+        Row("meta_mix", meta_mix(gradient(vector_linear(), optax.sgd(0.4), 2)), users, outer=None),
         Row("prototypes", kinds, TwoKinds(), outer=None),
         Row("mr_maml", noisy(anil, 1e-4, body), users, outer=None),
     ]

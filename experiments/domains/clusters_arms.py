@@ -46,7 +46,7 @@ def k_means(code_TxD: np.ndarray, clusters: int, seed: int) -> tuple[np.ndarray,
             f"{len(code_TxD)} training users make no {clusters} clusters; ask for fewer"
         )
     found = KMeans(clusters, n_init="auto", random_state=seed).fit(code_TxD)
-    return found.predict(code_TxD), np.asarray(found.cluster_centers_, np.float32)
+    return np.asarray(found.predict(code_TxD)), np.asarray(found.cluster_centers_, np.float32)
 
 
 def agreement(partitions: list[np.ndarray]) -> float:

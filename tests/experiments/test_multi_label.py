@@ -35,21 +35,30 @@ def test_a_label_is_liked_from_its_mean_on_and_known_from_enough_rows_on():
 
 
 def test_before_any_rating_the_head_says_how_many_like_a_label():
-    learner, one = arms.head(2, np.array([0.2, 0.7]), {}), episode()
-    params = jax.jit(learner.init)(jax.random.key(0), one)
-    found = learner.predict(params, learner.start(params, {}), one.query.inputs)
-    np.testing.assert_allclose(jax.nn.sigmoid(found), [0.2, 0.7], rtol=1e-5)
+    learner = arms.head(2, np.array([0.2, 0.7]), {})
+
+    @jax.jit
+    def first(one):
+        params = learner.init(jax.random.key(0), one)
+        return jax.nn.sigmoid(learner.predict(params, learner.start(params, {}), one.query.inputs))
+
+    np.testing.assert_allclose(first(episode()), [0.2, 0.7], rtol=1e-5)
 
 
 def test_fold_in_scores_a_label_by_the_mean_factors_of_its_items():
     """Pencil: features (1, f), residual y on unit factors, penalty 3: w = (X'X + 3)^-1 X'y."""
     fixed = jnp.array([[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 1.0]])
-    learner, one = arms.head(2, np.full(2, 0.5), {}, fixed), episode()
-    params = learner.init(jax.random.key(0), one)
-    state = learner.adapt(params, learner.start(params, {}), one.support, jax.random.key(1))
+    learner = arms.head(2, np.full(2, 0.5), {}, fixed)
+
+    @jax.jit
+    def scores(one):
+        params = learner.init(jax.random.key(0), one)
+        state = learner.adapt(params, learner.start(params, {}), one.support, jax.random.key(1))
+        return learner.predict(params, state, one.query.inputs)
+
     x, y = np.array([[1.0, 1, 0, 0], [1, 0, 1, 0]]), np.array([1.5, -1.5])
     w = np.linalg.solve(x.T @ x + 3 * np.eye(4), x.T @ y)
-    found = learner.predict(params, state, one.query.inputs)
+    found = scores(episode())
     np.testing.assert_allclose(found, np.asarray(fixed) @ w, rtol=1e-4, atol=1e-6)
 
 
@@ -83,7 +92,9 @@ def test_permuted_labels_are_the_same_labels_of_other_people():
     )
     columns = {"bias": jnp.zeros(4), "factor": jnp.eye(4, 3), "has": HAS}
     data = arms.People(jax.tree.map(jnp.asarray, rows), {}, columns)
-    plain, dealt = (arms.sampler(RULE, 16, deal)(data, jax.random.key(0)) for deal in (False, True))
+    plain, dealt = (
+        jax.jit(arms.sampler(RULE, 16, deal))(data, jax.random.key(0)) for deal in (False, True)
+    )
     np.testing.assert_array_equal(plain.query.label.sum(axis=0), dealt.query.label.sum(axis=0))
     assert (plain.query.label != dealt.query.label).any()
 

@@ -20,6 +20,7 @@ def registered() -> dict:
 def test_what_runs_by_default_is_what_was_registered():
     told, config = registered(), experiment.Config()
     assert (told["dataset"], told["split_seed"]) == (config.data.dataset, config.split_seed)
+    assert (config.data.dataset, config.split_seed) == report.REGISTERED
     assert (told["method"], told["against"]) == (report.DPP, report.UNIFORM)
     assert told["margin"] == report.MARGIN and told["scenarios"] == [report.REAL]
     for name, value in told["budget"].items():
