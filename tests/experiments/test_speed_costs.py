@@ -101,7 +101,6 @@ def test_a_convolution_on_chip_writes_no_patches(lever):
     patches, chip = lowered("W2", choices.HOW["gpu"]["W2"]), lowered("W2", way("W2", lever))
     wide = lambda text: len(re.findall(r"x576xf32", text))
     assert wide(patches) > 20 and wide(chip) == 0
-    assert written(chip) < 0.7 * written(patches)
 
 
 def test_moments_of_one_pass_access_less():
@@ -114,13 +113,6 @@ def test_moments_of_one_pass_access_less():
         return (costs[0] if isinstance(costs, list) else costs)["bytes accessed"]
 
     assert accessed(choices.one_pass) < accessed(conv.batch_statistics)
-
-
-@pytest.mark.slow
-def test_scanned_layers_are_a_smaller_program():
-    whole = choices.HOW["gpu"]["W4"]
-    lines = [len(lowered("W4", how).splitlines()) for how in (whole, way("W4", "scanned"))]
-    assert lines[1] < 0.75 * lines[0]
 
 
 @pytest.mark.slow
