@@ -12,18 +12,26 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
+from metajax.data.worlds.domains import TwoDomains
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
+from metajax.learners.cold_start import cross_domain
 from metajax.learners.gradient.context import cavia
 from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.implicit import implicit
 from metajax.learners.gradient.maml import gradient
+from metajax.learners.history import reader
 from metajax.learners.metric import prototypes
 from metajax.learners.pooled import fine_tuned, pooled
+from metajax.models.attention import focused
 from metajax.models.features import conditioned_mlp, labeled_features, vector_features
 from metajax.models.towers import identity, vector_linear, vector_mlp
+from metajax.transforms.augment import forget
+from metajax.transforms.clustered import Features, clustered, soft
 from metajax.transforms.committee import committee
+from metajax.transforms.mix import meta_mix
+from metajax.transforms.per_label import per_label
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
 from metajax.transforms.weigh import weighed
@@ -145,6 +153,9 @@ def _rows() -> list[Row]:
     descent = optax.sgd(0.4)
     head, slow = tree.under("head"), optax.sgd(0.1)
     maml = gradient(linear, descent, 3)
+    told = Features(users.dim, lambda x: x, lambda x: jnp.zeros(len(x)))
+    places = jax.random.normal(jax.random.key(5), (3, users.dim))
+    side = lambda x: (x[:, 0] > 0).astype(int)
     near = lambda x: 0.5 + jax.nn.sigmoid(x[:, 0])
     return [
         Row("maml", maml, users),
@@ -165,6 +176,13 @@ def _rows() -> list[Row]:
         Row("ridge", ridge(identity(), zero(), users.dim), users),
         Row("ridge_mlp", ridge(identity(), mlp, users.dim), users),
         Row("weighed", weighed(ridge(identity(), zero(), users.dim), near), users, outer=None),
+        Row("forget", forget(ridge(identity(), zero(), users.dim), 0.3), users, outer=None),
+        Row(
+            "clustered",
+            clustered(ridge(identity(), zero(), users.dim), 3, told, soft(places)),
+            users,
+        ),
+        Row("per_label", per_label(ridge(identity(), zero(), users.dim), 2, side), users),
         Row("bias", ridge(last_column(), linear, 1), biased),
         Row("item_mean", pooled(linear), biased, adapts=False, outer=None),
     ]
@@ -231,6 +249,8 @@ def _few_shot_rows() -> list[Row]:
     anil = gradient(parts, optax.sgd(0.1), 2, adapts=tree.under("head"))
     context = tree.under("model/context")
     kinds = probability(prototypes(vector_features((6,)), 2, 6))
+    own_focus = {"adapts": tree.under("focus"), "inner": optim.learned_rates(0.3), "num_steps": 1}
+    reads = reader(focused(4), users.num_support, users.dim, **own_focus)
     return [
         Row("imaml", implicit(linear, optax.sgd(0.1), 15, strength=0.3), users),
         Row(
@@ -240,9 +260,65 @@ def _few_shot_rows() -> list[Row]:
         ),
         Row("cavia", cavia(conditioned_mlp((12,)), 4, optax.sgd(0.5), 2), users, unlearned=context),
         Row("neural_process", process, users),
+        Row("history", reads, users),
+        Row("meta_mix", meta_mix(gradient(vector_linear(), optax.sgd(0.4), 2)), users, outer=None),
         Row("prototypes", kinds, TwoKinds(), outer=None),
         Row("mr_maml", noisy(anil, 1e-4, body), users, outer=None),
     ]
 
 
 ROWS += _few_shot_rows()
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossedUsers:
+    """Users of `TwoDomains` whose source examples are their profile, with a support in the target.
+
+    The profile has the sums ``gram`` (D, D) and ``moment`` (D,), and the ridge solution ``vector``.
+    """
+
+    world: TwoDomains
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One user; the first ``num_support`` target rows, or fewer, are the support."""
+        key_user, key_shots = jax.random.split(key)
+        source, target = self.world.sample(key_user)[1:]
+        x, count = source.inputs, self.world.num_support
+        gram, moment = x.T @ x, x.T @ source.label
+        vector = jnp.linalg.solve(gram + jnp.eye(len(gram)), moment)
+        shots = jax.random.randint(key_shots, (), 0, count + 1)
+        support = jax.tree.map(lambda x: x[:count], target)
+        query = jax.tree.map(lambda x: x[count:], target)
+        shown = (jnp.arange(count) < shots) * support.mask
+        profile = {"gram": gram, "moment": moment, "vector": vector}
+        return Episode(profile, support._replace(mask=shown), query)
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        """The posterior mean given the rows of both domains, from their joint Gaussian."""
+        world, (x, label, mask) = self.world, episode.support
+        size = world.dim
+        block = jnp.array([[1.0, world.rho], [world.rho, 1.0]]) * (world.tau / world.sigma) ** 2
+        prior = jnp.linalg.inv(jnp.kron(block, jnp.eye(size)))
+        mean = jnp.tile(world.mean_weights, 2)
+        seen = x * mask[:, None]
+        zero = jnp.zeros((size, size))
+        gram = jnp.block([[episode.profile["gram"], zero], [zero, seen.T @ seen]])
+        moment = jnp.concatenate([episode.profile["moment"], seen.T @ (label * mask)])
+        return episode.query.inputs @ jnp.linalg.solve(prior + gram, prior @ mean + moment)[size:]
+
+
+def _cross_domain_rows() -> list[Row]:
+    """Learners whose prior comes from the profile."""
+    users = CrossedUsers(TwoDomains(rho=0.6, dim=3, marks=0, num_support=6, num_query=16))
+    source = lambda profile: (profile["gram"], profile["moment"])
+    joint = cross_domain.joint_prior((3, 3), source)
+    bridge = cross_domain.bridge_prior(cross_domain.mlp_bridge(3))
+    head = lambda prior: cross_domain.profile_ridge(identity(), zero(), prior)
+    still, strength = tree.under("prior/first"), tree.under("prior/log_precision")
+    return [
+        Row("joint_prior", head(joint), users, unlearned=still),
+        Row("bridge", head(bridge), users, unlearned=strength),
+    ]
+
+
+ROWS += _cross_domain_rows()

@@ -26,8 +26,10 @@ from .new_task_report import CART, FINE, META, RANDOM, RAW, SHARED
 NAME = "new_task"
 WIDTH = 64
 """Of the shared layer, whose outputs are the features."""
-PRECISIONS, RATES = (1.0, 10.0, 100.0), (0.01, 0.03, 0.1)
-"""What is tried: penalties of a head; rates of fine-tuning, and of Adam for the meta-trained."""
+PRECISIONS = (10.0, 100.0, 1_000.0)
+"""Penalties of a head that are tried."""
+RATES, META_RATES = (0.1, 0.3, 1.0), (0.01, 0.03, 0.1)
+"""Rates of fine-tuning, and of Adam for the meta-trained head, that are tried."""
 STEPS = 20
 """Gradient steps of fine-tuning."""
 MOST = 50
@@ -204,7 +206,7 @@ def made(
     fresh = start(jax.random.split(jax.random.key(8), seeds), fetch(example, x))
     fresh["model"]["bottom"] = layer(net)
     best(FINE, {rate: (fine_tuned(rate), fresh) for rate in RATES})
-    metas = {rate: (shared_head(), meta_trained(config, rows, x, rate)) for rate in RATES}
+    metas = {rate: (shared_head(), meta_trained(config, rows, x, rate)) for rate in META_RATES}
     best(META, metas)
     ready[CART] = trained_score(bottom, net)
     choices[CART] = {"trials": 0}

@@ -210,18 +210,24 @@ def against_moves(
         "controlled": against.against_query(base, *own, held),
         "controlled each": against.against_query(base, *own, each),
     }
-    dim = problem.table.item_features.columns["factor"].shape[1]
-    learned = embedded(base, problem.table.num_items, dim)
-    rows = tree.under("table")
-    made |= {
-        report.EMBEDDED: learned,
-        report.APR: against.against_embeddings(learned, rows, fixed),
-        report.APR_NOISE: against.against_embeddings(
-            learned, rows, fixed, direction=against.anywhere
-        ),
-    }
     arms = {report.PLAIN: plain}
     for name, learner in made.items():
         arms[name] = trained(f"moved, {name}", learner, problem, config, folder)
-    controls = ("noise", report.APR_NOISE)
-    return {k: a._replace(role=records.CONTROL) if k in controls else a for k, a in arms.items()}
+    return {k: a._replace(role=records.CONTROL) if k == "noise" else a for k, a in arms.items()}
+
+
+def learned_embeddings(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Arm]:
+    """MAML whose item embeddings are learned too, plain, by APR, and by noise of equal length."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+    plain = embedded(maml(problem), problem.table.num_items, dim)
+    apr = lambda **how: against.against_embeddings(
+        plain, tree.under("table"), against.Fixed(config.size), **how
+    )
+    made = {
+        report.EMBEDDED: plain,
+        report.APR: apr(),
+        report.APR_NOISE: apr(direction=against.anywhere),
+    }
+    arms = {name: trained(name, one, problem, config, folder) for name, one in made.items()}
+    roles = {report.EMBEDDED: records.BASELINE, report.APR_NOISE: records.CONTROL}
+    return {k: a._replace(role=roles.get(k, records.METHOD)) for k, a in arms.items()}

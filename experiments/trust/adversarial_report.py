@@ -83,17 +83,16 @@ def lies_table(record: records.Record) -> Table:
 
 def moved_table(record: records.Record) -> Table:
     """Moved item factors."""
-    known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == PLAIN}
+    plain = PLAIN if PLAIN in record.names() else EMBEDDED
+    known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == plain}
     conditions = [c for c in MOVES if c in known]
     rows = []
     for arm in arms_in(record, MOVED):
         mean = [f"{record.of(MOVED, arm, c, 'mae').mean():.4f}" for c in conditions]
         at = lambda name: record.of(MOVED, name, "asked moved 0.5", "mae")
-        plain = EMBEDDED if arm in (APR, APR_NOISE) else PLAIN
-        rows.append((arm, [*mean, "" if arm == PLAIN else told(at(arm), at(plain))]))
-    heads = [*(MOVES[c] for c in conditions), "asked .5 minus plain"]
-    title = "MAE, factors moved of items asked about or rated (MAML); plain is, for APR, "
-    return grid(f"{title}{EMBEDDED}", heads, rows)
+        rows.append((arm, [*mean, "" if arm == plain else told(at(arm), at(plain))]))
+    heads = [*(MOVES[c] for c in conditions), f"asked .5 minus {plain}"]
+    return grid("MAE, factors moved of items asked about or rated (MAML)", heads, rows)
 
 
 def hostile_kinds(record: records.Record) -> list[str]:
@@ -108,20 +107,15 @@ def shilling(record: records.Record) -> list[str]:
 
 def hostile_table(record: records.Record) -> Table:
     """Hostile users in meta-training, and their effect on honest ones."""
-    kinds, rows = hostile_kinds(record), []
-    honest = kinds[0]
-    rules = arms_in(record, HOSTILE)
-    for kind in kinds[1:]:
-        of = lambda rule, metric, kind=kind: told(
-            record.of(HOSTILE, rule, kind, metric), record.of(HOSTILE, rule, honest, metric)
-        )
-        error = [of(rule, "mae") for rule in rules]
-        pushed = [of(rule, "pushed") if kind in shilling(record) else "" for rule in rules]
-        rows.append((kind, [x for pair in zip(error, pushed, strict=True) for x in pair]))
-    rows.insert(0, (f"{honest}: MAE", [
-        x for rule in rules for x in (told(record.of(HOSTILE, rule, honest, "mae")), "")
-    ]))  # fmt: skip
-    heads = [f"{rule}: {what}" for rule in rules for what in ("MAE minus honest", "item pushed")]
+    (honest, *kinds), rows = hostile_kinds(record), []
+    for rule in arms_in(record, HOSTILE):
+        of = lambda kind, metric, rule=rule: record.of(HOSTILE, rule, kind, metric)
+        rows.append((f"{rule}, {honest}", [told(of(honest, "mae")), "", ""]))
+        for kind in kinds:
+            pushed = told(of(kind, "pushed"), of(honest, "pushed"))
+            gap = told(of(kind, "mae"), of(honest, "mae"))
+            rows.append((f"{rule}, {kind}", ["", gap, pushed if kind in shilling(record) else ""]))
+    heads = ["MAE", f"MAE minus {honest}", "rise of the item pushed"]
     return grid("hostile users in meta-training, honest new users", heads, rows)
 
 
@@ -157,7 +151,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         chosen = {k: v for k, v in record.arm(arm).settings.items() if k in CHOSEN}
         if chosen:
             print(f"{arm}: {', '.join(f'{k} {v:g}' for k, v in chosen.items())}")
-    path, draw = folder / f"{room.replace(' ', '-')}.png", PICTURES.get(room)
+    shown = EMBEDDED if EMBEDDED in record.names() else room
+    path, draw = folder / f"{shown.replace(' ', '-')}.png", PICTURES.get(room)
     if draw is not None:
         draw(record, path)
         print(f"plot   {path}")

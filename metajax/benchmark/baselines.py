@@ -155,6 +155,7 @@ def trained_arm(
     problem: Problem,
     training: Training,
     folder: pathlib.Path | None = None,
+    drawn: tuple[loop.Sampler, PyTree] | None = None,
 ) -> Trained:
     """A learner meta-trained on the training tasks, its best step chosen on meta-validation.
 
@@ -167,9 +168,11 @@ def trained_arm(
       training: number of seeds, steps, tasks per step and devices.
       folder: where metrics and checkpoints are kept; a later call with the same folder continues
         an interrupted training. None keeps nothing.
+      drawn: a sampler of batches and what it draws from, such as of `data.diversity`; by default
+        `sampler` and the problem's training tasks.
     """
     began = time.perf_counter()
-    sample = sampler(problem, training)
+    sample, data = drawn or (sampler(problem, training), problem.train)
     keys = jax.random.split(jax.random.key(1), training.seeds)
     at_once = training.seeds_at_once or training.seeds
     groups = [keys[i : i + at_once] for i in range(0, training.seeds, at_once)]
@@ -183,7 +186,7 @@ def trained_arm(
             fitted = loop.fit(
                 on_devices(training.devices, loop.recipe(learner, tx)),
                 sample,
-                problem.train,
+                data,
                 group,
                 training.num_steps,
                 validate=lambda params: valid_error(learner, params, problem),

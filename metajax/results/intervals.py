@@ -141,6 +141,39 @@ def two_way_bootstrap(
     return _interval(float(every.mean()), total / units, level, len(every), dropped)
 
 
+def ratio_bootstrap(
+    a: tuple[np.ndarray, np.ndarray],
+    b: tuple[np.ndarray, np.ndarray] | None = None,
+    *,
+    draws: int = 10_000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """The ratio of two sums over users, or of one method minus another's, with its interval.
+
+    For measures that pool what is counted over users, such as the micro F1: each draw takes users
+    with replacement, and the sums are of those.
+
+    Args:
+      a, b: (top (users,), bottom (users,)) of each method; the same users in both.
+
+    Raises:
+      UserError: the two are not paired.
+    """
+    parts = [np.stack([_array(x, 1, "a ratio") for x in pair]) for pair in (a, b) if pair]
+    if len({part.shape for part in parts}) > 1:
+        raise UserError("ratios of other users cannot be paired: give both for the same")
+    size, rng = parts[0].shape[1], np.random.default_rng(seed)
+    ratio = lambda sums: sums[0] / np.maximum(sums[1], 1e-12)
+    gap = lambda sums: ratio(sums[0]) - (ratio(sums[1]) if len(sums) > 1 else 0.0)
+    found = []
+    for rows in _blocks(draws, size):
+        place = rng.integers(0, size, (rows, size), dtype=np.int32)
+        found.append(gap([part[:, place].sum(axis=2) for part in parts]))
+    mean = float(gap([part.sum(axis=1) for part in parts]))
+    return _interval(mean, np.concatenate(found), level, size, 0)
+
+
 def crossed_bootstrap(
     scores: np.ndarray, *, draws: int = 2_000, seed: int = 0, level: float = 0.95
 ) -> Interval:

@@ -169,7 +169,7 @@ def arms(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, lab
         axes.errorbar(means, places, xerr=bars, color="black", fmt="o", markersize=2.4)
         axes.set_yticks(places, [name for name, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(label)
+        axes.set_xlabel(label, loc="right" if len(label) > 30 else "center")
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
 
 

@@ -31,3 +31,25 @@ def hide(learner: MetaLearner, share: float, as_cold: Callable[[PyTree], PyTree]
         return learner.loss(params, covered, key_loss)
 
     return learner._replace(loss=loss)
+
+
+def forget(learner: MetaLearner, share: float) -> MetaLearner:
+    """The learner, meta-trained without any support in a share of the tasks.
+
+    DropoutNet drops the identity of a user or item, which here is what the support tells: what a
+    model can say of a task then comes from its profile, as at a cold start. Adaptation and
+    prediction are unchanged.
+
+    Args:
+      share: probability that a training task's support is dropped.
+
+    References: Volkovs, Yu, Poutanen, "DropoutNet", NeurIPS 2017.
+    """
+
+    def loss(params: PyTree, episode: Episode, key: jax.Array):
+        key_drop, key_loss = jax.random.split(key)
+        kept = jax.random.uniform(key_drop) >= share
+        support = episode.support._replace(mask=episode.support.mask * kept)
+        return learner.loss(params, episode._replace(support=support), key_loss)
+
+    return learner._replace(loss=loss)

@@ -28,12 +28,14 @@ LIBRARY = {
     "plots": "compare",
     "events": "online",
     "flower": "flower",
+    "graph": "knowledge_graph",
 }
 PARTS = {
     "task_logs": "online_meta",
     "new_task_arms": "new_task",
     "few_shot": "omniglot",
     "titles": "llm_rec",
+    "label_arms": "multi_label",
 }  # parts of a command of another name
 
 

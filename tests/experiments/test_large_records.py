@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from experiments.large import augment, text_cold
 from experiments.large import report as large_report
-from experiments.large import text_cold
 from experiments.large.adapt_large import adapt_large
+from experiments.large.attention import attention
+from experiments.large.cold_sequences import cold_sequences
 from experiments.large.distill import distill
 from experiments.large.llm_distill import llm_distill
 from experiments.large.llm_meta import llm_meta
@@ -20,6 +22,9 @@ from metajax.settings import Output
 from metajax.types import UserError
 
 EXPERIMENTS = {
+    "attention": attention,
+    "augment": augment,
+    "cold_sequences": cold_sequences,
     "sasrec": sasrec,
     "text_cold": text_cold,
     "llm_rec": llm_rec,

@@ -13,6 +13,7 @@ import pytest
 from experiments.large.llm_meta import frozen, llm_meta, report, ways
 from experiments.large.llm_uses import prompts
 from metajax.adapters.lora import adapted, lora
+from metajax.evaluation import evaluate
 from metajax.models import transformer
 from metajax.models.language import decoder, pretrained
 from metajax.models.language.decoder import Decoder
@@ -20,7 +21,7 @@ from metajax.models.language.pretrained import Pretrained
 from metajax.models.transformer import Shape
 from metajax.results import records
 from metajax.settings import Data, Output
-from metajax.types import UserError
+from metajax.types import Episode, Examples, UserError
 
 TEXTS = ["Heat", "Jaws", "x"]
 WORDS = "me:"
@@ -142,6 +143,36 @@ def test_what_all_share_is_no_parameter(shared):
     head = {"kernel": jnp.zeros(8), "bias": jnp.ones(())}
     found = model.apply({"features": {}, "head": head}, (), inputs)
     np.testing.assert_allclose(found, [5.0, 4.5, 3.5], rtol=1e-6)
+
+
+def test_a_planted_taste_is_found_by_its_own_titles_and_not_by_those_of_others(shared):
+    shape, told = shared
+    plain = jax.random.normal(jax.random.key(5), (60, 8)) / 8**0.5
+    taste = jax.random.normal(jax.random.key(6), (40, 8))
+
+    def task(weights: jax.Array, key: jax.Array) -> Episode:
+        item = jax.random.permutation(key, 60)[:30]
+        label = 3.0 + plain[item] @ weights
+        inputs = {"item": item, "bias": jnp.zeros(30)}
+        both = Examples(inputs, label, jnp.ones(30))
+        part = lambda a, b: jax.tree.map(lambda x: x[a:b], both)
+        return Episode((), part(0, 20), part(20, 30))
+
+    tasks = jax.vmap(task)(taste, jax.random.split(jax.random.key(7), 40))
+    config = llm_meta.Config(inner_rate=0.5, inner_steps=20)
+    make = ways.learner_of(config, ways.LAST, ways.TUNED, shape, 3.0)
+
+    @jax.jit
+    def error(order: jax.Array) -> jax.Array:
+        learner = make(told._replace(plain=plain, order=order))
+        one = lambda x: jax.tree.map(lambda leaf: leaf[0], x)
+        params = learner.init(jax.random.key(0), one(tasks))
+        scores = evaluate.predictions(learner, params, tasks, jax.random.key(0))
+        return jnp.mean((scores - tasks.query.label) ** 2)
+
+    spread = float(jnp.mean((tasks.query.label - 3.0) ** 2))
+    assert float(error(jnp.arange(60))) < 0.4 * spread
+    assert float(error(jax.random.permutation(jax.random.key(8), 60))) > 0.9 * spread
 
 
 def test_more_layers_than_there_are_is_one_line():

@@ -31,6 +31,7 @@ def taking_a_run() -> list[str]:
     ]
     large = ["sasrec", "text_cold", "llm_rec", "llm_uses", "llm_speed", "distill", "regimes"]
     large += ["llm_meta", "llm_distill", "latency", "adapt_large_memory"]
+    large += ["cold_sequences", "augment"]
     return [*shared, *own, *large, "protocols"]
 
 

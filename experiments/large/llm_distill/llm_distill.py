@@ -151,6 +151,7 @@ def run(config: Config) -> records.Record:
         if name in every
     }
     pupil = made[TAUGHT][0].student
+    pupil.save(config.output.folder(name_of(config)) / "student.npz")
     took[TAUGHT] = per_title(pupil, names[: config.timed])
     about: dict[str, Any] = {"model": pretrained.name_of(config.checkpoint), "milliseconds": took}
     about |= {"bytes": {content.LARGE: size, TAUGHT: pupil.size}}

@@ -7,6 +7,7 @@ numpy alone, so that a service can hold it where the teacher does not fit.
 References: Hinton et al., 2015 (distillation); Weinberger et al., ICML 2009 (hashing).
 """
 
+import pathlib
 import re
 import zlib
 from collections.abc import Sequence
@@ -60,6 +61,18 @@ class Student(NamedTuple):
     def size(self) -> int:
         """Its bytes."""
         return self.kernel.nbytes + self.mean.nbytes
+
+    def save(self, path: pathlib.Path) -> pathlib.Path:
+        """The file written, of numpy's format; `load` reads it."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, kernel=self.kernel, mean=self.mean)
+        return path
+
+
+def load(path: pathlib.Path | str) -> Student:
+    """The student of a file that `Student.save` wrote."""
+    with np.load(path) as stored:
+        return Student(stored["kernel"], stored["mean"])
 
 
 def solved(x: np.ndarray, y: np.ndarray, penalty: float) -> np.ndarray:

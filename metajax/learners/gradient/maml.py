@@ -59,7 +59,7 @@ def repeated(step: Callable, carry: Any, num_steps: int) -> Any:
     return carry
 
 
-def _after_steps(
+def after_steps(
     descent: Callable[[PyTree], PyTree],
     tx: optax.GradientTransformation,
     before: tuple[PyTree, PyTree],
@@ -136,7 +136,7 @@ def gradient(
 
         descent = lambda fast: slope(support_loss, fast, given)
         before, some = (state.fast, state.moments), jnp.any(examples.mask > 0)
-        fast, moments = _after_steps(descent, tx, before, some, num_steps)
+        fast, moments = after_steps(descent, tx, before, some, num_steps)
         return state._replace(fast=fast, moments=moments)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:

@@ -1,0 +1,93 @@
+"""Tables and pictures of clusters, read from records alone."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from metajax.data.sources import named
+from metajax.results import intervals, plots, records, tables
+
+from . import shots
+
+SCENARIO, STABILITY = "user_cold", "stability of trained"
+ONE, HARD, SOFT, GATE = "one start", "k-means", "soft clusters", "learned gate"
+RANDOM = "random clusters"
+ROLES = {ONE: records.BASELINE, HARD: records.METHOD, SOFT: records.METHOD}
+ROLES |= {GATE: records.METHOD, RANDOM: records.CONTROL}
+FEWEST = 10
+"""A cluster of fewer test users has no row and is not the worst."""
+FEW = "k=5"
+
+
+def name_of(config: Any) -> str:
+    """The name of a run's record."""
+    return f"clusters-{named.short_name(config.data.dataset)}"
+
+
+def of_clusters(record: records.Record) -> Iterator[tuple[int, np.ndarray]]:
+    """(cluster, which test users) of each cluster with enough of them."""
+    group = np.asarray(record.extra["groups"])
+    for cluster in np.unique(group):
+        if (group == cluster).sum() >= FEWEST:
+            yield int(cluster), group == cluster
+
+
+def worst(record: records.Record, arm: str, condition: str) -> tuple[float, np.ndarray]:
+    """The largest mean error over the clusters, and the users of that cluster."""
+    error = intervals.mean_of_seeds(record.of(SCENARIO, arm, condition, "mae"))
+    return max(
+        ((float(np.nanmean(error[mine])), mine) for _, mine in of_clusters(record)),
+        key=lambda pair: pair[0],
+    )
+
+
+def worst_measure(record: records.Record) -> shots.Measure:
+    """The error in the cluster that is the worst for one start at that K."""
+    get = lambda arm, condition: record.of(SCENARIO, arm, condition, "mae")[
+        :, worst(record, ONE, condition)[1]
+    ]
+    mean = lambda arm, c: intervals.mean_interval(intervals.mean_of_seeds(get(arm, c)))
+    gap = lambda a, b, c: records.difference(get(a, c), get(b, c))
+    return shots.Measure(f"MAE in the cluster that is the worst for {ONE}", mean, gap)
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables and saves the pictures."""
+    arms, heads = record.names(), shots.columns(record)
+    pairs = [(arm, ONE) for arm in arms if arm != ONE]
+    measure = shots.per_task(record, SCENARIO, "mae", "MAE")
+    users = len(record.extra["groups"])
+    title = f"{record.dataset}, {users} new users"
+    for each in (measure, worst_measure(record)):
+        shots.table(title, each, arms, heads, 4)
+        shots.differences(title, each, pairs, heads, 4)
+    tables.terminal(by_cluster(record))
+    told = record.extra["stability"] | record.extra[STABILITY]
+    for name, value in told.items():
+        print(f"adjusted Rand index between seeds, {name}: {value:.2f} (1 the same, 0 chance)")
+    print(f"silhouette of k-means: {record.extra['silhouette']:.3f} (1 apart, 0 one cloud)")
+    axis = f"ratings of the new user ({record.dataset})"
+    shots.curves(measure, arms, heads, folder / "mae.png", axis)
+    rows = [
+        (f"{arm}, K = {c.removeprefix('k=')}", measure.gap(arm, ONE, c))
+        for arm, _ in pairs
+        for c in ("k=1", FEW, records.ALL)
+    ]
+    plots.forest(rows, folder / "differences.png", f"MAE minus {ONE}")
+    print(f"plots  {folder}/mae.png, differences.png")
+
+
+def by_cluster(record: records.Record) -> tables.Grid:
+    """The error of each arm in each cluster of test users after five ratings."""
+    arms = record.names()
+    get = lambda arm, mine: record.of(SCENARIO, arm, FEW, "mae")[:, mine]
+    rows = []
+    for cluster, mine in of_clusters(record):
+        means = [f"{np.nanmean(get(arm, mine)):.4f}" for arm in arms]
+        gap = records.difference(get(HARD, mine), get(ONE, mine))
+        rows.append([str(cluster + 1), str(mine.sum()), *means, shots.signed(gap, 4)])
+    rows.append(["worst", "", *(f"{worst(record, arm, FEW)[0]:.4f}" for arm in arms), ""])
+    heads = ["cluster", "users", *arms, f"{HARD} - {ONE}"]
+    return tables.Grid(f"{record.dataset}: MAE at K = 5 by cluster of the new users", heads, rows)

@@ -1,0 +1,121 @@
+"""Does it pay to choose the tasks of a batch? Uniform, alike, diverse (DPP) and hard tasks.
+
+One learner (ANIL) is trained on batches that are picked in five ways: uniformly; alike (the nearest
+fold-in vectors to a random user's); spread out, by the greedy mode of a determinantal point process
+(DPP) over fold-in vectors; and hard tasks more often (those that fold-in fits worst). The control
+is the DPP on random codes, which has no diversity to see. Every way gets the same rates, steps and
+tasks. The published result is a null, and the test on ratings was registered as one
+(paper/registrations/task-diversity.toml). Beside it stands a simulated world with a frequent kind
+of users and three rare ones, where a sampler that looks for diversity could help.
+
+References: Kumar, Deleu, Bengio, AAAI 2023; Kulesza, Taskar, 2012; Chen et al., NeurIPS 2018.
+Run: python -m experiments task_diversity
+     python -m experiments task_diversity --from-records prints the stored tables.
+Published: more diversity does not help, and sometimes hinders (no number for these data).
+Deviates: how hard a task is is known beforehand, from fold-in, and does not follow the training.
+"""
+
+import dataclasses
+import time
+from typing import Any, ClassVar
+
+from metajax import benchmark
+from metajax.results import records
+from metajax.settings import Data, Output, Positive, Presets, SplitOptions, Training
+
+from . import diversity_report as report
+from . import shots
+
+NAME = "task_diversity"
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What the experiment can be told."""
+
+    output: Output = Output()
+    data: Data = Data()
+    split_seed: int = 3301
+    """Seed of the split of people; the registered one by default."""
+    seeds: Positive = 3
+    """Training seeds of every way to pick tasks."""
+    num_steps: Positive = 400
+    """Outer steps of a training at most; validation says how many are kept."""
+    num_tasks: Positive = 16
+    """Tasks per outer step."""
+    candidates: Positive = 64
+    """Random tasks of which alike and diverse batches are picked."""
+    sharpness: float = 1.0
+    """How much more often a task is picked that is one standard deviation harder: e to this."""
+    rates: tuple[float, ...] = (0.001, 0.003)
+    """Rates of Adam that every way tries."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"seeds": 1, "num_steps": 60, "rates": (0.003,)},
+        "gpu": {"seeds": 10, "num_steps": 5_000, "num_tasks": 64, "candidates": 256},
+    }
+
+
+def picks(config: Config) -> dict[str, Any]:
+    """Way -> its pick."""
+    from metajax.data import diversity
+
+    size, some = config.num_tasks, config.candidates
+    return {
+        report.UNIFORM: diversity.uniform(size),
+        report.ALIKE: diversity.alike(size, some),
+        report.DPP: diversity.spread_out(size, some),
+        report.HARD: diversity.hard(size, config.sharpness),
+        report.RANDOM: diversity.spread_out(size, some),
+    }
+
+
+def measured(config: Config) -> records.Record:
+    """Trains the learner in every way and world, judges it and writes the record."""
+    from metajax.training import journal, progress
+
+    from . import diversity_worlds as worlds
+
+    began = time.perf_counter()
+    ways = picks(config)  # before anything is read: too few candidates are refused here
+    options = SplitOptions(protocol="users", split_seed=config.split_seed)
+    problem = benchmark.load(config.data, options)
+    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    tried = (worlds.Ratings(problem, training), worlds.Kinds(training))
+    choices: dict[str, dict[str, Any]] = {}
+    ready: dict[tuple[str, str], Any] = {}
+    with progress.bar(NAME.replace("_", " "), len(ways) * len(tried)) as update:
+        for world in tried:
+            for name, pick in ways.items():
+                told, ready[world.name, name] = world.tuned(
+                    pick, config.rates, random=name == report.RANDOM
+                )
+                choices.setdefault(name, {})[world.name] = told
+                update(len(ready), {"valid": told["valid"]})
+                print(f"{world.name}, {name}: {told['valid']:.4f} on validation", flush=True)
+    source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
+    scores: dict[records.Key, Any] = {}
+    for world in tried:
+        arms = {name: (world.learner, ready[world.name, name]) for name in ways}
+        scores |= world.judged(arms, source, tests)
+    name = report.name_of(config)
+    record = records.made(
+        NAME, config, records.arms_of(ways, roles=report.ROLES, settings=choices), scores,
+        method=report.DPP, scenario=report.REAL, opened=tuple(problem.opened), shots=worlds.SHOTS,
+        data=shots.data_of(problem.table),
+        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+    )  # fmt: skip
+    records.write(config.output.folder(name), name, record, config.output.publish)
+    return record
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment, run or read, its tables and its pictures."""
+    name = report.name_of(config)
+    record = records.stored(name) if config.output.from_records else measured(config)
+    report.report(record, config.output.folder(name))
+    return record
+
+
+if __name__ == "__main__":
+    benchmark.cli(main, Config, stopped=benchmark.FROM_START)

@@ -1,0 +1,266 @@
+"""Interactive attention over what a person has rated, and a temperature that each person adapts.
+
+DIN and AutoInt read a person's ratings anew for each candidate. So does an attention with a
+temperature, which says how sharply it looks at the nearest ratings, and a gate between it and the
+mean: here both are adapted to the person, by gradient steps that predict each of the person's
+ratings from the others. Controls: one temperature for all, another person's, and one adapted on
+shuffled ratings. With `--dataset world` the tasks are users whose true sharpness is known.
+
+References: Zhou et al., "Deep interest network", KDD 2018; Song et al., "AutoInt", CIKM 2019;
+Plotz, Roth, "Neural nearest neighbors networks", NeurIPS 2018 (temperature).
+Run: python -m experiments attention                      (ml-1m)
+     python -m experiments attention --dataset world      (sharp and flat users)
+     python -m experiments attention --from-records prints the stored table.
+Published: none under this protocol; DIN and AutoInt are published for click logs.
+Deviates: DIN and AutoInt see ratings of vectors that were estimated on training people (ALS factors
+and what content says), not embeddings of their own; DIN's activation is silu instead of Dice.
+"""
+
+import dataclasses
+import time
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from metajax import benchmark, losses
+from metajax.benchmark import baselines
+from metajax.benchmark.harness import data_of
+from metajax.benchmark.problem import Problem, problem_of
+from metajax.data import episodes, split
+from metajax.data.sources import named
+from metajax.data.worlds.interest import SharpOrFlat
+from metajax.evaluation import evaluate
+from metajax.results import ledger, records
+from metajax.settings import Positive, Presets, replace
+from metajax.training import loop, progress
+from metajax.types import MetaLearner, Params, PyTree
+
+from .. import report as large_report
+from . import arms as parts
+from .arms import ADAPTED, GLOBAL, OTHERS, SHUFFLED
+
+WORLD = "world"
+SHOTS = (0, 5, 10, 20, 40)
+NUM_QUERY = 20
+SCENARIO = "new people"
+MEANING = {
+    "truth": "rank correlation with the true temperature",
+    "truth, shuffled": "the same, adapted on shuffled ratings",
+    "two halves": "rank correlation between two halves of a person's ratings",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(benchmark.Config):
+    """What the experiment can be told."""
+
+    training: benchmark.Training = benchmark.Training(
+        seeds=3, num_steps=600, num_tasks=16, num_support=40
+    )
+    width: Positive = 16
+    """Width of embeddings, queries and keys."""
+    inner_steps: Positive = 3
+    """Inner steps on temperature and gate."""
+    inner_rate: float = 0.5
+    """Initial inner rate; it is learned for each of the two."""
+    outer_rate: float = 5e-3
+    """Adam's rate across tasks, decayed to 0 along a cosine."""
+    people: Positive = 1000
+    """Test people, at most; of `world`: as many."""
+
+    PRESETS: ClassVar[Presets] = {
+        "quick": {"dataset": "ml-100k", "seeds": 1, "num_steps": 200, "people": 200},
+        "gpu": {"num_steps": 5_000, "num_tasks": 64, "seeds": 5},
+    }
+
+
+class Ready(NamedTuple):
+    """Tasks, and how a learner is trained on them.
+
+    Attributes:
+      tasks: of the test.
+      fetch: one of them -> its episode.
+      seen: what models see.
+      truth: (T,) true temperatures, None where nobody knows them.
+      opened: the openings of the test.
+      data: what the record says of the data.
+    """
+
+    tasks: Any
+    fetch: evaluate.Fetch
+    seen: parts.Seen
+    truth: jax.Array | None
+    opened: list[records.Opening]
+    data: records.Data | None
+
+
+def optimizer(config: Config) -> optax.GradientTransformation:
+    """The outer optimizer of every arm."""
+    rate = optax.cosine_decay_schedule(config.outer_rate, config.training.num_steps)
+    return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
+
+
+def load(config: Config) -> Problem:
+    """People in three groups, without overlap, and item columns estimated on the first."""
+    table = named.chosen(config.data)
+    most = SHOTS[-1] + NUM_QUERY
+    divided = split.user_disjoint(
+        table, config.split.split_seed, shares=(0.1, 0.2), min_rows=most, max_rows=None,
+        num_query=NUM_QUERY,
+    )  # fmt: skip
+
+    def cut(tasks: split.Tasks) -> split.Tasks:
+        some = slice(config.people)
+        length = np.minimum(tasks.length, most).astype(np.int32)
+        return tasks._replace(owner=tasks.owner[some], start=tasks.start[some], length=length[some])
+
+    valid, test = ({k: cut(t) for k, t in of.items()} for of in (divided.valid, divided.test))
+    divided = dataclasses.replace(divided, valid=valid, test=test)
+    return problem_of(table, divided, config.training.num_support, losses.squared_error)
+
+
+def seen_of(problem: Problem) -> parts.Seen:
+    """Items by estimated factors, what their content says, and how often they were rated."""
+
+    def vectors(inputs: PyTree) -> jax.Array:
+        factor, content = inputs["factor"], inputs["content_factor"]
+        scale = factor.shape[-1] ** 0.5
+        told = jnp.stack([inputs["bias"], inputs["count"] / 5.0 - 1.0], axis=-1)
+        return jnp.concatenate([scale * factor, scale * content, told], axis=1)
+
+    width = vectors(problem.example.support.inputs).shape[1]
+    return parts.Seen(width, vectors, lambda inputs: problem.mean + inputs["bias"])
+
+
+def of_world(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
+    """Users of known sharpness, and the arms trained on others like them."""
+    world = SharpOrFlat(num_support=SHOTS[-1], num_query=NUM_QUERY)
+    zero = lambda inputs: jnp.zeros(inputs.shape[0])
+    seen = parts.Seen(world.dim, lambda inputs: inputs, zero)
+    tx, training = optimizer(config), config.training
+    sample = loop.world_sampler(_random_shots(world), training.num_tasks)
+    seeds = jax.random.split(jax.random.key(1), training.seeds)
+    trained = {}
+    for name, learner in _learners(config, seen, cosine=True).items():
+        began = time.perf_counter()
+        with progress.bar(name, training.num_steps) as update:
+            fitted = loop.fit(
+                loop.recipe(learner, tx), sample, (), seeds, training.num_steps, report=update
+            )
+        settings = {"steps": training.num_steps}
+        took = time.perf_counter() - began
+        trained[name] = baselines.Trained(learner, fitted.params, settings, fitted.history, took)
+    keys = jax.random.split(jax.random.key(77), config.people)
+    choices = {name: arm.settings for name, arm in trained.items()}
+    opened = records.open_tests(config, choices, "attention", ledger.checksum(WORLD, config.people))
+    truth = jax.vmap(world.temperature)(keys)
+    return Ready(keys, world.sample, seen, truth, [opened], None), trained
+
+
+@dataclasses.dataclass(frozen=True)
+class _random_shots:
+    """The world whose tasks have any number of support rows, up to all."""
+
+    world: SharpOrFlat
+
+    def sample(self, key: jax.Array):
+        """One task."""
+        episode = self.world.sample(key)
+        support = episode.support
+        shots = jax.random.randint(jax.random.fold_in(key, 9), (), 2, len(support.mask) + 1)
+        mask = (jnp.arange(len(support.mask)) < shots) * 1.0
+        return episode._replace(support=support._replace(mask=mask))
+
+
+def _learners(config: Config, seen: parts.Seen, cosine: bool) -> dict[str, MetaLearner]:
+    sizes = (SHOTS[-1], config.width, config.inner_steps, config.inner_rate)
+    return parts.learners(seen, *sizes, cosine)
+
+
+def of_ratings(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
+    """People of a data set, the closed-form arms and the attentions trained on other people."""
+    problem = load(config)
+    seen, tx = seen_of(problem), optimizer(config)
+    trained = baselines.closed_form_arms(problem)
+    for name, learner in _learners(config, seen, cosine=False).items():
+        trained[name] = baselines.trained_arm(
+            name, learner, tx, problem, config.training, config.output.out
+        )
+    chosen = {name: arm.settings for name, arm in trained.items()}
+    source, opened = problem.open_test(benchmark.freeze(config, chosen), "attention")
+    tasks, fetch = opened["user_cold"], episodes.fetch_from(source)
+    return Ready(tasks, fetch, seen, None, problem.opened, data_of(problem)), trained
+
+
+def facts_of(ready: Ready, learner: MetaLearner, params: Params) -> dict[str, list[float]]:
+    """What the adapted temperatures of each seed are, and whether they are the person's own."""
+    found: dict[str, list[float]] = {}
+    focus = jax.jit(
+        lambda p, tasks, alter: parts.focus_of(learner, p, tasks, ready.fetch, alter),
+        static_argnums=2,
+    )
+    for seed in range(len(jax.tree.leaves(params)[0])):
+        one = jax.tree.map(lambda x, s=seed: x[s], params)
+        whole = focus(one, ready.tasks, evaluate.unaltered)
+        halves = [focus(one, ready.tasks, parts.every_second(first)) for first in (0, 1)]
+        low, mid, high = np.quantile(np.asarray(whole.temperature), [0.1, 0.5, 0.9])
+        told = {"temperature 10 %": low, "temperature 50 %": mid, "temperature 90 %": high}
+        told["two halves"] = parts.rank_correlation(*(half.temperature for half in halves))
+        if ready.truth is not None:
+            mixed = focus(one, ready.tasks, evaluate.shuffled_labels)
+            told["truth"] = parts.rank_correlation(whole.temperature, ready.truth)
+            told["truth, shuffled"] = parts.rank_correlation(mixed.temperature, ready.truth)
+        for name, value in told.items():
+            found.setdefault(name, []).append(round(float(value), 4))
+    return found
+
+
+def run(config: Config) -> records.Record:
+    """Trains and tests every arm; writes the record."""
+    name = f"attention-{named.short_name(config.data.dataset)}"
+    config = replace(config, out=config.output.folder(name))
+    began = time.perf_counter()
+    ready, trained = (of_world if config.data.dataset == WORLD else of_ratings)(config)
+    arms = {name: (arm.learner, arm.params) for name, arm in trained.items()}
+    found = parts.judged(arms, ready.tasks, ready.fetch, SHOTS)
+    kept = ("mse",) if ready.truth is not None else ("mse", "ndcg@5")
+    scores = {
+        records.Key(SCENARIO, arm, condition, metric): values
+        for (arm, condition, metric), values in found.items()
+        if metric in kept
+    }
+    names = list(dict.fromkeys(arm for arm, _, _ in found))
+    seconds = {name: arm.seconds for name, arm in trained.items()}
+    seconds["total"] = time.perf_counter() - began
+    return large_report.written(
+        name, "attention", SCENARIO, names, config, scores, seconds,
+        opened=ready.opened, data=ready.data,
+        settings={name: arm.settings for name, arm in trained.items()},
+        extra={"temperature": facts_of(ready, *arms[ADAPTED])},
+    )  # fmt: skip
+
+
+def main(config: Config) -> records.Record:
+    """The record of the experiment, run or read, and its tables."""
+    name = f"attention-{named.short_name(config.data.dataset)}"
+    record = large_report.stored(name) if config.output.from_records else run(config)
+    shown = [
+        metric for metric in ("ndcg@5", "mse") if any(metric == k.metric for k in record.scores)
+    ]
+    for metric in shown:
+        columns = [(f"k={k}", metric) for k in SHOTS]
+        large_report.show(record, columns, f"New people, {name[10:]}: {metric} after K ratings")
+    for metric in shown:
+        get = lambda arm, metric=metric: record.of(SCENARIO, arm, f"k={SHOTS[-1]}", metric)
+        for other in (GLOBAL, OTHERS, SHUFFLED):
+            gap = records.difference(get(ADAPTED), get(other))
+            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            print(f"{metric} after {SHOTS[-1]}: {ADAPTED} - {other}: {told}")
+    for fact, values in record.extra["temperature"].items():
+        print(f"{MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")
+    if not config.output.from_records:
+        large_report.finished(record, name, config, (f"k={SHOTS[-1]}", shown[0]))
+    return record

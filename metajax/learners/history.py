@@ -1,0 +1,133 @@
+"""A learner whose state is what a person has rated, which a model of `models.attention` reads.
+
+Beside keeping it, a task can adapt a few parameters, such as the temperature of the attention, by
+gradient steps on its own history: each rating is predicted from the others.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax import losses, optim, tree
+from metajax.learners.gradient.curvature import inner_gradient
+from metajax.learners.gradient.maml import after_steps
+from metajax.learners.parts import query_loss
+from metajax.models.attention import History
+from metajax.types import Adapted, Episode, Examples, MetaLearner, Model, Params, PyTree
+
+
+class State(NamedTuple):
+    """What a task has of its own.
+
+    Attributes:
+      history: the newest ``window`` ratings.
+      fast: the parameters that adapt; ``None`` in the place of one that does not.
+    """
+
+    history: History
+    fast: PyTree
+
+
+def _plain(inputs: PyTree) -> jax.Array:
+    return inputs
+
+
+def _zero(inputs: PyTree) -> jax.Array:
+    return jnp.zeros(len(jax.tree.leaves(inputs)[0]))
+
+
+def reader(
+    model: Model,
+    window: int,
+    width: int,
+    *,
+    vectors: Callable[[PyTree], jax.Array] = _plain,
+    offset: Callable[[PyTree], jax.Array] = _zero,
+    adapts: tree.Filter = tree.nothing,
+    inner: optim.Inner | None = None,
+    num_steps: int = 0,
+    loss: losses.Loss = losses.squared_error,
+) -> MetaLearner:
+    """A learner that keeps the ratings of a task and scores by a model that reads them.
+
+    ``adapt`` appends the examples, then takes ``num_steps`` gradient steps on the parameters that
+    adapt; their loss is that of each rating in the history, predicted from the others. The outer
+    gradient runs through these steps.
+
+    Args:
+      model: its profile is a `History`, its inputs are vectors.
+      window: ratings that a state holds.
+      width: E, of the vectors.
+      vectors: inputs -> (N, E), what the model sees of each item.
+      offset: inputs -> (N,), added to the scores; the history has labels minus it.
+      adapts: a filter over the paths of the model's parameters.
+      inner: the inner optimizer; needed where something adapts.
+    """
+    assert num_steps == 0 or inner is not None, "inner steps need an inner optimizer"
+
+    def init(key: jax.Array, episode: Episode) -> Params:
+        theta = model.init(key, _empty(window, width), vectors(episode.support.inputs))
+        rates = inner.init(tree.partition(theta, adapts)[0]) if inner is not None else ()
+        return {"model": theta, "rates": rates}
+
+    def start(params: Params, profile: PyTree) -> State:
+        del profile
+        fast, _ = tree.partition(params["model"], adapts)
+        return State(_empty(window, width), fast)
+
+    def adapt(params: Params, state: State, examples: Examples, key: jax.Array) -> State:
+        del key
+        x = vectors(examples.inputs)
+        row = History(x, examples.label - offset(examples.inputs), examples.mask)
+        state = state._replace(history=_appended(state.history, row))
+        if num_steps == 0 or inner is None:
+            return state
+        tx, given = inner.make(params["rates"]), (params["model"], state.history)
+        some = jnp.any(state.history.mask > 0)
+
+        descent = lambda fast: inner_gradient(left_out, fast, given)
+        before = (state.fast, tx.init(state.fast))
+        fast, _ = after_steps(descent, tx, before, some, num_steps)
+        return state._replace(fast=fast)
+
+    def left_out(fast: PyTree, given: tuple[Params, History]) -> jax.Array:
+        """The loss of each rating when it is predicted from the others."""
+        theta, history = given
+        merged = tree.merge(fast, theta)
+
+        def without(place: jax.Array) -> jax.Array:
+            others = history._replace(mask=history.mask.at[place].set(0.0))
+            return model.apply(merged, others, history.vector[place][None])[0]
+
+        scores = jax.vmap(without)(jnp.arange(window))
+        return loss(scores, history.label, history.mask)
+
+    def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
+        merged = tree.merge(state.fast, params["model"])
+        return offset(inputs) + model.apply(merged, state.history, vectors(inputs))
+
+    outer = query_loss(start, adapt, predict, loss)
+    where = Adapted(lambda state: state.fast, lambda state, fast: state._replace(fast=fast))
+    return MetaLearner(
+        init, start, adapt, predict, outer, num_steps, where if num_steps > 0 else None
+    )
+
+
+def _empty(window: int, width: int) -> History:
+    return History(jnp.zeros((window, width)), jnp.zeros(window), jnp.zeros(window))
+
+
+def _appended(old: History, new: History) -> History:
+    """The newest rows of both, real ones first, in as many places as the old one has."""
+    window = old.mask.shape[0]
+    both = jax.tree.map(lambda a, b: jnp.concatenate([a, b.astype(a.dtype)]), old, new)
+    place = jnp.argsort(both.mask <= 0, stable=True)
+    ready = jax.tree.map(lambda x: x[place], both)
+    first = jnp.maximum(jnp.sum(both.mask > 0) - window, 0)
+    kept = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, first, window), ready)
+    real = kept.mask > 0
+    return History(
+        jnp.where(real[:, None], kept.vector, 0.0), jnp.where(real, kept.label, 0.0), kept.mask
+    )

@@ -1,0 +1,197 @@
+"""Interactive attention: each candidate looks at a person's history in its own way.
+
+A model's profile is a `History`, the vectors of what a person has rated with what was said of them;
+its inputs are vectors (N, E) of candidates, its scores (N,). No score depends on the order of the
+history or on its padding, and an empty history scores as if nothing were known.
+
+- `din`: a perceptron of the history's item, the candidate and their product weighs each item; the
+  weights are not normalized (Zhou et al., KDD 2018).
+- `autoint`: summaries of the history and the candidate are fields, between which several heads
+  attend (Song et al., CIKM 2019).
+- `focused`: a softmax over the history with a temperature and a gate under the path ``focus``,
+  which a task can adapt: how sharp its interest is, and how far it is to be trusted.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from metajax.types import Model, Params, PyTree
+
+SHARPEST = 0.02
+"""The lowest temperature of `focused`."""
+
+
+class History(NamedTuple):
+    """What a person has rated.
+
+    Attributes:
+      vector: (S, E) of the items.
+      label: (S,) what was said of them, around 0.
+      mask: (S,) 1 for a real row, 0 for padding.
+    """
+
+    vector: jax.Array
+    label: jax.Array
+    mask: jax.Array
+
+
+def _kernel(key: jax.Array, rows: int, columns: int) -> jax.Array:
+    return jax.random.normal(key, (rows, columns)) / rows**0.5
+
+
+def _perceptron(key: jax.Array, rows: int, hidden: int) -> Params:
+    first, second = jax.random.split(key)
+    return {
+        "first": {"kernel": _kernel(first, rows, hidden), "bias": jnp.zeros(hidden)},
+        "second": {"kernel": 0.3 * _kernel(second, hidden, 1)},
+    }
+
+
+def _apply(params: Params, x: jax.Array) -> jax.Array:
+    """The perceptron's number (...,) of each vector x (..., rows)."""
+    bias = params["first"]["bias"].reshape((1,) * (x.ndim - 1) + (-1,))
+    hidden = jax.nn.silu(x @ params["first"]["kernel"] + bias)
+    return (hidden @ params["second"]["kernel"])[..., 0]
+
+
+def _mean(history: History, values_SxD: jax.Array) -> jax.Array:
+    """The masked mean (D,) of values, as of one row more, which is 0."""
+    total = jnp.sum(jnp.where(history.mask[:, None] > 0, values_SxD, 0.0), axis=0)
+    return total / (1.0 + jnp.sum(history.mask))
+
+
+def din(width: int = 16, hidden: int = 32) -> Model:
+    """A deep interest network: ``v = sum_j w(e_j, e_j e_c, e_c) y_j [e_j, 1]``, then a perceptron.
+
+    References: Zhou et al., "Deep interest network for click-through rate prediction", KDD 2018.
+    """
+
+    def init(key: jax.Array, history: History, inputs: jax.Array) -> Params:
+        keys = jax.random.split(key, 3)
+        return {
+            "embed": _kernel(keys[0], inputs.shape[1], width),
+            "attention": _perceptron(keys[1], 3 * width, hidden),
+            "head": _perceptron(keys[2], 3 * width + 1, hidden),
+        }
+
+    def apply(params: Params, history: History, inputs: jax.Array) -> jax.Array:
+        item_SxD, candidate_NxD = history.vector @ params["embed"], inputs @ params["embed"]
+        shape = (inputs.shape[0], *item_SxD.shape)
+        item = jnp.broadcast_to(item_SxD[None], shape)
+        candidate = jnp.broadcast_to(candidate_NxD[:, None], shape)
+        pair_NxSx3D = jnp.concatenate([item, item * candidate, candidate], axis=-1)
+        weight_NxS = _apply(params["attention"], pair_NxSx3D)
+        weight_NxS = jnp.where(history.mask[None] > 0, weight_NxS, 0.0)
+        ones = jnp.ones((item_SxD.shape[0], 1))
+        value_SxF = history.label[:, None] * jnp.concatenate([item_SxD, ones], axis=1)
+        interest = weight_NxS @ jnp.where(history.mask[:, None] > 0, value_SxF, 0.0)
+        met = interest[:, :-1] * candidate_NxD
+        return _apply(params["head"], jnp.concatenate([candidate_NxD, interest, met], axis=1))
+
+    return Model(init, apply)
+
+
+def autoint(width: int = 16, num_heads: int = 2, num_layers: int = 2) -> Model:
+    """Self-attention between fields, with a residual and a ReLU, then a linear layer over all.
+
+    Fields are the candidate, the mean of the history's items, their mean weighed by label, and the
+    mean label. ``E' = relu(heads(E) + E W)``.
+
+    References: Song et al., "AutoInt: automatic feature interaction learning via self-attentive
+    neural networks", CIKM 2019.
+    """
+    fields, names = 4, ("query", "key", "value", "skip")
+
+    def init(key: jax.Array, history: History, inputs: jax.Array) -> Params:
+        key_embed, key_label, key_head, *keys = jax.random.split(key, 3 + num_layers)
+        layer = lambda key: {
+            name: _kernel(k, width, width)
+            for name, k in zip(names, jax.random.split(key, len(names)), strict=True)
+        }
+        return {
+            "embed": _kernel(key_embed, inputs.shape[1], width),
+            "label": jax.random.normal(key_label, (width,)),
+            "layers": {str(i): layer(k) for i, k in enumerate(keys)},
+            "head": 0.1 * _kernel(key_head, fields * width, 1)[:, 0],
+        }
+
+    def apply(params: Params, history: History, inputs: jax.Array) -> jax.Array:
+        item_SxD = history.vector @ params["embed"]
+        label = history.label[:, None]
+        known = (
+            _mean(history, item_SxD),
+            _mean(history, label * item_SxD),
+            _mean(history, label) * params["label"],
+        )
+        candidate_NxD = inputs @ params["embed"]
+        same = [jnp.broadcast_to(k[None], candidate_NxD.shape) for k in known]
+        x_NxFxD = jnp.stack([candidate_NxD, *same], axis=1)
+        for i in range(num_layers):
+            x_NxFxD = _interacting(params["layers"][str(i)], x_NxFxD, num_heads)
+        return x_NxFxD.reshape(inputs.shape[0], -1) @ params["head"]
+
+    return Model(init, apply)
+
+
+def _interacting(params: Params, x_NxFxD: jax.Array, num_heads: int) -> jax.Array:
+    """One interacting layer of `autoint`."""
+    split = lambda name: (x_NxFxD @ params[name]).reshape(*x_NxFxD.shape[:2], num_heads, -1)
+    read = jax.nn.dot_product_attention(split("query"), split("key"), split("value"))
+    return jax.nn.relu(read.reshape(x_NxFxD.shape) + x_NxFxD @ params["skip"])
+
+
+def focused(width: int = 16, cosine: bool = False) -> Model:
+    """Mean labels under a softmax: ``g sum_j softmax_j(q_c k_j / tau) y_j + (1 - g) mean y``.
+
+    The softmax has one place more, whose value is 0 and whose logit is learned: what nothing in the
+    history resembles is not predicted from it. ``focus`` has ``temperature`` () and ``gate`` (),
+    ``tau = softplus(temperature) + SHARPEST`` and ``g = sigmoid(gate)``.
+
+    Args:
+      width: of queries and keys.
+      cosine: their length is 1, so that the temperature alone says how sharp the softmax is.
+
+    References: Plotz, Roth, NeurIPS 2018 (temperature of neighbors); Kim et al., "Attentive neural
+    processes", ICLR 2019.
+    """
+
+    def init(key: jax.Array, history: History, inputs: jax.Array) -> Params:
+        key_query, key_key = jax.random.split(key)
+        start = _kernel(key_query, inputs.shape[1], width)
+        return {
+            "query": start,
+            "key": start + 0.1 * _kernel(key_key, inputs.shape[1], width),
+            "nothing": jnp.zeros(()),
+            "damping": jnp.zeros(()),
+            "focus": {"temperature": jnp.zeros(()), "gate": jnp.zeros(())},
+        }
+
+    def apply(params: Params, history: History, inputs: jax.Array) -> jax.Array:
+        query_NxD, key_SxD = inputs @ params["query"], history.vector @ params["key"]
+        if cosine:
+            query_NxD, key_SxD = _unit(query_NxD), _unit(key_SxD)
+        focus = params["focus"]
+        tau = jax.nn.softplus(focus["temperature"]) + SHARPEST
+        scale = 1.0 if cosine else width**0.5
+        logit_NxS = jnp.where(history.mask[None] > 0, query_NxD @ key_SxD.T / (scale * tau), -1e30)
+        nothing = jnp.broadcast_to(params["nothing"], (inputs.shape[0], 1))
+        weight = jax.nn.softmax(jnp.concatenate([logit_NxS, nothing], axis=1), axis=1)
+        label = jnp.where(history.mask > 0, history.label, 0.0)
+        near = weight[:, :-1] @ label
+        mean = jnp.sum(label) / (jnp.exp(params["damping"]) + jnp.sum(history.mask))
+        gate = jax.nn.sigmoid(focus["gate"])
+        return gate * near + (1.0 - gate) * mean
+
+    return Model(init, apply)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Vectors (..., D) of length 1; the derivative at 0 is 0."""
+    return x * jax.lax.rsqrt(jnp.sum(x**2, axis=-1, keepdims=True) + 1e-8)
+
+
+def temperature(focus: PyTree) -> jax.Array:
+    """The temperature of the parameters under ``focus``."""
+    return jax.nn.softplus(focus["temperature"]) + SHARPEST

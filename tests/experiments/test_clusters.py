@@ -1,0 +1,54 @@
+"""The experiment on clustered starts: its clusters, what it refuses, its stored record."""
+
+import numpy as np
+import pytest
+
+from experiments.domains import clusters as experiment
+from experiments.domains import clusters_arms as arms
+from experiments.domains import clusters_report as report
+from metajax.results import records
+from metajax.settings import Output, check
+from metajax.types import UserError
+
+pytest.importorskip("sklearn")
+
+
+def test_partitions_that_differ_by_names_alone_agree_and_random_ones_do_not():
+    rng = np.random.default_rng(0)
+    one = rng.integers(0, 4, 400)
+    assert arms.agreement([one, 3 - one]) == pytest.approx(1.0)
+    assert abs(arms.agreement([one, rng.integers(0, 4, 400)])) < 0.05
+
+
+def test_k_means_finds_groups_that_lie_apart_and_too_few_users_get_one_line():
+    rng = np.random.default_rng(0)
+    places = np.array([[0.0, 9.0], [9.0, 0.0], [-9.0, -9.0]])
+    code = np.repeat(places, 20, axis=0) + rng.normal(size=(60, 2))
+    label, centers = arms.k_means(code, 3, 0)
+    assert arms.agreement([label, np.repeat(np.arange(3), 20)]) == pytest.approx(1.0)
+    assert sorted(np.round(centers[:, 0] / 9)) == [-1, 0, 1]
+    with pytest.raises(UserError, match="make no 70 clusters; ask for fewer"):
+        arms.k_means(code, 70, 0)
+
+
+def test_one_cluster_is_refused():
+    with pytest.raises(UserError, match="--clusters must be 2 to 1000"):
+        check(experiment.Config(clusters=1))
+
+
+def test_the_worst_cluster_is_the_one_of_the_largest_error():
+    error = np.repeat([[1.0, 3.0, 2.0]], 2, axis=0).repeat(12, axis=1)
+    scores = {records.Key(report.SCENARIO, report.ONE, records.ALL, "mae"): error}
+    groups = {"groups": np.repeat([0, 1, 2], 12).tolist()}
+    record = records.made("x", experiment.Config(), (), scores, opened=(), extra=groups)
+    value, mine = report.worst(record, report.ONE, records.ALL)
+    assert value == 3.0 and mine.nonzero()[0].tolist() == list(range(12, 24))
+
+
+def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
+    config = experiment.Config(output=Output(from_records=True, out=tmp_path))
+    if not records.path_of(report.name_of(config)).is_file():
+        pytest.skip("no record of clusters is stored")
+    experiment.main(config)
+    assert report.GATE in capsys.readouterr().out
+    assert (tmp_path / "mae.png").is_file() and (tmp_path / "differences.png").is_file()

@@ -1,0 +1,118 @@
+"""Interactive attention: laws that hold by pencil, for every model and for each alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from metajax import optim, tree
+from metajax.data.worlds.interest import SharpOrFlat
+from metajax.learners.history import reader
+from metajax.models import attention
+from metajax.models.attention import History
+from metajax.types import Examples
+
+RNG = np.random.default_rng(0)
+HISTORY = History(
+    *(jnp.asarray(x) for x in (RNG.normal(size=(5, 3)), RNG.normal(size=5))), jnp.ones(5)
+)
+CANDIDATES = jnp.asarray(RNG.normal(size=(4, 3)))
+MODELS = {
+    "din": attention.din(4, 6),
+    "autoint": attention.autoint(4, 2, 2),
+    "focused": attention.focused(4),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_order_and_padding_are_not_seen_and_each_candidate_is_scored_alone(name):
+    model = MODELS[name]
+    params = model.init(jax.random.key(1), HISTORY, CANDIDATES)
+    params = jax.tree.map(lambda x: x + 0.1, params)
+    apply = jax.jit(model.apply)
+    score = apply(params, HISTORY, CANDIDATES)
+    assert score.shape == (4,) and np.ptp(np.asarray(score)) > 1e-3
+    order = np.array([4, 2, 0, 1, 3])
+    np.testing.assert_allclose(
+        apply(params, jax.tree.map(lambda x: x[order], HISTORY), CANDIDATES), score, atol=1e-5
+    )
+    junk = History(jnp.full((2, 3), 7.0), jnp.full(2, -9.0), jnp.zeros(2))
+    padded = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), HISTORY, junk)
+    np.testing.assert_allclose(apply(params, padded, CANDIDATES), score, atol=1e-5)
+    one = jnp.concatenate([CANDIDATES[:1]] * 4)
+    np.testing.assert_allclose(apply(params, HISTORY, one), jnp.repeat(score[:1], 4), atol=1e-5)
+
+
+def test_focused_attention_by_hand():
+    """Queries and keys are the vectors: softmax (1, 0, nothing's 0) at tau 1, gate a half."""
+    model = attention.focused(2)
+    history = History(jnp.eye(2) * 2**0.5, jnp.array([1.0, -1.0]), jnp.ones(2))
+    raw = jnp.log(jnp.expm1(1.0 - attention.SHARPEST))
+    params = {"query": jnp.eye(2), "key": jnp.eye(2), "nothing": 0.0, "damping": 0.0}
+    params |= {"focus": {"temperature": raw, "gate": jnp.zeros(())}}
+    params["nothing"] = jnp.zeros(())
+    score = model.apply(params, history, jnp.array([[1.0, 0.0]]))
+    e = np.e
+    assert score[0] == pytest.approx(0.5 * (e - 1) / (e + 2), rel=1e-5)  # the mean is 0
+    assert float(attention.temperature(params["focus"])) == pytest.approx(1.0)
+    sharp = params | {"focus": {"temperature": jnp.array(-9.0), "gate": jnp.array(9.0)}}
+    assert model.apply(sharp, history, jnp.array([[1.0, 0.0]]))[0] == pytest.approx(1.0, abs=1e-3)
+    flat = params | {"focus": {"temperature": jnp.array(1e4), "gate": jnp.array(9.0)}}
+    assert abs(model.apply(flat, history, jnp.array([[1.0, 0.0]]))[0]) < 1e-3
+
+
+def test_din_does_not_normalize_its_weights():
+    """Twice the history is twice the interest: with a linear head the score would double."""
+    model = MODELS["din"]
+    params = model.init(jax.random.key(1), HISTORY, CANDIDATES)
+    twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), HISTORY)
+    once, double = (model.apply(params, h, CANDIDATES) for h in (HISTORY, twice))
+    assert np.abs(np.asarray(once - double)).max() > 1e-3
+    softmax = MODELS["focused"]
+    params = softmax.init(jax.random.key(1), HISTORY, CANDIDATES)
+    params |= {"nothing": jnp.array(-1e9), "damping": jnp.array(-1e9)}
+    once, double = (softmax.apply(params, h, CANDIDATES) for h in (HISTORY, twice))
+    np.testing.assert_allclose(once, double, atol=1e-6)
+
+
+def test_a_state_keeps_the_newest_ratings_and_adapts_by_leaving_each_out():
+    """One step of gradient descent on the temperature, against finite differences."""
+    model = attention.focused(2)
+    adapts, rate = tree.under("focus/temperature"), 0.5
+    learner = reader(model, 4, 2, adapts=adapts, inner=optim.fixed(optax.sgd(rate)), num_steps=1)
+    rows = Examples(
+        jnp.asarray(RNG.normal(size=(5, 2))), jnp.arange(5.0), jnp.array([1.0, 1, 0, 1, 1])
+    )
+    params = {"model": model.init(jax.random.key(0), HISTORY, rows.inputs), "rates": ()}
+    start = learner.start(params, ())
+    key = jax.random.key(0)
+    state = learner.adapt(params, start, rows, key)
+    assert state.history.label.tolist() == [0, 1, 3, 4]
+
+    def left_out(raw: float) -> float:
+        total = 0.0
+        for i in range(4):
+            others = state.history._replace(mask=state.history.mask.at[i].set(0.0))
+            theta = params["model"] | {"focus": params["model"]["focus"] | {"temperature": raw}}
+            score = model.apply(theta, others, state.history.vector[i : i + 1])[0]
+            total += float((score - state.history.label[i]) ** 2) / 4
+        return total
+
+    slope = (left_out(1e-2) - left_out(-1e-2)) / 2e-2
+    moved = float(state.fast["focus"]["temperature"])
+    assert moved == pytest.approx(-rate * slope, rel=1e-2) and abs(moved) > 1e-4
+    assert state.fast["focus"]["gate"] is None
+    again = learner.adapt(params, state, jax.tree.map(lambda x: x[:2], rows), key)
+    assert again.history.label.tolist() == [3, 4, 0, 1]
+
+
+def test_sharp_users_follow_the_nearest_interest():
+    """Near points agree for flat users; at tau 0 a rating is the liking of one interest."""
+    sharp = SharpOrFlat(sharpest=1e-4, flattest=1.001e-4, sigma=0.0, num_interests=3)
+    labels = np.asarray(sharp.sample(jax.random.key(0)).support.label)
+    assert len(np.unique(labels.round(3))) <= 3
+    flat = SharpOrFlat(sharpest=1e3, flattest=1.001e3, sigma=0.0)
+    task = flat.sample(jax.random.key(0)).support  # a first-order expansion: linear in the item
+    fit = np.linalg.lstsq(np.c_[task.inputs, np.ones(40)], np.asarray(task.label), rcond=None)
+    assert float(fit[1][0]) < 0.05 * 40
