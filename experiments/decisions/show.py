@@ -83,6 +83,7 @@ def regret(record: records.Record, world: str, path: pathlib.Path) -> None:
             rounds = np.arange(1, len(total) + 1)
             axes.plot(rounds, total, label=name, markevery=7, **plots.look(i))
         axes.set_xlabel("round")
-        axes.set_ylabel(f"regret so far, {record.extra['worlds'][world]['unit']}")
+        unit = record.extra["worlds"][world]["unit"].split(",")[0]
+        axes.set_ylabel(f"regret so far, {unit}")
         axes.grid(alpha=0.25, linewidth=0.4)
         plots.legend(axes, len(names))

@@ -89,7 +89,9 @@ MAKERS = (
 DECISIONS = tuple(name for name, _ in MAKERS)
 TRUST = (
     "explain-ml-100k", "adversarial-ml-100k-lies", "adversarial-ml-100k-moved",
-    "adversarial-ml-100k-hostile", "adversarial-domains", "federated-ml-1m", "private-ml-1m",
+    "adversarial-ml-100k-embeddings", "adversarial-ml-100k-hostile", "adversarial-ml-100k-shares",
+    "adversarial-domains",
+    "federated-ml-1m", "private-ml-1m",
 )  # fmt: skip
 """The records of two rooms, of which each is to take no longer than a person waits."""
 

@@ -10,7 +10,7 @@ control. All settings of defences are chosen on meta-validation.
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
 Run: python -m experiments adversarial --dataset ml-100k
-     python -m experiments adversarial --attack lies  tries one of the five.
+     python -m experiments adversarial --attack lies  tries one of the six.
 Published: none under this protocol.
 Deviates: item factors are estimated beforehand from honest ratings, so that hostile users reach the
 initialization only.
@@ -51,7 +51,7 @@ from .adversarial_arms import (
     trained,
 )
 
-ATTACKS = ("lies", "moved", "embeddings", "hostile", "domains")
+ATTACKS = ("lies", "moved", "embeddings", "hostile", "shares", "domains")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +59,17 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
-    attack: Literal["all", "lies", "moved", "embeddings", "hostile", "domains"] = "all"
+    attack: Literal["all", "lies", "moved", "embeddings", "hostile", "shares", "domains"] = "all"
     """Which attack; each has a record of its own. Embeddings: moved factors, where the embeddings
-    of items are learned too, and APR against it."""
+    of items are learned too, and APR against it. Shares: shilling users in several shares, of whom
+    hostile has the largest alone, under every rule."""
     data: Data = Data("ml-100k")
     split: SplitOptions = SplitOptions()
     training: Training = Training(seeds=3, num_steps=400)
     outer_rate: float = 3e-3
     """Rate of Adam across tasks."""
-    rules: tuple[str, ...] = ("mean", "clipped", "trimmed", "median")
-    """How the outer gradients of hostile and honest users are put together."""
     hostile: tuple[float, ...] = (0.01, 0.02, 0.05)
-    """Shares of hostile users in meta-training; the largest is that of people who say the
-    opposite."""
+    """Shares of hostile users in meta-training."""
     closed_form: bool = False
     """Against lies, only fold-in and its robust forms, which need no training: for more people."""
     size: float = 0.5
@@ -132,28 +130,30 @@ RULES = {
 }
 
 
-def attempts(config: Config) -> dict[str, tuple[int, float]]:
+def attempts(config: Config, attack: str) -> dict[str, tuple[int, float]]:
     """Condition -> the kind of hostile users, see `parts.HOSTILE`, and their share."""
+    shares = sorted(config.hostile) if attack == "shares" else [max(config.hostile)]
     shills = {
         f"{kind} {share:.0%}": (parts.HOSTILE.index(kind), share)
         for kind in ("random", "bandwagon")
-        for share in sorted(config.hostile)
+        for share in shares
     }
-    most = max(config.hostile)
-    mirrored = {f"mirrored {most:.0%}": (parts.HOSTILE.index("mirrored"), most)}
-    return {parts.HOSTILE[0]: (0, 0.0), **shills, **mirrored}
+    mirrored = {f"mirrored {shares[-1]:.0%}": (parts.HOSTILE.index("mirrored"), shares[-1])}
+    rest = mirrored if attack == "hostile" else {}
+    return {parts.HOSTILE[0]: (0, 0.0), **shills, **rest}
 
 
 def under_hostile(
-    problem: benchmark.Problem, config: Config, target: int
+    problem: benchmark.Problem, config: Config, target: int, attack: str
 ) -> dict[tuple[str, str], Params]:
     """(rule, condition) -> the parameters (S, ...) after meta-training among hostile users."""
-    learner, every = maml(problem), attempts(config)
+    learner, every = maml(problem), attempts(config, attack)
+    rules = RULES if attack == "hostile" else ("mean",)
     sample = parts.hostile_sampler(problem, config.training)
     keys = jax.random.split(jax.random.key(1), config.training.seeds)
     found = {}
-    with progress.bar("hostile users", len(config.rules) * len(every)) as update:
-        for name in config.rules:
+    with progress.bar("hostile users", len(rules) * len(every)) as update:
+        for name in rules:
             gradient_fn = robust.aggregated(learner, RULES[name])
             recipe = loop.recipe(learner, optax.adam(config.outer_rate), gradient_fn)
             for said, (kind, share) in every.items():
@@ -238,8 +238,6 @@ def attacked(config: Config, attack: str) -> records.Record:
     began, name = time.perf_counter(), named.short_name(config.data.dataset)
     if not config.hostile or not all(0 < share < 1 for share in config.hostile):
         raise UserError("--hostile: give shares of users above 0 and below 1, as 0.01 0.05")
-    if unknown := {*config.rules} - {*RULES}:
-        raise UserError(f"--rules {min(unknown)!r} is none of {', '.join(RULES)}")
     problem = benchmark.load(config.data, config.split, config.training.num_support)
     folder = config.output.folder(f"adversarial-{name}")
     if config.training.fresh:
@@ -254,12 +252,12 @@ def attacked(config: Config, attack: str) -> records.Record:
     elif attack == "embeddings":
         arms = learned_embeddings(problem, config, folder)
     else:
-        hostile = under_hostile(problem, config, target)
+        hostile = under_hostile(problem, config, target, attack)
     choices = {"pushed": target} | {k: a.settings for k, a in arms.items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "adversarial")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))
     tasks = opened[scenario]
-    if attack == "hostile":
+    if attack in ("hostile", "shares"):
         scores = judged_hostile(maml(problem), hostile, tasks, source, target)
     else:
         scores = (judged_lies if attack == "lies" else judged_moves)(arms, tasks, source)

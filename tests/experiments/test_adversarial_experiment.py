@@ -73,7 +73,7 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
         ],
         "hostile users": [
             ("mean", kind, metric)
-            for kind in adversarial.attempts(adversarial.Config())
+            for kind in adversarial.attempts(adversarial.Config(), "hostile")
             for metric in ("mae", "pushed")
         ],
         "two domains": [("reversal", "all", m) for m in ("mse", "along", "domain")],
@@ -88,15 +88,13 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
 
 
 def test_the_shares_of_hostile_users_are_a_range():
-    told = adversarial.attempts(adversarial.Config(hostile=(0.05, 0.01)))
-    assert list(told) == [
-        "honest", "random 1%", "random 5%", "bandwagon 1%", "bandwagon 5%", "mirrored 5%",
-    ]  # fmt: skip
+    told = adversarial.attempts(adversarial.Config(hostile=(0.05, 0.01)), "shares")
+    assert list(told) == ["honest", "random 1%", "random 5%", "bandwagon 1%", "bandwagon 5%"]
     assert told["bandwagon 1%"] == (2, 0.01) and told["honest"] == (0, 0.0)
+    only = adversarial.attempts(adversarial.Config(), "hostile")
+    assert list(only) == ["honest", "random 5%", "bandwagon 5%", "mirrored 5%"]
     with pytest.raises(UserError, match="--hostile"):
         adversarial.attacked(adversarial.Config(hostile=(0.0,)), "hostile")
-    with pytest.raises(UserError, match="--rules 'modus' is none of"):
-        adversarial.attacked(adversarial.Config(rules=("modus",)), "hostile")
 
 
 def test_embeddings_that_are_learned_are_moved_with_the_stored_ones():
