@@ -12,9 +12,11 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
+from metajax.data.worlds.domains import TwoDomains
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.amortized import neural_process
 from metajax.learners.closed_form import ridge
+from metajax.learners.cold_start import cross_domain
 from metajax.learners.gradient.context import cavia
 from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.implicit import implicit
@@ -266,3 +268,57 @@ def _few_shot_rows() -> list[Row]:
 
 
 ROWS += _few_shot_rows()
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossedUsers:
+    """Users of `TwoDomains` whose source examples are their profile, with a support in the target.
+
+    The profile has the sums ``gram`` (D, D) and ``moment`` (D,), and the ridge solution ``vector``.
+    """
+
+    world: TwoDomains
+
+    def sample(self, key: jax.Array) -> Episode:
+        """One user; the first ``num_support`` target rows, or fewer, are the support."""
+        key_user, key_shots = jax.random.split(key)
+        source, target = self.world.sample(key_user)[1:]
+        x, count = source.inputs, self.world.num_support
+        gram, moment = x.T @ x, x.T @ source.label
+        vector = jnp.linalg.solve(gram + jnp.eye(len(gram)), moment)
+        shots = jax.random.randint(key_shots, (), 0, count + 1)
+        support = jax.tree.map(lambda x: x[:count], target)
+        query = jax.tree.map(lambda x: x[count:], target)
+        shown = (jnp.arange(count) < shots) * support.mask
+        profile = {"gram": gram, "moment": moment, "vector": vector}
+        return Episode(profile, support._replace(mask=shown), query)
+
+    def bayes(self, episode: Episode) -> jax.Array:
+        """The posterior mean given the rows of both domains, from their joint Gaussian."""
+        world, (x, label, mask) = self.world, episode.support
+        size = world.dim
+        block = jnp.array([[1.0, world.rho], [world.rho, 1.0]]) * (world.tau / world.sigma) ** 2
+        prior = jnp.linalg.inv(jnp.kron(block, jnp.eye(size)))
+        mean = jnp.tile(world.mean_weights, 2)
+        seen = x * mask[:, None]
+        zero = jnp.zeros((size, size))
+        gram = jnp.block([[episode.profile["gram"], zero], [zero, seen.T @ seen]])
+        moment = jnp.concatenate([episode.profile["moment"], seen.T @ (label * mask)])
+        return episode.query.inputs @ jnp.linalg.solve(prior + gram, prior @ mean + moment)[size:]
+
+
+def _cross_domain_rows() -> list[Row]:
+    """Learners whose prior comes from the profile."""
+    users = CrossedUsers(TwoDomains(rho=0.6, dim=3, marks=0, num_support=6, num_query=16))
+    source = lambda profile: (profile["gram"], profile["moment"])
+    joint = cross_domain.joint_prior((3, 3), source)
+    bridge = cross_domain.bridge_prior(cross_domain.mlp_bridge(3))
+    head = lambda prior: cross_domain.profile_ridge(identity(), zero(), prior)
+    still, strength = tree.under("prior/first"), tree.under("prior/log_precision")
+    return [
+        Row("joint_prior", head(joint), users, unlearned=still),
+        Row("bridge", head(bridge), users, unlearned=strength),
+    ]
+
+
+ROWS += _cross_domain_rows()

@@ -27,7 +27,7 @@ def code_of(page: str) -> str:
     "page",
     [
         *("tutorial", "large", "extend", "online", "decisions", "off_policy", "explain", "robust"),
-        *("privacy", "federated", "domains"),
+        *("privacy", "federated", "domains", "two_logs"),
     ],
 )
 def test_pages_import_only_what_exists(page):
@@ -70,6 +70,15 @@ def test_why_was_this_recommended_runs_as_it_stands(tmp_path):
 def test_what_people_choose_to_rate_runs_as_it_stands(tmp_path):
     plain, weighed, true = map(float, re.findall(r"\d\.\d\d", run("domains", tmp_path)))
     assert abs(weighed - true) < 0.1 < plain - true
+
+
+def test_two_logs_of_one_person_run_as_they_stand(tmp_path):
+    said = run("two_logs", tmp_path)
+    assert "320 people are in both" in said and "for person 350: music" in said
+    source, means = map(
+        float, re.findall(r"new people: ([\d.]+) with the source, ([\d.]+)", said)[0]
+    )
+    assert source < means / 2
 
 
 @pytest.mark.slow

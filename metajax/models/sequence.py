@@ -12,6 +12,7 @@ Vasilev, RecSys 2023 (the loss decides); Bengio and Senecal, 2008 (sampled softm
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -231,13 +232,18 @@ def gbce(
     it is 1, plain binary cross-entropy, whose probabilities are too large by 1/a; with t = 1 they
     are calibrated. Draws are uniform; those that are the target are left out.
 
+    All logits are shifted by log(power / n), at which the gradients of an item that follows as
+    often as any other cancel. No rank depends on it; without it the hidden vectors, whose length is
+    fixed, first turn to one direction to lower all logits, and learn nothing of the history.
+
     References: Petrov, Macdonald, "gSASRec", RecSys 2023.
     """
     count = drawn.items.shape[0]
     rate = count / items_VxD.shape[0]
     power = rate * (calibration * (1.0 - 1.0 / rate) + 1.0 / rate)
-    chosen = _chosen(hidden_LxD, items_VxD, target)
-    logits_Lxn = _logits(hidden_LxD, items_VxD[drawn.items])
+    shift = math.log(power / count)
+    chosen = _chosen(hidden_LxD, items_VxD, target) + shift
+    logits_Lxn = _logits(hidden_LxD, items_VxD[drawn.items]) + shift
     other_Lxn = drawn.items[None, :] != target[:, None]
     against = jnp.sum(jnp.where(other_Lxn, jax.nn.log_sigmoid(-logits_Lxn), 0.0), axis=1)
     return -(power * jax.nn.log_sigmoid(chosen) + against) / (count + 1)

@@ -154,6 +154,7 @@ NOT_JUDGING = {
     ("trust/own_data.py", "with_table"),
     ("trust/adversarial_arms.py", "embedded"),
     ("domains/chosen_arms.py", "penalized"),
+    ("domains/cross_arms.py", "trial"),
 }
 """Functions that make a learner of a learner, and a loss that is trained: they call ``adapt``."""
 

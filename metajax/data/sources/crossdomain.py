@@ -95,3 +95,27 @@ def shared_users(first: Interactions, second: Interactions) -> int:
     n = min(first.num_users, second.num_users)
     alike = first.user_ids[:n] == second.user_ids[:n]
     return n if alike.all() else int(np.argmin(alike))
+
+
+FOUR_DOMAINS = ("amazon-beauty", "amazon-electronics", "amazon-grocery4", "amazon-home")
+"""Names of the domains of `four_domains`, in the order of the file."""
+
+
+def four_domains(folder: Path | str, name: str) -> Interactions:
+    """One of four Amazon domains, implicit, with days; 1,994 users are in all four.
+
+    Users keep one number over all domains, in ``user_ids``. ``amazon-grocery4`` is not the data set
+    amazon-grocery, whose users and items are others.
+
+    Args:
+      folder: that of the file, or its parent.
+      name: of `FOUR_DOMAINS`.
+    """
+    folder = dataset_folder(folder, "amazon-four-domains")
+    path = required(folder, "four_domains.npz", "amazon-four-domains")
+    found = arrays(path, ["n_events", "domain", "item", "day"])
+    user = np.repeat(np.arange(len(found["n_events"])), found["n_events"])
+    mine = found["domain"] == FOUR_DOMAINS.index(name)
+    time = found["day"][mine].astype(np.int64) * 86_400
+    ones = np.ones(int(mine.sum()))
+    return assemble(name, user[mine], found["item"][mine], ones, time, IMPLICIT)

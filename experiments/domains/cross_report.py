@@ -1,0 +1,160 @@
+"""Tables and pictures of cross_domain, read from records alone."""
+
+import pathlib
+from collections.abc import Iterable
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from metajax.results import intervals, plots, records
+
+ITEM, FOLD_IN, NO_SOURCE = "item mean", "target-only fold-in", "ours, no source"
+CMF, EMCDR, EMCDR_MLP = "CMF", "EMCDR, linear", "EMCDR, MLP"
+TMCDR, PTUPCDR, OURS, BY_EM = "TMCDR", "PTUPCDR", "ours", "ours, by EM alone"
+WRONG_EMCDR, WRONG_OURS = "EMCDR, linear, mismatched", "ours, mismatched"
+SHOWN = ("k=0", "k=1", "k=5", records.ALL)
+"""The conditions of the tables; all of a support is 10 rows."""
+NAMES = {"k=0": "K=0", "k=1": "K=1", "k=5": "K=5", records.ALL: "K=10"}
+RIVALS = (FOLD_IN, EMCDR, EMCDR_MLP, TMCDR, PTUPCDR)
+
+
+def roles(names: Iterable[str]) -> dict[str, str]:
+    """The role of each arm."""
+    found = dict.fromkeys(names, records.BASELINE)
+    found |= dict.fromkeys((NO_SOURCE, BY_EM), records.ABLATION)
+    return found | {WRONG_EMCDR: records.CONTROL, WRONG_OURS: records.CONTROL, OURS: records.METHOD}
+
+
+def metrics(record: records.Record) -> tuple[str, str]:
+    """The metrics of the record's labels: an error or AUC first, then nDCG."""
+    return ("auc", "ndcg@10") if record.extra["implicit"] else ("mse", "ndcg@5")
+
+
+TOLD = {"mse": "MSE", "ndcg@5": "nDCG@5", "auc": "AUC", "ndcg@10": "nDCG@10"}
+
+
+def signed(gap: intervals.Interval) -> str:
+    """A difference with its interval; a star where the interval excludes 0."""
+    star = "*" if gap.low > 0 or gap.high < 0 else ""
+    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{star}"
+
+
+def of(record: records.Record, scenario: str, arm: str, condition: str, metric: str) -> np.ndarray:
+    """The scores (S, users) of an arm; one without a support has the same at every K."""
+    return record.of(scenario, arm, condition, metric)
+
+
+def report(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the tables and saves the pictures."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 200)
+    for scenario in record.extra["scenarios"]:
+        console.print(values(record, scenario))
+        console.print(gaps(record, scenario))
+    for line in notes(record):
+        print(line)
+    curve(record, folder / "shots.png")
+    picture(record, folder / "gaps.png")
+    print(f"plots  {folder}/shots.png, gaps.png")
+
+
+def values(record: records.Record, scenario: str) -> Table:
+    """Each arm's error and ranking after K ratings."""
+    metric, rank = metrics(record)
+    people = record.of(scenario, OURS, records.ALL, metric).shape[1]
+    head = "RMSE" if metric == "mse" else TOLD[metric]
+    shown = Table(title=f"{record.dataset}, {scenario}: {people} people, new in the target")
+    shown.add_column("arm", no_wrap=True)
+    for name, one in ((head, metric), (TOLD[rank], rank)):
+        for condition in SHOWN:
+            shown.add_column(f"{name} {NAMES[condition]}", justify="right", no_wrap=True)
+        del one
+    for arm in record.arms:
+        cells = []
+        for one in (metric, rank):
+            for condition in SHOWN:
+                mean = records.interval(record.of(scenario, arm.name, condition, one), one)
+                cells.append(f"{mean.mean:.3f}")
+        shown.add_row(arm.name, *cells)
+    return shown
+
+
+def gaps(record: records.Record, scenario: str) -> Table:
+    """Ours minus each arm, paired by person."""
+    metric, rank = metrics(record)
+    shown = Table(title=f"{record.dataset}, {scenario}: ours minus the arm, paired by person")
+    shown.add_column("arm", no_wrap=True)
+    for one in (metric, rank):
+        for condition in ("k=0", "k=5"):
+            shown.add_column(f"{TOLD[one]} {NAMES[condition]}", justify="right", no_wrap=True)
+    for arm in record.arms:
+        if arm.name != OURS:
+            cells = [
+                signed(gap(record, scenario, arm.name, condition, one))
+                for one in (metric, rank)
+                for condition in ("k=0", "k=5")
+            ]
+            shown.add_row(arm.name, *cells)
+    return shown
+
+
+def gap(
+    record: records.Record, scenario: str, arm: str, condition: str, metric: str
+) -> intervals.Interval:
+    """Ours minus an arm."""
+    get = lambda name: record.of(scenario, name, condition, metric)
+    return records.difference(get(OURS), get(arm))
+
+
+def notes(record: records.Record) -> list[str]:
+    """What stands below the tables."""
+    metric = metrics(record)[0]
+    told, low = record.extra, metric == "mse"
+    lines = [
+        f"{told['shared']} people are in both domains; judged are hidden people with at least 13 "
+        "target rows. Intervals are over people, seeds averaged first; * excludes 0. "
+        + ("Below 0, ours is ahead." if low else "Above 0, ours is ahead."),
+    ]
+    if told["implicit"]:
+        lines.append("A row is an event (1) or an item drawn at random (0), as many of each.")
+    for scenario in told["scenarios"]:
+        for condition in ("k=0", "k=5"):
+            found = {a: gap(record, scenario, a, condition, metric) for a in RIVALS}
+            ahead = [a for a, g in found.items() if (g.high < 0 if low else g.low > 0)]
+            behind = [a for a, g in found.items() if (g.low > 0 if low else g.high < 0)]
+            lines.append(
+                f"{scenario}, {NAMES[condition]}, {TOLD[metric]}: ours is ahead of "
+                f"{len(ahead)} of {len(RIVALS)} ({', '.join(ahead) or 'none'}), "
+                f"behind {len(behind)} ({', '.join(behind) or 'none'})"
+            )
+    return lines
+
+
+def curve(record: records.Record, path: pathlib.Path) -> None:
+    """Saves the error over K where the fewest are hidden."""
+    metric, scenario = metrics(record)[0], record.extra["scenarios"][0]
+    arms = (ITEM, FOLD_IN, CMF, EMCDR, TMCDR, PTUPCDR, OURS)
+    places = np.arange(len(SHOWN))
+    with plots.page(path, 2.9) as axes:
+        for i, arm in enumerate(arms):
+            rows = [records.interval(record.of(scenario, arm, c, metric), metric) for c in SHOWN]
+            axes.plot(places, [r.mean for r in rows], label=arm, **plots.look(i))
+        axes.set_xticks(places, [NAMES[c].removeprefix("K=") for c in SHOWN])
+        axes.set_xlabel("ratings in the target")
+        axes.set_ylabel("RMSE" if metric == "mse" else TOLD[metric])
+        axes.grid(alpha=0.25, linewidth=0.4)
+        plots.legend(axes, len(arms))
+
+
+def picture(record: records.Record, path: pathlib.Path) -> None:
+    """Saves ours minus each rival, for every share of hidden people."""
+    metric = metrics(record)[0]
+    rows = [
+        (f"{scenario}, {NAMES[c]}: {arm}", gap(record, scenario, arm, c, metric))
+        for scenario in record.extra["scenarios"]
+        for c in ("k=0", "k=5")
+        for arm in RIVALS
+    ]
+    plots.forest(rows, path, f"{TOLD[metric]}: ours minus the arm")

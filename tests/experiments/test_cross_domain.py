@@ -1,0 +1,103 @@
+"""The experiment on two domains: who is hidden, what is refused, its stored records."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from experiments.domains import cross_data as data
+from experiments.domains import cross_domain as experiment
+from experiments.domains import cross_factors as factors
+from experiments.domains import cross_report as report
+from metajax.data import shared_users
+from metajax.data.features import behavior
+from metajax.data.table import Features, Interactions
+from metajax.results import records
+from metajax.settings import Output
+from metajax.types import UserError
+
+
+def log(name: str, people: range, rows: int, seed: int) -> Interactions:
+    """A log in which each of these people rates so many of 30 items."""
+    rng = np.random.default_rng(seed)
+    user = np.repeat(np.arange(len(people)), rows).astype(np.int32)
+    item = np.concatenate([rng.permutation(30)[:rows] for _ in people]).astype(np.int32)
+    label = rng.integers(1, 6, len(user)).astype(np.float32)
+    ids = np.array([f"p{i}" for i in people])
+    sides = Features(), Features()
+    return Interactions(name, user, item, label, None, ids, np.arange(30), *sides, (1.0, 5.0))
+
+
+PAIR = shared_users.paired(log("a", range(60), 15, 0), log("b", range(40, 140), 15, 1))
+
+
+def test_people_without_enough_rows_to_compare_get_one_line():
+    with pytest.raises(UserError, match="users for test, who need 13 rows in b"):
+        data.split(PAIR, 0.2)
+
+
+def test_hidden_people_are_in_one_part_alone():
+    pair = shared_users.paired(log("a", range(140), 15, 0), log("b", range(140), 15, 1))
+    parts = data.split(pair, 0.5)
+    test, valid, train = (set(parts[k].tolist()) for k in ("test", "valid", "train"))
+    assert len(test) == 70 and not (test & valid or test & train or valid & train)
+    assert test | valid == set(parts["unseen"].tolist())
+
+
+def test_ratings_and_events_are_not_paired(tmp_path):
+    for name, rating in (("rated", ",{}"), ("bought", "")):
+        head = "user,item" + (",rating" if rating else "")
+        rows = [f"p{i},x{j}{rating.format(1 + j)}" for i in range(12) for j in range(3)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([head, *rows, ""]))
+    paths = [str(tmp_path / f"{name}.csv") for name in ("rated", "bought")]
+    with pytest.raises(UserError, match=r"has ratings and .* has events"):
+        data.loaded(paths[0], paths[1], None)
+
+
+def test_an_unknown_genre_gets_one_line():
+    with pytest.raises(UserError, match="no genre 'Jazz' in ml-1m; the genres are Action"):
+        data.domain("ml-1m:Jazz", "ml-1m:Drama", None)
+
+
+def test_both_domains_as_one_log_keep_their_people_and_items_apart():
+    both = factors.stacked(PAIR)
+    assert both.num_users == 140 and both.num_items == 60 and len(both) == 60 * 15 + 100 * 15
+    target = both.item >= 30
+    shared = np.isin(np.unique(both.user[target]), np.unique(both.user[~target])).sum()
+    assert shared == PAIR.shared == 20
+
+
+def test_the_sums_of_a_person_and_the_noise_by_hand():
+    x, y = np.array([[1.0], [2.0], [1.0]]), np.array([1.0, 2.0, 3.0])
+    gram, moment, square = behavior.sums(np.array([0, 0, 1]), x, y, 1)
+    assert (gram.item(), moment.item(), square.item()) == (5.0, 5.0, 5.0)
+    assert behavior.noise(gram, moment, square, 2.0) == pytest.approx((5 - 25 / 6) / 2)
+
+
+def test_no_column_of_a_training_user_was_fitted_to_that_user():
+    """Whoever changes all their ratings changes no column that their own task sees."""
+    pair = shared_users.paired(log("a", range(90), 15, 0), log("b", range(90), 15, 1))
+    known = np.arange(len(pair.target))
+    mine = pair.target.user == 7
+    changed = dataclasses.replace(
+        pair.target, label=np.where(mine, 6 - pair.target.label, pair.target.label)
+    )
+    of = data.side(pair.target, known)
+    other = data.side(changed, known)
+    fold = of.fold[7]
+    np.testing.assert_allclose(of.held_out[1][fold], other.held_out[1][fold], atol=0.02)
+
+
+@pytest.mark.parametrize("name", [r.stem for r in records.files(records.RESULTS, "cross_domain-*")])
+def test_a_stored_record_prints_its_tables_and_draws(name, tmp_path, capsys):
+    source, _, target = name.removeprefix("cross_domain-").partition("-to-")
+    config = experiment.Config(output=Output(from_records=True, out=tmp_path))
+    path = lambda short: short.replace("ml-1m-", "ml-1m:").title().replace("Ml-1M", "ml-1m")
+    if source.startswith("ml-1m"):
+        source, target = path(source), path(target)
+    config = dataclasses.replace(config, source=source, dataset=target)
+    assert experiment.name_of(config) == name
+    experiment.main(config)
+    said = capsys.readouterr().out
+    assert report.PTUPCDR in said and "K=10" in said
+    assert (tmp_path / "shots.png").is_file() and (tmp_path / "gaps.png").is_file()
