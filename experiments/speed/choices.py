@@ -2,9 +2,7 @@
 
 A processor's core likes few tasks at a time, which stay in its cache, and supports cut to their
 length; a graphics card likes all tasks at once, as far as its memory goes. The choices for a card
-rest on one run on an H200 beside which compilers were at work, so that its times say which way is
-ahead and not by how much: supports cut to length in chunks of 256 were behind, and kernel gradients
-by rows were ahead of patches and of shifted products.
+rest on two runs on an H200, of which the second is stored; the notebook has the figures of both.
 """
 
 from typing import Any, NamedTuple
@@ -60,6 +58,8 @@ class How(NamedTuple):
       num_outer: outer steps a program.
       convolve: the convolution of W2.
       normalize: the normalization of W2.
+      reverse: the outer gradient transposes the inner gradient as one writes it first, and does
+        not take `curvature.inner_gradient`.
       scanned: whether layers are a loop, which is compiled once for all of them.
       one_hot: tables of at most this many rows are looked up in W3 by a product with one-hot rows,
         whose gradient is a product too and not additions to a few addresses.
@@ -75,6 +75,7 @@ class How(NamedTuple):
     num_outer: int = 1
     convolve: conv.Convolve = conv.patch_convolution
     normalize: conv.Normalize = conv.batch_statistics
+    reverse: bool = False
     scanned: bool = False
     one_hot: int = 0
     one_kernel: int = 0
@@ -103,8 +104,8 @@ HOW: dict[str, dict[str, How]] = {
     },
     "gpu": {
         "W1": How(chunk_size=8192, num_outer=50),
-        "W2": How(chunk_size=1024),
-        "W2q15": How(chunk_size=256),
+        "W2": How(chunk_size=1024, reverse=True),
+        "W2q15": How(chunk_size=256, reverse=True),
         "W3": How(chunk_size=512, lengths=(20,), one_hot=32),
         "W4": How(chunk_size=256, options=LIBRARY_PRODUCTS),
         "W4h": How(chunk_size=256, options=LIBRARY_PRODUCTS),
@@ -113,13 +114,13 @@ HOW: dict[str, dict[str, How]] = {
 """Platform -> workload -> what was fastest there, or on a card what its memory allows."""
 
 
-ON_CHIP = {"convolve": on_chip.chip_convolution, "options": LIBRARY_PRODUCTS}
+ON_CHIP = {"convolve": on_chip.chip_convolution, "reverse": False}
 ONE_PASS = ON_CHIP | {"normalize": one_pass}
 
 NARROW: dict[str, How] = {
-    "W2": HOW["gpu"]["W2"]._replace(**ONE_PASS),
-    "W2q15": HOW["gpu"]["W2q15"]._replace(**ONE_PASS),
-    "W3": How(chunk_size=4096, one_hot=32, num_outer=10),
+    "W2": HOW["gpu"]["W2"]._replace(**ON_CHIP),
+    "W2q15": HOW["gpu"]["W2q15"]._replace(**ON_CHIP),
+    "W3": HOW["gpu"]["W3"]._replace(num_outer=10),
 }
 """Workload -> what was fastest on a card with bfloat16 activations, if it is something else."""
 
@@ -146,11 +147,13 @@ OTHERS: dict[str, dict[str, How]] = {
         on_chip_one_pass=ONE_PASS,
         on_chip_ten_steps=ONE_PASS | {"num_outer": 10},
         on_chip_remat=ONE_PASS | {"remat": True},
-        rows={"convolve": row_convolution},
+        rows={"convolve": row_convolution, "reverse": False},
+        patches={"reverse": False},
         thin={"convolve": thin_convolution},
         shifted={"convolve": conv.shifted_convolution},
         one_pass={"normalize": one_pass},
         library_products={"options": LIBRARY_PRODUCTS},
+        on_chip_library_products=ON_CHIP | {"options": LIBRARY_PRODUCTS},
         lax_conv={"convolve": conv.ordinary_convolution},
     ),
     "W3": _others(
@@ -175,14 +178,14 @@ OTHERS: dict[str, dict[str, How]] = {
 """Workload -> other ways that a card is asked to measure beside, so that a choice can be made."""
 
 QUICK: dict[tuple[str, int, str], str] = {
-    ("W4", 1, "bf16"): "scanned library products",
+    ("W4", 1, "bf16"): "tuned; scanned library products; plain",
     ("W4", 1, "tf32"): "",
-    ("W2", 1, "bf16"): "on chip; plain",
-    ("W2", 5, "bf16"): "",
-    ("W3", 5, "bf16"): "halves ten steps",
+    ("W2", 1, "bf16"): "on chip one pass; plain",
+    ("W2", 5, "bf16"): "plain",
+    ("W3", 5, "bf16"): "whole ten steps; plain",
     ("W3", 5, "tf32"): "plain",
-    ("W1", 5, "tf32"): "one kernel of eight warps; plain",
-    ("W2", 1, "tf32"): "plain",
+    ("W1", 5, "tf32"): "plain",
+    ("W2", 1, "tf32"): "patches; plain",
 }
 """Workload, inner steps and precision -> what ``--quick`` measures beside the choice."""
 

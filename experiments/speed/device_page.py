@@ -29,6 +29,17 @@ divided by that of an 8192 x 8192 product in the same precision. *of copy* is th
 that the compiler counts as accessed, divided by that of a copy of 2 GB (counted as read and
 written); it can exceed 1, because accesses to the cache count too. Both are measured in the same
 run. The loop over tasks is timed on 8 tasks.
+
+- *metajax* is what was chosen before the run. `experiments/speed/choices.py` was set from it since:
+  W2 takes *on chip* in bf16 and is differentiated like *plain* in tf32; W3 in bf16 takes *halves
+  ten steps*. *ten steps* scans ten outer steps in a program, as *metajax* does in W1 (50).
+- *on chip* convolves without an array of patches (`experiments/speed/on_chip.py`), and leaves
+  other products to cuBLAS, as *library products* does; *metajax* in W2, bf16, also takes both
+  moments of a normalization in one pass; *one kernel* has the whole inner loop of a task in one
+  kernel (`experiments/speed/one_kernel.py`); *halves* cuts the supports of the shorter half.
+- The compilers of all ways ran side by side, so that *compile s* is longer than it is alone.
+  Nothing compiled while ways were timed, but for the rows of *torch.func compiled*, the last.
+- A way that takes more than 100 s to compile is left out, as all of W4 was.
 """
 
 

@@ -287,6 +287,28 @@ def _gradient(
     return outer_gradient.sorted_by_length(found) if how.lengths else found
 
 
+def _task(
+    apply: Callable,
+    loss: losses.Loss,
+    problem: problems.Problem,
+    num_steps: int,
+    second_order: bool,
+) -> Callable[[PyTree, PyTree, Episode], jax.Array]:
+    """(learned, frozen, episode) -> the outer loss of a task, as one writes it first."""
+
+    def task(learned: PyTree, frozen: PyTree, episode: Episode) -> jax.Array:
+        fast, rest = tree.partition(tree.merge(learned, frozen), problem.adapts)
+        score = lambda fast, e: loss(apply(tree.merge(fast, rest), (), e.inputs), e.label, e.mask)
+        for _ in range(num_steps):
+            grads = jax.grad(score)(fast, episode.support)
+            if not second_order:
+                grads = jax.lax.stop_gradient(grads)
+            fast = jax.tree.map(lambda p, g: p - problem.rate * g, fast, grads)
+        return score(fast, episode.query)
+
+    return task
+
+
 def library(
     name: str,
     num_steps: int,
@@ -307,8 +329,7 @@ def library(
       narrow: compute in bfloat16.
       outer: another outer optimizer than `OUTER`.
     """
-    outer = outer or OUTER
-    how = how or chosen(name, narrow=narrow)
+    outer, how = outer or OUTER, how or chosen(name, narrow=narrow)
     problem, workload = problems.make(name, num_tasks), WORKLOADS[name]
     learned, frozen = _split(problem)
 
@@ -325,6 +346,9 @@ def library(
         network = jax.checkpoint(network) if how.remat else network
         model = _with(network, frozen, narrow)
         learner = nested(workload.learner(model, problem, num_steps, second_order, narrow, how))
+        if how.reverse:
+            task = _task(model.apply, workload.loss, problem, num_steps, second_order)
+            learner = learner._replace(loss=lambda p, e, key: (task(p, frozen, e), {}))
         gradient_fn = _gradient(learner, how, workload.prepare)
         if how.one_kernel:
             gradient_fn = one_kernel.gradient(problem.rate, num_steps, second_order, how.one_kernel)
@@ -363,15 +387,7 @@ def plain(
     apply = mixed(Model(lambda *_: {}, apply)).apply if narrow else apply
     learned, frozen = _split(problem)
 
-    def task(learned: PyTree, frozen: PyTree, episode: Episode) -> jax.Array:
-        fast, rest = tree.partition(tree.merge(learned, frozen), problem.adapts)
-        score = lambda fast, e: loss(apply(tree.merge(fast, rest), (), e.inputs), e.label, e.mask)
-        for _ in range(num_steps):
-            grads = jax.grad(score)(fast, episode.support)
-            if not second_order:
-                grads = jax.lax.stop_gradient(grads)
-            fast = jax.tree.map(lambda p, g: p - problem.rate * g, fast, grads)
-        return score(fast, episode.query)
+    task = _task(apply, loss, problem, num_steps, second_order)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def run(state: tuple, data: PyTree):

@@ -76,7 +76,7 @@ def test_moments_of_one_pass_are_those_of_two():
 
 
 CHEAP = [("W1", "metajax, one kernel"), ("W1", "metajax, sums")]
-DEAR = [("W2", f"metajax, {way}") for way in ("on chip one pass", "thin", "on chip remat")]
+DEAR = [("W2", f"metajax, {way}") for way in ("on chip one pass", "patches", "on chip remat")]
 DEAR += [("W3", f"metajax, {way}") for way in ("whole", "whole looked up", "quarters")]
 DEAR += [("W4", "metajax, scanned"), ("W4", "metajax, remat")]
 
