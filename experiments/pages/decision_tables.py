@@ -88,7 +88,8 @@ MAKERS = (
 
 DECISIONS = tuple(name for name, _ in MAKERS)
 TRUST = (
-    "explain-ml-100k", "adversarial-ml-100k-lies", "adversarial-ml-100k-moved",
+    "explain-ml-100k", "adversarial-ml-100k-lies", "adversarial-ml-1m-lies",
+    "adversarial-ml-100k-moved",
     "adversarial-ml-100k-embeddings", "adversarial-ml-100k-hostile", "adversarial-ml-100k-shares",
     "adversarial-domains",
     "federated-ml-1m", "private-ml-1m",

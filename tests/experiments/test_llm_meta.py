@@ -201,6 +201,6 @@ def test_all_ways_stand_in_one_record(tmp_path, monkeypatch, capsys):
         assert np.isfinite(own).all() and own.shape == (1, 6)
     asked = record.of(report.SCENARIO, prompts.RATING, "k=3", "ndcg@5")
     assert np.isnan(asked).sum() == 4
-    assert "shuffled labels" in said and (tmp_path / "out" / "curves.png").is_file()
+    assert "shuffled labels" in said and (tmp_path / "out" / "curves-LoRA.png").is_file()
     again = records.read(next((tmp_path / "out").glob("*.record")))
     assert again.extra["prompt"] == record.extra["prompt"]

@@ -52,9 +52,9 @@ def test_every_recipe_learns_to_walk(tmp_path, monkeypatch):
     monkeypatch.setattr(sasrec, "load", lambda config: walkers())
     options = {"window": 6, "width": 16, "num_layers": 1, "epochs": 200, "dropout": 0.0}
     options |= {"drawn": 8, "rate": 0.01}
-    config = sasrec.Config(Output(tmp_path / "out"), also=(*sasrec.RECIPES,), **options)
+    config = sasrec.Config(Output(tmp_path / "out"), also=("gbce", "esasrec", "hstu"), **options)
     record = sasrec.main(config)
-    for arm in (sasrec.SASREC, *sasrec.RECIPES.values()):
-        hit = record.of("leave-one-out", arm, next_item.UNMASKED, "hit@10")
-        assert hit.mean() > 0.9, arm
-    assert record.of("leave-one-out", "popularity", next_item.UNMASKED, "hit@10").mean() < 0.8
+    ndcg = lambda arm: record.of("leave-one-out", arm, next_item.UNMASKED, "ndcg@10").mean()
+    for arm in (sasrec.SASREC, "SASRec, gBCE", "eSASRec", "HSTU, full softmax"):
+        assert ndcg(arm) > 0.8, arm
+    assert ndcg("popularity") < 0.6  # a random place among twelve has .42

@@ -112,10 +112,10 @@ def every_second(first: int) -> evaluate.Alteration:
 
 def rank_correlation(a: jax.Array, b: jax.Array) -> float:
     """Spearman's correlation of two columns (T,); 0 where one of them is constant."""
-    a, b = np.asarray(a), np.asarray(b)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
+    first, second = np.asarray(a), np.asarray(b)
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
-    return float(scipy.stats.spearmanr(a, b).statistic)
+    return float(scipy.stats.spearmanr(first, second).statistic)
 
 
 def judged(

@@ -74,17 +74,21 @@ def show(record: records.Record) -> None:
 
 
 def draw(record: records.Record, folder: pathlib.Path) -> None:
-    """Saves the root mean squared error over the number of ratings, a line for each arm."""
-    shots, path = shots_of(record), folder / "curves.png"
-    with plots.page(path, 3.6) as axes:
-        shown = [name for name in record.names() if not name.startswith(RATING)]
-        for i, name in enumerate(shown):
-            keys = [records.Key(record.scenario, name, f"k={k}", "mse") for k in shots]
-            means = [records.interval(record.scores[key], "mse").mean for key in keys]
-            axes.plot(np.arange(len(shots)), means, label=name, **plots.look(i))
-        axes.set_xticks(np.arange(len(shots)), [str(k) for k in shots])
-        axes.set_xlabel("ratings known of the person")
-        axes.set_ylabel("RMSE in stars (lower is better)")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(shown))
-    print(f"plot   {path}")
+    """Saves the root mean squared error over the number of ratings, a plot for each adapter."""
+    shots, others = shots_of(record), (arm(LAST, SECOND), baselines.A1, baselines.A7)
+    for kind in (PROMPT, LORA):
+        path = folder / f"curves-{kind.replace(' ', '-')}.png"
+        own = [name for name in record.names() if name.startswith(f"{kind}, ")]
+        shown = [*own, *(name for name in others if name in record.names())]
+        with plots.page(path, 3.2) as axes:
+            for i, name in enumerate(shown):
+                keys = [records.Key(record.scenario, name, f"k={k}", "mse") for k in shots]
+                means = [records.interval(record.scores[key], "mse").mean for key in keys]
+                label = name.removeprefix(f"{kind}, ")
+                axes.plot(np.arange(len(shots)), means, label=label, **plots.look(i))
+            axes.set_xticks(np.arange(len(shots)), [str(k) for k in shots])
+            axes.set_xlabel("ratings known of the person")
+            axes.set_ylabel(f"RMSE in stars, {kind}")
+            axes.grid(alpha=0.25, linewidth=0.4)
+            plots.legend(axes, len(shown))
+        print(f"plot   {path}")
