@@ -33,6 +33,7 @@ LIBRARY = {
 PARTS = {
     "task_logs": "online_meta",
     "new_task_arms": "new_task",
+    "cross_data": "cross_domain",
     "few_shot": "omniglot",
     "titles": "llm_rec",
     "label_arms": "multi_label",
