@@ -172,6 +172,17 @@ def measured(config: Config) -> records.Record:
     return record
 
 
+def pairs() -> dict[str, tuple[str, str]]:
+    """What is compared: a short name -> (row, other row)."""
+    found = {"all - nothing": (ALL, NOTHING), "all, no dropout - nothing": (PLAIN, NOTHING)}
+    found |= {"all: dropout - none": (ALL, PLAIN)}
+    found |= {f"all - {without(m)}": (ALL, without(m)) for m in MODALITIES}
+    found |= {f"all - {permuted(m)}": (ALL, permuted(m)) for m in MODALITIES}
+    found |= {f"{alone(m)} - nothing": (alone(m), NOTHING) for m in MODALITIES}
+    missed = lambda m: (missing(m, ALL), missing(m, PLAIN))
+    return found | {f"{m} missing: dropout - none": missed(m) for m in MODALITIES}
+
+
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     heads = shots.columns(record, "20")
@@ -179,19 +190,16 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     items = record.of(graph_report.SCENARIO, NOTHING, records.ALL, "mae").shape[1]
     title = f"{record.dataset}, {items} new items"
     shots.table(title, measure, record.names(), heads, 4)
-    pairs = [(ALL, NOTHING), (PLAIN, NOTHING), (ALL, PLAIN)]
-    pairs += [(ALL, without(m)) for m in MODALITIES] + [(ALL, permuted(m)) for m in MODALITIES]
-    pairs += [(alone(m), NOTHING) for m in MODALITIES]
-    pairs += [(missing(m, ALL), missing(m, PLAIN)) for m in MODALITIES]
-    shots.differences(title, measure, pairs, heads, 4)
-    told = ", ".join(f"{name} {count}" for name, count in record.extra["known"].items())
-    print(f"Known of {record.extra['items']} items: {told}.")
+    told = pairs()
+    shots.differences(title, measure, list(told.values()), heads, 4)
+    known = ", ".join(f"{name} {count}" for name, count in record.extra["known"].items())
+    print(f"Known of {record.extra['items']} items: {known}.")
     print("Intervals are over items, seeds averaged first. Below 0 the first row is better.")
     lines = (NOTHING, ALL, PLAIN, *map(alone, MODALITIES))
     axis = f"ratings of the new item ({record.dataset})"
     shots.curves(measure, lines, heads, folder / "mae.png", axis)
-    gaps = [(f"{a} - {b}", measure.gap(a, b, COLD)) for a, b in pairs]
-    plots.forest(gaps, folder / "differences.png", f"MAE before any rating ({record.dataset})")
+    gaps = [(short, measure.gap(a, b, COLD)) for short, (a, b) in told.items()]
+    plots.forest(gaps, folder / "differences.png", "MAE at K = 0")
     print(f"plots  {folder}/mae.png, differences.png")
 
 

@@ -128,7 +128,7 @@ def topics(counts: Sparse, dim: int) -> np.ndarray:
     weighted = kept @ scipy.sparse.diags(np.log(counts.shape[0] / seen[seen > 1]))
     length = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
     x = scipy.sparse.csr_matrix(scipy.sparse.diags(1 / np.where(length > 0, length, 1)) @ weighted)
-    smallest = min(x.shape)
+    smallest = min(counts.shape[0], int((seen > 1).sum()))
     left, size, _ = scipy.sparse.linalg.svds(x, min(dim, smallest - 1), v0=np.ones(smallest))
     return left * size
 
