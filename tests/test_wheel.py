@@ -47,11 +47,15 @@ def test_the_wheel_holds_one_package(wheel):
     assert not [name for name in names if "test" in name or name.startswith("paper")]
 
 
-def test_the_experiments_of_the_wheel_are_listed_and_run(unpacked, tmp_path):
+def test_the_experiments_of_the_wheel_are_listed(unpacked, tmp_path):
     (tmp_path / "experiments").mkdir()  # a folder of the user's own hides nothing
     (tmp_path / "experiments" / "__init__.py").write_text("raise ImportError('not this one')")
     listed = run(tmp_path, unpacked, "-m", "metajax", "experiments")
     assert "python -m metajax.experiments NAME" in listed and "  maml " in listed
+
+
+@pytest.mark.slow
+def test_an_experiment_of_the_wheel_runs(unpacked, tmp_path):
     small = ("--dataset", "synthetic", "--seeds", "1", "--num-steps", "4", "--num-tasks", "2")
     shown = run(tmp_path, unpacked, "-m", "metajax", "experiments", "fold_in", *small)
     assert "A2 fold-in" in shown and (tmp_path / "out").is_dir()

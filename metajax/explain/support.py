@@ -74,13 +74,13 @@ def halfway_influence(score: Score, episode: Episode) -> jax.Array:
 
     The derivative at the middle of the way from counting to not counting (the midpoint rule): it
     errs by the third derivative, not the second, so that it ranks well where one interaction is
-    much of a small support. It takes a forward derivative of ``adapt`` for each interaction, which
-    is dearer than `leave_one_out` itself: it shows what `influence` misses.
+    much of a small support. It takes a derivative of ``adapt`` for each interaction, which is
+    dearer than `leave_one_out` itself: it shows what `influence` misses.
     """
     _, label, mask = episode.support
 
     def one(row_N: jax.Array) -> jax.Array:
-        return jax.jvp(lambda w: score(w, label), (mask * (1.0 - 0.5 * row_N),), (row_N,))[1]
+        return jax.jacrev(score)(mask * (1.0 - 0.5 * row_N), label) @ row_N
 
     return _real(jax.vmap(one)(jnp.eye(len(mask), dtype=mask.dtype)), mask)
 

@@ -185,8 +185,8 @@ def test_a_plot_that_fails_loses_no_record(monkeypatch, capsys, tmp_path):
     config = maml.Config(
         output=Output(tmp_path),
         data=Data("synthetic"),
-        training=Training(seeds=1, num_steps=2, num_tasks=2),
-        hidden=(4,),
+        training=Training(seeds=2, num_steps=4, num_tasks=4),  # compiled by the test above
+        hidden=(8,),
     )
     with pytest.raises(OSError, match="no fonts"):
         fold_in.main(config)

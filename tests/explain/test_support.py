@@ -57,6 +57,18 @@ def test_halfway_influence_is_leaving_out_where_the_score_is_quadratic():
     assert float(jnp.abs(support.influence(score, episode) - truth).max()) > 0.1
 
 
+def test_halfway_influence_is_nearer_to_leaving_out_of_a_learner_with_inner_steps():
+    learner, episode = LEARNERS["maml"], task()
+    params = learner.init(KEY, episode)
+    score = support.adapted(learner, params, episode, KEY)
+    truth, ways = (
+        support.leave_one_out(score, episode),
+        (support.halfway_influence, support.influence),
+    )
+    halfway, first = (float(jnp.abs(way(score, episode) - truth).max()) for way in ways)
+    assert halfway < 0.5 * first
+
+
 @pytest.mark.parametrize("name", ["maml", "implicit", "process"])
 def test_influence_ranks_a_support_as_leaving_one_out_does(name):
     truth, told = both(name)
