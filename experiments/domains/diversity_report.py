@@ -12,7 +12,7 @@ REAL, KINDS, FREQUENT, RARE = "user_cold", "kinds", "frequent kind", "rare kinds
 UNIFORM, ALIKE, DPP, HARD = "uniform", "alike", "DPP", "hard tasks"
 RANDOM, BAYES = "DPP, random codes", "Bayes"
 ROLES = {UNIFORM: records.BASELINE, DPP: records.METHOD, ALIKE: records.ABLATION}
-ROLES |= {HARD: records.ABLATION, RANDOM: records.CONTROL}
+ROLES |= {HARD: records.ABLATION, RANDOM: records.CONTROL, BAYES: records.BASELINE}
 MARGIN = 0.01
 """Differences of MAE within it count as none, as registered."""
 REGISTERED = ("ml-1m", 3301)
@@ -37,7 +37,7 @@ def verdict(record: records.Record) -> tuple[str, dict[str, Any]]:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
-    arms, heads = record.names(), shots.columns(record)
+    arms, heads = [name for name in record.names() if name != BAYES], shots.columns(record)
     others = [(arm, UNIFORM) for arm in arms if arm != UNIFORM] + [(DPP, RANDOM)]
     real = shots.per_task(record, REAL, "mae", "MAE")
     people = record.of(REAL, UNIFORM, records.ALL, "mae").shape[1]

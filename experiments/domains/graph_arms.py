@@ -184,10 +184,19 @@ def _scaled(x: np.ndarray) -> np.ndarray:
 
 
 def tuned(
-    name: str, problem: Problem, training: Training, rates: tuple[float, ...]
+    name: str,
+    problem: Problem,
+    training: Training,
+    rates: tuple[float, ...],
+    learner: MetaLearner | None = None,
 ) -> tuple[dict[str, Any], tuple[MetaLearner, Params]]:
-    """What was chosen on validation items, and the trained arm; by the error over all shots."""
-    learner, few = learner_of(problem), dataclasses.replace(problem, shots=evaluate.SHOTS)
+    """What was chosen on validation items, and the trained arm; by the error over all shots.
+
+    Args:
+      learner: by default the one of `learner_of`.
+    """
+    learner = learner or learner_of(problem)
+    few = dataclasses.replace(problem, shots=evaluate.SHOTS)
 
     def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
         tx = optax.adamw(rate, weight_decay=0.01)

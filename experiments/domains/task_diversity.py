@@ -100,7 +100,8 @@ def measured(config: Config) -> records.Record:
         scores |= world.judged(arms, source, tests)
     name = report.name_of(config)
     record = records.made(
-        NAME, config, records.arms_of(ways, roles=report.ROLES, settings=choices), scores,
+        NAME, config, records.arms_of((*ways, report.BAYES), roles=report.ROLES, settings=choices),
+        scores,
         method=report.DPP, scenario=report.REAL, opened=tuple(problem.opened), shots=worlds.SHOTS,
         data=shots.data_of(problem.table),
         seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),

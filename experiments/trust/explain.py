@@ -198,7 +198,8 @@ def of_features(
     @jax.jit
     def ours(episode: Episode, item: jax.Array, x: jax.Array, base: jax.Array):
         value = lambda x: of_rows(episode, item, x[None])[0]
-        return features.integrated_gradients(value, x, base), value(x) - value(base)
+        points = 1024  # networks of rectifiers have kinks: with 64 the sum misses by up to .008
+        return features.integrated_gradients(value, x, base, points), value(x) - value(base)
 
     out: dict[str, list] = {"gap": [], "SHAP": [], "LIME": [], "R2": []}
     with progress.bar("features", count) as update:

@@ -37,6 +37,7 @@ PARTS = {
     "few_shot": "omniglot",
     "titles": "llm_rec",
     "label_arms": "multi_label",
+    "multimodal_arms": "multimodal",
 }  # parts of a command of another name
 
 
