@@ -176,6 +176,7 @@ def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, t
     assert (arms["A2 fold-in"].bytes_per_task or 0) - profile == 4 * (17**2 + 17)
 
 
+@pytest.mark.slow
 def test_a_plot_that_fails_loses_no_record(monkeypatch, capsys, tmp_path):
     def fails(*_):
         raise OSError("no fonts")

@@ -87,6 +87,7 @@ def _errors(monkeypatch, factor: float) -> dict[str, float]:
     return {arm: float(scores[key(arm)].mean()) for arm in arms}
 
 
+@pytest.mark.slow
 def test_the_unit_of_the_ratings_changes_no_verdict(monkeypatch):
     stars, percent = _errors(monkeypatch, 1.0), _errors(monkeypatch, 20.0)
     for arm, error in stars.items():

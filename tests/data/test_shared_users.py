@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from metajax.data import shared_users
-from metajax.data.sources import crossdomain, named
+from metajax.data.sources import crossdomain
 from metajax.data.table import Features, Interactions
 from metajax.types import UserError
 
@@ -43,12 +43,11 @@ def test_a_category_is_a_domain_without_the_items_of_the_other():
         shared_users.of_category(table, "genre", 3, 2, "films-3")
 
 
-def test_four_domains_share_their_people():
-    folder = named.data_folder()
-    if not (folder / "amazon-four-domains").is_dir():
+def test_four_domains_share_their_people(data_dir):
+    if not (data_dir / "amazon-four-domains").is_dir():
         pytest.skip("no amazon-four-domains")
-    beauty = crossdomain.four_domains(folder, "amazon-beauty")
-    home = crossdomain.four_domains(folder, "amazon-home")
+    beauty = crossdomain.four_domains(data_dir, "amazon-beauty")
+    home = crossdomain.four_domains(data_dir, "amazon-home")
     assert (len(beauty), beauty.num_users, beauty.num_items) == (50_329, 4_474, 10_379)
     assert (len(home), home.num_users, home.num_items) == (89_885, 7_144, 16_258)
     assert shared_users.paired(beauty, home).shared == 1_994

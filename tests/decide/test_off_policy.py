@@ -164,6 +164,7 @@ def test_the_bootstrap_is_the_normal_interval_of_many_rounds_and_alike_alone_or_
     np.testing.assert_allclose(together.low, [low, 2 * low], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_studentized_interval_holds_the_mean_of_skewed_terms_more_often():
     """Lognormal terms, forty of them: both are too narrow, and the percentile one more so."""
     part = np.exp(np.random.default_rng(0).normal(size=(300, 40))).astype(np.float32)

@@ -151,6 +151,7 @@ def test_an_actor_critic_without_a_critic_is_reinforce():
     assert 0 < told.entropy < np.log(2)
 
 
+@pytest.mark.slow
 def test_e_maml_asks_and_maml_does_not():
     """Exactly: no decision is drawn. Only E-MAML's gradient sees that asking pays later."""
     _, asks, earns = ask_bandit.trained(True, 200)

@@ -22,6 +22,7 @@ def test_some_people_keep_their_histories():
     np.testing.assert_array_equal(some.items[12:], data.items[120:132])
 
 
+@pytest.mark.slow
 def test_all_arms_of_tasks_run_and_the_noise_hurts(tmp_path, monkeypatch):
     monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
     config = replace(augment.Config(Output(tmp_path)), what="tasks", num_steps=20, people=40)

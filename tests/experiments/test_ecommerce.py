@@ -173,6 +173,7 @@ def data_of() -> runs.Data:
     return runs.Data(log, content, jnp.zeros(40).at[log.items].add(1.0))
 
 
+@pytest.mark.slow
 def test_training_keeps_the_step_that_validates_best(monkeypatch):
     """It finds what everyone likes, and of three looks keeps the one that is told to be best."""
     monkeypatch.setattr(runs, "CHECK", 100)
@@ -192,6 +193,7 @@ def test_training_keeps_the_step_that_validates_best(monkeypatch):
     np.testing.assert_array_equal(items[:, -1] > 0, data.content[:, 0] > 0)
 
 
+@pytest.mark.slow
 def test_arms_begin_from_the_common_tower_and_may_stay_there(monkeypatch):
     """The start knows what everyone likes; the step before the first one is a choice too."""
     monkeypatch.setattr(runs, "CHECK", 100)

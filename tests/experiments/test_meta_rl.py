@@ -14,6 +14,7 @@ WORLD = ClickUsers(num_items=5, candidates=5, horizon=10)
 SHAPE = rl_arms.Shape(WORLD, 6, 2, 2, 1, 2)
 
 
+@pytest.mark.slow
 def test_a_step_on_true_rewards_helps_and_on_dealt_ones_does_not():
     users = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(0), 60))
     told = lambda rate, mixed: np.asarray(rl_arms.earned(

@@ -64,6 +64,7 @@ def test_tasks_show_some_items_of_a_user_and_ask_for_others(met):
         assert any(set(both) == set(row.indices) for row in met), "all items are one user's"
 
 
+@pytest.mark.slow
 def test_meta_training_lowers_the_loss_and_finds_the_groups(met):
     options = {"seeds": 1, "num_steps": 120, "num_tasks": 16}
     scorer = meta.fit(met, begin(met), "ridge", 0.03, **options)[0]

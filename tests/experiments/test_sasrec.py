@@ -25,6 +25,7 @@ def test_each_recipe_is_what_it_says():
     assert of("wide").shape.width == 192 and of("wide").dropout == 0.4
 
 
+@pytest.mark.slow
 def test_parts_made_apart_are_the_table_made_at_once(tmp_path, monkeypatch):
     """Two processes share the work; what is kept is read, and nothing is trained twice."""
     monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))

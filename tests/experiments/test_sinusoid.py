@@ -209,6 +209,7 @@ def test_stored_records_hold_what_the_issue_asks():
     assert records.difference(score("MAML"), score("pretrained")).high < 0
 
 
+@pytest.mark.slow
 def test_what_is_stored_of_memorization_is_printed_and_drawn_without_a_run(tmp_path, capsys):
     if not records.path_of("sinusoid-memorization-k5").is_file():
         pytest.skip("no record is stored yet")

@@ -78,7 +78,7 @@ def test_a_small_run_on_the_processor(monkeypatch):
         lambda rows, best: kept.append((len(rows), set(best))),
         rounds=2,
     )
-    assert kept == [(3, {"float32", "tf32", "bf16", "copy"})]
+    assert kept and all(one == (3, {"float32", "tf32", "bf16", "copy"}) for one in kept)
     for row in rows[:2]:
         assert row["milliseconds"] > 0 and row["gigabytes"] > 0 and row["share_of_matmul"] > 0
     assert rows[0]["loss"] == pytest.approx(rows[1]["loss"], rel=5e-2)

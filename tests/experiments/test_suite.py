@@ -182,6 +182,7 @@ def test_one_failure_stops_nobody_and_is_told_and_tried_again(place):
     assert suite.work(members, place / "out", retry=True) == ["member-2-True"]
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_held_until_its_member_ends(place):
     """The member outlives the suite that started it: nobody else may start it meanwhile."""
     declare(place, "value = 1\ntakes = 3.0")

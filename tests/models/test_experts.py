@@ -40,6 +40,7 @@ def test_one_gate_mixes_alike_for_all_tasks_and_many_gates_need_not():
     assert experts.gate_weights(one.init(KEY, (), X), X).shape[0] == 1
 
 
+@pytest.mark.slow
 def test_a_task_of_ple_does_not_see_the_experts_of_another():
     """Experts are: one shared, one of task 0, one of task 1; one level, so nothing mixes below."""
     model = experts.progressive(2, 1, 1, 4, 6, levels=1)

@@ -51,6 +51,7 @@ def test_reversal_keeps_the_value_and_turns_the_gradient():
 WORLD = LatentUsers(dim=3, num_support=6, num_query=6)
 
 
+@pytest.mark.slow
 def test_the_controller_reaches_its_target():
     """The attacked loss settles a half above the clean one; a fixed size stays what it is."""
     target = 0.5
