@@ -211,10 +211,7 @@ def name_of(config: Config) -> str:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    show.bandit(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, measured, show.bandit)
 
 
 if __name__ == "__main__":

@@ -247,9 +247,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and its picture."""
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    report(record, config.output.folder(NAME))
-    return record
+    return benchmark.shown(NAME, config, measured, report)
 
 
 if __name__ == "__main__":

@@ -187,9 +187,7 @@ def shape_of(log: Log, none: int) -> dict[str, list[float]]:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and its pictures."""
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    long_term_report.report(record, config.output.folder(NAME))
-    return record
+    return benchmark.shown(NAME, config, measured, long_term_report.report)
 
 
 if __name__ == "__main__":

@@ -185,9 +185,7 @@ def tested(config: Config, shape: Shape, params: dict, rates: dict) -> dict:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    meta_rl_report.report(record, config.output.folder(NAME))
-    return record
+    return benchmark.shown(NAME, config, measured, meta_rl_report.report)
 
 
 if __name__ == "__main__":

@@ -211,9 +211,7 @@ def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
     if config.log and config.output.from_records:
         raise UserError("--from-records prints the stored tables; leave --log out, or this")
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    off_policy_report.report(record, config.output.folder(NAME))
-    return record
+    return benchmark.shown(NAME, config, measured, off_policy_report.report)
 
 
 if __name__ == "__main__":

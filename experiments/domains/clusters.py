@@ -57,7 +57,7 @@ class Config:
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms, judges them and writes the record."""
     from metajax.evaluation import evaluate
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     from . import clusters_arms as arms
 
@@ -79,24 +79,25 @@ def measured(config: Config) -> records.Record:
     source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores = arms.judged(ready, source, tests)
     told |= arms.groups_of(ready, source, tests["user_cold"])
-    name = report.name_of(config)
-    record = records.made(
-        NAME, config, records.arms_of(ready, roles=report.ROLES, settings=choices), scores,
-        method=report.HARD, scenario=report.SCENARIO, opened=tuple(problem.opened),
-        shots=evaluate.SHOTS, data=shots.data_of(problem.table),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+    return benchmark.kept(
+        report.name_of(config),
+        NAME,
+        config,
+        records.arms_of(ready, roles=report.ROLES, settings=choices),
+        scores,
+        method=report.HARD,
+        scenario=report.SCENARIO,
+        opened=tuple(problem.opened),
+        shots=evaluate.SHOTS,
+        data=shots.data_of(problem.table),
+        began=began,
         extra=told,
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = report.name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(report.name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

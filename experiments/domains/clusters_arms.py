@@ -14,7 +14,7 @@ from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, with_columns
 from metajax.data import diversity, episodes
 from metajax.data.episodes import Source
-from metajax.evaluation import evaluate, judge
+from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column, stored_mean
 from metajax.results import records
@@ -23,7 +23,7 @@ from metajax.transforms import clustered as starts
 from metajax.types import Episode, MetaLearner, Params, UserError
 
 from . import clusters_report as report
-from .rates import best_of
+from .rates import absolute_errors, best_of
 
 MORE = 5
 """k-means is run with at least that many seeds, to see how stable it is."""
@@ -133,10 +133,7 @@ def judged(
     ready: Mapping[str, Any], source: Source, tests: dict[str, Episode]
 ) -> dict[records.Key, np.ndarray]:
     """The absolute errors of all arms on the test users, which are open."""
-    given = {"fetch": episodes.fetch, "source": source, "curves": list(tests), "main": "mae"}
-    found = judge.judge(ready, tests, **given)
-    kept = {k: v for k, v in found.items() if k.metric == "mae"}
-    return {k._replace(scenario=report.SCENARIO): v for k, v in kept.items()}
+    return absolute_errors(ready, source, tests, report.SCENARIO)
 
 
 def groups_of(ready: Mapping[str, Any], source: Source, tasks: Episode) -> dict[str, Any]:

@@ -35,13 +35,14 @@ from metajax.evaluation import evaluate, judge
 from metajax.learners.cold_start import cross_domain as learners
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets, Share
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import Episode, Params
 
 from . import cross_arms as arms
 from . import cross_data as data
 from . import cross_factors as factors
 from . import cross_report as report
+from . import shots
 
 NAME = "cross_domain"
 
@@ -181,19 +182,22 @@ def measured(config: Config) -> records.Record:
     for (scenario, name), (_, one, columns) in ready.items():
         scores |= judged(crossings[scenario], scenario, name, one, columns)
     target = pair.target
-    given = records.Data(
-        target.name, target.checksum(), target.num_users, target.num_items, len(target)
+    return benchmark.kept(
+        name_of(config),
+        NAME,
+        config,
+        records.arms_of(names, roles=report.roles(names), settings=choices),
+        scores,
+        scenario=next(iter(crossings)),
+        opened=(opened,),
+        data=shots.data_of(target),
+        began=began,
+        extra={
+            "scenarios": list(crossings),
+            "shared": pair.shared,
+            "implicit": bool(crossings[scenario].implicit),
+        },
     )
-    record = records.made(
-        NAME, config, records.arms_of(names, roles=report.roles(names), settings=choices), scores,
-        scenario=next(iter(crossings)), opened=(opened,), data=given,
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={"scenarios": list(crossings), "shared": pair.shared,
-               "implicit": bool(crossings[scenario].implicit)},
-    )  # fmt: skip
-    name = name_of(config)
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
 
 
 def judged(
@@ -214,10 +218,7 @@ def judged(
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ import optax
 
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, problem_of, with_columns
-from metajax.data import diversity, episodes, split
+from metajax.data import diversity, split
 from metajax.data.episodes import Source
 from metajax.data.features.represent import content_matrix
 from metajax.data.negatives import is_implicit
 from metajax.data.sources import graph as graphs
 from metajax.data.table import Features, Interactions, in_stars, swapped
-from metajax.evaluation import evaluate, judge
+from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column
 from metajax.models.translations import margin_loss, transe, unit
@@ -28,7 +28,7 @@ from metajax.training.updates import optimizer
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
 from . import graph_report as report
-from .rates import best_of
+from .rates import absolute_errors, best_of
 
 SUPPORT = 20
 FEWEST_ROWS = 30
@@ -72,8 +72,8 @@ def with_content(problem: Problem, content_IxZ: np.ndarray) -> Problem:
     return with_columns(problem, change)
 
 
-def learner_of(problem: Problem) -> MetaLearner:
-    """Fold-in of an item's ratings around a start that is a linear map of its content."""
+def start_of_content(problem: Problem) -> Model:
+    """The scores of an item whose weights are a linear map of its content."""
     dim = problem.table.item_features.columns["factor"].shape[1]
     features = column("factor", constant=True)
 
@@ -82,10 +82,17 @@ def learner_of(problem: Problem) -> MetaLearner:
         return {"map": jnp.zeros((width, dim + 1)), "mu": jnp.asarray(problem.mean)}
 
     def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
-        start = profile["content"] @ params["map"]
-        return params["mu"] + inputs["bias"] + features.apply({}, profile, inputs) @ start
+        weights = profile["content"] @ params["map"]
+        return params["mu"] + inputs["bias"] + features.apply({}, profile, inputs) @ weights
 
-    return ridge(features, Model(init, apply), dim + 1, precision=(3.0, *[10.0] * dim))
+    return Model(init, apply)
+
+
+def learner_of(problem: Problem) -> MetaLearner:
+    """Fold-in of an item's ratings around a start that is a linear map of its content."""
+    dim = problem.table.item_features.columns["factor"].shape[1]
+    features = column("factor", constant=True)
+    return ridge(features, start_of_content(problem), dim + 1, precision=(3.0, *[10.0] * dim))
 
 
 def embedded(graph: graphs.Graph, dim: int, steps: int) -> np.ndarray:
@@ -189,18 +196,20 @@ def tuned(
     training: Training,
     rates: tuple[float, ...],
     learner: MetaLearner | None = None,
+    drawn: tuple[loop.Sampler, Any] | None = None,
 ) -> tuple[dict[str, Any], tuple[MetaLearner, Params]]:
     """What was chosen on validation items, and the trained arm; by the error over all shots.
 
     Args:
       learner: by default the one of `learner_of`.
+      drawn: see `trained_arm`.
     """
     learner = learner or learner_of(problem)
     few = dataclasses.replace(problem, shots=evaluate.SHOTS)
 
     def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
         tx = optax.adamw(rate, weight_decay=0.01)
-        found = trained_arm(name, learner, tx, few, training)
+        found = trained_arm(name, learner, tx, few, training, drawn=drawn)
         return found.settings["valid"], found.settings, found.params
 
     told, params = best_of(rates, fit)
@@ -211,7 +220,4 @@ def judged(
     ready: Mapping[str, Any], source: Source, tests: dict[str, Episode]
 ) -> dict[records.Key, np.ndarray]:
     """The absolute errors of arms on the test items, which are open."""
-    given = {"fetch": episodes.fetch, "source": source, "curves": list(tests), "main": "mae"}
-    found = judge.judge(ready, tests, **given)
-    kept = {k: v for k, v in found.items() if k.metric == "mae"}
-    return {k._replace(scenario=report.SCENARIO): v for k, v in kept.items()}
+    return absolute_errors(ready, source, tests, report.SCENARIO)

@@ -60,7 +60,7 @@ def measured(config: Config) -> records.Record:
     """Tunes and trains all arms at every density, judges them and writes the record."""
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     from . import graph_arms, hybrid_arms
 
@@ -94,24 +94,25 @@ def measured(config: Config) -> records.Record:
             found = graph_arms.judged({name: ready[density, name]}, source, tests)
             at = report.scenario(density)
             scores |= {k._replace(scenario=at): v for k, v in found.items()}
-    name = report.name_of(config)
-    record = records.made(
-        NAME, config, records.arms_of(report.ARMS, roles=report.ROLES, settings=choices), scores,
-        method=report.DROPPED, scenario=report.scenario(max(config.densities)),
-        opened=tuple(openings), shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
-        data=shots.data_of(table), seconds={"total": time.perf_counter() - began},
-        peak_memory=journal.peak_memory(), extra={"densities": list(config.densities)},
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    return benchmark.kept(
+        report.name_of(config),
+        NAME,
+        config,
+        records.arms_of(report.ARMS, roles=report.ROLES, settings=choices),
+        scores,
+        method=report.DROPPED,
+        scenario=report.scenario(max(config.densities)),
+        opened=tuple(openings),
+        shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
+        data=shots.data_of(table),
+        began=began,
+        extra={"densities": list(config.densities)},
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = report.name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(report.name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

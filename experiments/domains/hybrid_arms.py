@@ -7,13 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, problem_of
 from metajax.data import episodes, split
 from metajax.data.table import Interactions, swapped
-from metajax.evaluation import evaluate
 from metajax.learners import closed_form, pooled
 from metajax.learners.parts import linear_layer, query_loss
 from metajax.losses import squared_error
@@ -21,11 +18,10 @@ from metajax.models.towers import column
 from metajax.settings import Training
 from metajax.training import loop
 from metajax.transforms.augment import forget
-from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
+from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
 
 from . import graph_arms
 from . import hybrid_report as report
-from .rates import best_of
 
 HIDDEN = 32
 PENALTY = 10.0
@@ -102,26 +98,10 @@ def beside(problem: Problem) -> MetaLearner:
     return MetaLearner(init, start, adapt, predict, loss)
 
 
-def content_alone(problem: Problem) -> MetaLearner:
-    """The start from content, which never adapts."""
-    dim = problem.table.item_features.columns["factor"].shape[1]
-    features = column("factor", constant=True)
-
-    def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
-        width = profile["content"].shape[-1]
-        return {"map": jnp.zeros((width, dim + 1)), "mu": jnp.asarray(problem.mean)}
-
-    def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
-        weights = profile["content"] @ params["map"]
-        return params["mu"] + inputs["bias"] + features.apply({}, profile, inputs) @ weights
-
-    return pooled.pooled(Model(init, apply))
-
-
 def made(name: str, problem: Problem, dropped: float) -> MetaLearner:
     """The learner of an arm."""
     if name == report.CONTENT:
-        return content_alone(problem)
+        return pooled.pooled(graph_arms.start_of_content(problem))  # never adapts
     if name == report.WHOLE:
         return beside(problem)
     closed = name in (report.IDENTITY, report.CLOSED)
@@ -139,7 +119,6 @@ def tuned(
 
     Supports of training tasks are whole: only dropping takes them away.
     """
-    few = dataclasses.replace(problem, shots=evaluate.SHOTS)
     sizes = {"num_support": training.num_support, "num_query": problem.split.num_query}
     draw = functools.partial(episodes.draw, full_share=1.0, **sizes)
 
@@ -147,11 +126,4 @@ def tuned(
         return jax.vmap(draw, (0, None))(jax.random.split(key, training.num_tasks), source)
 
     drawn: tuple[loop.Sampler, Any] = (sample, problem.train)
-
-    def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
-        tx = optax.adamw(rate, weight_decay=0.01)
-        found = trained_arm(name, learner, tx, few, training, drawn=drawn)
-        return found.settings["valid"], found.settings, found.params
-
-    told, params = best_of(rates, fit)
-    return told, (learner, params)
+    return graph_arms.tuned(name, problem, training, rates, learner, drawn)

@@ -64,7 +64,7 @@ def measured(config: Config) -> records.Record:
     from metajax.data.sources import graph as graphs
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     from . import graph_arms as arms
 
@@ -89,24 +89,25 @@ def measured(config: Config) -> records.Record:
     for name, content in starts.items():
         source = arms.with_content(problem, content).valid[0]
         scores |= arms.judged({name: ready[name]}, source, tests)
-    name = report.name_of(config)
-    record = records.made(
-        NAME, config, records.arms_of(starts, roles=report.roles(starts), settings=choices), scores,
-        method=report.NEAR, scenario=report.SCENARIO, opened=tuple(problem.opened),
-        shots=tuple(k for k in evaluate.SHOTS if k < arms.SUPPORT), data=shots.data_of(table),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+    return benchmark.kept(
+        report.name_of(config),
+        NAME,
+        config,
+        records.arms_of(starts, roles=report.roles(starts), settings=choices),
+        scores,
+        method=report.NEAR,
+        scenario=report.SCENARIO,
+        opened=tuple(problem.opened),
+        shots=tuple(k for k in evaluate.SHOTS if k < arms.SUPPORT),
+        data=shots.data_of(table),
+        began=began,
         extra=told | {"mirrors": mirrors, "triples": len(graph.head)},
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its picture."""
-    name = report.name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(report.name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from metajax.data.worlds import chosen as worlds
 from metajax.evaluation import judge
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets, Share
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import MetaLearner, UserError
 
 from . import chosen_arms as arms
@@ -241,26 +241,29 @@ def measured(config: Config) -> records.Record:
         scores |= judged(log, arm, one, seen, aside)
     used = {k for k in scores if NAIVE.replace("_", " ") in k.arm and k.scenario != report.RANDOM}
     scores = {k: v for k, v in scores.items() if k not in used}  # it has seen some of these
-    record = records.made(
-        NAME, config, records.arms_of(ready, roles=report.roles(ready), settings=choices), scores,
-        scenario=report.RANDOM, opened=(opened,), data=data_of(log),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+    return benchmark.kept(
+        name,
+        NAME,
+        config,
+        records.arms_of(ready, roles=report.roles(ready), settings=choices),
+        scores,
+        scenario=report.RANDOM,
+        opened=(opened,),
+        data=data_of(log),
+        began=began,
         extra={
             "groups": report.groups(log),
             "aside": int(aside.sum()),
             "weights": {k: report.spread(w[rated]) for k, w in weights.items()},
         },
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = f"{NAME}-{named.short_name(config.dataset)}"
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(
+        f"{NAME}-{named.short_name(config.dataset)}", config, measured, report.report
+    )
 
 
 if __name__ == "__main__":

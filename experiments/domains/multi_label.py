@@ -115,7 +115,7 @@ def made(config: Config, problem: Any, found: dict[str, Any]) -> dict[str, Any]:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms, judges them and writes the record."""
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     from . import label_arms as arms
     from . import label_judge as judging
@@ -140,25 +140,25 @@ def measured(config: Config) -> records.Record:
     source, _ = problem.open_test(opened_at, NAME)
     test = arms.people(problem, problem.split.test["user_cold"], source, found["has"])
     scores = judging.judged(ready, choices, arms.stored(rule, test))
-    name = report.name_of(config)
-    record = records.made(
-        NAME, config, records.arms_of(ready, roles=report.ROLES, settings=choices), scores,
-        method=report.OURS, scenario=report.PEOPLE, opened=tuple(problem.opened),
+    return benchmark.kept(
+        report.name_of(config),
+        NAME,
+        config,
+        records.arms_of(ready, roles=report.ROLES, settings=choices),
+        scores,
+        method=report.OURS,
+        scenario=report.PEOPLE,
+        opened=tuple(problem.opened),
         shots=arms.SHOTS,
         data=shots.data_of(problem.table),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+        began=began,
         extra={"labels": found["names"], "share": found["share"].tolist()},
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = report.name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(report.name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def name_of(config: Config) -> str:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all rows, judges them and writes the record."""
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     from . import graph_arms
     from . import multimodal_arms as arms
@@ -160,16 +160,20 @@ def measured(config: Config) -> records.Record:
         scores |= {k: v for k, v in found.items() if k.condition in CONDITIONS}
     roles = {name: row.role for name, row in rows.items()}
     roles |= dict.fromkeys(missing_rows(), records.ABLATION)
-    name = name_of(config)
-    record = records.made(
-        NAME, config, records.arms_of(roles, roles=roles, settings=choices), scores,
-        method=ALL, scenario=graph_report.SCENARIO, opened=tuple(problem.opened),
-        shots=SHOTS, data=shots.data_of(table),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+    return benchmark.kept(
+        name_of(config),
+        NAME,
+        config,
+        records.arms_of(roles, roles=roles, settings=choices),
+        scores,
+        method=ALL,
+        scenario=graph_report.SCENARIO,
+        opened=tuple(problem.opened),
+        shots=SHOTS,
+        data=shots.data_of(table),
+        began=began,
         extra={"known": known, "items": table.num_items},
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    )
 
 
 def pairs() -> dict[str, tuple[str, str]]:
@@ -205,10 +209,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, measured, report)
 
 
 if __name__ == "__main__":

@@ -216,7 +216,7 @@ def judged(of: Any, found: Mapping[str, Chosen], shots: int) -> dict[str, np.nda
 def measured(config: Config) -> records.Record:
     """Chooses the settings of all arms in every pair of domains, judges them, writes a record."""
     from metajax.results import ledger
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     began = time.perf_counter()
     makers, given = loaded(config)
@@ -248,22 +248,23 @@ def measured(config: Config) -> records.Record:
         "rhos": list(config.rhos) if given is None else [],
     }
     made = records.arms_of(report.SHOWN, roles=report.ROLES, settings=choices)
-    record = records.made(
-        NAME, config, made, scores, scenario=next(iter(makers)), opened=(opened,),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra=extra, **fields,
-    )  # fmt: skip
-    name = name_of(config)
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+    return benchmark.kept(
+        name_of(config),
+        NAME,
+        config,
+        made,
+        scores,
+        scenario=next(iter(makers)),
+        opened=(opened,),
+        began=began,
+        extra=extra,
+        **fields,
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its picture."""
-    name = name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

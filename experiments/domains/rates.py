@@ -1,9 +1,14 @@
-"""How the trained arms of this room are tuned: every rate, all seeds, the best is kept."""
+"""How arms of this room are tuned (every rate, all seeds, the best is kept) and judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from metajax.types import Params
+import numpy as np
+
+from metajax.data import episodes
+from metajax.evaluation import judge
+from metajax.results import records
+from metajax.types import Episode, Params
 
 
 def best_of(
@@ -20,3 +25,13 @@ def best_of(
     valid, told, params = tried[rate]
     errors = {f"{r:g}": round(found[0], 6) for r, found in tried.items()}
     return {**told, "rate": rate, "trials": len(tried), "valid": valid, "tried": errors}, params
+
+
+def absolute_errors(
+    ready: Mapping[str, Any], source: episodes.Source, tests: dict[str, Episode], scenario: str
+) -> dict[records.Key, np.ndarray]:
+    """The absolute errors of all arms on open test tasks, under a scenario's name."""
+    given = {"fetch": episodes.fetch, "source": source, "curves": list(tests), "main": "mae"}
+    found = judge.judge(ready, tests, **given)
+    kept = {k: v for k, v in found.items() if k.metric == "mae"}
+    return {k._replace(scenario=scenario): v for k, v in kept.items()}

@@ -72,7 +72,7 @@ def picks(config: Config) -> dict[str, Any]:
 
 def measured(config: Config) -> records.Record:
     """Trains the learner in every way and world, judges it and writes the record."""
-    from metajax.training import journal, progress
+    from metajax.training import progress
 
     from . import diversity_worlds as worlds
 
@@ -98,24 +98,24 @@ def measured(config: Config) -> records.Record:
     for world in tried:
         arms = {name: (world.learner, ready[world.name, name]) for name in ways}
         scores |= world.judged(arms, source, tests)
-    name = report.name_of(config)
-    record = records.made(
-        NAME, config, records.arms_of((*ways, report.BAYES), roles=report.ROLES, settings=choices),
+    return benchmark.kept(
+        report.name_of(config),
+        NAME,
+        config,
+        records.arms_of((*ways, report.BAYES), roles=report.ROLES, settings=choices),
         scores,
-        method=report.DPP, scenario=report.REAL, opened=tuple(problem.opened), shots=worlds.SHOTS,
+        method=report.DPP,
+        scenario=report.REAL,
+        opened=tuple(problem.opened),
+        shots=worlds.SHOTS,
         data=shots.data_of(problem.table),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-    )  # fmt: skip
-    records.write(config.output.folder(name), name, record, config.output.publish)
-    return record
+        began=began,
+    )
 
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    name = report.name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(report.name_of(config), config, measured, report.report)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from jax.extend import core
 from jax.interpreters import ad, batching, mlir
 
 from metajax.models import conv
+from metajax.types import UserError
 
 MOST_ROWS = 128
 """Positions that a program of the grid does at a time, at most."""
@@ -174,7 +175,7 @@ def _primitive(kind: str) -> core.Primitive:
 
     def batch(operands, axes, *, size: tuple[int, ...]):
         if max(x.ndim - (axis is not None) for x, axis in zip(operands, axes, strict=True)) > 4:
-            raise NotImplementedError("one vmap over tasks alone; use another convolution")
+            raise UserError("one vmap over tasks alone; use another convolution")
         moved = [
             x if axis is None else jnp.moveaxis(x, axis, 0)
             for x, axis in zip(operands, axes, strict=True)

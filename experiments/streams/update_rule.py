@@ -236,9 +236,7 @@ def recovery(record: records.Record, path: pathlib.Path) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its pictures."""
-    record = records.stored(NAME) if config.output.from_records else measured(config)
-    report(record, config.output.folder(NAME))
-    return record
+    return benchmark.shown(NAME, config, measured, report)
 
 
 if __name__ == "__main__":

@@ -311,9 +311,7 @@ def main(config: Config) -> records.Record | None:
     if config.user:
         return explain_person.main(config)
     name = f"explain-{named.short_name(config.data.dataset)}"
-    record = records.stored(name) if config.output.from_records else measured(config)
-    explain_report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name, config, measured, explain_report.report)
 
 
 if __name__ == "__main__":

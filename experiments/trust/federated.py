@@ -175,10 +175,7 @@ def name_of(config: Config) -> str:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and its pictures."""
-    name = name_of(config)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    fed_report.report(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, measured, fed_report.report)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metajax.benchmark.baselines import A2, A4, fold_in_learner
-    from metajax.benchmark.command import FROM_START, cli
+    from metajax.benchmark.command import FROM_START, cli, kept, shown
     from metajax.benchmark.harness import (
         Built,
         Config,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 PLACES = {
     "baselines": ("A2", "A4", "fold_in_learner"),
-    "command": ("FROM_START", "cli"),
+    "command": ("FROM_START", "cli", "kept", "shown"),
     "harness": (
         *("Built", "Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions"),
         *("Training", "judge", "judged", "run_experiment"),
@@ -52,8 +52,10 @@ __all__ = [
     "freeze",
     "judge",
     "judged",
+    "kept",
     "load",
     "run_experiment",
+    "shown",
 ]
 
 

@@ -10,16 +10,18 @@ import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 import jax
+import numpy as np
 import tyro
 
 from metajax import places, settings
 from metajax.results import records
 from metajax.settings import Preset
-from metajax.training import devices
+from metajax.training import devices, journal
 from metajax.types import UserError
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -81,6 +83,52 @@ def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> 
     except Stopped as stop:
         print(f"{SAID[stop.number]}: {stopped}", file=sys.stderr)
         sys.exit(128 + stop.number)
+
+
+def shown(
+    name: str,
+    config: Any,
+    measured: Callable[[Any], records.Record],
+    report: Callable[[records.Record, pathlib.Path], None],
+) -> records.Record:
+    """The record of an experiment, read if ``--from-records`` asks for it and else made; reported.
+
+    Args:
+      name: of the record.
+      config: the configuration; it has an ``output``.
+      measured: makes the record and writes it.
+      report: prints a record and saves its pictures in a folder.
+    """
+    record = records.stored(name) if config.output.from_records else measured(config)
+    report(record, config.output.folder(name))
+    return record
+
+
+def kept(
+    name: str,
+    experiment: str,
+    config: Any,
+    arms: Iterable[records.Arm],
+    scores: Mapping[records.Key, np.ndarray],
+    *,
+    began: float,
+    **fields: Any,
+) -> records.Record:
+    """The record of a run that ends now, with its time and its peak memory, made and written.
+
+    Args:
+      name: of the record.
+      experiment: the experiment's name.
+      began: `time.perf_counter` at the start of the run.
+      fields: the others of `Record`.
+    """
+    took = {"total": time.perf_counter() - began}
+    memory = journal.peak_memory()
+    record = records.made(
+        experiment, config, arms, scores, seconds=took, peak_memory=memory, **fields
+    )
+    records.write(config.output.folder(name), name, record, config.output.publish)
+    return record
 
 
 def require_writable(out: pathlib.Path | None) -> None:

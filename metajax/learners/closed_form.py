@@ -39,6 +39,21 @@ def sums(x_NxD: jax.Array, y_N: jax.Array, weight_N: jax.Array) -> tuple[jax.Arr
     return weighted_DxN @ x_NxD, weighted_DxN @ y_N
 
 
+def sums_of(
+    embed: Model, offset: Model, params: PyTree, profile: PyTree, examples: Examples
+) -> tuple[jax.Array, jax.Array]:
+    """The `sums` of a task's examples: features by ``embed``, labels minus what ``offset`` says.
+
+    Args:
+      params: those of the two models, under ``embed`` and ``offset``.
+    """
+    x_NxD = embed.apply(params["embed"], profile, examples.inputs)
+    base = offset.apply(params["offset"], profile, examples.inputs)
+    real_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
+    residual = jnp.where(examples.mask > 0, examples.label - base, 0.0)
+    return sums(real_NxD, residual, examples.mask)
+
+
 @products.highest
 def solved(normal_DxD: jax.Array, moment_D: jax.Array, x_NxD: jax.Array) -> jax.Array:
     """The predictions (N,) X w, where ``normal w = moment`` and normal is positive definite."""
@@ -87,11 +102,7 @@ def ridge(
 
     def adapt(params: PyTree, state: State, examples: Examples, key: jax.Array) -> State:
         del key
-        x_NxD = embed.apply(params["embed"], state.profile, examples.inputs)
-        base = offset.apply(params["offset"], state.profile, examples.inputs)
-        real_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
-        residual = jnp.where(examples.mask > 0, examples.label - base, 0.0)
-        gram, moment = sums(real_NxD, residual, examples.mask)
+        gram, moment = sums_of(embed, offset, params, state.profile, examples)
         return state._replace(gram=state.gram + gram, moment=state.moment + moment)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:

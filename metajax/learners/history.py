@@ -66,6 +66,7 @@ def reader(
       inner: the inner optimizer; needed where something adapts.
     """
     assert num_steps == 0 or inner is not None, "inner steps need an inner optimizer"
+    own_loss = _left_out(model, window, loss)
 
     def init(key: jax.Array, episode: Episode) -> Params:
         theta = model.init(key, _empty(window, width), vectors(episode.support.inputs))
@@ -86,23 +87,10 @@ def reader(
             return state
         tx, given = inner.make(params["rates"]), (params["model"], state.history)
         some = jnp.any(state.history.mask > 0)
-
-        descent = lambda fast: inner_gradient(left_out, fast, given)
+        descent = lambda fast: inner_gradient(own_loss, fast, given)
         before = (state.fast, tx.init(state.fast))
         fast, _ = after_steps(descent, tx, before, some, num_steps)
         return state._replace(fast=fast)
-
-    def left_out(fast: PyTree, given: tuple[Params, History]) -> jax.Array:
-        """The loss of each rating when it is predicted from the others."""
-        theta, history = given
-        merged = tree.merge(fast, theta)
-
-        def without(place: jax.Array) -> jax.Array:
-            others = history._replace(mask=history.mask.at[place].set(0.0))
-            return model.apply(merged, others, history.vector[place][None])[0]
-
-        scores = jax.vmap(without)(jnp.arange(window))
-        return loss(scores, history.label, history.mask)
 
     def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
         merged = tree.merge(state.fast, params["model"])
@@ -113,6 +101,23 @@ def reader(
     return MetaLearner(
         init, start, adapt, predict, outer, num_steps, where if num_steps > 0 else None
     )
+
+
+def _left_out(model: Model, window: int, loss: losses.Loss) -> Callable:
+    """(what adapts, (parameters, history)) -> the loss of each rating predicted from the others."""
+
+    def own_loss(fast: PyTree, given: tuple[Params, History]) -> jax.Array:
+        theta, history = given
+        merged = tree.merge(fast, theta)
+
+        def without(place: jax.Array) -> jax.Array:
+            others = history._replace(mask=history.mask.at[place].set(0.0))
+            return model.apply(merged, others, history.vector[place][None])[0]
+
+        scores = jax.vmap(without)(jnp.arange(window))
+        return loss(scores, history.label, history.mask)
+
+    return own_loss
 
 
 def _empty(window: int, width: int) -> History:

@@ -290,9 +290,8 @@ def save(
     arrays = {k: v for k, v in form._asdict().items() if isinstance(v, np.ndarray)}
     files.write(made / "form.npz", {**arrays, "popularity": popularity})
     side = {f"profile.{k}": v for k, v in known.profile.items()}
-    files.write(
-        made / "users.npz", {**known._replace(profile={})._asdict(), **side}, skip="profile"
-    )
+    users = {**known._replace(profile={})._asdict(), **side}
+    files.write(made / "users.npz", users, skip="profile")
     year = None if catalogue.year is None else catalogue.year.tolist()
     items = {"ids": catalogue.ids.tolist(), "titles": catalogue.titles, "year": year}
     (made / "items.json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")

@@ -158,8 +158,7 @@ def fit(
       num_steps, block: outer steps in all, and between two checks by the host.
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the steps done and the mean metrics.
-      checkpoint: folder of this run's checkpoints; one is written every ``save_every`` seconds, at
-        most, and after the last step.
+      checkpoint: folder for checkpoints, written every ``save_every`` seconds and at the end.
       go_on: a seed whose loss, gradient, parameters or score is not finite keeps its best ones
         from before, and is in `Fitted.diverged`; by default that is an error.
       seconds: the training ends with the block after so much time in the loop.
@@ -174,19 +173,19 @@ def fit(
     judge = None if validate is None else jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
     laid = functools.partial(jax.device_put, device=_where(at.state.params))
-    at, data = at._replace(state=laid(at.state)), laid(data)
+    placed = lambda at: at._replace(state=laid(at.state))
+    at, data = placed(at), laid(data)
     with ExitStack() as stack:
         save, saved = lambda at: None, time.perf_counter()
         if checkpoint is not None:
             identity = _identity(run_block, judge, at, data, block)
             store = stack.enter_context(checkpoints.opened(checkpoint, identity))
             save = functools.partial(_save, store)
-            at = _resumed(store, at, num_steps, block, checkpoint)
-            at = at._replace(state=laid(at.state))
-        while at.done < num_steps and at.seconds < seconds:
+            at = placed(_resumed(store, at, num_steps, block, checkpoint))
+        more = lambda at: at.done < num_steps and at.seconds < seconds
+        while more(at):
             at = _advance(run_block, judge, at, data, min(block, num_steps - at.done), go_on)
-            over = at.done == num_steps or at.seconds >= seconds
-            if over or time.perf_counter() - saved >= save_every:
+            if not more(at) or time.perf_counter() - saved >= save_every:
                 save(at)
                 saved = time.perf_counter()
             if report is not None:

@@ -56,14 +56,12 @@ def contrastive(
         masked = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), (settings.shape.width,))
         return {"base": learner.init(key, episode), "masked": masked}
 
-    def start(params: Params, profile: PyTree) -> PyTree:
-        return learner.start(params["base"], profile)
+    start = lambda params, profile: learner.start(params["base"], profile)
 
     def adapt(params: Params, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
         return learner.adapt(params["base"], state, examples, key)
 
-    def predict(params: Params, state: PyTree, inputs: PyTree) -> jax.Array:
-        return learner.predict(params["base"], state, inputs)
+    predict = lambda params, state, inputs: learner.predict(params["base"], state, inputs)
 
     def loss(params: Params, episodes: Episode, key: jax.Array):
         key_next, key_views = jax.random.split(key)

@@ -16,7 +16,7 @@ import numpy as np
 
 from metajax import losses
 from metajax import precision as products
-from metajax.learners.closed_form import solved, sums
+from metajax.learners.closed_form import solved, sums_of
 from metajax.learners.parts import linear, linear_layer, query_loss
 from metajax.learners.pooled import all_examples
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
@@ -77,11 +77,7 @@ def profile_ridge(
 
     def adapt(params: Params, state: Belief, examples: Examples, key: jax.Array) -> Belief:
         del key
-        x_NxD = embed.apply(params["embed"], state.profile, examples.inputs)
-        base = offset.apply(params["offset"], state.profile, examples.inputs)
-        real_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
-        residual = jnp.where(examples.mask > 0, examples.label - base, 0.0)
-        gram, moment = sums(real_NxD, residual, examples.mask)
+        gram, moment = sums_of(embed, offset, params, state.profile, examples)
         return state._replace(precision=state.precision + gram, moment=state.moment + moment)
 
     def predict(params: Params, state: Belief, inputs: PyTree) -> jax.Array:
