@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
+from metajax.transforms.committee import copies
+from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
 
 def per_label(
@@ -28,19 +29,10 @@ def per_label(
     if num_labels < 1:
         raise UserError(f"there is one label or more to learn, not {num_labels}")
 
-    def init(key: jax.Array, episode: Episode) -> Params:
-        keys = jax.random.split(key, num_labels)
-        return jax.vmap(lambda k: learner.init(k, episode))(keys)
-
-    def start(params: Params, profile: PyTree) -> PyTree:
-        return jax.vmap(lambda p: learner.start(p, profile))(params)
-
-    def adapt(params: Params, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        keys = jax.random.split(key, num_labels)
-        return jax.vmap(lambda p, s, k: learner.adapt(p, s, examples, k))(params, state, keys)
+    own = copies(learner, num_labels)
 
     def predict(params: Params, state: PyTree, inputs: PyTree) -> jax.Array:
-        score_LxN = jax.vmap(lambda p, s: learner.predict(p, s, inputs))(params, state)
+        score_LxN = own.predict(params, state, inputs)
         own_LxN = label_of(inputs)[None] == jnp.arange(num_labels)[:, None]
         return jnp.sum(jnp.where(own_LxN, score_LxN, 0.0), axis=0)
 
@@ -50,11 +42,11 @@ def per_label(
 
         def of_copy(params: Params, key: jax.Array, number: jax.Array):
             mask = query.mask * (asked == number)
-            own = episode._replace(query=query._replace(mask=mask))
-            return learner.loss(params, own, key), mask.sum()
+            asking = episode._replace(query=query._replace(mask=mask))
+            return learner.loss(params, asking, key), mask.sum()
 
         found, weight = jax.vmap(of_copy)(params, keys, jnp.arange(num_labels))
         share = weight / jnp.maximum(weight.sum(), 1.0)
         return jax.tree.map(lambda x: jnp.sum(share * x), found)
 
-    return MetaLearner(init, start, adapt, predict, loss, num_labels * learner.num_gradients)
+    return own._replace(predict=predict, loss=loss)
