@@ -34,6 +34,7 @@ from metajax.data.sources import named
 from metajax.evaluation import evaluate, judge
 from metajax.learners.cold_start import cross_domain as learners
 from metajax.results import ledger, records
+from metajax.results.groups import GROUPS
 from metajax.settings import Output, Positive, Presets, Share
 from metajax.training import progress
 from metajax.types import Episode, Params
@@ -196,6 +197,7 @@ def measured(config: Config) -> records.Record:
             "scenarios": list(crossings),
             "shared": pair.shared,
             "implicit": bool(crossings[scenario].implicit),
+            GROUPS: {s: data.groups_of(pair, c.parts["test"]) for s, c in crossings.items()},
         },
     )
 
