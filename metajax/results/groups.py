@@ -89,8 +89,8 @@ def stored(record: records.Record, scenario: str) -> Kinds:
     for kind, told in kinds.items():
         if not sizes.issuperset({len(told["of"])}):
             raise UserError(
-                f"the record of {record.experiment} has {kind} of {len(told['of'])} tasks and "
-                f"scores of {', '.join(map(str, sorted(sizes)))} in {scenario}; run the experiment again"
+                f"the record of {record.experiment} has {kind} of {len(told['of'])} tasks, but "
+                f"scores of {', '.join(map(str, sizes))} in {scenario}; run the experiment again"
             )
     return kinds
 

@@ -40,7 +40,7 @@ def test_a_record_without_groups_and_a_group_that_is_everybody_have_no_table(cap
 
 def test_groups_of_other_tasks_get_one_line():
     wrong = {"ratings": {"names": ["few", "many"], "of": [0, 1]}}
-    with pytest.raises(UserError, match="ratings of 2 tasks and scores of 20 in people; run"):
+    with pytest.raises(UserError, match="ratings of 2 tasks, but scores of 20 in people; run"):
         groups.stored(record_of(wrong), "people")
 
 
