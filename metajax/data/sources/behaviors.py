@@ -1,4 +1,4 @@
-"""What was shown to whom, and what became of it: view, cart and purchase, click and rating, markets.
+"""What was shown to whom, and what became of it: view, cart, purchase, click, rating, market.
 
 A log holds only what happened. A row here is a person, an item and a time: either an event of the
 log, or one of a few other items at the same time, drawn by how often they occur (`shown`). Inputs
