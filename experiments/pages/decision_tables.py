@@ -25,7 +25,7 @@ VALUES = places.documents() / "off_policy.md"
 
 def gap_of(gap: Any) -> str:
     """A difference with its interval, as tables have it."""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{gap:+.3f}"
 
 
 def bandit(record: records.Record) -> str:
@@ -57,7 +57,7 @@ def loop(record: records.Record) -> str:
     for arm in record.arms:
         own = get(arm.name, records.ALL)
         gap = records.difference(get(feedback_loop.WHOLE, records.ALL), own)
-        told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        told = f"{gap:+.4f}"
         means = (f"{get(arm.name, p).mean():.4f}" for p in parts)
         rows.append((arm.name, *means, "" if arm.name == feedback_loop.WHOLE else told))
     heads = (

@@ -7,13 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.online import factorization as mf
 from metajax.online import rows, scores, timelines
 from metajax.online.events import Events, rounds
-from metajax.results import ledger, records
+from metajax.results import ledger, records, tables
 from metajax.training import journal
 from metajax.types import UserError
 
@@ -157,25 +155,22 @@ def measured(config: Any) -> records.Record:
 
 def report(record: records.Record) -> None:
     """Prints both sides: loss, difference to river's factorization, events a second."""
-    table = Table(title=f"{record.scenario}: river {record.extra['river']} beside ours, one core")
-    for name in ("arm", "mae of an event", f"minus {MF}", "events a second", "times"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    title = f"{record.scenario}: river {record.extra['river']} beside ours, one core"
+    heads, rows = ("arm", "mae of an event", f"minus {MF}", "events a second", "times"), []
     base = record.arm(MF).settings["events_per_second"]
     for arm in record.arms:
         speed = arm.settings["events_per_second"]
         own = show.interval(scores.mean_of_events(show.users(record, arm.name, "mae")))
         gap = show.difference(record, arm.name, MF, "mae")
         told = "" if arm.name == MF else show.interval(gap, sign=True)
-        table.add_row(arm.name, own, told, f"{speed:,.0f}", f"{speed / base:.1f}")
-    Console(width=130).print(table)
+        rows.append([arm.name, own, told, f"{speed:,.0f}", f"{speed / base:.1f}"])
+    tables.terminal(tables.Grid(title, heads, rows))
 
 
 def main(config: Any) -> records.Record:
     """The record, run or read, and its table."""
     record = records.stored(NAME) if config.output.from_records else measured(config)
     if not config.output.from_records:
-        records.write(config.output.folder(NAME), NAME, record)
-        if config.output.publish:
-            records.publish(NAME, record)
+        records.write(config.output.folder(NAME), NAME, record, config.output.publish)
     report(record)
     return record
