@@ -94,7 +94,13 @@ TRUST = (
     "adversarial-domains",
     "federated-ml-1m", "private-ml-1m",
 )  # fmt: skip
-"""The records of two rooms, of which each is to take no longer than a person waits."""
+STREAMS = (
+    "online-ml-100k", "online-ml-1m", "online-movietweetings-100k", "online-online-retail",
+    "online-retailrocket-multibehavior", "online-peer", "online_meta-drift", "online_meta-ml-100k",
+    "online_meta-ml-1m", "online_meta-movietweetings-100k", "online_meta-online-retail",
+    "update_rule",
+)  # fmt: skip
+"""The records of three rooms, of which each is to take no longer than a person waits."""
 
 
 def minutes(names: tuple[str, ...]) -> dict[str, float]:

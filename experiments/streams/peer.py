@@ -117,6 +117,7 @@ def sides(stream: Events, dim: int) -> dict[str, tuple[Side, tuple[float, ...]]]
 
 def measured(config: Any) -> records.Record:
     """Plays both sides in one run; rates are chosen on the first tenth, before the rest is met."""
+    began = time.perf_counter()
     stream = timelines.load(config.data.dataset, config.data.data_dir)
     if config.most_events:
         stream = stream.part(0, config.most_events)
@@ -144,7 +145,8 @@ def measured(config: Any) -> records.Record:
     roles = dict.fromkeys(OURS, records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
     return records.made(
         NAME, config, records.arms_of(played, roles=roles, settings=settings), found,
-        scenario=stream.name, opened=(opened,), peak_memory=journal.peak_memory(),
+        scenario=stream.name, opened=(opened,), seconds={"total": time.perf_counter() - began},
+        peak_memory=journal.peak_memory(),
         data=records.Data(stream.name, "", stream.num_users, stream.num_items, len(stream)),
         extra={
             show.EVENTS_OF: scores.by_user(np.ones(len(user)), user).count.astype(int).tolist(),
