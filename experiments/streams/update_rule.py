@@ -61,9 +61,9 @@ class Config:
     """Streams drawn of each world."""
     tasks: Positive = 400
     """Tasks of a stream behind its calm beginning."""
-    calm: Positive = 200
+    calm: Positive = 1000
     """Tasks of that beginning, which teach the baseline."""
-    train_steps: Positive = 400
+    train_steps: Positive = 2000
     """Outer steps of the baseline."""
     rate: float = 0.1
     """Of the outer steps, plain gradient descent."""

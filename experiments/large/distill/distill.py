@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from metajax.adapters import quantize
 from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import ledger, plots, records
@@ -99,6 +100,7 @@ class Config:
 
 def run(config: Config) -> records.Record:
     """Trains, compresses, adapts and tests; writes the record."""
+    quantize.library()
     name = f"distill-{named.short_name(config.data.dataset)}"
     config = replace(config, out=config.output.folder(name))
     data = sasrec.load(config.teacher())
