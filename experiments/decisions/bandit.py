@@ -31,7 +31,7 @@ from metajax.decide import wrappers
 from metajax.decide.environment import Environment, play
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import PyTree, UserError
 
 from . import show, sushi
@@ -192,16 +192,11 @@ def measured(config: Config) -> records.Record:
                for part, value in told[name].items()}
         for name in every
     }  # fmt: skip
-    record = records.made(
-        NAME, config,
+    return benchmark.kept(
+        name, NAME, config,
         records.arms_of(every, roles={n: a.role for n, a in every.items()}, settings=settings),
-        kept, opened=(opened,), seconds={"total": time.perf_counter() - began},
-        peak_memory=journal.peak_memory(), extra={"worlds": extra, "first": FIRST},
+        kept, began=began, opened=(opened,), extra={"worlds": extra, "first": FIRST},
     )  # fmt: skip
-    records.write(config.output.folder(name), name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def name_of(config: Config) -> str:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
+from metajax.results.groups import GROUPS
 from metajax.settings import (
     Data,
     Hardware,
@@ -90,6 +91,7 @@ def measured(config: Config) -> records.Record:
     source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores = arms.judged(ready, source, tests)
     told |= arms.groups_of(ready, source, tests["user_cold"])
+    told[GROUPS] = benchmark.groups_of(problem)
     return benchmark.kept(
         report.name_of(config),
         NAME,

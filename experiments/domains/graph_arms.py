@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax import benchmark
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, problem_of, with_columns
 from metajax.data import diversity, split
@@ -21,7 +22,7 @@ from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column
 from metajax.models.translations import margin_loss, transe, unit
-from metajax.results import records
+from metajax.results import groups, records
 from metajax.settings import Training
 from metajax.training import loop
 from metajax.training.devices import on_devices, split_by_compiler
@@ -228,3 +229,9 @@ def judged(
 ) -> dict[records.Key, np.ndarray]:
     """The absolute errors of arms on the test items, which are open."""
     return absolute_errors(ready, source, tests, report.SCENARIO)
+
+
+def groups_of(problem: Problem, scenario: str) -> dict[str, groups.Kinds]:
+    """The groups of the test items, under the name that a record has for them."""
+    (found,) = benchmark.groups_of(problem, people=False).values()
+    return {scenario: found}

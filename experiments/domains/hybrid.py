@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
+from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
 
 from . import hybrid_report as report
@@ -87,6 +88,7 @@ def measured(config: Config) -> records.Record:
                 update(len(ready), {"valid": told["valid"]})
                 print(f"{density:.0%}, {name}: MAE {told['valid']:.4f} on validation", flush=True)
     scores: dict[records.Key, Any] = {}
+    groups: dict[str, Any] = {}
     openings = []
     for density, problem in problems.items():
         _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
@@ -96,6 +98,7 @@ def measured(config: Config) -> records.Record:
             found = graph_arms.judged({name: ready[density, name]}, source, tests)
             at = report.scenario(density)
             scores |= {k._replace(scenario=at): v for k, v in found.items()}
+        groups |= graph_arms.groups_of(problem, report.scenario(density))
     return benchmark.kept(
         report.name_of(config),
         NAME,
@@ -108,7 +111,7 @@ def measured(config: Config) -> records.Record:
         shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
         data=shots.data_of(table),
         began=began,
-        extra={"densities": list(config.densities)},
+        extra={"densities": list(config.densities), GROUPS: groups},
     )
 
 

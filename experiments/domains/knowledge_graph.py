@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
+from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Training
 
 from . import graph_report as report
@@ -107,7 +108,12 @@ def measured(config: Config) -> records.Record:
         shots=tuple(k for k in evaluate.SHOTS if k < arms.SUPPORT),
         data=shots.data_of(table),
         began=began,
-        extra=told | {"mirrors": mirrors, "triples": len(graph.head)},
+        extra={
+            **told,
+            "mirrors": mirrors,
+            "triples": len(graph.head),
+            GROUPS: arms.groups_of(problem, report.SCENARIO),
+        },
     )
 
 

@@ -31,6 +31,7 @@ from metajax.data.sources import coat, named
 from metajax.data.worlds import chosen as worlds
 from metajax.evaluation import judge
 from metajax.results import ledger, records
+from metajax.results.groups import GROUPS
 from metajax.settings import Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
 from metajax.types import MetaLearner, UserError
@@ -254,7 +255,7 @@ def measured(config: Config) -> records.Record:
         data=data_of(log),
         began=began,
         extra={
-            "groups": report.groups(log),
+            GROUPS: {report.RANDOM: report.groups_of(log)},
             "aside": int(aside.sum()),
             "weights": {k: report.spread(w[rated]) for k, w in weights.items()},
         },

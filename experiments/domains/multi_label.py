@@ -25,6 +25,7 @@ import numpy as np
 from metajax import benchmark
 from metajax.data.sources.movielens import GENRES_100K
 from metajax.results import records
+from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions
 from metajax.types import UserError
 
@@ -154,7 +155,11 @@ def measured(config: Config) -> records.Record:
         shots=arms.SHOTS,
         data=shots.data_of(problem.table),
         began=began,
-        extra={"labels": found["names"], "share": found["share"].tolist()},
+        extra={
+            "labels": found["names"],
+            "share": found["share"].tolist(),
+            GROUPS: {report.PEOPLE: benchmark.groups_of(problem)["user_cold"]},
+        },
     )
 
 

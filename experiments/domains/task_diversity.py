@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
+from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions, Training
 
 from . import diversity_report as report
@@ -112,6 +113,7 @@ def measured(config: Config) -> records.Record:
         shots=worlds.SHOTS,
         data=shots.data_of(problem.table),
         began=began,
+        extra={GROUPS: benchmark.groups_of(problem)},
     )
 
 

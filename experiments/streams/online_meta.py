@@ -73,11 +73,10 @@ def measured(config: Config) -> records.Record:
     sizes = Sizes(batch=1, buffer=1_024, window=50, window_steps=200) if on_worlds else Sizes()
     run = worlds.run if on_worlds else task_logs.run
     parts: dict[str, Any] = run(config, sizes)
-    record = records.made(
-        "online_meta", config, parts.pop("arms"), parts.pop("scores"),
-        opened=(parts.pop("opened"),), seconds={"total": time.perf_counter() - began}, **parts,
+    return benchmark.kept(
+        name_of(config), "online_meta", config, parts.pop("arms"), parts.pop("scores"),
+        began=began, opened=(parts.pop("opened"),), **parts,
     )  # fmt: skip
-    return task_report.written(config, name_of(config), record)
 
 
 def name_of(config: Config) -> str:

@@ -33,7 +33,7 @@ from metajax.evaluation import judge
 from metajax.federated import accountant
 from metajax.results import records
 from metajax.settings import Data, Output, Positive, Presets, Share
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import MetaLearner, Params
 
 from . import attack, own_data, priv_arms, priv_report
@@ -208,14 +208,9 @@ def measured(config: Config) -> records.Record:
         fixed=people.num_clients,
     )  # fmt: skip
     noise = {MEAN: spent.alone, LINEAR: spent.linear, MAML: spent.maml}
-    record = records.made(
-        "private", config, records.arms_of(names, roles=roles), kept,
-        scenario=SCENARIO, opened=(opened,), peak_memory=journal.peak_memory(),
-        data=records.Data(
-            people.table.name, people.table.checksum(), people.table.num_users,
-            people.table.num_items, len(people.table),
-        ),
-        seconds={"total": time.perf_counter() - began},
+    return benchmark.kept(
+        name, "private", config, records.arms_of(names, roles=roles), kept, began=began,
+        scenario=SCENARIO, opened=(opened,), data=records.data_of(people.table),
         extra={
             "people": people.num_clients, "test": len(test.query.label), "attack": attacked,
             "settings": told, "fixed_epsilon": fixed,
@@ -225,11 +220,6 @@ def measured(config: Config) -> records.Record:
             },
         },
     )  # fmt: skip
-    folder = config.output.folder(name)
-    records.write(folder, name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def by_level(

@@ -15,7 +15,7 @@ NOTHING_CHOSEN = {"protocols.py", "as_published.py"}
 """Experiments at the settings of papers: nothing is chosen on meta-validation."""
 CHOICES = {"open_tests": 1, "freeze": 1, "opened_for": 2}
 """Who opens test tasks -> the place of the choices among the arguments."""
-MAKERS = {"made", "written", "record_of", "upgraded"}
+MAKERS = {"made", "kept", "written", "record_of", "upgraded"}
 TESTS = {"test", "tests", "test_tasks"}
 
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from experiments.large.sasrec import parts, sasrec
+from experiments.large.sasrec import arms, parts, sasrec
 from metajax.data.histories import sequences as histories
+from metajax.data.table import Features, Interactions
 from metajax.evaluation import next_item
 from metajax.settings import Output
 
@@ -23,6 +24,25 @@ def test_each_recipe_is_what_it_says():
     assert of("hstu").shape.pointwise and of("hstu").num_negatives == 0
     assert of("deep").shape.width == 128 and of("deep").shape.num_layers == 4
     assert of("wide").shape.width == 192 and of("wide").dropout == 0.4
+
+
+def test_arms_of_a_time_split_score_the_people_who_are_asked():
+    """Half of the people come back after the moment; the arms have a row for each of them alone."""
+    time = np.arange(320) + np.where(np.arange(320) % 16 == 15, 1000, 0)
+    data = walkers()
+    table = Interactions(
+        name="circle", user=np.repeat(np.arange(40), 8).astype(np.int32), item=data.items,
+        label=np.ones(320, np.float32), time=time, user_ids=np.arange(40), item_ids=np.arange(12),
+        user_features=Features(), item_features=Features(), scale=(0.0, 1.0),
+    )  # fmt: skip
+    found = histories.by_time(table, (0.4, 0.95))
+    test = histories.held_out(found, 6, 1)
+    assert 0 < len(test.target) < 40 and sasrec.asked(found)["untrained"] == 0
+    settings = arms.Factors(dim=4, epochs=1, batch=64)
+    for score in (arms.popularity(found, test), arms.bpr(found, test, settings)):
+        assert score.shape == (len(test.target), 12)
+    best = arms.transitions(found, test, 1, 0.6).argmax(axis=1)
+    assert (best == test.target).mean() == 1.0  # whoever walks takes the next place
 
 
 @pytest.mark.slow

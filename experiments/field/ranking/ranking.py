@@ -102,7 +102,6 @@ def run(name: str, config: Config) -> records.Record:
     tasks = {s: at[1].history.shape[0] for s, at in lists.test.items() if _is_told(s, world)}
     roles = {arm: records.METHOD if arm in HEADS else records.BASELINE for arm in arms}
     listed = {s: int(at[1].candidates.sum()) for s, at in lists.test.items() if s in tasks}
-    size = world.table.num_users, world.table.num_items, len(world.table)
     return records.made(
         "ranking",
         config,
@@ -110,7 +109,7 @@ def run(name: str, config: Config) -> records.Record:
         scores,
         method=RIDGE,
         protocol="new users, random halves",
-        data=records.Data(world.table.name, world.table.checksum(), *size),
+        data=records.data_of(world.table),
         split=records.Split(
             "ranking", config.split_seed, tests, tasks, int((lists.met.sum(axis=1) > 0).sum())
         ),

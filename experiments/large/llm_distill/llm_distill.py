@@ -264,7 +264,7 @@ def draw(record: records.Record, folder: pathlib.Path) -> None:
             error = [[at.mean - at.low], [at.high - at.mean]]
             axes.errorbar([ms], [at.mean], yerr=error, fmt="o", label=name, **colored(i))
         axes.set_xscale("log")
-        axes.set_xlabel("processor time to read a new title, adapt to a person and rank, ms")
+        axes.set_xlabel("processor time (ms): read a title, adapt, rank")
         axes.set_ylabel(f"{METRIC} of new items, K={last}")
         axes.grid(alpha=0.25, linewidth=0.4)
         plots.legend(axes, len(found))

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import scipy
 
-from metajax.data.histories.sequences import HELD_OUT, HeldOut, Sequences
+from metajax.data.histories.sequences import HeldOut, Sequences
 from metajax.evaluation import next_item
 from metajax.training import loop
 from metajax.training.outer_gradient import loss_gradient
@@ -26,7 +26,7 @@ def trained_part(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
     """The person and the item of every trained interaction, in order."""
     person = np.repeat(np.arange(len(sequences.length)), sequences.length)
     place = np.arange(len(person)) - np.repeat(sequences.start, sequences.length)
-    kept = place < (sequences.length - HELD_OUT)[person]
+    kept = place < sequences.trained[person]
     return person[kept], sequences.items[kept]
 
 
@@ -106,7 +106,6 @@ def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -
 
     References: Rendle et al., UAI 2009.
     """
-    del held
     person, item = (jnp.asarray(x) for x in trained_part(sequences))
     num_people, num_items = len(sequences.length), sequences.num_items
     num_steps = settings.epochs * (len(item) // settings.batch + 1)
@@ -137,7 +136,7 @@ def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -
     keys = jax.random.key(seed)[None]
     fitted = loop.fit(recipe, sample, (person, item), keys, num_steps, block=num_steps)
     found = jax.tree.map(lambda x: np.asarray(x[0]), fitted.params)
-    return found["person"] @ found["item"].T + found["bias"][None, :]
+    return found["person"][held.person] @ found["item"].T + found["bias"][None, :]
 
 
 def judged(

@@ -84,7 +84,7 @@ def _open(
 ) -> records.Opening:
     """The opening of the test of a part; only the first call enters the ledger."""
     alone = replace(config, also=(), only=(), minutes=0.0)
-    tests = ledger.checksum("leave-one-out", data.digest(), config.window)
+    tests = ledger.checksum(config.split, data.digest(), config.window)
     return store.opening(alone, lambda: records.open_tests(config, settings, "sasrec", tests))
 
 
