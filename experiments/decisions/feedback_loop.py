@@ -2,15 +2,14 @@
 
 Users of `ClickUsers` are served for 2,000 rounds. The prior is learned from past users; feedback
 comes in, a working model learns, the strategy (how wide to explore) is adjusted, and what has
-foretold clicks no worse than the live model goes live. Cut, a stage hands on what it was given. The
-controls delay feedback by 50 rounds and flip a fifth of it: the loop should lose a little, and stay
-above the loops that are cut.
+predicted clicks no worse than the live model goes live. A stage that is cut passes its input on. In
+the controls feedback comes 50 rounds late, and a fifth of it is flipped: the loop should lose a
+little, and stay above the loops that are cut.
 
-References: the founding documents' loop; Auer et al., SIAM J. Computing 2002 (Exp4).
+Reference: Auer et al., SIAM J. Computing 2002 (Exp4).
 Run: python -m experiments feedback_loop
      python -m experiments feedback_loop --from-records prints the stored table.
 Published: none.
-Deviates: the founding documents' loop has no log and no cut.
 """
 
 import dataclasses

@@ -1,10 +1,10 @@
 """What would a policy have earned? Off-policy estimates beside the truth, and on real clicks.
 
-In a world of which everything is known, logs are drawn and every estimator is set beside the
-truth: bias, spread, and how often its 95 % intervals hold it; with right and wrong reward models,
-with true propensities and, as the control, uniform ones. On the Open Bandit Dataset the value of
-Bernoulli Thompson sampling is estimated from the log of the random policy, whose rewards it never
-chose, and set beside what it earned itself in the same week, and the other way round. With
+In a world of which everything is known, logs are drawn and every estimator is compared with the
+truth: bias, spread, and how often its 95 % intervals contain it; with right and wrong reward
+models, with true propensities and, as the control, uniform ones. On the Open Bandit Dataset the
+value of Bernoulli Thompson sampling is estimated from the log of the random policy and compared
+with what it earned itself in the same week, and the other way round. With
 ``--log FILE`` the same table is made of a log of your own (docs/off_policy.md has its columns).
 
 References: Dudik et al., ICML 2011; Swaminathan, Joachims, NeurIPS 2015; Wang et al., ICML 2017;

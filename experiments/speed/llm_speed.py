@@ -1,7 +1,7 @@
 """Speed of a pretrained language model: reading, writing, scoring titles, searching a catalogue.
 
-Each is timed by the wall and in processor time; the latter is that of a quiet machine, where other
-programs do not wait for the same cores. The last column divides it by the cores, as if all of them
+Each is timed by the clock and in processor time; processor time hardly depends on what else the
+machine does. The last column divides it by the cores, as if all of them
 did their share: what a quiet machine reaches at best. Programs take parameters and tree as
 arguments; compiling is not counted and is printed apart.
 

@@ -2,15 +2,16 @@
 
 A log is played in order of time. Its first half is a warm-up, whose second half chooses rates; then
 every event is predicted first and learned from afterwards. All factor models begin with the same
-tables. Losses are of events, intervals draw users with all their events; the fitness F is each
-user's loss over that of biases learned online, as geometric mean and as share of users below 1.
+tables. Losses are means over events, and intervals resample users with all their events. The
+fitness F is each user's loss divided by that of biases learned online; printed are its geometric
+mean and the share of users below 1.
 
 References: McMahan et al., KDD 2013; Duchi et al., JMLR 2011; Gama et al., 2013; Kalman, 1960.
 Run: python -m experiments online --dataset ml-100k
      python -m experiments online --dataset ml-100k --from-records prints the stored table.
      python -m experiments online --peer  plays river's factorizations beside ours.
 Published: none under this protocol.
-Deviates: of what is only known to have happened, each event has one drawn item beside it.
+Deviates: in a log without ratings, each event has one randomly drawn item beside it, of label 0.
 """
 
 import dataclasses

@@ -1,7 +1,7 @@
 """Explanations of adapted scores by a person's own ratings, and how well they can be trusted.
 
-For each person, the score of the best of their test items is explained by what it owes to each of
-their own ratings, in several ways, for a learner in closed form, one by gradients and one with
+For each person, the highest score of a test item is explained by how much each of the person's own
+ratings moved it, in several ways, for a learner in closed form, one by gradients and one with
 attention. Leaving a rating out and adapting again is the truth; random order is the floor. Judged
 by how fast the score falls as the ratings that raised it most are deleted (and rises as they are
 inserted), by the agreement of ranks with leaving one out, and, in a world where only ratings of the

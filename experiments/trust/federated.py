@@ -2,7 +2,7 @@
 
 Each person of the training set is a client. A round sends the parameters to a few, a share of whom
 never answers; the others send an update back. All arms share a small network over what is public of
-an item and its mean, which people add up once, without their own ratings. New people, who were no
+an item and its mean, which people add up once, without their own ratings. New people, who were not
 clients, adapt on their device. Bytes are counted until the error on validation people is the best
 that FedAvg with tuned fine-tuning ever has.
 

@@ -2,8 +2,8 @@
 
 Everything that leaves a device is a sum over people, clipped and noised: sums of ratings by item,
 from which every arm knows the items' means; then a linear start by noisy normal equations, or MAML
-by noisy rounds. Each arm spends the same epsilon in all. New people adapt on their device, which
-sends nothing and costs nothing: their column is judged with and without it. An attack with shadow
+by noisy rounds. Each arm spends the same epsilon in total. New people adapt on their device, which
+sends nothing and costs no epsilon: every arm is judged with and without it. An attack with shadow
 models guesses who was in the training.
 
 References: Abadi et al., CCS 2016; McMahan et al., ICLR 2018; Li et al., ICLR 2020 (DP and
@@ -13,7 +13,7 @@ Run: python -m experiments private
      python -m experiments private --from-records prints the stored table.
 Published: none under this protocol.
 Deviates: settings are chosen on validation people, who are volunteers outside of the guarantee; the
-noise is drawn from a key that the configuration tells, so that the run can be repeated.
+noise is drawn from a key in the configuration, so that the run can be repeated.
 """
 
 import dataclasses

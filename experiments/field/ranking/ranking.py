@@ -1,10 +1,10 @@
 """T6: full catalogues ranked for new users and new items, by the classics and by meta-learners.
 
-A new user shows K items and asks for the rest: half of what a user met, at random, is to be found
-among all known items, or what the user met of items that nobody was trained on (where content is
-known of them: every arm scores them alike, by the known items of most like content). Every arm is
-fitted on training users, searched by equal trials that begin in the middle of the space, and chosen
-by nDCG@10 of validation users at K = 1, 5 and 20.
+A new user shows K items, and the arm ranks the others. For new users, a random half of what they
+met has to be found among all known items; for new items, what the user met of items that no arm was
+trained on. Every arm scores new items by the known items with the most similar content, and logs
+without content have none. Arms are fitted on training users, each searched by as many trials, from
+the middle of its space, and chosen by nDCG@10 of validation users at K = 1, 5 and 20.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
