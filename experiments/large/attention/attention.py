@@ -257,8 +257,7 @@ def main(config: Config) -> records.Record:
         get = lambda arm, metric=metric: record.of(SCENARIO, arm, f"k={SHOTS[-1]}", metric)
         for other in (GLOBAL, OTHERS, SHUFFLED):
             gap = records.difference(get(ADAPTED), get(other))
-            told = f"{gap:+.4f}"
-            print(f"{metric} after {SHOTS[-1]}: {ADAPTED} - {other}: {told}")
+            print(f"{metric} after {SHOTS[-1]}: {ADAPTED} - {other}: {gap:+.4f}")
     for fact, values in record.extra["temperature"].items():
         print(f"{MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")
     if not config.output.from_records:
