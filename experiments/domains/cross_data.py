@@ -14,6 +14,7 @@ from metajax.data.features.represent import represent
 from metajax.data.sources import crossdomain, named
 from metajax.data.sources.movielens import GENRES_100K
 from metajax.data.table import Interactions
+from metajax.results import groups
 from metajax.training import loop
 from metajax.types import Episode, Examples, UserError
 
@@ -210,6 +211,15 @@ def crossing(pair: shared_users.Pair, hidden: float, of_source: Side) -> Crossin
     profile["cmf_vector"] = factors.vectors(both_factors, pair).astype(np.float32)
     profile |= {"vector": plain["vector"], "liked": liked, "liked_mask": liked_mask}
     return Crossing(profile, rows, parts, target_noise, table.scale[0] == 0)
+
+
+def groups_of(pair: shared_users.Pair, users: np.ndarray) -> groups.Kinds:
+    """The groups (n,) of users: by their rows in the source, and by what is known of them."""
+    events = pair.source.scale[0] == 0  # of which half the rows are items drawn at random
+    rows = pair.source.user[pair.source.label > 0] if events else pair.source.user
+    count = np.bincount(rows, minlength=pair.shared)[users]
+    kind = "source events" if events else "source ratings"
+    return groups.of_tasks(users, {kind: count}, pair.target.user_features)
 
 
 def kept_rows(table: Interactions, shared: int) -> tuple[np.ndarray, np.ndarray]:

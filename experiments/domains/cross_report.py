@@ -7,7 +7,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from metajax.results import intervals, plots, records
+from metajax.results import grid, groups, intervals, plots, records
 
 ITEM, FOLD_IN, NO_SOURCE = "item mean", "target-only fold-in", "ours, no source"
 CMF, EMCDR, EMCDR_MLP = "CMF", "EMCDR, linear", "EMCDR, MLP"
@@ -53,6 +53,13 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     for scenario in record.extra["scenarios"]:
         console.print(values(record, scenario))
         console.print(gaps(record, scenario))
+        title = f"{record.dataset}, {scenario}: {TOLD[metrics(record)[0]]} at K=0 by group"
+        pair = (OURS, EMCDR)
+        found = groups.table(
+            record, scenario, pair, metrics(record)[0], title=title, condition="k=0"
+        )
+        if found:
+            grid.terminal(found, console)
     for line in notes(record):
         print(line)
     curve(record, folder / "shots.png")

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import records, tables
+from metajax.results import groups, records, tables
 
 from . import shots
 
@@ -49,6 +49,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         shots.table(f"simulated, {scenario}", measure, [*arms, BAYES], SIMULATED)
         shots.differences(f"simulated, {scenario}", measure, others, SIMULATED)
     tables.terminal(controls(record))
+    shown = f"{title}: MAE at K = 5"
+    groups.show(record, REAL, (DPP, UNIFORM), "mae", title=shown, condition="k=5")
     said, found = verdict(record)
     pairs = "; ".join(f"{c}: {shots.signed(x, 4)}" for c, x in found.items())
     own = (record.dataset, record.config["split_seed"]) == REGISTERED

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import plots, records
+from metajax.results import groups, plots, records
 
 from . import shots
 
@@ -41,6 +41,10 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         title = f"{record.dataset}, {scenario(density)}, {items} new items"
         shots.table(title, measure, ARMS, heads, 4)
         shots.differences(title, measure, PAIRS, heads, 4)
+        groups.show(
+            record, scenario(density), (DROPPED, CLOSED), "mae",
+            title=f"{title}: MAE at K = 0", condition=COLD,
+        )  # fmt: skip
     print("Intervals are over items, seeds averaged first.")
     measure = shots.per_task(record, scenario(max(densities)), "mae", "MAE")
     axis = f"ratings of the new item ({record.dataset})"

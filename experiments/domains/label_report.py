@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from metajax.data.sources import named
-from metajax.results import intervals, records, tables
+from metajax.results import groups, intervals, records, tables
 
 from . import shots
 
@@ -59,6 +59,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         shots.differences(title, measure, PAIRS, heads)
     tables.terminal(by_label(record))
     tables.terminal(controls(record))
+    groups.show(record, PEOPLE, (OURS, EACH), "ap", title=f"{title}: average precision at K = 20")
     for name, axis in (("ap", "ap"), ("micro", "micro-f1")):
         shots.curves(
             found[name], arms, heads, folder / f"{axis}.png",

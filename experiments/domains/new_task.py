@@ -25,7 +25,7 @@ from typing import ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 
 NAME = "new_task"
 
@@ -39,6 +39,7 @@ class Config:
     """census-income, retailrocket-multibehavior, or an .npz file; the last task is the new one."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     shots: tuple[Positive, ...] = (10, 30, 100)
     """Numbers of labels of the new task."""
     num_tasks: Positive = 60

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from metajax.results import intervals, plots, records, tables
+from metajax.results import groups, intervals, plots, records, tables
 
 from . import shots
 
@@ -66,6 +66,13 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     for condition in record.extra["conditions"]:
         tables.terminal(gains(record, condition))
         tables.terminal(controls(record, condition))
+    last = record.extra["conditions"][-1]
+    worst = min(record.extra["scenarios"], key=lambda s: gain(record, s, TRANSFER, last).mean)
+    title = f"{record.dataset}, {worst}, where plain transfer does worst: MSE at {told(last)}"
+    groups.show(
+        record, worst, (GATED, SCRATCH, TRANSFER), "mse", title=title, condition=last,
+        pair=(TRANSFER, SCRATCH),
+    )  # fmt: skip
     for condition in record.extra["conditions"]:
         print(summary(record, condition))
     if record.extra["rhos"]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         judged,
         run_experiment,
     )
-    from metajax.benchmark.problem import Problem, freeze, load
+    from metajax.benchmark.problem import Problem, freeze, groups_of, load
 
 PLACES = {
     "baselines": ("A2", "A4", "fold_in_learner"),
@@ -29,7 +29,7 @@ PLACES = {
         *("Built", "Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions"),
         *("Training", "judge", "judged", "run_experiment"),
     ),
-    "problem": ("Problem", "freeze", "load"),
+    "problem": ("Problem", "freeze", "groups_of", "load"),
 }
 """File -> the names of it that this package hands on."""
 
@@ -50,6 +50,7 @@ __all__ = [
     "cli",
     "fold_in_learner",
     "freeze",
+    "groups_of",
     "judge",
     "judged",
     "kept",

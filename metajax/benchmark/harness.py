@@ -34,7 +34,7 @@ from metajax.benchmark.baselines import (
     unfinished,
 )
 from metajax.benchmark.command import cli
-from metajax.benchmark.problem import Problem, freeze, load
+from metajax.benchmark.problem import Problem, freeze, groups_of, load
 from metajax.benchmark.scores import in_unit, on_the_same_tasks
 from metajax.data import episodes
 from metajax.data.sources import named
@@ -42,7 +42,7 @@ from metajax.evaluation import evaluate, leaks
 from metajax.evaluation import judge as judging
 from metajax.evaluation.check import check
 from metajax.learners import pooled
-from metajax.results import plots, records, tables
+from metajax.results import groups, plots, records, tables
 from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
 from metajax.training import journal, progress
 from metajax.types import Episode, MetaLearner, Model
@@ -139,9 +139,7 @@ def judge(
 
 def data_of(problem: Problem) -> records.Data:
     """The data set's name, checksum and sizes, for the record."""
-    table = problem.table
-    sizes = table.num_users, table.num_items, len(table)
-    return records.Data(table.name, table.checksum(), *sizes)
+    return records.data_of(problem.table)
 
 
 def split_of(problem: Problem) -> records.Split:
@@ -299,7 +297,7 @@ def judged(
     notes = [*notes, *unfinished(arms, config.training)]
     took, labels = gradients(arms, config.training), problem.table.label[problem.split.train_rows]
     levels = None if problem.events else belief.levels_of(problem)
-    extra = belief.facts(levels, labels, problem.unit)
+    extra = {groups.GROUPS: groups_of(problem), **belief.facts(levels, labels, problem.unit)}
     return records.made(
         name,
         config,

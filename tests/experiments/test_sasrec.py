@@ -78,6 +78,7 @@ def test_parts_made_apart_are_the_table_made_at_once(tmp_path, monkeypatch):
     once = (tmp_path / "out" / "parts" / "sasrec.jsonl").read_bytes()
     monkeypatch.setattr(parts.training, "fit", None)  # would fail, were it called
     record = sasrec.run(sasrec.Config(output, **options))
+    assert record is not None
     assert (tmp_path / "out" / "parts" / "sasrec.jsonl").read_bytes() == once
     hit = record.of("leave-one-out", sasrec.SASREC, next_item.UNMASKED, "hit@10")
     assert hit.shape == (2, 40)
@@ -95,6 +96,7 @@ def test_every_recipe_learns_to_walk(tmp_path, monkeypatch):
     options |= {"drawn": 8, "rate": 0.01}
     config = sasrec.Config(Output(tmp_path / "out"), also=("gbce", "esasrec", "hstu"), **options)
     record = sasrec.main(config)
+    assert record is not None
     ndcg = lambda arm: record.of("leave-one-out", arm, next_item.UNMASKED, "ndcg@10").mean()
     for arm in (sasrec.SASREC, "SASRec, gBCE", "eSASRec", "HSTU, full softmax"):
         assert ndcg(arm) > 0.8, arm

@@ -184,9 +184,9 @@ def main(config: Config) -> records.Record:
     each = [kept(registration, seed, config, folder) for seed in seeds]
     sizes = [dict(record.tasks) for record in each]
     told = registration._asdict() | {"commit": commit}
-    pooled = dataclasses.replace(
-        field.pooled(each), extra={**each[0].extra, "registration": told, "tasks": sizes}
-    )
+    pooled = field.pooled(each)
+    facts = {**pooled.extra, "registration": told, "tasks": sizes}
+    pooled = dataclasses.replace(pooled, extra=facts)
     path = records.write(folder, name, pooled, config.output.publish)
     report.show(pooled)
     print(f"record {path}")

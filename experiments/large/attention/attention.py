@@ -273,8 +273,7 @@ def main(config: Config) -> records.Record:
         for one, other in PAIRS:
             if {one, other} <= set(record.names()):
                 gap = records.difference(get(one), get(other))
-                told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-                print(f"{metric} after {SHOTS[-1]}: {one} - {other}: {told}")
+                print(f"{metric} after {SHOTS[-1]}: {one} - {other}: {gap:+.4f}")
     for arm, facts in record.extra.get("focus", {}).items():
         for fact, values in facts.items():
             print(f"{arm}: {MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")

@@ -173,7 +173,7 @@ def differences(record: records.Record) -> None:
     for one, other in PAIRS:
         if {one, other} <= set(record.names()):
             gap = records.difference(get(one), get(other))
-            print(f"ndcg@10: {one} - {other}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+            print(f"ndcg@10: {one} - {other}: {gap:+.4f}")
 
 
 def main(config: Config) -> records.Record | None:
