@@ -30,7 +30,6 @@ from metajax.decide.environment import Log, Observation, Policy, drawing, play
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
-from metajax.training import journal
 from metajax.types import UserError
 
 from . import long_term_report
@@ -164,17 +163,12 @@ def measured(config: Config) -> records.Record:
         log = jax.device_get(run(params))
         scores[records.Key(SCENARIO, arm, records.ALL, "return")] = log.reward.sum(axis=2)
         shapes[arm] = shape_of(log, world.candidates)
-    record = records.made(
-        NAME, config,
+    return benchmark.kept(
+        NAME, NAME, config,
         records.arms_of(ARMS, roles={a: ROLES.get(a, records.BASELINE) for a in ARMS},
                         seconds=seconds, history=history),
-        scores, opened=(opened,), scenario=SCENARIO, peak_memory=journal.peak_memory(),
-        seconds={"total": time.perf_counter() - began}, extra={"shapes": shapes},
+        scores, began=began, opened=(opened,), scenario=SCENARIO, extra={"shapes": shapes},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
 
 
 def shape_of(log: Log, none: int) -> dict[str, list[float]]:

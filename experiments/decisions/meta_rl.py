@@ -27,7 +27,6 @@ from metajax import benchmark
 from metajax.decide.click_users import ClickUsers
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
-from metajax.training import journal
 
 from . import ask_bandit, meta_rl_report, rl_arms
 from .meta_rl_report import ASK, NAME, SCENARIO, SHOTS
@@ -148,15 +147,10 @@ def measured(config: Config) -> records.Record:
         rl_arms.NAMES, roles={a: roles.get(a, records.BASELINE) for a in rl_arms.NAMES},
         settings=settings, seconds=seconds, history=history,
     )  # fmt: skip
-    record = records.made(
-        NAME, config, arms, scores, opened=(opened,), scenario=SCENARIO, shots=SHOTS,
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={ASK: asking(config)},
+    return benchmark.kept(
+        NAME, NAME, config, arms, scores, began=began,
+        opened=(opened,), scenario=SCENARIO, shots=SHOTS, extra={ASK: asking(config)},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
 
 
 def tested(config: Config, shape: Shape, params: dict, rates: dict) -> dict:

@@ -22,7 +22,16 @@ from typing import Annotated, Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Positive, Presets, Range, SplitOptions, Training
+from metajax.settings import (
+    Data,
+    Hardware,
+    Output,
+    Positive,
+    Presets,
+    Range,
+    SplitOptions,
+    Training,
+)
 
 from . import clusters_report as report
 from . import shots
@@ -36,6 +45,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     split_seed: int = 0
     """Seed of the split of people."""
     clusters: Annotated[int, Range(2, 1000)] = 6
@@ -67,7 +77,8 @@ def measured(config: Config) -> records.Record:
     problem = benchmark.load(config.data, options)
     centers, told = arms.grouped(problem, config.clusters, config.seeds)
     problem = arms.with_random_clusters(problem, told["sizes"])
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
     tried = arms.made(problem, centers)

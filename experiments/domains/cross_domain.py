@@ -37,7 +37,7 @@ from metajax.learners.cold_start import cross_domain as learners
 from metajax.results import ledger, records
 from metajax.results.groups import GROUPS
 from metajax.results.partial import Partial
-from metajax.settings import Output, Positive, Presets, Share, config_hash
+from metajax.settings import Hardware, Output, Positive, Presets, Share, config_hash
 from metajax.training import progress
 from metajax.types import Episode, Params, UserError
 
@@ -62,6 +62,7 @@ class Config:
     """The domain in which they are new."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     hidden: tuple[Share, ...] = (0.2, 0.5, 0.8)
     """Shares of the people of both domains who are hidden in the target."""
     trials: Positive = 4
@@ -193,7 +194,7 @@ def measured(config: Config) -> records.Record:
             scenario = f"{share:.0%} hidden"
             found = crossings[scenario] = data.crossing(pair, share, of_source)
             valid = data.tasks(found, found.parts["valid"])
-            sizes = (config.num_steps, config.num_tasks, config.trials)
+            sizes = (config.num_steps, config.num_tasks, config.trials, config.hardware.devices)
             tuner = arms.Tuner(found, valid, *sizes)
             for name, make in (*closed(pair, tuner), *trained(tuner, partial, scenario)):
                 ready[scenario, name] = make()

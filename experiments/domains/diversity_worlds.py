@@ -20,6 +20,7 @@ from metajax.models.towers import factor_mlp, vector_mlp
 from metajax.results import records
 from metajax.settings import Training
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Params
 
 from . import diversity_report as report
@@ -124,8 +125,9 @@ class Kinds:
         def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
             keys = jax.random.split(jax.random.key(1), self.training.seeds)
             found = loop.fit(
-                loop.recipe(self.learner, optax.adam(rate)), diversity.batches(pick, self.draw),
-                pool, keys, self.training.num_steps, block=100, validate=error,
+                on_devices(self.training.devices, loop.recipe(self.learner, optax.adam(rate))),
+                diversity.batches(pick, self.draw), pool, keys, self.training.num_steps,
+                block=100, validate=error,
             )  # fmt: skip
             valid = float(found.history["valid"].min(axis=1).mean())
             return valid, {"best_step": found.best_step.tolist()}, found.params

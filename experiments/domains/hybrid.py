@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Positive, Presets, Share, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
 from metajax.types import UserError
 
 from . import hybrid_report as report
@@ -37,6 +37,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
+    hardware: Hardware = Hardware()
     densities: tuple[Share, ...] = (0.1, 0.3, 1.0)
     """Shares of the training ratings that are kept; each item keeps its test ratings."""
     dropped: Share = 0.5
@@ -71,7 +72,8 @@ def measured(config: Config) -> records.Record:
         raise UserError("no share of the ratings is told; give one or more --densities")
     table = graph_arms.rated(named.chosen(config.data))
     content = hybrid_arms.contents(table)
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, dict[str, Any]] = {}
     ready: dict[tuple[float, str], Any] = {}
     problems = {}

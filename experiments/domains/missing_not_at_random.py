@@ -32,7 +32,7 @@ from metajax.data.worlds import chosen as worlds
 from metajax.evaluation import judge
 from metajax.results import ledger, records
 from metajax.results.groups import GROUPS
-from metajax.settings import Output, Positive, Presets, Share
+from metajax.settings import Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
 from metajax.types import MetaLearner, UserError
 
@@ -52,6 +52,7 @@ class Config:
     """coat, synthetic, or the path of an .npz file with the same arrays."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     propensity: Literal["logistic", "popularity", "naive_bayes", "stored"] = "logistic"
     """How the propensities of the weighed arms are estimated; stored: those of the data set."""
     floor: Share = 0.1
@@ -211,6 +212,7 @@ def measured(config: Config) -> records.Record:
     weights = {k: arms.weights_of(rated, p, config.floor) for k, p in found.items()}
     own = weights[config.propensity]
     settings = (config.num_steps, config.num_tasks, config.rate, config.seeds)
+    settings += (config.hardware.devices,)
     tuner = arms.Tuner(log, hidden, own, *settings)
     ready: dict[str, tuple[Any, np.ndarray]] = {}
     choices: dict[str, dict[str, Any]] = {}

@@ -26,7 +26,7 @@ from metajax import benchmark
 from metajax.data.sources.movielens import GENRES_100K
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Positive, Presets, SplitOptions
+from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions
 from metajax.types import UserError
 
 from . import label_report as report
@@ -42,6 +42,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     column: str = "genre"
     """The item column whose values are the labels."""
     liked: float = 4.0
@@ -125,6 +126,7 @@ def measured(config: Config) -> records.Record:
     problem, rule, found = prepared(config)
     valid = arms.stored(rule, found["valid"])
     settings = (config.rates, config.num_steps, config.num_tasks, config.seeds)
+    settings += (config.hardware.devices,)
     tuner = arms.Tuner(rule, found["train"], valid, *settings)
     choices: dict[str, Any] = {report.FREQUENCY: {"share": found["share"].tolist()}}
     ready: dict[str, Any] = {report.FREQUENCY: judging.constant(found["share"])}

@@ -28,7 +28,7 @@ from typing import ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 
 NAME = "multi_task"
 DATASETS = ("census-income", "ml-1m", "retailrocket-multibehavior")
@@ -44,6 +44,7 @@ class Config:
     of an .npz file."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     seeds: Positive = 10
     """Training seeds; on data the trials of each arm, of which the better half is judged."""
     num_steps: Positive = 1_000

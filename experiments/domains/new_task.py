@@ -26,7 +26,7 @@ from typing import ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 
 NAME = "new_task"
 
@@ -41,6 +41,7 @@ class Config:
     an .npz file; the last task is the new one."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     shots: tuple[Positive, ...] = (10, 30, 100)
     """Numbers of labels of the new task."""
     num_tasks: Positive = 60

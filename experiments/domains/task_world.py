@@ -16,6 +16,7 @@ from metajax.models import experts
 from metajax.optim import balance
 from metajax.results import intervals, ledger, plots, records
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.updates import optimizer
 from metajax.types import Params
 
@@ -112,7 +113,8 @@ def measured(config: Any) -> records.Record:
     with progress.bar("multi_task", len(arms) * len(places)) as update:
         for name, arm in arms.items():
             for scenario, world in places.items():
-                given = (recipe(arm, rate), sample, world, keys, config.num_steps)
+                how = on_devices(config.hardware.devices, recipe(arm, rate), split_by_compiler)
+                given = (how, sample, world, keys, config.num_steps)
                 found[scenario, name] = loop.fit(*given, block=200).params["model"]
                 update(len(found), {})
             print(f"{name}: trained", flush=True)

@@ -2,10 +2,10 @@
 
 Sequences (`--what sequences`): a SASRec is trained on a fifth of the people and judged on the next
 item of the others; beside it stands a contrastive loss between two views of a history (cropped,
-masked, reordered, or any of these), and as a control two views of unlike people. Tasks (`--what
+masked, reordered, or any of these), and as a control two views of different people. Tasks (`--what
 tasks`): MAML is trained on a few users of a world with latent tastes; beside it stand MetaMix,
 interpolated tasks (MLTI) and mixup, and as a control MetaMix whose labels are not mixed; all are
-judged on new users whose ratings are noisier and noisier.
+judged on new users, at several levels of noise in their ratings.
 
 References: Xie et al., "CL4SRec", ICDE 2022; Yao et al., "MetaMix", ICML 2021; Yao et al., "MLTI",
 ICLR 2022; Zhang et al., "mixup", ICLR 2018.
@@ -300,8 +300,7 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         if arm != NONE:
             gap = records.difference(get(arm), get(NONE))
-            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            print(f"{metric}, {condition}: {arm} - {NONE}: {told}")
+            print(f"{metric}, {condition}: {arm} - {NONE}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (condition, metric))
     return record

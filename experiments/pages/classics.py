@@ -97,7 +97,7 @@ def sinusoid_table(stems: Sequence[str], steps: int) -> str:
             r = report.interval(scores, sinusoid_report.METRIC)
             published = quoted.get(f"{scenario}|{arm}", "")
             theirs = f" ({published})" if published else ""
-            ours = f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]"
+            ours = f"{r:.3f}"
             cells.append(("a task diverged" if np.isinf(r.mean) else ours) + theirs)
         lines.append("| " + " | ".join([arm, *cells]) + " |")
     return "\n".join(lines)

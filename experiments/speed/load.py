@@ -10,7 +10,7 @@ Run: python -m experiments load              (the extra `serve`)
      python -m experiments load --from-records prints the stored table.
 Published: none. The aim is 10 ms at the 99th percentile above HTTP alone, on two cores.
 Deviates: the catalogue is drawn, in clusters and without; the clients run on the same cores as the
-server; wall times are those of the machine as it was, with its load in the record, and the server's
+server; wall times depend on what else the machine did (its load is in the record), and the server's
 processor time per request stands beside them.
 """
 

@@ -1,9 +1,9 @@
 """Tasks in time: does online meta-learning beat online learning without meta, and what is kept?
 
-Users come in order of time, each a task with the few events known so far, and come back. All arms
-begin with what the same warm-up gives, at the same number of outer steps; each then predicts the
-queries of a round, and learns from the tasks that have ended. On logs a task's loss is set beside
-that of a closed form; on drifting worlds beside the Bayes tracker's.
+Users arrive in order of time and come back; each visit is a task with the few events known so far.
+All arms start from a warm-up with the same number of outer steps; then each predicts the queries of
+a round, and learns from the tasks that have ended. A task's loss is compared on logs with that of a
+closed form, on drifting worlds with that of the Bayes tracker.
 
 References: Finn et al., ICML 2019 (FTML); Acar et al., ICML 2021 (MOML); Sun et al., SIGIR 2021
 (FORM); Gupta et al., NeurIPS 2020 (La-MAML); Lopez-Paz, Ranzato, NeurIPS 2017 (backward transfer).
@@ -73,11 +73,10 @@ def measured(config: Config) -> records.Record:
     sizes = Sizes(batch=1, buffer=1_024, window=50, window_steps=200) if on_worlds else Sizes()
     run = worlds.run if on_worlds else task_logs.run
     parts: dict[str, Any] = run(config, sizes)
-    record = records.made(
-        "online_meta", config, parts.pop("arms"), parts.pop("scores"),
-        opened=(parts.pop("opened"),), seconds={"total": time.perf_counter() - began}, **parts,
+    return benchmark.kept(
+        name_of(config), "online_meta", config, parts.pop("arms"), parts.pop("scores"),
+        began=began, opened=(parts.pop("opened"),), **parts,
     )  # fmt: skip
-    return task_report.written(config, name_of(config), record)
 
 
 def name_of(config: Config) -> str:

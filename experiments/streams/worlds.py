@@ -13,7 +13,6 @@ from metajax.models.towers import vector_linear
 from metajax.online import drift, scores
 from metajax.online.drift import DriftStream, Stream
 from metajax.results import ledger, records
-from metajax.training import journal
 from metajax.types import Episode
 
 from . import task_arms
@@ -229,6 +228,6 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
         "arms": records.arms_of(
             names, roles=roles | {OFFLINE: records.BASELINE}, settings=settings, bytes_per_task=size
         ),
-        "scores": kept, "opened": opened, "peak_memory": journal.peak_memory(),
+        "scores": kept, "opened": opened,
         "extra": {"curves": curves, "recovery": recovers, "worlds": list(WORLDS)},
     }  # fmt: skip

@@ -10,7 +10,7 @@ control. All settings of defences are chosen on meta-validation.
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
 Run: python -m experiments adversarial --dataset ml-100k
-     python -m experiments adversarial --attack lies  tries one of the six.
+     python -m experiments adversarial --attack lies  tries one of the attacks.
 Published: none under this protocol.
 Deviates: item factors are estimated beforehand from honest ratings, so that hostile users reach the
 initialization only.

@@ -2,7 +2,7 @@
 
 Each person of the training set is a client. A round sends the parameters to a few, a share of whom
 never answers; the others send an update back. All arms share a small network over what is public of
-an item and its mean, which people add up once, without their own ratings. New people, who were no
+an item and its mean, which people add up once, without their own ratings. New people, who were not
 clients, adapt on their device. Bytes are counted until the error on validation people is the best
 that FedAvg with tuned fine-tuning ever has.
 
@@ -32,7 +32,7 @@ from metajax.evaluation import judge
 from metajax.federated import simulator
 from metajax.results import records
 from metajax.settings import Data, Output, Positive, Presets, Share
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import UserError
 
 from . import fed_arms, fed_report, own_data
@@ -141,8 +141,8 @@ def measured(config: Config) -> records.Record:
         )
     roles = dict.fromkeys(arms, records.METHOD)
     roles |= dict.fromkeys((fed_arms.MEAN, fed_arms.BIAS), records.BASELINE)
-    record = records.made(
-        "federated", config,
+    return benchmark.kept(
+        name, "federated", config,
         records.arms_of(
             arms, roles=roles, settings=choices,
             seconds={arm: told.seconds for arm, told in arms.items()},
@@ -151,21 +151,13 @@ def measured(config: Config) -> records.Record:
                 for arm, told in arms.items()
             },
         ),
-        scores, scenario=SCENARIO, opened=(opened,), peak_memory=journal.peak_memory(),
-        data=records.Data(
-            people.table.name, people.table.checksum(), people.table.num_users,
-            people.table.num_items, len(people.table),
-        ),
-        seconds={"total": time.perf_counter() - began},
+        scores, began=began, scenario=SCENARIO, opened=(opened,),
+        data=records.data_of(people.table),
         extra={
             "clients": people.num_clients, "test": len(test.query.label),
             "sums_bytes": 2 * 4 * people.table.num_items,
         },
     )  # fmt: skip
-    records.write(folder, name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def name_of(config: Config) -> str:

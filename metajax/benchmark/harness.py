@@ -139,9 +139,7 @@ def judge(
 
 def data_of(problem: Problem) -> records.Data:
     """The data set's name, checksum and sizes, for the record."""
-    table = problem.table
-    sizes = table.num_users, table.num_items, len(table)
-    return records.Data(table.name, table.checksum(), *sizes)
+    return records.data_of(problem.table)
 
 
 def split_of(problem: Problem) -> records.Split:

@@ -114,7 +114,7 @@ def dealt(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     )
 
     def gradient(params: Params, episodes: Episode, key: jax.Array):
-        _check_even(len(episodes.query.mask), mesh, "tasks")
+        check_even(mesh.shape[TASKS], len(episodes.query.mask))
         return run(params, episodes, task_keys(episodes, key))
 
     return gradient
@@ -136,7 +136,7 @@ def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> Gra
 
     def dealt(rows: PyTree) -> PyTree:
         for leaf in jax.tree.leaves(rows):
-            _check_even(leaf.shape[axis], mesh, "rows")
+            check_even(mesh.shape[TASKS], leaf.shape[axis], "rows")
         return jax.lax.with_sharding_constraint(rows, where)
 
     def gradient(params: Params, batch: Any, key: jax.Array):
@@ -156,10 +156,21 @@ def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     return split_by_compiler(mesh, gradient_fn, 1)
 
 
-def _check_even(number: int, mesh: Mesh, what: str) -> None:
-    if number % mesh.shape[TASKS]:
+def check_even(count: int, number: int, what: str = "tasks") -> None:
+    """Refuses a batch that devices cannot share; every training does it before its first step.
+
+    Call it first where a training of another batch goes before.
+
+    Args:
+      count: the number of devices.
+      number: how many tasks or rows a batch has; what: the word for them.
+
+    Raises:
+      UserError: ``count`` does not divide ``number``.
+    """
+    if number % count:
         raise UserError(
-            f"{number} {what} of a step do not divide over {mesh.shape[TASKS]} devices; ask for "
+            f"{number} {what} of a step do not divide over {count} devices; ask for "
             "--devices that divide them"
         )
 

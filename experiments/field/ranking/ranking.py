@@ -1,10 +1,10 @@
 """T6: full catalogues ranked for new users and new items, by the classics and by meta-learners.
 
-A new user shows K items and asks for the rest: half of what a user met, at random, is to be found
-among all known items, or what the user met of items that nobody was trained on (where content is
-known of them: every arm scores them alike, by the known items of most like content). Every arm is
-fitted on training users, searched by equal trials that begin in the middle of the space, and chosen
-by nDCG@10 of validation users at K = 1, 5 and 20.
+A new user shows K items, and the arm ranks the others. For new users, a random half of what they
+met has to be found among all known items; for new items, what the user met of items that no arm was
+trained on. Every arm scores new items by the known items with the most similar content, and logs
+without content have none. Arms are fitted on training users, each searched by as many trials, from
+the middle of its space, and chosen by nDCG@10 of validation users at K = 1, 5 and 20.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
@@ -102,7 +102,6 @@ def run(name: str, config: Config) -> records.Record:
     tasks = {s: at[1].history.shape[0] for s, at in lists.test.items() if _is_told(s, world)}
     roles = {arm: records.METHOD if arm in HEADS else records.BASELINE for arm in arms}
     listed = {s: int(at[1].candidates.sum()) for s, at in lists.test.items() if s in tasks}
-    size = world.table.num_users, world.table.num_items, len(world.table)
     return records.made(
         "ranking",
         config,
@@ -110,7 +109,7 @@ def run(name: str, config: Config) -> records.Record:
         scores,
         method=RIDGE,
         protocol="new users, random halves",
-        data=records.Data(world.table.name, world.table.checksum(), *size),
+        data=records.data_of(world.table),
         split=records.Split(
             "ranking", config.split_seed, tests, tasks, int((lists.met.sum(axis=1) > 0).sum())
         ),

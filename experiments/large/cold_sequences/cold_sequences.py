@@ -2,9 +2,9 @@
 
 Some items are hidden from the training of a sequence model. A new one is then known by its first
 interactions alone, that is by the histories before them, and by its content (genres and title
-words). Its embedding is the mean of these histories, found by gradient steps, told by content, or
-matched by a meta-learned metric, which was trained on other items that the model had not seen,
-either. Each later interaction is judged: the place of the new item among all items, and among the
+words). Its embedding is the mean of these histories, found by gradient steps, predicted from
+content, or matched by a meta-learned metric that was trained on other items hidden from the model.
+Each later interaction is a test: the place of the new item among all items, and among the
 new ones. Controls: the embedding as it was initialized, and matching with another item's
 interactions.
 
@@ -393,8 +393,7 @@ def main(config: Config) -> records.Record:
         get = lambda arm, n=shots: record.of(SCENARIO, arm, f"n={n}, {ALL}", "ndcg@10")
         for other in (arms.MEAN, arms.CONTENT, arms.RANDOM):
             gap = records.difference(get(arms.MATCHED), get(other))
-            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {told}")
+            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"n={SHOTS[-1]}, {NEW}", "ndcg@10"))
     return record

@@ -210,7 +210,7 @@ def main(config: Config) -> records.Record | None:
     get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
     for arm in [name for name in record.names() if name != "no adaptation"]:
         gap = records.difference(get(arm), get("no adaptation"))
-        print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+        print(f"ndcg@10: {arm} - no adaptation: {gap:+.4f}")
     if "cost" in record.extra:
         print(writing.costs(record))
     if not config.output.from_records:
