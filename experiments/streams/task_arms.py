@@ -18,7 +18,7 @@ from metajax.online.meta import AskedTasks, meta
 from metajax.online.prequential import Online
 from metajax.online.updaters import Updater
 from metajax.results import records
-from metajax.training import devices as shard
+from metajax.training.devices import split_over
 from metajax.types import Episode, MetaLearner, Model, Params
 
 SCRATCH, BASE, BEST = "from scratch", "means so far", "Bayes tracker"
@@ -145,9 +145,8 @@ class Trainer:
     """
 
     def __init__(self, learner: MetaLearner, num_steps: int, batch: int, devices: int = 1):
-        given = (shard.split_rows(shard.mesh(count=devices)),) if devices > 1 else ()
         self.learner, tx = learner, optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
-        descend = updaters.descend(learner, tx, num_steps, batch, *given)
+        descend = updaters.descend(learner, tx, num_steps, batch, split_over(devices))
         take = lambda params, tasks, count, key: descend(
             params, tx.init(params), Kept(tasks, count), key
         )

@@ -134,7 +134,7 @@ def descend(
     Each step draws its tasks evenly. With all tasks of a warm-up kept, it is offline training.
 
     Args:
-      deal: what is done to the drawn tasks, such as `training.devices.split_rows`.
+      deal: what is done to the drawn tasks, such as `training.devices.split_over`.
     """
     gradient = slope(learner)
 

@@ -162,6 +162,14 @@ def split_rows(mesh: Mesh, axis: int = 0) -> Callable[[PyTree], PyTree]:
     return dealt
 
 
+def split_over(count: int) -> Callable[[PyTree], PyTree]:
+    """`split_rows` over ``count`` devices, as ``--devices`` asks; with 1 rows stay as they are.
+
+    For a training that is no call of `loop.fit`, such as one whose policy acts while it learns.
+    """
+    return split_rows(mesh(count=count)) if count > 1 else lambda rows: rows
+
+
 def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     """`split_by_compiler` over the second axis: for one episode of B stacked people, (1, B, ...).
 
