@@ -304,8 +304,7 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         if arm != NONE:
             gap = records.difference(get(arm), get(NONE))
-            told = f"{gap:+.4f}"
-            print(f"{metric}, {condition}: {arm} - {NONE}: {told}")
+            print(f"{metric}, {condition}: {arm} - {NONE}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (condition, metric))
     return record

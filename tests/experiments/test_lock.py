@@ -151,8 +151,6 @@ NOT_JUDGING = {
     ("classics/few_shot.py", "in_batches"),
     ("regimes/world.py", "one_by_one"),
     ("ecommerce/runs.py", "adapted"),
-    ("trust/own_data.py", "with_table"),
-    ("trust/adversarial_arms.py", "embedded"),
     ("domains/chosen_arms.py", "penalized"),
     ("domains/cross_arms.py", "trial"),
 }

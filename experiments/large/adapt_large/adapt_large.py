@@ -283,8 +283,7 @@ def main(config: Config) -> records.Record:
     squared = partial(record.of, "new people", condition="k=50", metric="mse")
     for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
-        told = f"{own:.4f}"
-        print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {told}")
+        print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {own:.4f}")
     get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
     for arm in record.names():
         gap = records.difference(get(arm=RIDGE), get(arm=arm))

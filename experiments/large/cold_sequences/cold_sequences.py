@@ -396,8 +396,7 @@ def main(config: Config) -> records.Record:
         get = lambda arm, n=shots: record.of(SCENARIO, arm, f"n={n}, {ALL}", "ndcg@10")
         for other in (arms.MEAN, arms.CONTENT, arms.RANDOM):
             gap = records.difference(get(arms.MATCHED), get(other))
-            told = f"{gap:+.4f}"
-            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {told}")
+            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"n={SHOTS[-1]}, {NEW}", "ndcg@10"))
     return record

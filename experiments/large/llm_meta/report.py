@@ -58,16 +58,14 @@ def show(record: records.Record) -> None:
         for k in shots[-1:]:
             for a, b in pairs(record):
                 gap = records.difference(*(get(name, f"k={k}", metric) for name in (a, b)))
-                told = f"{gap:+.4f}"
-                print(f"{metric}, K={k}: {a} - {b}: {told}")
+                print(f"{metric}, K={k}: {a} - {b}: {gap:+.4f}")
     last = shots[-1]
     for name in record.names():
         if records.Key(record.scenario, name, shuffled(last), "mse") in record.scores:
             gap = records.difference(
                 get(name, f"k={last}", "mse"), get(name, shuffled(last), "mse")
             )
-            told = f"{gap:+.4f}"
-            print(f"mse, K={last}: {name} - the same with shuffled labels: {told}")
+            print(f"mse, K={last}: {name} - the same with shuffled labels: {gap:+.4f}")
     print(
         f"in words: {facts['asked']} of these people; the soft prompt has {facts['prompt']} vectors"
     )

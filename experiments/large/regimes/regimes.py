@@ -239,8 +239,7 @@ def show(record: report.Record) -> None:
         for arm in own.names():
             if "no adaptation" in own.names() and arm != "no adaptation":
                 gap = report.difference(get(arm), get("no adaptation"))
-                told = f"{gap:+.4f}"
-                print(f"{metric}, {condition}: {arm} - no adaptation: {told}")
+                print(f"{metric}, {condition}: {arm} - no adaptation: {gap:+.4f}")
 
 
 def pictures(record: report.Record, folder: pathlib.Path) -> None:
