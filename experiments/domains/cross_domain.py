@@ -39,7 +39,7 @@ from metajax.results.groups import GROUPS
 from metajax.results.partial import Partial
 from metajax.settings import Hardware, Output, Positive, Presets, Share, config_hash
 from metajax.training import progress
-from metajax.types import Episode, Params
+from metajax.types import Episode, Params, UserError
 
 from . import cross_arms as arms
 from . import cross_data as data
@@ -179,6 +179,8 @@ def begun(config: Config, pair: Pair) -> Partial:
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms for every share of hidden people, judges them, writes a record."""
     began = time.perf_counter()
+    if not config.hidden:
+        raise UserError("no share of hidden people is told; give one or more --hidden")
     pair = data.loaded(config.source, config.dataset, config.data_dir)
     for share in config.hidden:
         data.split(pair, share)  # what cannot be judged is refused before anything is trained

@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.types import UserError
 
 from . import hybrid_report as report
 
@@ -66,6 +67,8 @@ def measured(config: Config) -> records.Record:
     from . import graph_arms, hybrid_arms
 
     began = time.perf_counter()
+    if not config.densities:
+        raise UserError("no share of the ratings is told; give one or more --densities")
     table = graph_arms.rated(named.chosen(config.data))
     content = hybrid_arms.contents(table)
     sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)

@@ -40,7 +40,8 @@ class Config:
 
     output: Output = Output()
     dataset: str = "synthetic"
-    """synthetic, census-income, ml-1m, retailrocket-multibehavior, or the path of an .npz file."""
+    """synthetic, census-income, ml-1m, retailrocket-multibehavior, amazon-four-domains, or the path
+    of an .npz file."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     hardware: Hardware = Hardware()

@@ -14,6 +14,7 @@ References: Caruana, "Multitask learning", 1997; Bertinetto et al., ICLR 2019; R
 2020.
 Run: python -m experiments new_task
      python -m experiments new_task --dataset retailrocket-multibehavior
+     python -m experiments new_task --dataset amazon-four-domains: a new market
      python -m experiments new_task --from-records prints the stored tables.
 Published: nothing on this protocol.
 Deviates: intervals are over test tasks, whose supports may share training rows; queries share none.
@@ -36,7 +37,8 @@ class Config:
 
     output: Output = Output()
     dataset: str = "census-income"
-    """census-income, retailrocket-multibehavior, or an .npz file; the last task is the new one."""
+    """census-income, retailrocket-multibehavior, amazon-four-domains (the new task is a market), or
+    an .npz file; the last task is the new one."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     hardware: Hardware = Hardware()

@@ -45,6 +45,8 @@ def loaded(config: Any) -> labeled.Labeled:
     Raises:
       UserError: fewer than two tasks, a task that is a number, or as `task_rows.loaded`.
     """
+    if not config.shots:
+        raise UserError("no number of labels is told; give one or more --shots")
     if config.dataset == "census-income":
         tasks = ("income", "college", "never married")
         rows = labeled.census_income(named.data_folder(config.data_dir), tasks)

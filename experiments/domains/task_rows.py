@@ -46,6 +46,7 @@ def loaded(config: Any) -> labeled.Labeled:
 
 
 READERS = {
+    "amazon-four-domains": behaviors.markets,
     "census-income": labeled.census_income,
     "ml-1m": behaviors.clicks_and_ratings,
     "retailrocket-multibehavior": behaviors.retailrocket,

@@ -70,6 +70,7 @@ def test_by_time_nothing_after_a_moment_is_trained_on_or_read_before_it():
     data = sequences.by_time(timed_log(), (0.5, 0.8))
     assert data.trained.tolist() == [2, 2, 1, 0]
     valid, test = sequences.held_out(data, 3, 2), sequences.held_out(data, 3, 1)
+    assert valid.person is not None and test.person is not None
     assert valid.person.tolist() == [0] and valid.target.tolist() == [3]
     assert valid.history.tolist() == [[0, 2, 0]] and valid.seen.tolist() == [[0, 2]]
     assert test.person.tolist() == [0, 1] and test.target.tolist() == [4, 4]
