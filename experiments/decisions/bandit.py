@@ -30,7 +30,7 @@ from metajax import benchmark
 from metajax.decide import wrappers
 from metajax.decide.environment import Environment, play
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import progress
 from metajax.types import PyTree, UserError
 
@@ -48,6 +48,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data_dir: pathlib.Path | None = None
     """Folder of jester5k's folder; by default METAJAX_DATA."""
     world: str = "both"
@@ -155,15 +156,15 @@ def worlds(config: Config) -> list[World]:
         if config.people > 1_500:
             raise UserError(f"{config.people} people of sushi10: 5,000 are known; give <= 1500")
         return [sushi.world(config.data_dir, config.people, FIRST[-1])]
-    found = []
+    found, devices = [], config.hardware.devices
     if config.world != "clicks":
         if config.people > 700:
             raise UserError(
                 f"{config.people} people of jester5k: 1,473 have rated all; give <= 700"
             )
-        found.append(jokes(config.data_dir, config.people, FIRST[-1]))
+        found.append(jokes(config.data_dir, config.people, FIRST[-1], devices))
     if config.world != "jester5k":
-        found.insert(0, clicks(config.past, 30, config.people, FIRST[-1]))
+        found.insert(0, clicks(config.past, 30, config.people, FIRST[-1], devices))
     return found
 
 

@@ -25,7 +25,7 @@ from metajax import benchmark
 from metajax.decide import loop, wrappers
 from metajax.decide.click_users import ClickUsers
 from metajax.results import ledger, plots, records, tables
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import progress
 
 from . import arms, worlds
@@ -74,6 +74,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     users: Positive = 40
     """Users that are served at once."""
     rounds: Positive = 2_000
@@ -148,7 +149,8 @@ def measured(config: Config) -> records.Record:
     """Chooses rate and commits on validation users, runs every arm, writes the record."""
     began = time.perf_counter()
     service = Service(config.rounds)
-    past = lambda seed: worlds.clicks(config.past, 30, 1, 30).learn(seed)
+    devices = config.hardware.devices
+    past = lambda seed: worlds.clicks(config.past, 30, 1, 30, devices).learn(seed)
     valid, taught = service.people(100, config.users), past(100)
     scores = []
     with progress.bar("tuning", len(TRIALS)) as update:

@@ -29,7 +29,8 @@ from metajax.decide.choc_kale import ChocKale
 from metajax.decide.environment import Log, Observation, Policy, drawing, play
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training.devices import check_even, split_over
 from metajax.types import UserError
 
 from . import long_term_report
@@ -60,6 +61,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     seeds: Positive = 5
     """Training seeds."""
     steps: Positive = 1_000
@@ -106,7 +108,7 @@ def policies(config: Config, world: ChocKale) -> dict[str, tuple[Callable, Calla
         CHOC: (nothing, lambda params: fixed(lambda seen: by_kale(seen, -1.0))),
         KALE: (nothing, lambda params: fixed(lambda seen: by_kale(seen, 1.0))),
     }
-    training = values.Training(config.steps, batch=32)
+    deal, training = split_over(config.hardware.devices), values.Training(config.steps, batch=32)
     learners = {
         MYOPIC: values.dqn(model, 0.0),
         DQN: values.dqn(model, config.gamma),
@@ -117,12 +119,12 @@ def policies(config: Config, world: ChocKale) -> dict[str, tuple[Callable, Calla
     for arm, learner in learners.items():
         train = functools.partial(
             values.train, environment, learner, world.sample, training=training,
-            swapped=arm == SWAPPED,
+            swapped=arm == SWAPPED, deal=deal,
         )  # fmt: skip
         arms[arm] = (train, functools.partial(values.greedy, learner))
     arms[ACTOR] = (
         lambda key: actor.train(environment, model, world.sample, key, config.sessions,
-                                world.horizon, config.gamma),
+                                world.horizon, config.gamma, deal=deal),
         functools.partial(actor.policy, model),
     )  # fmt: skip
     return {arm: arms[arm] for arm in ARMS}
@@ -142,6 +144,7 @@ def judged(world: ChocKale, policy: Callable, params: Any, keys: jax.Array) -> L
 def measured(config: Config) -> records.Record:
     """Trains every arm, plays sessions with new people, writes the record."""
     began, world = time.perf_counter(), ChocKale()
+    check_even(config.hardware.devices, 16, "people")
     arms = policies(config, world)
     trained, seconds, history = {}, {}, {}
     for arm, (train, _) in arms.items():

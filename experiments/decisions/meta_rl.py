@@ -26,7 +26,7 @@ import numpy as np
 from metajax import benchmark
 from metajax.decide.click_users import ClickUsers
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 
 from . import ask_bandit, meta_rl_report, rl_arms
 from .meta_rl_report import ASK, NAME, SCENARIO, SHOTS
@@ -45,6 +45,7 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     seeds: Positive = 3
     """Training seeds."""
     steps: Positive = 100
@@ -70,7 +71,8 @@ class Config:
 
 def shape_of(config: Config) -> Shape:
     """What the programs are compiled for."""
-    return Shape(WORLD, max(SHOTS), 5, config.users, config.seeds, config.steps)
+    sizes = (config.users, config.seeds, config.steps, config.hardware.devices)
+    return Shape(WORLD, max(SHOTS), 5, *sizes)
 
 
 def drawn(config: Config, part: int, count: int) -> jax.Array:

@@ -172,7 +172,7 @@ def measured(config: Config) -> records.Record:
         scenario=graph_report.SCENARIO,
         opened=tuple(problem.opened),
         shots=SHOTS,
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
         extra={"known": known, "items": table.num_items},
     )

@@ -25,7 +25,6 @@ from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions, Training
 
 from . import diversity_report as report
-from . import shots
 
 NAME = "task_diversity"
 
@@ -111,7 +110,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.REAL,
         opened=tuple(problem.opened),
         shots=worlds.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
         extra={GROUPS: benchmark.groups_of(problem)},
     )

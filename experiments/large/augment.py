@@ -40,8 +40,9 @@ from metajax.learners import in_context
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
-from metajax.settings import Data, Output, Positive, Presets, Share, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.contrastive import contrastive
 from metajax.transforms.mix import between_tasks, meta_mix, mixup
 from metajax.types import Episode, MetaLearner, Params, UserError
@@ -64,6 +65,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     what: Literal["sequences", "tasks"] = "sequences"
     """Histories of a data set, or tasks of a world of latent tastes."""
     share: Share = 0.2
@@ -137,6 +139,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
         episodes = jax.vmap(draw)(jax.random.split(key, of.batch))
         return jax.tree.map(lambda x: x[None], episodes)
 
+    recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     valid = histories.held_out(data, of.window, 2)
 
     def validate(params: Params) -> jax.Array:
@@ -146,7 +149,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
 
     with progress.bar(arm, num_steps) as update:
         fitted = loop.fit(
-            loop.recipe(learner, tx), sample, windows, jax.random.key(seed)[None], num_steps,
+            recipe, sample, windows, jax.random.key(seed)[None], num_steps,
             block=min(5 * per_epoch, num_steps), validate=validate, report=update,
         )  # fmt: skip
     told = {"best_step": int(fitted.best_step[0]), "valid": float(-fitted.history["valid"].min())}
@@ -237,8 +240,9 @@ def of_tasks(config: Config):
         seeds = jnp.stack([jax.random.key(seed) for seed in range(config.seeds)])
         with progress.bar(arm, config.num_steps) as update:
             found = loop.fit(
-                loop.recipe(learner, optax.adam(5e-3)), sample, trained_on, seeds,
-                config.num_steps, block=50, validate=validate, report=update,
+                on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3))),
+                sample, trained_on, seeds, config.num_steps, block=50, validate=validate,
+                report=update,
             )  # fmt: skip
         fitted[arm], seconds[arm] = (learner, found.params), found.seconds
         settings[arm] = {"best_step": found.best_step.tolist()}

@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.data.sources import named
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Share
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
 
 from . import task_logs, task_report, worlds
 from .task_arms import Sizes
@@ -35,6 +35,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data(WORLDS)
+    hardware: Hardware = Hardware()
     warm_up: Share = 0.3
     """Share of a log's tasks before the test; their last third chooses rates."""
     num_support: Positive = 10

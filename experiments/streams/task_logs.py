@@ -98,7 +98,9 @@ class Bench:
             BASE, lambda rate, given: task_arms.means_so_far(ITEM_MEAN), BLOCK
         )
         self.trainers = {
-            kind: task_arms.Trainer(learner, config.train_steps, sizes.batch)
+            kind: task_arms.Trainer(
+                learner, config.train_steps, sizes.batch, config.hardware.devices
+            )
             for kind, learner in self.learners.items()
         }
         self.inner = 0.05

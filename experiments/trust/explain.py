@@ -256,7 +256,7 @@ def measured(config: Config) -> records.Record:
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     learners = arms.of_log(problem, config, folder)
-    in_world = arms.of_world(WORLD_TASKS, config.world_steps)
+    in_world = arms.of_world(WORLD_TASKS, config.world_steps, config.training.devices)
     choices = {arm: one.settings for arm, one in learners.items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "explain")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))

@@ -31,8 +31,9 @@ from metajax.data.sources import named
 from metajax.evaluation import judge
 from metajax.federated import simulator
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Share
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
+from metajax.training.devices import check_even
 from metajax.types import UserError
 
 from . import fed_arms, fed_report, own_data
@@ -47,6 +48,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data("ml-1m")
+    hardware: Hardware = Hardware()
     split_seed: int = 0
     """Seed of who is new, and of the training."""
     most_rows: Positive = 200
@@ -97,6 +99,7 @@ def plan_of(config: Config) -> Plan:
         draw, people.num_clients, config.clients, local, config.drop
     )
     sample(1)  # refuses what makes no sense before anything is trained
+    check_even(config.hardware.devices, config.clients, "clients")
     if unknown := {*config.arms} - {*fed_arms.NAMES}:
         raise UserError(f"--arms {min(unknown)!r} is none of {', '.join(fed_arms.NAMES)}")
     judged = own_data.judged_source(people, sums, config.damping)

@@ -132,12 +132,7 @@ def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> Gra
     Raises:
       UserError: when called, if the number of devices does not divide that of the rows.
     """
-    where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
-
-    def dealt(rows: PyTree) -> PyTree:
-        for leaf in jax.tree.leaves(rows):
-            check_even(mesh.shape[TASKS], leaf.shape[axis], "rows")
-        return jax.lax.with_sharding_constraint(rows, where)
+    dealt = split_rows(mesh, axis)
 
     def gradient(params: Params, batch: Any, key: jax.Array):
         if isinstance(batch, Episode):
@@ -146,6 +141,33 @@ def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> Gra
         return gradient_fn(params, dealt(batch), key)
 
     return gradient
+
+
+def split_rows(mesh: Mesh, axis: int = 0) -> Callable[[PyTree], PyTree]:
+    """A function of rows, within a program: the same rows, sharded over the ``tasks`` axis.
+
+    Args:
+      axis: of the rows, in all leaves.
+
+    Raises:
+      UserError: when called, if the number of devices does not divide that of the rows.
+    """
+    where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
+
+    def dealt(rows: PyTree) -> PyTree:
+        for leaf in jax.tree.leaves(rows):
+            check_even(mesh.shape[TASKS], leaf.shape[axis], "rows")
+        return jax.lax.with_sharding_constraint(rows, where)
+
+    return dealt
+
+
+def split_over(count: int) -> Callable[[PyTree], PyTree]:
+    """`split_rows` over ``count`` devices, as ``--devices`` asks; with 1 rows stay as they are.
+
+    For a training that is no call of `loop.fit`, such as one whose policy acts while it learns.
+    """
+    return split_rows(mesh(count=count)) if count > 1 else lambda rows: rows
 
 
 def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:

@@ -69,7 +69,7 @@ def test_parts_made_apart_are_the_table_made_at_once(tmp_path, monkeypatch):
     """Two processes share the work; what is kept is read, and nothing is trained twice."""
     monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sasrec, "load", lambda config: walkers())
-    monkeypatch.setattr(parts, "simple_arms", lambda data, width: {})
+    monkeypatch.setattr(parts, "simple_arms", lambda data, width, devices: {})
     monkeypatch.setattr(parts, "_blends", lambda *given: None)
     options = {"window": 6, "width": 8, "num_layers": 1, "epochs": 50, "dropout": 0.0, "seeds": 2}
     options |= {"drawn": 8, "rate": 0.02, "seeds_at_once": 0, "average": 0.9}

@@ -29,8 +29,9 @@ import numpy as np
 from metajax.benchmark import ranking
 from metajax.benchmark.ranking_arms import RANKERS, Scorer, ials_items, with_content
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import progress
+from metajax.training.devices import check_even
 from metajax.tuning import search
 from metajax.types import UserError
 
@@ -48,6 +49,7 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     dataset: tuple[str, ...] = ("msweb", "ml-1m", "online-retail", "amazon-grocery")
     """The logs, by name or path; ratings of more than 3.5 of 5 stars count as interactions."""
     data_dir: pathlib.Path | None = None
@@ -87,6 +89,7 @@ def run(name: str, config: Config) -> records.Record:
     """The record of one log: arms tuned on validation users, then its test users opened once."""
     began = time.perf_counter()
     config = dataclasses.replace(config, dataset=(name,))
+    check_even(config.hardware.devices, config.num_tasks)
     world = worlds.load(name, config.data_dir)
     lists = ranking.ranking_of(world.table, config.split_seed, threshold=world.threshold)
     folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
@@ -193,6 +196,7 @@ def meta_learned(
         HEADS[arm],
         num_steps=config.num_steps,
         num_tasks=config.num_tasks,
+        devices=config.hardware.devices,
     )
 
     with progress.bar(arm, config.trials) as update:

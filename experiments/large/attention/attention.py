@@ -39,6 +39,7 @@ from metajax.evaluation import evaluate
 from metajax.results import ledger, records
 from metajax.settings import Positive, Presets, replace
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
 from .. import report as large_report
@@ -161,8 +162,9 @@ def of_world(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
         began = time.perf_counter()
         with progress.bar(name, training.num_steps) as update:
             fitted = loop.fit(
-                loop.recipe(learner, tx), sample, (), seeds, training.num_steps, report=update
-            )
+                on_devices(training.devices, loop.recipe(learner, tx)), sample, (), seeds,
+                training.num_steps, report=update,
+            )  # fmt: skip
         settings = {"steps": training.num_steps}
         took = time.perf_counter() - began
         trained[name] = baselines.Trained(learner, fitted.params, settings, fitted.history, took)

@@ -37,6 +37,7 @@ from metajax.models import sequence
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
+from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params
 
 from .. import report as large_report
@@ -248,8 +249,9 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
 
     with progress.bar(name, config.num_steps) as update:
         fitted = loop.fit(
-            loop.recipe(learner, optax.adam(config.rate)), sample, tasks,
-            jax.random.key(0)[None], config.num_steps, block=25, validate=validate, report=update,
+            on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
+            sample, tasks, jax.random.key(0)[None], config.num_steps, block=25,
+            validate=validate, report=update,
         )  # fmt: skip
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
@@ -353,6 +355,7 @@ def run(config: Config) -> records.Record:
     name = f"cold_sequences-{named.short_name(config.data.dataset)}"
     config = replace(config, out=config.output.folder(name))
     began = time.perf_counter()
+    check_even(config.hardware.devices, config.num_tasks)
     data = sasrec.load(backbone(config))
     content = content_of(config, data.item_ids)
     drawn = [one_seed(config, seed, data, content) for seed in range(config.seeds)]

@@ -37,7 +37,7 @@ from metajax.models.language import pretrained, vectors
 from metajax.models.transformer import Shape
 from metajax.results import records
 from metajax.results.partial import Partial
-from metajax.settings import Data, Output, Positive, Presets, config_hash, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, config_hash, replace
 from metajax.types import Episode, UserError
 
 from .. import report as large_report
@@ -55,6 +55,7 @@ class Config:
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
+    hardware: Hardware = Hardware()
     checkpoint: pathlib.Path = pathlib.Path(pretrained.NAME)
     """smollm2, a GGUF file or a folder in the Hugging Face layout."""
     layers: Positive = 4

@@ -1,5 +1,6 @@
 """The parts of the table of `sasrec`: each is made by itself and kept until the table is whole."""
 
+import functools
 import pathlib
 import shutil
 import time
@@ -104,11 +105,14 @@ class Simple(NamedTuple):
     seconds: float
 
 
-def simple_arms(data: Sequences, width: int, only: Collection[str] = ()) -> dict[str, Simple]:
+def simple_arms(
+    data: Sequences, width: int, only: Collection[str] = (), devices: int = 1
+) -> dict[str, Simple]:
     """The arms without a Transformer, their settings chosen on validation items.
 
     Args:
       only: these; empty for all.
+      devices: that train those which descend.
     """
     valid = histories.held_out(data, width, 2)
     key_valid, _ = jax.random.split(jax.random.key(4))
@@ -118,7 +122,7 @@ def simple_arms(data: Sequences, width: int, only: Collection[str] = ()) -> dict
         "transitions": (sasrec_arms.transitions, [(r, d) for r in (1, 5, 20) for d in decays]),
         "item-kNN": (sasrec_arms.item_knn, [(k, d) for k in (20, 100) for d in decays]),
         "BPR-MF": (
-            sasrec_arms.bpr,
+            functools.partial(sasrec_arms.bpr, devices=devices),
             [(sasrec_arms.Factors(decay=decay),) for decay in (1e-4, 1e-3, 1e-2)],
         ),
     }
@@ -140,7 +144,7 @@ def met(data: Sequences) -> np.ndarray:
 
 def _simple(config: Config, data: Sequences, name: str, out: pathlib.Path, store: Partial):
     del name, out
-    simple = simple_arms(data, config.window)
+    simple = simple_arms(data, config.window, devices=config.hardware.devices)
     _open(config, data, {arm: made.settings for arm, made in simple.items()}, store)
     test = histories.held_out(data, config.window, 1)
     found = []

@@ -31,6 +31,7 @@ from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import intervals, records, tables
 from metajax.settings import replace
+from metajax.training.devices import check_even
 
 from .. import report as large_report
 from . import blend, parts, recipes
@@ -88,6 +89,7 @@ def run(config: Config) -> records.Record | None:
     name = name_of(config)
     out = config.output.folder(name)
     config = replace(config, out=out)
+    check_even(config.hardware.devices, config.batch, "windows")
     data = load(config)
     wanted = config.only or (recipes.SIMPLE, recipes.OWN, *config.also)
     for part in set(wanted) - {recipes.SIMPLE}:
