@@ -57,6 +57,7 @@ def test_halfway_influence_is_leaving_out_where_the_score_is_quadratic():
     assert float(jnp.abs(support.influence(score, episode) - truth).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_halfway_influence_is_nearer_to_leaving_out_of_a_learner_with_inner_steps():
     learner, episode = LEARNERS["maml"], task()
     params = learner.init(KEY, episode)

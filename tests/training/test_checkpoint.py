@@ -84,6 +84,9 @@ def flip_bits(path: pathlib.Path) -> None:
             file.write_bytes(bytes(content))
 
 
+OTHER_DAMAGE = ("metadata", "empty")
+
+
 def steps_in(folder: pathlib.Path) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit())
 
@@ -175,7 +178,9 @@ def test_a_flipped_bit_is_seen_and_the_one_before_used(tmp_path, unkilled, capfd
     assert (tmp_path / "damaged-30").is_dir()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "metadata", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["truncate", *(pytest.param(one, marks=pytest.mark.slow) for one in OTHER_DAMAGE)]
+)
 def test_other_damage_is_survived_too(tmp_path, unkilled, damage, capfd):
     tiny_fit(tmp_path, 30)
     path = tmp_path / str(steps_in(tmp_path)[-1])
@@ -232,7 +237,7 @@ def kill_until_done(folder: pathlib.Path, kills: int, seed: int) -> list[int]:
     return reached
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_kill_9_at_random_moments_changes_nothing(tmp_path, unkilled, kills):
     reached = kill_until_done(tmp_path, kills, seed=kills)
     assert reached and reached == sorted(reached)
