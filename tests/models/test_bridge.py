@@ -113,7 +113,9 @@ def test_batch_statistics_have_to_be_allowed(flax):
 
 @pytest.mark.parametrize("flax", MODELS)
 def test_seeds_have_starts_of_their_own(flax):
-    starts = jax.vmap(lambda key: MODELS[flax]().init(key, (), X))(jax.random.split(KEY, 2))
+    starts = jax.jit(jax.vmap(lambda key: MODELS[flax]().init(key, (), X)))(
+        jax.random.split(KEY, 2)
+    )
     kernel = starts["body"]["kernel"]
     assert float(jnp.abs(kernel[0] - kernel[1]).max()) > 0.1
 

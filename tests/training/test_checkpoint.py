@@ -36,7 +36,7 @@ def tiny_fit(folder: pathlib.Path | None, num_steps: int = 60, *, rate: float = 
     """A run of two seeds on a synthetic world, with validation: everything `fit` has to keep."""
     world = LatentUsers(dim=3, num_support=4, num_query=4)
     learner = gradient(towers.vector_mlp((4,)), optax.sgd(rate), 1)
-    valid = jax.vmap(world.sample)(jax.random.split(jax.random.key(9), 8))
+    valid = jax.jit(jax.vmap(world.sample))(jax.random.split(jax.random.key(9), 8))
 
     def validate(params):
         losses, _ = jax.vmap(learner.loss, (None, 0, 0))(

@@ -174,7 +174,7 @@ def test_a_residual_learner_is_the_learner_of_what_the_offset_leaves():
     on_left = lambda p: learner.loss(
         p["learner"], Episode((), left(EPISODE.support, p), left(query, p)), KEY
     )[0]
-    found = jax.grad(lambda p: beside.loss(p, EPISODE, KEY)[0])(params)
+    found = jax.jit(jax.grad(lambda p: beside.loss(p, EPISODE, KEY)[0]))(params)
     close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     jax.tree.map(close, found, jax.grad(on_left)(params))
 
