@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metajax.data.sources import named
-from metajax.results import intervals, plots, records, tables
+from metajax.results import groups, intervals, plots, records, tables
 
 from . import shots
 
@@ -64,6 +64,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         shots.table(title, each, arms, heads, 4)
         shots.differences(title, each, pairs, heads, 4)
     tables.terminal(by_cluster(record))
+    shown = f"{title}: MAE at K = 5"
+    groups.show(record, SCENARIO, (HARD, ONE), "mae", title=shown, condition=FEW)
     told = record.extra["stability"] | record.extra[STABILITY]
     for name, value in told.items():
         print(f"adjusted Rand index between seeds, {name}: {value:.2f} (1 the same, 0 chance)")

@@ -25,7 +25,7 @@ VALUES = places.documents() / "off_policy.md"
 
 def gap_of(gap: Any) -> str:
     """A difference with its interval, as tables have it."""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{gap:+.3f}"
 
 
 def bandit(record: records.Record) -> str:
@@ -57,7 +57,7 @@ def loop(record: records.Record) -> str:
     for arm in record.arms:
         own = get(arm.name, records.ALL)
         gap = records.difference(get(feedback_loop.WHOLE, records.ALL), own)
-        told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        told = f"{gap:+.4f}"
         means = (f"{get(arm.name, p).mean():.4f}" for p in parts)
         rows.append((arm.name, *means, "" if arm.name == feedback_loop.WHOLE else told))
     heads = (
@@ -94,7 +94,13 @@ TRUST = (
     "adversarial-domains",
     "federated-ml-1m", "private-ml-1m",
 )  # fmt: skip
-"""The records of two rooms, of which each is to take no longer than a person waits."""
+STREAMS = (
+    "online-ml-100k", "online-ml-1m", "online-movietweetings-100k", "online-online-retail",
+    "online-retailrocket-multibehavior", "online-peer", "online_meta-drift", "online_meta-ml-100k",
+    "online_meta-ml-1m", "online_meta-movietweetings-100k", "online_meta-online-retail",
+    "update_rule",
+)  # fmt: skip
+"""The records of three rooms, of which each is to take no longer than a person waits."""
 
 
 def minutes(names: tuple[str, ...]) -> dict[str, float]:

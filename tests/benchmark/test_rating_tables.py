@@ -112,6 +112,7 @@ def test_the_table_and_its_controls_can_be_read(record, tmp_path):
     tables.show(record, Console(file=screen, width=200))
     text = screen.getvalue()
     assert "A8 boosting alone" in text and "MSE: stack - arm" in text and "diverged" not in text
+    assert "user-cold: MSE by group" in text and "few (" in text and "training ratings" in text
     again = records.read(records.write(tmp_path, "t", record))
     assert tables.grid_of(again).rows == tables.grid_of(record).rows
 

@@ -38,6 +38,7 @@ PARTS = {
     "titles": "llm_rec",
     "label_arms": "multi_label",
     "multimodal_arms": "multimodal",
+    "rates": "clusters",
 }  # parts of a command of another name
 
 

@@ -1,7 +1,5 @@
 """The experiment on chosen ratings: its parts, what it refuses, its stored record."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -114,8 +112,8 @@ def test_weights_reach_the_support_and_the_loss_apart():
 
 
 def test_people_are_grouped_by_what_is_known_of_them():
-    found = report.groups(dataclasses.replace(LOG))
-    assert set(found["group"]) <= {"0", "1", "2", "3"} and len(found["group"]) == 12
+    found = report.groups_of(LOG)["group"]
+    assert set(found["names"]) <= {"0", "1", "2", "3"} and len(found["of"]) == 12
 
 
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
