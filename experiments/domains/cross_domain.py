@@ -51,7 +51,7 @@ NAME = "cross_domain"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     source: str = "douban-book"

@@ -31,7 +31,7 @@ NAME = "knowledge_graph"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")

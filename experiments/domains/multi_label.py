@@ -37,7 +37,7 @@ GENRES: dict[str, list[str]] = dict.fromkeys(("ml-100k", "ml-1m"), sorted(GENRES
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()

@@ -91,7 +91,7 @@ def missing_rows() -> dict[str, tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-1m")
