@@ -45,7 +45,7 @@ FIRST = (5, 10, 20, 50)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()

@@ -71,14 +71,14 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
     users: Positive = 40
     """Users that are served at once."""
     rounds: Positive = 2_000
-    """Rounds that each is served."""
+    """Rounds for which each user is served."""
     seeds: Positive = 5
     """New users, past users and keys are drawn anew for each."""
     past: Positive = 500

@@ -58,7 +58,7 @@ NEEDS = "long_term needs rlax and flashbax: pip install 'metajax[decide]'"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -71,7 +71,7 @@ class Config:
     test_people: Positive = 80
     """New people of the test, a session each."""
     gamma: float = 0.99
-    """Discount of those that look ahead."""
+    """Discount of the arms that look ahead."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 2, "steps": 500, "sessions": 60, "test_people": 40},

@@ -42,7 +42,7 @@ EARLY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -57,9 +57,9 @@ class Config:
     valid_users: Positive = 50
     """Users who choose the rate of arms that do not learn it."""
     rate: float = 0.05
-    """Of the outer steps, by Adam."""
+    """Adam's rate of the outer steps."""
     inner_rate: float = 10.0
-    """Of the inner step, before it is learned."""
+    """Rate of the inner step, before it is learned."""
     ask_steps: Positive = 300
     """Outer steps in the bandit with an arm that tells all."""
 

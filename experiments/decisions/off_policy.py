@@ -49,7 +49,7 @@ CONDITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     log: pathlib.Path | None = None
@@ -57,9 +57,9 @@ class Config:
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     logs: Positive = 200
-    """Logs drawn of the world."""
+    """Logs drawn in the world."""
     rounds: Positive = 1_000
-    """Rounds of such a log."""
+    """Rounds of a log of the world."""
     resamples: Positive = 1_000
     """Resamples of a bootstrap in the world; four times as many elsewhere."""
     clip: float = 5.0
@@ -67,7 +67,7 @@ class Config:
     threshold: float = 5.0
     """Weight above which switch-DR leaves a round to the reward model."""
     damping: float = 1.0
-    """Rounds that the mean reward counts as in the reward model."""
+    """As how many rounds the mean reward counts in the reward model."""
     click_damping: float = 100.0
     """The same on Open Bandit, where 1 round in 200 has a click."""
 

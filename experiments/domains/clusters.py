@@ -34,14 +34,13 @@ from metajax.settings import (
 )
 
 from . import clusters_report as report
-from . import shots
 
 NAME = "clusters"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
@@ -102,7 +101,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.SCENARIO,
         opened=tuple(problem.opened),
         shots=evaluate.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
         extra=told,
     )

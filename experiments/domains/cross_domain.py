@@ -45,14 +45,13 @@ from . import cross_arms as arms
 from . import cross_data as data
 from . import cross_factors as factors
 from . import cross_report as report
-from . import shots
 
 NAME = "cross_domain"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     source: str = "douban-book"
@@ -218,7 +217,7 @@ def measured(config: Config) -> records.Record:
         scores,
         scenario=next(iter(crossings)),
         opened=(opened,),
-        data=shots.data_of(target),
+        data=records.data_of(target),
         began=began,
         extra={
             "scenarios": list(crossings),

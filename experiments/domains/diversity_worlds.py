@@ -24,7 +24,7 @@ from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Params
 
 from . import diversity_report as report
-from .rates import best_of
+from .rates import absolute_errors, best_of
 
 SHOTS = evaluate.SHOTS
 INNER = optax.chain(optax.clip(10.0), optax.sgd(0.1))
@@ -77,10 +77,7 @@ class Ratings:
         self, arms: Mapping[str, Any], source: Any, tests: dict[str, Episode]
     ) -> dict[records.Key, np.ndarray]:
         """The scores of all arms on the test users, which are open."""
-        given = {"fetch": episodes.fetch, "source": source, "curves": list(tests), "main": "mae"}
-        found = judge.judge(arms, tests, **given)
-        kept = {k: v for k, v in found.items() if k.metric == "mae"}
-        return {k._replace(scenario=report.REAL): v for k, v in kept.items()}
+        return absolute_errors(arms, source, tests, report.REAL)
 
 
 class Kinds:

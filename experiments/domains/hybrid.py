@@ -26,14 +26,13 @@ from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, T
 from metajax.types import UserError
 
 from . import hybrid_report as report
-from . import shots
 
 NAME = "hybrid"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
@@ -112,7 +111,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.scenario(max(config.densities)),
         opened=tuple(openings),
         shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
         extra={"densities": list(config.densities), GROUPS: groups},
     )

@@ -25,14 +25,13 @@ from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Training
 
 from . import graph_report as report
-from . import shots
 
 NAME = "knowledge_graph"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
@@ -106,7 +105,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.SCENARIO,
         opened=tuple(problem.opened),
         shots=tuple(k for k in evaluate.SHOTS if k < arms.SUPPORT),
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
         extra={
             **told,

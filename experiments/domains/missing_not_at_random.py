@@ -45,7 +45,7 @@ NAIVE = "naive_bayes"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "coat"
@@ -70,7 +70,7 @@ class Config:
     num_tasks: Positive = 32
     """People per outer step."""
     rate: float = 0.02
-    """Of Adam."""
+    """Adam's rate."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "synthetic", "num_steps": 60, "seeds": 1},

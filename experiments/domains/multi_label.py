@@ -30,7 +30,6 @@ from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOpt
 from metajax.types import UserError
 
 from . import label_report as report
-from . import shots
 
 NAME = "multi_label"
 GENRES: dict[str, list[str]] = dict.fromkeys(("ml-100k", "ml-1m"), sorted(GENRES_100K[1:]))
@@ -38,7 +37,7 @@ GENRES: dict[str, list[str]] = dict.fromkeys(("ml-100k", "ml-1m"), sorted(GENRES
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
@@ -153,7 +152,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.PEOPLE,
         opened=tuple(problem.opened),
         shots=arms.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
         extra={
             "labels": found["names"],

@@ -36,7 +36,7 @@ DATASETS = ("census-income", "ml-1m", "retailrocket-multibehavior")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "synthetic"
@@ -56,7 +56,7 @@ class Config:
     test_rows: Positive = 4_000
     """Rows of the world that all arms are judged on; a data set's test rows are all used."""
     rate: float = 0.005
-    """Of Adam in the world, for all arms; on data it is tuned."""
+    """Adam's rate in the world, for all arms; on data it is tuned."""
     plateau: bool = False
     """In the world: the rate falls to 0 by a cosine; only the models, at rho 0.5 and 1."""
 

@@ -91,7 +91,7 @@ def missing_rows() -> dict[str, tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-1m")
@@ -172,7 +172,7 @@ def measured(config: Config) -> records.Record:
         scenario=graph_report.SCENARIO,
         opened=tuple(problem.opened),
         shots=SHOTS,
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
         extra={"known": known, "items": table.num_items},
     )

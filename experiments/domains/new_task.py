@@ -33,7 +33,7 @@ NAME = "new_task"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "census-income"

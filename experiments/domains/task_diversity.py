@@ -25,14 +25,13 @@ from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions, Training
 
 from . import diversity_report as report
-from . import shots
 
 NAME = "task_diversity"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
@@ -111,7 +110,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.REAL,
         opened=tuple(problem.opened),
         shots=worlds.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
         extra={GROUPS: benchmark.groups_of(problem)},
     )

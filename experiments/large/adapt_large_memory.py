@@ -45,13 +45,13 @@ LOW = tree.matching("attention/(query|value)/kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     num_layers: Positive = 12
     """Blocks of the backbone."""
     width: Positive = 512
-    """Its width; its gated MLPs have four times as much."""
+    """Width of the backbone; its gated MLPs have four times as much."""
     num_items: Positive = 1000
     """Items, embedded beside the blocks."""
     rank: Positive = 2
@@ -63,7 +63,7 @@ class Config:
     few: Positive = 16
     """Tasks of the smaller outer step."""
     many: Positive = 256
-    """Tasks of the larger one."""
+    """Tasks of the larger outer step."""
     chunk: Positive = 4
     """Number of tasks computed at a time."""
     rows: Positive = 2

@@ -61,7 +61,7 @@ LISTS, TASKS = "next item", "new users"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
@@ -73,9 +73,9 @@ class Config:
     window: Positive = 50
     """Items that the sequence model reads."""
     width: Positive = 64
-    """Its width."""
+    """Width of the sequence model."""
     num_layers: Positive = 2
-    """Its blocks."""
+    """Blocks of the sequence model."""
     epochs: Positive = 40
     """Passes over the histories trained on."""
     batch: Positive = 32

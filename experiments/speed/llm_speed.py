@@ -40,7 +40,7 @@ WORDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     checkpoint: pathlib.Path = pathlib.Path(pretrained.NAME)
@@ -54,9 +54,9 @@ class Config:
     catalogue: Positive = 1_000
     """Titles that the search may write."""
     beam: Positive = 50
-    """Titles that it keeps."""
+    """Titles that the search keeps."""
     repeats: Positive = 5
-    """Times that each is timed."""
+    """How often each is timed."""
 
     PRESETS: ClassVar[Presets] = {"quick": {"repeats": 2, "beam": 10, "catalogue": 100}}
 

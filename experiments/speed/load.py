@@ -53,7 +53,7 @@ STARTS = 600.0  # seconds that a server may take to start
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     num_items: Positive = 1_000_000
@@ -67,7 +67,7 @@ class Config:
     kinds: tuple[Kind, ...] = ("clustered", "spread")
     """How the items lie: around a thousand centers, or with a falling spectrum."""
     seed: int = 0
-    """Of catalogue and requests."""
+    """Seed of catalogue and requests."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_items": 100_000, "requests": 50, "kinds": ("clustered",)},

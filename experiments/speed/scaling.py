@@ -43,7 +43,7 @@ WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     tasks: Positive = 32
     """Tasks per device and step."""

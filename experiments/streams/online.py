@@ -32,7 +32,7 @@ from . import arms, peer, show
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data("ml-100k")
@@ -41,9 +41,9 @@ class Config:
     dim: Positive = 8
     """Factors of users and items."""
     passes: Positive = 4
-    """Over the warm-up, and over the window of a retrain."""
+    """Passes over the warm-up, and over the window of a retrain."""
     seeds: Positive = 3
-    """Of the tables' first values."""
+    """Number of seeds, which draw the tables' first values."""
     most_events: int = 0
     """Events of the log that are played, from the first on; 0 is all."""
     peer: bool = False

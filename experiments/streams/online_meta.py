@@ -31,7 +31,7 @@ WORLDS = "drift"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(WORLDS)
@@ -41,7 +41,7 @@ class Config:
     num_support: Positive = 10
     """Events that a task of a log adapts on, at most."""
     num_query: Positive = 10
-    """Events that it is asked."""
+    """Events that a task of a log is judged on."""
     first: Positive = 5
     """Events known of a user when they are first asked about."""
     tasks_of_user: Positive = 6
@@ -57,9 +57,9 @@ class Config:
     streams: Positive = 12
     """Streams drawn of each world."""
     world_tasks: Positive = 500
-    """Tasks of a stream behind its calm beginning."""
+    """Tasks of a stream after its calm beginning."""
     calm: Positive = 150
-    """Tasks of that beginning, in which nothing drifts: the warm-up."""
+    """Tasks of the calm beginning, in which nothing drifts: the warm-up."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"streams": 3, "world_tasks": 100, "calm": 60, "train_steps": 100},

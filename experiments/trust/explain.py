@@ -73,7 +73,7 @@ class Config:
     world_people: Positive = 200
     """Users drawn from the world with planted causes."""
     feature_people: int = 150
-    """Of the test users, those whose item's features are explained, with SHAP and LIME."""
+    """Number of test users whose item's features are explained too, with SHAP and LIME."""
     user: str = ""
     """Tell this user of the data set why, with a picture, instead of running the experiment."""
     learner: Literal["ridge", "MAML", "attention"] = "MAML"

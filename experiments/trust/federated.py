@@ -44,7 +44,7 @@ SCENARIO = "new people"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data("ml-1m")
@@ -54,17 +54,17 @@ class Config:
     most_rows: Positive = 200
     """People with more ratings are left out."""
     damping: float = 10.0
-    """Ratings of 0 that an item's mean is drawn toward 0 by."""
+    """As how many ratings of 0 the damping of an item's mean counts."""
     rounds: Positive = 300
     """Rounds of every arm."""
     clients: Positive = 32
     """Clients that a round's parameters are sent to."""
     drop: Share = 0.1
-    """The share of them that never answers."""
+    """The share of these clients that never answers."""
     num_support: Positive = 64
     """Ratings that a client adapts on in training, at most."""
     inner_steps: Positive = 3
-    """Steps of adapting, of the meta-learners."""
+    """Gradient steps of adapting, for the meta-learners."""
     outer_rate: float = 0.03
     """Rate of Adam at the server."""
     hidden: Positive = 16

@@ -45,7 +45,7 @@ KEPT = (records.ALL, records.N0, records.N1)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data("ml-1m")
@@ -62,7 +62,7 @@ class Config:
     rounds: Positive = 100
     """Rounds of MAML."""
     rate: Share = 0.03
-    """The chance of a person to be in a round."""
+    """The probability that a person is in a round."""
     clip: float = 0.5
     """The largest norm of an upload."""
     sums_clip: float = 8.0
@@ -74,7 +74,7 @@ class Config:
     inner_steps: Positive = 3
     """Steps of adapting."""
     inner_rate: float = 0.1
-    """Their rate."""
+    """Rate of the steps of adapting."""
     outer_rate: float = 0.03
     """Rate of Adam at the server."""
     hidden: Positive = 16
@@ -87,7 +87,7 @@ class Config:
     """Training people that the attack is about, at most; each shadow model is trained on half of
     them. Among fewer people each weighs more, and is easier to find."""
     shadow_rate: Share = 0.03
-    """The chance of one of them to be in a round."""
+    """The probability that one of them is in a round."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {

@@ -43,7 +43,7 @@ def test_the_last_item_is_the_test_and_the_one_before_it_the_validation(small):
 
 def test_no_window_shows_a_held_out_item(small):
     windows = sequences.windows(small, width=2)
-    draw = jax.vmap(lambda key: sequences.draw(windows, key, 2))
+    draw = jax.jit(jax.vmap(lambda key: sequences.draw(windows, key, 2)))
     episodes = draw(jax.random.split(jax.random.key(0), 200))
     rows = np.concatenate([episodes.support.inputs, episodes.query.inputs], axis=1)
     real = np.concatenate([episodes.support.mask, episodes.query.mask], axis=1) > 0
@@ -92,7 +92,7 @@ def test_windows_cover_a_long_history_and_never_leave_it():
     data = sequences.assemble("x", np.repeat([0, 1], length), np.arange(2 * length))
     windows = sequences.windows(data, width=8)
     assert len(windows.end) == 6  # 23 trained items each: 3 windows
-    draw = jax.vmap(lambda key: sequences.draw(windows, key, 8))
+    draw = jax.jit(jax.vmap(lambda key: sequences.draw(windows, key, 8)))
     episodes = draw(jax.random.split(jax.random.key(0), 500))
     items = np.where(episodes.support.mask > 0, episodes.support.inputs, -1)
     last = np.asarray(episodes.query.inputs)
@@ -135,7 +135,7 @@ def test_the_place_counts_what_stands_above_among_the_candidates():
 def test_a_constant_scorer_gets_chance():
     keys = jax.random.split(jax.random.key(0), 3000)
     place = lambda key: next_item.rank(jnp.zeros(5), jnp.array(1), jnp.ones(5), key)
-    counts = np.bincount(np.asarray(jax.vmap(place)(keys)), minlength=5)
+    counts = np.bincount(np.asarray(jax.jit(jax.vmap(place))(keys)), minlength=5)
     assert abs(counts / 3000 - 0.2).max() < 0.03
 
 

@@ -151,10 +151,11 @@ NOT_JUDGING = {
     ("classics/few_shot.py", "in_batches"),
     ("regimes/world.py", "one_by_one"),
     ("ecommerce/runs.py", "adapted"),
+    ("llm_distill/served.py", "milliseconds"),
     ("domains/chosen_arms.py", "penalized"),
     ("domains/cross_arms.py", "trial"),
 }
-"""Functions that make a learner of a learner, and a loss that is trained: they call ``adapt``."""
+"""Functions that call ``adapt`` to make a learner of a learner or a loss, or to time a request."""
 
 
 def adapting(source: str) -> set[str]:

@@ -52,7 +52,7 @@ SOME = ("MAML", "ridge on features", "pretrained", "oracle")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()

@@ -57,7 +57,7 @@ CONTEXT = "in context"
 
 @dataclasses.dataclass(frozen=True)
 class Config(benchmark.Config):
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     training: benchmark.Training = benchmark.Training(
         seeds=5, num_steps=400, num_tasks=16, num_support=50

@@ -69,7 +69,7 @@ MEANING = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(benchmark.Config):
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     training: benchmark.Training = benchmark.Training(
         seeds=3, num_steps=600, num_tasks=16, num_support=40
@@ -79,11 +79,11 @@ class Config(benchmark.Config):
     inner_steps: Positive = 3
     """Inner steps on temperature and gate."""
     inner_rate: float = 0.5
-    """Initial inner rate; it is learned for each of the two."""
+    """Initial inner rate; one is learned for the temperature and one for the gate."""
     outer_rate: float = 5e-3
     """Adam's rate across tasks, decayed to 0 along a cosine."""
     people: Positive = 1000
-    """Test people, at most; of `world`: as many."""
+    """Test people, at most; in the world, as many users."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "ml-100k", "seeds": 1, "num_steps": 200, "people": 200},

@@ -54,7 +54,7 @@ ALL, NEW = "all items", "new items only"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -64,13 +64,13 @@ class Config:
     width: Positive = 64
     """Width of the sequence model."""
     num_layers: Positive = 2
-    """Its blocks."""
+    """Blocks of the sequence model."""
     epochs: Positive = 16
-    """Passes of its training over the histories."""
+    """Passes over the histories when the sequence model is trained."""
     least: Positive = 20
     """Interactions that an item has at least, to be hidden."""
     shares: tuple[Share, Share, Share] = (0.2, 0.1, 0.15)
-    """Shares of these items that are hidden: for meta-training, for choices and for the test."""
+    """Shares of these items to hide: for meta-training, for validation and for the test."""
     judged: Positive = 20
     """Later interactions of a new item that are judged, at most."""
     num_steps: Positive = 400

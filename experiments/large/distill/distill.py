@@ -37,7 +37,7 @@ COLUMNS = ("as it is", "same people, as it is", "adapted")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -52,11 +52,11 @@ class Config:
     student_width: Positive = 16
     """Width of the student."""
     student_layers: Positive = 1
-    """Number of its blocks."""
+    """Number of blocks of the student."""
     num_steps: Positive = 900
     """Training steps of each student."""
     rate: float = 1e-2
-    """Adam's rate for the students, at its highest."""
+    """Adam's highest rate for the students."""
     batch: Positive = 16
     """Windows per step."""
     prune_steps: int = 100
@@ -70,9 +70,9 @@ class Config:
     people: Positive = 1000
     """People judged, at most."""
     passed_over: int = 1000
-    """Number of people skipped before these, because settings were chosen on them."""
+    """Number of people skipped before those judged, because settings were chosen on them."""
     adapted: int = 100
-    """Number of these people who are also judged after adapting to them, at most."""
+    """Number of the judged people on whom models also adapt, at most."""
     seeds: Positive = 1
     """Training seeds, each with a teacher of its own."""
 

@@ -42,7 +42,7 @@ from .ranking import groups, ranks, simple
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -51,7 +51,7 @@ class Config:
     """For the codes: a folder of a BERT-like encoder, or a language model (smollm2, a GGUF file, a
     folder); by default the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
-    """A pretrained model that writes titles, nothing is trained: smollm2, a GGUF file or a folder
+    """A pretrained model that writes titles, without training: smollm2, a GGUF file or a folder
     in the Hugging Face layout."""
     prompt_tokens: Positive = 1024
     """Longest prompt of a pretrained model; of a longer one the oldest titles are left out."""
@@ -74,11 +74,11 @@ class Config:
     width: Positive = 64
     """Width of the decoder."""
     num_layers: Positive = 2
-    """Number of its blocks."""
+    """Number of blocks of the decoder."""
     num_steps: Positive = 6_000
-    """Steps of its training."""
+    """Training steps of the decoder."""
     batch: Positive = 16
-    """People per step of its training."""
+    """People per training step of the decoder."""
     rate: float = 3e-3
     """Adam's highest rate; it rises over a tenth of the steps and falls along a cosine."""
     meta_steps: int = 100
