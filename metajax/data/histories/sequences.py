@@ -93,6 +93,13 @@ class HeldOut(NamedTuple):
     seen: np.ndarray
     person: np.ndarray | None = None
 
+    def only(self, rows: np.ndarray) -> "HeldOut":
+        """Those rows (P,) of them."""
+        person = None if self.person is None else self.person[rows]
+        return HeldOut(
+            self.history[rows], self.length[rows], self.target[rows], self.seen[rows], person
+        )
+
 
 def read_sasrec(path: Path | str, name: str = "ml-1m") -> Sequences:
     """The histories of a text file of ``user item`` lines in order, as SASRec's authors publish.
