@@ -4,8 +4,6 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.data.sources.coat import Chosen
 from metajax.results import grid, groups, intervals, plots, records
@@ -83,24 +81,15 @@ def spread(weight: np.ndarray) -> dict[str, float]:
 
 def cell(x: np.ndarray) -> str:
     """A mean with its interval over people."""
-    mean = intervals.mean_interval(intervals.mean_of_seeds(x))
-    return f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-
-
-def signed(gap: intervals.Interval) -> str:
-    """A difference with its interval."""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{intervals.mean_interval(intervals.mean_of_seeds(x)):.3f}"
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 190)
     for scenario in (RANDOM, PUBLISHED):
-        console.print(table(record, scenario))
+        grid.terminal(table(record, scenario))
     if found := by_group(record):
-        grid.terminal(found, console)
+        grid.terminal(found)
     for line in notes(record):
         print(line)
     picture(record, folder / "mse.png")
@@ -108,33 +97,31 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     print(f"plots  {folder}/mse.png, groups.png")
 
 
-def table(record: records.Record, scenario: str) -> Table:
+def table(record: records.Record, scenario: str) -> grid.Grid:
     """Each arm: errors, ranking, and differences paired by person."""
     get = lambda arm, metric: record.of(scenario, arm, records.ALL, metric)
     quoted = published(record.experiment) if record.dataset == "coat" else {}
-    shown = Table(title=f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people")
-    shown.add_column("arm", no_wrap=True)
-    heads = [*METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
+    heads = ["arm", *METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
     if scenario == PUBLISHED:
         heads.append("published MAE / MSE")
-    for head in heads:
-        shown.add_column(head, justify="right", no_wrap=True)
+    rows = []
     for arm in record.arms:
         if records.Key(scenario, arm.name, records.ALL, "mse") not in record.scores:
             continue
         cells = [cell(get(arm.name, metric)) for metric in METRICS]
         for other in (PLAIN, IPS):
             gap = records.difference(get(arm.name, "mse"), get(other, "mse"))
-            cells.append("" if arm.name == other else signed(gap))
+            cells.append("" if arm.name == other else f"{gap:+.3f}")
         if scenario == PUBLISHED:
             cells.append(quoted.get(f"{scenario}|{arm.name}", ""))
-        shown.add_row(arm.name, *cells)
+        rows.append([arm.name, *cells])
     if scenario == PUBLISHED and quoted:
         names = {arm.name for arm in record.arms}
         for place, value in quoted.items():
             if (arm := place.partition("|")[2]) not in names:
-                shown.add_row(arm, *[""] * 5, value)
-    return shown
+                rows.append([arm, *[""] * 5, value])
+    title = f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people"
+    return grid.Grid(title, heads, rows)
 
 
 def by_group(record: records.Record) -> grid.Grid | None:
@@ -173,7 +160,7 @@ def notes(record: records.Record) -> list[str]:
         get = lambda condition, a=arm: record.of(RANDOM, a, condition, "mse")
         for condition in (records.N0, records.N1, records.N2):
             gap = records.difference(get(condition), get(records.ALL))
-            lines.append(f"{arm}, {condition}: MSE {signed(gap)}")
+            lines.append(f"{arm}, {condition}: MSE {gap:+.3f}")
     return lines
 
 

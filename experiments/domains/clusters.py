@@ -22,20 +22,29 @@ from typing import Annotated, Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Positive, Presets, Range, SplitOptions, Training
+from metajax.settings import (
+    Data,
+    Hardware,
+    Output,
+    Positive,
+    Presets,
+    Range,
+    SplitOptions,
+    Training,
+)
 
 from . import clusters_report as report
-from . import shots
 
 NAME = "clusters"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     split_seed: int = 0
     """Seed of the split of people."""
     clusters: Annotated[int, Range(2, 1000)] = 6
@@ -67,7 +76,8 @@ def measured(config: Config) -> records.Record:
     problem = benchmark.load(config.data, options)
     centers, told = arms.grouped(problem, config.clusters, config.seeds)
     problem = arms.with_random_clusters(problem, told["sizes"])
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
     tried = arms.made(problem, centers)
@@ -91,7 +101,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.SCENARIO,
         opened=tuple(problem.opened),
         shots=evaluate.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
         extra=told,
     )

@@ -20,6 +20,12 @@ from metajax.types import Episode, Examples, UserError
 
 from . import cross_factors as factors
 
+FOLDERS = {
+    "amazon-cloth-sport": ("amazon-cloth", "amazon-sport"),
+    "amazon-four-domains": crossdomain.FOUR_DOMAINS,
+    "douban": ("douban-book", "douban-music"),
+}
+"""Data sets of more than one domain, as their folders are called."""
 GENRES = GENRES_100K[1:]
 SHOTS = 10
 """Support rows of a task."""
@@ -76,6 +82,8 @@ def domain(name: str, other: str, data_dir: pathlib.Path | None) -> Interactions
     training rows are read.
     """
     base, _, genre = name.partition(":")
+    if name in FOLDERS:
+        raise UserError(f"{name} holds several domains; give two of {', '.join(FOLDERS[name])}")
     if name in crossdomain.FOUR_DOMAINS:
         return crossdomain.four_domains(named.data_folder(data_dir), name)
     if genre and base in ("ml-1m", "ml-100k"):
@@ -98,8 +106,10 @@ def loaded(source: str, target: str, data_dir: pathlib.Path | None) -> shared_us
     """The two domains with shared users first; implicit ones as events and sampled non-events.
 
     Raises:
-      UserError: nobody is in both, or one has events and the other ratings.
+      UserError: nobody is in both, both are one, or one has events and the other ratings.
     """
+    if source == target:
+        raise UserError(f"{source} is both source and target; give two domains")
     logs = [domain(source, target, data_dir), domain(target, source, data_dir)]
     pair = shared_users.paired(*logs)
     kinds = [negatives.is_implicit(log) for log in pair[:2]]

@@ -37,22 +37,21 @@ from metajax.learners.cold_start import cross_domain as learners
 from metajax.results import ledger, records
 from metajax.results.groups import GROUPS
 from metajax.results.partial import Partial
-from metajax.settings import Output, Positive, Presets, Share, config_hash
+from metajax.settings import Hardware, Output, Positive, Presets, Share, config_hash
 from metajax.training import progress
-from metajax.types import Episode, Params
+from metajax.types import Episode, Params, UserError
 
 from . import cross_arms as arms
 from . import cross_data as data
 from . import cross_factors as factors
 from . import cross_report as report
-from . import shots
 
 NAME = "cross_domain"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     source: str = "douban-book"
@@ -62,6 +61,7 @@ class Config:
     """The domain in which they are new."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     hidden: tuple[Share, ...] = (0.2, 0.5, 0.8)
     """Shares of the people of both domains who are hidden in the target."""
     trials: Positive = 4
@@ -179,6 +179,8 @@ def begun(config: Config, pair: Pair) -> Partial:
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms for every share of hidden people, judges them, writes a record."""
     began = time.perf_counter()
+    if not config.hidden:
+        raise UserError("no share of hidden people is told; give one or more --hidden")
     pair = data.loaded(config.source, config.dataset, config.data_dir)
     for share in config.hidden:
         data.split(pair, share)  # what cannot be judged is refused before anything is trained
@@ -191,7 +193,7 @@ def measured(config: Config) -> records.Record:
             scenario = f"{share:.0%} hidden"
             found = crossings[scenario] = data.crossing(pair, share, of_source)
             valid = data.tasks(found, found.parts["valid"])
-            sizes = (config.num_steps, config.num_tasks, config.trials)
+            sizes = (config.num_steps, config.num_tasks, config.trials, config.hardware.devices)
             tuner = arms.Tuner(found, valid, *sizes)
             for name, make in (*closed(pair, tuner), *trained(tuner, partial, scenario)):
                 ready[scenario, name] = make()
@@ -215,7 +217,7 @@ def measured(config: Config) -> records.Record:
         scores,
         scenario=next(iter(crossings)),
         opened=(opened,),
-        data=shots.data_of(target),
+        data=records.data_of(target),
         began=began,
         extra={
             "scenarios": list(crossings),

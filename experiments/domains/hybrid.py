@@ -22,20 +22,21 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Positive, Presets, Share, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.types import UserError
 
 from . import hybrid_report as report
-from . import shots
 
 NAME = "hybrid"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
+    hardware: Hardware = Hardware()
     densities: tuple[Share, ...] = (0.1, 0.3, 1.0)
     """Shares of the training ratings that are kept; each item keeps its test ratings."""
     dropped: Share = 0.5
@@ -66,9 +67,12 @@ def measured(config: Config) -> records.Record:
     from . import graph_arms, hybrid_arms
 
     began = time.perf_counter()
+    if not config.densities:
+        raise UserError("no share of the ratings is told; give one or more --densities")
     table = graph_arms.rated(named.chosen(config.data))
     content = hybrid_arms.contents(table)
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, dict[str, Any]] = {}
     ready: dict[tuple[float, str], Any] = {}
     problems = {}
@@ -107,7 +111,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.scenario(max(config.densities)),
         opened=tuple(openings),
         shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
         extra={"densities": list(config.densities), GROUPS: groups},
     )

@@ -65,7 +65,4 @@ def by_density(record: records.Record, path: pathlib.Path) -> None:
             axes.plot(densities, [x.mean for x in found], label=arm, **plots.look(i))
         axes.set_xscale("log")
         axes.set_xticks(densities, [f"{d:.0%}" for d in densities])
-        axes.set_xlabel(f"training ratings kept ({record.dataset})")
-        axes.set_ylabel("MAE at K = 20")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(ARMS))
+        plots.finish(axes, f"training ratings kept ({record.dataset})", "MAE at K = 20", len(ARMS))

@@ -49,7 +49,7 @@ ANYWHERE = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "synthetic"

@@ -43,7 +43,7 @@ def test_the_last_item_is_the_test_and_the_one_before_it_the_validation(small):
 
 def test_no_window_shows_a_held_out_item(small):
     windows = sequences.windows(small, width=2)
-    draw = jax.vmap(lambda key: sequences.draw(windows, key, 2))
+    draw = jax.jit(jax.vmap(lambda key: sequences.draw(windows, key, 2)))
     episodes = draw(jax.random.split(jax.random.key(0), 200))
     rows = np.concatenate([episodes.support.inputs, episodes.query.inputs], axis=1)
     real = np.concatenate([episodes.support.mask, episodes.query.mask], axis=1) > 0
@@ -70,6 +70,7 @@ def test_by_time_nothing_after_a_moment_is_trained_on_or_read_before_it():
     data = sequences.by_time(timed_log(), (0.5, 0.8))
     assert data.trained.tolist() == [2, 2, 1, 0]
     valid, test = sequences.held_out(data, 3, 2), sequences.held_out(data, 3, 1)
+    assert valid.person is not None and test.person is not None
     assert valid.person.tolist() == [0] and valid.target.tolist() == [3]
     assert valid.history.tolist() == [[0, 2, 0]] and valid.seen.tolist() == [[0, 2]]
     assert test.person.tolist() == [0, 1] and test.target.tolist() == [4, 4]
@@ -91,7 +92,7 @@ def test_windows_cover_a_long_history_and_never_leave_it():
     data = sequences.assemble("x", np.repeat([0, 1], length), np.arange(2 * length))
     windows = sequences.windows(data, width=8)
     assert len(windows.end) == 6  # 23 trained items each: 3 windows
-    draw = jax.vmap(lambda key: sequences.draw(windows, key, 8))
+    draw = jax.jit(jax.vmap(lambda key: sequences.draw(windows, key, 8)))
     episodes = draw(jax.random.split(jax.random.key(0), 500))
     items = np.where(episodes.support.mask > 0, episodes.support.inputs, -1)
     last = np.asarray(episodes.query.inputs)
@@ -134,7 +135,7 @@ def test_the_place_counts_what_stands_above_among_the_candidates():
 def test_a_constant_scorer_gets_chance():
     keys = jax.random.split(jax.random.key(0), 3000)
     place = lambda key: next_item.rank(jnp.zeros(5), jnp.array(1), jnp.ones(5), key)
-    counts = np.bincount(np.asarray(jax.vmap(place)(keys)), minlength=5)
+    counts = np.bincount(np.asarray(jax.jit(jax.vmap(place))(keys)), minlength=5)
     assert abs(counts / 3000 - 0.2).max() < 0.03
 
 

@@ -54,6 +54,23 @@ def test_ratings_and_events_are_not_paired(tmp_path):
         data.loaded(paths[0], paths[1], None)
 
 
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [
+        (("amazon-cloth-sport", "amazon-sport"), "several domains; give two of amazon-cloth, ama"),
+        (("douban-book", "douban-book"), "is both source and target"),
+    ],
+)
+def test_a_folder_of_domains_and_one_domain_twice_get_one_line(pair, told):
+    with pytest.raises(UserError, match=told):
+        data.loaded(*pair, None)
+
+
+def test_no_share_of_hidden_people_gets_one_line():
+    with pytest.raises(UserError, match="give one or more --hidden"):
+        experiment.measured(experiment.Config(hidden=()))
+
+
 def test_an_unknown_genre_gets_one_line():
     with pytest.raises(UserError, match="no genre 'Jazz' in ml-1m; the genres are Action"):
         data.domain("ml-1m:Jazz", "ml-1m:Drama", None)

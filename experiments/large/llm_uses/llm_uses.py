@@ -51,7 +51,7 @@ OTHERS = report.permuted(RATING)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()

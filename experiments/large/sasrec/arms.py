@@ -17,6 +17,7 @@ import scipy
 from metajax.data.histories.sequences import HeldOut, Sequences
 from metajax.evaluation import next_item
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.outer_gradient import loss_gradient
 from metajax.training.updates import optimizer
 from metajax.types import Params
@@ -101,7 +102,9 @@ class Factors:
     batch: int = 4096
 
 
-def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -> np.ndarray:
+def bpr(
+    sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0, devices: int = 1
+) -> np.ndarray:
     """Matrix factorization by Bayesian personalized ranking: trained pairs above random items.
 
     References: Rendle et al., UAI 2009.
@@ -133,6 +136,7 @@ def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -
         return -jnp.mean(jax.nn.log_sigmoid(margin)) + 0.5 * settings.decay * size, {}
 
     recipe = loop.Recipe(init, loss_gradient(loss), optimizer(tx))
+    recipe = on_devices(devices, recipe, split_by_compiler)
     keys = jax.random.key(seed)[None]
     fitted = loop.fit(recipe, sample, (person, item), keys, num_steps, block=num_steps)
     found = jax.tree.map(lambda x: np.asarray(x[0]), fitted.params)

@@ -1,9 +1,10 @@
 """Sequence recommendation: what does a person take next, ranked among all items?
 
 A causal Transformer over the history, trained with the full softmax, beside popularity, untrained
-transitions, item-kNN and BPR matrix factorization, tuned on the validation items. With --also,
-other published recipes beside it: gBCE, eSASRec (gated residuals, sampled softmax corrected for
-popular draws) and HSTU (pointwise attention, full softmax), and two larger sizes.
+transitions, item-kNN and BPR matrix factorization, tuned on the validation items; and a weighted
+sum of its logarithms with those of transitions and item-kNN, the weights chosen on validation. With
+--also, other published recipes beside it: gBCE, eSASRec (gated residuals, sampled softmax corrected
+for popular draws) and HSTU (pointwise attention, full softmax), and two larger sizes.
 
 References: Kang, McAuley, ICDM 2018; Klenitskiy, Vasilev, RecSys 2023; Petrov, Macdonald, RecSys
 2023 (gBCE); Tikhonovich et al., RecSys 2025 (eSASRec); Zhai et al., ICML 2024 (HSTU).
@@ -30,9 +31,10 @@ from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import intervals, records, tables
 from metajax.settings import replace
+from metajax.training.devices import check_even
 
 from .. import report as large_report
-from . import parts, recipes
+from . import blend, parts, recipes
 from .recipes import RECIPES, SASREC, Config, build, recipe_of
 from .training import fit, kept, scorer
 
@@ -87,6 +89,7 @@ def run(config: Config) -> records.Record | None:
     name = name_of(config)
     out = config.output.folder(name)
     config = replace(config, out=out)
+    check_even(config.hardware.devices, config.batch, "windows")
     data = load(config)
     wanted = config.only or (recipes.SIMPLE, recipes.OWN, *config.also)
     for part in set(wanted) - {recipes.SIMPLE}:
@@ -118,6 +121,15 @@ def run(config: Config) -> records.Record | None:
             **asked(data),
         },
     )
+
+
+PAIRS = [
+    (blend.BLENDED, "transitions"),
+    (blend.BLENDED, SASREC),
+    (blend.BLENDED, blend.TABLES),
+    (SASREC, "transitions"),
+]
+"""What is compared with what, as far as the record has it."""
 
 
 def compared(record: records.Record) -> None:
@@ -157,6 +169,15 @@ def compared(record: records.Record) -> None:
     )
 
 
+def differences(record: records.Record) -> None:
+    """Prints what the tables and the sequence model are worth to each other."""
+    get = lambda arm: record.of(record.scenario, arm, next_item.FULL, "ndcg@10")
+    for one, other in PAIRS:
+        if {one, other} <= set(record.names()):
+            gap = records.difference(get(one), get(other))
+            print(f"ndcg@10: {one} - {other}: {gap:+.4f}")
+
+
 def main(config: Config) -> records.Record | None:
     """The record of the experiment, run or read, and its table."""
     name = name_of(config)
@@ -169,6 +190,7 @@ def main(config: Config) -> records.Record | None:
     published = config.data.dataset == "ml-1m" and record.scenario == "leave-one-out"
     large_report.show(record, COLUMNS, title, quoted=published)
     compared(record)
+    differences(record)
     if not config.output.from_records:
         large_report.finished(record, name, config, COLUMNS[1])
     return record
