@@ -134,7 +134,7 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
     Raises:
       UserError: the log has no times; nobody has 3 items.
     """
-    _timed(table)
+    time = _timed(table)
     kept = np.flatnonzero(table.label >= least)
     enough = np.bincount(table.user[kept], minlength=table.num_users) > HELD_OUT
     if not enough.any():
@@ -143,7 +143,7 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
         few = int((~enough).sum())
         print(f"{table.name}: {few:,} people with fewer than {HELD_OUT + 1} items are left out")
         kept = kept[enough[table.user[kept]]]
-    order = kept[np.argsort(table.time[kept], kind="stable")]
+    order = kept[np.argsort(time[kept], kind="stable")]
     user = table.user_ids[table.user[order]]
     return assemble(table.name, user, table.item_ids[table.item[order]])
 
