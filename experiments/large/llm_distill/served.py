@@ -140,7 +140,7 @@ def added(folder: pathlib.Path, titles: Sequence[str]) -> model.Model:
     Raises:
       UserError: the folder has no reader; a title is in the catalogue, or stands twice.
     """
-    old, reader = model.load(folder), read(folder / READER)
+    reader, old = read(folder / READER), model.load(folder)
     there = {*(old.catalogue.titles or [])}
     for place, title in enumerate(titles):
         if title in there or title in titles[:place]:
