@@ -5,7 +5,6 @@ Run: python -m experiments decision_tables
 
 import argparse
 import re
-from typing import Any
 
 from metajax import places
 from metajax.results import records, tables
@@ -23,11 +22,6 @@ PAGE = places.documents() / "decisions.md"
 VALUES = places.documents() / "off_policy.md"
 
 
-def gap_of(gap: Any) -> str:
-    """A difference with its interval, as tables have it."""
-    return f"{gap:+.3f}"
-
-
 def bandit(record: records.Record) -> str:
     """Rewards of each arm in each world, and what the target says of them."""
     first, out = record.extra["first"], []
@@ -40,7 +34,7 @@ def bandit(record: records.Record) -> str:
             means = (f"{get(arm.name, n).mean():.3f}" for n in first)
             gaps = [records.difference(get(arms.META, n), get(arm.name, n)) for n in (10, 50)]
             own = arm.name == arms.META
-            rows.append((arm.name, *means, *(("", "") if own else map(gap_of, gaps))))
+            rows.append((arm.name, *means, *(("", "") if own else (f"{gap:+.3f}" for gap in gaps))))
         people = get(arms.META, 5).shape[1]
         title = f"{world}: mean reward of a round, in {told['unit']}; {people} new users, "
         title += f"{record.config['seeds']} seeds; META is the meta-learned prior with Thompson"
