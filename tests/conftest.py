@@ -1,5 +1,7 @@
 """Settings of the whole suite; the environment is set before JAX is first imported."""
 
+import functools
+import itertools
 import os
 import pathlib
 import tempfile
@@ -23,6 +25,14 @@ os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ["METAJAX_HOME"] = tempfile.mkdtemp(prefix="metajax-")  # no test writes to a user's
 
 import pytest  # noqa: E402
+from jax._src.interpreters import mlir  # noqa: E402
+
+if hasattr(mlir, "make_ir_context"):
+    # JAX makes a compiler context for each program, which takes a fifth of the time of small ones:
+    # here fifty share one, so that what a context keeps of their constants goes with it.
+    _make, _number = mlir.make_ir_context, itertools.count()
+    _of = functools.lru_cache(maxsize=1)(lambda block: _make())
+    mlir.make_ir_context = lambda: _of(next(_number) // 50)
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ TINY = Training(seeds=1, num_steps=20, num_tasks=10, num_support=16)
 @pytest.fixture(scope="module")
 def ready():
     table = latent.rating_log(num_users=200, num_items=90)
-    return problem.problem_of(table, split.melu(table, valid_users=0.3), 16)
+    return problem.problem_of(table, split.user_disjoint(table, shares=(0.2, 0.2)), 16)
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +112,16 @@ def test_the_table_and_its_controls_can_be_read(record, tmp_path):
     tables.show(record, Console(file=screen, width=200))
     text = screen.getvalue()
     assert "A8 boosting alone" in text and "MSE: stack - arm" in text and "diverged" not in text
-    assert "user-cold: MSE by group" in text and "few (" in text and "training ratings" in text
+    assert "user-cold: MSE by group" in text and "few (" in text
     again = records.read(records.write(tmp_path, "t", record))
     assert tables.grid_of(again).rows == tables.grid_of(record).rows
+
+
+def test_groups_are_by_training_ratings_where_a_task_has_some(ready):
+    known = dataclasses.replace(ready, split=split.melu(ready.table, valid_users=0.3))
+    found = problem.groups_of(known)
+    assert "training ratings" in found["warm"] and "ratings" in found["user_cold"]
+    assert "ratings" in problem.groups_of(ready)["user_cold"]
 
 
 def test_without_the_extra_a_line_stands_below_the_table(ready, closed_forms, monkeypatch):

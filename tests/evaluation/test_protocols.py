@@ -142,9 +142,10 @@ def by_counting(score, label, k):
 
 def test_matching_by_value_equals_counting_by_hand():
     rng = np.random.default_rng(1)
+    matched = jax.jit(protocols.matched_values, static_argnums=3)
     for _, k in itertools.product(range(20), (1, 3, 5)):
         label, score = rng.integers(1, 5, 8).astype(float), rng.random(8)
-        p, ap = protocols.matched_values(jnp.asarray(score), jnp.asarray(label), jnp.ones(8), k)
+        p, ap = matched(jnp.asarray(score), jnp.asarray(label), jnp.ones(8), k)
         assert (float(p), float(ap)) == pytest.approx(by_counting(score, list(label), k))
 
 

@@ -113,7 +113,7 @@ def test_paper_is_the_size_of_the_stored_record(name):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("sinusoid", ("--arms", "oracle", "ridge on features", "--num-steps", "20")),
+        ("sinusoid", ("--arms", "ridge on features", "--num-steps", "20")),
         pytest.param("sinusoid", (), marks=pytest.mark.slow),
         pytest.param("maml", (), marks=pytest.mark.slow),
     ],

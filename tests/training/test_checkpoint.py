@@ -257,6 +257,7 @@ def test_a_full_disk_is_one_line_and_the_last_good_state_stays(tmp_path, unkille
     assert result_bytes(tiny_fit(tmp_path, 60)) == unkilled
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_halfway_leaves_the_last_good_state(tmp_path, unkilled):
     """A limit on the size of files makes the writes of the run fail after they have begun."""
     tiny_fit(tmp_path, 20)
