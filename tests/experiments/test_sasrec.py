@@ -39,11 +39,19 @@ def test_arms_of_a_time_split_score_the_people_who_are_asked():
     found = histories.by_time(table, (0.4, 0.95))
     test = histories.held_out(found, 6, 1)
     assert 0 < len(test.target) < 40 and sasrec.asked(found)["untrained"] == 0
-    settings = arms.Factors(dim=4, epochs=1, batch=64)
-    for score in (arms.popularity(found, test), arms.bpr(found, test, settings)):
-        assert score.shape == (len(test.target), 12)
+    assert arms.popularity(found, test).shape == (len(test.target), 12)
     best = arms.transitions(found, test, 1, 0.6).argmax(axis=1)
     assert (best == test.target).mean() == 1.0  # whoever walks takes the next place
+
+
+@pytest.mark.slow
+def test_factors_of_the_people_who_are_asked_score_them():
+    data = walkers()
+    held = histories.held_out(data, 6, 1)
+    some = held._replace(person=np.array([3, 5]), target=held.target[[3, 5]])
+    settings = arms.Factors(dim=4, epochs=1, batch=64)
+    everybody, two = (arms.bpr(data, x, settings) for x in (held, some))
+    np.testing.assert_array_equal(two, everybody[[3, 5]])
 
 
 def test_a_sum_of_logarithms_by_hand_takes_the_table_that_is_right():

@@ -11,7 +11,7 @@ import optax
 from metajax import losses, tree
 from metajax.adapters.conditions import film
 from metajax.data.histories import sequences as histories
-from metajax.data.histories.sequences import HeldOut, Sequences
+from metajax.data.histories.sequences import Sequences
 from metajax.evaluation import evaluate, next_item
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
@@ -58,7 +58,7 @@ class Judge:
         order = judged(len(data.length), config.passed_over, config.people)
         at = np.flatnonzero(data.length[order] >= 12)[: config.adapted]
         self.at, self.some = at, order[at]
-        self.held = HeldOut(*(x[order] for x in histories.held_out(data, config.window, 1)))
+        self.held = histories.held_out(data, config.window, 1).only(order)
         model = sequence.next_item(settings)
         self.score = jax.jit(lambda params, rows: model.apply(params, (), rows))
 
@@ -72,7 +72,7 @@ class Judge:
 
     def _adapted(self, config: Any, data: Sequences, settings: sequence.Settings, back: int):
         """(params, rate) -> places of the held-out items when each person is adapted to first."""
-        held = HeldOut(*(x[self.some] for x in histories.held_out(data, config.window, back)))
+        held = histories.held_out(data, config.window, back).only(self.some)
         support = own_rows(data, self.some, back, config.window).support
         wrapped = film(sequence.next_item(settings), settings.shape)
         rows = jax.tree.map(lambda x: x[0], support.inputs)

@@ -42,7 +42,7 @@ def followed(data: Sequences, held: HeldOut, train: np.ndarray, test: np.ndarray
         start=np.cumsum(data.length[train]) - data.length[train],
         length=data.length[train],
     )
-    asked = HeldOut(*(x[test] for x in held))
+    asked = held.only(test)
     score = sasrec_arms.transitions(known, asked, 20, 0.6)
     return ranks(np.argsort(-score, axis=1), asked.target, asked.seen)
 

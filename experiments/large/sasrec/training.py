@@ -11,7 +11,7 @@ import optax
 
 from metajax import tree
 from metajax.data.histories import sequences as histories
-from metajax.data.histories.sequences import HeldOut, Sequences
+from metajax.data.histories.sequences import Sequences
 from metajax.evaluation import next_item
 from metajax.learners import in_context
 from metajax.models import sequence
@@ -91,7 +91,7 @@ def fit(
 
     held = histories.held_out(data, config.window, 2)
     some = np.random.default_rng(0).permutation(len(held.target))[:JUDGED]
-    valid = HeldOut(*(x[some] for x in held))
+    valid = held.only(some)
     now = averages if config.average else lambda params: params
 
     def validate(params: Params) -> jax.Array:

@@ -93,6 +93,13 @@ class HeldOut(NamedTuple):
     seen: np.ndarray
     person: np.ndarray | None = None
 
+    def only(self, rows: np.ndarray) -> "HeldOut":
+        """Those rows (P,) of them."""
+        person = None if self.person is None else self.person[rows]
+        return HeldOut(
+            self.history[rows], self.length[rows], self.target[rows], self.seen[rows], person
+        )
+
 
 def read_sasrec(path: Path | str, name: str = "ml-1m") -> Sequences:
     """The histories of a text file of ``user item`` lines in order, as SASRec's authors publish.
@@ -127,7 +134,7 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
     Raises:
       UserError: the log has no times; nobody has 3 items.
     """
-    _timed(table)
+    time = _timed(table)
     kept = np.flatnonzero(table.label >= least)
     enough = np.bincount(table.user[kept], minlength=table.num_users) > HELD_OUT
     if not enough.any():
@@ -136,7 +143,7 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
         few = int((~enough).sum())
         print(f"{table.name}: {few:,} people with fewer than {HELD_OUT + 1} items are left out")
         kept = kept[enough[table.user[kept]]]
-    order = kept[np.argsort(table.time[kept], kind="stable")]
+    order = kept[np.argsort(time[kept], kind="stable")]
     user = table.user_ids[table.user[order]]
     return assemble(table.name, user, table.item_ids[table.item[order]])
 
