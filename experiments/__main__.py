@@ -21,7 +21,7 @@ def show() -> None:
     for room, name, path in sources():
         if room != last:
             print(f"{room}/")
-        print(f"  {name:<20}{first_line(path)}")
+        print(f"  {name:<22}{first_line(path)}")
         last = room
 
 

@@ -33,7 +33,7 @@ from paper.grids import (
 
 CLAIMS = claims.claims_of(claims) | claims.claims_of(findings)
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
-ACROSS = ("quality", "sinusoid", "records", "T1", "T2", "T3", "T4", "T5")
+ACROSS = ("quality", "sinusoid", "records", "omniglot", "T1", "T2", "T3", "T4", "T5")
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")
 
 

@@ -17,7 +17,7 @@ TITLES = {
     "T1": "T1: ranking of a new user's ratings and clicks, nDCG@5",
     "T2": "T2: four scenarios, RMSE",
     "T3": "T3: new users by the number of their ratings, RMSE",
-    "T4": "T4: new items warming up, AUC",
+    "T4": "T4: new items of MovieLens 100K and 1M warming up, AUC after so many clicks",
     "T5": "T5: the same learners on other data, RMSE of new users",
 }
 
@@ -38,8 +38,8 @@ def columns(r: Results, table: str) -> list[Column]:
     for name, record in r.tables.items():
         _, kept, rest = name.split("-", 2)
         if table == "T4" == kept:
-            shots = [(f"k={k}", f"{k} clicks") for k in record.shots]
-            where = rest.removesuffix("-ctr")
+            shots = [(f"k={k}", str(k)) for k in record.shots]
+            where = rest.removesuffix("-ctr").removeprefix("ml-").upper()
             found += [
                 Column(f"{where}, {said}", record, "item_cold", had, "auc") for had, said in shots
             ]

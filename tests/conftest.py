@@ -13,7 +13,8 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(  # for programs as small as those of tests, compiling well takes longest
     "XLA_FLAGS",
-    "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0",
+    "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # the suite's processes are enough
     os.environ.setdefault(threads, "1")

@@ -133,6 +133,27 @@ PROPERTIES = [
 ]
 """Those that `check` tries on any learner, and those that need a world, a training or a row."""
 
+DEAR = {
+    check.empty_support_stays_cold,
+    check.nothing_in_a_state_is_shared,
+    check.params_stay_untouched,
+    check.jit_is_eager,
+    support_moves_predictions,
+    num_gradients_is_what_adapt_takes,
+    a_second_call_does_not_retrace,
+    training_improves,
+    adapting_beats_the_cold_start,
+    never_below_the_bayes_floor,
+}
+"""Those that train the row, or run it uncompiled; the others share two small programs."""
+
+FAST = {
+    *("maml", "maml_dual", "anil", "meta_sgd", "reptile", "pooled", "committee", "ridge", "bias"),
+    *("imaml", "cavia", "neural_process", "history", "prototypes", "joint_prior"),
+    *("lora", "tanp", "mamo", "meta_embedding", "dropout_net", "gate", "metahin"),
+}
+"""The rows on which the fast tests try `DEAR` too: one of each kind of state and of outer loss."""
+
 
 @functools.cache
 def trial(index: int) -> Trial:
@@ -145,23 +166,33 @@ def test_rows_have_names_of_their_own():
     assert len(names) == len(set(names))
 
 
-def _rows(wanted: Callable[[Row], bool] = lambda row: True) -> list:
-    """Each row as a parameter; tests of one row go to one process, which compiles it once."""
+def _cost(row: Row, holds: Callable) -> tuple:
+    """`pytest.mark.slow` where a property is dear and the row is like another one."""
+    return (pytest.mark.slow,) if holds in DEAR and row.name not in FAST else ()
+
+
+def _battery() -> list:
+    """Each property of each row as parameters, property by property."""
     return [
-        pytest.param(i, id=row.name, marks=pytest.mark.xdist_group(row.name))
+        pytest.param(i, holds, id=f"{holds.__name__}-{row.name}", marks=_cost(row, holds))
+        for holds in PROPERTIES
         for i, row in enumerate(ROWS)
-        if wanted(row)
     ]
 
 
-@pytest.mark.parametrize("index", _rows())
-@pytest.mark.parametrize("holds", PROPERTIES, ids=[f.__name__ for f in PROPERTIES])
+def test_fast_rows_are_rows():
+    assert {row.name for row in ROWS} >= FAST
+
+
+@pytest.mark.parametrize(("index", "holds"), _battery())
 def test_contract(index: int, holds):
     """The property, which asserts what it says, holds for the row."""
     holds(trial(index))
 
 
-@pytest.mark.parametrize("index", _rows(lambda row: row.order_free))
+@pytest.mark.parametrize(
+    "index", [pytest.param(i, id=row.name) for i, row in enumerate(ROWS) if row.order_free]
+)
 def test_order(index: int):
     order_does_not_matter(trial(index))
 

@@ -53,25 +53,30 @@ def test_extending_from_an_empty_folder_runs_as_it_stands(tmp_path):
     assert "[[" in run("extend", tmp_path)
 
 
+@pytest.mark.slow
 def test_from_a_log_in_time_to_a_served_model_runs_as_it_stands(tmp_path):
     assert "online minus frozen -" in run("online", tmp_path)
 
 
+@pytest.mark.slow
 def test_from_a_log_of_decisions_to_a_value_runs_as_it_stands(tmp_path):
     assert "0.0% of the new policy's decisions were never shown" in run("off_policy", tmp_path)
 
 
+@pytest.mark.slow
 def test_why_was_this_recommended_runs_as_it_stands(tmp_path):
     said = run("explain", tmp_path)
     assert "because you rated" in said and "planted causes found: 100%" in said
     run("robust", tmp_path)
 
 
+@pytest.mark.slow
 def test_what_people_choose_to_rate_runs_as_it_stands(tmp_path):
     plain, weighed, true = map(float, re.findall(r"\d\.\d\d", run("domains", tmp_path)))
     assert abs(weighed - true) < 0.1 < plain - true
 
 
+@pytest.mark.slow
 def test_two_logs_of_one_person_run_as_they_stand(tmp_path):
     said = run("two_logs", tmp_path)
     assert "320 people are in both" in said and "for person 350: music" in said

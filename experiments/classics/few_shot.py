@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 from metajax.data import images
 from metajax.evaluation import evaluate
 from metajax.results import ledger, plots
 from metajax.results import records as report
 from metajax.results.intervals import Interval
+from metajax.results.tables import Grid, terminal
 from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
@@ -272,39 +271,21 @@ def plot(records: Sequence[report.Record], path: pathlib.Path) -> None:
 def show(title: str, records: Sequence[report.Record]) -> None:
     """Prints one line per arm and setting: test accuracy, published number, steps, time, device."""
     quoted = published(records[0].experiment)
-    table = Table(title=title, header_style="bold")
-    headings = (
-        "setting",
-        "arm",
-        "here",
-        "published",
-        "outer steps",
-        "gradients",
-        "minutes",
-        "device",
-    )
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=True)
+    heads = ("setting", "arm", "here", "published", "outer steps", "gradients", "minutes", "device")
+    rows = []
     for record in records:
         scenario, arm = record.scenario, record.method
         took = record.arm(arm).gradients
         r = accuracy(record)
-        table.add_row(
-            scenario,
-            arm,
-            f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]",
-            quoted.get(f"{scenario}|{arm}", ""),
-            f"{record.extra['schedule']['num_steps']:,}",
-            f"{took.training:,}" if took else "",
-            f"{record.seconds['train'] / 60:.1f}",
+        rows.append([
+            scenario, arm, f"{100 * r.mean:.2f} [{100 * r.low:.2f}, {100 * r.high:.2f}]",
+            quoted.get(f"{scenario}|{arm}", ""), f"{record.extra['schedule']['num_steps']:,}",
+            f"{took.training:,}" if took else "", f"{record.seconds['train'] / 60:.1f}",
             record.environment.device,
-        )
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 140)
-    console.print(table)
+        ])  # fmt: skip
     tasks = {len(next(iter(r.scores.values()))[0]) for r in records}
-    console.print(f"Test tasks per arm: {sorted(tasks)}; each test set was opened once per record.")
+    note = f"Test tasks per arm: {sorted(tasks)}; each test set was opened once per record."
+    terminal(Grid(title, heads, rows, 2, [note]))
 
 
 def published(experiment: str) -> dict[str, str]:

@@ -14,8 +14,8 @@ from noise of 1e-7, which it cannot raise, so that its penalty is one on squared
 an optimizer any penalty, however small, moves each weight that the one task of the step does not
 use by the full rate toward 0: the weights of one amplitude in fifteen steps of sixteen, so that
 they are erased. The arms called program repeat this; two variants leave out the penalty (beta = 0)
-and keep the moments. Parameters are compared after each thousand steps, and those are tested that
-have the least error after the last of TEST_STEPS on 200 validation tasks.
+and keep the moments. Of the parameters after each thousand steps, those are tested that have, after
+the last of TEST_STEPS, the least error on 200 validation tasks.
 """
 
 import dataclasses
@@ -48,7 +48,7 @@ PROGRAM_BETA = 5e-5
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()

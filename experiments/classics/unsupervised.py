@@ -53,7 +53,7 @@ RATES, STEPS = (0.01, 0.03, 0.1, 0.3), (5, 20, 50)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()

@@ -2,10 +2,10 @@
 
 A new user is shown one item a round, and says what they think of it. On `ClickUsers` the best item
 is known; on jester5k every reward is the rating that a real person gave, each joke once; on sushi10
-a person is shown two kinds, and only which one they choose is told. The prior
-is learned from past users (hierarchical Bayes by EM), who have also taught the popularity of items,
-the factors that the flat priors have as features, and the network of neural-linear. Each arm has as
-many trials on validation users. Controls: rewards shuffled within a user, the next user's rewards,
+a person is shown two kinds, and the policy learns only which one they choose. The prior is learned
+from past users (hierarchical Bayes by EM); so are the popularity of items, the factors that the
+flat priors have as features, and the network of neural-linear. All arms have equally many trials on
+validation users. Controls: rewards shuffled within a user, the next user's rewards,
 no exploration, and no learning.
 
 References: Kveton et al., "Meta-Thompson sampling", ICML 2021; Li et al., WWW 2010 (LinUCB);
@@ -30,8 +30,8 @@ from metajax import benchmark
 from metajax.decide import wrappers
 from metajax.decide.environment import Environment, play
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
-from metajax.training import journal, progress
+from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training import progress
 from metajax.types import PyTree, UserError
 
 from . import show, sushi
@@ -45,9 +45,10 @@ FIRST = (5, 10, 20, 50)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data_dir: pathlib.Path | None = None
     """Folder of jester5k's folder; by default METAJAX_DATA."""
     world: str = "both"
@@ -155,15 +156,15 @@ def worlds(config: Config) -> list[World]:
         if config.people > 1_500:
             raise UserError(f"{config.people} people of sushi10: 5,000 are known; give <= 1500")
         return [sushi.world(config.data_dir, config.people, FIRST[-1])]
-    found = []
+    found, devices = [], config.hardware.devices
     if config.world != "clicks":
         if config.people > 700:
             raise UserError(
                 f"{config.people} people of jester5k: 1,473 have rated all; give <= 700"
             )
-        found.append(jokes(config.data_dir, config.people, FIRST[-1]))
+        found.append(jokes(config.data_dir, config.people, FIRST[-1], devices))
     if config.world != "jester5k":
-        found.insert(0, clicks(config.past, 30, config.people, FIRST[-1]))
+        found.insert(0, clicks(config.past, 30, config.people, FIRST[-1], devices))
     return found
 
 
@@ -192,16 +193,11 @@ def measured(config: Config) -> records.Record:
                for part, value in told[name].items()}
         for name in every
     }  # fmt: skip
-    record = records.made(
-        NAME, config,
+    return benchmark.kept(
+        name, NAME, config,
         records.arms_of(every, roles={n: a.role for n, a in every.items()}, settings=settings),
-        kept, opened=(opened,), seconds={"total": time.perf_counter() - began},
-        peak_memory=journal.peak_memory(), extra={"worlds": extra, "first": FIRST},
+        kept, began=began, opened=(opened,), extra={"worlds": extra, "first": FIRST},
     )  # fmt: skip
-    records.write(config.output.folder(name), name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def name_of(config: Config) -> str:

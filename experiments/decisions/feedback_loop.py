@@ -2,15 +2,14 @@
 
 Users of `ClickUsers` are served for 2,000 rounds. The prior is learned from past users; feedback
 comes in, a working model learns, the strategy (how wide to explore) is adjusted, and what has
-foretold clicks no worse than the live model goes live. Cut, a stage hands on what it was given. The
-controls delay feedback by 50 rounds and flip a fifth of it: the loop should lose a little, and stay
-above the loops that are cut.
+predicted clicks no worse than the live model goes live. A stage that is cut passes its input on. In
+the controls feedback comes 50 rounds late, and a fifth of it is flipped: the loop should lose a
+little, and stay above the loops that are cut.
 
-References: the founding documents' loop; Auer et al., SIAM J. Computing 2002 (Exp4).
+Reference: Auer et al., SIAM J. Computing 2002 (Exp4).
 Run: python -m experiments feedback_loop
      python -m experiments feedback_loop --from-records prints the stored table.
 Published: none.
-Deviates: the founding documents' loop has no log and no cut.
 """
 
 import dataclasses
@@ -21,16 +20,15 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
 from metajax import benchmark
 from metajax.decide import loop, wrappers
 from metajax.decide.click_users import ClickUsers
-from metajax.results import ledger, plots, records
-from metajax.settings import Output, Positive, Presets
-from metajax.training import journal, progress
+from metajax.results import ledger, plots, records, tables
+from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training import progress
 
-from . import arms, show, worlds
+from . import arms, worlds
 
 NAME = "feedback_loop"
 WORLD = "clicks"
@@ -73,13 +71,14 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     users: Positive = 40
     """Users that are served at once."""
     rounds: Positive = 2_000
-    """Rounds that each is served."""
+    """Rounds for which each user is served."""
     seeds: Positive = 5
     """New users, past users and keys are drawn anew for each."""
     past: Positive = 500
@@ -150,7 +149,8 @@ def measured(config: Config) -> records.Record:
     """Chooses rate and commits on validation users, runs every arm, writes the record."""
     began = time.perf_counter()
     service = Service(config.rounds)
-    past = lambda seed: worlds.clicks(config.past, 30, 1, 30).learn(seed)
+    devices = config.hardware.devices
+    past = lambda seed: worlds.clicks(config.past, 30, 1, 30, devices).learn(seed)
     valid, taught = service.people(100, config.users), past(100)
     scores = []
     with progress.bar("tuning", len(TRIALS)) as update:
@@ -175,18 +175,14 @@ def measured(config: Config) -> records.Record:
                 shares[name].append(share)
                 update(seed * len(ARMS) + i + 1, {"reward": float(reward.mean())})
             found[arms.ORACLE].append(best.T)
-    record = recorded(config, opened, found, shares, chosen, waits, time.perf_counter() - began)
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
+    return recorded(config, opened, found, shares, chosen, waits, began)
 
 
 def recorded(
     config: Config, opened: records.Opening, found: dict[str, list[np.ndarray]],
-    shares: dict[str, list[np.ndarray]], chosen: dict[str, Any], waits: dict, seconds: float,
+    shares: dict[str, list[np.ndarray]], chosen: dict[str, Any], waits: dict, began: float,
 ) -> records.Record:  # fmt: skip
-    """The record of rewards (B, T) of each seed and arm."""
+    """The record of rewards (B, T) of each seed and arm, written."""
     kept, curves = {}, {}
     for name, seeds in found.items():
         rows = np.concatenate(seeds)
@@ -203,9 +199,9 @@ def recorded(
     roles |= {WHOLE: records.METHOD, arms.ORACLE: records.BASELINE}
     last = {n: np.round(np.mean([s[-1] for s in each], axis=0), 3).tolist()
             for n, each in shares.items()}  # fmt: skip
-    return records.made(
-        NAME, config, records.arms_of(found, roles=roles, settings={WHOLE: chosen}), kept,
-        opened=(opened,), seconds={"total": seconds}, peak_memory=journal.peak_memory(),
+    return benchmark.kept(
+        NAME, NAME, config, records.arms_of(found, roles=roles, settings={WHOLE: chosen}), kept,
+        began=began, opened=(opened,),
         extra={"curves": curves, "latency_us": waits, "widths": WIDTHS, "strategy": last},
     )  # fmt: skip
 
@@ -214,35 +210,30 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table and saves rewards over rounds."""
     get = lambda arm, part: record.of(WORLD, arm, part, "reward")
     people = get(WHOLE, records.ALL).shape[1]
-    shown = Table(title=f"mean chance of a click in a round, {people} new users; paired by user")
-    shown.add_column("arm", no_wrap=True)
+    title = f"mean chance of a click in a round, {people} new users; paired by user"
     widths = ", ".join(f"{w:g}" for w in record.extra["widths"])
-    heads = ("first 100", "all rounds", "last quarter", f"all: {WHOLE} minus it")
-    for head in (*heads, f"share of widths {widths}"):
-        shown.add_column(head, justify="right")
+    heads = ("arm", "first 100", "all rounds", "last quarter", f"all: {WHOLE} minus it")
+    rows = []
     for arm in record.arms:
         parts = ("first 100", records.ALL, "last quarter")
         gap = records.difference(get(WHOLE, records.ALL), get(arm.name, records.ALL))
         shares = record.extra["strategy"].get(arm.name, [])
-        shown.add_row(
+        rows.append([
             arm.name, *(f"{get(arm.name, p).mean():.4f}" for p in parts),
-            "" if arm.name == WHOLE else f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]",
+            "" if arm.name == WHOLE else f"{gap:+.4f}",
             ", ".join(f"{s:.2f}" for s in shares),
-        )  # fmt: skip
-    console = show.wide()
-    console.print(shown)
-    told = record.extra["latency_us"].items()
-    console.print("; ".join(f"{v:.0f} us a round of {n} user(s)" for n, v in told))
+        ])  # fmt: skip
+    waits = record.extra["latency_us"].items()
+    told = "; ".join(f"{v:.0f} us a round of {n} user(s)" for n, v in waits)
+    heads = (*heads, f"share of widths {widths}")
+    tables.terminal(tables.Grid(title, heads, rows, notes=[told]))
     names = [n for n in record.extra["curves"] if n != "no feedback"]  # as without learning
     with plots.page(folder / "rounds.png", 3.2) as axes:
         for i, name in enumerate(names):
             values = record.extra["curves"][name]
             x = STRETCH * (1 + np.arange(len(values)))
             axes.plot(x, values, label=name, markevery=4, **plots.look(i))
-        axes.set_xlabel("round")
-        axes.set_ylabel("chance of a click")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(names))
+        plots.finish(axes, "round", "chance of a click", len(names))
 
 
 def main(config: Config) -> records.Record:

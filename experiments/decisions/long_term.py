@@ -29,8 +29,8 @@ from metajax.decide.choc_kale import ChocKale
 from metajax.decide.environment import Log, Observation, Policy, drawing, play
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
-from metajax.training import journal
+from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training.devices import check_even, split_over
 from metajax.types import UserError
 
 from . import long_term_report
@@ -58,9 +58,10 @@ NEEDS = "long_term needs rlax and flashbax: pip install 'metajax[decide]'"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     seeds: Positive = 5
     """Training seeds."""
     steps: Positive = 1_000
@@ -70,7 +71,7 @@ class Config:
     test_people: Positive = 80
     """New people of the test, a session each."""
     gamma: float = 0.99
-    """Discount of those that look ahead."""
+    """Discount of the arms that look ahead."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"seeds": 2, "steps": 500, "sessions": 60, "test_people": 40},
@@ -107,7 +108,7 @@ def policies(config: Config, world: ChocKale) -> dict[str, tuple[Callable, Calla
         CHOC: (nothing, lambda params: fixed(lambda seen: by_kale(seen, -1.0))),
         KALE: (nothing, lambda params: fixed(lambda seen: by_kale(seen, 1.0))),
     }
-    training = values.Training(config.steps, batch=32)
+    deal, training = split_over(config.hardware.devices), values.Training(config.steps, batch=32)
     learners = {
         MYOPIC: values.dqn(model, 0.0),
         DQN: values.dqn(model, config.gamma),
@@ -118,12 +119,12 @@ def policies(config: Config, world: ChocKale) -> dict[str, tuple[Callable, Calla
     for arm, learner in learners.items():
         train = functools.partial(
             values.train, environment, learner, world.sample, training=training,
-            swapped=arm == SWAPPED,
+            swapped=arm == SWAPPED, deal=deal,
         )  # fmt: skip
         arms[arm] = (train, functools.partial(values.greedy, learner))
     arms[ACTOR] = (
         lambda key: actor.train(environment, model, world.sample, key, config.sessions,
-                                world.horizon, config.gamma),
+                                world.horizon, config.gamma, deal=deal),
         functools.partial(actor.policy, model),
     )  # fmt: skip
     return {arm: arms[arm] for arm in ARMS}
@@ -143,6 +144,7 @@ def judged(world: ChocKale, policy: Callable, params: Any, keys: jax.Array) -> L
 def measured(config: Config) -> records.Record:
     """Trains every arm, plays sessions with new people, writes the record."""
     began, world = time.perf_counter(), ChocKale()
+    check_even(config.hardware.devices, 16, "people")
     arms = policies(config, world)
     trained, seconds, history = {}, {}, {}
     for arm, (train, _) in arms.items():
@@ -164,17 +166,12 @@ def measured(config: Config) -> records.Record:
         log = jax.device_get(run(params))
         scores[records.Key(SCENARIO, arm, records.ALL, "return")] = log.reward.sum(axis=2)
         shapes[arm] = shape_of(log, world.candidates)
-    record = records.made(
-        NAME, config,
+    return benchmark.kept(
+        NAME, NAME, config,
         records.arms_of(ARMS, roles={a: ROLES.get(a, records.BASELINE) for a in ARMS},
                         seconds=seconds, history=history),
-        scores, opened=(opened,), scenario=SCENARIO, peak_memory=journal.peak_memory(),
-        seconds={"total": time.perf_counter() - began}, extra={"shapes": shapes},
+        scores, began=began, opened=(opened,), scenario=SCENARIO, extra={"shapes": shapes},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
 
 
 def shape_of(log: Log, none: int) -> dict[str, list[float]]:

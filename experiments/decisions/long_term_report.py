@@ -3,8 +3,6 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.results import plots, records, tables
 
@@ -19,28 +17,25 @@ LINES = [RANDOM, CHOC, KALE, MYOPIC, DQN, MYOPIC_SLATE, SLATE, ACTOR]
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table, and saves how sessions unfold."""
     config = record.config
-    table = Table(title=f"ChocKale: return of a session, {config['test_people']} new people, "
-                  f"{config['seeds']} seeds, gamma {config['gamma']:g}")  # fmt: skip
-    table.add_column("arm", no_wrap=True)
-    for head in ("return", "seeds from - to", f"minus {MYOPIC}", f"minus {RANDOM}",
-                 "satisfaction at the end", "kale picked"):  # fmt: skip
-        table.add_column(head, justify="right", no_wrap=True)
+    title = (
+        f"ChocKale: return of a session, {config['test_people']} new people, "
+        f"{config['seeds']} seeds, gamma {config['gamma']:g}"
+    )
+    heads = ("arm", "return", "seeds from - to", f"minus {MYOPIC}", f"minus {RANDOM}",
+             "satisfaction at the end", "kale picked")  # fmt: skip
+    rows = []
     get = lambda arm: record.of(SCENARIO, arm, records.ALL, "return")
-    told = lambda r, sign="": f"{r.mean:{sign}.1f} [{r.low:{sign}.1f}, {r.high:{sign}.1f}]"
     for arm in record.names():
         own, shape = get(arm), record.extra["shapes"][arm]
         seeds = own.mean(axis=1)
-        table.add_row(
-            arm, told(records.interval(own, "return")),
+        rows.append([
+            arm, f"{records.interval(own, 'return'):.1f}",
             "" if np.ptp(seeds) == 0 else f"{seeds.min():.1f} - {seeds.max():.1f}",
-            "" if arm == MYOPIC else told(records.difference(own, get(MYOPIC)), "+"),
-            "" if arm == RANDOM else told(records.difference(own, get(RANDOM)), "+"),
+            "" if arm == MYOPIC else f"{records.difference(own, get(MYOPIC)):+.1f}",
+            "" if arm == RANDOM else f"{records.difference(own, get(RANDOM)):+.1f}",
             f"{np.mean(shape['satisfaction'][-10:]):.2f}", f"{np.mean(shape['kale']):.2f}",
-        )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 165)
-    console.print(table)
+        ])  # fmt: skip
+    tables.terminal(tables.Grid(title, heads, rows))
     for name, label in (("reward", "reward of a round"), ("satisfaction", "satisfaction"),
                         ("kale", "kaleness of what was picked")):  # fmt: skip
         unfolding(record, name, label, folder / f"session-{name}.png")
@@ -54,23 +49,19 @@ def unfolding(record: records.Record, name: str, label: str, path: pathlib.Path)
             means = values[: len(values) // 5 * 5].reshape(-1, 5).mean(axis=1)
             x = 5 * np.arange(len(means)) + 3
             axes.plot(x, means, label=arm, markevery=3, **plots.look(i))
-        axes.set_xlabel("round of the session")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(LINES))
+        plots.finish(axes, "round of the session", label, len(LINES))
 
 
 def markdown(record: records.Record) -> str:
     """Return of a session, beside gamma 0, and how it ends."""
     rows = []
     get = lambda arm: record.of(SCENARIO, arm, records.ALL, "return")
-    told = lambda r, sign="": f"{r.mean:{sign}.1f} [{r.low:{sign}.1f}, {r.high:{sign}.1f}]"
     for arm in record.names():
         shape, own = record.extra["shapes"][arm], get(arm)
-        gap = "" if arm == MYOPIC else told(records.difference(own, get(MYOPIC)), "+")
+        gap = "" if arm == MYOPIC else f"{records.difference(own, get(MYOPIC)):+.1f}"
         first, last = np.mean(shape["reward"][:10]), np.mean(shape["reward"][-10:])
         content = np.mean(shape["satisfaction"][-10:])
-        rows.append((arm, told(records.interval(own, "return")), gap, f"{first:.2f}",
+        rows.append((arm, f"{records.interval(own, 'return'):.1f}", gap, f"{first:.2f}",
                      f"{last:.2f}", f"{content:.2f}"))  # fmt: skip
     heads = ("policy", "return of a session", f"minus {MYOPIC}", "reward, first ten rounds",
              "reward, last ten rounds", "satisfaction, last ten rounds")  # fmt: skip

@@ -26,8 +26,7 @@ import numpy as np
 from metajax import benchmark
 from metajax.decide.click_users import ClickUsers
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
-from metajax.training import journal
+from metajax.settings import Hardware, Output, Positive, Presets
 
 from . import ask_bandit, meta_rl_report, rl_arms
 from .meta_rl_report import ASK, NAME, SCENARIO, SHOTS
@@ -43,9 +42,10 @@ EARLY = 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     seeds: Positive = 3
     """Training seeds."""
     steps: Positive = 100
@@ -57,9 +57,9 @@ class Config:
     valid_users: Positive = 50
     """Users who choose the rate of arms that do not learn it."""
     rate: float = 0.05
-    """Of the outer steps, by Adam."""
+    """Adam's rate of the outer steps."""
     inner_rate: float = 10.0
-    """Of the inner step, before it is learned."""
+    """Rate of the inner step, before it is learned."""
     ask_steps: Positive = 300
     """Outer steps in the bandit with an arm that tells all."""
 
@@ -71,7 +71,8 @@ class Config:
 
 def shape_of(config: Config) -> Shape:
     """What the programs are compiled for."""
-    return Shape(WORLD, max(SHOTS), 5, config.users, config.seeds, config.steps)
+    sizes = (config.users, config.seeds, config.steps, config.hardware.devices)
+    return Shape(WORLD, max(SHOTS), 5, *sizes)
 
 
 def drawn(config: Config, part: int, count: int) -> jax.Array:
@@ -148,15 +149,10 @@ def measured(config: Config) -> records.Record:
         rl_arms.NAMES, roles={a: roles.get(a, records.BASELINE) for a in rl_arms.NAMES},
         settings=settings, seconds=seconds, history=history,
     )  # fmt: skip
-    record = records.made(
-        NAME, config, arms, scores, opened=(opened,), scenario=SCENARIO, shots=SHOTS,
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={ASK: asking(config)},
+    return benchmark.kept(
+        NAME, NAME, config, arms, scores, began=began,
+        opened=(opened,), scenario=SCENARIO, shots=SHOTS, extra={ASK: asking(config)},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
 
 
 def tested(config: Config, shape: Shape, params: dict, rates: dict) -> dict:

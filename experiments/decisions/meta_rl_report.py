@@ -4,10 +4,8 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import intervals, plots, records, tables
+from metajax.results import plots, records, tables
 
 from .rl_arms import ORACLE, STEP
 
@@ -29,21 +27,14 @@ def get(record: records.Record, arm: str, condition: str) -> np.ndarray | None:
     return record.scores.get(records.Key(SCENARIO, arm, condition, "chance"))
 
 
-def shown(value: intervals.Interval, sign: str = "") -> str:
-    """A mean with its interval."""
-    return f"{value.mean:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
-
-
 def of_users(record: records.Record) -> None:
     """Chance of a click by episodes known, the gap that is closed, and shuffled rewards."""
     most = f"k={max(SHOTS)}"
     oracle = get(record, ORACLE, "k=0")
     told = f"{record.config['test_users']} new users, {record.config['seeds']} seeds"
-    table = Table(title=f"ClickUsers: chance of a click, {told}")
-    table.add_column("arm", no_wrap=True)
-    heads = [f"after {k}" for k in SHOTS[:-1]] + [f"after {SHOTS[-1]} episodes"]
-    for head in (*heads, f"minus {STEP}", "adapted - start", "of the gap", "shuffled - start"):
-        table.add_column(head, justify="right", no_wrap=True)
+    heads = ["arm", *(f"after {k}" for k in SHOTS[:-1]), f"after {SHOTS[-1]} episodes"]
+    heads += [f"minus {STEP}", "adapted - start", "of the gap", "shuffled - start"]
+    rows = []
     for arm in record.names():
         first, last = get(record, arm, "k=0"), get(record, arm, most)
         mean = [get(record, arm, f"k={k}") for k in SHOTS[:-1]]
@@ -51,25 +42,18 @@ def of_users(record: records.Record) -> None:
         if first is None or oracle is None:
             continue
         if last is None:
-            table.add_row(arm, *row, "", "", "", "", "")
+            rows.append([arm, *row, "", "", "", "", ""])
             continue
         mixed, other = get(record, arm, records.N1), get(record, STEP, most)
         gain = records.difference(last, first)
         gap = (last.mean() - first.mean()) / (oracle.mean() - first.mean())
-        table.add_row(
-            arm, *row, shown(records.interval(last, "chance")),
-            "" if arm == STEP or other is None else shown(records.difference(last, other), "+"),
-            shown(gain, "+"), f"{gap:.0%}",
-            "" if mixed is None else shown(records.difference(mixed, first), "+"),
-        )  # fmt: skip
-    _print(table)
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 210)
-    console.print(table)
+        rows.append([
+            arm, *row, f"{records.interval(last, 'chance'):.4f}",
+            "" if arm == STEP or other is None else f"{records.difference(last, other):+.4f}",
+            f"{gain:+.4f}", f"{gap:.0%}",
+            "" if mixed is None else f"{records.difference(mixed, first):+.4f}",
+        ])  # fmt: skip
+    tables.terminal(tables.Grid(f"ClickUsers: chance of a click, {told}", heads, rows))
 
 
 def over_episodes(record: records.Record, path: pathlib.Path) -> None:
@@ -83,31 +67,30 @@ def over_episodes(record: records.Record, path: pathlib.Path) -> None:
                 continue
             axes.plot(places, [x.mean() for x in told if x is not None], label=arm, **plots.look(i))
         axes.set_xticks(places, [str(k) for k in SHOTS])
-        axes.set_xlabel("episodes known of the new user")
-        axes.set_ylabel("chance of a click")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.names()))
+        plots.finish(
+            axes, "episodes known of the new user", "chance of a click", len(record.names())
+        )
 
 
 def of_asking(told: dict[str, Any], path: pathlib.Path) -> None:
     """The bandit with an arm that costs and tells all: who learns to ask."""
-    table = Table(title="one of ten arms earns 1; asking costs .2 and tells which: summed exactly")
-    table.add_column("learner", no_wrap=True)
-    for head in ("asks at first", "asks", "earns after its step"):
-        table.add_column(head, justify="right")
-    for arm, each in told.items():
-        table.add_row(arm, f"{each['asks'][0]:.1%}", f"{each['asks at the end']:.1%}",
-                      f"{each['earns at the end']:.3f}")  # fmt: skip
-    _print(table)
+    title = "one of ten arms earns 1; asking costs .2 and tells which: summed exactly"
+    heads = ("learner", "asks at first", "asks", "earns after its step")
+    tables.terminal(tables.Grid(title, heads, asking(told)))
     with plots.page(path, 2.4) as axes:
         for i, (arm, each) in enumerate(told.items()):
             x = each["every"] * np.arange(len(each["asks"]))
             axes.plot(x, each["asks"], label=f"{arm} asks", markevery=8, **plots.look(2 * i))
             axes.plot(x, each["earns"], label=f"{arm} earns", markevery=8, **plots.look(2 * i + 1))
-        axes.set_xlabel("outer steps")
-        axes.set_ylabel("chance of asking, and return")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, 4)
+        plots.finish(axes, "outer steps", "chance of asking, and return", 4)
+
+
+def asking(told: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each learner: how often it asks, before and after training, and what it earns."""
+    return [
+        (arm, f"{x['asks'][0]:.1%}", f"{x['asks at the end']:.1%}", f"{x['earns at the end']:.3f}")
+        for arm, x in told.items()
+    ]
 
 
 def markdown(record: records.Record) -> str:
@@ -120,20 +103,20 @@ def markdown(record: records.Record) -> str:
         if first is not None and last is not None:
             gap = f"{(last.mean() - first.mean()) / (oracle.mean() - first.mean()):.0%}"
         if first is not None and mixed is not None:
-            dealt = shown(records.difference(mixed, first), "+")
+            dealt = f"{records.difference(mixed, first):+.4f}"
         rows.append((arm, *("" if x is None else f"{x.mean():.3f}" for x in told), gap, dealt))
     after = (f"{k} episode" if k == 1 else f"{k} episodes" for k in SHOTS)
     heads = ("policy", *after, "share of the gap to the oracle closed",
              "control: rewards shuffled, minus 0 episodes")  # fmt: skip
     config = record.config
     head = f"{config['test_users']} new users, {config['seeds']} seeds.\n\n"
-    asking = [
-        (arm, f"{x['asks'][0]:.1%}", f"{x['asks at the end']:.1%}", f"{x['earns at the end']:.3f}")
-        for arm, x in record.extra[ASK].items()
-    ]
     second = ("learner", "asks before meta-training", "asks after it", "return after its step")
     both = (
         tables.Grid("Mean chance of a click after K episodes", heads, rows),
-        tables.Grid("A bandit in which asking costs .2 and reveals all rewards", second, asking),
+        tables.Grid(
+            "A bandit in which asking costs .2 and reveals all rewards",
+            second,
+            asking(record.extra[ASK]),
+        ),
     )
     return head + "\n".join(map(tables.markdown, both))

@@ -1,10 +1,10 @@
 """What would a policy have earned? Off-policy estimates beside the truth, and on real clicks.
 
-In a world of which everything is known, logs are drawn and every estimator is set beside the
-truth: bias, spread, and how often its 95 % intervals hold it; with right and wrong reward models,
-with true propensities and, as the control, uniform ones. On the Open Bandit Dataset the value of
-Bernoulli Thompson sampling is estimated from the log of the random policy, whose rewards it never
-chose, and set beside what it earned itself in the same week, and the other way round. With
+In a world of which everything is known, logs are drawn and every estimator is compared with the
+truth: bias, spread, and how often its 95 % intervals contain it; with right and wrong reward
+models, with true propensities and, as the control, uniform ones. On the Open Bandit Dataset the
+value of Bernoulli Thompson sampling is estimated from the log of the random policy and compared
+with what it earned itself in the same week, and the other way round. With
 ``--log FILE`` the same table is made of a log of your own (docs/off_policy.md has its columns).
 
 References: Dudik et al., ICML 2011; Swaminathan, Joachims, NeurIPS 2015; Wang et al., ICML 2017;
@@ -33,7 +33,6 @@ from metajax.decide import logged, off_policy, reward_model
 from metajax.decide.logged_world import LoggedWorld
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
-from metajax.training import journal
 from metajax.types import UserError
 
 from . import estimates, off_policy_report
@@ -50,7 +49,7 @@ CONDITIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     log: pathlib.Path | None = None
@@ -58,9 +57,9 @@ class Config:
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
     logs: Positive = 200
-    """Logs drawn of the world."""
+    """Logs drawn in the world."""
     rounds: Positive = 1_000
-    """Rounds of such a log."""
+    """Rounds of a log of the world."""
     resamples: Positive = 1_000
     """Resamples of a bootstrap in the world; four times as many elsewhere."""
     clip: float = 5.0
@@ -68,7 +67,7 @@ class Config:
     threshold: float = 5.0
     """Weight above which switch-DR leaves a round to the reward model."""
     damping: float = 1.0
-    """Rounds that the mean reward counts as in the reward model."""
+    """As how many rounds the mean reward counts in the reward model."""
     click_damping: float = 100.0
     """The same on Open Bandit, where 1 round in 200 has a click."""
 
@@ -174,19 +173,14 @@ def told_of(
             "mean_weight": float(mean), "unsupported": float(missing), "arms": arms}  # fmt: skip
 
 
-def made(config: Config, began: float, tests: str, **fields: Any) -> records.Record:
+def made(config: Config, began: float, tests: str, scores: dict, extra: dict) -> records.Record:
     """The record of a run, written."""
     choices = {"clip": config.clip, "threshold": config.threshold}
     opened = records.open_tests(config, choices, NAME, tests)
     arms = records.arms_of(estimates.ARMS, roles={estimates.MEAN: records.CONTROL})
-    record = records.made(
-        NAME, config, arms, opened=(opened,), peak_memory=journal.peak_memory(),
-        seconds={"total": time.perf_counter() - began}, **fields,
-    )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
+    return benchmark.kept(
+        NAME, NAME, config, arms, scores, began=began, opened=(opened,), extra=extra
+    )
 
 
 def measured(config: Config) -> records.Record:
@@ -198,13 +192,13 @@ def measured(config: Config) -> records.Record:
         own = logged.read(config.log)
         row = told_of(config, own.logged, own.target, config.damping)
         extra = {OWN: {"file": config.log.name, "actions": own.actions, **row}}
-        return made(config, began, ledger.checksum(*own.logged), extra=extra)
+        return made(config, began, ledger.checksum(*own.logged), {}, extra)
     named.data_folder(config.data_dir)  # a missing folder is told before the work
     rows = on_clicks(config)
     print("Open Bandit: six values estimated", flush=True)
     scores = in_world(config)
     tests = ledger.checksum(NAME, config.logs, config.rounds)
-    return made(config, began, tests, scores=scores, extra={BANDIT: rows})
+    return made(config, began, tests, scores, {BANDIT: rows})
 
 
 def main(config: Config) -> records.Record:

@@ -4,8 +4,6 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.results import plots, records, tables
 
@@ -26,43 +24,29 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         of_clicks(record.extra[BANDIT], folder / "open-bandit.png")
 
 
-def _table(title: str, *heads: str) -> Table:
-    table = Table(title=title)
-    table.add_column(heads[0], no_wrap=True)
-    for head in heads[1:]:
-        table.add_column(head, justify="right", no_wrap=True)
-    return table
-
-
-def _print(table: Table) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    console.print(table)
-
-
 def of_world(record: records.Record, path: pathlib.Path) -> None:
     """Bias, spread and coverage of each estimator, condition by condition."""
     conditions = record.conditions()
     count = record.of(WORLD, estimates.IPS, conditions[0], "error").size
     rounds = record.config["rounds"]
     title = f"{count} logs of {rounds:,} rounds in the synthetic world: estimate minus truth"
-    table = _table(title, "condition", "estimator", "bias", "spread", "root MSE",
-                   "bootstrap covers", "width", "Bernstein covers", "width")  # fmt: skip
+    heads = ("condition", "estimator", "bias", "spread", "root MSE",
+             "bootstrap covers", "width", "Bernstein covers", "width")  # fmt: skip
+    rows = []
     for condition in conditions:
         for i, arm in enumerate(estimates.ARMS):
             get = lambda metric, a=arm, c=condition: record.of(WORLD, a, c, metric)[0]
             error = get("error")
             bias = records.interval(error[None], "error")
-            table.add_row(
+            rows.append([
                 condition if i == 0 else "", arm,
-                f"{bias.mean:+.4f} [{bias.low:+.4f}, {bias.high:+.4f}]",
-                f"{error.std(ddof=1):.4f}", f"{np.sqrt((error**2).mean()):.4f}",
+                f"{bias:+.4f}", f"{error.std(ddof=1):.4f}",
+                f"{np.sqrt((error**2).mean()):.4f}",
                 f"{get('bootstrap covers').mean():.1%}", f"{get('bootstrap width').mean():.3f}",
                 f"{get('bernstein covers').mean():.1%}", f"{get('bernstein width').mean():.3f}",
-                end_section=i == len(estimates.ARMS) - 1,
-            )  # fmt: skip
-    _print(table)
+            ])  # fmt: skip
+    sections = range(0, len(rows), len(estimates.ARMS))
+    tables.terminal(tables.Grid(title, heads, rows, sections=sections))
     world_picture(record, conditions, path)
 
 
@@ -102,12 +86,12 @@ def of_clicks(rows: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 def of_log(row: dict[str, Any], title: str) -> None:
     """The table of one log: each estimator's value with its two intervals, and what it rests on."""
-    table = _table(title, "estimator", "value", "bootstrap 95 %", "Bernstein 95 %")
+    heads, rows = ("estimator", "value", "bootstrap 95 %", "Bernstein 95 %"), []
     for arm, told in row["arms"].items():
         name = f"{arm} (who wrote it)" if arm == estimates.MEAN else arm
         pair = lambda low, high: f"[{low:.4f}, {high:.4f}]"
-        table.add_row(name, f"{told[0]:.4f}", pair(*told[1:3]), pair(*told[3:5]))
-    _print(table)
+        rows.append([name, f"{told[0]:.4f}", pair(*told[1:3]), pair(*told[3:5])])
+    tables.terminal(tables.Grid(title, heads, rows))
     clicks = f" with {row['clicks']} clicks" if "clicks" in row else ""
     print(
         f"{row['rounds']:,} rounds{clicks}; effective sample size {row['effective']:,.0f}; largest "
@@ -164,7 +148,7 @@ def world_markdown(record: records.Record) -> str:
     for arm in estimates.ARMS:
         get = lambda condition, metric, a=arm: record.of(WORLD, a, condition, metric)[0]
         bias = [records.interval(get(c, "error")[None], "error") for c in conditions]
-        shown = [f"{b.mean:+.3f} [{b.low:+.3f}, {b.high:+.3f}]" for b in bias]
+        shown = [f"{b:+.3f}" for b in bias]
         covers = [
             get(conditions[0], f"{kind} covers").mean() for kind in ("bootstrap", "bernstein")
         ]

@@ -11,6 +11,7 @@ import optax
 from metajax.decide import dice
 from metajax.decide.click_users import ClickUsers
 from metajax.decide.environment import Log, Observation, Policy, drawing, play
+from metajax.training.devices import split_over
 
 RANDOM, SCRATCH, JOINT, STEP, MAML, DROPPED, EMAML, ORACLE = NAMES = (
     "random", "from scratch, one step", "joint training", "joint training, one step", "MAML-RL",
@@ -22,7 +23,7 @@ class Shape(NamedTuple):
     """What programs are compiled for: episodes before and after the step, users of an outer step.
 
     A click depends on what is shown in its round alone, so the credit of a decision ends there:
-    the discount of DiCE is 0.
+    the discount of DiCE is 0. The users of an outer step are split over the devices.
     """
 
     world: ClickUsers
@@ -31,6 +32,7 @@ class Shape(NamedTuple):
     users: int
     seeds: int
     steps: int
+    devices: int = 1
 
 
 def policy(w: jax.Array) -> Policy:
@@ -73,8 +75,10 @@ def objective(shape: Shape, kind: str) -> Callable[[dict, jax.Array], jax.Array]
         )  # fmt: skip
         return told[0], told[1][0]
 
+    deal = split_over(shape.devices)
+
     def whole(params: dict, key: jax.Array) -> jax.Array:
-        total, before = jax.vmap(one, (None, 0))(params, jax.random.split(key, shape.users))
+        total, before = jax.vmap(one, (None, 0))(params, deal(jax.random.split(key, shape.users)))
         return (dice.exploring(total, before) if kind == EMAML else total).mean()
 
     return whole

@@ -3,49 +3,29 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 from . import arms
 
 
-def wide() -> Console:
-    """A console wide enough for a table where there is no terminal."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    return console
-
-
-def signed(gap) -> str:
-    """A difference with its interval."""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
-
-
 def bandit(record: records.Record, folder: pathlib.Path) -> None:
     """Prints rewards and differences in each world, and saves regret over rounds."""
-    console, first = wide(), record.extra["first"]
+    first = record.extra["first"]
     for world, told in record.extra["worlds"].items():
         get = lambda arm, n, w=world: record.of(w, arm, f"first {n}", "reward")
         people, seeds = get(arms.META, 5).shape[1], record.config["seeds"]
-        shown = Table(
-            title=f"{world}: mean reward of a round in {told['unit']}, {people} new users, "
+        title = (
+            f"{world}: mean reward of a round in {told['unit']}, {people} new users, "
             f"{seeds} seeds; below, {arms.META} minus the arm, paired by user"
         )
-        shown.add_column("arm", no_wrap=True)
-        for n in first:
-            shown.add_column(f"first {n}", justify="right", no_wrap=True)
-        for arm in record.arms:
-            shown.add_row(arm.name, *(f"{get(arm.name, n).mean():.3f}" for n in first))
-        shown.add_section()
-        for arm in record.arms[1:]:
-            gaps = [records.difference(get(arms.META, n), get(arm.name, n)) for n in first]
-            shown.add_row(f"minus {arm.name}", *map(signed, gaps))
-        console.print(shown)
-        for own in (arms.META, arms.META_UCB):
-            console.print(verdict(record, world, own))
+        rows = [[a, *(f"{get(a, n).mean():.3f}" for n in first)] for a in record.names()]
+        for arm in record.names()[1:]:
+            gaps = [records.difference(get(arms.META, n), get(arm, n)) for n in first]
+            rows.append([f"minus {arm}", *(f"{gap:+.3f}" for gap in gaps)])
+        heads = ["arm", *(f"first {n}" for n in first)]
+        told = [verdict(record, world, own) for own in (arms.META, arms.META_UCB)]
+        tables.terminal(tables.Grid(title, heads, rows, 1, told, [len(record.arms)]))
         regret(record, world, folder / f"{world}.png")
 
 
@@ -82,8 +62,5 @@ def regret(record: records.Record, world: str, path: pathlib.Path) -> None:
             total = np.cumsum(best - np.asarray(curves[name]))
             rounds = np.arange(1, len(total) + 1)
             axes.plot(rounds, total, label=name, markevery=7, **plots.look(i))
-        axes.set_xlabel("round")
         unit = record.extra["worlds"][world]["unit"].split(",")[0]
-        axes.set_ylabel(f"regret so far, {unit}")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(names))
+        plots.finish(axes, "round", f"regret so far, {unit}", len(names))

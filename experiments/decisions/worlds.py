@@ -18,6 +18,7 @@ from metajax.decide.environment import Environment, play
 from metajax.learners.pooled import pooled
 from metajax.models.towers import vector_mlp
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.types import Episode, Examples, PyTree
 
 DIM, RICH = 12, 20
@@ -92,7 +93,9 @@ def item_means(past: Past, num_items: int, damping: float = 5.0) -> np.ndarray:
     return (total + damping * middle) / (count + damping)
 
 
-def network(plain: np.ndarray, past: Past, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def network(
+    plain: np.ndarray, past: Past, seed: int, devices: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
     """The last hidden layer (V, H + 1), and the head, of an MLP trained on all past users."""
     model = vector_mlp((HIDDEN,))
     known = tuple(map(jnp.asarray, (past.item, past.reward, past.mask)))
@@ -105,7 +108,7 @@ def network(plain: np.ndarray, past: Past, seed: int) -> tuple[np.ndarray, np.nd
         cut = lambda part: Examples(inputs[:, part], reward[users][:, part], mask[users][:, part])
         return Episode((), cut(slice(half)), cut(slice(half, None)))
 
-    recipe = loop.recipe(pooled(model), optax.adam(3e-3))
+    recipe = on_devices(devices, loop.recipe(pooled(model), optax.adam(3e-3)))
     fitted = loop.fit(recipe, batch, known, jax.random.key(seed)[None], num_steps=400)
     params = jax.tree.map(lambda x: x[0], fitted.params)["model"]
     head = params["head"]
@@ -124,10 +127,10 @@ def tables_of(
     rich: np.ndarray,
     offset: np.ndarray,
     prior: priors.Prior,
-    seed: int,
+    trained: tuple[np.ndarray, np.ndarray],
 ) -> Tables:
-    """The tables, with the network trained and the prior in units of the noise."""
-    hidden, head = network(plain, past, seed)
+    """The tables, with what `network` has trained and the prior in units of the noise."""
+    hidden, head = trained
     root = np.linalg.cholesky(np.asarray(prior.covariance, float) / float(prior.noise))
     popular = item_means(past, len(plain))
     told = (popular, plain, hidden, head, rich, offset, prior.mean, root, float(prior.noise) ** 0.5)
@@ -140,7 +143,7 @@ def with_constant(x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.ones((len(x), 1)), x / scale], axis=1)
 
 
-def clicks(past_users: int, shown: int, new: int, rounds: int) -> World:
+def clicks(past_users: int, shown: int, new: int, rounds: int, devices: int = 1) -> World:
     """`ClickUsers`: past users were shown random items, ``shown`` each."""
     world = ClickUsers(horizon=max(shown, rounds))
     environment = world.environment()
@@ -158,13 +161,14 @@ def clicks(past_users: int, shown: int, new: int, rounds: int) -> World:
         rich = with_constant(np.asarray(world.vectors))
         x = jnp.asarray(rich, jnp.float32)[log.info["item"]]
         prior = jax.jit(priors.learned_prior)(x, log.reward, log.mask)
-        return tables_of(past, rich, rich, np.zeros(len(rich)), prior, seed)
+        trained = network(rich, past, seed, devices)
+        return tables_of(past, rich, rich, np.zeros(len(rich)), prior, trained)
 
     truth = lambda w: world.chance(world.vectors, w)
     return World("clicks", "clicks", environment, truth, learn, people(1, new), people(2, new))
 
 
-def jokes(data_dir: pathlib.Path | None, new: int, rounds: int) -> World:
+def jokes(data_dir: pathlib.Path | None, new: int, rounds: int, devices: int = 1) -> World:
     """jester5k: new people have rated all jokes; everybody else has taught."""
     table = named.load_named("jester5k", data_dir)
     everybody = jax.tree.map(np.asarray, replay.people(table))
@@ -187,7 +191,9 @@ def jokes(data_dir: pathlib.Path | None, new: int, rounds: int) -> World:
         deep = factors.hierarchical_bayes(user, item, left, shape, dim=RICH, seed=seed)
         rich = np.concatenate([np.ones((num_items, 1)), deep.item], axis=1)
         prior = priors.Prior(*map(jnp.asarray, (deep.mean, deep.covariance, deep.noise)))
-        return tables_of(told, with_constant(found.item), rich, offset, prior, seed)
+        plain = with_constant(found.item)
+        trained = network(plain, told, seed, devices)
+        return tables_of(told, plain, rich, offset, prior, trained)
 
     some = lambda rows: replay.Person(*(jnp.asarray(x[rows]) for x in everybody))
     environment = replay.replay({"item": jnp.arange(num_items)}, rounds)

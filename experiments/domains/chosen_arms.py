@@ -14,6 +14,7 @@ from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.learners.pooled import all_examples
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.transforms.weigh import weighed
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
@@ -252,7 +253,7 @@ class Tuner(NamedTuple):
     Attributes:
       log: the data; hidden: (U, I) the chosen ratings that are for validation.
       judged: (U, I) weights of validation ratings, the same for all arms.
-      num_steps, num_tasks, rate: of the training; seeds: of it, and as many trials.
+      num_steps, num_tasks, rate, devices: of the training; seeds: of it, and as many trials.
     """
 
     log: Chosen
@@ -262,6 +263,7 @@ class Tuner(NamedTuple):
     num_tasks: int
     rate: float
     seeds: int
+    devices: int = 1
 
     def fit(self, arm: Arm, label: np.ndarray, penalties: tuple, steps: int) -> loop.Fitted:
         """The arm trained on these labels (U, I), at penalties between two."""
@@ -278,7 +280,7 @@ class Tuner(NamedTuple):
             scores = evaluate.predictions(arm.learner, params, valid, jax.random.key(4))
             return weighed_error(scores, valid.query)
 
-        recipe = loop.recipe(arm.learner, optax.adam(self.rate))
+        recipe = on_devices(self.devices, loop.recipe(arm.learner, optax.adam(self.rate)))
         keys = jax.random.split(jax.random.key(1), self.seeds)
         draw = sampler(self.num_tasks)
         return loop.fit(recipe, draw, data, keys, steps, block=BLOCK, validate=error)

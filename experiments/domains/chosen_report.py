@@ -4,11 +4,9 @@ import pathlib
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.data.sources.coat import Chosen
-from metajax.results import intervals, plots, records
+from metajax.results import grid, groups, intervals, plots, records
 
 from ..classics.few_shot import published
 
@@ -48,25 +46,31 @@ def ours(record: records.Record) -> str:
     return CHOSEN if CHOSEN in record.names() else OURS
 
 
-def groups(log: Chosen) -> dict[str, list[str]]:
-    """Kind of group -> the group of each person.
+def groups_of(log: Chosen) -> groups.Kinds:
+    """The groups of people, for a record.
 
-    People are grouped by each feature named ``kind:value``, by how many ratings they chose to give,
-    and by how popular the items are that they chose; the last two in quarters.
+    By each feature named ``kind:value``, by how many ratings they chose to give, and, in quarters,
+    by how popular the items are that they chose.
     """
-    found: dict[str, list[str]] = {}
+    rated = log.chosen > 0
+    given = rated.sum(axis=1)
+    found = groups.of_tasks(np.arange(len(given)), {"ratings given": given})
     for kind in dict.fromkeys(n.partition(":")[0] for n in log.user_names):
         columns = [i for i, n in enumerate(log.user_names) if n.startswith(f"{kind}:")]
         names = [log.user_names[i].partition(":")[2] for i in columns]
-        found[kind] = [names[i] for i in log.user_features[:, columns].argmax(axis=1)]
-    rated = log.chosen > 0
-    share = rated.mean(axis=0)
-    taste = (rated * share).sum(axis=1) / rated.sum(axis=1)
-    for kind, value in (("ratings given", rated.sum(axis=1)), ("popularity of choices", taste)):
-        if len(np.unique(value)) >= 4:
-            quarter = np.searchsorted(np.quantile(value, [0.25, 0.5, 0.75]), value, side="left")
-            found[kind] = [f"quarter {i + 1}" for i in quarter]
+        place = log.user_features[:, columns].argmax(axis=1)
+        found[kind] = groups.numbered([names[i] for i in place])
+    taste = (rated * rated.mean(axis=0)).sum(axis=1) / given
+    if len(np.unique(taste)) >= 4:
+        quarter = np.searchsorted(np.quantile(taste, [0.25, 0.5, 0.75]), taste, side="left")
+        found["popularity of choices"] = groups.numbered([f"quarter {i + 1}" for i in quarter])
     return found
+
+
+def kinds_of(record: records.Record) -> groups.Kinds:
+    """The groups of a record's people; older ones have a name for each person."""
+    named = record.extra.get("groups", {})
+    return groups.stored(record, RANDOM) or {k: groups.numbered(v) for k, v in named.items()}
 
 
 def spread(weight: np.ndarray) -> dict[str, float]:
@@ -77,23 +81,15 @@ def spread(weight: np.ndarray) -> dict[str, float]:
 
 def cell(x: np.ndarray) -> str:
     """A mean with its interval over people."""
-    mean = intervals.mean_interval(intervals.mean_of_seeds(x))
-    return f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
-
-
-def signed(gap: intervals.Interval) -> str:
-    """A difference with its interval."""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+    return f"{intervals.mean_interval(intervals.mean_of_seeds(x)):.3f}"
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 190)
     for scenario in (RANDOM, PUBLISHED):
-        console.print(table(record, scenario))
-    console.print(by_group(record))
+        grid.terminal(table(record, scenario))
+    if found := by_group(record):
+        grid.terminal(found)
     for line in notes(record):
         print(line)
     picture(record, folder / "mse.png")
@@ -101,60 +97,46 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     print(f"plots  {folder}/mse.png, groups.png")
 
 
-def table(record: records.Record, scenario: str) -> Table:
+def table(record: records.Record, scenario: str) -> grid.Grid:
     """Each arm: errors, ranking, and differences paired by person."""
     get = lambda arm, metric: record.of(scenario, arm, records.ALL, metric)
     quoted = published(record.experiment) if record.dataset == "coat" else {}
-    shown = Table(title=f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people")
-    shown.add_column("arm", no_wrap=True)
-    heads = [*METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
+    heads = ["arm", *METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
     if scenario == PUBLISHED:
         heads.append("published MAE / MSE")
-    for head in heads:
-        shown.add_column(head, justify="right", no_wrap=True)
+    rows = []
     for arm in record.arms:
         if records.Key(scenario, arm.name, records.ALL, "mse") not in record.scores:
             continue
         cells = [cell(get(arm.name, metric)) for metric in METRICS]
         for other in (PLAIN, IPS):
             gap = records.difference(get(arm.name, "mse"), get(other, "mse"))
-            cells.append("" if arm.name == other else signed(gap))
+            cells.append("" if arm.name == other else f"{gap:+.3f}")
         if scenario == PUBLISHED:
             cells.append(quoted.get(f"{scenario}|{arm.name}", ""))
-        shown.add_row(arm.name, *cells)
+        rows.append([arm.name, *cells])
     if scenario == PUBLISHED and quoted:
         names = {arm.name for arm in record.arms}
         for place, value in quoted.items():
             if (arm := place.partition("|")[2]) not in names:
-                shown.add_row(arm, *[""] * 5, value)
-    return shown
+                rows.append([arm, *[""] * 5, value])
+    title = f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people"
+    return grid.Grid(title, heads, rows)
 
 
-def grouped(record: records.Record) -> Iterator[tuple[str, str, np.ndarray]]:
-    """(kind, group, which people) of groups with enough people."""
-    for kind, of_person in record.extra["groups"].items():
-        for group in sorted(set(of_person)):
-            mine = np.asarray(of_person) == group
-            if mine.sum() >= FEWEST and not mine.all():
-                yield kind, group, mine
-
-
-def by_group(record: records.Record) -> Table:
+def by_group(record: records.Record) -> grid.Grid | None:
     """The MSE of some arms in each group of people."""
-    shown = Table(title=f"{record.dataset}, {RANDOM}: MSE by group of people")
-    shown.add_column("group", no_wrap=True)
     main = ours(record)
-    shown_arms = dict.fromkeys((*GROUPED, main))
-    for head in ("people", *shown_arms, f"{main} minus {PLAIN}"):
-        shown.add_column(head, justify="right", no_wrap=True)
-    get = lambda arm, mine: record.of(RANDOM, arm, records.ALL, "mse")[:, mine]
-    for kind, group, mine in grouped(record):
-        means = [np.nanmean(get(arm, mine)) for arm in shown_arms]
-        gap = records.difference(get(main, mine), get(PLAIN, mine))
-        shown.add_row(
-            f"{kind}: {group}", str(mine.sum()), *(f"{m:.3f}" for m in means), signed(gap)
-        )
-    return shown
+    return groups.table(
+        record,
+        RANDOM,
+        tuple(dict.fromkeys((*GROUPED, main))),
+        "mse",
+        title=f"{record.dataset}, {RANDOM}: MSE by group of people",
+        pair=(main, PLAIN),
+        kinds=kinds_of(record),
+        fewest=FEWEST,
+    )
 
 
 def notes(record: records.Record) -> list[str]:
@@ -178,7 +160,7 @@ def notes(record: records.Record) -> list[str]:
         get = lambda condition, a=arm: record.of(RANDOM, a, condition, "mse")
         for condition in (records.N0, records.N1, records.N2):
             gap = records.difference(get(condition), get(records.ALL))
-            lines.append(f"{arm}, {condition}: MSE {signed(gap)}")
+            lines.append(f"{arm}, {condition}: MSE {gap:+.3f}")
     return lines
 
 
@@ -198,6 +180,6 @@ def group_picture(record: records.Record, path: pathlib.Path) -> None:
     main = ours(record)
     rows = [
         (f"{kind}: {group}", records.difference(get(main, mine), get(PLAIN, mine)))
-        for kind, group, mine in grouped(record)
+        for kind, group, mine in groups.parts(kinds_of(record), FEWEST)
     ]
     plots.forest(rows, path, f"MSE: {main} minus {PLAIN}")

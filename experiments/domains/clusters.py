@@ -21,20 +21,30 @@ from typing import Annotated, Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Range, SplitOptions, Training
+from metajax.results.groups import GROUPS
+from metajax.settings import (
+    Data,
+    Hardware,
+    Output,
+    Positive,
+    Presets,
+    Range,
+    SplitOptions,
+    Training,
+)
 
 from . import clusters_report as report
-from . import shots
 
 NAME = "clusters"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     split_seed: int = 0
     """Seed of the split of people."""
     clusters: Annotated[int, Range(2, 1000)] = 6
@@ -66,7 +76,8 @@ def measured(config: Config) -> records.Record:
     problem = benchmark.load(config.data, options)
     centers, told = arms.grouped(problem, config.clusters, config.seeds)
     problem = arms.with_random_clusters(problem, told["sizes"])
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
     tried = arms.made(problem, centers)
@@ -79,6 +90,7 @@ def measured(config: Config) -> records.Record:
     source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores = arms.judged(ready, source, tests)
     told |= arms.groups_of(ready, source, tests["user_cold"])
+    told[GROUPS] = benchmark.groups_of(problem)
     return benchmark.kept(
         report.name_of(config),
         NAME,
@@ -89,7 +101,7 @@ def measured(config: Config) -> records.Record:
         scenario=report.SCENARIO,
         opened=tuple(problem.opened),
         shots=evaluate.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
         extra=told,
     )

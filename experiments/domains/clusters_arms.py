@@ -12,7 +12,7 @@ import optax
 
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, with_columns
-from metajax.data import diversity, episodes
+from metajax.data import diversity, episodes, split
 from metajax.data.episodes import Source
 from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
@@ -23,10 +23,14 @@ from metajax.transforms import clustered as starts
 from metajax.types import Episode, MetaLearner, Params, UserError
 
 from . import clusters_report as report
+from .label_arms import carried, names_of
+from .multi_label import GENRES
 from .rates import absolute_errors, best_of
 
 MORE = 5
 """k-means is run with at least that many seeds, to see how stable it is."""
+RAREST = 0.01
+"""A genre with a smaller share of the ratings above the mean is left out."""
 PENALTY = 3.0
 """Of the fold-in vectors by which users are clustered."""
 
@@ -57,6 +61,49 @@ def agreement(partitions: list[np.ndarray]) -> float:
     return float(np.mean([adjusted_rand_score(a, b) for a, b in pairs]))
 
 
+def lift(cluster_T: np.ndarray, tasks: split.Tasks, has_IxG: np.ndarray) -> np.ndarray:
+    """How much more a cluster likes each genre than everybody does, (C, G); 1 is as much.
+
+    The share of the genre among ratings above the mean that the cluster gave, over the share among
+    those of all. A genre with less than `RAREST` of these is NaN.
+    """
+    liked = tasks.label > tasks.label.mean()
+    ends = zip(tasks.start, tasks.length, strict=True)
+    row = np.concatenate([np.arange(s, s + n) for s, n in ends])
+    of_row = np.zeros(len(tasks.other), int)
+    of_row[row] = np.repeat(cluster_T, tasks.length)
+    genres, cluster = has_IxG[tasks.other[liked]], of_row[liked]
+    every = genres.mean(axis=0)
+    every = np.where(every >= RAREST, every, np.nan)
+    count = cluster_T.max() + 1
+    return np.stack([genres[cluster == c].mean(axis=0) / every for c in range(count)])
+
+
+def unevenness(found: np.ndarray) -> float:
+    """The mean size of log2 of lifts: 0 if all are 1."""
+    return float(np.nanmean(np.abs(np.log2(np.maximum(found, 1e-3)))))
+
+
+def tastes(problem: Problem, cluster: np.ndarray, clusters: int) -> dict[str, Any]:
+    """What clusters of training users like, and the control: clusters of permuted interactions.
+
+    There each rating is of the item of a random other row, so that its clusters know no taste.
+    """
+    table, tasks = problem.table, problem.split.train
+    if "genre" not in table.item_features.sizes:
+        return {}
+    has = carried(table, "genre")
+    found = lift(cluster, tasks, has)
+    item = np.random.default_rng([0, 30]).permutation(np.asarray(problem.train.tasks.other))
+    mixed = problem.train._replace(tasks=problem.train.tasks._replace(other=jnp.asarray(item)))
+    dealt, _ = k_means(diversity.fold_in(mixed, problem.mean, PENALTY)[0], clusters, 0)
+    return {
+        "genres": names_of(table, "genre", GENRES),
+        "lift": np.nan_to_num(found).round(3).tolist(),
+        "unevenness": [unevenness(found), unevenness(lift(dealt, tasks, has))],
+    }
+
+
 def grouped(problem: Problem, clusters: int, seeds: int) -> tuple[np.ndarray, dict[str, Any]]:
     """The centers (C, D) of training users' fold-in vectors by the first seed, and facts."""
     code, _ = diversity.fold_in(problem.train, problem.mean, PENALTY)
@@ -70,7 +117,7 @@ def grouped(problem: Problem, clusters: int, seeds: int) -> tuple[np.ndarray, di
         "stability": {"k-means, training users": agreement(labels)},
         "silhouette": float(silhouette_score(code[some], labels[0][some])),
     }
-    return found[0][1], told
+    return found[0][1], told | tastes(problem, labels[0], clusters)
 
 
 def with_random_clusters(problem: Problem, sizes: list[int]) -> Problem:

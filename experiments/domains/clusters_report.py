@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from metajax.data.sources import named
-from metajax.results import intervals, plots, records, tables
+from metajax.results import groups, intervals, plots, records, tables
 
 from . import shots
 
@@ -64,10 +64,14 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         shots.table(title, each, arms, heads, 4)
         shots.differences(title, each, pairs, heads, 4)
     tables.terminal(by_cluster(record))
+    shown = f"{title}: MAE at K = 5"
+    groups.show(record, SCENARIO, (HARD, ONE), "mae", title=shown, condition=FEW)
     told = record.extra["stability"] | record.extra[STABILITY]
     for name, value in told.items():
         print(f"adjusted Rand index between seeds, {name}: {value:.2f} (1 the same, 0 chance)")
     print(f"silhouette of k-means: {record.extra['silhouette']:.3f} (1 apart, 0 one cloud)")
+    for line in liked(record):
+        print(line)
     axis = f"ratings of the new user ({record.dataset})"
     shots.curves(measure, arms, heads, folder / "mae.png", axis)
     rows = [
@@ -91,3 +95,21 @@ def by_cluster(record: records.Record) -> tables.Grid:
     rows.append(["worst", "", *(f"{worst(record, arm, FEW)[0]:.4f}" for arm in arms), ""])
     heads = ["cluster", "users", *arms, f"{HARD} - {ONE}"]
     return tables.Grid(f"{record.dataset}: MAE at K = 5 by cluster of the new users", heads, rows)
+
+
+def liked(record: records.Record) -> list[str]:
+    """What the clusters of training users like more than others do; nothing of older records."""
+    told = record.extra
+    if "lift" not in told:
+        return []
+    lines = []
+    for cluster, row in enumerate(told["lift"]):
+        most = np.argsort(row)[::-1][:3]
+        what = ", ".join(f"{told['genres'][g]} {row[g]:.2f}" for g in most)
+        lines.append(f"cluster {cluster + 1} likes, times the share among all: {what}")
+    own, permuted = told["unevenness"]
+    lines.append(
+        f"mean size of log2 of these, over genres and clusters: {own:.2f}; of clusters of permuted "
+        f"interactions {permuted:.2f} (0: every cluster likes what everybody likes)"
+    )
+    return lines

@@ -11,6 +11,7 @@ import optax
 from metajax.evaluation import evaluate
 from metajax.learners.cold_start import cross_domain as crossing
 from metajax.training import loop
+from metajax.training.devices import dealt, on_devices, split_by_compiler
 from metajax.training.outer_gradient import GradientFn
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
@@ -158,6 +159,7 @@ class Tuner(NamedTuple):
     num_steps: int
     num_tasks: int
     trials: int
+    devices: int = 1
 
     def fit(
         self, arm: Arm, settings: np.ndarray, count: int, mismatched: bool, first: Any
@@ -166,7 +168,8 @@ class Tuner(NamedTuple):
         one = trial(arm)
         given = data.training_data(self.found, settings, mismatched, first)
         gradient = arm.gradient(one) if arm.gradient else None
-        recipe = loop.recipe(one, at_drawn_rate(), gradient)
+        deal = split_by_compiler if arm.gradient else dealt
+        recipe = on_devices(self.devices, loop.recipe(one, at_drawn_rate(), gradient), deal)
         keys = jax.random.split(jax.random.key(1), count)
         judge = lambda params: error(one, params, self.valid)
         draw, steps = data.sampler(self.num_tasks), self.num_steps

@@ -14,11 +14,18 @@ from metajax.data.features.represent import represent
 from metajax.data.sources import crossdomain, named
 from metajax.data.sources.movielens import GENRES_100K
 from metajax.data.table import Interactions
+from metajax.results import groups
 from metajax.training import loop
 from metajax.types import Episode, Examples, UserError
 
 from . import cross_factors as factors
 
+FOLDERS = {
+    "amazon-cloth-sport": ("amazon-cloth", "amazon-sport"),
+    "amazon-four-domains": crossdomain.FOUR_DOMAINS,
+    "douban": ("douban-book", "douban-music"),
+}
+"""Data sets of more than one domain, as their folders are called."""
 GENRES = GENRES_100K[1:]
 SHOTS = 10
 """Support rows of a task."""
@@ -75,6 +82,8 @@ def domain(name: str, other: str, data_dir: pathlib.Path | None) -> Interactions
     training rows are read.
     """
     base, _, genre = name.partition(":")
+    if name in FOLDERS:
+        raise UserError(f"{name} holds several domains; give two of {', '.join(FOLDERS[name])}")
     if name in crossdomain.FOUR_DOMAINS:
         return crossdomain.four_domains(named.data_folder(data_dir), name)
     if genre and base in ("ml-1m", "ml-100k"):
@@ -97,8 +106,10 @@ def loaded(source: str, target: str, data_dir: pathlib.Path | None) -> shared_us
     """The two domains with shared users first; implicit ones as events and sampled non-events.
 
     Raises:
-      UserError: nobody is in both, or one has events and the other ratings.
+      UserError: nobody is in both, both are one, or one has events and the other ratings.
     """
+    if source == target:
+        raise UserError(f"{source} is both source and target; give two domains")
     logs = [domain(source, target, data_dir), domain(target, source, data_dir)]
     pair = shared_users.paired(*logs)
     kinds = [negatives.is_implicit(log) for log in pair[:2]]
@@ -210,6 +221,15 @@ def crossing(pair: shared_users.Pair, hidden: float, of_source: Side) -> Crossin
     profile["cmf_vector"] = factors.vectors(both_factors, pair).astype(np.float32)
     profile |= {"vector": plain["vector"], "liked": liked, "liked_mask": liked_mask}
     return Crossing(profile, rows, parts, target_noise, table.scale[0] == 0)
+
+
+def groups_of(pair: shared_users.Pair, users: np.ndarray) -> groups.Kinds:
+    """The groups (n,) of users: by their rows in the source, and by what is known of them."""
+    events = pair.source.scale[0] == 0  # of which half the rows are items drawn at random
+    rows = pair.source.user[pair.source.label > 0] if events else pair.source.user
+    count = np.bincount(rows, minlength=pair.shared)[users]
+    kind = "source events" if events else "source ratings"
+    return groups.of_tasks(users, {kind: count}, pair.target.user_features)
 
 
 def kept_rows(table: Interactions, shared: int) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
+import jax
 import numpy as np
 
 from metajax import benchmark
@@ -34,22 +35,23 @@ from metajax.data.sources import named
 from metajax.evaluation import evaluate, judge
 from metajax.learners.cold_start import cross_domain as learners
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets, Share
+from metajax.results.groups import GROUPS
+from metajax.results.partial import Partial
+from metajax.settings import Hardware, Output, Positive, Presets, Share, config_hash
 from metajax.training import progress
-from metajax.types import Episode, Params
+from metajax.types import Episode, Params, UserError
 
 from . import cross_arms as arms
 from . import cross_data as data
 from . import cross_factors as factors
 from . import cross_report as report
-from . import shots
 
 NAME = "cross_domain"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     source: str = "douban-book"
@@ -59,6 +61,7 @@ class Config:
     """The domain in which they are new."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     hidden: tuple[Share, ...] = (0.2, 0.5, 0.8)
     """Shares of the people of both domains who are hidden in the target."""
     trials: Positive = 4
@@ -85,8 +88,17 @@ Ready = tuple[dict[str, Any], judge.Judged, Callable[[Episode], Episode]]
 """What was chosen of an arm, what is judged, and what gives its tasks their columns."""
 
 
-def trained(tuner: arms.Tuner) -> Iterator[tuple[str, Callable[[], Ready]]]:
-    """(name, its tuning and training) of the arms that learn by gradients."""
+def restored(value: Any) -> tuple[dict[str, Any], Params]:
+    """What was chosen of an arm and its parameters, as `Partial` keeps them."""
+    told, params = value
+    array = lambda x: np.asarray(x, np.float32)
+    return told, jax.tree.map(array, params, is_leaf=lambda x: isinstance(x, list))
+
+
+def trained(
+    tuner: arms.Tuner, kept: Partial, scenario: str
+) -> Iterator[tuple[str, Callable[[], Ready]]]:
+    """(name, its tuning and training) of the arms that learn by gradients; those kept are read."""
     size = tuner.found.rows.inputs["x"].shape[-1]
     linear, deep = (arms.bridged(learners.mlp_bridge(size, hidden)) for hidden in ((), (32,)))
     own = arms.bridged(learners.personal_bridge(size))
@@ -106,10 +118,13 @@ def trained(tuner: arms.Tuner) -> Iterator[tuple[str, Callable[[], Ready]]]:
     chosen: dict[str, dict[str, Any]] = {}
 
     def run(name: str, arm: arms.Arm, **how: Any) -> Ready:
-        start = first[name]() if name in first else None
-        told, one, params = tuner.tuned(arm, first=start, **how)
-        chosen[name] = told
-        return told, (one, params), lambda tasks: tasks
+        place = f"{scenario}: {name}"
+        if place not in kept:
+            start = first[name]() if name in first else None
+            told, _, params = tuner.tuned(arm, first=start, **how)
+            kept.add(place, [told, params])
+        chosen[name], params = restored(kept[place])
+        return chosen[name], (arm.learner, params), lambda tasks: tasks
 
     for name, arm in made.items():
         yield name, partial(run, name, arm)
@@ -151,12 +166,25 @@ def closed(pair: Pair, tuner: arms.Tuner) -> Iterator[tuple[str, Callable[[], Re
     yield report.BY_EM, estimated
 
 
+def begun(config: Config, pair: Pair) -> Partial:
+    """The trained arms of this run that are there already, if it was stopped."""
+    about = {
+        "config": config_hash(config),
+        "data": [pair.source.checksum(), pair.target.checksum()],
+        "commit": records.environment().commit,
+    }
+    return Partial(config.output.folder(name_of(config)) / "arms.jsonl", about)
+
+
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms for every share of hidden people, judges them, writes a record."""
     began = time.perf_counter()
+    if not config.hidden:
+        raise UserError("no share of hidden people is told; give one or more --hidden")
     pair = data.loaded(config.source, config.dataset, config.data_dir)
     for share in config.hidden:
         data.split(pair, share)  # what cannot be judged is refused before anything is trained
+    partial = begun(config, pair)
     of_source = data.side(pair.source, np.arange(len(pair.source)))
     ready: dict[tuple[str, str], Ready] = {}
     crossings = {}
@@ -165,9 +193,9 @@ def measured(config: Config) -> records.Record:
             scenario = f"{share:.0%} hidden"
             found = crossings[scenario] = data.crossing(pair, share, of_source)
             valid = data.tasks(found, found.parts["valid"])
-            sizes = (config.num_steps, config.num_tasks, config.trials)
+            sizes = (config.num_steps, config.num_tasks, config.trials, config.hardware.devices)
             tuner = arms.Tuner(found, valid, *sizes)
-            for name, make in (*closed(pair, tuner), *trained(tuner)):
+            for name, make in (*closed(pair, tuner), *trained(tuner, partial, scenario)):
                 ready[scenario, name] = make()
                 told = ready[scenario, name][0]
                 update(len(ready), {"valid": told.get("valid_mse", float("nan"))})
@@ -175,14 +203,13 @@ def measured(config: Config) -> records.Record:
     names = list(dict.fromkeys(name for _, name in ready))
     choices = {n: {s: ready[s, n][0] for s in crossings} for n in names}
     users = [crossings[s].parts["test"] for s in crossings]
-    opened = records.open_tests(
-        config, choices, NAME, ledger.checksum(NAME, pair.target.label, pair.target.item, *users)
-    )
+    tests = ledger.checksum(NAME, pair.target.label, pair.target.item, *users)
+    opened = partial.opening(config, lambda: records.open_tests(config, choices, NAME, tests))
     scores: dict[records.Key, np.ndarray] = {}
     for (scenario, name), (_, one, columns) in ready.items():
         scores |= judged(crossings[scenario], scenario, name, one, columns)
     target = pair.target
-    return benchmark.kept(
+    record = benchmark.kept(
         name_of(config),
         NAME,
         config,
@@ -190,14 +217,17 @@ def measured(config: Config) -> records.Record:
         scores,
         scenario=next(iter(crossings)),
         opened=(opened,),
-        data=shots.data_of(target),
+        data=records.data_of(target),
         began=began,
         extra={
             "scenarios": list(crossings),
             "shared": pair.shared,
             "implicit": bool(crossings[scenario].implicit),
+            GROUPS: {s: data.groups_of(pair, c.parts["test"]) for s, c in crossings.items()},
         },
     )
+    partial.path.unlink()
+    return record
 
 
 def judged(
@@ -222,4 +252,4 @@ def main(config: Config) -> records.Record:
 
 
 if __name__ == "__main__":
-    benchmark.cli(main, Config, stopped=benchmark.FROM_START)
+    benchmark.cli(main, Config)

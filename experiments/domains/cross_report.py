@@ -4,10 +4,8 @@ import pathlib
 from collections.abc import Iterable
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import intervals, plots, records
+from metajax.results import grid, groups, intervals, plots, records
 
 ITEM, FOLD_IN, NO_SOURCE = "item mean", "target-only fold-in", "ours, no source"
 CMF, EMCDR, EMCDR_MLP = "CMF", "EMCDR, linear", "EMCDR, MLP"
@@ -37,22 +35,21 @@ TOLD = {"mse": "MSE", "ndcg@5": "nDCG@5", "auc": "AUC", "ndcg@10": "nDCG@10"}
 def signed(gap: intervals.Interval) -> str:
     """A difference with its interval; a star where the interval excludes 0."""
     star = "*" if gap.low > 0 or gap.high < 0 else ""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]{star}"
-
-
-def of(record: records.Record, scenario: str, arm: str, condition: str, metric: str) -> np.ndarray:
-    """The scores (S, users) of an arm; one without a support has the same at every K."""
-    return record.of(scenario, arm, condition, metric)
+    return f"{gap:+.3f}{star}"
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 200)
     for scenario in record.extra["scenarios"]:
-        console.print(values(record, scenario))
-        console.print(gaps(record, scenario))
+        grid.terminal(values(record, scenario))
+        grid.terminal(gaps(record, scenario))
+        title = f"{record.dataset}, {scenario}: {TOLD[metrics(record)[0]]} at K=0 by group"
+        pair = (OURS, EMCDR)
+        found = groups.table(
+            record, scenario, pair, metrics(record)[0], title=title, condition="k=0"
+        )
+        if found:
+            grid.terminal(found)
     for line in notes(record):
         print(line)
     curve(record, folder / "shots.png")
@@ -60,44 +57,31 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     print(f"plots  {folder}/shots.png, gaps.png")
 
 
-def values(record: records.Record, scenario: str) -> Table:
+def values(record: records.Record, scenario: str) -> grid.Grid:
     """Each arm's error and ranking after K ratings."""
     metric, rank = metrics(record)
     people = record.of(scenario, OURS, records.ALL, metric).shape[1]
     head = "RMSE" if metric == "mse" else TOLD[metric]
-    shown = Table(title=f"{record.dataset}, {scenario}: {people} people, new in the target")
-    shown.add_column("arm", no_wrap=True)
-    for name, one in ((head, metric), (TOLD[rank], rank)):
-        for condition in SHOWN:
-            shown.add_column(f"{name} {NAMES[condition]}", justify="right", no_wrap=True)
-        del one
-    for arm in record.arms:
-        cells = []
-        for one in (metric, rank):
-            for condition in SHOWN:
-                mean = records.interval(record.of(scenario, arm.name, condition, one), one)
-                cells.append(f"{mean.mean:.3f}")
-        shown.add_row(arm.name, *cells)
-    return shown
+    mean = lambda arm, at, one: records.interval(record.of(scenario, arm, at, one), one).mean
+    rows = [
+        [arm, *(f"{mean(arm, at, one):.3f}" for one in (metric, rank) for at in SHOWN)]
+        for arm in record.names()
+    ]
+    heads = ["arm", *(f"{name} {NAMES[at]}" for name in (head, TOLD[rank]) for at in SHOWN)]
+    title = f"{record.dataset}, {scenario}: {people} people, new in the target"
+    return grid.Grid(title, heads, rows)
 
 
-def gaps(record: records.Record, scenario: str) -> Table:
+def gaps(record: records.Record, scenario: str) -> grid.Grid:
     """Ours minus each arm, paired by person."""
-    metric, rank = metrics(record)
-    shown = Table(title=f"{record.dataset}, {scenario}: ours minus the arm, paired by person")
-    shown.add_column("arm", no_wrap=True)
-    for one in (metric, rank):
-        for condition in ("k=0", "k=5"):
-            shown.add_column(f"{TOLD[one]} {NAMES[condition]}", justify="right", no_wrap=True)
-    for arm in record.arms:
-        if arm.name != OURS:
-            cells = [
-                signed(gap(record, scenario, arm.name, condition, one))
-                for one in (metric, rank)
-                for condition in ("k=0", "k=5")
-            ]
-            shown.add_row(arm.name, *cells)
-    return shown
+    places = [(at, one) for one in metrics(record) for at in ("k=0", "k=5")]
+    rows = [
+        [arm, *(signed(gap(record, scenario, arm, at, one)) for at, one in places)]
+        for arm in record.names()
+        if arm != OURS
+    ]
+    title = f"{record.dataset}, {scenario}: ours minus the arm, paired by person"
+    return grid.Grid(title, ["arm", *(f"{TOLD[one]} {NAMES[at]}" for at, one in places)], rows)
 
 
 def gap(
@@ -142,10 +126,9 @@ def curve(record: records.Record, path: pathlib.Path) -> None:
             rows = [records.interval(record.of(scenario, arm, c, metric), metric) for c in SHOWN]
             axes.plot(places, [r.mean for r in rows], label=arm, **plots.look(i))
         axes.set_xticks(places, [NAMES[c].removeprefix("K=") for c in SHOWN])
-        axes.set_xlabel("ratings in the target")
-        axes.set_ylabel("RMSE" if metric == "mse" else TOLD[metric])
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(arms))
+        plots.finish(
+            axes, "ratings in the target", "RMSE" if metric == "mse" else TOLD[metric], len(arms)
+        )
 
 
 def picture(record: records.Record, path: pathlib.Path) -> None:

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import records, tables
+from metajax.results import groups, records
 
 from . import shots
 
@@ -48,7 +48,10 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         measure = shots.per_task(record, scenario, "mse", "squared error")
         shots.table(f"simulated, {scenario}", measure, [*arms, BAYES], SIMULATED)
         shots.differences(f"simulated, {scenario}", measure, others, SIMULATED)
-    tables.terminal(controls(record))
+    what = f"{record.dataset}: MAE with other support or parameters, minus with the own support"
+    shots.controls(record, what, REAL, (UNIFORM, DPP), "mae", "sampler")
+    shown = f"{title}: MAE at K = 5"
+    groups.show(record, REAL, (DPP, UNIFORM), "mae", title=shown, condition="k=5")
     said, found = verdict(record)
     pairs = "; ".join(f"{c}: {shots.signed(x, 4)}" for c, x in found.items())
     own = (record.dataset, record.config["split_seed"]) == REGISTERED
@@ -60,15 +63,3 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     axis = "ratings of the new user (simulated)"
     shots.curves(rare, [*arms, BAYES], SIMULATED, folder / "rare-kinds.png", axis)
     print(f"plots  {folder}/mae.png, rare-kinds.png")
-
-
-def controls(record: records.Record) -> tables.Grid:
-    """What the error gains without the person's own true ratings."""
-    measured = [records.N0, records.N1, records.N2, records.N3]
-    rows = []
-    for arm in (UNIFORM, DPP):
-        get = lambda condition, a=arm: record.of(REAL, a, condition, "mae")
-        gaps = [records.difference(get(c), get(records.ALL)) for c in measured]
-        rows.append([arm, *map(shots.signed, gaps)])
-    title = f"{record.dataset}: MAE with other support or parameters, minus with the own support"
-    return tables.Grid(title, ["sampler", *measured], rows)

@@ -20,10 +20,11 @@ from metajax.models.towers import factor_mlp, vector_mlp
 from metajax.results import records
 from metajax.settings import Training
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Params
 
 from . import diversity_report as report
-from .rates import best_of
+from .rates import absolute_errors, best_of
 
 SHOTS = evaluate.SHOTS
 INNER = optax.chain(optax.clip(10.0), optax.sgd(0.1))
@@ -76,10 +77,7 @@ class Ratings:
         self, arms: Mapping[str, Any], source: Any, tests: dict[str, Episode]
     ) -> dict[records.Key, np.ndarray]:
         """The scores of all arms on the test users, which are open."""
-        given = {"fetch": episodes.fetch, "source": source, "curves": list(tests), "main": "mae"}
-        found = judge.judge(arms, tests, **given)
-        kept = {k: v for k, v in found.items() if k.metric == "mae"}
-        return {k._replace(scenario=report.REAL): v for k, v in kept.items()}
+        return absolute_errors(arms, source, tests, report.REAL)
 
 
 class Kinds:
@@ -124,8 +122,9 @@ class Kinds:
         def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
             keys = jax.random.split(jax.random.key(1), self.training.seeds)
             found = loop.fit(
-                loop.recipe(self.learner, optax.adam(rate)), diversity.batches(pick, self.draw),
-                pool, keys, self.training.num_steps, block=100, validate=error,
+                on_devices(self.training.devices, loop.recipe(self.learner, optax.adam(rate))),
+                diversity.batches(pick, self.draw), pool, keys, self.training.num_steps,
+                block=100, validate=error,
             )  # fmt: skip
             valid = float(found.history["valid"].min(axis=1).mean())
             return valid, {"best_step": found.best_step.tolist()}, found.params

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax import benchmark
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, problem_of, with_columns
 from metajax.data import diversity, split
@@ -21,9 +22,10 @@ from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column
 from metajax.models.translations import margin_loss, transe, unit
-from metajax.results import records
+from metajax.results import groups, records
 from metajax.settings import Training
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.updates import optimizer
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
@@ -95,7 +97,7 @@ def learner_of(problem: Problem) -> MetaLearner:
     return ridge(features, start_of_content(problem), dim + 1, precision=(3.0, *[10.0] * dim))
 
 
-def embedded(graph: graphs.Graph, dim: int, steps: int) -> np.ndarray:
+def embedded(graph: graphs.Graph, dim: int, steps: int, devices: int = 1) -> np.ndarray:
     """TransE's embedding (num_entities, dim) of each entity, at length 1.
 
     Each step sees `BATCH` triples, and for each one whose head or tail is replaced at random.
@@ -122,6 +124,7 @@ def embedded(graph: graphs.Graph, dim: int, steps: int) -> np.ndarray:
 
     init = lambda key, batch: model.init(key, (), batch["true"])
     recipe = loop.Recipe(init, gradient, optimizer(optax.adam(0.01)))
+    recipe = on_devices(devices, recipe, split_by_compiler)
     found = loop.fit(recipe, sample, data, jax.random.split(jax.random.key(5), 1), steps, block=500)
     return np.asarray(unit(found.params["entity"][0]))
 
@@ -159,7 +162,12 @@ def genres(table: Interactions) -> np.ndarray:
 
 
 def starts(
-    problem: Problem, table: Interactions, graph: graphs.Graph, dim: int, steps: int
+    problem: Problem,
+    table: Interactions,
+    graph: graphs.Graph,
+    dim: int,
+    steps: int,
+    devices: int = 1,
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What the items of each arm start from (I, Z), columns scaled alike, and facts."""
     weights, known = weights_of_known(problem)
@@ -171,11 +179,11 @@ def starts(
     found = {
         report.NOTHING: np.zeros((table.num_items, 1)),
         report.GENRES: of_genres,
-        report.TRANSE: of_linked(graph, embedded(graph, dim, steps)),
+        report.TRANSE: of_linked(graph, embedded(graph, dim, steps, devices)),
         report.NEAR: own,
         report.PATHS: paths(graph),
         report.BOTH: np.hstack([of_genres, own]),
-        report.TRANSE_DEALT: of_linked(graph, embedded(dealt, dim, steps)),
+        report.TRANSE_DEALT: of_linked(graph, embedded(dealt, dim, steps, devices)),
         report.NEAR_DEALT: near(dealt, weights, known),
         report.PATHS_DEALT: paths(dealt),
     }
@@ -221,3 +229,9 @@ def judged(
 ) -> dict[records.Key, np.ndarray]:
     """The absolute errors of arms on the test items, which are open."""
     return absolute_errors(ready, source, tests, report.SCENARIO)
+
+
+def groups_of(problem: Problem, scenario: str) -> dict[str, groups.Kinds]:
+    """The groups of the test items, under the name that a record has for them."""
+    (found,) = benchmark.groups_of(problem, people=False).values()
+    return {scenario: found}

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import records
+from metajax.results import groups, records
 
 from . import shots
 
@@ -40,6 +40,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     pairs += [(arm, dealt) for arm, dealt in DEALT.items()]
     pairs += [(dealt, NOTHING) for dealt in DEALT.values()]
     shots.differences(title, measure, pairs, heads, 4)
+    shown = f"{title}: MAE at K = 0"
+    groups.show(record, SCENARIO, (NEAR, GENRES), "mae", title=shown, condition="k=0")
     told = record.extra
     print(
         f"{told['triples']:,} triples; {told['linked']} of {told['items']} items are linked; "

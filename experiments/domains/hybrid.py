@@ -21,20 +21,22 @@ from typing import Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Share, Training
+from metajax.results.groups import GROUPS
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.types import UserError
 
 from . import hybrid_report as report
-from . import shots
 
 NAME = "hybrid"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
+    hardware: Hardware = Hardware()
     densities: tuple[Share, ...] = (0.1, 0.3, 1.0)
     """Shares of the training ratings that are kept; each item keeps its test ratings."""
     dropped: Share = 0.5
@@ -65,9 +67,12 @@ def measured(config: Config) -> records.Record:
     from . import graph_arms, hybrid_arms
 
     began = time.perf_counter()
+    if not config.densities:
+        raise UserError("no share of the ratings is told; give one or more --densities")
     table = graph_arms.rated(named.chosen(config.data))
     content = hybrid_arms.contents(table)
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, dict[str, Any]] = {}
     ready: dict[tuple[float, str], Any] = {}
     problems = {}
@@ -85,6 +90,7 @@ def measured(config: Config) -> records.Record:
                 update(len(ready), {"valid": told["valid"]})
                 print(f"{density:.0%}, {name}: MAE {told['valid']:.4f} on validation", flush=True)
     scores: dict[records.Key, Any] = {}
+    groups: dict[str, Any] = {}
     openings = []
     for density, problem in problems.items():
         _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
@@ -94,6 +100,7 @@ def measured(config: Config) -> records.Record:
             found = graph_arms.judged({name: ready[density, name]}, source, tests)
             at = report.scenario(density)
             scores |= {k._replace(scenario=at): v for k, v in found.items()}
+        groups |= graph_arms.groups_of(problem, report.scenario(density))
     return benchmark.kept(
         report.name_of(config),
         NAME,
@@ -104,9 +111,9 @@ def measured(config: Config) -> records.Record:
         scenario=report.scenario(max(config.densities)),
         opened=tuple(openings),
         shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
-        extra={"densities": list(config.densities)},
+        extra={"densities": list(config.densities), GROUPS: groups},
     )
 
 

@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import plots, records
+from metajax.results import groups, plots, records
 
 from . import shots
 
@@ -41,6 +41,10 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         title = f"{record.dataset}, {scenario(density)}, {items} new items"
         shots.table(title, measure, ARMS, heads, 4)
         shots.differences(title, measure, PAIRS, heads, 4)
+        groups.show(
+            record, scenario(density), (DROPPED, CLOSED), "mae",
+            title=f"{title}: MAE at K = 0", condition=COLD,
+        )  # fmt: skip
     print("Intervals are over items, seeds averaged first.")
     measure = shots.per_task(record, scenario(max(densities)), "mae", "MAE")
     axis = f"ratings of the new item ({record.dataset})"
@@ -61,7 +65,4 @@ def by_density(record: records.Record, path: pathlib.Path) -> None:
             axes.plot(densities, [x.mean for x in found], label=arm, **plots.look(i))
         axes.set_xscale("log")
         axes.set_xticks(densities, [f"{d:.0%}" for d in densities])
-        axes.set_xlabel(f"training ratings kept ({record.dataset})")
-        axes.set_ylabel("MAE at K = 20")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(ARMS))
+        plots.finish(axes, f"training ratings kept ({record.dataset})", "MAE at K = 20", len(ARMS))

@@ -21,20 +21,21 @@ from typing import Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Training
+from metajax.results.groups import GROUPS
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Training
 
 from . import graph_report as report
-from . import shots
 
 NAME = "knowledge_graph"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
+    hardware: Hardware = Hardware()
     graph: pathlib.Path | None = None
     """An .npz file of triples for the items of the data set; by default the one that belongs to it:
     arrays head, relation, tail, relation_names, item_id, item_entity."""
@@ -65,6 +66,7 @@ def measured(config: Config) -> records.Record:
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
     from metajax.training import progress
+    from metajax.training.devices import check_even
 
     from . import graph_arms as arms
 
@@ -74,8 +76,12 @@ def measured(config: Config) -> records.Record:
     known = graphs.of_table(table, folder) if folder else graphs.read(config.graph, table)  # pyright: ignore[reportArgumentType]
     graph, mirrors = graphs.without_mirrors(known)
     problem = arms.of_items(table, config.split_seed)
-    starts, told = arms.starts(problem, table, graph, config.dim, config.graph_steps)
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    devices = config.hardware.devices
+    check_even(devices, config.num_tasks)
+    given = (problem, table, graph, config.dim, config.graph_steps, devices)
+    starts, told = arms.starts(*given)
+    sizes = (config.num_steps, config.num_tasks, 32, devices)
+    training = Training(config.seeds, 0, *sizes)
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
     with progress.bar(NAME.replace("_", " "), len(starts)) as update:
@@ -99,9 +105,14 @@ def measured(config: Config) -> records.Record:
         scenario=report.SCENARIO,
         opened=tuple(problem.opened),
         shots=tuple(k for k in evaluate.SHOTS if k < arms.SUPPORT),
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
-        extra=told | {"mirrors": mirrors, "triples": len(graph.head)},
+        extra={
+            **told,
+            "mirrors": mirrors,
+            "triples": len(graph.head),
+            GROUPS: arms.groups_of(problem, report.SCENARIO),
+        },
     )
 
 

@@ -16,6 +16,7 @@ from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.learners.parts import linear_layer
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.transforms.per_label import per_label
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree, UserError
 
@@ -268,7 +269,7 @@ class Tuner(NamedTuple):
 
     Attributes:
       rule: what a label is; train: training people; valid: stored validation tasks.
-      rates: of Adam, one trial each; num_steps, num_tasks, seeds: of a training.
+      rates: of Adam, one trial each; num_steps, num_tasks, seeds, devices: of a training.
     """
 
     rule: Rule
@@ -278,6 +279,7 @@ class Tuner(NamedTuple):
     num_steps: int
     num_tasks: int
     seeds: int
+    devices: int = 1
 
     def fit(self, learner: MetaLearner, rate: float, permuted: bool) -> loop.Fitted:
         """The learner trained at a rate; the best look at validation is kept."""
@@ -288,7 +290,7 @@ class Tuner(NamedTuple):
         sample = sampler(self.rule, self.num_tasks, permuted)
         keys = jax.random.split(jax.random.key(1), self.seeds)
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
-        recipe = loop.recipe(learner, tx)
+        recipe = on_devices(self.devices, loop.recipe(learner, tx))
         return loop.fit(
             recipe, sample, self.train, keys, self.num_steps, block=BLOCK, validate=error
         )

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from metajax.data.sources import named
-from metajax.results import intervals, records, tables
+from metajax.results import groups, intervals, records, tables
 
 from . import shots
 
@@ -58,7 +58,9 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         shots.table(title, measure, arms, heads)
         shots.differences(title, measure, PAIRS, heads)
     tables.terminal(by_label(record))
-    tables.terminal(controls(record))
+    what = f"{record.dataset}: average precision with other support, minus with the own at K = 20"
+    shots.controls(record, what, PEOPLE, (OURS, EACH), "ap")
+    groups.show(record, PEOPLE, (OURS, EACH), "ap", title=f"{title}: average precision at K = 20")
     for name, axis in (("ap", "ap"), ("micro", "micro-f1")):
         shots.curves(
             found[name], arms, heads, folder / f"{axis}.png",
@@ -79,15 +81,3 @@ def by_label(record: records.Record) -> tables.Grid:
         )
     ]
     return tables.Grid(f"{record.dataset}: each label at K = 20", heads, rows)
-
-
-def controls(record: records.Record) -> tables.Grid:
-    """What the average precision loses without the person's own true ratings."""
-    measured = [records.N0, records.N1, records.N2, records.N3]
-    rows = []
-    for arm in (OURS, EACH):
-        get = lambda condition, a=arm: record.of(PEOPLE, a, condition, "ap")
-        gaps = [records.difference(get(c), get(records.ALL)) for c in measured]
-        rows.append([arm, *map(shots.signed, gaps)])
-    title = f"{record.dataset}: average precision with other support, minus with the own at K = 20"
-    return tables.Grid(title, ["arm", *measured], rows)

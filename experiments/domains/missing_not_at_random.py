@@ -31,7 +31,8 @@ from metajax.data.sources import coat, named
 from metajax.data.worlds import chosen as worlds
 from metajax.evaluation import judge
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets, Share
+from metajax.results.groups import GROUPS
+from metajax.settings import Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
 from metajax.types import MetaLearner, UserError
 
@@ -44,13 +45,14 @@ NAIVE = "naive_bayes"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "coat"
     """coat, synthetic, or the path of an .npz file with the same arrays."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     propensity: Literal["logistic", "popularity", "naive_bayes", "stored"] = "logistic"
     """How the propensities of the weighed arms are estimated; stored: those of the data set."""
     floor: Share = 0.1
@@ -68,7 +70,7 @@ class Config:
     num_tasks: Positive = 32
     """People per outer step."""
     rate: float = 0.02
-    """Of Adam."""
+    """Adam's rate."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "synthetic", "num_steps": 60, "seeds": 1},
@@ -210,6 +212,7 @@ def measured(config: Config) -> records.Record:
     weights = {k: arms.weights_of(rated, p, config.floor) for k, p in found.items()}
     own = weights[config.propensity]
     settings = (config.num_steps, config.num_tasks, config.rate, config.seeds)
+    settings += (config.hardware.devices,)
     tuner = arms.Tuner(log, hidden, own, *settings)
     ready: dict[str, tuple[Any, np.ndarray]] = {}
     choices: dict[str, dict[str, Any]] = {}
@@ -252,7 +255,7 @@ def measured(config: Config) -> records.Record:
         data=data_of(log),
         began=began,
         extra={
-            "groups": report.groups(log),
+            GROUPS: {report.RANDOM: report.groups_of(log)},
             "aside": int(aside.sum()),
             "weights": {k: report.spread(w[rated]) for k, w in weights.items()},
         },

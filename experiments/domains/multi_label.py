@@ -25,11 +25,11 @@ import numpy as np
 from metajax import benchmark
 from metajax.data.sources.movielens import GENRES_100K
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, SplitOptions
+from metajax.results.groups import GROUPS
+from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions
 from metajax.types import UserError
 
 from . import label_report as report
-from . import shots
 
 NAME = "multi_label"
 GENRES: dict[str, list[str]] = dict.fromkeys(("ml-100k", "ml-1m"), sorted(GENRES_100K[1:]))
@@ -37,10 +37,11 @@ GENRES: dict[str, list[str]] = dict.fromkeys(("ml-100k", "ml-1m"), sorted(GENRES
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     column: str = "genre"
     """The item column whose values are the labels."""
     liked: float = 4.0
@@ -124,6 +125,7 @@ def measured(config: Config) -> records.Record:
     problem, rule, found = prepared(config)
     valid = arms.stored(rule, found["valid"])
     settings = (config.rates, config.num_steps, config.num_tasks, config.seeds)
+    settings += (config.hardware.devices,)
     tuner = arms.Tuner(rule, found["train"], valid, *settings)
     choices: dict[str, Any] = {report.FREQUENCY: {"share": found["share"].tolist()}}
     ready: dict[str, Any] = {report.FREQUENCY: judging.constant(found["share"])}
@@ -150,9 +152,13 @@ def measured(config: Config) -> records.Record:
         scenario=report.PEOPLE,
         opened=tuple(problem.opened),
         shots=arms.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
-        extra={"labels": found["names"], "share": found["share"].tolist()},
+        extra={
+            "labels": found["names"],
+            "share": found["share"].tolist(),
+            GROUPS: {report.PEOPLE: benchmark.groups_of(problem)["user_cold"]},
+        },
     )
 
 

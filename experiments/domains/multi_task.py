@@ -28,7 +28,7 @@ from typing import ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 
 NAME = "multi_task"
 DATASETS = ("census-income", "ml-1m", "retailrocket-multibehavior")
@@ -36,13 +36,15 @@ DATASETS = ("census-income", "ml-1m", "retailrocket-multibehavior")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "synthetic"
-    """synthetic, census-income, ml-1m, retailrocket-multibehavior, or the path of an .npz file."""
+    """synthetic, census-income, ml-1m, retailrocket-multibehavior, amazon-four-domains, or the path
+    of an .npz file."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     seeds: Positive = 10
     """Training seeds; on data the trials of each arm, of which the better half is judged."""
     num_steps: Positive = 1_000
@@ -54,7 +56,7 @@ class Config:
     test_rows: Positive = 4_000
     """Rows of the world that all arms are judged on; a data set's test rows are all used."""
     rate: float = 0.005
-    """Of Adam in the world, for all arms; on data it is tuned."""
+    """Adam's rate in the world, for all arms; on data it is tuned."""
     plateau: bool = False
     """In the world: the rate falls to 0 by a cosine; only the models, at rho 0.5 and 1."""
 

@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 from metajax import benchmark
 from metajax.data.sources import named
 from metajax.results import plots, records
-from metajax.settings import Data, Output, Positive, Presets, Share, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
 
 from . import graph_report, shots
 
@@ -91,10 +91,11 @@ def missing_rows() -> dict[str, tuple[str, str]]:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-1m")
+    hardware: Hardware = Hardware()
     people: Positive | None = None
     """People whose ratings are read, drawn at random; by default all."""
     dropped: Share = 0.3
@@ -137,7 +138,8 @@ def measured(config: Config) -> records.Record:
     problem = graph_arms.of_items(table, config.split_seed)
     blocks = arms.blocks_of(problem, side, config.dim)
     known = {name: int((x != 0).any(axis=1).sum()) for name, x in blocks.items()}
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     rows = trained_rows()
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
@@ -170,7 +172,7 @@ def measured(config: Config) -> records.Record:
         scenario=graph_report.SCENARIO,
         opened=tuple(problem.opened),
         shots=SHOTS,
-        data=shots.data_of(table),
+        data=records.data_of(table),
         began=began,
         extra={"known": known, "items": table.num_items},
     )

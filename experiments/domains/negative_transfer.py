@@ -31,6 +31,7 @@ import numpy as np
 
 from metajax import benchmark
 from metajax.results import records
+from metajax.results.groups import GROUPS
 from metajax.settings import Output, Positive, Presets, Range, Share
 from metajax.types import UserError
 
@@ -48,7 +49,7 @@ ANYWHERE = 1e9
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "synthetic"
@@ -246,6 +247,7 @@ def measured(config: Config) -> records.Record:
         "scenarios": list(makers),
         "conditions": [f"k={k}" for k in config.shots],
         "rhos": list(config.rhos) if given is None else [],
+        GROUPS: {scenario: of.groups for scenario, (of, _) in ready.items() if of.groups},
     }
     made = records.arms_of(report.SHOWN, roles=report.ROLES, settings=choices)
     return benchmark.kept(

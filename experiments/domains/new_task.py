@@ -14,6 +14,7 @@ References: Caruana, "Multitask learning", 1997; Bertinetto et al., ICLR 2019; R
 2020.
 Run: python -m experiments new_task
      python -m experiments new_task --dataset retailrocket-multibehavior
+     python -m experiments new_task --dataset amazon-four-domains: a new market
      python -m experiments new_task --from-records prints the stored tables.
 Published: nothing on this protocol.
 Deviates: intervals are over test tasks, whose supports may share training rows; queries share none.
@@ -25,20 +26,22 @@ from typing import ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 
 NAME = "new_task"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     dataset: str = "census-income"
-    """census-income, retailrocket-multibehavior, or an .npz file; the last task is the new one."""
+    """census-income, retailrocket-multibehavior, amazon-four-domains (the new task is a market), or
+    an .npz file; the last task is the new one."""
     data_dir: pathlib.Path | None = None
     """Folder of the data sets; by default METAJAX_DATA, else ./data."""
+    hardware: Hardware = Hardware()
     shots: tuple[Positive, ...] = (10, 30, 100)
     """Numbers of labels of the new task."""
     num_tasks: Positive = 60

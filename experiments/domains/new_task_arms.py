@@ -17,6 +17,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models import experts
 from metajax.results import ledger, records
 from metajax.training import journal, loop, progress
+from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, UserError
 
 from . import task_arms as arms
@@ -32,6 +33,8 @@ RATES, META_RATES = (0.1, 0.3, 1.0), (0.01, 0.03, 0.1)
 """Rates of fine-tuning, and of Adam for the meta-trained head, that are tried."""
 STEPS = 20
 """Gradient steps of fine-tuning."""
+META_TASKS = 8
+"""Tasks of an outer step of the meta-trained head."""
 MOST = 50
 """Query rows of each kind at most."""
 
@@ -42,6 +45,8 @@ def loaded(config: Any) -> labeled.Labeled:
     Raises:
       UserError: fewer than two tasks, a task that is a number, or as `task_rows.loaded`.
     """
+    if not config.shots:
+        raise UserError("no number of labels is told; give one or more --shots")
     if config.dataset == "census-income":
         tasks = ("income", "college", "never married")
         rows = labeled.census_income(named.data_folder(config.data_dir), tasks)
@@ -160,11 +165,11 @@ def meta_trained(config: Any, rows: labeled.Labeled, x: jax.Array, rate: float) 
     stored = judge.together(tasks)
 
     def sample(data: Any, key: jax.Array) -> Episode:
-        take = jax.random.randint(key, (8,), 0, len(data["tasks"].query.label))
+        take = jax.random.randint(key, (META_TASKS,), 0, len(data["tasks"].query.label))
         some = jax.tree.map(lambda v: v[take], data["tasks"])
         return jax.vmap(lambda task: fetch(task, data["x"]))(some)
 
-    recipe = loop.recipe(shared_head(), optax.adam(rate))
+    recipe = on_devices(config.hardware.devices, loop.recipe(shared_head(), optax.adam(rate)))
     keys = jax.random.split(jax.random.key(2), max(1, config.seeds // 2))
     data = {"tasks": stored, "x": x}
     return loop.fit(recipe, sample, data, keys, config.num_steps).params
@@ -178,7 +183,9 @@ def made(
     count = min(10, config.num_tasks)
     shown = lambda t, k: drawn(rows, t, labeled.VALID, k, count, seed=20 + t)
     valid = {(t, k): shown(t, k) for t in range(len(trained.tasks)) for k in config.shots}
-    tuner = arms.Tuner(trained, config.num_steps, config.batch, config.seeds)
+    devices = config.hardware.devices
+    check_even(devices, META_TASKS)
+    tuner = arms.Tuner(trained, config.num_steps, config.batch, config.seeds, devices)
     bottom = arms.Arm(experts.shared_bottom(len(trained.tasks), WIDTH, arms.TOWER))
     choices: dict[str, Any] = {}
     choices["network"], net = tuner.tuned(bottom)

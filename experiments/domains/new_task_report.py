@@ -3,19 +3,12 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import intervals, plots, records
+from metajax.results import intervals, plots, records, tables
 
 SHARED, META = "head of shared features", "meta-trained head"
 RAW, FINE = "head of raw inputs", "fine-tuned network"
 RANDOM, CART = "shared, last task random", "score of the last trained task"
-
-
-def cell(gap: intervals.Interval, sign: str = "") -> str:
-    """A mean or difference with its interval."""
-    return f"{gap.mean:{sign}.3f} [{gap.low:{sign}.3f}, {gap.high:{sign}.3f}]"
 
 
 def mean(record: records.Record, scenario: str, arm: str) -> intervals.Interval:
@@ -31,11 +24,8 @@ def scenarios(record: records.Record) -> list[str]:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table for each number of labels, and saves the AUC over it."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 170)
     for scenario in scenarios(record):
-        console.print(table(record, scenario))
+        tables.terminal(table(record, scenario))
     trained, tasks = " and ".join(record.extra["trained"]), record.config["num_tasks"]
     print(
         f"trained on {trained}; new: {record.extra['new']}. Intervals are over {tasks} test tasks. "
@@ -45,24 +35,21 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     print(f"plot   {folder}/shots.png")
 
 
-def table(record: records.Record, scenario: str) -> Table:
+def table(record: records.Record, scenario: str) -> tables.Grid:
     """Each arm: its AUC, differences paired by task, and its controls."""
     get = lambda arm, condition=records.ALL: record.of(scenario, arm, condition, "auc")
     title = f"{record.data.name if record.data else ''}, new task {record.extra['new']}"
-    shown = Table(title=f"{title}, {scenario[2:]} labels: AUC")
-    shown.add_column("arm", no_wrap=True)
-    for head in ("AUC", f"minus {RAW}", f"minus {FINE}", "N1", "N3"):
-        shown.add_column(head, justify="right", no_wrap=True)
+    heads, rows = ["arm", "AUC", f"minus {RAW}", f"minus {FINE}", "N1", "N3"], []
     for arm in record.arms:
-        cells = [cell(mean(record, scenario, arm.name))]
+        cells = [f"{mean(record, scenario, arm.name):.3f}"]
         for other in (RAW, FINE):
             gap = records.difference(get(arm.name), get(other))
-            cells.append("" if arm.name == other else cell(gap, "+"))
+            cells.append("" if arm.name == other else f"{gap:+.3f}")
         for condition in (records.N1, records.N3):
             there = records.Key(scenario, arm.name, condition, "auc") in record.scores
             cells.append(f"{np.nanmean(get(arm.name, condition)):.3f}" if there else "")
-        shown.add_row(arm.name, *cells)
-    return shown
+        rows.append([arm.name, *cells])
+    return tables.Grid(f"{title}, {scenario[2:]} labels: AUC", heads, rows)
 
 
 def picture(record: records.Record, path: pathlib.Path) -> None:
@@ -71,14 +58,10 @@ def picture(record: records.Record, path: pathlib.Path) -> None:
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(record.arms):
             rows = [mean(record, scenario, arm.name) for scenario in scenarios(record)]
-            axes.plot(shots, [r.mean for r in rows], label=arm.name, **plots.look(i))
-            low, high = [r.low for r in rows], [r.high for r in rows]
-            color = plots.look(i)["color"]
-            axes.fill_between(shots, low, high, color=color, alpha=0.1, linewidth=0)
+            plots.banded(axes, i, shots, rows, arm.name)
         axes.set_xscale("log")
         axes.set_xticks(shots, [str(k) for k in shots])
         axes.minorticks_off()
-        axes.set_xlabel(f"labels of the new task, {record.extra['new']}")
-        axes.set_ylabel("AUC")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.arms))
+        plots.finish(
+            axes, f"labels of the new task, {record.extra['new']}", "AUC", len(record.arms)
+        )

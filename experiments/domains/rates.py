@@ -8,7 +8,7 @@ import numpy as np
 from metajax.data import episodes
 from metajax.evaluation import judge
 from metajax.results import records
-from metajax.types import Episode, Params
+from metajax.types import Episode, Params, UserError
 
 
 def best_of(
@@ -19,7 +19,12 @@ def best_of(
     Args:
       rates: each is a trial with all seeds; as many for every arm of an experiment.
       fit: rate -> (the mean validation error of its seeds, what is told of it, parameters).
+
+    Raises:
+      UserError: there is no rate.
     """
+    if not rates:
+        raise UserError("no rate is told; give one or more --rates")
     tried = {rate: fit(rate) for rate in rates}
     rate = min(tried, key=lambda r: tried[r][0])
     valid, told, params = tried[rate]

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax.data.table import Interactions
 from metajax.results import intervals, plots, records, tables
 
 
@@ -36,12 +35,6 @@ def per_task(record: records.Record, scenario: str, metric: str, name: str) -> M
     return Measure(name, mean, lambda a, b, c: records.difference(get(a, c), get(b, c)))
 
 
-def data_of(table: Interactions) -> records.Data:
-    """What a record says of a table."""
-    size = (table.num_users, table.num_items, len(table))
-    return records.Data(table.name, table.checksum(), *size)
-
-
 def columns(record: records.Record, most: str = "all") -> dict[str, str]:
     """Condition -> heading: each stored K, then all of the support."""
     return {f"k={k}": f"K = {k}" for k in record.shots} | {records.ALL: f"K = {most}"}
@@ -49,13 +42,27 @@ def columns(record: records.Record, most: str = "all") -> dict[str, str]:
 
 def told(x: intervals.Interval, digits: int = 3) -> str:
     """A mean with its interval."""
-    return f"{x.mean:.{digits}f} [{x.low:.{digits}f}, {x.high:.{digits}f}]"
+    return f"{x:.{digits}f}"
 
 
 def signed(x: intervals.Interval, digits: int = 3) -> str:
     """A difference with its interval; a star if that excludes 0."""
     star = "*" if x.low > 0 or x.high < 0 else " "
     return f"{x.mean:+.{digits}f}{star}[{x.low:+.{digits}f}, {x.high:+.{digits}f}]"
+
+
+def controls(
+    record: records.Record, title: str, scenario: str, arms: Sequence[str], metric: str,
+    head: str = "arm",
+) -> None:  # fmt: skip
+    """Prints what each control changes in the metric of some arms, minus it as it is."""
+    measured = [records.N0, records.N1, records.N2, records.N3]
+    rows = []
+    for arm in arms:
+        get = lambda condition, a=arm: record.of(scenario, a, condition, metric)
+        gaps = [records.difference(get(c), get(records.ALL)) for c in measured]
+        rows.append([arm, *map(signed, gaps)])
+    tables.terminal(tables.Grid(title, [head, *measured], rows))
 
 
 def table(
@@ -96,11 +103,6 @@ def curves(
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(arms):
             found = [measure.of(arm, c) for c in heads]
-            axes.plot(places, [x.mean for x in found], label=arm, **plots.look(i))
-            low, high = [x.low for x in found], [x.high for x in found]
-            axes.fill_between(places, low, high, color=plots.look(i)["color"], alpha=0.1, lw=0)
+            plots.banded(axes, i, places, found, arm)
         axes.set_xticks(places, [text.removeprefix("K = ") for text in heads.values()])
-        axes.set_xlabel(axis)
-        axes.set_ylabel(measure.name)
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(arms))
+        plots.finish(axes, axis, measure.name, len(arms))

@@ -12,6 +12,7 @@ from metajax.data.sources import labeled
 from metajax.models import experts
 from metajax.optim import balance
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.updates import Update
 from metajax.transforms.task_weights import TaskLosses, task_weighed
 from metajax.types import Episode, Examples, Model, Params
@@ -95,24 +96,21 @@ def recipe(arm: Arm, losses: TaskLosses) -> loop.Recipe:
     """
     learner = task_weighed(arm.model, losses)
 
-    def episode(batch: Any) -> Episode:
-        return Episode((), batch["seen"], batch["held"])
-
-    def init(key: jax.Array, batch: Any) -> Params:
+    def init(key: jax.Array, batch: Episode) -> Params:
         key_net, key_draw = jax.random.split(key)
-        low, high = batch["range"]
+        low, high = batch.profile
         drawn = low + (high - low) * jax.random.uniform(key_draw, (2,))
-        theta = learner.init(key_net, episode(batch))
-        num_tasks = batch["seen"].label.shape[1]
+        theta = learner.init(key_net, batch)
+        num_tasks = batch.support.label.shape[1]
         own = {"theta": theta, "log_variance": jnp.zeros(num_tasks)}
         return {"own": own, "settings": drawn}
 
-    def of_tasks(own: Params, batch: Any) -> jax.Array:
-        seen = batch["seen"]
+    def of_tasks(own: Params, batch: Episode) -> jax.Array:
+        seen = batch.support
         scores = arm.model.apply(own["theta"]["model"]["net"], (), seen.inputs)
         return losses(scores, seen.label, seen.mask)
 
-    def gradient(params: Params, batch: Any, key: jax.Array):
+    def gradient(params: Params, batch: Episode, key: jax.Array):
         own, still = params["own"], jnp.zeros_like(params["settings"])
         if arm.way == "pcgrad":
             found, slope = of_tasks(own, batch), jax.jacrev(of_tasks)(own, batch)
@@ -120,7 +118,7 @@ def recipe(arm: Arm, losses: TaskLosses) -> loop.Recipe:
 
         def loss(own: Params) -> jax.Array:
             if arm.way == "learned":
-                return learner.loss(own["theta"], episode(batch), key)[0]
+                return learner.loss(own["theta"], batch, key)[0]
             value = of_tasks(own, batch)
             sure = arm.way == "uncertainty"
             return balance.by_uncertainty(value, own["log_variance"]) if sure else value.mean()
@@ -146,16 +144,19 @@ def adam(freed: bool) -> Update:
 
 
 def sampler(arm: Arm, batch: int) -> loop.Sampler:
-    """Draws rows to train on; a fifth of them is held out where weights are learned on it."""
+    """Draws rows to train on; a fifth of them is held out where weights are learned on it.
 
-    def sample(data: Any, key: jax.Array) -> dict[str, Any]:
+    A batch is an episode: the settings' range, rows to learn from, and rows held out.
+    """
+
+    def sample(data: Any, key: jax.Array) -> Episode:
         rows, count = data["rows"], len(data["rows"].label)
         edge = count * 4 // 5 if arm.way == "learned" else count
         key_seen, key_held = jax.random.split(key)
         take = lambda i: jax.tree.map(lambda x: x[i], rows)
         seen = take(jax.random.randint(key_seen, (batch,), 0, edge))
         held = take(jax.random.randint(key_held, (batch,), edge, count)) if edge < count else seen
-        return {"seen": seen, "held": held, "range": data["range"]}
+        return Episode(data["range"], seen, held)
 
     return sample
 
@@ -177,13 +178,14 @@ class Tuner:
     """What all arms are tuned with.
 
     Attributes:
-      rows: the table; num_steps, batch: of a training; trials: of each arm.
+      rows: the table; num_steps, batch, devices: of a training; trials: of each arm.
     """
 
     rows: labeled.Labeled
     num_steps: int
     batch: int
     trials: int
+    devices: int = 1
 
     def tuned(self, arm: Arm) -> tuple[dict[str, Any], Params]:
         """The choices made on validation, and the parameters (S, ...) of the trials that are kept.
@@ -199,8 +201,9 @@ class Tuner:
             return losses(logits(arm, params, valid.inputs), valid.label, valid.mask).mean()
 
         keys = jax.random.split(jax.random.key(1), self.trials)
+        how = on_devices(self.devices, recipe(arm, losses), split_by_compiler)
         fitted = loop.fit(
-            recipe(arm, losses), sampler(arm, self.batch), data, keys, self.num_steps,
+            how, sampler(arm, self.batch), data, keys, self.num_steps,
             block=BLOCK, validate=error,
         )  # fmt: skip
         score = fitted.history["valid"].min(axis=1)

@@ -21,20 +21,21 @@ from typing import Any, ClassVar
 
 from metajax import benchmark
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, SplitOptions, Training
+from metajax.results.groups import GROUPS
+from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions, Training
 
 from . import diversity_report as report
-from . import shots
 
 NAME = "task_diversity"
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     split_seed: int = 3301
     """Seed of the split of people; the registered one by default."""
     seeds: Positive = 3
@@ -80,7 +81,8 @@ def measured(config: Config) -> records.Record:
     ways = picks(config)  # before anything is read: too few candidates are refused here
     options = SplitOptions(protocol="users", split_seed=config.split_seed)
     problem = benchmark.load(config.data, options)
-    training = Training(config.seeds, 0, config.num_steps, config.num_tasks, 32)
+    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
+    training = Training(config.seeds, 0, *sizes)
     tried = (worlds.Ratings(problem, training), worlds.Kinds(training))
     choices: dict[str, dict[str, Any]] = {}
     ready: dict[tuple[str, str], Any] = {}
@@ -108,8 +110,9 @@ def measured(config: Config) -> records.Record:
         scenario=report.REAL,
         opened=tuple(problem.opened),
         shots=worlds.SHOTS,
-        data=shots.data_of(problem.table),
+        data=records.data_of(problem.table),
         began=began,
+        extra={GROUPS: benchmark.groups_of(problem)},
     )
 
 

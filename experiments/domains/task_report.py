@@ -3,20 +3,13 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import intervals, plots, records
+from metajax.results import intervals, plots, records, tables
 
 SINGLE, BOTTOM, MANY = "single task", "shared bottom", "MMoE"
 OFF_SCALE = {"MMoE, last task random", "CVR of viewed rows"}
 """Arms whose score is no attempt at some tasks: in the tables, and not in those tasks' pictures."""
 TOLD = {"auc": "AUC", "log_loss": "log loss", "unexplained": "variance not explained"}
-
-
-def cell(gap: intervals.Interval, sign: str = "") -> str:
-    """A mean or difference with its interval."""
-    return f"{gap.mean:{sign}.4f} [{gap.low:{sign}.4f}, {gap.high:{sign}.4f}]"
 
 
 def mean(scores: np.ndarray) -> intervals.Interval:
@@ -26,13 +19,10 @@ def mean(scores: np.ndarray) -> intervals.Interval:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table of each task, and saves what sharing changes."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 170)
     places = dict.fromkeys((key.scenario, key.metric) for key in record.scores)
     main = [place for place in places if place[1] != "log_loss"]
     for scenario, metric in main:
-        console.print(table(record, scenario, metric))
+        tables.terminal(table(record, scenario, metric))
     rows, seeds = record.extra["rows"], record.config["seeds"]
     told = ", ".join(
         f"{task} {share:.3f}"
@@ -56,27 +46,24 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         print(f"plot   {folder}/{short}.png")
 
 
-def table(record: records.Record, scenario: str, metric: str) -> Table:
+def table(record: records.Record, scenario: str, metric: str) -> tables.Grid:
     """Each arm on one task, beside three others."""
     get = lambda arm, m=metric: record.of(scenario, arm, records.ALL, m)
-    shown = Table(title=f"{record.dataset}, {scenario}: {TOLD[metric]}")
-    shown.add_column("arm", no_wrap=True)
     logged = (
         metric == "auc" and records.Key(scenario, SINGLE, records.ALL, "log_loss") in record.scores
     )
-    heads = [TOLD[metric], *(f"minus {other}" for other in (SINGLE, BOTTOM, MANY))]
-    for head in [*heads, *(["log loss"] if logged else []), "parameters"]:
-        shown.add_column(head, justify="right", no_wrap=True)
+    heads = ["arm", TOLD[metric], *(f"minus {other}" for other in (SINGLE, BOTTOM, MANY))]
+    heads, rows = [*heads, *(["log loss"] if logged else []), "parameters"], []
     for arm in record.arms:
         if records.Key(scenario, arm.name, records.ALL, metric) not in record.scores:
             continue
-        cells = [cell(mean(get(arm.name)))]
+        cells = [f"{mean(get(arm.name)):.4f}"]
         for other in (SINGLE, BOTTOM, MANY):
             gap = records.difference(get(arm.name), get(other))
-            cells.append("" if arm.name == other else cell(gap, "+"))
+            cells.append("" if arm.name == other else f"{gap:+.4f}")
         cells += [f"{mean(get(arm.name, 'log_loss')).mean:.4f}"] if logged else []
-        shown.add_row(arm.name, *cells, f"{arm.settings['parameters']:,}")
-    return shown
+        rows.append([arm.name, *cells, f"{arm.settings['parameters']:,}"])
+    return tables.Grid(f"{record.dataset}, {scenario}: {TOLD[metric]}", heads, rows)
 
 
 def picture(record: records.Record, scenario: str, metric: str, path: pathlib.Path) -> None:

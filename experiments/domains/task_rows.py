@@ -46,6 +46,7 @@ def loaded(config: Any) -> labeled.Labeled:
 
 
 READERS = {
+    "amazon-four-domains": behaviors.markets,
     "census-income": labeled.census_income,
     "ml-1m": behaviors.clicks_and_ratings,
     "retailrocket-multibehavior": behaviors.retailrocket,
@@ -98,7 +99,7 @@ def scored(arm: arms.Arm, params: Any, x: np.ndarray) -> np.ndarray:
 def measured(config: Any) -> records.Record:
     """Tunes and trains every arm, judges it and writes the record."""
     began, rows = time.perf_counter(), loaded(config)
-    tuner = arms.Tuner(rows, config.num_steps, config.batch, config.seeds)
+    tuner = arms.Tuner(rows, config.num_steps, config.batch, config.seeds, config.hardware.devices)
     made, choices, ready = arms.made(len(rows.tasks), rows.chain), {}, {}
     with progress.bar("multi_task", len(made)) as update:
         for name, arm in made.items():

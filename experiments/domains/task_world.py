@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 from metajax.data.worlds.correlated import CorrelatedTasks, labeled
 from metajax.models import experts
 from metajax.optim import balance
-from metajax.results import intervals, ledger, plots, records
+from metajax.results import intervals, ledger, plots, records, tables
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.updates import optimizer
 from metajax.types import Params
 
@@ -36,7 +35,6 @@ from .task_arms import (
 
 RHOS = (0.0, 0.5, 1.0)
 RANDOM = "second task random"
-WAYS = ("mean", "uncertainty", "pcgrad")
 
 
 def made() -> dict[str, Arm]:
@@ -112,7 +110,8 @@ def measured(config: Any) -> records.Record:
     with progress.bar("multi_task", len(arms) * len(places)) as update:
         for name, arm in arms.items():
             for scenario, world in places.items():
-                given = (recipe(arm, rate), sample, world, keys, config.num_steps)
+                how = on_devices(config.hardware.devices, recipe(arm, rate), split_by_compiler)
+                given = (how, sample, world, keys, config.num_steps)
                 found[scenario, name] = loop.fit(*given, block=200).params["model"]
                 update(len(found), {})
             print(f"{name}: trained", flush=True)
@@ -144,45 +143,38 @@ def measured(config: Any) -> records.Record:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table of each world, and saves the error over rho."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    told = lambda r: f"{r.mean:+.4f} [{r.low:+.4f}, {r.high:+.4f}]"
     for scenario in record.extra["scenarios"]:
         metric = "first" if scenario == RANDOM else "both"
         get = lambda arm, s=scenario, m=metric: record.of(s, arm, records.ALL, m)
         what = "of the first task" if metric == "first" else "mean of both tasks"
-        shown = Table(title=f"{scenario}: share of variance not explained, {what}")
-        shown.add_column("arm", no_wrap=True)
-        for head in ("error", f"minus {BOTTOM}", f"minus {ONE}", f"minus {MANY}", "parameters"):
-            shown.add_column(head, justify="right", no_wrap=True)
+        heads = ("arm", "error", f"minus {BOTTOM}", f"minus {ONE}", f"minus {MANY}", "parameters")
+        rows = []
         for arm in record.arms:
             mean = intervals.mean_interval(intervals.mean_of_seeds(get(arm.name)))
             gaps = [
-                "" if arm.name == other else told(records.difference(get(arm.name), get(other)))
+                "" if arm.name == other else f"{records.difference(get(arm.name), get(other)):+.4f}"
                 for other in (BOTTOM, ONE, MANY)
             ]
-            error = f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
-            shown.add_row(arm.name, error, *gaps, f"{arm.settings['parameters']:,}")
-        console.print(shown)
+            rows.append([arm.name, f"{mean:.4f}", *gaps, f"{arm.settings['parameters']:,}"])
+        title = f"{scenario}: share of variance not explained, {what}"
+        tables.terminal(tables.Grid(title, heads, rows))
     if RANDOM in record.extra["scenarios"]:
-        console.print(cost(record))
+        tables.terminal(cost(record))
     seeds = record.config["seeds"]
     print(f"Intervals are over {seeds} training seeds, paired; all arms see the same rows.")
     picture(record, folder / "rho.png")
     print(f"plot   {folder}/rho.png")
 
 
-def cost(record: records.Record) -> Table:
+def cost(record: records.Record) -> tables.Grid:
     """What a random second task costs the first, against the second task of rho 0.5."""
-    shown = Table(title="first task: with a random second task, minus with the one of rho 0.5")
-    shown.add_column("arm", no_wrap=True)
-    shown.add_column("difference", justify="right", no_wrap=True)
+    rows = []
     for arm in record.arms:
         get = lambda scenario, a=arm.name: record.of(scenario, a, records.ALL, "first")
         gap = records.difference(get(RANDOM), get("rho 0.5"))
-        shown.add_row(arm.name, f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
-    return shown
+        rows.append([arm.name, f"{gap:+.4f}"])
+    title = "first task: with a random second task, minus with the one of rho 0.5"
+    return tables.Grid(title, ["arm", "difference"], rows)
 
 
 def picture(record: records.Record, path: pathlib.Path) -> None:
@@ -194,10 +186,10 @@ def picture(record: records.Record, path: pathlib.Path) -> None:
                 intervals.mean_interval(record.of(f"rho {r:g}", arm.name, records.ALL, "both")[0])
                 for r in rhos
             ]
-            axes.plot(rhos, [r.mean for r in rows], label=arm.name, **plots.look(i))
-            low, high = [r.low for r in rows], [r.high for r in rows]
-            axes.fill_between(rhos, low, high, color=plots.look(i)["color"], alpha=0.1, linewidth=0)
-        axes.set_xlabel("rho, the cosine of the tasks' weights")
-        axes.set_ylabel("variance not explained")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.arms))
+            plots.banded(axes, i, rhos, rows, arm.name)
+        plots.finish(
+            axes,
+            "rho, the cosine of the tasks' weights",
+            "variance not explained",
+            len(record.arms),
+        )

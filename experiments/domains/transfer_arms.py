@@ -14,6 +14,7 @@ from metajax.data.shared_users import Pair
 from metajax.data.worlds.domains import TwoDomains
 from metajax.learners.cold_start import cross_domain as crossing
 from metajax.optim import balance
+from metajax.results.groups import Kinds
 
 from . import cross_data as data
 from . import transfer_report as report
@@ -62,11 +63,15 @@ class Known(NamedTuple):
 
 
 class Domains(NamedTuple):
-    """A pair of domains: part -> its people, and how many they are; they are padded to one size."""
+    """A pair of domains: part -> its people, and how many they are; they are padded to one size.
+
+    ``groups`` are those of the test people of a log.
+    """
 
     people: dict[str, People]
     count: dict[str, int]
     known: Known
+    groups: Kinds | None = None
 
 
 def with_shots(people: People, shots: int) -> People:
@@ -135,7 +140,8 @@ def of_pair(pair: Pair, hidden: float, most: int) -> Domains:
         who = who[enough[who]]
         values = (v[who][:, part] for part in (FIRST, REST) for v in (x, y, rows.mask))
         parts[name] = People(found.profile["gram"][who], found.profile["moment"][who], *values)
-    return domains(parts, most, found.noise)
+    kinds = data.groups_of(pair, who[:most])  # the test is the last part
+    return domains(parts, most, found.noise)._replace(groups=kinds)
 
 
 Arm = Callable[[People, jax.Array, Known], jax.Array]

@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from metajax.results import intervals, plots, records, tables
+from metajax.results import groups, intervals, plots, records, tables
 
 from . import shots
 
@@ -66,6 +66,13 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     for condition in record.extra["conditions"]:
         tables.terminal(gains(record, condition))
         tables.terminal(controls(record, condition))
+    last = record.extra["conditions"][-1]
+    worst = min(record.extra["scenarios"], key=lambda s: gain(record, s, TRANSFER, last).mean)
+    title = f"{record.dataset}, {worst}, where plain transfer does worst: MSE at {told(last)}"
+    groups.show(
+        record, worst, (GATED, SCRATCH, TRANSFER), "mse", title=title, condition=last,
+        pair=(TRANSFER, SCRATCH),
+    )  # fmt: skip
     for condition in record.extra["conditions"]:
         print(summary(record, condition))
     if record.extra["rhos"]:
@@ -128,14 +135,14 @@ def over_rho(record: records.Record, path: pathlib.Path) -> None:
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(CURES):
             found = [gain(record, s, arm, condition) for s in record.extra["scenarios"]]
-            axes.plot(rhos, [g.mean for g in found], label=arm, **plots.look(i))
-            low, high = [g.low for g in found], [g.high for g in found]
-            axes.fill_between(rhos, low, high, color=plots.look(i)["color"], alpha=0.1, lw=0)
+            plots.banded(axes, i, rhos, found, arm)
         axes.axhline(0.0, color="#666666", linewidth=0.7, linestyle="--")
-        axes.set_xlabel("rho, the correlation of the two tastes")
-        axes.set_ylabel(f"transfer gain in MSE, {told(condition)}")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(CURES))
+        plots.finish(
+            axes,
+            "rho, the correlation of the two tastes",
+            f"transfer gain in MSE, {told(condition)}",
+            len(CURES),
+        )
 
 
 def over_pairs(record: records.Record, path: pathlib.Path) -> None:

@@ -1,10 +1,10 @@
 """Every data set under one protocol: item mean, bias and fold-in, in closed form.
 
-What can be had without meta-training, where users and items are new. Four quadrants (warm,
-user-cold, item-cold, both-cold) after MeLU, its published states where a table has them; logs too
-thin for 10 query rows get 5 or 2, and those without enough tasks in each quadrant are cut by user
-alone. Judged by MAE, and by ranking the query rows and, for at most 500 tasks, the full catalogue
-(of cold items in item-cold tasks).
+What can be had without meta-training, where users and items are new. There are four quadrants, as
+in MeLU (warm, user-cold, item-cold, both-cold), with its published cold users and items where a
+data set has them. Logs too thin for 10 query rows get 5 or 2; those without enough tasks in each
+quadrant are cut by user alone. Measures are MAE, and the ranking of the query rows and, for at most
+500 tasks, of the full catalogue (in item-cold tasks, of the cold items).
 
 Run: python -m experiments datasets
 Published: none under this protocol.

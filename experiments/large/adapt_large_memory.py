@@ -23,8 +23,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import optax
-from rich.console import Console
-from rich.table import Table
 
 from metajax import benchmark, losses, tree
 from metajax.adapters.conditions import film_context, soft_prompt
@@ -33,7 +31,7 @@ from metajax.benchmark.baselines import state_bytes
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
 from metajax.models.transformer import Shape
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Output, Positive, Presets, replace
 from metajax.training import journal, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Params
@@ -47,13 +45,13 @@ LOW = tree.matching("attention/(query|value)/kernel")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     num_layers: Positive = 12
     """Blocks of the backbone."""
     width: Positive = 512
-    """Its width; its gated MLPs have four times as much."""
+    """Width of the backbone; its gated MLPs have four times as much."""
     num_items: Positive = 1000
     """Items, embedded beside the blocks."""
     rank: Positive = 2
@@ -65,7 +63,7 @@ class Config:
     few: Positive = 16
     """Tasks of the smaller outer step."""
     many: Positive = 256
-    """Tasks of the larger one."""
+    """Tasks of the larger outer step."""
     chunk: Positive = 4
     """Number of tasks computed at a time."""
     rows: Positive = 2
@@ -198,16 +196,14 @@ def show(record: records.Record) -> None:
     """Prints what is planned and stored, the ratios that the claim rests on, and the peaks."""
     facts, config = record.extra, record.config
     ways, backbone = facts["ways"], facts["stored"]["backbone"]
-    table = Table(title=f"One outer step, a backbone of {backbone / 4e6:.1f} M parameters, MB")
-    table.add_column("adapts", no_wrap=True)
-    for heading in (*ways, "many / few", "bytes per user"):
-        table.add_column(heading, justify="right")
+    title = f"One outer step, a backbone of {backbone / 4e6:.1f} M parameters, MB"
+    rows = []
     for arm in record.names():
         plan = facts["planned"][arm]
         cells = [f"{plan[way] / 1e6:,.1f}" for way in ways]
         ratio = plan[ways[1]] / plan[ways[0]]
-        table.add_row(arm, *cells, f"{ratio:.3f}", f"{facts['stored'][arm]:,}")
-    Console(width=120).print(table)
+        rows.append([arm, *cells, f"{ratio:.3f}", f"{facts['stored'][arm]:,}"])
+    tables.terminal(tables.Grid(title, ["adapts", *ways, "many / few", "bytes per user"], rows))
     for arm in record.names():
         plan = facts["planned"][arm]
         more = (plan[ways[3]] - plan[ways[2]]) / (config["few"] - config["chunk"])

@@ -2,10 +2,10 @@
 
 Sequences (`--what sequences`): a SASRec is trained on a fifth of the people and judged on the next
 item of the others; beside it stands a contrastive loss between two views of a history (cropped,
-masked, reordered, or any of these), and as a control two views of unlike people. Tasks (`--what
+masked, reordered, or any of these), and as a control two views of different people. Tasks (`--what
 tasks`): MAML is trained on a few users of a world with latent tastes; beside it stand MetaMix,
 interpolated tasks (MLTI) and mixup, and as a control MetaMix whose labels are not mixed; all are
-judged on new users whose ratings are noisier and noisier.
+judged on new users, at several levels of noise in their ratings.
 
 References: Xie et al., "CL4SRec", ICDE 2022; Yao et al., "MetaMix", ICML 2021; Yao et al., "MLTI",
 ICLR 2022; Zhang et al., "mixup", ICLR 2018.
@@ -40,8 +40,9 @@ from metajax.learners import in_context
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
-from metajax.settings import Data, Output, Positive, Presets, Share, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.contrastive import contrastive
 from metajax.transforms.mix import between_tasks, meta_mix, mixup
 from metajax.types import Episode, MetaLearner, Params, UserError
@@ -60,10 +61,11 @@ LISTS, TASKS = "next item", "new users"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
+    hardware: Hardware = Hardware()
     what: Literal["sequences", "tasks"] = "sequences"
     """Histories of a data set, or tasks of a world of latent tastes."""
     share: Share = 0.2
@@ -71,9 +73,9 @@ class Config:
     window: Positive = 50
     """Items that the sequence model reads."""
     width: Positive = 64
-    """Its width."""
+    """Width of the sequence model."""
     num_layers: Positive = 2
-    """Its blocks."""
+    """Blocks of the sequence model."""
     epochs: Positive = 40
     """Passes over the histories trained on."""
     batch: Positive = 32
@@ -137,6 +139,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
         episodes = jax.vmap(draw)(jax.random.split(key, of.batch))
         return jax.tree.map(lambda x: x[None], episodes)
 
+    recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     valid = histories.held_out(data, of.window, 2)
 
     def validate(params: Params) -> jax.Array:
@@ -146,7 +149,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
 
     with progress.bar(arm, num_steps) as update:
         fitted = loop.fit(
-            loop.recipe(learner, tx), sample, windows, jax.random.key(seed)[None], num_steps,
+            recipe, sample, windows, jax.random.key(seed)[None], num_steps,
             block=min(5 * per_epoch, num_steps), validate=validate, report=update,
         )  # fmt: skip
     told = {"best_step": int(fitted.best_step[0]), "valid": float(-fitted.history["valid"].min())}
@@ -237,8 +240,9 @@ def of_tasks(config: Config):
         seeds = jnp.stack([jax.random.key(seed) for seed in range(config.seeds)])
         with progress.bar(arm, config.num_steps) as update:
             found = loop.fit(
-                loop.recipe(learner, optax.adam(5e-3)), sample, trained_on, seeds,
-                config.num_steps, block=50, validate=validate, report=update,
+                on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3))),
+                sample, trained_on, seeds, config.num_steps, block=50, validate=validate,
+                report=update,
             )  # fmt: skip
         fitted[arm], seconds[arm] = (learner, found.params), found.seconds
         settings[arm] = {"best_step": found.best_step.tolist()}
@@ -300,8 +304,7 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         if arm != NONE:
             gap = records.difference(get(arm), get(NONE))
-            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            print(f"{metric}, {condition}: {arm} - {NONE}: {told}")
+            print(f"{metric}, {condition}: {arm} - {NONE}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (condition, metric))
     return record

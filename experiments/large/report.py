@@ -99,7 +99,7 @@ def show(
         for condition, metric in columns:
             scores = record.scores.get(records.Key(record.scenario, arm.name, condition, metric))
             r = None if scores is None else records.interval(scores, metric)
-            cells.append(f"{r.mean:.4f} [{r.low:.4f}, {r.high:.4f}]" if r else "")
+            cells.append(f"{r:.4f}" if r else "")
         sizes = [f"{arm.bytes_per_task or 0:,}"] * sized
         rows.append([*cells, f"{arm.seconds or 0.0:.0f}", *sizes])
     heads = ["arm", *heads, "seconds", *["bytes per user"] * sized]

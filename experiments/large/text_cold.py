@@ -41,7 +41,7 @@ NUM_QUERY = 50
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
@@ -207,7 +207,7 @@ def main(config: Config) -> records.Record:
     for metric in ("ndcg@5", "mae"):
         for a, b in pairs:
             gap = records.difference(get(arm=a, metric=metric), get(arm=b, metric=metric))
-            print(f"{metric}: {a} - {b}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+            print(f"{metric}: {a} - {b}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, columns[0])
     return record

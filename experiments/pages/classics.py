@@ -29,14 +29,14 @@ SETTINGS = tuple(f"{ways}-way {shots}-shot" for ways in (5, 20) for shots in (1,
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the page can be told."""
+    """Settings of the page."""
 
     preset: Preset = "paper"
-    """Nothing is run that has a size."""
+    """Has no effect here: nothing is run."""
     out: pathlib.Path = ROOT / "docs" / "classics.md"
     """The page."""
     project: bool = False
-    """Count the projection's operations and kernels anew, in minutes; else the page's stand."""
+    """Count the projection's operations and kernels anew (minutes); else the page keeps its own."""
     from_records: bool = False
     """Print the README's block, and write nothing."""
 
@@ -97,7 +97,7 @@ def sinusoid_table(stems: Sequence[str], steps: int) -> str:
             r = report.interval(scores, sinusoid_report.METRIC)
             published = quoted.get(f"{scenario}|{arm}", "")
             theirs = f" ({published})" if published else ""
-            ours = f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]"
+            ours = f"{r:.3f}"
             cells.append(("a task diverged" if np.isinf(r.mean) else ours) + theirs)
         lines.append("| " + " | ".join([arm, *cells]) + " |")
     return "\n".join(lines)

@@ -5,7 +5,6 @@ Run: python -m experiments decision_tables
 
 import argparse
 import re
-from typing import Any
 
 from metajax import places
 from metajax.results import records, tables
@@ -23,11 +22,6 @@ PAGE = places.documents() / "decisions.md"
 VALUES = places.documents() / "off_policy.md"
 
 
-def gap_of(gap: Any) -> str:
-    """A difference with its interval, as tables have it."""
-    return f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
-
-
 def bandit(record: records.Record) -> str:
     """Rewards of each arm in each world, and what the target says of them."""
     first, out = record.extra["first"], []
@@ -40,7 +34,7 @@ def bandit(record: records.Record) -> str:
             means = (f"{get(arm.name, n).mean():.3f}" for n in first)
             gaps = [records.difference(get(arms.META, n), get(arm.name, n)) for n in (10, 50)]
             own = arm.name == arms.META
-            rows.append((arm.name, *means, *(("", "") if own else map(gap_of, gaps))))
+            rows.append((arm.name, *means, *(("", "") if own else (f"{gap:+.3f}" for gap in gaps))))
         people = get(arms.META, 5).shape[1]
         title = f"{world}: mean reward of a round, in {told['unit']}; {people} new users, "
         title += f"{record.config['seeds']} seeds; META is the meta-learned prior with Thompson"
@@ -57,7 +51,7 @@ def loop(record: records.Record) -> str:
     for arm in record.arms:
         own = get(arm.name, records.ALL)
         gap = records.difference(get(feedback_loop.WHOLE, records.ALL), own)
-        told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        told = f"{gap:+.4f}"
         means = (f"{get(arm.name, p).mean():.4f}" for p in parts)
         rows.append((arm.name, *means, "" if arm.name == feedback_loop.WHOLE else told))
     heads = (
@@ -94,7 +88,13 @@ TRUST = (
     "adversarial-domains",
     "federated-ml-1m", "private-ml-1m",
 )  # fmt: skip
-"""The records of two rooms, of which each is to take no longer than a person waits."""
+STREAMS = (
+    "online-ml-100k", "online-ml-1m", "online-movietweetings-100k", "online-online-retail",
+    "online-retailrocket-multibehavior", "online-peer", "online_meta-drift", "online_meta-ml-100k",
+    "online_meta-ml-1m", "online_meta-movietweetings-100k", "online_meta-online-retail",
+    "update_rule",
+)  # fmt: skip
+"""The records of three rooms, of which each is to take no longer than a person waits."""
 
 
 def minutes(names: tuple[str, ...]) -> dict[str, float]:

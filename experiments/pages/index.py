@@ -111,7 +111,7 @@ def rows(record: report.Record) -> list[str]:
                 record.dataset,
                 scenario.replace("_", "-"),
                 arm,
-                f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]",
+                f"{mean:.4f}",
                 *against,
                 f"{gap.mean:+.4f}{'' if told == tables.TASTE else f' ({told})'}",
                 _signed(record.of(scenario, arm, "k=0", "mae"), mine)

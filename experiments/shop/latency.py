@@ -41,7 +41,7 @@ K = 20
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     num_items: Positive = 1_000_000
@@ -55,11 +55,11 @@ class Config:
     events: int = 3
     """New events of a request."""
     probes: tuple[Positive, ...] = (8, 32, 128)
-    """Lists that the inverted file looks into, of 2,048; one arm each."""
+    """Number of the 2,048 lists that the inverted file searches; one arm for each."""
     approximate: bool = True
     """Measure the inverted file too; needs faiss-cpu."""
     seed: int = 0
-    """Of catalogue and requests."""
+    """Seed of catalogue and requests."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_items": 50_000, "num_users": 5_000, "requests": 200},

@@ -49,7 +49,7 @@ WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     num_users: Positive = 1_430_000
@@ -59,9 +59,9 @@ class Config:
     batch: Positive = 256
     """Tasks per step."""
     rounds: Positive = 12
-    """Calls of 50 steps timed of each way, in turns."""
+    """Timed calls of each way, 50 steps each, in turns."""
     seed: int = 0
-    """Of shop, order and training."""
+    """Seed of shop, order and training."""
     in_time: bool = False
     """Play the log in order of time too, predicting first and learning then."""
 

@@ -36,7 +36,7 @@ TOO_LONG = {("W2", 5), ("W2q15", 5), ("W2q15", 1), ("W3", 5), ("W4", 5), ("W4h",
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the benchmark can be told."""
+    """Settings of the benchmark."""
 
     workload: tuple[str, ...] = ()
     """Workloads: W1, W2, W2q15, W3, W4, W4h; by default W1 to W3, and W4 on a graphics card; or

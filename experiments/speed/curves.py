@@ -36,7 +36,7 @@ CHUNK = 256
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the curves can be told."""
+    """Settings of the curves."""
 
     inner_steps: tuple[Positive, ...] = (1, 5, 10, 20, 50)
     """Inner steps, at 25 tasks."""

@@ -1,7 +1,7 @@
 """Speed of a pretrained language model: reading, writing, scoring titles, searching a catalogue.
 
-Each is timed by the wall and in processor time; the latter is that of a quiet machine, where other
-programs do not wait for the same cores. The last column divides it by the cores, as if all of them
+Each is timed by the clock and in processor time; processor time hardly depends on what else the
+machine does. The last column divides it by the cores, as if all of them
 did their share: what a quiet machine reaches at best. Programs take parameters and tree as
 arguments; compiling is not counted and is printed apart.
 
@@ -21,13 +21,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax import benchmark
 from metajax.models.language import constrained, decoder, pretrained
 from metajax.models.language.pretrained import Pretrained
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Output, Positive, Presets
 
 from ..large import report as large_report
@@ -42,7 +40,7 @@ WORDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     checkpoint: pathlib.Path = pathlib.Path(pretrained.NAME)
@@ -56,9 +54,9 @@ class Config:
     catalogue: Positive = 1_000
     """Titles that the search may write."""
     beam: Positive = 50
-    """Titles that it keeps."""
+    """Titles that the search keeps."""
     repeats: Positive = 5
-    """Times that each is timed."""
+    """How often each is timed."""
 
     PRESETS: ClassVar[Presets] = {"quick": {"repeats": 2, "beam": 10, "catalogue": 100}}
 
@@ -134,21 +132,17 @@ def run(config: Config) -> records.Record:
 def show(record: records.Record) -> None:
     """Prints the rates, by the best call: another program can only add to a time."""
     machine = record.extra["machine"]
-    table = Table(title=f"{record.config['checkpoint']}, {machine['parameters']:,} parameters")
+    title = f"{record.config['checkpoint']}, {machine['parameters']:,} parameters"
     heads = ("seconds", "processor s", "a second", "a processor second", "quiet machine, a second")
-    for head in ("", "of", *heads, "first call"):
-        table.add_column(head, justify="left" if head in ("", "of") else "right")
+    rows = []
     for arm in record.names():
         get = lambda metric, arm=arm: float(record.of("calls", arm, "one by one", metric).min())
         wall, processor, count = get("seconds"), get("processor seconds"), machine["tokens"][arm]
         what = "titles kept" if arm == SEARCH else "tokens"
         rates = (count / wall, count / processor, count / processor * machine["cores"])
         cells = [f"{wall:.2f}", f"{processor:.2f}", *(f"{rate:,.0f}" for rate in rates)]
-        table.add_row(arm, f"{count} {what}", *cells, f"{get('first'):.1f} s")
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 130)
-    console.print(table)
+        rows.append([arm, f"{count} {what}", *cells, f"{get('first'):.1f} s"])
+    tables.terminal(tables.Grid(title, ("", "of", *heads, "first call"), rows, 2))
     memory = record.peak_memory["host_mb"] / 1e3
     print(
         f"{machine['cores']} cores at load {machine['load'][0]:.1f}; loaded in "

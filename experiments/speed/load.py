@@ -10,7 +10,7 @@ Run: python -m experiments load              (the extra `serve`)
      python -m experiments load --from-records prints the stored table.
 Published: none. The aim is 10 ms at the 99th percentile above HTTP alone, on two cores.
 Deviates: the catalogue is drawn, in clusters and without; the clients run on the same cores as the
-server; wall times are those of the machine as it was, with its load in the record, and the server's
+server; wall times depend on what else the machine did (its load is in the record), and the server's
 processor time per request stands beside them.
 """
 
@@ -53,7 +53,7 @@ STARTS = 600.0  # seconds that a server may take to start
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     num_items: Positive = 1_000_000
@@ -67,7 +67,7 @@ class Config:
     kinds: tuple[Kind, ...] = ("clustered", "spread")
     """How the items lie: around a thousand centers, or with a falling spectrum."""
     seed: int = 0
-    """Of catalogue and requests."""
+    """Seed of catalogue and requests."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_items": 100_000, "requests": 50, "kinds": ("clustered",)},

@@ -25,7 +25,7 @@ from .device_worker import BF16, FLOAT32, TF32
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the comparison can be told."""
+    """Settings of the comparison."""
 
     workload: tuple[str, ...] = ("W1", "W2", "W3", "W4")
     """Workloads."""

@@ -43,7 +43,7 @@ _CALLS = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the profile can be told."""
+    """Settings of the profile."""
 
     workload: tuple[str, ...] = ("W2", "W3")
     """Workloads."""

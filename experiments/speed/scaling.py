@@ -3,12 +3,12 @@
 Users as in the third speed workload (256 features, a 64-64-1 head that adapts in one step, support
 of 64, query of 10), 32 a device. Each way runs in processes of its own, pinned, all in turns; two
 processes talk over the loopback (gloo). Beside the wall time stands the processor time, which a
-busy machine leaves alone, and the bytes that a step sends, read off the compiled program.
+busy machine hardly changes, and the bytes that a step sends, read from the compiled program.
 
 Run: python -m experiments scaling
      python -m experiments scaling --from-records prints the stored table.
 Published: none.
-Deviates: the two cores share their memory and, on a busy machine, other work: the load is told.
+Deviates: the two cores share their memory and, on a busy machine, other work; the load is recorded.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ WALL, PROCESSOR = "wall ms a step", "processor ms a step"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     tasks: Positive = 32
     """Tasks per device and step."""

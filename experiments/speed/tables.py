@@ -30,7 +30,7 @@ WIDTH, TASKS, SHOTS = 64, 32, 10
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the comparison can be told."""
+    """Settings of the comparison."""
 
     items: tuple[Positive, ...] = (10_000, 100_000, 1_000_000)
     """Rows of the table."""

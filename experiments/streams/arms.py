@@ -71,7 +71,7 @@ def batched(plan: Plan, player: Player, begin: Warm, stop: int, rate: float = 0.
     for _ in range(plan.passes):
         state = player(rate, begin, part, state).state
     assert state is not None
-    tables = mf.Tables(state.user.table, state.item.table)
+    tables = mf.learned(rows.adagrad(rate), state, plan.events.num_users)
     return begin._replace(tables=settled(plan, tables, stop))
 
 

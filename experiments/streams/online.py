@@ -2,15 +2,16 @@
 
 A log is played in order of time. Its first half is a warm-up, whose second half chooses rates; then
 every event is predicted first and learned from afterwards. All factor models begin with the same
-tables. Losses are of events, intervals draw users with all their events; the fitness F is each
-user's loss over that of biases learned online, as geometric mean and as share of users below 1.
+tables. Losses are means over events, and intervals resample users with all their events. The
+fitness F is each user's loss divided by that of biases learned online; printed are its geometric
+mean and the share of users below 1.
 
 References: McMahan et al., KDD 2013; Duchi et al., JMLR 2011; Gama et al., 2013; Kalman, 1960.
 Run: python -m experiments online --dataset ml-100k
      python -m experiments online --dataset ml-100k --from-records prints the stored table.
      python -m experiments online --peer  plays river's factorizations beside ours.
 Published: none under this protocol.
-Deviates: of what is only known to have happened, each event has one drawn item beside it.
+Deviates: in a log without ratings, each event has one randomly drawn item beside it, of label 0.
 """
 
 import dataclasses
@@ -25,14 +26,13 @@ from metajax.data.sources import named
 from metajax.online import events, scores, timelines
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share
-from metajax.training import journal
 
 from . import arms, peer, show
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data("ml-100k")
@@ -41,9 +41,9 @@ class Config:
     dim: Positive = 8
     """Factors of users and items."""
     passes: Positive = 4
-    """Over the warm-up, and over the window of a retrain."""
+    """Passes over the warm-up, and over the window of a retrain."""
     seeds: Positive = 3
-    """Of the tables' first values."""
+    """Number of seeds, which draw the tables' first values."""
     most_events: int = 0
     """Events of the log that are played, from the first on; 0 is all."""
     peer: bool = False
@@ -221,12 +221,12 @@ def measured(config: Config) -> records.Record:
     edges = np.linspace(0, len(stream) - start - 1, 41).astype(int)[1:]
     roles = dict.fromkeys(losses, records.METHOD)
     roles |= dict.fromkeys((arms.FROZEN, arms.BIASES, arms.RETRAIN), records.BASELINE)
-    record = records.made(
-        "online", config, records.arms_of(losses, roles=roles, settings=bench.settings),
+    return benchmark.kept(
+        f"online-{name}", "online", config,
+        records.arms_of(losses, roles=roles, settings=bench.settings),
         kept(name, plan, losses) | kept(f"{name}{show.SHUFFLED}", mixed, control),
-        scenario=name, opened=(opened,), peak_memory=journal.peak_memory(),
+        began=began, scenario=name, opened=(opened,),
         data=records.Data(name, "", stream.num_users, stream.num_items, len(stream)),
-        seconds={"total": time.perf_counter() - began},
         extra={
             show.EVENTS_OF: counts(plan), f"{show.EVENTS_OF}{show.SHUFFLED}": counts(mixed),
             "curves": {arm: scores.over_time(first(arm).mean(axis=0)).tolist() for arm in losses},
@@ -234,20 +234,11 @@ def measured(config: Config) -> records.Record:
             "new": [_new(stream.user, start), _new(stream.item, start)],
         },
     )  # fmt: skip
-    return written(config, f"online-{name}", record)
 
 
 def _new(index: np.ndarray, start: int) -> float:
     """The share of the test's events whose user, or item, the warm-up has not."""
     return float(np.mean(~np.isin(index[start:], index[:start])))
-
-
-def written(config: Any, name: str, record: records.Record) -> records.Record:
-    """The record, written into its folder, and published if asked."""
-    records.write(config.output.folder(name), name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
@@ -271,10 +262,7 @@ def main(config: Config) -> records.Record:
     if config.peer:
         return peer.main(config)
     name = f"online-{named.short_name(config.data.dataset)}"
-    folder = config.output.folder(name)
-    record = records.stored(name) if config.output.from_records else measured(config)
-    report(record, folder)
-    return record
+    return benchmark.shown(name, config, measured, report)
 
 
 if __name__ == "__main__":

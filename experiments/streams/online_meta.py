@@ -1,9 +1,9 @@
 """Tasks in time: does online meta-learning beat online learning without meta, and what is kept?
 
-Users come in order of time, each a task with the few events known so far, and come back. All arms
-begin with what the same warm-up gives, at the same number of outer steps; each then predicts the
-queries of a round, and learns from the tasks that have ended. On logs a task's loss is set beside
-that of a closed form; on drifting worlds beside the Bayes tracker's.
+Users arrive in order of time and come back; each visit is a task with the few events known so far.
+All arms start from a warm-up with the same number of outer steps; then each predicts the queries of
+a round, and learns from the tasks that have ended. A task's loss is compared on logs with that of a
+closed form, on drifting worlds with that of the Bayes tracker.
 
 References: Finn et al., ICML 2019 (FTML); Acar et al., ICML 2021 (MOML); Sun et al., SIGIR 2021
 (FORM); Gupta et al., NeurIPS 2020 (La-MAML); Lopez-Paz, Ranzato, NeurIPS 2017 (backward transfer).
@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.data.sources import named
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Share
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
 
 from . import task_logs, task_report, worlds
 from .task_arms import Sizes
@@ -31,16 +31,17 @@ WORLDS = "drift"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(WORLDS)
+    hardware: Hardware = Hardware()
     warm_up: Share = 0.3
     """Share of a log's tasks before the test; their last third chooses rates."""
     num_support: Positive = 10
     """Events that a task of a log adapts on, at most."""
     num_query: Positive = 10
-    """Events that it is asked."""
+    """Events that a task of a log is judged on."""
     first: Positive = 5
     """Events known of a user when they are first asked about."""
     tasks_of_user: Positive = 6
@@ -56,9 +57,9 @@ class Config:
     streams: Positive = 12
     """Streams drawn of each world."""
     world_tasks: Positive = 500
-    """Tasks of a stream behind its calm beginning."""
+    """Tasks of a stream after its calm beginning."""
     calm: Positive = 150
-    """Tasks of that beginning, in which nothing drifts: the warm-up."""
+    """Tasks of the calm beginning, in which nothing drifts: the warm-up."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"streams": 3, "world_tasks": 100, "calm": 60, "train_steps": 100},
@@ -73,11 +74,10 @@ def measured(config: Config) -> records.Record:
     sizes = Sizes(batch=1, buffer=1_024, window=50, window_steps=200) if on_worlds else Sizes()
     run = worlds.run if on_worlds else task_logs.run
     parts: dict[str, Any] = run(config, sizes)
-    record = records.made(
-        "online_meta", config, parts.pop("arms"), parts.pop("scores"),
-        opened=(parts.pop("opened"),), seconds={"total": time.perf_counter() - began}, **parts,
+    return benchmark.kept(
+        name_of(config), "online_meta", config, parts.pop("arms"), parts.pop("scores"),
+        began=began, opened=(parts.pop("opened"),), **parts,
     )  # fmt: skip
-    return task_report.written(config, name_of(config), record)
 
 
 def name_of(config: Config) -> str:

@@ -7,13 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.online import factorization as mf
 from metajax.online import rows, scores, timelines
 from metajax.online.events import Events, rounds
-from metajax.results import ledger, records
+from metajax.results import ledger, records, tables
 from metajax.training import journal
 from metajax.types import UserError
 
@@ -119,6 +117,7 @@ def sides(stream: Events, dim: int) -> dict[str, tuple[Side, tuple[float, ...]]]
 
 def measured(config: Any) -> records.Record:
     """Plays both sides in one run; rates are chosen on the first tenth, before the rest is met."""
+    began = time.perf_counter()
     stream = timelines.load(config.data.dataset, config.data.data_dir)
     if config.most_events:
         stream = stream.part(0, config.most_events)
@@ -146,7 +145,8 @@ def measured(config: Any) -> records.Record:
     roles = dict.fromkeys(OURS, records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
     return records.made(
         NAME, config, records.arms_of(played, roles=roles, settings=settings), found,
-        scenario=stream.name, opened=(opened,), peak_memory=journal.peak_memory(),
+        scenario=stream.name, opened=(opened,), seconds={"total": time.perf_counter() - began},
+        peak_memory=journal.peak_memory(),
         data=records.Data(stream.name, "", stream.num_users, stream.num_items, len(stream)),
         extra={
             show.EVENTS_OF: scores.by_user(np.ones(len(user)), user).count.astype(int).tolist(),
@@ -157,25 +157,22 @@ def measured(config: Any) -> records.Record:
 
 def report(record: records.Record) -> None:
     """Prints both sides: loss, difference to river's factorization, events a second."""
-    table = Table(title=f"{record.scenario}: river {record.extra['river']} beside ours, one core")
-    for name in ("arm", "mae of an event", f"minus {MF}", "events a second", "times"):
-        table.add_column(name, justify="left" if name == "arm" else "right", no_wrap=True)
+    title = f"{record.scenario}: river {record.extra['river']} beside ours, one core"
+    heads, rows = ("arm", "mae of an event", f"minus {MF}", "events a second", "times"), []
     base = record.arm(MF).settings["events_per_second"]
     for arm in record.arms:
         speed = arm.settings["events_per_second"]
         own = show.interval(scores.mean_of_events(show.users(record, arm.name, "mae")))
         gap = show.difference(record, arm.name, MF, "mae")
         told = "" if arm.name == MF else show.interval(gap, sign=True)
-        table.add_row(arm.name, own, told, f"{speed:,.0f}", f"{speed / base:.1f}")
-    Console(width=130).print(table)
+        rows.append([arm.name, own, told, f"{speed:,.0f}", f"{speed / base:.1f}"])
+    tables.terminal(tables.Grid(title, heads, rows))
 
 
 def main(config: Any) -> records.Record:
     """The record, run or read, and its table."""
     record = records.stored(NAME) if config.output.from_records else measured(config)
     if not config.output.from_records:
-        records.write(config.output.folder(NAME), NAME, record)
-        if config.output.publish:
-            records.publish(NAME, record)
+        records.write(config.output.folder(NAME), NAME, record, config.output.publish)
     report(record)
     return record

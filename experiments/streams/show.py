@@ -5,11 +5,9 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.online import scores as found
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 EVENTS_OF = "events_of"
 """Where ``extra`` holds how many events each user of the test has."""
@@ -44,11 +42,9 @@ def interval(value: found.EventMean, sign: bool = False) -> str:
 
 def table(record: records.Record, metric: str, reference: str, baseline: str) -> None:
     """Prints each arm: loss, difference to the reference, fitness, what it cost."""
-    shown = Table(title=f"{record.scenario}: {len(record.extra[EVENTS_OF]):,} users of the test")
-    shown.add_column("arm", no_wrap=True)
-    heads = (f"{metric} of an event", f"minus {reference}", f"F to {baseline}", "share F<1")
-    for name in (*heads, "gradients an event", "us an event"):
-        shown.add_column(name, justify="right", no_wrap=name.startswith("minus"))
+    title = f"{record.scenario}: {len(record.extra[EVENTS_OF]):,} users of the test"
+    heads = ("arm", f"{metric} of an event", f"minus {reference}", f"F to {baseline}", "share F<1")
+    rows = []
     for arm in record.arms:
         own, base = users(record, arm.name, metric), users(record, baseline, metric)
         fit = found.fitness(own.total / own.count, base.total / base.count)
@@ -56,15 +52,13 @@ def table(record: records.Record, metric: str, reference: str, baseline: str) ->
         gap = "" if arm.name == reference else interval(
             difference(record, arm.name, reference, metric), sign=True
         )  # fmt: skip
-        shown.add_row(
+        rows.append([
             arm.name, interval(found.mean_of_events(own)), gap,
             f"{fit.geometric:.3f}", f"{fit.below:.2f}",
             f"{cost.get('gradients_per_event', 0.0):.2f}", f"{cost.get('us_per_event', 0.0):.2f}",
-        )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 170)
-    console.print(shown)
+        ])  # fmt: skip
+    heads = (*heads, "gradients an event", "us an event")
+    tables.terminal(tables.Grid(title, heads, rows))
 
 
 def over_time(
@@ -85,11 +79,8 @@ def over_time(
             axes.plot(x, values, label=arm, markevery=max(1, len(values) // 6), **plots.look(i))
         if minus:
             axes.axhline(0.0, color="#666666", linewidth=0.7)
-        axes.set_xlabel("time" if times else "stretch of the stream")
-        axes.set_ylabel(label)
         axes.tick_params(axis="x", rotation=30)
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(arms))
+        plots.finish(axes, "time" if times else "stretch of the stream", label, len(arms))
 
 
 def _dates(times: list[int]) -> list[datetime.datetime]:

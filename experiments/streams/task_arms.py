@@ -18,6 +18,7 @@ from metajax.online.meta import AskedTasks, meta
 from metajax.online.prequential import Online
 from metajax.online.updaters import Updater
 from metajax.results import records
+from metajax.training.devices import split_over
 from metajax.types import Episode, MetaLearner, Model, Params
 
 SCRATCH, BASE, BEST = "from scratch", "means so far", "Bayes tracker"
@@ -137,11 +138,15 @@ def gradients(name: str, sizes: Sizes) -> float:
 
 
 class Trainer:
-    """Offline training of one learner on the tasks of a warm-up, compiled once for each size."""
+    """Offline training of one learner on the tasks of a warm-up, compiled once for each size.
 
-    def __init__(self, learner: MetaLearner, num_steps: int, batch: int):
+    Args:
+      devices: that the ``batch`` tasks of an outer step are split over.
+    """
+
+    def __init__(self, learner: MetaLearner, num_steps: int, batch: int, devices: int = 1):
         self.learner, tx = learner, optax.adam(optax.cosine_decay_schedule(1e-2, num_steps))
-        descend = updaters.descend(learner, tx, num_steps, batch)
+        descend = updaters.descend(learner, tx, num_steps, batch, split_over(devices))
         take = lambda params, tasks, count, key: descend(
             params, tx.init(params), Kept(tasks, count), key
         )
@@ -152,7 +157,8 @@ class Trainer:
         key_init, key = jax.random.split(jax.random.key(seed))
         params = self.learner.init(key_init, jax.tree.map(lambda x: x[0], tasks))
         padded = jax.tree.map(_to_power, tasks)
-        return self._take(params, padded, jnp.asarray(count, jnp.int32), key)
+        found = self._take(params, padded, jnp.asarray(count, jnp.int32), key)
+        return jax.device_put(found, jax.devices()[0])  # streams are played on one device
 
 
 def _to_power(x: jax.Array) -> jax.Array:

@@ -12,7 +12,6 @@ from metajax.models.towers import vector_mlp
 from metajax.online import events, scores, tasks, timelines, warm
 from metajax.online.tasks import Schedule, Tasks
 from metajax.results import ledger, records
-from metajax.training import journal
 from metajax.types import Episode, UserError
 
 from . import show, task_arms
@@ -99,7 +98,9 @@ class Bench:
             BASE, lambda rate, given: task_arms.means_so_far(ITEM_MEAN), BLOCK
         )
         self.trainers = {
-            kind: task_arms.Trainer(learner, config.train_steps, sizes.batch)
+            kind: task_arms.Trainer(
+                learner, config.train_steps, sizes.batch, config.hardware.devices
+            )
             for kind, learner in self.learners.items()
         }
         self.inner = 0.05
@@ -205,7 +206,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
             settings=settings, bytes_per_task={arm: settings[arm]["bytes"] for arm in arms},
         ),
         "scores": {key: np.stack(rows)[:, there] for key, rows in kept.items()},
-        "scenario": name, "opened": opened, "peak_memory": journal.peak_memory(),
+        "scenario": name, "opened": opened,
         "data": records.Data(name, "", users, log.stream.num_items, len(log.stream)),
         "extra": {
             show.EVENTS_OF: {group: count(chosen) for group, chosen in groups.items()}

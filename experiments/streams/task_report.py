@@ -1,14 +1,11 @@
 """Tables and pictures of ``online_meta``."""
 
 import pathlib
-from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.online import scores
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 from . import show, task_arms, task_logs, worlds
 
@@ -16,14 +13,6 @@ LINES = [
     task_arms.PLAIN_FROZEN, task_arms.PLAIN, task_arms.PLAIN_ALL, task_arms.FROZEN,
     task_arms.STEP, task_arms.WINDOW, task_arms.FTML, task_arms.MOML,
 ]  # fmt: skip
-
-
-def written(config: Any, name: str, record: records.Record) -> records.Record:
-    """The record, written into its folder, and published if asked."""
-    records.write(config.output.folder(name), name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
@@ -34,33 +23,20 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         of_log(record, folder)
 
 
-def _console(width: int) -> Console:
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, width)
-    return console
-
-
 def of_worlds(record: records.Record, folder: pathlib.Path) -> None:
     """Each world: loss, regret to the tracker, fitness, excess after jumps; a plot over time."""
     for world in record.extra["worlds"]:
         get = lambda arm, part=records.ALL, w=world: record.of(w, arm, part, "mse")
-        table = Table(title=f"{world}: mean squared error of {get(task_arms.BEST).size} streams")
+        title = f"{world}: mean squared error of {get(task_arms.BEST).size} streams"
         heads = ("all tasks", "regret to the tracker", f"minus {task_arms.PLAIN}", "first 50")
-        table.add_column("arm", no_wrap=True)
-        for head in (*heads, "last 100", "after a jump", "F to no meta", "gradients", "KB"):
-            table.add_column(head, justify="right")
-        for arm in record.arms:
-            row = _world_row(record, world, arm)
-            if row:
-                table.add_row(arm.name, *row)
-        _console(190).print(table)
+        heads = ("arm", *heads, "last 100", "after a jump", "F to no meta", "gradients", "KB")
+        found = [(arm.name, _world_row(record, world, arm)) for arm in record.arms]
+        tables.terminal(tables.Grid(title, heads, [[name, *row] for name, row in found if row]))
         if world == "still":
             late = records.difference(
                 get(task_arms.FTML, worlds.LAST), get(worlds.OFFLINE, worlds.LAST)
             )
-            told = f"{late.mean:+.4f} [{late.low:+.4f}, {late.high:+.4f}]"
-            print(f"independent tasks, last 100: FTML minus {worlds.OFFLINE}: {told}")
+            print(f"independent tasks, last 100: FTML minus {worlds.OFFLINE}: {late:+.4f}")
         place = folder / f"over-time-{world.replace(' ', '-')}.png"
         _curves(record.extra["curves"][world], place, "regret to the Bayes tracker", "tasks")
     for world in ("jumps", "walk and jumps"):
@@ -75,7 +51,6 @@ def _world_row(record: records.Record, world: str, arm: records.Arm) -> list[str
     key = lambda part, name=arm.name: records.Key(world, name, part, "mse")
     if key(worlds.LAST) not in record.scores:
         return []
-    told = lambda r, sign="": f"{r.mean:{sign}.3f} [{r.low:{sign}.3f}, {r.high:{sign}.3f}]"
     mean = lambda part: f"{np.mean(record.scores[key(part)]):.3f}"
     if key(records.ALL) not in record.scores:
         return ["", "", "", "", mean(worlds.LAST), "", "", "", ""]
@@ -85,8 +60,8 @@ def _world_row(record: records.Record, world: str, arm: records.Arm) -> list[str
     after = f"{np.nanmean(jump):.3f}" if np.isfinite(jump).any() else ""
     fit = scores.fitness(own[0], record.scores[key(records.ALL, task_arms.PLAIN_FROZEN)][0])
     return [
-        f"{own.mean():.3f}", told(records.difference(own, best), "+"),
-        told(records.difference(own, plain), "+"), mean(worlds.EARLY), mean(worlds.LAST), after,
+        f"{own.mean():.3f}", f"{records.difference(own, best):+.3f}",
+        f"{records.difference(own, plain):+.3f}", mean(worlds.EARLY), mean(worlds.LAST), after,
         f"{fit.geometric:.3f}", f"{arm.settings['gradients']:.1f}",
         f"{(arm.bytes_per_task or 0) / 1e3:.1f}",
     ]  # fmt: skip
@@ -103,10 +78,7 @@ def _curves(
             x = each * np.arange(1, len(values) + 1)
             axes.plot(x, values, label=arm, markevery=max(1, len(values) // 6), **plots.look(i))
         axes.set_ylim(bottom=0)
-        axes.set_xlabel(f"tasks {unit}" if each == 1 else "tasks met")
-        axes.set_ylabel(label)
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(LINES))
+        plots.finish(axes, f"tasks {unit}" if each == 1 else "tasks met", label, len(LINES))
 
 
 def users(record: records.Record, arm: str, metric: str, group: str) -> scores.UserLosses:
@@ -127,11 +99,9 @@ def of_log(record: records.Record, folder: pathlib.Path) -> None:
     metric = next(iter(record.scores)).metric
     warm, test, new = record.extra["tasks"]
     title = f"{record.scenario}: {metric} of {test:,} tasks ({new:,} new users) after {warm:,}"
-    table = Table(title=title)
-    table.add_column("arm", no_wrap=True)
     heads = ("all", f"minus {task_arms.PLAIN}", "new users", "returning", "backward transfer")
-    for head in (*heads, "F to means", "share F<1", "gradients", "ms a task", "KB"):
-        table.add_column(head, justify="right")
+    heads = ("arm", *heads, "F to means", "share F<1", "gradients", "ms a task", "KB")
+    rows = []
     for arm in record.arms:
         get = lambda group, name=arm.name: users(record, name, metric, group)
         own, base = get(records.ALL), users(record, task_arms.BASE, metric, records.ALL)
@@ -140,14 +110,14 @@ def of_log(record: records.Record, folder: pathlib.Path) -> None:
         mean = lambda group, get=get: f"{scores.mean_of_events(get(group), 1).mean:.4f}"
         back = minus(get(task_logs.NEW), get(task_logs.BACK))
         told = arm.settings
-        table.add_row(
+        rows.append([
             arm.name, show.interval(scores.mean_of_events(own)),
             "" if arm.name == task_arms.PLAIN else show.interval(minus(own, plain), sign=True),
             mean(task_logs.NEW), mean(task_logs.OLD), f"{back.mean:+.4f}",
             f"{fit.geometric:.3f}", f"{fit.below:.2f}", f"{told.get('gradients', 0):.1f}",
             f"{told.get('ms_per_task', 0):.2f}", f"{(arm.bytes_per_task or 0) / 1e3:.0f}",
-        )  # fmt: skip
-    _console(185).print(table)
+        ])  # fmt: skip
+    tables.terminal(tables.Grid(title, heads, rows))
     _told_after(record)
     lines = [arm for arm in LINES if arm != task_arms.PLAIN_FROZEN]
     show.over_time(

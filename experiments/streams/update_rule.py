@@ -34,7 +34,7 @@ from metajax.online.drift import DriftStream
 from metajax.online.meta import meta
 from metajax.online.prequential import Online
 from metajax.results import ledger, plots, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import journal
 
 from . import task_arms, worlds
@@ -57,13 +57,14 @@ class Config:
     """What the experiment can be told."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     streams: Positive = 20
     """Streams drawn of each world."""
     tasks: Positive = 400
     """Tasks of a stream behind its calm beginning."""
-    calm: Positive = 200
+    calm: Positive = 1000
     """Tasks of that beginning, which teach the baseline."""
-    train_steps: Positive = 400
+    train_steps: Positive = 2000
     """Outer steps of the baseline."""
     rate: float = 0.1
     """Of the outer steps, plain gradient descent."""
@@ -141,7 +142,7 @@ def measured(config: Config) -> records.Record:
     learner = gradient(vector_linear(), optim.learned_rates(0.05), 3)
     made = makes(config.rate, task)
     tools: dict[str, Any] = {k: Player(k, make, config.tasks) for k, make in made.items()}
-    tools["train"] = task_arms.Trainer(learner, config.train_steps, 16)
+    tools["train"] = task_arms.Trainer(learner, config.train_steps, 16, config.hardware.devices)
     kept, recovers, arms = {}, {}, {}
     for noise, sigma in NOISE.items():
         for name in worlds.WORLDS:

@@ -13,7 +13,6 @@ from metajax.models.towers import vector_linear
 from metajax.online import drift, scores
 from metajax.online.drift import DriftStream, Stream
 from metajax.results import ledger, records
-from metajax.training import journal
 from metajax.types import Episode
 
 from . import task_arms
@@ -68,14 +67,14 @@ class Bench:
       calm: tasks of the warm-up; later: those of the test.
     """
 
-    def __init__(self, sizes: Sizes, calm: int, later: int, train_steps: int):
+    def __init__(self, sizes: Sizes, calm: int, later: int, train_steps: int, devices: int = 1):
         self.calm, self.later, self.steps = calm, later, train_steps
         self.sizes = sizes
         self.learners = task_arms.learners(vector_linear(), sizes)
         self.arms = task_arms.arms(self.learners, sizes)
         self.players: dict[str, Player] = {}
         self.trainers = {
-            kind: task_arms.Trainer(learner, train_steps, 16)
+            kind: task_arms.Trainer(learner, train_steps, 16, devices)
             for kind, learner in self.learners.items()
         }
 
@@ -174,7 +173,8 @@ def _settings(
 
 def run(config: Any, sizes: Sizes) -> dict[str, Any]:
     """The parts of a record of the four worlds."""
-    bench = Bench(sizes, config.calm, config.world_tasks, config.train_steps)
+    given = (config.train_steps, config.hardware.devices)
+    bench = Bench(sizes, config.calm, config.world_tasks, *given)
     chosen = {}
     for name in WORLDS:
         chosen[name] = tuned(bench, world_of(name, config.calm))
@@ -229,6 +229,6 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
         "arms": records.arms_of(
             names, roles=roles | {OFFLINE: records.BASELINE}, settings=settings, bytes_per_task=size
         ),
-        "scores": kept, "opened": opened, "peak_memory": journal.peak_memory(),
+        "scores": kept, "opened": opened,
         "extra": {"curves": curves, "recovery": recovers, "worlds": list(WORLDS)},
     }  # fmt: skip

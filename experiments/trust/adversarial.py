@@ -10,7 +10,7 @@ control. All settings of defences are chosen on meta-validation.
 References: He et al., SIGIR 2018; Goodfellow et al., ICLR 2015; Madry et al., ICLR 2018; Ganin et
 al., JMLR 2016; Huber, 1964; Yin et al., ICML 2018; Lam and Riedl, WWW 2004.
 Run: python -m experiments adversarial --dataset ml-100k
-     python -m experiments adversarial --attack lies  tries one of the six.
+     python -m experiments adversarial --attack lies  tries one of the attacks.
 Published: none under this protocol.
 Deviates: item factors are estimated beforehand from honest ratings, so that hostile users reach the
 initialization only.
@@ -34,6 +34,7 @@ from metajax.evaluation import evaluate
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, SplitOptions, Training
 from metajax.training import journal, loop, progress, robust
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.transforms import adversarial as against
 from metajax.types import MetaLearner, Params, UserError
 
@@ -156,6 +157,7 @@ def under_hostile(
         for name in rules:
             gradient_fn = robust.aggregated(learner, RULES[name])
             recipe = loop.recipe(learner, optax.adam(config.outer_rate), gradient_fn)
+            recipe = on_devices(config.training.devices, recipe, split_by_compiler)
             for said, (kind, share) in every.items():
                 numbers = (jnp.asarray(kind), jnp.asarray(target, jnp.int32), jnp.asarray(share))
                 data = (problem.train, *numbers)
@@ -277,7 +279,7 @@ def two_domains(config: Config) -> records.Record:
     began, choices = time.perf_counter(), {"steps": config.domain_steps, "people": config.people}
     tests = ledger.checksum("two domains", config.people)
     opened = records.open_tests(config, choices, "adversarial", tests)
-    found = parts.domain_arms(config.domain_steps, config.people)
+    found = parts.domain_arms(config.domain_steps, config.people, config.training.devices)
     scores = {
         records.Key(report.DOMAINS, arm, records.ALL, metric): np.asarray(x)
         for arm, told in found.items()

@@ -13,12 +13,12 @@ from metajax.benchmark import baselines
 from metajax.data import episodes
 from metajax.evaluation import evaluate
 from metajax.learners.gradient.maml import gradient
-from metajax.learners.parts import query_loss
 from metajax.models.towers import factor_mlp
 from metajax.results import records
 from metajax.transforms import adversarial as against
+from metajax.transforms.item_table import item_table
 from metajax.transforms.robust import bisquare, cauchy, doubtful, huber
-from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+from metajax.types import MetaLearner, Params
 
 from . import adversarial_parts as parts
 from . import adversarial_report as report
@@ -150,28 +150,14 @@ def trained(
 
 
 def embedded(learner: MetaLearner, num_items: int, dim: int) -> MetaLearner:
-    """The learner whose item factors are learned too: the stored ones plus a table.
+    """The learner whose item factors are learned too: the stored ones plus a table (I, D).
 
-    Its params are ``learner`` and ``table`` (I, D), all zeros at first; a task does not adapt the
-    table.
+    Its params are ``learner`` and ``table``, all zeros at first.
     """
-
-    def seen(params: PyTree, inputs: PyTree) -> PyTree:
-        return parts.with_factors(inputs, parts.factors(inputs) + params["table"][inputs["item"]])
-
-    def init(key: jax.Array, episode: Episode) -> PyTree:
-        return {"learner": learner.init(key, episode), "table": jnp.zeros((num_items, dim))}
-
-    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        known = examples._replace(inputs=seen(params, examples.inputs))
-        return learner.adapt(params["learner"], state, known, key)
-
-    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
-        return learner.predict(params["learner"], state, seen(params, inputs))
-
-    start = lambda params, profile: learner.start(params["learner"], profile)
-    loss = query_loss(start, adapt, predict, losses.squared_error)
-    return MetaLearner(init, start, adapt, predict, loss, learner.num_gradients)
+    seen = lambda table, inputs: parts.with_factors(
+        inputs, parts.factors(inputs) + table[inputs["item"]]
+    )
+    return item_table(learner, "table", (num_items, dim), seen)
 
 
 def against_lies(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Arm]:

@@ -15,6 +15,7 @@ from metajax.evaluation.evaluate import Alteration
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import vector_linear
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.transforms import adversarial
 from metajax.transforms.adversarial import Direction
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
@@ -172,7 +173,7 @@ def hostile_sampler(problem: Any, training: Any) -> loop.Sampler:
     )
 
 
-def domain_arms(num_steps: int, people: int) -> dict[str, dict[str, jax.Array]]:
+def domain_arms(num_steps: int, people: int, devices: int = 1) -> dict[str, dict[str, jax.Array]]:
     """Arm -> metric -> (1, T) of new users of `TwoDomains`: "mse", and two classifiers' accuracy.
 
     "along" is the classifier that was trained along with the features, against whom they were.
@@ -192,7 +193,7 @@ def domain_arms(num_steps: int, people: int) -> dict[str, dict[str, jax.Array]]:
     found = {}
     for name, strength in strengths.items():
         learner = adversarial.domain_adversarial(plain, own, 8, strength)
-        recipe = loop.recipe(learner, optax.adam(3e-3))
+        recipe = on_devices(devices, loop.recipe(learner, optax.adam(3e-3)))
         fitted = loop.fit(
             recipe, loop.world_sampler(world, 32), (), jax.random.key(1)[None], num_steps
         )

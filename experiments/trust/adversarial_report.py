@@ -4,10 +4,9 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.results import plots, records
+from metajax.results.tables import Grid, terminal
 
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
 EMBEDDED, APR, APR_NOISE = "embeddings learned", "APR", "APR, random noise"
@@ -32,22 +31,15 @@ CONDITIONS = (records.ALL, *(f"lies {share:.0%}" for share in SHARES), NOISE)
 def told(x: np.ndarray, y: np.ndarray | None = None) -> str:
     """A mean, or a paired difference, with its interval over people; a star where 0 is outside."""
     if y is None:
-        mean = records.interval(x, "mae")
-        return f"{mean.mean:.4f} [{mean.low:.4f}, {mean.high:.4f}]"
+        return f"{records.interval(x, 'mae'):.4f}"
     gap = records.difference(x, y)
     star = "*" if gap.low > 0 or gap.high < 0 else ""
     return f"{gap.mean:+.4f}{star} [{gap.low:+.4f}, {gap.high:+.4f}]"
 
 
-def grid(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Table:
+def grid(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Grid:
     """A table of arms."""
-    shown = Table(title=title)
-    shown.add_column("arm", no_wrap=True)
-    for head in heads:
-        shown.add_column(head, justify="right", no_wrap=True)
-    for name, cells in rows:
-        shown.add_row(name, *cells)
-    return shown
+    return Grid(title, ["arm", *heads], [[name, *cells] for name, cells in rows])
 
 
 def arms_in(record: records.Record, room: str) -> list[str]:
@@ -63,7 +55,7 @@ def loss_kept(record: records.Record, arm: str) -> float:
     return float((of(arm, MAIN) - clean) / (of(plain, MAIN) - clean))
 
 
-def lies_table(record: records.Record) -> Table:
+def lies_table(record: records.Record) -> Grid:
     """Lying supports: errors, and what each defence costs and saves against its plain arm."""
     rows = []
     for arm in arms_in(record, LIES):
@@ -81,7 +73,7 @@ def lies_table(record: records.Record) -> Table:
     return grid("lying supports: a share of a person's ratings is the opposite", heads, rows)
 
 
-def moved_table(record: records.Record) -> Table:
+def moved_table(record: records.Record) -> Grid:
     """Moved item factors."""
     plain = PLAIN if PLAIN in record.names() else EMBEDDED
     known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == plain}
@@ -105,7 +97,7 @@ def shilling(record: records.Record) -> list[str]:
     return [k for k in hostile_kinds(record) if k.startswith(("random", "bandwagon"))]
 
 
-def hostile_table(record: records.Record) -> Table:
+def hostile_table(record: records.Record) -> Grid:
     """Hostile users in meta-training, and their effect on honest ones."""
     (honest, *kinds), rows = hostile_kinds(record), []
     for rule in arms_in(record, HOSTILE):
@@ -119,7 +111,7 @@ def hostile_table(record: records.Record) -> Table:
     return grid("hostile users in meta-training, honest new users", heads, rows)
 
 
-def domains_table(record: records.Record) -> Table:
+def domains_table(record: records.Record) -> Grid:
     """Gradient reversal in the world of two domains."""
     rows = []
     metrics = {
@@ -136,11 +128,9 @@ def domains_table(record: records.Record) -> Table:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table of an attack and saves its picture."""
-    console, room = Console(), next(iter(record.scores)).scenario
-    if not console.is_terminal:
-        console.width = max(console.width, 190)
+    room = next(iter(record.scores)).scenario
     tables = {LIES: lies_table, MOVED: moved_table, HOSTILE: hostile_table, DOMAINS: domains_table}
-    console.print(tables[room](record))
+    terminal(tables[room](record))
     print("Means [95 %] over people; differences paired by person, a star where 0 is outside.")
     if room == LIES:
         print(
@@ -169,10 +159,7 @@ def lies_picture(record: records.Record, path: pathlib.Path) -> None:
             at = [records.ALL, *(f"lies {s:.0%}" for s in SHARES)]
             means = [record.of(LIES, arm, c, "mae").mean() for c in at]
             axes.plot([0.0, *SHARES], means, label=arm, **plots.look(i))
-        axes.set_xlabel("share of a person's ratings that are the opposite")
-        axes.set_ylabel("MAE")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(names))
+        plots.finish(axes, "share of a person's ratings that are the opposite", "MAE", len(names))
 
 
 def moved_picture(record: records.Record, path: pathlib.Path) -> None:
@@ -187,10 +174,7 @@ def moved_picture(record: records.Record, path: pathlib.Path) -> None:
         for i, (arm, (clean, moved)) in enumerate(points.items()):
             style = plots.look(i) | {"linestyle": "none", "markersize": 5}
             axes.plot(clean, moved, label=arm, **style)
-        axes.set_xlabel("MAE, clean")
-        axes.set_ylabel("MAE, factors moved by 0.5")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(points))
+        plots.finish(axes, "MAE, clean", "MAE, factors moved by 0.5", len(points))
 
 
 def hostile_picture(record: records.Record, path: pathlib.Path) -> None:
@@ -214,10 +198,9 @@ def domains_picture(record: records.Record, path: pathlib.Path) -> None:
             style = plots.look(i) | {"linestyle": "none", "markersize": 5}
             axes.plot(*at, label=arm, **style)
         axes.axhline(0.5, color="#666666", linewidth=0.7)
-        axes.set_xlabel("squared error in the target domain")
-        axes.set_ylabel("accuracy of the opponent")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(known))
+        plots.finish(
+            axes, "squared error in the target domain", "accuracy of the opponent", len(known)
+        )
 
 
 PICTURES = {

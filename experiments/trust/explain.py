@@ -1,7 +1,7 @@
 """Explanations of adapted scores by a person's own ratings, and how well they can be trusted.
 
-For each person, the score of the best of their test items is explained by what it owes to each of
-their own ratings, in several ways, for a learner in closed form, one by gradients and one with
+For each person, the highest score of a test item is explained by how much each of the person's own
+ratings moved it, in several ways, for a learner in closed form, one by gradients and one with
 attention. Leaving a rating out and adapting again is the truth; random order is the floor. Judged
 by how fast the score falls as the ratings that raised it most are deleted (and rises as they are
 inserted), by the agreement of ranks with leaving one out, and, in a world where only ratings of the
@@ -36,7 +36,7 @@ from metajax.data.worlds.causes import Interests
 from metajax.explain import features, judged, support
 from metajax.results import records
 from metajax.settings import Data, Output, Positive, Presets, SplitOptions, Training
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import Episode
 
 from . import explain_arms as arms
@@ -73,7 +73,7 @@ class Config:
     world_people: Positive = 200
     """Users drawn from the world with planted causes."""
     feature_people: int = 150
-    """Of the test users, those whose item's features are explained, with SHAP and LIME."""
+    """Number of test users whose item's features are explained too, with SHAP and LIME."""
     user: str = ""
     """Tell this user of the data set why, with a picture, instead of running the experiment."""
     learner: Literal["ridge", "MAML", "attention"] = "MAML"
@@ -256,7 +256,7 @@ def measured(config: Config) -> records.Record:
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     learners = arms.of_log(problem, config, folder)
-    in_world = arms.of_world(WORLD_TASKS, config.world_steps)
+    in_world = arms.of_world(WORLD_TASKS, config.world_steps, config.training.devices)
     choices = {arm: one.settings for arm, one in learners.items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "explain")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))
@@ -284,15 +284,12 @@ def measured(config: Config) -> records.Record:
         ATTENTION: records.BASELINE,
         CLOSED: records.BASELINE,
     }
-    record = records.made(
-        "explain", config, records.arms_of(ways, roles=roles), scores,
+    return benchmark.kept(
+        f"explain-{name}", "explain", config, records.arms_of(ways, roles=roles), scores,
         scenario=f"{name}, {arms.MAML}", data=harness.data_of(problem),
-        split=harness.split_of(problem), opened=(problem.opened[-1],),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
+        split=harness.split_of(problem), opened=(problem.opened[-1],), began=began,
         extra={"curves": curves, "features": by_feature, "choices": choices},
     )  # fmt: skip
-    records.write(folder, f"explain-{name}", record, config.output.publish)
-    return record
 
 
 def keyed(

@@ -15,11 +15,14 @@ from metajax.learners.gradient.maml import gradient
 from metajax.learners.parts import query_loss
 from metajax.models.towers import factor_mlp, identity, stored_mean, vector_linear, vector_mlp
 from metajax.training import loop, progress
+from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 RIDGE, MAML, ATTENTION = "ridge", "MAML", "attention"
 INNER = optax.chain(optax.clip(10.0), optax.sgd(0.1))
 OUTER_RATE = 3e-3
+WORLD_BATCH = 32
+"""Tasks of an outer step in the world."""
 
 
 class Looked(NamedTuple):
@@ -127,6 +130,7 @@ def item_vector(inputs: Mapping[str, jax.Array]) -> jax.Array:
 
 def of_log(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Explained]:
     """The learners of a log, trained; a run that was stopped goes on from its folder."""
+    check_even(config.training.devices, WORLD_BATCH)  # of the training that comes afterwards
     attention = attentive(item_vector, stored_mean(problem.mean))
     maml = gradient(factor_mlp(problem.mean, (32, 32)), INNER, 3)
     fold_in, grid = benchmark.fold_in_learner(problem)
@@ -147,7 +151,7 @@ def of_log(problem: benchmark.Problem, config: Any, folder: Any) -> dict[str, Ex
     }
 
 
-def of_world(world: Interests, num_steps: int) -> dict[str, Explained]:
+def of_world(world: Interests, num_steps: int, devices: int = 1) -> dict[str, Explained]:
     """The learners of the world with planted causes, trained on tasks drawn from it."""
     width = world.num_interests * world.dim
     attention = attentive(lambda x: world.dim**0.5 * x, vector_linear())
@@ -160,8 +164,8 @@ def of_world(world: Interests, num_steps: int) -> dict[str, Explained]:
     for name, learner in learners.items():
         with progress.bar(f"{name}, world", num_steps) as update:
             fitted = loop.fit(
-                loop.recipe(learner, optax.adam(OUTER_RATE)),
-                loop.world_sampler(world, 32),
+                on_devices(devices, loop.recipe(learner, optax.adam(OUTER_RATE))),
+                loop.world_sampler(world, WORLD_BATCH),
                 (),
                 jax.random.split(jax.random.key(1), 1),
                 num_steps,

@@ -3,11 +3,9 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from metajax.explain.judged import SHARES
-from metajax.results import intervals, plots, records
+from metajax.results import intervals, plots, records, tables
 
 LEFT_OUT, INFLUENCE, SURPRISE = "leave-one-out", "influence", "surprise"
 CLOSED, ATTENTION, RANDOM = "closed form", "attention weights", "random"
@@ -27,18 +25,14 @@ def cell(x: np.ndarray) -> str:
     """A mean with its interval over people."""
     if not len(x):
         return ""
-    mean = intervals.mean_interval(x)
-    return f"{mean.mean:.3f} [{mean.low:.3f}, {mean.high:.3f}]"
+    return f"{intervals.mean_interval(x):.3f}"
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     scenarios = list(dict.fromkeys(key.scenario for key in record.scores))
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
     for scenario in scenarios:
-        console.print(table(record, scenario))
+        tables.terminal(table(record, scenario))
     for line in notes(record, scenarios):
         print(line)
     for scenario in scenarios:
@@ -47,24 +41,22 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     print(f"plots  {folder}/curves-*.png")
 
 
-def table(record: records.Record, scenario: str) -> Table:
+def table(record: records.Record, scenario: str) -> tables.Grid:
     """How true each way is for one learner."""
     people = len(next(x[0] for key, x in record.scores.items() if key.scenario == scenario))
-    shown = Table(title=f"{scenario}: {people} people, mean [95 %]")
-    shown.add_column("explained by", no_wrap=True)
     metrics = [m for m in METRICS if len(values(record, scenario, RANDOM, m))]
-    for name in (*(METRICS[m] for m in metrics), "deletion minus random"):
-        shown.add_column(name, justify="right", no_wrap=True)
+    heads = ["explained by", *(METRICS[m] for m in metrics), "deletion minus random"]
+    rows = []
     for way in WAYS:
         mine = record.scores.get(records.Key(scenario, way, records.ALL, "fall"))
         if mine is None:
             continue
         floor = record.of(scenario, RANDOM, records.ALL, "fall")
         gap = records.difference(mine, floor)
-        told = f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]" if way != RANDOM else ""
+        told = f"{gap:+.3f}" if way != RANDOM else ""
         cells = [cell(values(record, scenario, way, metric)) for metric in metrics]
-        shown.add_row(way, *cells, told)
-    return shown
+        rows.append([way, *cells, told])
+    return tables.Grid(f"{scenario}: {people} people, mean [95 %]", heads, rows)
 
 
 def notes(record: records.Record, scenarios: list[str]) -> list[str]:
@@ -99,7 +91,6 @@ def curves(record: records.Record, scenario: str, path: pathlib.Path) -> None:
             axes.plot(SHARES, one["insertion"], **(look | {"markerfacecolor": "white"}))
         axes.axhline(0.0, color="#666666", linewidth=0.7)
         axes.set_title(scenario)
-        axes.set_xlabel("share deleted (filled) or inserted (open)")
-        axes.set_ylabel("change of the score")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(drawn))
+        plots.finish(
+            axes, "share deleted (filled) or inserted (open)", "change of the score", len(drawn)
+        )

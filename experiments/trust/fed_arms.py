@@ -21,6 +21,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models import towers
 from metajax.results import records
 from metajax.training import journal, loop, progress
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 from . import own_data
@@ -199,6 +200,7 @@ def fit(name: str, how: Recipe, plan: Plan, folder: pathlib.Path | None) -> tupl
     model, rates = model_of(plan), jnp.asarray(TUNE_RATES)
     server = rounds.server(how.server)
     recipe = simulator.simulation(how.learner, how.client, server, num, how.sent, how.got)
+    recipe = on_devices(config.hardware.devices, recipe, split_by_compiler)
     validate = lambda params: (
         finite(tuned_errors(model, params, plan, rates)).min()
         if how.tuned

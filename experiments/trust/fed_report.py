@@ -2,13 +2,11 @@
 
 import pathlib
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 from . import fed_arms
 from .fed_arms import BIAS, DITTO, FEDADAM, FEDAVG, MAML, SWAPPED
@@ -57,40 +55,28 @@ def reached(record: records.Record, name: str) -> Reached:
     return Reached(done, done * (arm.settings["down"] + arm.settings["up"]))
 
 
-def told(value: Any, sign: str = "") -> str:
-    """A mean with its interval."""
-    return f"{value.mean:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
-
-
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table, the verdict and the controls, and saves the pictures."""
     at, clients = record.scenario, record.extra["clients"]
     title = f"{record.dataset}: {record.extra['test']} new people, {clients:,} clients"
-    shown = Table(title=title)
-    shown.add_column("arm", no_wrap=True)
     heads = ("RMSE", "MAE", f"MSE minus {FEDAVG}", "nDCG@5", "no support", "shuffled")
-    for head in (*heads, "KB a round", "rounds to target", "MB to target"):
-        shown.add_column(head, justify="right")
+    heads, rows = ("arm", *heads, "KB a round", "rounds to target", "MB to target"), []
     for arm in record.arms:
         get = lambda metric, when=records.ALL, a=arm.name: record.of(at, a, when, metric)
         mse = get("mse")
-        gap = "" if arm.name == FEDAVG else told(
-            records.difference(mse, record.of(at, FEDAVG, records.ALL, "mse")), "+"
-        )  # fmt: skip
+        gap = records.difference(mse, record.of(at, FEDAVG, records.ALL, "mse"))
         more = lambda when, get=get, mse=mse: f"{np.mean(get('mse', when)) - np.mean(mse):+.4f}"
         when = reached(record, arm.name)
-        shown.add_row(
+        rows.append([
             arm.name, f"{records.interval(mse, 'mse').mean:.4f}",
-            f"{np.mean(get('mae')):.4f}", gap, f"{np.nanmean(get('ndcg@5')):.4f}",
+            f"{np.mean(get('mae')):.4f}", "" if arm.name == FEDAVG else f"{gap:+.4f}",
+            f"{np.nanmean(get('ndcg@5')):.4f}",
             more(records.N0), more(records.N1),
             f"{(arm.settings['down'] + arm.settings['up']) / 1e3:.1f}",
             "" if when.rounds is None else f"{when.rounds}",
             "" if when.bytes is None else f"{when.bytes / 1e6:.2f}",
-        )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 190)
-    console.print(shown)
+        ])  # fmt: skip
+    tables.terminal(tables.Grid(title, heads, rows))
     verdict(record)
     pictures(record, folder)
 
@@ -108,7 +94,7 @@ def verdict(record: records.Record) -> None:
             print(f"{name} is there with {when.bytes / base:.2f} of the bytes")
     get = lambda arm: record.of(record.scenario, arm, records.ALL, "mse")
     for name in there(record, (SWAPPED,)):
-        print(f"{name}: MSE minus {BIAS} {told(records.difference(get(name), get(BIAS)), '+')}")
+        print(f"{name}: MSE minus {BIAS} {records.difference(get(name), get(BIAS)):+.4f}")
     refused = sum(arm.settings.get("refused", 0) for arm in record.arms)
     total = record.extra["sums_bytes"] / 1e3
     print(f"{refused} uploads were refused; item sums, once: {total:.0f} KB a client and direction")
@@ -128,7 +114,4 @@ def pictures(record: records.Record, folder: pathlib.Path) -> None:
         axes.axhline(best, color="#666666", linewidth=0.7)
         axes.set_ylim(best - 0.003, best + 0.025)
         axes.set_xscale("log")
-        axes.set_xlabel("megabytes, down and up")
-        axes.set_ylabel("validation MSE")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(names))
+        plots.finish(axes, "megabytes, down and up", "validation MSE", len(names))

@@ -2,7 +2,7 @@
 
 Each person of the training set is a client. A round sends the parameters to a few, a share of whom
 never answers; the others send an update back. All arms share a small network over what is public of
-an item and its mean, which people add up once, without their own ratings. New people, who were no
+an item and its mean, which people add up once, without their own ratings. New people, who were not
 clients, adapt on their device. Bytes are counted until the error on validation people is the best
 that FedAvg with tuned fine-tuning ever has.
 
@@ -31,8 +31,9 @@ from metajax.data.sources import named
 from metajax.evaluation import judge
 from metajax.federated import simulator
 from metajax.results import records
-from metajax.settings import Data, Output, Positive, Presets, Share
-from metajax.training import journal, progress
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
+from metajax.training import progress
+from metajax.training.devices import check_even
 from metajax.types import UserError
 
 from . import fed_arms, fed_report, own_data
@@ -43,26 +44,27 @@ SCENARIO = "new people"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data("ml-1m")
+    hardware: Hardware = Hardware()
     split_seed: int = 0
     """Seed of who is new, and of the training."""
     most_rows: Positive = 200
     """People with more ratings are left out."""
     damping: float = 10.0
-    """Ratings of 0 that an item's mean is drawn toward 0 by."""
+    """As how many ratings of 0 the damping of an item's mean counts."""
     rounds: Positive = 300
     """Rounds of every arm."""
     clients: Positive = 32
     """Clients that a round's parameters are sent to."""
     drop: Share = 0.1
-    """The share of them that never answers."""
+    """The share of these clients that never answers."""
     num_support: Positive = 64
     """Ratings that a client adapts on in training, at most."""
     inner_steps: Positive = 3
-    """Steps of adapting, of the meta-learners."""
+    """Gradient steps of adapting, for the meta-learners."""
     outer_rate: float = 0.03
     """Rate of Adam at the server."""
     hidden: Positive = 16
@@ -97,6 +99,7 @@ def plan_of(config: Config) -> Plan:
         draw, people.num_clients, config.clients, local, config.drop
     )
     sample(1)  # refuses what makes no sense before anything is trained
+    check_even(config.hardware.devices, config.clients, "clients")
     if unknown := {*config.arms} - {*fed_arms.NAMES}:
         raise UserError(f"--arms {min(unknown)!r} is none of {', '.join(fed_arms.NAMES)}")
     judged = own_data.judged_source(people, sums, config.damping)
@@ -141,8 +144,8 @@ def measured(config: Config) -> records.Record:
         )
     roles = dict.fromkeys(arms, records.METHOD)
     roles |= dict.fromkeys((fed_arms.MEAN, fed_arms.BIAS), records.BASELINE)
-    record = records.made(
-        "federated", config,
+    return benchmark.kept(
+        name, "federated", config,
         records.arms_of(
             arms, roles=roles, settings=choices,
             seconds={arm: told.seconds for arm, told in arms.items()},
@@ -151,21 +154,13 @@ def measured(config: Config) -> records.Record:
                 for arm, told in arms.items()
             },
         ),
-        scores, scenario=SCENARIO, opened=(opened,), peak_memory=journal.peak_memory(),
-        data=records.Data(
-            people.table.name, people.table.checksum(), people.table.num_users,
-            people.table.num_items, len(people.table),
-        ),
-        seconds={"total": time.perf_counter() - began},
+        scores, began=began, scenario=SCENARIO, opened=(opened,),
+        data=records.data_of(people.table),
         extra={
             "clients": people.num_clients, "test": len(test.query.label),
             "sums_bytes": 2 * 4 * people.table.num_items,
         },
     )  # fmt: skip
-    records.write(folder, name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def name_of(config: Config) -> str:

@@ -35,7 +35,7 @@ from .own_data import People
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a process can be told."""
+    """Settings of a process."""
 
     output: Output = Output()
     data: Data = Data("synthetic")
@@ -53,7 +53,7 @@ class Config:
     rounds: Positive = 3
     """Rounds."""
     seed: int = 0
-    """Of the first parameters and of the episodes."""
+    """Seed of the first parameters and of the episodes."""
     wait: float = 60.0
     """Seconds that a client waits for the server."""
     fresh: bool = False

@@ -14,16 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import losses
 from metajax.benchmark import splits
 from metajax.benchmark.problem import laid_out
 from metajax.data import episodes, split
 from metajax.data.episodes import Source
 from metajax.data.table import Interactions
 from metajax.federated.simulator import Draw
-from metajax.learners.parts import query_loss
 from metajax.settings import Data, SplitOptions
-from metajax.types import Episode, Examples, MetaLearner, PyTree, UserError
+from metajax.transforms.item_table import item_table
+from metajax.types import Episode, Examples, MetaLearner, UserError
 
 NUM_QUERY = 10
 
@@ -186,23 +185,8 @@ def with_table(learner: MetaLearner, num_items: int) -> MetaLearner:
 
     Parameters of several privacy levels, each with sums of its own, are then judged as seeds are.
     """
-
-    def seen(params: PyTree, inputs: PyTree) -> PyTree:
-        return inputs | {"bias": params["bias"][inputs["item"]]}
-
-    def init(key: jax.Array, episode: Episode) -> PyTree:
-        return {"learner": learner.init(key, episode), "bias": jnp.zeros(num_items)}
-
-    def adapt(params: PyTree, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        known = examples._replace(inputs=seen(params, examples.inputs))
-        return learner.adapt(params["learner"], state, known, key)
-
-    def predict(params: PyTree, state: PyTree, inputs: PyTree) -> jax.Array:
-        return learner.predict(params["learner"], state, seen(params, inputs))
-
-    start = lambda params, profile: learner.start(params["learner"], profile)
-    loss = query_loss(start, adapt, predict, losses.squared_error)
-    return MetaLearner(init, start, adapt, predict, loss, learner.num_gradients)
+    seen = lambda bias, inputs: inputs | {"bias": bias[inputs["item"]]}
+    return item_table(learner, "bias", (num_items,), seen)
 
 
 def example(people: People, sums: Sums) -> Episode:

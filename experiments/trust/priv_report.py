@@ -3,11 +3,8 @@
 import pathlib
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import plots, records
-from metajax.results.intervals import Interval
+from metajax.results import plots, records, tables
 
 from .priv_arms import BIAS, FIXED, LINEAR, MAML, MEAN, UNCLIPPED
 
@@ -25,39 +22,29 @@ def levels_of(record: records.Record) -> list[float]:
     return [*record.config["epsilons"], np.inf]
 
 
-def told(value: Interval, sign: str = "") -> str:
-    """A mean with its interval."""
-    return f"{value.mean:{sign}.4f} [{value.low:{sign}.4f}, {value.high:{sign}.4f}]"
-
-
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables, the verdict and the controls, and saves the pictures."""
     title = f"{record.dataset}: {record.extra['test']} new people, {record.extra['people']:,} train"
-    shown = Table(title=title)
-    for name in ("epsilon", "arm"):
-        shown.add_column(name, no_wrap=True)
-    for name in ("RMSE", "MAE", "nDCG@5", f"MSE minus {BIAS}", "no support", "shuffled"):
-        shown.add_column(name, justify="right")
+    heads = ("RMSE", "MAE", "nDCG@5", f"MSE minus {BIAS}", "no support", "shuffled")
+    rows, sections = [], []
     get = lambda arm, metric="mse", when=records.ALL: record.of(SCENARIO, arm, when, metric)
     for epsilon in levels_of(record):
+        sections.append(len(rows))
         for arm in (*ARMS, FIXED, UNCLIPPED):
             name = named_at(arm, epsilon)
             if name not in record.names():
                 continue
             mse, base = get(name), get(named_at(BIAS, epsilon))
-            gap = "" if arm == BIAS else told(records.difference(mse, base), "+")
+            gap = "" if arm == BIAS else f"{records.difference(mse, base):+.4f}"
             more = lambda when, name=name, mse=mse: (
                 f"{np.mean(get(name, when=when)) - np.mean(mse):+.4f}"
             )
-            shown.add_row(
+            rows.append([
                 f"{epsilon:g}", arm, f"{records.interval(mse, 'mse').mean:.4f}",
                 f"{np.mean(get(name, 'mae')):.4f}", f"{np.nanmean(get(name, 'ndcg@5')):.4f}",
-                gap, more(records.N0), more(records.N1), end_section=arm == UNCLIPPED,
-            )  # fmt: skip
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
-    console.print(shown)
+                gap, more(records.N0), more(records.N1),
+            ])  # fmt: skip
+    tables.terminal(tables.Grid(title, ("epsilon", "arm", *heads), rows, 2, sections=sections))
     verdict(record)
     errors(record, folder / "epsilon.png")
     if record.extra["attack"]:
@@ -70,18 +57,18 @@ def verdict(record: records.Record) -> None:
     get = lambda arm, e: record.of(SCENARIO, named_at(arm, e), records.ALL, "mse")
     for other in (MEAN, BIAS, LINEAR):
         gap = records.difference(get(MAML, most), get(other, most))
-        print(f"epsilon {most:g}, {MAML} minus {other}, both private: MSE {told(gap, '+')}")
+        print(f"epsilon {most:g}, {MAML} minus {other}, both private: MSE {gap:+.4f}")
     for arm, by_level in record.extra["attack"].items():
         for level, (auc, low, high) in by_level.items():
             told_of = f"{MAML}'s item sums alone" if arm == MEAN else f"{MAML} and its sums"
             print(f"members, {told_of}, epsilon {level}: AUC {auc:.3f} [{low:.3f}, {high:.3f}]")
     gap = records.difference(get(FIXED, most), get(MAML, most))
     print(
-        f"fixed cohorts with the same noise: MSE {told(gap, '+')} to Poisson; as neighbors with a "
+        f"fixed cohorts with the same noise: MSE {gap:+.4f} to Poisson; as neighbors with a "
         f"person replaced they are epsilon {record.extra['fixed_epsilon']:.2f}, not {most:g}"
     )
     gap = records.difference(get(MAML, np.inf), get(UNCLIPPED, np.inf))
-    print(f"clipping alone, no noise: MSE {told(gap, '+')}")
+    print(f"clipping alone, no noise: MSE {gap:+.4f}")
 
 
 def errors(record: records.Record, path: pathlib.Path) -> None:
@@ -98,10 +85,7 @@ def errors(record: records.Record, path: pathlib.Path) -> None:
             bars = np.abs(np.array([[f.low, f.high] for f in found]).T - mean)
             axes.errorbar(x + 0.06 * i, mean, bars, label=arm, capsize=2, **plots.look(i))
         axes.set_xticks(x + 0.09, [f"{e:g}" if np.isfinite(e) else "none" for e in levels])
-        axes.set_xlabel("epsilon; none: no privacy")
-        axes.set_ylabel("RMSE of new people")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(ARMS))
+        plots.finish(axes, "epsilon; none: no privacy", "RMSE of new people", len(ARMS))
 
 
 def attacks(record: records.Record, path: pathlib.Path) -> None:

@@ -2,8 +2,8 @@
 
 Everything that leaves a device is a sum over people, clipped and noised: sums of ratings by item,
 from which every arm knows the items' means; then a linear start by noisy normal equations, or MAML
-by noisy rounds. Each arm spends the same epsilon in all. New people adapt on their device, which
-sends nothing and costs nothing: their column is judged with and without it. An attack with shadow
+by noisy rounds. Each arm spends the same epsilon in total. New people adapt on their device, which
+sends nothing and costs no epsilon: every arm is judged with and without it. An attack with shadow
 models guesses who was in the training.
 
 References: Abadi et al., CCS 2016; McMahan et al., ICLR 2018; Li et al., ICLR 2020 (DP and
@@ -13,7 +13,7 @@ Run: python -m experiments private
      python -m experiments private --from-records prints the stored table.
 Published: none under this protocol.
 Deviates: settings are chosen on validation people, who are volunteers outside of the guarantee; the
-noise is drawn from a key that the configuration tells, so that the run can be repeated.
+noise is drawn from a key in the configuration, so that the run can be repeated.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from metajax.evaluation import judge
 from metajax.federated import accountant
 from metajax.results import records
 from metajax.settings import Data, Output, Positive, Presets, Share
-from metajax.training import journal, progress
+from metajax.training import progress
 from metajax.types import MetaLearner, Params
 
 from . import attack, own_data, priv_arms, priv_report
@@ -45,7 +45,7 @@ KEPT = (records.ALL, records.N0, records.N1)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data("ml-1m")
@@ -62,7 +62,7 @@ class Config:
     rounds: Positive = 100
     """Rounds of MAML."""
     rate: Share = 0.03
-    """The chance of a person to be in a round."""
+    """The probability that a person is in a round."""
     clip: float = 0.5
     """The largest norm of an upload."""
     sums_clip: float = 8.0
@@ -74,7 +74,7 @@ class Config:
     inner_steps: Positive = 3
     """Steps of adapting."""
     inner_rate: float = 0.1
-    """Their rate."""
+    """Rate of the steps of adapting."""
     outer_rate: float = 0.03
     """Rate of Adam at the server."""
     hidden: Positive = 16
@@ -87,7 +87,7 @@ class Config:
     """Training people that the attack is about, at most; each shadow model is trained on half of
     them. Among fewer people each weighs more, and is easier to find."""
     shadow_rate: Share = 0.03
-    """The chance of one of them to be in a round."""
+    """The probability that one of them is in a round."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {
@@ -208,14 +208,9 @@ def measured(config: Config) -> records.Record:
         fixed=people.num_clients,
     )  # fmt: skip
     noise = {MEAN: spent.alone, LINEAR: spent.linear, MAML: spent.maml}
-    record = records.made(
-        "private", config, records.arms_of(names, roles=roles), kept,
-        scenario=SCENARIO, opened=(opened,), peak_memory=journal.peak_memory(),
-        data=records.Data(
-            people.table.name, people.table.checksum(), people.table.num_users,
-            people.table.num_items, len(people.table),
-        ),
-        seconds={"total": time.perf_counter() - began},
+    return benchmark.kept(
+        name, "private", config, records.arms_of(names, roles=roles), kept, began=began,
+        scenario=SCENARIO, opened=(opened,), data=records.data_of(people.table),
         extra={
             "people": people.num_clients, "test": len(test.query.label), "attack": attacked,
             "settings": told, "fixed_epsilon": fixed,
@@ -225,11 +220,6 @@ def measured(config: Config) -> records.Record:
             },
         },
     )  # fmt: skip
-    folder = config.output.folder(name)
-    records.write(folder, name, record)
-    if config.output.publish:
-        records.publish(name, record)
-    return record
 
 
 def by_level(

@@ -60,7 +60,7 @@ class EightBits:
         self.weights = weights
 
     def __rmatmul__(self, x: jax.Array) -> jax.Array:
-        qwix = _qwix()
+        qwix = library()
         exact = x @ qwix.dequantize(self.weights)
         rounded = qwix.quantize(x, jnp.int8, channelwise_axes=(0,))
         value = qwix.dot(rounded, self.weights)
@@ -77,7 +77,12 @@ class EightBits:
         return cls(*leaves)
 
 
-def _qwix() -> Any:
+def library() -> Any:
+    """The package that multiplies integers; asked for at the start, it is missed before training.
+
+    Raises:
+      UserError: it is not installed.
+    """
     try:
         import qwix
     except ImportError as error:
@@ -91,7 +96,7 @@ def in_eight_bits(params: Params, keep: tree.Filter) -> Params:
     Raises:
       UserError: qwix is not installed.
     """
-    qwix = _qwix()
+    qwix = library()
 
     def replace(path: tuple, leaf: jax.Array) -> Any:
         if not keep(tree.path_name(path)) or leaf.ndim < 2:

@@ -6,32 +6,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metajax.benchmark.baselines import A2, A4, fold_in_learner
     from metajax.benchmark.command import FROM_START, cli, kept, shown
-    from metajax.benchmark.harness import (
-        Built,
-        Config,
-        Data,
-        Metrics,
-        Output,
-        Positive,
-        Share,
-        SplitOptions,
-        Training,
-        judge,
-        judged,
-        run_experiment,
-    )
-    from metajax.benchmark.problem import Problem, freeze, load
+    from metajax.benchmark.harness import Built, Config, Metrics, judge, judged, run_experiment
+    from metajax.benchmark.problem import Problem, freeze, groups_of, load
+    from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
 
 PLACES = {
-    "baselines": ("A2", "A4", "fold_in_learner"),
-    "command": ("FROM_START", "cli", "kept", "shown"),
-    "harness": (
-        *("Built", "Config", "Data", "Metrics", "Output", "Positive", "Share", "SplitOptions"),
-        *("Training", "judge", "judged", "run_experiment"),
-    ),
-    "problem": ("Problem", "freeze", "load"),
+    "benchmark.baselines": ("A2", "A4", "fold_in_learner"),
+    "benchmark.command": ("FROM_START", "cli", "kept", "shown"),
+    "benchmark.harness": ("Built", "Config", "Metrics", "judge", "judged", "run_experiment"),
+    "benchmark.problem": ("Problem", "freeze", "groups_of", "load"),
+    "settings": ("Data", "Output", "Positive", "Share", "SplitOptions", "Training"),
 }
-"""File -> the names of it that this package hands on."""
+"""Module -> its names that are available here."""
 
 __all__ = [
     "A2",
@@ -50,6 +36,7 @@ __all__ = [
     "cli",
     "fold_in_learner",
     "freeze",
+    "groups_of",
     "judge",
     "judged",
     "kept",
@@ -62,5 +49,5 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     for place, names in PLACES.items():
         if name in names:
-            return getattr(importlib.import_module(f"metajax.benchmark.{place}"), name)
+            return getattr(importlib.import_module(f"metajax.{place}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,19 +22,16 @@ from metajax.benchmark.baselines import (
     A0,
     A1,
     A2,
-    A4,
     A7,
     Joint,
     Trained,
     baselines,
-    fold_in_learner,
     gradients,
     state_bytes,
     trained_arm,
     unfinished,
 )
-from metajax.benchmark.command import cli
-from metajax.benchmark.problem import Problem, freeze, load
+from metajax.benchmark.problem import Problem, freeze, groups_of, load
 from metajax.benchmark.scores import in_unit, on_the_same_tasks
 from metajax.data import episodes
 from metajax.data.sources import named
@@ -42,30 +39,10 @@ from metajax.evaluation import evaluate, leaks
 from metajax.evaluation import judge as judging
 from metajax.evaluation.check import check
 from metajax.learners import pooled
-from metajax.results import plots, records, tables
-from metajax.settings import Data, Output, Positive, Share, SplitOptions, Training
+from metajax.results import groups, plots, records, tables
+from metajax.settings import Data, Output, SplitOptions, Training
 from metajax.training import journal, progress
 from metajax.types import Episode, MetaLearner, Model
-
-__all__ = [
-    "A2",
-    "A4",
-    "Built",
-    "Config",
-    "Data",
-    "Output",
-    "Positive",
-    "Problem",
-    "Share",
-    "SplitOptions",
-    "Training",
-    "cli",
-    "fold_in_learner",
-    "freeze",
-    "judge",
-    "load",
-    "run_experiment",
-]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,9 +116,7 @@ def judge(
 
 def data_of(problem: Problem) -> records.Data:
     """The data set's name, checksum and sizes, for the record."""
-    table = problem.table
-    sizes = table.num_users, table.num_items, len(table)
-    return records.Data(table.name, table.checksum(), *sizes)
+    return records.data_of(problem.table)
 
 
 def split_of(problem: Problem) -> records.Split:
@@ -299,7 +274,7 @@ def judged(
     notes = [*notes, *unfinished(arms, config.training)]
     took, labels = gradients(arms, config.training), problem.table.label[problem.split.train_rows]
     levels = None if problem.events else belief.levels_of(problem)
-    extra = belief.facts(levels, labels, problem.unit)
+    extra = {groups.GROUPS: groups_of(problem), **belief.facts(levels, labels, problem.unit)}
     return records.made(
         name,
         config,

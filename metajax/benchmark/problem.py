@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from metajax import losses
 from metajax.benchmark import splits
@@ -13,12 +14,21 @@ from metajax.data.features import represent
 from metajax.data.table import Interactions
 from metajax.evaluation import evaluate
 from metajax.evaluation.judge import Predict, together
-from metajax.results import ledger, records
+from metajax.results import groups, ledger, records
 from metajax.results.ledger import freeze
 from metajax.settings import Data, SplitOptions
 from metajax.types import Episode, MetaLearner, Params, UserError
 
-__all__ = ["Problem", "freeze", "laid_out", "load", "problem_of", "valid_error", "with_columns"]
+__all__ = [
+    "Problem",
+    "freeze",
+    "groups_of",
+    "laid_out",
+    "load",
+    "problem_of",
+    "valid_error",
+    "with_columns",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,3 +177,22 @@ def valid_error(learner: MetaLearner, params: Params, problem: Problem) -> jax.A
         return error(evaluate.unaltered)
     of_shots = lambda shots: error(evaluate.first_shots(shots))
     return jnp.mean(jax.lax.map(of_shots, jnp.asarray(problem.shots)))
+
+
+def groups_of(problem: Problem, people: bool = True) -> dict[str, groups.Kinds]:
+    """Test scenario -> the groups of its tasks, for a record: by activity, and by what is known.
+
+    Activity is the number of training rows, or of a task's own rows where none was trained on.
+
+    Args:
+      people: whether tasks are people, whose features make groups, too.
+    """
+    table, parts = problem.table, problem.split
+    seen = np.bincount(table.user[parts.train_rows], minlength=table.num_users)
+    what, found = "rows" if problem.events else "ratings", {}
+    for scenario, tasks in parts.test.items():
+        own = seen[tasks.owner]
+        counts = {f"training {what}": own} if own.any() else {what: tasks.length}
+        features = table.user_features if people else None
+        found[scenario] = groups.of_tasks(tasks.owner, counts, features)
+    return found

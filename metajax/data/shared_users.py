@@ -31,10 +31,11 @@ def paired(source: Interactions, target: Interactions) -> Pair:
     names = [t.user_ids[np.unique(t.user)].astype(str) for t in (source, target)]
     both = np.intersect1d(names[0], names[1])
     if not both.size:
+        there, here = (str(ids[0]) for ids in names)
         raise UserError(
             f"no user is in both {source.name} and {target.name}: users are matched by their ids "
-            f"(such as {names[0][0]!r} there and {names[1][0]!r} here); give two logs that name "
-            "the same people alike"
+            f"(such as {there!r} there and {here!r} here); give two logs that name the same people "
+            "alike"
         )
     return Pair(_users_first(source, both), _users_first(target, both), len(both))
 

@@ -1,5 +1,6 @@
 """Advantage actor-critic on whole sessions, with two networks of slate features."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +53,7 @@ def train(
     rate: float = 3e-3,
     entropy: float = 0.01,
     scale: float = 0.1,
+    deal: Callable[[PyTree], PyTree] = lambda rows: rows,
 ) -> tuple[Params, jax.Array]:
     """Learned parameters {"actor", "critic"}, and the mean reward (sessions,) while learning.
 
@@ -59,6 +61,7 @@ def train(
 
     Args:
       entropy: weight of the policy's entropy; scale: of rewards.
+      deal: what is done to the keys of a step's people, such as `training.devices.split_over`.
     """
     key_init, key_run = jax.random.split(key)
     seen, _ = environment.reset(key_init, sample(key_init))
@@ -85,7 +88,7 @@ def train(
 
     def step(carry: Any, key: jax.Array):
         params, opt = carry
-        grads, reward = jax.grad(loss, has_aux=True)(params, jax.random.split(key, people))
+        grads, reward = jax.grad(loss, has_aux=True)(params, deal(jax.random.split(key, people)))
         updates, opt = tx.update(grads, opt)
         return (optax.apply_updates(params, updates), opt), reward
 

@@ -3,15 +3,14 @@
 Many users are served at once. Every round each of them is shown an item by the *live* model; a
 *working* copy learns from the feedback that has come in; the *strategy*, how wide to explore, is
 common to all and is adjusted to what feedback says of it; and the working model goes live where it
-has foretold feedback no worse than the live one. Each stage is a pure function that can be
+has predicted feedback no worse than the live one. Each stage is a pure function that can be
 exchanged, or cut.
 
     parts = stages(beliefs, widths=(0.0, 0.3, 1.0))
     state, log = run(environment, beliefs, parts, users, key, rounds=2_000)
 
-References: the founding documents' loop "online learning, feedback, strategy adjustment, model
-update"; the strategy is Exp4 of Auer, Cesa-Bianchi, Freund, Schapire, SIAM J. Computing 2002, whose
-experts are upper confidence bounds of different widths.
+Reference: Auer, Cesa-Bianchi, Freund, Schapire, SIAM J. Computing 2002: the strategy is their Exp4,
+whose experts are upper confidence bounds of different widths.
 """
 
 from collections.abc import Callable, Sequence

@@ -175,12 +175,14 @@ def train(
     key: jax.Array,
     training: Training = DEFAULT,
     swapped: bool = False,
+    deal: Callable[[PyTree], PyTree] = lambda rows: rows,
 ) -> tuple[Params, jax.Array]:
     """Learned parameters, and the mean reward (steps,) of people whose sessions begin anew.
 
     Args:
       sample: a key -> one person.
       swapped: a control, a decision's reward is that of another one in the batch.
+      deal: what is done to the batch of a step, such as `training.devices.split_over`.
     """
     P = training.people
     key_people, key_reset, key_init, key_run = jax.random.split(key, 4)
@@ -211,7 +213,7 @@ def train(
         going = learner.discount * (1.0 - done)
         line = Transition(seen, action, info["picked"], training.scale * reward, going, later)
         kept = replay.add(kept, line)
-        batch = replay.sample(kept, keys[2]).experience
+        batch = deal(replay.sample(kept, keys[2]).experience)
         if swapped:
             batch = batch._replace(reward=jnp.roll(batch.reward, 1))
         grads = jax.grad(loss)(params, target, batch)

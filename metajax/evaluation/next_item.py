@@ -79,7 +79,7 @@ def ranks(
         return jax.vmap(one)(scores, target, seen, jax.random.split(key, batch_size))
 
     keys = jax.random.split(key, batches)
-    columns = (np.arange(num_people), *held)
+    columns = (np.arange(num_people), held.history, held.length, held.target, held.seen)
     found = jax.lax.map(batch, (tuple(fold(x) for x in columns), keys))
     return {name: rank.reshape(-1)[:num_people] for name, rank in found.items()}
 
@@ -96,7 +96,8 @@ def lists(
     place = jnp.minimum(jnp.arange(batches * batch_size), num_people - 1)
 
     def batch(people: jax.Array) -> jax.Array:
-        history, length, _, seen = (jnp.asarray(x)[people] for x in held)
+        given = (held.history, held.length, held.seen)
+        history, length, seen = (jnp.asarray(x)[people] for x in given)
         scores = scorer(people, history, length)
         taken = lambda score, seen: score.at[seen].set(-jnp.inf, mode="drop")
         return jax.lax.top_k(jax.vmap(taken)(scores, seen), k)[1]

@@ -1,7 +1,8 @@
 """A learner whose state is what a person has rated, which a model of `models.attention` reads.
 
-Beside keeping it, a task can adapt a few parameters, such as the temperature of the attention, by
-gradient steps on its own history: each rating is predicted from the others.
+Beside keeping it, a task can adapt a few parameters, such as the temperature of the attention, on
+its own history: each rating is predicted from the others. It takes gradient steps, or weighs a few
+candidates by how well they predict.
 """
 
 from collections.abc import Callable
@@ -48,13 +49,17 @@ def reader(
     adapts: tree.Filter = tree.nothing,
     inner: optim.Inner | None = None,
     num_steps: int = 0,
+    candidates: Callable[[PyTree], PyTree] | None = None,
+    left_out: Callable[[Params, History], jax.Array] | None = None,
     loss: losses.Loss = losses.squared_error,
 ) -> MetaLearner:
     """A learner that keeps the ratings of a task and scores by a model that reads them.
 
     ``adapt`` appends the examples, then takes ``num_steps`` gradient steps on the parameters that
     adapt; their loss is that of each rating in the history, predicted from the others. The outer
-    gradient runs through these steps.
+    gradient runs through these steps. With ``candidates`` it takes no step: the parameters become
+    the mean of the candidates, each weighed by ``exp(-n loss precision / 2)`` for n ratings, with a
+    meta-learned precision. This finds a good one far from the start, where few steps would not.
 
     Args:
       model: its profile is a `History`, its inputs are vectors.
@@ -63,14 +68,20 @@ def reader(
       vectors: inputs -> (N, E), what the model sees of each item.
       offset: inputs -> (N,), added to the scores; the history has labels minus it.
       adapts: a filter over the paths of the model's parameters.
-      inner: the inner optimizer; needed where something adapts.
+      inner: the inner optimizer; needed where gradient steps adapt.
+      candidates: what adapts -> G candidates for it, leaves (G, ...).
+      left_out: (parameters, history) -> (S,) each rating predicted from the others, where a model
+        has that in closed form; else the model is applied once for each rating.
     """
     assert num_steps == 0 or inner is not None, "inner steps need an inner optimizer"
-    own_loss = _left_out(model, window, loss)
+    assert num_steps == 0 or candidates is None, "gradient steps or candidates, not both"
+    own_loss = _own_loss(left_out or _left_out(model, window), loss)
 
     def init(key: jax.Array, episode: Episode) -> Params:
         theta = model.init(key, _empty(window, width), vectors(episode.support.inputs))
         rates = inner.init(tree.partition(theta, adapts)[0]) if inner is not None else ()
+        if candidates is not None:
+            rates = {"log_precision": jnp.zeros(())}
         return {"model": theta, "rates": rates}
 
     def start(params: Params, profile: PyTree) -> State:
@@ -83,10 +94,18 @@ def reader(
         x = vectors(examples.inputs)
         row = History(x, examples.label - offset(examples.inputs), examples.mask)
         state = state._replace(history=_appended(state.history, row))
+        given, some = (params["model"], state.history), jnp.any(state.history.mask > 0)
+        if candidates is not None:
+            options = candidates(state.fast)
+            value_G = jax.vmap(lambda fast: own_loss(fast, given))(options)
+            size = jnp.exp(params["rates"]["log_precision"]) * jnp.sum(state.history.mask)
+            weight_G = jax.nn.softmax(-0.5 * size * value_G)
+            best = jax.tree.map(lambda x: jnp.tensordot(weight_G, x, 1), options)
+            keep = lambda new, old: jnp.where(some, new, old)
+            return state._replace(fast=jax.tree.map(keep, best, state.fast))
         if num_steps == 0 or inner is None:
             return state
-        tx, given = inner.make(params["rates"]), (params["model"], state.history)
-        some = jnp.any(state.history.mask > 0)
+        tx = inner.make(params["rates"])
         descent = lambda fast: inner_gradient(own_loss, fast, given)
         before = (state.fast, tx.init(state.fast))
         fast, _ = after_steps(descent, tx, before, some, num_steps)
@@ -103,21 +122,27 @@ def reader(
     )
 
 
-def _left_out(model: Model, window: int, loss: losses.Loss) -> Callable:
+def _own_loss(left_out: Callable, loss: losses.Loss) -> Callable:
     """(what adapts, (parameters, history)) -> the loss of each rating predicted from the others."""
 
     def own_loss(fast: PyTree, given: tuple[Params, History]) -> jax.Array:
         theta, history = given
-        merged = tree.merge(fast, theta)
-
-        def without(place: jax.Array) -> jax.Array:
-            others = history._replace(mask=history.mask.at[place].set(0.0))
-            return model.apply(merged, others, history.vector[place][None])[0]
-
-        scores = jax.vmap(without)(jnp.arange(window))
-        return loss(scores, history.label, history.mask)
+        return loss(left_out(tree.merge(fast, theta), history), history.label, history.mask)
 
     return own_loss
+
+
+def _left_out(model: Model, window: int) -> Callable[[Params, History], jax.Array]:
+    """(parameters, history) -> (S,) each rating predicted from the others."""
+
+    def scores(params: Params, history: History) -> jax.Array:
+        def without(place: jax.Array) -> jax.Array:
+            others = history._replace(mask=history.mask.at[place].set(0.0))
+            return model.apply(params, others, history.vector[place][None])[0]
+
+        return jax.vmap(without)(jnp.arange(window))
+
+    return scores
 
 
 def _empty(window: int, width: int) -> History:

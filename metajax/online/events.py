@@ -145,17 +145,14 @@ def warm_up(events: Events, share: float) -> int:
 def rounds(events: Events, size: int) -> Round:
     """The events in rounds of ``size``, leaves (R, B); the last round is padded.
 
-    Size 1 is an update after every event; with k, predictions are up to k events behind. Rounds of
-    one event have a second row of padding (B is 2): XLA updates a table of which two rows change
-    where it lies, and copies one of which a single row does.
+    Size 1 is an update after every event; with k, predictions are up to k events behind.
     """
-    count, width = -(-len(events) // size), max(size, 2)
+    count = -(-len(events) // size)
 
     def fold(values: np.ndarray) -> jnp.ndarray:
         padded = np.zeros(count * size, values.dtype)
         padded[: len(values)] = values
-        rows = padded.reshape(count, size)
-        return jnp.asarray(np.pad(rows, ((0, 0), (0, width - size))))
+        return jnp.asarray(padded.reshape(count, size))
 
     user, item, label = fold(events.user), fold(events.item), fold(events.label)
     mask = fold(np.ones(len(events), np.float32))

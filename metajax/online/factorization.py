@@ -1,7 +1,7 @@
 """Matrix factorization that learns from one event (user, item, label) at a time."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,11 +33,10 @@ def random_tables(key: jax.Array, num_users: int, num_items: int, dim: int, scal
     return Tables(draw(key_user, num_users), draw(key_item, num_items))
 
 
-class State(NamedTuple):
-    """The optimizer's slots of both tables, see `rows.Rows`."""
-
-    user: Any
-    item: Any
+def learned(rows: Rows, slots: jax.Array, num_users: int) -> Tables:
+    """The tables that a state of `factorization` stands for."""
+    weights = rows.read(slots, jnp.arange(len(slots)))
+    return Tables(weights[:num_users], weights[num_users:])
 
 
 Link = Callable[[jax.Array], jax.Array]
@@ -59,8 +58,9 @@ def factorization(
     """Biased matrix factorization, ``link(mean + b_u + b_i + p_u . q_i)``, learned online.
 
     The gradient of the score is ``link(score) - label``, that of half the squared error for the
-    identity and of the logistic loss for `jax.nn.sigmoid`. Memory is that of the tables. All
-    events of a round are learned from the state before it.
+    identity and of the logistic loss for `jax.nn.sigmoid`. The state is one array, the slots of
+    users and below them those of items; see `learned`. All events of a round are learned from the
+    state before it.
 
     Args:
       rows: the optimizer, of `metajax.online.rows`.
@@ -73,29 +73,34 @@ def factorization(
     References: Koren, Bell, Volinsky, "Matrix factorization techniques for recommender
     systems", IEEE Computer 2009.
     """
-    is_bias = jnp.arange(tables.user.shape[1]) == 0
+    num_users, width = tables.user.shape
+    is_bias = jnp.arange(width) == 0
 
     def score(user: jax.Array, item: jax.Array) -> jax.Array:
         product = jnp.sum(jnp.where(is_bias[None], 0.0, user * item), axis=1)
         return mean + user[:, 0] + item[:, 0] + product
 
-    def init(key: jax.Array) -> State:
+    def places(asked: Asked) -> jax.Array:
+        return jnp.concatenate([asked.user, num_users + asked.item], axis=-1)
+
+    def place_of(asked: Asked | jax.Array) -> jax.Array:
+        return places(asked) if isinstance(asked, Asked) else asked
+
+    def init(key: jax.Array) -> jax.Array:
         del key
-        return State(rows.init(tables.user), rows.init(tables.item))
+        return rows.init(jnp.concatenate(tables))
 
-    def predict(state: State, asked: Asked) -> jax.Array:
-        return link(score(rows.read(state.user, asked.user), rows.read(state.item, asked.item)))
+    def predict(slots: jax.Array, asked: Asked | jax.Array) -> jax.Array:
+        return link(score(*jnp.split(rows.read(slots, place_of(asked)), 2)))
 
-    def learn(state: State, told: Answered) -> State:
-        of_user, of_item = told.asked
-        user, item = rows.read(state.user, of_user), rows.read(state.item, of_item)
+    def learn(slots: jax.Array, told: Answered) -> jax.Array:
+        place = place_of(told.asked)
+        user, item = jnp.split(rows.read(slots, place), 2)
         error = (link(score(user, item)) - told.label)[:, None]
         slope = lambda own, other: jnp.where(is_bias[None], error, error * other) + penalty * own
-        real = told.mask[:, None] > 0
-        to_user = jnp.where(real, slope(user, item), 0.0)
-        to_item = jnp.where(real, slope(item, user), 0.0)
-        return State(
-            rows.step(state.user, of_user, to_user), rows.step(state.item, of_item, to_item)
-        )
+        grads = jnp.concatenate([slope(user, item), slope(item, user)])
+        real = jnp.tile(told.mask, 2)[:, None] > 0
+        apart = len(told.label) == 1  # the row of one user and that of one item
+        return rows.step(slots, place, jnp.where(real, grads, 0.0), apart)
 
-    return Online(init, predict, learn)
+    return Online(init, predict, learn, places)

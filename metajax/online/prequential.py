@@ -61,11 +61,14 @@ class Online(NamedTuple):
       init: key -> state, all that it keeps: tables, weights, buffers, counters.
       predict: (state, asked) -> scores of the shape of the labels.
       learn: (state, told) -> state. What is all padding leaves the state as it is, to the bit.
+      ready: asked -> what predict and learn take as well in its place: look-ups that are done for
+        all rounds at once, leaves (R, ...), where the loop over rounds would repeat them.
     """
 
     init: Callable[[jax.Array], PyTree]
     predict: Callable[[PyTree, PyTree], jax.Array]
     learn: Callable[[PyTree, PyTree], PyTree]
+    ready: Callable[[PyTree], PyTree] | None = None
 
 
 Record = Callable[[jax.Array, jax.Array, jax.Array], PyTree]
@@ -89,6 +92,9 @@ def prequential(
       rounds: leaves (R, ...), in order of time.
       record: what is kept of a round; leaves (R, ...) come back.
     """
+
+    if online.ready is not None:
+        rounds = rounds._replace(asked=online.ready(rounds.asked))
 
     def step(state: PyTree, one: Round):
         scores = online.predict(state, one.asked)

@@ -123,11 +123,18 @@ def leader(
 
 
 def descend(
-    learner: MetaLearner, tx: optax.GradientTransformation, num_steps: int, num_tasks: int
+    learner: MetaLearner,
+    tx: optax.GradientTransformation,
+    num_steps: int,
+    num_tasks: int,
+    deal: Callable[[PyTree], PyTree] = lambda tasks: tasks,
 ) -> Callable[[Params, Any, Kept, jax.Array], tuple[Params, Any]]:
     """(params, moments, kept, key) -> (params, moments) after outer steps on what is kept.
 
     Each step draws its tasks evenly. With all tasks of a warm-up kept, it is offline training.
+
+    Args:
+      deal: what is done to the drawn tasks, such as `training.devices.split_over`.
     """
     gradient = slope(learner)
 
@@ -135,7 +142,7 @@ def descend(
         def step(carry: Any, key: jax.Array):
             params, moments = carry
             key_draw, key_loss = jax.random.split(key)
-            tasks, mask = buffers.draw(kept, key_draw, num_tasks)
+            tasks, mask = deal(buffers.draw(kept, key_draw, num_tasks))
             grads = gradient(params, tasks, mask, key_loss)
             updates, moments = tx.update(grads, moments, params)
             return (optax.apply_updates(params, updates), moments), None

@@ -37,6 +37,14 @@ class Interval(NamedTuple):
     num_units: int
     num_dropped: int
 
+    def __format__(self, form: str) -> str:
+        """The mean and both ends, each in this format.
+
+        >>> f"{Interval(0.25, 0.125, 0.5, 0.01, 40, 0):+.2f}"
+        '+0.25 [+0.12, +0.50]'
+        """
+        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]" if form else str(self)
+
 
 def mean_of_seeds(scores: np.ndarray) -> np.ndarray:
     """The mean (users,) over the seeds of each user, of scores (seeds, users).

@@ -74,6 +74,23 @@ def legend(axes: Any, count: int) -> None:
     axes.figure.legend(loc="outside upper center", ncols=columns, frameon=False, handlelength=3.2)
 
 
+def banded(
+    axes: Any, i: int, x: Any, found: Sequence[intervals.Interval], name: str, **how: Any
+) -> None:
+    """Draws the i-th line, through means at ``x``, with their intervals as a band."""
+    axes.plot(x, [r.mean for r in found], label=name, **how, **look(i))
+    low, high = [r.low for r in found], [r.high for r in found]
+    axes.fill_between(x, low, high, color=look(i)["color"], alpha=0.1, linewidth=0)
+
+
+def finish(axes: Any, x: str, y: str, lines: int) -> None:
+    """Names both axes, and draws the grid and the legend of so many lines."""
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.25, linewidth=0.4)
+    legend(axes, lines)
+
+
 def _keep_readable(axes: Any, values: Sequence[float]) -> None:
     """Cuts the axis off above what has diverged, and says so, so that the rest stays readable."""
     limit = 2.5 * float(np.median(values))
@@ -105,15 +122,15 @@ def k_shot(
             ]
             means += [r.mean for r in results]
             width = 1.8 if arm == record.method else 1.0
-            axes.plot(places, [r.mean for r in results], label=arm, linewidth=width, **look(i))
-            low, high = [r.low for r in results], [r.high for r in results]
-            axes.fill_between(places, low, high, color=look(i)["color"], alpha=0.10, linewidth=0)
+            banded(axes, i, places, results, arm, linewidth=width)
         _keep_readable(axes, means)
         axes.set_xticks(places, [label for label, _ in conditions])
-        axes.set_xlabel(f"support ratings of the new user ({record.dataset})")
-        axes.set_ylabel("RMSE" if metric == "mse" else metric.upper())
-        axes.grid(alpha=0.25, linewidth=0.4)
-        legend(axes, len(shown))
+        finish(
+            axes,
+            f"support ratings of the new user ({record.dataset})",
+            "RMSE" if metric == "mse" else metric.upper(),
+            len(shown),
+        )
 
 
 def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> None:
@@ -133,10 +150,12 @@ def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> 
             axes.plot(x, values.mean(axis=0), label=arm, markevery=every, **look(i))
             band = (values.min(axis=0), values.max(axis=0))
             axes.fill_between(x, *band, color=look(i)["color"], alpha=0.12, linewidth=0)
-        axes.set_xlabel("outer step" if "num_steps" in run else "block of outer steps")
-        axes.set_ylabel("meta-validation MAE" if name == "valid" else "outer loss")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        legend(axes, len(histories))
+        finish(
+            axes,
+            "outer step" if "num_steps" in run else "block of outer steps",
+            "meta-validation MAE" if name == "valid" else "outer loss",
+            len(histories),
+        )
 
 
 def forest(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, label: str) -> None:
@@ -191,10 +210,7 @@ def pareto(
             axes.plot(*points[name], label=name, markerfacecolor=fill, **style)
         axes.set_xscale("symlog", linthresh=1.0)
         axes.set_xlim(left=-0.2)
-        axes.set_xlabel(cost)
-        axes.set_ylabel(quality)
-        axes.grid(alpha=0.25, linewidth=0.4)
-        legend(axes, len(names))
+        finish(axes, cost, quality, len(names))
 
 
 def profile(curves: Mapping[str, np.ndarray], path: pathlib.Path, label: str) -> None:
@@ -212,10 +228,7 @@ def profile(curves: Mapping[str, np.ndarray], path: pathlib.Path, label: str) ->
         for i, (arm, scores) in enumerate(curves.items()):
             shares = intervals.performance_profile(scores, thresholds)
             axes.plot(sign * thresholds, shares, label=arm, markevery=(3 * i, 25), **look(i))
-        axes.set_xlabel(label)
-        axes.set_ylabel("share of seeds and tasks")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        legend(axes, len(curves))
+        finish(axes, label, "share of seeds and tasks", len(curves))
 
 
 def of_comparison(

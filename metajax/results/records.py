@@ -5,9 +5,8 @@
     record = records.made("mine", config, arms=[Arm("Mine"), Arm("Item mean", BASELINE)],
                           scores={Key("user_cold", "Mine", "all", "mae"): values_SxT},
                           method="Mine", seconds={"total": 12.0}, extra={"note": "..."})
-    path = records.write(folder, "mine-ml-1m", record)   # first, so that a plot cannot lose it
-    if config.output.publish:
-        records.publish("mine-ml-1m", record)            # smaller, among the stored records
+    path = records.write(folder, "mine-ml-1m", record,   # first, so that a plot cannot lose it
+                         config.output.publish)          # also smaller, among the stored records
     record = records.read(path)
     records.stored("maml-ml-1m"), records.all_stored("tables-*")
 
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from metajax import places, settings
+from metajax.data.table import Interactions
 from metajax.results import intervals, ledger, packing, rounding
 from metajax.results.environment import environment, now, require_clean, uncommitted_changes
 from metajax.results.schema import (
@@ -90,6 +90,7 @@ __all__ = [
     "all_stored",
     "arms_of",
     "config_hash",
+    "data_of",
     "difference",
     "environment",
     "facts",
@@ -136,6 +137,11 @@ def made(
     known = {"config": plain(settings.flat(config)), "config_hash": config_hash(config)}
     known |= {"environment": environment(), "generation": GENERATION}
     return Record(experiment, tuple(arms), dict(scores or {}), **(known | fields))
+
+
+def data_of(table: Interactions) -> Data:
+    """The data set's name, checksum and sizes."""
+    return Data(table.name, table.checksum(), table.num_users, table.num_items, len(table))
 
 
 def open_tests(config: Any, choices: Mapping[str, Any], experiment: str, tests: str) -> Opening:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from metajax.results import records
+from metajax.results import groups, records
 from metajax.results.grid import (
     WIDE,
     Grid,
@@ -271,12 +271,28 @@ def show(record: records.Record, console: Console | None = None) -> None:
     terminal(grid_of(record, wide=wide), console)
     if wide and any(key.condition == records.N2 for key in record.scores):
         terminal(controls_of(record), console)
+    if wide:
+        _show_groups(record, console)
     if record.method:
         for scenario in record.tasks:
             found = adaptation(record, scenario, record.method)
             if found != TASTE:
                 told = f"{record.method} on {scenario} adapts {found}: {WHY[found]}"
                 console.print(told, style="bold")
+
+
+def _show_groups(record: records.Record, console: Console) -> None:
+    """Prints the method and a baseline in each group of test tasks, where the record has groups."""
+    rival = next((name for name in BASELINES if name in record.names()), "")
+    if not rival or record.method in ("", rival):
+        return
+    metric = metrics_of(record)[0]
+    name = "MSE" if metric == "mse" else heading(metric)
+    for scenario in record.tasks:
+        title = f"{record.dataset}, {scenario.replace('_', '-')}: {name} by group"
+        found = groups.table(record, scenario, (record.method, rival), metric, title=title)
+        if found:
+            terminal(found, console)
 
 
 WHY = {

@@ -26,6 +26,8 @@ from metajax.types import MetaLearner, PyTree, UserError
 
 FORMAT = 1
 FILES = ("params.npz", "columns.npz", "form.npz", "users.npz", "items.json")
+OWN = ("format", "identity", "labels", "recipe", "params", "files")
+"""The facts of ``model.json`` that `save` writes itself."""
 
 
 class Reason(NamedTuple):

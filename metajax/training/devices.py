@@ -114,7 +114,7 @@ def dealt(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     )
 
     def gradient(params: Params, episodes: Episode, key: jax.Array):
-        _check_even(len(episodes.query.mask), mesh, "tasks")
+        check_even(mesh.shape[TASKS], len(episodes.query.mask))
         return run(params, episodes, task_keys(episodes, key))
 
     return gradient
@@ -132,12 +132,7 @@ def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> Gra
     Raises:
       UserError: when called, if the number of devices does not divide that of the rows.
     """
-    where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
-
-    def dealt(rows: PyTree) -> PyTree:
-        for leaf in jax.tree.leaves(rows):
-            _check_even(leaf.shape[axis], mesh, "rows")
-        return jax.lax.with_sharding_constraint(rows, where)
+    dealt = split_rows(mesh, axis)
 
     def gradient(params: Params, batch: Any, key: jax.Array):
         if isinstance(batch, Episode):
@@ -148,6 +143,33 @@ def split_by_compiler(mesh: Mesh, gradient_fn: GradientFn, axis: int = 0) -> Gra
     return gradient
 
 
+def split_rows(mesh: Mesh, axis: int = 0) -> Callable[[PyTree], PyTree]:
+    """A function of rows, within a program: the same rows, sharded over the ``tasks`` axis.
+
+    Args:
+      axis: of the rows, in all leaves.
+
+    Raises:
+      UserError: when called, if the number of devices does not divide that of the rows.
+    """
+    where = NamedSharding(mesh, PartitionSpec(*[None] * axis, TASKS))
+
+    def dealt(rows: PyTree) -> PyTree:
+        for leaf in jax.tree.leaves(rows):
+            check_even(mesh.shape[TASKS], leaf.shape[axis], "rows")
+        return jax.lax.with_sharding_constraint(rows, where)
+
+    return dealt
+
+
+def split_over(count: int) -> Callable[[PyTree], PyTree]:
+    """`split_rows` over ``count`` devices, as ``--devices`` asks; with 1 rows stay as they are.
+
+    For a training that is no call of `loop.fit`, such as one whose policy acts while it learns.
+    """
+    return split_rows(mesh(count=count)) if count > 1 else lambda rows: rows
+
+
 def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     """`split_by_compiler` over the second axis: for one episode of B stacked people, (1, B, ...).
 
@@ -156,10 +178,21 @@ def split_second_axis(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
     return split_by_compiler(mesh, gradient_fn, 1)
 
 
-def _check_even(number: int, mesh: Mesh, what: str) -> None:
-    if number % mesh.shape[TASKS]:
+def check_even(count: int, number: int, what: str = "tasks") -> None:
+    """Refuses a batch that devices cannot share; every training does it before its first step.
+
+    Call it first where a training of another batch goes before.
+
+    Args:
+      count: the number of devices.
+      number: how many tasks or rows a batch has; what: the word for them.
+
+    Raises:
+      UserError: ``count`` does not divide ``number``.
+    """
+    if number % count:
         raise UserError(
-            f"{number} {what} of a step do not divide over {mesh.shape[TASKS]} devices; ask for "
+            f"{number} {what} of a step do not divide over {count} devices; ask for "
             "--devices that divide them"
         )
 

@@ -140,6 +140,7 @@ def test_a_diverged_run_names_the_step(monkeypatch):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.params))
 
 
+@pytest.mark.slow
 def test_an_experiment_leaves_a_record_a_table_and_a_plot(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(splits.named, "load", lambda *_: latent.rating_log(240, 120))
     monkeypatch.setattr(records, "RESULTS", tmp_path / "results")

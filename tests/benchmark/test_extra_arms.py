@@ -134,6 +134,7 @@ def test_boosted_trees_do_not_see_query_labels_or_padding(ready, boosted):
     np.testing.assert_allclose(predict(some._replace(support=longer)), predict(some), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_trees_alone_need_no_arms(ready):
     few = TREES._replace(most_trees=5, num_draws=200)
     arm = boosting.boosting_arm(ready, None, few, num_support=32)

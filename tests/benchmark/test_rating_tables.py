@@ -1,9 +1,11 @@
 """A table of ratings from end to end: every arm, every measure, and what is missing is told."""
 
+import contextlib
 import dataclasses
 import io
+import pathlib
 import sys
-import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from metajax.benchmark import baselines, belief, boosting, harness, problem, sta
 from metajax.data import split
 from metajax.data.worlds import latent
 from metajax.results import records, tables
-from metajax.settings import SplitOptions, Training
+from metajax.settings import Data, Output, SplitOptions, Training
 
 TINY = Training(seeds=1, num_steps=20, num_tasks=10, num_support=16)
 
@@ -30,15 +32,63 @@ def closed_forms(ready):
     return baselines.closed_form_arms(ready)
 
 
+class Left(NamedTuple):
+    """What an experiment leaves: its record, its folder, what it has published and printed."""
+
+    record: records.Record
+    folder: pathlib.Path
+    published: records.Record
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def record(ready, closed_forms):
+def left(ready, closed_forms, tmp_path_factory):
+    """An experiment whose arms need no training, from the problem to the plot."""
+    folder = tmp_path_factory.mktemp("table")
     few = boosting.DEFAULT._replace(most_trees=20, min_rows=10)
     tuned = lambda arm, make: make(few)
     more, notes = strong.combined(ready, closed_forms, TINY, tuned)
-    config = harness.Config(training=TINY, split=SplitOptions(split_seed=3))
+    output, data = Output(folder, publish=True), Data("synthetic")
+    parts = SplitOptions(split_seed=3)
+    config = harness.Config(output=output, data=data, training=TINY, split=parts)
     arms = {**closed_forms, **more}
-    began = time.perf_counter()
-    return benchmark.judged("t", config, stacking.A9, ready, arms, {}, began, notes=notes)
+    printed, none = io.StringIO(), lambda *_: None
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(harness, "train_arms", lambda *_: (arms, notes))
+        patch.setattr(records, "RESULTS", folder / "results")
+        patch.setattr(records, "require_clean", none)
+        record = benchmark.run_experiment(
+            "t", config, none, {}, stacking.A9, protocol=lambda _: ready
+        )
+        published = records.stored("t-synthetic")
+    return Left(record, folder, published, printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def record(left):
+    return left.record
+
+
+def test_an_experiment_leaves_a_record_a_table_and_a_plot(left):
+    record, folder, published, printed = left
+    assert "A2 fold-in" in printed and "user-cold" in printed
+    assert (folder / "k_shot.png").stat().st_size > 10_000
+    mean_error = record.of("user_cold", baselines.A0, "all", "mae").mean()
+    assert f"{mean_error:.4f}" in printed
+    assert tables.grid_of(published).rows == tables.grid_of(record).rows
+    whole = records.stored("t-synthetic", folder)
+    for key, scores in record.scores.items():
+        np.testing.assert_array_equal(whole.scores[key], scores)
+        np.testing.assert_allclose(published.scores[key], scores, atol=0.01)
+    cold = record.of("user_cold", baselines.A2, "k=0", "mae")
+    np.testing.assert_allclose(cold, record.of("user_cold", baselines.A0, "all", "mae"), 1e-5)
+
+
+def test_bytes_of_a_person_are_those_beside_the_profile(record):
+    """Nothing, a bias' sums, those of 16 factors and a constant."""
+    size = {arm.name: arm.bytes_per_task or 0 for arm in record.arms}
+    assert size[baselines.A1] - size[baselines.A0] == 4 * 2
+    assert size[baselines.A2] - size[baselines.A0] == 4 * (17**2 + 17)
 
 
 def test_every_arm_has_every_measure(record):
@@ -62,6 +112,7 @@ def test_the_table_and_its_controls_can_be_read(record, tmp_path):
     tables.show(record, Console(file=screen, width=200))
     text = screen.getvalue()
     assert "A8 boosting alone" in text and "MSE: stack - arm" in text and "diverged" not in text
+    assert "user-cold: MSE by group" in text and "few (" in text and "training ratings" in text
     again = records.read(records.write(tmp_path, "t", record))
     assert tables.grid_of(again).rows == tables.grid_of(record).rows
 

@@ -38,6 +38,7 @@ PARTS = {
     "titles": "llm_rec",
     "label_arms": "multi_label",
     "multimodal_arms": "multimodal",
+    "rates": "clusters",
 }  # parts of a command of another name
 
 
@@ -179,7 +180,10 @@ def options_in_messages() -> list[tuple[str, str]]:
     found = set()
     for top in (HERE, HERE.parent / "metajax"):
         for path in sorted(top.rglob("*.py")):
-            for node in ast.walk(ast.parse(path.read_text())):
+            source = path.read_text()
+            if not ("UserError(" in source and re.search(OPTION, source)):
+                continue  # parsing takes most of the time
+            for node in ast.walk(ast.parse(source)):
                 if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "UserError":
                     text = " ".join(filter(None, map(_text, ast.walk(node))))
                     named = re.search(r"-m experiments (\w+)", text)

@@ -65,6 +65,6 @@ def test_users_lie_around_the_center_of_their_kind():
     one = world.of_kind(jax.random.key(1), 2)
     w = jnp.linalg.lstsq(one.support.inputs, one.support.label)[0]
     np.testing.assert_allclose(w, world.centers[2], atol=0.1)
-    kinds = jax.vmap(world.kind)(jax.random.split(jax.random.key(2), 2000))
+    kinds = jax.jit(jax.vmap(world.kind))(jax.random.split(jax.random.key(2), 2000))
     np.testing.assert_allclose(np.bincount(kinds) / 2000, world.shares, atol=0.03)
     np.testing.assert_allclose(world.bayes(one), one.query.label, atol=0.1)

@@ -94,3 +94,11 @@ def test_purchases_are_carts_and_carts_are_views(data_dir):
     rows = behaviors.retailrocket(data_dir)
     assert rows.chain and (np.diff(rows.label, axis=1) <= 0).all()
     assert rows.label.mean(axis=0)[0] == pytest.approx(0.2, abs=0.01)
+
+
+def test_a_row_of_a_market_has_a_label_in_that_market_alone(data_dir):
+    rows = behaviors.markets(data_dir)
+    np.testing.assert_array_equal(rows.known.sum(axis=1), 1.0)
+    assert rows.tasks[-1] == "beauty" and not rows.chain
+    for people in (rows.unit[rows.known[:, t] > 0] for t in range(4)):
+        assert len(np.unique(people)) > 1_500  # of 1,994 who are in all four

@@ -57,7 +57,7 @@ def other_tastes(w, log):
 
 
 def clicks(name):
-    users = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(0), 3))
+    users = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(jax.random.key(0), 3))
     return check.Trial(WORLD.environment(), POLICIES[name](), users, 4, other_tastes)
 
 
@@ -161,6 +161,6 @@ FAULTS = {
 @pytest.mark.parametrize("told", FAULTS)
 def test_a_planted_fault_is_found(told):
     holds, policy = FAULTS[told]
-    users = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(0), 2))
+    users = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(jax.random.key(0), 2))
     with pytest.raises(AssertionError, match=told):
         holds(check.Trial(WORLD.environment(), policy, users, 3))

@@ -14,7 +14,7 @@ from metajax.decide.environment import Decision, Observation, play
 from metajax.types import UserError
 
 WORLD = ClickUsers(num_items=10, candidates=5, horizon=1_000)
-USERS = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(0), 3))
+USERS = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(jax.random.key(0), 3))
 LINEAR = believing.flat(lambda seen: seen.inputs["vector"], 8)
 KEEP = {"whole": (1, 1, 1, 1), "feedback": (0, 1, 1, 1), "learn": (1, 0, 1, 1),
         "adjust": (1, 1, 0, 1), "commit": (1, 1, 1, 0)}  # fmt: skip

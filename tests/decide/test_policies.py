@@ -179,7 +179,7 @@ def test_a_log_is_laid_out_by_person_and_item_unless_it_is_too_large(monkeypatch
 
 def test_learning_beats_chance_on_clicks():
     world = ClickUsers(horizon=30)
-    users = jax.vmap(world.sample)(jax.random.split(jax.random.key(0), 200))
+    users = jax.jit(jax.vmap(world.sample))(jax.random.split(jax.random.key(0), 200))
     features = lambda seen: jnp.concatenate([jnp.ones((20, 1)), seen.inputs["vector"]], axis=1)
     linear = policies.linear_thompson(features, 9, 0.5)
 

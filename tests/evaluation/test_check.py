@@ -19,7 +19,7 @@ from metajax.learners.pooled import all_examples, pooled
 from metajax.models.towers import vector_linear
 from metajax.types import Episode, MetaLearner, UserError
 
-EPISODE = LatentUsers(dim=3, num_support=8, num_query=10).sample(jax.random.key(3))
+EPISODE = jax.jit(LatentUsers(dim=3, num_support=8, num_query=10).sample)(jax.random.key(3))
 WIDTH = 3
 
 

@@ -1,6 +1,7 @@
 """Controls, curves, streams, groups and full rankings, on learners whose answers are known."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,17 @@ def params_of(learner: MetaLearner):
     source, tasks = world()
     first = episodes.fetch(jax.tree.map(lambda x: x[0], tasks), source)
     return learner.init(jax.random.key(0), first)
+
+
+@functools.cache
+def predicts(learner: MetaLearner) -> Callable:
+    """The program that predicts tasks of the world."""
+    fetch = episodes.fetch_from(world()[0])
+    return jax.jit(
+        lambda params, tasks: evaluate.predictions(
+            learner, params, tasks, jax.random.key(9), fetch=fetch
+        )
+    )
 
 
 @functools.cache
@@ -128,9 +140,7 @@ def test_the_judge_has_every_scenario_condition_and_metric_asked_for():
             np.testing.assert_allclose(values, found[key], rtol=2e-4, err_msg=str(key))
     cold = found["old", "x", "k=0", "mae"]
     np.testing.assert_array_equal(cold, found["old", "x", "no support", "mae"])
-    direct = evaluate.predictions(
-        learner, params_of(learner), tasks, jax.random.key(9), fetch=episodes.fetch_from(source)
-    )
+    direct = predicts(learner)(params_of(learner), tasks)
     expected = jnp.abs(direct - tasks.query.label).mean(axis=1)
     np.testing.assert_allclose(found["new", "x", "all", "mae"][0], expected, rtol=1e-4)
 
@@ -172,19 +182,14 @@ def test_nobody_keeps_their_own_support():
 def test_the_curve_is_judging_with_the_support_cut():
     learner, (source, tasks) = fold_in(), world()
     params = params_of(learner)
-    curve = evaluate.k_shot(
-        learner, params, tasks, jax.random.key(0), (0, 5, 12), fetch=episodes.fetch_from(source)
+    fetch, key = episodes.fetch_from(source), jax.random.key(0)
+    curve = jax.jit(lambda t: evaluate.k_shot(learner, params, t, key, (0, 5, 12), fetch=fetch))(
+        tasks
     )
     for k, found in zip((0, 5, 12), curve["mae"], strict=True):
         mask = jnp.where(jnp.arange(SUPPORT) < k, 1.0, 0.0)
         cut = tasks.support._replace(mask=tasks.support.mask * mask[None, :])
-        scores = evaluate.predictions(
-            learner,
-            params,
-            tasks._replace(support=cut),
-            jax.random.key(9),
-            fetch=episodes.fetch_from(source),
-        )
+        scores = predicts(learner)(params, tasks._replace(support=cut))
         expected = jnp.abs(scores - tasks.query.label).mean(axis=1)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert curve["mae"][2].mean() < curve["mae"][1].mean() < curve["mae"][0].mean()

@@ -148,7 +148,9 @@ def test_a_constant_scorer_gets_chance_whatever_the_order_of_the_file():
     keys = jax.random.split(jax.random.key(7), 20_000)
 
     def mean_of(metric):
-        values = jax.vmap(lambda key: metric(jnp.ones(10), label, jnp.ones(10), key, k=5))(keys)
+        values = jax.jit(jax.vmap(lambda key: metric(jnp.ones(10), label, jnp.ones(10), key, k=5)))(
+            keys
+        )
         return float(jnp.mean(values)), 4 * float(jnp.std(values)) / len(keys) ** 0.5
 
     discount = [1 / math.log2(i + 1) for i in range(1, 6)]
@@ -170,7 +172,7 @@ def test_a_constant_scorer_gets_chance_whatever_the_order_of_the_file():
 def test_every_order_of_a_tie_is_equally_likely():
     keys = jax.random.split(jax.random.key(3), 12_000)
     mask = jnp.array([1.0, 0.0, 1.0, 1.0])
-    orders = jax.vmap(lambda key: metrics.order(jnp.zeros(4), mask, key))(keys)
+    orders = jax.jit(jax.vmap(lambda key: metrics.order(jnp.zeros(4), mask, key)))(keys)
     found, times = np.unique(np.asarray(orders), axis=0, return_counts=True)
     assert len(found) == 6 and (found[:, 3] == 1).all()
     assert (abs(times - 2000) < 4 * (2000 * 5 / 6) ** 0.5).all()

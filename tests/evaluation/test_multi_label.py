@@ -24,7 +24,7 @@ def test_macro_f1_is_that_of_scikit_learn():
 
 
 def test_the_average_precision_of_lists_is_that_of_scikit_learn():
-    own = jax.vmap(lambda s, y, m, k: metrics.average_precision(s, y, m, k, k=4))
+    own = jax.jit(jax.vmap(lambda s, y, m, k: metrics.average_precision(s, y, m, k, k=4)))
     keys = jax.random.split(jax.random.key(0), 60)
     found = own(jnp.asarray(SCORE), jnp.asarray(LABEL), jnp.ones((60, 4)), keys)
     some = LABEL.sum(axis=1) > 0

@@ -10,6 +10,7 @@ import pytest
 
 from metajax.data.histories import sequences
 from metajax.data.histories.sequences import HeldOut
+from metajax.data.table import Features, Interactions
 from metajax.evaluation import next_item
 from metajax.types import UserError
 
@@ -42,7 +43,7 @@ def test_the_last_item_is_the_test_and_the_one_before_it_the_validation(small):
 
 def test_no_window_shows_a_held_out_item(small):
     windows = sequences.windows(small, width=2)
-    draw = jax.vmap(lambda key: sequences.draw(windows, key, 2))
+    draw = jax.jit(jax.vmap(lambda key: sequences.draw(windows, key, 2)))
     episodes = draw(jax.random.split(jax.random.key(0), 200))
     rows = np.concatenate([episodes.support.inputs, episodes.query.inputs], axis=1)
     real = np.concatenate([episodes.support.mask, episodes.query.mask], axis=1) > 0
@@ -50,12 +51,48 @@ def test_no_window_shows_a_held_out_item(small):
     assert trained == {(1,), (2, 1)}  # person 1 has one trained item, person 2 has two
 
 
+def timed_log() -> Interactions:
+    """Ten events at times 0 .. 9, out of order; the moments of shares .5 and .8 are 5 and 8."""
+    rows = [  # time, user, item
+        (9, 0, 4), (0, 0, 0), (1, 1, 1), (2, 0, 2), (3, 2, 3),
+        (4, 1, 0), (5, 0, 3), (6, 3, 1), (7, 0, 1), (8, 1, 4),
+    ]  # fmt: skip
+    time, user, item = (np.array(column) for column in zip(*rows, strict=True))
+    return Interactions(
+        name="timed", user=user.astype(np.int32), item=item.astype(np.int32),
+        label=np.ones(10, np.float32), time=time.astype(np.int64), user_ids=np.arange(4),
+        item_ids=np.arange(5), user_features=Features(), item_features=Features(), scale=(0, 1),
+    )  # fmt: skip
+
+
+def test_by_time_nothing_after_a_moment_is_trained_on_or_read_before_it():
+    """By pencil: user 0 takes 0 2 | 3 1 | 4, user 1 takes 1 0 | | 4, user 2 only 3, user 3 | 1."""
+    data = sequences.by_time(timed_log(), (0.5, 0.8))
+    assert data.trained.tolist() == [2, 2, 1, 0]
+    valid, test = sequences.held_out(data, 3, 2), sequences.held_out(data, 3, 1)
+    assert valid.person is not None and test.person is not None
+    assert valid.person.tolist() == [0] and valid.target.tolist() == [3]
+    assert valid.history.tolist() == [[0, 2, 0]] and valid.seen.tolist() == [[0, 2]]
+    assert test.person.tolist() == [0, 1] and test.target.tolist() == [4, 4]
+    assert test.history.tolist() == [[2, 3, 1], [1, 0, 0]] and test.length.tolist() == [3, 2]
+    assert test.seen.tolist() == [[0, 2, 3, 1], [1, 0, 5, 5]]
+    windows = sequences.windows(data, 2)
+    covered = [data.items[f:e].tolist() for f, e in zip(windows.first, windows.last, strict=True)]
+    assert covered == [[0, 2], [1, 0], [3]]
+    assert data.digest() != data._replace(stops=None).digest()
+
+
+def test_a_log_without_anybody_on_both_sides_gets_one_line():
+    with pytest.raises(UserError, match="nobody has items on both sides"):
+        sequences.by_time(timed_log(), (0.0, 0.5))
+
+
 def test_windows_cover_a_long_history_and_never_leave_it():
     length = 25
     data = sequences.assemble("x", np.repeat([0, 1], length), np.arange(2 * length))
     windows = sequences.windows(data, width=8)
     assert len(windows.end) == 6  # 23 trained items each: 3 windows
-    draw = jax.vmap(lambda key: sequences.draw(windows, key, 8))
+    draw = jax.jit(jax.vmap(lambda key: sequences.draw(windows, key, 8)))
     episodes = draw(jax.random.split(jax.random.key(0), 500))
     items = np.where(episodes.support.mask > 0, episodes.support.inputs, -1)
     last = np.asarray(episodes.query.inputs)
@@ -98,7 +135,7 @@ def test_the_place_counts_what_stands_above_among_the_candidates():
 def test_a_constant_scorer_gets_chance():
     keys = jax.random.split(jax.random.key(0), 3000)
     place = lambda key: next_item.rank(jnp.zeros(5), jnp.array(1), jnp.ones(5), key)
-    counts = np.bincount(np.asarray(jax.vmap(place)(keys)), minlength=5)
+    counts = np.bincount(np.asarray(jax.jit(jax.vmap(place))(keys)), minlength=5)
     assert abs(counts / 3000 - 0.2).max() < 0.03
 
 

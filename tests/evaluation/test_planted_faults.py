@@ -332,7 +332,21 @@ FAULTS: dict[str, tuple[Callable, str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+DEAR = {
+    "columns are blind to test rows": "all rows in every column",
+    "training rows are honest": "no held-out folds",
+    "training is blind to test rows": "early stopping on test tasks",
+}
+"""Guards that take seconds, each with the one of its faults that the fast tests plant."""
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(fault, marks=pytest.mark.slow if DEAR.get(guard, fault) != fault else ())
+        for fault, (_, guard) in FAULTS.items()
+    ],
+)
 def test_the_fault_is_found(fault, monkeypatch):
     plant, guard = FAULTS[fault]
     plant(monkeypatch)

@@ -54,6 +54,23 @@ def test_ratings_and_events_are_not_paired(tmp_path):
         data.loaded(paths[0], paths[1], None)
 
 
+@pytest.mark.parametrize(
+    ("pair", "told"),
+    [
+        (("amazon-cloth-sport", "amazon-sport"), "several domains; give two of amazon-cloth, ama"),
+        (("douban-book", "douban-book"), "is both source and target"),
+    ],
+)
+def test_a_folder_of_domains_and_one_domain_twice_get_one_line(pair, told):
+    with pytest.raises(UserError, match=told):
+        data.loaded(*pair, None)
+
+
+def test_no_share_of_hidden_people_gets_one_line():
+    with pytest.raises(UserError, match="give one or more --hidden"):
+        experiment.measured(experiment.Config(hidden=()))
+
+
 def test_an_unknown_genre_gets_one_line():
     with pytest.raises(UserError, match="no genre 'Jazz' in ml-1m; the genres are Action"):
         data.domain("ml-1m:Jazz", "ml-1m:Drama", None)
@@ -101,3 +118,23 @@ def test_a_stored_record_prints_its_tables_and_draws(name, tmp_path, capsys):
     said = capsys.readouterr().out
     assert report.PTUPCDR in said and "K=10" in said
     assert (tmp_path / "shots.png").is_file() and (tmp_path / "gaps.png").is_file()
+
+
+def test_a_stopped_run_goes_on_from_the_arms_that_it_has(tmp_path):
+    """What is kept of an arm is read, to the last bit, and no arm is trained twice."""
+    config = experiment.Config(output=Output(out=tmp_path))
+    params = {"embed": {}, "prior": {"bridge": np.float32([[0.1, 1 / 3]])}}
+    experiment.begun(config, PAIR).add("20% hidden: TMCDR", [{"rate": 0.1}, params])
+    again = experiment.begun(config, PAIR)
+    told, found = experiment.restored(again["20% hidden: TMCDR"])
+    assert told == {"rate": 0.1} and found["embed"] == {}
+    np.testing.assert_array_equal(found["prior"]["bridge"], params["prior"]["bridge"])
+    other = dataclasses.replace(config, trials=9)
+    assert "20% hidden: TMCDR" not in experiment.begun(other, PAIR)
+
+
+def test_hidden_people_are_grouped_by_their_rows_in_the_source():
+    few = dataclasses.replace(PAIR.source, user=np.array([0, 1, 1, 2, 2, 2]), label=np.ones(6))
+    found = data.groups_of(PAIR._replace(source=few), np.array([2, 0, 1]))
+    names = ["few (1)", "middling (2)", "many (3)"]
+    assert found == {"source ratings": {"names": names, "of": [2, 0, 1]}}

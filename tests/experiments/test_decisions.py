@@ -41,7 +41,9 @@ def test_the_page_has_the_tables_of_the_records():
     assert page.PAGE.read_text() == page.filled(page.PAGE.read_text())
 
 
-@pytest.mark.parametrize(("names", "most"), [(page.DECISIONS, 90), (page.TRUST, 120)])
+@pytest.mark.parametrize(
+    ("names", "most"), [(page.DECISIONS, 90), (page.TRUST, 120), (page.STREAMS, 60)]
+)
 def test_the_stored_records_of_a_room_took_no_longer_than_they_may(names, most):
     told = page.minutes(names)
     assert len(told) == len(names) and 0 < sum(told.values()) < most

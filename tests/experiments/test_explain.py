@@ -40,7 +40,7 @@ def test_what_is_judged_is_stored_and_printed(tmp_path, capsys):
     example = world.sample(KEY)
     params = made.learner.init(KEY, example)
     arm = explain_arms.Explained(made.learner, params, {}, params, made.weights)
-    drawn = jax.vmap(world.sample)(jax.random.split(KEY, 6))
+    drawn = jax.jit(jax.vmap(world.sample))(jax.random.split(KEY, 6))
     own = lambda episode: episode
     values, curves = explain.judge(arm, drawn, own, own, world.causes)
     np.testing.assert_allclose(

@@ -158,7 +158,7 @@ def test_a_planted_taste_is_found_by_its_own_titles_and_not_by_those_of_others(s
         part = lambda a, b: jax.tree.map(lambda x: x[a:b], both)
         return Episode((), part(0, 20), part(20, 30))
 
-    tasks = jax.vmap(task)(taste, jax.random.split(jax.random.key(7), 40))
+    tasks = jax.jit(jax.vmap(task))(taste, jax.random.split(jax.random.key(7), 40))
     config = llm_meta.Config(inner_rate=0.5, inner_steps=20)
     make = ways.learner_of(config, ways.LAST, ways.TUNED, shape, 3.0)
 

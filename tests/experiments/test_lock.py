@@ -15,7 +15,7 @@ NOTHING_CHOSEN = {"protocols.py", "as_published.py"}
 """Experiments at the settings of papers: nothing is chosen on meta-validation."""
 CHOICES = {"open_tests": 1, "freeze": 1, "opened_for": 2}
 """Who opens test tasks -> the place of the choices among the arguments."""
-MAKERS = {"made", "written", "record_of", "upgraded"}
+MAKERS = {"made", "kept", "written", "record_of", "upgraded"}
 TESTS = {"test", "tests", "test_tasks"}
 
 
@@ -151,12 +151,11 @@ NOT_JUDGING = {
     ("classics/few_shot.py", "in_batches"),
     ("regimes/world.py", "one_by_one"),
     ("ecommerce/runs.py", "adapted"),
-    ("trust/own_data.py", "with_table"),
-    ("trust/adversarial_arms.py", "embedded"),
+    ("llm_distill/served.py", "milliseconds"),
     ("domains/chosen_arms.py", "penalized"),
     ("domains/cross_arms.py", "trial"),
 }
-"""Functions that make a learner of a learner, and a loss that is trained: they call ``adapt``."""
+"""Functions that call ``adapt`` to make a learner of a learner or a loss, or to time a request."""
 
 
 def adapting(source: str) -> set[str]:

@@ -12,6 +12,7 @@ from metajax.results import records
 from metajax.settings import Output
 from metajax.types import UserError
 
+STORED = ("census-income", "retailrocket-multibehavior", "amazon-four-domains")
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(240, 3)).astype(np.float32)
 LABEL = (X[:, :2] > 0).astype(np.float32)
@@ -64,7 +65,7 @@ def test_a_network_scores_a_new_task_alike_before_it_has_a_label():
     np.testing.assert_array_equal(learner.predict(params, state, example.query.inputs), 0.0)
 
 
-@pytest.mark.parametrize("dataset", ["census-income", "retailrocket-multibehavior"])
+@pytest.mark.parametrize("dataset", STORED)
 def test_the_stored_record_prints_its_tables_and_draws(dataset, tmp_path, capsys):
     if not records.path_of(f"{new_task.NAME}-{dataset}").is_file():
         pytest.skip("no record is stored")

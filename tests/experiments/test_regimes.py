@@ -57,7 +57,7 @@ def test_the_filter_of_who_forgets_all_at_once_is_the_mean():
 
 def test_tastes_keep_their_variance_and_correlation():
     world = World(dim=2, sigma=0.0, num_support=2, num_query=1)
-    draw = jax.vmap(lambda key: world.sample(0.8, key))
+    draw = jax.jit(jax.vmap(lambda key: world.sample(0.8, key)))
     episodes = draw(jax.random.split(jax.random.key(0), 4000))
     x, y = episodes.support.inputs, episodes.support.label - episodes.support.inputs @ world.mean
     # E[y_0 y_1 (x_0 . x_1)] = keep tau^2 E[(x_0 . x_1)^2], and E[y^2] = tau^2 E[x . x] = tau^2.
@@ -113,10 +113,9 @@ def test_a_reader_does_not_see_padding():
     half = Examples(x, y, mask.at[3:].set(0.0))
     other = Examples(x.at[3:].set(9.0), y.at[3:].set(9.0), half.mask)
     key, start = jax.random.key(0), learner.start(params, ())
-    found = [
-        learner.predict(params, learner.adapt(params, start, e, key), episode.query.inputs)
-        for e in (half, other)
-    ]
+    inputs = episode.query.inputs
+    read = jax.jit(lambda e: learner.predict(params, learner.adapt(params, start, e, key), inputs))
+    found = [read(e) for e in (half, other)]
     np.testing.assert_array_equal(*found)
 
 
@@ -173,7 +172,7 @@ def test_stretches_are_the_newest_items_in_order():
 def test_places_are_those_of_a_loop():
     data = walkers(3)
     settings = sequence.Settings(data.num_items, sequence.small(8, 1, 2), dropout=0.0)
-    base = sequence.init(jax.random.key(0), settings)
+    base = jax.jit(sequence.init, static_argnums=1)(jax.random.key(0), settings)
     learner = window.implicit_head()
     params = {"base": base, "weight": jnp.asarray(0.0), "penalty": jnp.asarray(1.0)}
     read = history.window(settings, history.ROW)
@@ -182,12 +181,12 @@ def test_places_are_those_of_a_loop():
         sequence.item_embeddings(params["base"]),
     )
     found = history.places(settings.num_items, learner, both, params, data)
-    model = sequence.next_item(settings)
+    apply = jax.jit(sequence.next_item(settings).apply)
     for j in (0, 4, 9):
         items = data.items[130 * 2 - 10 + j - (10 + j) : 130 * 2 - 10 + j]
         padded = np.zeros(20, np.int32)
         padded[: len(items)] = items
-        scores = np.array(model.apply(base, (), (padded[None], jnp.array([len(items)])))[0])
+        scores = np.array(apply(base, (), (padded[None], jnp.array([len(items)])))[0])
         seen = data.items[130 : 130 * 2 - 10 + j]
         target = data.items[130 * 2 - 10 + j]
         scores[np.setdiff1d(seen, [target])] = -np.inf
@@ -197,7 +196,7 @@ def test_places_are_those_of_a_loop():
 def test_reading_exactly_one_item_is_the_model_on_one_item():
     data = walkers(1)
     settings = sequence.Settings(data.num_items, sequence.small(8, 1, 2), dropout=0.0)
-    base = sequence.init(jax.random.key(0), settings)
+    base = jax.jit(sequence.init, static_argnums=1)(jax.random.key(0), settings)
     tail = jnp.asarray(data.items[-120:])
     found = history.exactly(settings, 1)(base, tail) @ base["items"].T
     rows = tail[-11:-1][:, None]

@@ -1,10 +1,12 @@
 """The recipes of `sasrec`: each trains, learns what comes next, and stands in the table."""
 
+import jax
 import numpy as np
 import pytest
 
-from experiments.large.sasrec import parts, sasrec
+from experiments.large.sasrec import arms, blend, parts, sasrec
 from metajax.data.histories import sequences as histories
+from metajax.data.table import Features, Interactions
 from metajax.evaluation import next_item
 from metajax.settings import Output
 
@@ -25,12 +27,50 @@ def test_each_recipe_is_what_it_says():
     assert of("wide").shape.width == 192 and of("wide").dropout == 0.4
 
 
+def test_arms_of_a_time_split_score_the_people_who_are_asked():
+    """Half of the people come back after the moment; the arms have a row for each of them alone."""
+    time = np.arange(320) + np.where(np.arange(320) % 16 == 15, 1000, 0)
+    data = walkers()
+    table = Interactions(
+        name="circle", user=np.repeat(np.arange(40), 8).astype(np.int32), item=data.items,
+        label=np.ones(320, np.float32), time=time, user_ids=np.arange(40), item_ids=np.arange(12),
+        user_features=Features(), item_features=Features(), scale=(0.0, 1.0),
+    )  # fmt: skip
+    found = histories.by_time(table, (0.4, 0.95))
+    test = histories.held_out(found, 6, 1)
+    assert 0 < len(test.target) < 40 and sasrec.asked(found)["untrained"] == 0
+    settings = arms.Factors(dim=4, epochs=1, batch=64)
+    for score in (arms.popularity(found, test), arms.bpr(found, test, settings)):
+        assert score.shape == (len(test.target), 12)
+    best = arms.transitions(found, test, 1, 0.6).argmax(axis=1)
+    assert (best == test.target).mean() == 1.0  # whoever walks takes the next place
+
+
+def test_a_sum_of_logarithms_by_hand_takes_the_table_that_is_right():
+    """One table knows the next item of everybody, the model and the other table know nothing."""
+    one = blend.Blend(1.0, (0.5, 2.0), 0.0)
+    tables = {"transitions": np.array([[0.99, 0.0]]), "item-kNN": np.array([[0.0, 0.9]])}
+    expected = [np.log(0.3) + 2 * np.log(0.1), np.log(0.7) + 0.5 * np.log(0.01)]
+    np.testing.assert_allclose(one(np.log([[0.3, 0.7]]), tables)[0], expected, rtol=1e-5)
+    held = histories.held_out(walkers(), 4, 2)
+    held = held._replace(seen=np.full((40, 1), 99))
+    right, blank = np.zeros((2, 40, 12), np.float32)
+    right[np.arange(40), held.target] = 1.0
+    nothing = np.full((40, 12), -np.log(12.0), np.float32)
+    found = blend.chosen(
+        [nothing], {"transitions": right, "item-kNN": blank}, held, jax.random.key(0)
+    )
+    assert found[blend.BLENDED].weights[0] > 0 and found[blend.BLENDED].valid == 1.0
+    assert found[blend.TABLES].base == 0.0 and found[blend.TABLES].valid == 1.0
+
+
 @pytest.mark.slow
 def test_parts_made_apart_are_the_table_made_at_once(tmp_path, monkeypatch):
     """Two processes share the work; what is kept is read, and nothing is trained twice."""
     monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sasrec, "load", lambda config: walkers())
-    monkeypatch.setattr(parts, "simple_arms", lambda data, width: {})
+    monkeypatch.setattr(parts, "simple_arms", lambda data, width, devices: {})
+    monkeypatch.setattr(parts, "_blends", lambda *given: None)
     options = {"window": 6, "width": 8, "num_layers": 1, "epochs": 50, "dropout": 0.0, "seeds": 2}
     options |= {"drawn": 8, "rate": 0.02, "seeds_at_once": 0, "average": 0.9}
     output = Output(tmp_path / "out")
@@ -38,6 +78,7 @@ def test_parts_made_apart_are_the_table_made_at_once(tmp_path, monkeypatch):
     once = (tmp_path / "out" / "parts" / "sasrec.jsonl").read_bytes()
     monkeypatch.setattr(parts.training, "fit", None)  # would fail, were it called
     record = sasrec.run(sasrec.Config(output, **options))
+    assert record is not None
     assert (tmp_path / "out" / "parts" / "sasrec.jsonl").read_bytes() == once
     hit = record.of("leave-one-out", sasrec.SASREC, next_item.UNMASKED, "hit@10")
     assert hit.shape == (2, 40)
@@ -55,7 +96,9 @@ def test_every_recipe_learns_to_walk(tmp_path, monkeypatch):
     options |= {"drawn": 8, "rate": 0.01}
     config = sasrec.Config(Output(tmp_path / "out"), also=("gbce", "esasrec", "hstu"), **options)
     record = sasrec.main(config)
+    assert record is not None
     ndcg = lambda arm: record.of("leave-one-out", arm, next_item.UNMASKED, "ndcg@10").mean()
     for arm in (sasrec.SASREC, "SASRec, gBCE", "eSASRec", "HSTU, full softmax"):
         assert ndcg(arm) > 0.8, arm
+    assert ndcg(blend.BLENDED) > 0.8
     assert ndcg("popularity") < 0.6  # a random place among twelve has .42

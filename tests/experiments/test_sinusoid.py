@@ -23,7 +23,7 @@ TINY = sinusoid.Config(num_steps=2, num_tasks=2, seeds=1, test_tasks=5)
 def test_what_the_oracle_is_told_explains_the_labels():
     """Amplitude in [0.1, 5] and phase in [0, pi], and with them the labels come out exactly."""
     world = SineTasks(num_support=5, num_query=5)
-    episodes = jax.vmap(lambda k: sinusoid.told(world.sample(k)))(
+    episodes = jax.jit(jax.vmap(lambda k: sinusoid.told(world.sample(k))))(
         jax.random.split(jax.random.key(0), 200)
     )
     x, amplitude, phase = (np.asarray(episodes.query.inputs[..., i]) for i in range(3))
@@ -96,13 +96,13 @@ def test_the_curve_is_gradient_descent_step_by_step():
 
 def test_given_away_tasks_are_honest_in_training_and_not_at_test():
     keys = jax.random.split(jax.random.key(0), 300)
-    honest = jax.vmap(memorization.GivenAway(10, 10, honest=True).sample)(keys)
+    honest = jax.jit(jax.vmap(memorization.GivenAway(10, 10, honest=True).sample))(keys)
     shown = np.asarray(honest.query.inputs[:, 0, 1:]).argmax(axis=1)
     amplitude = 0.1 + shown * (4 - 0.1) / 19
     x = np.asarray(honest.query.inputs[..., 0])
     noise = np.asarray(honest.query.label) - amplitude[:, None] * np.sin(x)
     assert abs(noise.std() - 0.1) < 0.005 and shown.max() == 15
-    lying = jax.vmap(memorization.GivenAway(10, 10, honest=False).sample)(keys)
+    lying = jax.jit(jax.vmap(memorization.GivenAway(10, 10, honest=False).sample))(keys)
     shown = np.asarray(lying.query.inputs[:, 0, 1:]).argmax(axis=1)
     x, y = np.asarray(lying.query.inputs[..., 0]), np.asarray(lying.query.label)
     true = (y * np.sin(x)).sum(axis=1) / (np.sin(x) ** 2).sum(axis=1)

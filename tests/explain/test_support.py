@@ -19,7 +19,7 @@ from metajax.types import Episode, Examples, MetaLearner, UserError
 
 WORLD = Interests(num_interests=2, dim=2, num_support=10, num_query=4)
 KEY = jax.random.key(0)
-TASKS = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(1), 8))
+TASKS = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(jax.random.key(1), 8))
 LEARNERS: dict[str, MetaLearner] = {
     "ridge": ridge(identity(), vector_linear(), 4, precision=0.5),
     "maml": gradient(vector_mlp((8,)), optax.sgd(0.1), 3),
@@ -57,6 +57,7 @@ def test_halfway_influence_is_leaving_out_where_the_score_is_quadratic():
     assert float(jnp.abs(support.influence(score, episode) - truth).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_halfway_influence_is_nearer_to_leaving_out_of_a_learner_with_inner_steps():
     learner, episode = LEARNERS["maml"], task()
     params = learner.init(KEY, episode)
@@ -71,7 +72,9 @@ def test_halfway_influence_is_nearer_to_leaving_out_of_a_learner_with_inner_step
 def test_influence_ranks_a_support_as_leaving_one_out_does(name):
     truth, told = both(name)
     mask = jnp.ones(10).at[-2:].set(0.0)
-    agree = jax.vmap(judged.rank_agreement, (0, 0, None))(truth[..., 0], told[..., 0], mask)
+    agree = jax.jit(jax.vmap(judged.rank_agreement, (0, 0, None)))(
+        truth[..., 0], told[..., 0], mask
+    )
     assert np.nanmean(agree) > 0.9
     assert not truth[:, -2:].any() and not told[:, -2:].any()  # padding did nothing
 
@@ -101,7 +104,7 @@ def test_ridge_leaves_one_out_in_closed_form():
     np.testing.assert_allclose(exact, truth, atol=1e-5)
     assert float(jnp.abs(first - truth).max()) > 0.01  # what the leverage puts right
     mask = jnp.ones(10)
-    agree = jax.vmap(judged.rank_agreement, (0, 0, None))
+    agree = jax.jit(jax.vmap(judged.rank_agreement, (0, 0, None)))
     np.testing.assert_allclose(agree(truth[..., 0], exact[..., 0], mask), 1.0, atol=1e-6)
 
 
@@ -136,10 +139,10 @@ def test_planted_causes_are_found_and_random_ones_are_not():
     params = learner.init(KEY, task())
     tell = lambda e: support.leave_one_out(support.adapted(learner, params, e, KEY), e)[:, 0]
     told = jax.jit(jax.vmap(tell))(TASKS)
-    cause = jax.vmap(WORLD.causes)(TASKS)[..., 0]
-    recall = jax.vmap(judged.cause_recall)(told, cause, TASKS.support.mask)
+    cause = jax.jit(jax.vmap(WORLD.causes))(TASKS)[..., 0]
+    recall = jax.jit(jax.vmap(judged.cause_recall))(told, cause, TASKS.support.mask)
     blind = jax.random.normal(KEY, told.shape)
-    chance = jax.vmap(judged.cause_recall)(blind, cause, TASKS.support.mask)
+    chance = jax.jit(jax.vmap(judged.cause_recall))(blind, cause, TASKS.support.mask)
     assert np.nanmean(recall) == 1.0 and np.nanmean(chance) < 0.8
 
 
@@ -152,7 +155,7 @@ def test_other_parameters_give_other_attributions():
         tell = lambda e: support.influence(support.adapted(learner, params, e, KEY), e)[:, 0]
         return jax.jit(jax.vmap(tell))(TASKS)
 
-    agree = jax.vmap(judged.rank_agreement)(told(0), told(1), TASKS.support.mask)
+    agree = jax.jit(jax.vmap(judged.rank_agreement))(told(0), told(1), TASKS.support.mask)
     assert np.nanmean(jnp.abs(agree)) < 0.9
 
 

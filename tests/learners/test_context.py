@@ -32,14 +32,14 @@ def test_one_step_by_hand():
         state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
         c = 2 * a * s * (y - theta)
         assert float(state.fast["context"][0]) == pytest.approx(c, rel=1e-12)
-        grads, _ = jax.grad(learner.loss, has_aux=True)(params, episode, jax.random.key(0))
+        grads, _ = jax.jit(jax.grad(learner.loss, has_aux=True))(params, episode, jax.random.key(0))
         residual = theta + s * c - z
         net = grads["model"]["net"]
         assert float(net["theta"]) == pytest.approx(2 * residual * (1 - 2 * a * s**2), rel=1e-12)
         through_s = c + s * 2 * a * (y - theta)
         assert float(net["s"]) == pytest.approx(2 * residual * through_s, rel=1e-12)
         first = cavia(sum_model(), 1, optax.sgd(a), 1, second_order=False)
-        grads, _ = jax.grad(first.loss, has_aux=True)(params, episode, jax.random.key(0))
+        grads, _ = jax.jit(jax.grad(first.loss, has_aux=True))(params, episode, jax.random.key(0))
         assert float(grads["model"]["net"]["theta"]) == pytest.approx(2 * residual, rel=1e-12)
 
 

@@ -46,7 +46,7 @@ def test_runs_over_a_batch_of_tasks():
     x = jax.random.normal(jax.random.key(0), (3, 4, 2))
     support = Examples(x, x[..., 0] + 1.0, jnp.ones((3, 4)))
     norms = gradient_norms(vector_linear(), {"head": {"kernel": jnp.ones(2)}}, tree.everything)
-    got = jax.vmap(norms)(Episode((), support, support))
+    got = jax.jit(jax.vmap(norms))(Episode((), support, support))
     residual = np.asarray(x.sum(-1) - support.label)
     expected = 2 * np.linalg.norm(np.asarray(x), axis=-1) / np.abs(residual)
     np.testing.assert_allclose(got, expected, rtol=1e-4)

@@ -59,7 +59,7 @@ def label_mean():
 
 
 def test_the_average_and_the_stack_by_hand():
-    episode = WORLD.sample(KEY)
+    episode = jax.jit(WORLD.sample)(KEY)
     learners = [constant(1.0), constant(3.0)]
     for learner in (averaged(learners), stacked(learners)):
         params = learner.init(KEY, episode)
@@ -87,14 +87,14 @@ def test_in_fold_errors_flatter_whoever_overfits():
     """Control: ridge with hardly any penalty interpolates three rows, and misses new ones."""
     world = LatentUsers(dim=4, num_support=3, num_query=8)
     learner = ridge(identity(), zero(), 4, precision=1e-4)
-    episodes = jax.vmap(world.sample)(jax.random.split(KEY, 50))
+    episodes = jax.jit(jax.vmap(world.sample))(jax.random.split(KEY, 50))
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], episodes))
     state = learner.start(params, ())
-    mean = lambda folds: float(
-        jax.vmap(lambda e: out_of_fold_errors([learner], [params], [state], e.support, KEY, folds))(
-            episodes
-        ).mean()
-    )
+
+    def mean(folds: int) -> float:
+        one = lambda e: out_of_fold_errors([learner], [params], [state], e.support, KEY, folds)
+        return float(jax.jit(jax.vmap(one))(episodes).mean())
+
     assert mean(1) < 0.05 and mean(2) > 1.0
 
 
@@ -157,10 +157,10 @@ def test_a_gate_that_sees_nothing_cannot_move():
     """Control: with the evidence blanked the shares are those of every task."""
     blank = lambda profile, error, weight: 0.0 * error_and_support_size(profile, error, weight)
     learner = gated(bases(), evidence=blank)
-    episodes = jax.vmap(WORLD.sample)(jax.random.split(KEY, 20))
+    episodes = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(KEY, 20))
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], episodes))
     params["weigher"]["kernel"] = params["weigher"]["kernel"] + jnp.array([[1.0, -1.0]])
-    share = jax.vmap(lambda e: learner.loss(params, e, KEY)[1]["share_0"])(episodes)
+    share = jax.jit(jax.vmap(lambda e: learner.loss(params, e, KEY)[1]["share_0"]))(episodes)
     np.testing.assert_allclose(share, 0.5, atol=1e-6)
 
 

@@ -94,7 +94,9 @@ def test_inner_adam_needs_an_error_below_the_root(eps_root, is_finite):
     )
     learner = gradient(model, optax.adam(0.1, eps_root=eps_root), 2, loss=curved)
     episode = scalar_episode()
-    grads, _ = jax.grad(learner.loss, has_aux=True)(learner.init(KEY, episode), episode, KEY)
+    grads, _ = jax.jit(jax.grad(learner.loss, has_aux=True))(
+        learner.init(KEY, episode), episode, KEY
+    )
     assert bool(jnp.isfinite(tree.squared_norm(grads))) == is_finite
 
 

@@ -39,7 +39,7 @@ def test_scalar_quadratic_in_float64():
         learner = implicit(scalar(), optax.sgd(0.3), 200, strength=LAM, loss=half_weighted_square)
         theta = 0.8
         params = {"model": {"theta": jnp.asarray(theta)}}
-        grads, _ = jax.grad(learner.loss, has_aux=True)(
+        grads, _ = jax.jit(jax.grad(learner.loss, has_aux=True))(
             params, quadratic_episode(), jax.random.key(0)
         )
         phi = (P * C + LAM * theta) / (P + LAM)
@@ -128,7 +128,7 @@ def test_shared_parameters_get_their_gradient_by_finite_differences():
         )
         params = learner.init(jax.random.key(4), episode)
         value = lambda p: learner.loss(p, episode, jax.random.key(0))[0]
-        grads = jax.grad(value)(params)
+        grads = jax.jit(jax.grad(value))(params)
         way = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)), params)
         moved = lambda t: value(jax.tree.map(lambda x, d: x + t * d, params, way))
         numeric = (moved(1e-5) - moved(-1e-5)) / 2e-5
@@ -146,11 +146,13 @@ def test_gradient_does_not_depend_on_the_inner_optimizer():
         for inner in (optax.sgd(0.05), optax.sgd(0.02, momentum=0.9)):
             learner = implicit(linear(), inner, 2000, strength=LAM, num_solver_steps=6)
             params = learner.init(jax.random.key(2), episode)
-            grads.append(jax.grad(learner.loss, has_aux=True)(params, episode, jax.random.key(0)))
+            grads.append(
+                jax.jit(jax.grad(learner.loss, has_aux=True))(params, episode, jax.random.key(0))
+            )
         first, second = (g[0]["model"]["head"] for g in grads)
         np.testing.assert_allclose(first, second, rtol=1e-9)
         short = gradient(linear(), optax.sgd(0.05), 3)
-        maml, _ = jax.grad(short.loss, has_aux=True)(
+        maml, _ = jax.jit(jax.grad(short.loss, has_aux=True))(
             {**params, "rates": ()}, episode, jax.random.key(0)
         )
         assert np.max(np.abs(maml["model"]["head"] - first)) > 1e-2

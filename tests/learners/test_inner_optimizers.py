@@ -12,7 +12,7 @@ from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 
-EPISODE = LatentUsers(dim=3, num_support=8, num_query=10).sample(jax.random.key(3))
+EPISODE = jax.jit(LatentUsers(dim=3, num_support=8, num_query=10).sample)(jax.random.key(3))
 LEFT_OUT = {"lbfgs", "polyak_sgd", "optimistic_adam"}
 """Their update takes the value of the loss, too; the last is deprecated."""
 

@@ -22,6 +22,7 @@ MODELS = {
     "din": attention.din(4, 6),
     "autoint": attention.autoint(4, 2, 2),
     "focused": attention.focused(4),
+    "solved": attention.solved(4),
 }
 
 
@@ -105,6 +106,56 @@ def test_a_state_keeps_the_newest_ratings_and_adapts_by_leaving_each_out():
     assert state.fast["focus"]["gate"] is None
     again = learner.adapt(params, state, jax.tree.map(lambda x: x[:2], rows), key)
     assert again.history.label.tolist() == [3, 4, 0, 1]
+
+
+def test_solved_attention_by_hand_and_each_rating_from_the_others():
+    """Two orthogonal items at tau 1: A = [[1 + l, 1/e], [1/e, 1 + l]]; by hand for the first."""
+    model = attention.solved(2)
+    raw = jnp.log(jnp.expm1(1.0 - attention.SHARPEST))
+    noise = 0.5
+    gate = jnp.log(jnp.expm1(noise - 1e-3))
+    params = {"embed": jnp.eye(2), "focus": {"temperature": raw, "gate": gate}}
+    history = History(jnp.eye(2), jnp.array([1.0, 0.0]), jnp.ones(2))
+    near, own = 1 / np.e, 1 + noise
+    score = model.apply(params, history, jnp.array([[2.0, 0.0]]))[0]
+    assert score == pytest.approx((own - near**2) / (own**2 - near**2), rel=1e-5)
+    left = attention.solved_left_out(params, history)
+    np.testing.assert_allclose(left, [0.0, near / own], atol=1e-6)
+    root = jnp.asarray(RNG.normal(size=(5, 5)), jnp.float32)
+    matrix = root @ root.T + jnp.eye(5)
+    np.testing.assert_allclose(attention._inverse(matrix) @ matrix, np.eye(5), atol=1e-4)
+    slope = jax.grad(lambda x: jnp.sum(root * attention._inverse(x)))(matrix)
+    told = jax.grad(lambda x: jnp.sum(root * jnp.linalg.inv(x)))(matrix)
+    np.testing.assert_allclose(slope, told, rtol=1e-3, atol=1e-4)
+    padded = HISTORY._replace(mask=jnp.array([1.0, 1, 0, 1, 1]))
+    given = attention.solved(4).init(jax.random.key(2), HISTORY, CANDIDATES)
+    fast = attention.solved_left_out(given, padded)
+    for i in (0, 1, 3, 4):
+        others = padded._replace(mask=padded.mask.at[i].set(0.0))
+        one = attention.solved(4).apply(given, others, HISTORY.vector[i : i + 1])[0]
+        assert fast[i] == pytest.approx(float(one), abs=1e-5)
+
+
+def test_candidates_are_weighed_by_how_well_they_predict():
+    """Of two temperatures, one predicts the others' ratings: with much precision it is taken."""
+    grid = attention.temperatures(2)
+    learner = reader(
+        attention.solved(2), 6, 2, adapts=tree.under("focus"), candidates=grid,
+        left_out=attention.solved_left_out,
+    )  # fmt: skip
+    angle = jnp.linspace(0.0, 1.0, 6)
+    rows = Examples(jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1), angle - 0.5, jnp.ones(6))
+    model = attention.solved(2).init(jax.random.key(0), HISTORY, rows.inputs)
+    model |= {"embed": jnp.eye(2)}
+    params = {"model": model, "rates": {"log_precision": jnp.float32(12.0)}}
+    start = learner.start(params, ())
+    state = learner.adapt(params, start, rows, jax.random.key(0))
+    assert state.fast["focus"]["temperature"] == pytest.approx(
+        1.5, abs=1e-3
+    )  # smooth: the flat one
+    assert state.fast["focus"]["gate"] == start.fast["focus"]["gate"]
+    nothing = learner.adapt(params, start, rows._replace(mask=jnp.zeros(6)), jax.random.key(0))
+    assert nothing.fast["focus"]["temperature"] == start.fast["focus"]["temperature"]
 
 
 def test_sharp_users_follow_the_nearest_interest():

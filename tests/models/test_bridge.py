@@ -84,7 +84,7 @@ def test_dropout_is_off_without_a_key_and_drops_half_with_one(flax):
     one, again, other = noisy(KEY), noisy(KEY), noisy(jax.random.key(5))
     np.testing.assert_array_equal(one, again)
     assert np.abs(one - other).max() > 1e-3 and np.abs(one - off).max() > 1e-3
-    many = jax.vmap(noisy)(jax.random.split(KEY, 4000))
+    many = jax.jit(jax.vmap(noisy))(jax.random.split(KEY, 4000))
     np.testing.assert_allclose(many.mean(axis=0), off, atol=4 * float(many.std()) / 4000**0.5)
 
 
@@ -113,7 +113,9 @@ def test_batch_statistics_have_to_be_allowed(flax):
 
 @pytest.mark.parametrize("flax", MODELS)
 def test_seeds_have_starts_of_their_own(flax):
-    starts = jax.vmap(lambda key: MODELS[flax]().init(key, (), X))(jax.random.split(KEY, 2))
+    starts = jax.jit(jax.vmap(lambda key: MODELS[flax]().init(key, (), X)))(
+        jax.random.split(KEY, 2)
+    )
     kernel = starts["body"]["kernel"]
     assert float(jnp.abs(kernel[0] - kernel[1]).max()) > 0.1
 
@@ -155,8 +157,8 @@ def test_maml_trains_with_dropout_and_batch_statistics_and_serves_without_noise(
         return gradient(model, optax.sgd(0.05), 2)
 
     learner = with_dropout(make)
-    params = learner.init(KEY, EPISODE)
-    losses = [float(learner.loss(params, EPISODE, jax.random.key(i))[0]) for i in (1, 2)]
+    params, loss = jax.jit(learner.init)(KEY, EPISODE), jax.jit(learner.loss)
+    losses = [float(loss(params, EPISODE, jax.random.key(i))[0]) for i in (1, 2)]
     assert abs(losses[0] - losses[1]) > 1e-4
     adapt = jax.jit(learner.adapt)
     states = [adapt(params, learner.start(params, ()), ROWS, jax.random.key(i)) for i in (1, 2)]

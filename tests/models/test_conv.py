@@ -90,7 +90,7 @@ def test_a_kernel_per_task_stays_a_batched_product():
     """Mapped over tasks with their own kernels, no grouped convolution appears in the program."""
     kernels = jax.random.normal(jax.random.key(0), (3, 3, 3, 1, 8))
     x = jnp.stack([images(2, seed=i) for i in range(3)])
-    mapped = jax.vmap(conv.patch_convolution)
+    mapped = jax.jit(jax.vmap(conv.patch_convolution))
     text = str(jax.make_jaxpr(mapped)(x, kernels))
     assert "conv_general_dilated" not in text and "dot_general" in text
     np.testing.assert_allclose(

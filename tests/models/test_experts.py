@@ -45,7 +45,7 @@ def test_a_task_of_ple_does_not_see_the_experts_of_another():
     """Experts are: one shared, one of task 0, one of task 1; one level, so nothing mixes below."""
     model = experts.progressive(2, 1, 1, 4, 6, levels=1)
     params = model.init(KEY, (), X)
-    slope = jax.jacobian(lambda p: model.apply(p, (), X).sum(axis=0))(params)
+    slope = jax.jit(jax.jacobian(lambda p: model.apply(p, (), X).sum(axis=0)))(params)
     moved = jnp.abs(slope["level_0"]["experts"]["kernel"]).sum(axis=(2, 3)) > 0
     assert moved.tolist() == [[True, True, False], [True, False, True]]
 
@@ -59,7 +59,7 @@ def test_two_levels_of_ple_score_every_task():
 def test_networks_apart_share_nothing():
     model = experts.apart(2, 4, 6)
     params = model.init(KEY, (), X)
-    slope = jax.jacobian(lambda p: model.apply(p, (), X).sum(axis=0))(params)
+    slope = jax.jit(jax.jacobian(lambda p: model.apply(p, (), X).sum(axis=0)))(params)
     for leaf in jax.tree.leaves(slope):  # (scores of T, parameters of T, ...)
         moved = jnp.abs(leaf).reshape(2, 2, -1).sum(axis=-1) > 0
         assert moved.tolist() == [[True, False], [False, True]]

@@ -78,7 +78,7 @@ def test_the_context_is_the_mean_code_and_sends_no_gradient_to_the_embedding():
     np.testing.assert_allclose(learner.predict(params, state, X), 3.0 * np.ones(6))
     leaky = Model(lambda k, p, x: {}, lambda params, p, x: x[0][:, :1])
     learner = cmml(scaled, leaky, decode, 1)
-    grads, _ = jax.grad(learner.loss, has_aux=True)(params, EPISODE, KEY)
+    grads, _ = jax.jit(jax.grad(learner.loss, has_aux=True))(params, EPISODE, KEY)
     assert float(grads["embed"]["s"]) == 0.0
 
 

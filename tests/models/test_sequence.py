@@ -14,7 +14,7 @@ import pytest
 from metajax.learners.in_context import in_batches, sequence_learner
 from metajax.models import sequence, transformer
 from metajax.training import loop
-from metajax.types import Episode, Examples
+from metajax.types import Episode, Examples, MetaLearner
 
 V = 7
 SETTINGS = sequence.Settings(V, sequence.small(8, 1, 2), dropout=0.0)
@@ -27,8 +27,15 @@ def examples(items, mask=None) -> Examples:
     return Examples(items, mask, mask)
 
 
-def learner_and_params(settings=SETTINGS):
-    learner = sequence_learner(settings, WINDOW)
+def compiled(learner: MetaLearner) -> MetaLearner:
+    """The learner whose functions are programs of their own."""
+    names = ("init", "start", "adapt", "predict", "loss")
+    return learner._replace(**{name: jax.jit(getattr(learner, name)) for name in names})
+
+
+@functools.cache
+def learner_and_params():
+    learner = compiled(sequence_learner(SETTINGS, WINDOW))
     params = learner.init(jax.random.key(0), Episode((), examples([0]), examples([0])))
     return learner, jax.tree.map(lambda x: x * 5, params)
 
@@ -62,7 +69,7 @@ def test_the_sampled_sum_is_unbiased():
     chosen = jnp.sum(hidden * items[target], axis=1)
     draws = jax.random.randint(jax.random.key(2), (4000, 16), 0, V)
     loss = lambda drawn: sequence.sampled_cross_entropy(hidden, items, target, drawn) + chosen
-    mean = jnp.exp(jax.vmap(loss)(draws)).mean()
+    mean = jnp.exp(jax.jit(jax.vmap(loss))(draws)).mean()
     np.testing.assert_allclose(mean, jnp.exp(hidden @ items.T).sum(), rtol=0.02)
 
 
@@ -118,7 +125,7 @@ def test_gbce_without_calibration_is_binary_cross_entropy_and_with_it_tells_the_
 
     honest = jnp.asarray(np.log(truth / (1 - truth)))
     shift = {1.0: math.log(0.5 / 2), 0.0: math.log(1.0 / 2)}  # of the power over two draws
-    slope = jax.grad(expected)
+    slope = jax.jit(jax.grad(expected), static_argnums=1)
     np.testing.assert_allclose(slope(honest - shift[1.0], 1.0), np.zeros(4), atol=1e-6)
     rate = 2 / 4
     above = truth / (truth + rate * (1 - truth))  # what plain cross-entropy says instead
@@ -179,7 +186,7 @@ def test_no_prediction_sees_its_item_or_a_later_one():
     def read(rows):
         return sequence.hidden_vectors(SETTINGS, params, rows, jnp.arange(4))
 
-    jacobian = jax.jacobian(read)(embedded)  # (5, D, 4, D): states 0..4 by items 0..3
+    jacobian = jax.jit(jax.jacobian(read))(embedded)  # (5, D, 4, D): states 0..4 by items 0..3
     moved = np.asarray(jnp.abs(jacobian).sum((1, 3)))
     assert (moved[np.triu_indices(5, 0, 4)] == 0).all()
     assert (moved[np.tril_indices(5, -1, 4)] > 1e-6).all()
@@ -222,7 +229,7 @@ def test_the_loss_is_that_of_each_item_given_those_before():
     episode = Episode((), examples([1, 2, 6], [1, 1, 0]), examples([3]))
     value, _ = learner.loss(params, episode, jax.random.key(0))
     np.testing.assert_allclose(value, expected, rtol=1e-5)
-    together = in_batches(learner, SETTINGS)
+    together = compiled(in_batches(learner, SETTINGS))
     stacked = jax.tree.map(lambda x: jnp.stack([x, x]), episode)
     np.testing.assert_allclose(together.loss(params, stacked, jax.random.key(0))[0], expected, 1e-5)
 
@@ -243,6 +250,7 @@ def cyclic():
 
     keys = jax.random.split(jax.random.key(0), 1)
     found = loop.fit(loop.recipe(learner, optax.adam(1e-2)), sample, (), keys, 200)
+    learner = compiled(learner)
     return learner, jax.tree.map(lambda x: x[0], found.params), found.history["loss"][0]
 
 
@@ -262,7 +270,7 @@ def test_no_learner_beats_the_entropy_of_the_world(cyclic):
 def test_an_item_without_a_row_is_read_and_found_by_its_content():
     content = np.eye(V, dtype=np.float32)
     content[6] = content[5]
-    params = sequence.init(jax.random.key(0), SETTINGS, content)
+    params = jax.jit(sequence.init, static_argnums=1)(jax.random.key(0), SETTINGS, content)
     blind = {**params, "items": params["items"].at[5:].set(0.0)}
     shown = jnp.array([1.0] * 5 + [0.0] * 2)
     vectors = sequence.item_embeddings(params, shown)
@@ -270,7 +278,7 @@ def test_an_item_without_a_row_is_read_and_found_by_its_content():
     np.testing.assert_allclose(vectors[5], vectors[6], atol=1e-7)
     loss = functools.partial(sequence.next_loss, SETTINGS, key=None)
     rows = (jnp.array([[0, 1, 2]]), jnp.ones((1, 3)))
-    grads = jax.grad(loss)(params, *rows)
+    grads = jax.jit(jax.grad(loss))(params, *rows)
     assert not jnp.any(grads["content"]) and jnp.abs(grads["content_kernel"]).max() > 1e-6
 
 
@@ -279,5 +287,5 @@ def test_the_model_of_all_items_scores_as_the_learner():
     scores, _ = scores_after(learner, params, examples([4, 2]))
     model = sequence.next_item(SETTINGS)
     rows = jnp.array([[4, 2, 0, 0], [4, 2, 6, 1]])
-    logits = model.apply(params, (), (rows, jnp.array([2, 2])))
+    logits = jax.jit(model.apply)(params, (), (rows, jnp.array([2, 2])))
     np.testing.assert_allclose(logits, np.stack([scores] * 2), rtol=1e-5, atol=1e-6)

@@ -17,15 +17,20 @@ SHAPE = Shape(num_layers=2, width=8, num_heads=4, num_kv_heads=2, hidden=12)
 FULL = dataclasses.replace(SHAPE, qkv_bias=True, qk_norm=True, head_dim=4)
 
 
+forward = jax.jit(transformer.forward, static_argnums=0)
+extend = jax.jit(transformer.extend, static_argnums=0)
+init = jax.jit(transformer.init, static_argnums=(1, 2))
+
+
 def params_of(shape: Shape, scale: float = 0.5):
-    return transformer.init(jax.random.key(0), shape, scale)
+    return init(jax.random.key(0), shape, scale)
 
 
 @pytest.mark.parametrize("shape", [SHAPE, FULL])
 def test_no_position_sees_a_later_one_and_each_sees_all_earlier_ones(shape):
     x = jax.random.normal(jax.random.key(1), (6, 8))
     params = params_of(shape)
-    jacobian = jax.jacobian(lambda x: transformer.forward(shape, params, x))(x)
+    jacobian = jax.jit(jax.jacobian(lambda x: transformer.forward(shape, params, x)))(x)
     moved_SxS = np.asarray(jnp.abs(jacobian).sum((1, 3)))
     assert (moved_SxS[np.triu_indices(6, 1)] == 0).all()
     assert (moved_SxS[np.tril_indices(6)] > 1e-6).all()
@@ -35,7 +40,7 @@ def test_without_the_mask_the_gradient_test_would_fail(monkeypatch):
     monkeypatch.setattr(transformer.jnp, "where", lambda c, a, b: a)
     x = jax.random.normal(jax.random.key(1), (6, 8))
     forward = functools.partial(transformer.forward, SHAPE, params_of(SHAPE))
-    seen = jax.grad(lambda x: forward(x)[0].sum())(x)
+    seen = jax.jit(jax.grad(lambda x: forward(x)[0].sum()))(x)
     assert jnp.abs(seen[1:]).max() > 1e-4
 
 
@@ -43,12 +48,12 @@ def test_without_the_mask_the_gradient_test_would_fail(monkeypatch):
 def test_reading_in_pieces_is_reading_at_once(shape):
     x = jax.random.normal(jax.random.key(1), (7, 8))
     params = params_of(shape)
-    whole = transformer.forward(shape, params, x)
+    whole = forward(shape, params, x)
     padded = jnp.concatenate([x[:3], jnp.full((2, 8), 9.0)])
-    first, cache = transformer.extend(shape, params, padded, transformer.empty_cache(shape, 9), 3)
+    first, cache = extend(shape, params, padded, transformer.empty_cache(shape, 9), 3)
     rows = [first[:3]]
     for row in x[3:]:
-        out, cache = transformer.extend(shape, params, row[None], cache)
+        out, cache = extend(shape, params, row[None], cache)
         rows.append(out)
     chex.assert_trees_all_close(jnp.concatenate(rows), whole, atol=2e-6)
     assert cache.length == 7
@@ -82,8 +87,8 @@ def test_layers_computed_anew_give_the_same_gradient():
     params = params_of(SHAPE)
     anew = dataclasses.replace(SHAPE, remat=True)
     loss = lambda shape, p: jnp.sum(transformer.forward(shape, p, x) ** 3)
-    plain = jax.grad(functools.partial(loss, SHAPE))(params)
-    chex.assert_trees_all_close(jax.grad(functools.partial(loss, anew))(params), plain, rtol=1e-4)
+    slope = jax.jit(jax.grad(loss, 1), static_argnums=0)
+    chex.assert_trees_all_close(slope(anew, params), slope(SHAPE, params), rtol=1e-4)
 
 
 def test_dropout_keeps_the_mean_and_is_drawn_by_its_key():
@@ -92,6 +97,6 @@ def test_dropout_keeps_the_mean_and_is_drawn_by_its_key():
     x = jax.random.normal(jax.random.key(1), (3, 8))
     forward = functools.partial(transformer.forward, shape, params, x)
     plain, keys = forward(), jax.random.split(jax.random.key(2), 400)
-    many = jax.vmap(lambda key: forward(key, 0.3))(keys)
+    many = jax.jit(jax.vmap(lambda key: forward(key, 0.3)))(keys)
     assert jnp.abs(many[0] - many[1]).max() > 1e-5
     assert jnp.abs(many.mean(0) - plain).max() < 0.02

@@ -112,7 +112,17 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("name", ROWS)
+LIKE_ANOTHER = {"averaged with a baseline", "everything", "FTML, buffer of one", "La-MAML, replay"}
+"""Updaters put together of parts that the other rows have, too."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name[7:] in LIKE_ANOTHER else ())
+        for name in ROWS
+    ],
+)
 def test_the_contract_holds(name):
     check.everything(*ROWS[name])
 

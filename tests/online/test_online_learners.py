@@ -93,8 +93,21 @@ def test_two_events_of_a_row_in_one_round_both_count():
     np.testing.assert_allclose(both, [[1 - 0.3], [1.0]], rtol=1e-6)
     ada = rows.adagrad(1.0, eps=0.0)
     slots = ada.step(ada.init(jnp.ones((2, 1))), jnp.array([0, 0]), jnp.array([[3.0], [4.0]]))
-    np.testing.assert_allclose(slots.table, [[1 - 7 / 5], [1.0]], rtol=1e-6)
-    assert float(slots.squares[0, 0]) == 25.0
+    np.testing.assert_allclose(slots, [[1 - 7 / 5, 25.0], [1.0, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", [rows.ogd(0.1), rows.adagrad(0.1, 0.1), rows.ftrl(0.1)])
+def test_repeats_are_found_by_pairs_and_by_sorting_alike(optimizer, monkeypatch):
+    rng = np.random.default_rng(0)
+    index, grads = jnp.asarray(rng.integers(0, 5, 12)), jnp.asarray(rng.normal(size=(12, 3)))
+    slots = optimizer.init(jnp.ones((7, 3)))
+    pairs = optimizer.step(slots, index, grads)
+    monkeypatch.setattr(rows, "FEW", 0)
+    np.testing.assert_allclose(optimizer.step(slots, index, grads), pairs, rtol=1e-5)
+    np.testing.assert_array_equal(pairs[5:], slots[5:])  # rows that nobody asked for
+    alone = jnp.array([6, 2])
+    apart = optimizer.step(slots, alone, grads[:2], apart=True)
+    np.testing.assert_allclose(apart, optimizer.step(slots, alone, grads[:2]), rtol=1e-6)
 
 
 def test_factorization_by_hand():
@@ -105,8 +118,9 @@ def test_factorization_by_hand():
     state = online.init(jax.random.key(0))
     assert float(online.predict(state, Asked(index, index))[0]) == 8.0
     state = online.learn(state, Answered(Asked(index, index), jnp.array([10.0]), jnp.ones(1)))
-    np.testing.assert_allclose(state.user, [[0.2, 1 + 0.6, 2 + 0.2]], rtol=1e-6)
-    np.testing.assert_allclose(state.item, [[0.2, 3 + 0.2, 1 + 0.4]], rtol=1e-6)
+    found = mf.learned(rows.ogd(0.1), state, 1)
+    np.testing.assert_allclose(found.user, [[0.2, 1 + 0.6, 2 + 0.2]], rtol=1e-6)
+    np.testing.assert_allclose(found.item, [[0.2, 3 + 0.2, 1 + 0.4]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("forgetting", [1.0, 0.8])

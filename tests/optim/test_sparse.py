@@ -48,9 +48,9 @@ def touched(loss):
 
 def test_the_gradient_is_the_dense_one_on_the_touched_rows():
     table, index, params, loss = problem()
-    dense = jax.value_and_grad(lambda t, p: loss(t, p, index), (0, 1))
+    dense = jax.jit(jax.value_and_grad(lambda t, p: loss(t, p, index), (0, 1)))
     value, (to_table, to_params) = dense(table, params)
-    ours, info = touched(loss)(
+    ours, info = jax.jit(touched(loss))(
         touched_rows.Tabled({"all": table}, params), index, jax.random.key(0)
     )
     rows, gradient = ours.tables["all"]
@@ -75,7 +75,7 @@ def test_distinct_rows_are_those_of_numpy():
 def test_the_first_step_is_adams_and_the_other_rows_rest():
     table, index, params, loss = problem()
     both = touched_rows.Tabled({"all": table}, params)
-    grads, _ = touched(loss)(both, index, jax.random.key(0))
+    grads, _ = jax.jit(touched(loss))(both, index, jax.random.key(0))
     update = updates.touched_rows(optax.scale_by_adam(), lambda count: 0.01)
     new, state = update.apply(both, update.init(both), grads)
     after = touched_rows.Rows(new.tables["all"], state.memory["all"])

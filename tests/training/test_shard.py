@@ -92,6 +92,12 @@ def test_tasks_that_do_not_divide_over_devices_get_one_line(both):
     assert both["uneven"].startswith("5 tasks of a step do not divide over 2 devices; ask for")
 
 
+def test_a_batch_of_a_later_training_is_refused_before_the_first():
+    devices.check_even(4, 32, "windows")
+    with pytest.raises(UserError, match="30 windows of a step do not divide over 4 devices; ask"):
+        devices.check_even(4, 30, "windows")
+
+
 def test_devices_that_do_not_divide_are_refused():
     with pytest.raises(UserError, match="devices do not divide into groups of 3"):
         devices.mesh(3)

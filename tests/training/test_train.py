@@ -210,8 +210,14 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 8])
-@pytest.mark.parametrize("what", list(SAID))
+@pytest.mark.parametrize(
+    ("what", "step"),
+    [
+        pytest.param(what, step, marks=() if what == "loss" or step == 5 else pytest.mark.slow)
+        for what in SAID
+        for step in (1, 3, 5, 8)
+    ],
+)
 def test_the_first_thing_that_is_not_finite_is_named_with_its_step(what, step):
     """In the first and the last step of a block, within one, and in the last of the run."""
     with pytest.raises(UserError) as refusal:

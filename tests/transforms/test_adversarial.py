@@ -60,7 +60,7 @@ def test_the_controller_reaches_its_target():
     recipe = loop.recipe(learner, optax.sgd(0.1))
     fitted = loop.fit(recipe, loop.world_sampler(WORLD, 64), (), KEY[None], 300, block=100)
     params = jax.tree.map(lambda x: x[0], fitted.params)
-    tasks = jax.vmap(WORLD.sample)(jax.random.split(jax.random.key(9), 2_000))
+    tasks = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(jax.random.key(9), 2_000))
     _, info = jax.jit(jax.vmap(learner.loss, (None, 0, None)))(params, tasks, KEY)
     assert float(info["drop"].mean()) == pytest.approx(target, rel=0.1)
     assert float(info["size"][0]) > 0.05
@@ -90,9 +90,9 @@ def test_features_are_turned_against_the_classifier_of_domains():
         learner = adversarial.domain_adversarial(plain, own, 4, strength)
         params = learner.init(KEY, episode)
         params["learner"]["model"]["head"]["kernel"] = jnp.ones(4)
-        grads[strength] = jax.grad(lambda p, f=learner: f.loss(p, episode, KEY)[0])(params)
+        grads[strength] = jax.jit(jax.grad(lambda p, f=learner: f.loss(p, episode, KEY)[0]))(params)
     head = {s: g["learner"]["model"]["head"]["kernel"] for s, g in grads.items()}
-    alone = jax.grad(lambda p: plain.loss(p, episode, KEY)[0])(params["learner"])
+    alone = jax.jit(jax.grad(lambda p: plain.loss(p, episode, KEY)[0]))(params["learner"])
     middle = alone["model"]["head"]["kernel"]
     np.testing.assert_allclose(head[0.5] - middle, middle - head[-0.5], atol=1e-5)
     assert float(jnp.abs(head[0.5] - middle).max()) > 1e-3
@@ -102,12 +102,12 @@ def test_features_are_turned_against_the_classifier_of_domains():
 
 def test_no_learner_beats_the_bayes_predictor_of_two_domains():
     world = TwoDomains(rho=0.6, num_support=12, num_query=40)
-    tasks = jax.vmap(world.sample)(jax.random.split(KEY, 300))
+    tasks = jax.jit(jax.vmap(world.sample))(jax.random.split(KEY, 300))
     error = lambda s: float(jnp.mean((s - tasks.query.label) ** 2))
-    bayes = error(jax.vmap(world.bayes)(tasks))
+    bayes = error(jax.jit(jax.vmap(world.bayes))(tasks))
     for rho in (0.0, 1.0):
         other = TwoDomains(rho=rho, num_support=12, num_query=40)
-        assert bayes < error(jax.vmap(other.bayes)(tasks))
+        assert bayes < error(jax.jit(jax.vmap(other.bayes))(tasks))
 
 
 def rule_on(rule, *rows):
@@ -128,7 +128,7 @@ def test_rules_by_pencil():
 
 def test_one_task_of_a_batch_is_bounded_and_the_mean_is_the_outer_gradient():
     learner = ridge(identity(), vector_linear(), 3)
-    tasks = jax.vmap(WORLD.sample)(jax.random.split(KEY, 8))
+    tasks = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(KEY, 8))
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], tasks))
     bad = tasks._replace(query=tasks.query._replace(label=tasks.query.label.at[0].mul(1000.0)))
     flat = lambda g: jnp.concatenate([x.ravel() for x in jax.tree.leaves(g)])

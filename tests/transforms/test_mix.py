@@ -91,7 +91,7 @@ def test_the_contrastive_loss_is_added_and_nothing_else_changes():
 
 def test_a_mixed_task_of_a_world_keeps_its_shapes():
     world = LatentUsers(dim=3, num_support=5, num_query=4, random_shots=True)
-    episodes = jax.vmap(world.sample)(jax.random.split(jax.random.key(0), 6))
+    episodes = jax.jit(jax.vmap(world.sample))(jax.random.split(jax.random.key(0), 6))
     mixed = mix.between_tasks(episodes, jax.random.key(1))
     assert jax.tree.map(jnp.shape, mixed) == jax.tree.map(jnp.shape, episodes)
     np.testing.assert_array_equal(mixed.support.mask, episodes.support.mask)

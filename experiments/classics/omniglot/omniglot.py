@@ -81,7 +81,7 @@ STEPS = {
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -92,7 +92,7 @@ class Config:
     shots: Positive = 1
     """Support images of a class; the query has as many, as in the published code."""
     published: bool = False
-    """Train MAML and its kin as published, which wants a GPU: 60,000 steps of 32 tasks (16 of 20
+    """Train MAML and its kin as published, which needs a GPU: 60,000 steps of 32 tasks (16 of 20
     classes), Adam at 1e-3 throughout, a head at full scale, as many queries as shots."""
     layer_norm: bool = False
     """Normalize each image alone, instead of by the statistics of the query batch, as published."""
@@ -103,7 +103,7 @@ class Config:
     seed: int = 0
     """Seed of the training."""
     seeds: Positive = 1
-    """Trainings side by side in one program; the first is that of the seed alone."""
+    """Trainings side by side in one program; the first is the one that --seed alone gives."""
     compute: Compute = "float32"
     """Type of activations; parameters, losses and steps are float32 either way."""
     data_dir: pathlib.Path | None = None

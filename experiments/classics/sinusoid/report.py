@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 from metajax.training import journal
 from metajax.types import UserError
 
@@ -51,9 +49,7 @@ def written(
         record = joined(records.stored(name), record)
     known = {key.arm for key in record.scores}
     record = dataclasses.replace(record, arms=tuple(a for a in record.arms if a.name in known))
-    records.write(config.output.folder("sinusoid"), name, record)
-    if config.output.publish:
-        records.publish(name, record)
+    records.write(config.output.folder("sinusoid"), name, record, config.output.publish)
     plot(record, config.output.folder("sinusoid") / f"{name}.png")
     journal.write_checksums(config.output.folder("sinusoid"))
     return record
@@ -93,28 +89,18 @@ def show(record: records.Record) -> None:
     steps = [s for s in conditions(record) if s in (0, 1, 5, 10, 100)]
     some = next(iter(record.scores.values()))
     title = f"Sinusoid, {scenario}: mean squared error [95 %] after n steps, {len(some[0])} tasks"
-    table = Table(title=title, header_style="bold")
-    table.add_column("arm", no_wrap=True)
-    for step in steps:
-        table.add_column(f"n = {step}", justify="right", no_wrap=True)
-    table.add_column("published", justify="right", no_wrap=True)
-    table.add_column("seconds", justify="right", no_wrap=True)
+    heads, rows = ["arm", *(f"n = {step}" for step in steps), "published", "seconds"], []
     quoted = few_shot.published("sinusoid")
     for arm in record.arms:
         cells = []
         for step in steps:
             r = records.interval(record.of(scenario, arm.name, f"steps={step}", METRIC), METRIC)
-            cells.append(f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
+            cells.append(f"{r:.3f}")
         published = quoted.get(f"{scenario}|{arm.name}", "")
-        table.add_row(arm.name, *cells, published, f"{arm.seconds or 0.0:.0f}")
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 160)
-    console.print(table)
-    console.print(
-        f"{some.shape[0]} seeds, averaged per task; test tasks opened once, "
-        f"on {record.environment.date}."
-    )
+        rows.append([arm.name, *cells, published, f"{arm.seconds or 0.0:.0f}"])
+    note = f"{some.shape[0]} seeds, averaged per task; test tasks opened once, "
+    note += f"on {record.environment.date}."
+    tables.terminal(tables.Grid(title, heads, rows, notes=[note]))
 
 
 def show_stored(command: str, pattern: str, out: pathlib.Path) -> None:

@@ -9,8 +9,8 @@ so that no learner can do better. The published oracle is a network with amplitu
 inputs; its error shows how well a network of this size and schedule fits a sine.
 Published: third_party/published.toml; here: the table, 600 test tasks of 100 query points each.
 Deviates: 15,000 outer steps, not 70,000; LeCun-normal weights, not normal ones of scale 0.01; of
-the parameters after each thousand steps those are tested whose error after one adaptation is the
-least on 200 validation tasks, on which fine-tuning's rate is tuned too; Reptile clips its inner
+the parameters after each thousand steps, those are tested that have the least error after one
+adaptation on 200 validation tasks, which also choose fine-tuning's rate; Reptile clips its inner
 gradients at norm 10, without which one task in ten thousand steps can end the run; three seeds side
 by side.
 """
@@ -52,7 +52,7 @@ SOME = ("MAML", "ridge on features", "pretrained", "oracle")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()

@@ -25,7 +25,7 @@ from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.sources import named
 from metajax.results import ledger, records
-from metajax.settings import Output, Training
+from metajax.settings import Hardware, Output, Training
 from metajax.types import UserError
 
 from ..tables import contenders
@@ -60,6 +60,7 @@ class Config:
     """The file of the registration."""
     _: dataclasses.KW_ONLY
     output: Output = Output()
+    hardware: Hardware = Hardware()
     data_dir: pathlib.Path | None = None
     """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
 
@@ -136,7 +137,7 @@ def of_split(
     began = time.perf_counter()
     budget: dict[str, Any] = dict(registration.budget)
     spent = contenders.Budget(budget.pop("trials"), budget.pop("trial_steps"), folder)
-    training = Training(**budget)
+    training = Training(**budget, devices=config.hardware.devices)
     table = named.load(registration.dataset, config.data_dir)
     parts = split.melu(table, seed, redraw=True)
     ready = problem.problem_of(table, parts, training.num_support, losses.squared_error)
@@ -184,9 +185,9 @@ def main(config: Config) -> records.Record:
     each = [kept(registration, seed, config, folder) for seed in seeds]
     sizes = [dict(record.tasks) for record in each]
     told = registration._asdict() | {"commit": commit}
-    pooled = dataclasses.replace(
-        field.pooled(each), extra={**each[0].extra, "registration": told, "tasks": sizes}
-    )
+    pooled = field.pooled(each)
+    facts = {**pooled.extra, "registration": told, "tasks": sizes}
+    pooled = dataclasses.replace(pooled, extra=facts)
     path = records.write(folder, name, pooled, config.output.publish)
     report.show(pooled)
     print(f"record {path}")

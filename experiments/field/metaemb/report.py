@@ -65,7 +65,9 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
                 color = plots.look(i)["color"]
                 axes.fill_between(shots, low, high, color=color, alpha=0.1, linewidth=0)
         axes.set_xticks(shots)
-        axes.set_xlabel("labeled rows of the new item (clicked or not)")
-        axes.set_ylabel("AUC over all test rows")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(shown))
+        plots.finish(
+            axes,
+            "labeled rows of the new item (clicked or not)",
+            "AUC over all test rows",
+            len(shown),
+        )

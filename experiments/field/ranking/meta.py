@@ -22,6 +22,7 @@ from metajax.benchmark import ranking
 from metajax.benchmark.ranking_arms import Scorer, Sparse
 from metajax.evaluation import evaluate
 from metajax.training import loop
+from metajax.training.devices import on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
 
 Head = Literal["ridge", "mean"]
@@ -180,6 +181,7 @@ def fit(
     seeds: int,
     num_steps: int,
     num_tasks: int,
+    devices: int = 1,
     **options: Any,
 ) -> list[Scorer]:
     """A meta-trained scorer for each seed; the last parameters are kept.
@@ -197,7 +199,7 @@ def fit(
         optax.inject_hyperparams(optax.scale)(step_size=-rate),
     )
     fitted = loop.fit(
-        loop.recipe(made, tx),
+        on_devices(devices, loop.recipe(made, tx)),
         sampler(num_tasks),
         users_of(met),
         jax.random.split(jax.random.key(1), seeds),

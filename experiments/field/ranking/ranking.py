@@ -1,10 +1,10 @@
 """T6: full catalogues ranked for new users and new items, by the classics and by meta-learners.
 
-A new user shows K items and asks for the rest: half of what a user met, at random, is to be found
-among all known items, or what the user met of items that nobody was trained on (where content is
-known of them: every arm scores them alike, by the known items of most like content). Every arm is
-fitted on training users, searched by equal trials that begin in the middle of the space, and chosen
-by nDCG@10 of validation users at K = 1, 5 and 20.
+A new user shows K items, and the arm ranks the others. For new users, a random half of what they
+met has to be found among all known items; for new items, what the user met of items that no arm was
+trained on. Every arm scores new items by the known items with the most similar content, and logs
+without content have none. Arms are fitted on training users, each searched by as many trials, from
+the middle of its space, and chosen by nDCG@10 of validation users at K = 1, 5 and 20.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
@@ -29,8 +29,9 @@ import numpy as np
 from metajax.benchmark import ranking
 from metajax.benchmark.ranking_arms import RANKERS, Scorer, ials_items, with_content
 from metajax.results import ledger, records
-from metajax.settings import Output, Positive, Presets
+from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import progress
+from metajax.training.devices import check_even
 from metajax.tuning import search
 from metajax.types import UserError
 
@@ -48,6 +49,7 @@ class Config:
     """Settings of the experiment."""
 
     output: Output = Output()
+    hardware: Hardware = Hardware()
     dataset: tuple[str, ...] = ("msweb", "ml-1m", "online-retail", "amazon-grocery")
     """The logs, by name or path; ratings of more than 3.5 of 5 stars count as interactions."""
     data_dir: pathlib.Path | None = None
@@ -87,6 +89,7 @@ def run(name: str, config: Config) -> records.Record:
     """The record of one log: arms tuned on validation users, then its test users opened once."""
     began = time.perf_counter()
     config = dataclasses.replace(config, dataset=(name,))
+    check_even(config.hardware.devices, config.num_tasks)
     world = worlds.load(name, config.data_dir)
     lists = ranking.ranking_of(world.table, config.split_seed, threshold=world.threshold)
     folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
@@ -102,7 +105,6 @@ def run(name: str, config: Config) -> records.Record:
     tasks = {s: at[1].history.shape[0] for s, at in lists.test.items() if _is_told(s, world)}
     roles = {arm: records.METHOD if arm in HEADS else records.BASELINE for arm in arms}
     listed = {s: int(at[1].candidates.sum()) for s, at in lists.test.items() if s in tasks}
-    size = world.table.num_users, world.table.num_items, len(world.table)
     return records.made(
         "ranking",
         config,
@@ -110,7 +112,7 @@ def run(name: str, config: Config) -> records.Record:
         scores,
         method=RIDGE,
         protocol="new users, random halves",
-        data=records.Data(world.table.name, world.table.checksum(), *size),
+        data=records.data_of(world.table),
         split=records.Split(
             "ranking", config.split_seed, tests, tasks, int((lists.met.sum(axis=1) > 0).sum())
         ),
@@ -194,6 +196,7 @@ def meta_learned(
         HEADS[arm],
         num_steps=config.num_steps,
         num_tasks=config.num_tasks,
+        devices=config.hardware.devices,
     )
 
     with progress.bar(arm, config.trials) as update:

@@ -94,11 +94,11 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
                 for k in record.shots
             ]
             width = 1.8 if arm == record.method else 1.0
-            axes.plot(places, [r.mean for r in found], label=arm, linewidth=width, **plots.look(i))
-            low, high = [r.low for r in found], [r.high for r in found]
-            axes.fill_between(places, low, high, color=plots.look(i)["color"], alpha=0.1, lw=0)
+            plots.banded(axes, i, places, found, arm, linewidth=width)
         axes.set_xticks(places, [str(k) for k in record.shots])
-        axes.set_xlabel(f"items that the new user has shown ({record.dataset})")
-        axes.set_ylabel("nDCG@10, whole catalogue")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.arms))
+        plots.finish(
+            axes,
+            f"items that the new user has shown ({record.dataset})",
+            "nDCG@10, whole catalogue",
+            len(record.arms),
+        )

@@ -27,6 +27,7 @@ from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import evaluate, protocols
 from metajax.results import records as report
+from metajax.results.groups import GROUPS
 from metajax.settings import Data, Output, Training, flat, replace
 from metajax.training import journal
 from metajax.types import Episode, UserError
@@ -184,8 +185,10 @@ def pooled(folds: list[report.Record]) -> report.Record:
         seconds = sum(a.seconds or 0.0 for a in each)
         arms.append(dataclasses.replace(arm, settings=settings, seconds=seconds))
     splits = tuple(f.split.checksum for f in folds if f.split)
+    extra = {k: v for k, v in first.extra.items() if k != GROUPS}  # those are of one fold
     return dataclasses.replace(
         first,
+        extra=extra,
         arms=tuple(arms),
         scores=scores,
         split=first.split and dataclasses.replace(first.split, tasks=tasks, folds=splits),

@@ -57,7 +57,7 @@ CONTEXT = "in context"
 
 @dataclasses.dataclass(frozen=True)
 class Config(benchmark.Config):
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     training: benchmark.Training = benchmark.Training(
         seeds=5, num_steps=400, num_tasks=16, num_support=50
@@ -283,12 +283,11 @@ def main(config: Config) -> records.Record:
     squared = partial(record.of, "new people", condition="k=50", metric="mse")
     for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
-        told = f"{own.mean:.4f} [{own.low:.4f}, {own.high:.4f}]"
-        print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {told}")
+        print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {own:.4f}")
     get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
     for arm in record.names():
         gap = records.difference(get(arm=RIDGE), get(arm=arm))
-        print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+        print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap:+.4f}")
     print("milliseconds to adapt:", record.extra["milliseconds"])
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"k={SHOTS[-1]}", "ndcg@5"))

@@ -17,8 +17,23 @@ from metajax.types import Episode, MetaLearner, Params, PyTree
 
 DIN, AUTOINT = "DIN", "AutoInt"
 GLOBAL, ADAPTED = "attention, one temperature for all", "attention, temperature adapted"
-OTHERS, SHUFFLED = "attention, another user's temperature", "attention, adapted on shuffled ratings"
+SEARCHED = "attention, temperature searched"
+SOLVED_GLOBAL = "solved attention, one temperature for all"
+SOLVED = "solved attention, temperature searched"
+CONTROLS = {
+    ADAPTED: (
+        "attention, another user's temperature",
+        "attention, adapted on shuffled ratings",
+    ),
+    SOLVED: (
+        "solved attention, another user's temperature",
+        "solved attention, shuffled ratings",
+    ),
+}
+"""Arm that adapts -> the control with another user's focus, and that on shuffled ratings."""
 FOCUS = tree.under("focus")
+GRID = 12
+"""Temperatures that are searched."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +54,21 @@ class Seen:
 def learners(
     seen: Seen, window: int, width: int, steps: int, rate: float, cosine: bool
 ) -> dict[str, MetaLearner]:
-    """Arm -> learner: each reads the history; the last one also adapts its focus to it."""
+    """Arm -> learner: each reads the history; some also adapt their focus to it."""
     look = {"vectors": seen.vectors, "offset": seen.offset}
     make = lambda model, **more: reader(model, window, seen.width, **look, **more)
     focused = attention.focused(width, cosine)
     inner = {"adapts": FOCUS, "inner": optim.learned_rates(rate), "num_steps": steps}
+    searched = {"adapts": FOCUS, "candidates": attention.temperatures(GRID)}
+    solved = attention.solved(width)
     return {
         DIN: make(attention.din(width)),
         AUTOINT: make(attention.autoint(width)),
         GLOBAL: make(focused),
         ADAPTED: make(focused, **inner),
+        SEARCHED: make(focused, **searched),
+        SOLVED_GLOBAL: make(solved),
+        SOLVED: make(solved, **searched, left_out=attention.solved_left_out),
     }
 
 
@@ -124,19 +144,21 @@ def judged(
     fetch: evaluate.Fetch,
     shots: tuple[int, ...],
 ) -> dict[tuple[str, str, str], np.ndarray]:
-    """(arm, condition, metric) -> (S, T) of every arm and the controls of the adapted one."""
+    """(arm, condition, metric) -> (S, T) of every arm and the controls of those that adapt."""
     found: dict[tuple[str, str, str], np.ndarray] = {}
 
-    def one(name: str, learner: MetaLearner, params: Params, how: str) -> None:
+    others, shuffled = zip(*CONTROLS.values(), strict=True)
+
+    def one(name: str, learner: MetaLearner, params: Params) -> None:
         def altered(shot: jax.Array) -> evaluate.Alteration:
             first = evaluate.first_shots(shot)
-            if how != SHUFFLED:
+            if name not in shuffled:
                 return first
             return lambda key, episode: evaluate.shuffled_labels(key, first(key, episode))
 
         @jax.jit
         def of_seed(params: Params, tasks: Any, shot: jax.Array) -> dict[str, jax.Array]:
-            if how == OTHERS:
+            if name in others:
                 scores = with_focus_of_another(learner, params, tasks, fetch, altered(shot))
             else:
                 told = {"fetch": fetch, "alter": altered(shot)}
@@ -152,8 +174,6 @@ def judged(
                 )
 
     for name, (learner, params) in arms.items():
-        one(name, learner, params, name)
-        if name == ADAPTED:
-            one(OTHERS, learner, params, OTHERS)
-            one(SHUFFLED, learner, params, SHUFFLED)
+        for each in (name, *CONTROLS.get(name, ())):
+            one(each, learner, params)
     return found

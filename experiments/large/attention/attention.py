@@ -3,11 +3,14 @@
 DIN and AutoInt read a person's ratings anew for each candidate. So does an attention with a
 temperature, which says how sharply it looks at the nearest ratings, and a gate between it and the
 mean: here both are adapted to the person, by gradient steps that predict each of the person's
-ratings from the others. Controls: one temperature for all, another person's, and one adapted on
-shuffled ratings. With `--dataset world` the tasks are users whose true sharpness is known.
+ratings from the others; or the temperature is searched on a grid, each weighed by how well it
+predicts them. The same is done for an attention whose weights are solved in closed form, which is a
+Gaussian process. Controls: one temperature for all, another person's, and one adapted on shuffled
+ratings. With `--dataset world` the tasks are users whose true sharpness is known.
 
 References: Zhou et al., "Deep interest network", KDD 2018; Song et al., "AutoInt", CIKM 2019;
-Plotz, Roth, "Neural nearest neighbors networks", NeurIPS 2018 (temperature).
+Plotz, Roth, "Neural nearest neighbors networks", NeurIPS 2018 (temperature); Rasmussen, Williams,
+"Gaussian processes for machine learning", 2006 (leaving one out in closed form).
 Run: python -m experiments attention                      (ml-1m)
      python -m experiments attention --dataset world      (sharp and flat users)
      python -m experiments attention --from-records prints the stored table.
@@ -36,16 +39,27 @@ from metajax.evaluation import evaluate
 from metajax.results import ledger, records
 from metajax.settings import Positive, Presets, replace
 from metajax.training import loop, progress
+from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
 from .. import report as large_report
 from . import arms as parts
-from .arms import ADAPTED, GLOBAL, OTHERS, SHUFFLED
+from .arms import ADAPTED, CONTROLS, DIN, GLOBAL, SEARCHED, SOLVED, SOLVED_GLOBAL
 
 WORLD = "world"
 SHOTS = (0, 5, 10, 20, 40)
 NUM_QUERY = 20
 SCENARIO = "new people"
+PAIRS = [
+    (ADAPTED, GLOBAL),
+    *((ADAPTED, control) for control in CONTROLS[ADAPTED]),
+    (SEARCHED, GLOBAL),
+    (SOLVED, SOLVED_GLOBAL),
+    *((SOLVED, control) for control in CONTROLS[SOLVED]),
+    (SOLVED, DIN),
+    (SOLVED, baselines.A7),
+]
+"""What is compared with what, as far as the record has it."""
 MEANING = {
     "truth": "rank correlation with the true temperature",
     "truth, shuffled": "the same, adapted on shuffled ratings",
@@ -55,7 +69,7 @@ MEANING = {
 
 @dataclasses.dataclass(frozen=True)
 class Config(benchmark.Config):
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     training: benchmark.Training = benchmark.Training(
         seeds=3, num_steps=600, num_tasks=16, num_support=40
@@ -65,11 +79,11 @@ class Config(benchmark.Config):
     inner_steps: Positive = 3
     """Inner steps on temperature and gate."""
     inner_rate: float = 0.5
-    """Initial inner rate; it is learned for each of the two."""
+    """Initial inner rate; one is learned for the temperature and one for the gate."""
     outer_rate: float = 5e-3
     """Adam's rate across tasks, decayed to 0 along a cosine."""
     people: Positive = 1000
-    """Test people, at most; of `world`: as many."""
+    """Test people, at most; in the world, as many users."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "ml-100k", "seeds": 1, "num_steps": 200, "people": 200},
@@ -148,8 +162,9 @@ def of_world(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
         began = time.perf_counter()
         with progress.bar(name, training.num_steps) as update:
             fitted = loop.fit(
-                loop.recipe(learner, tx), sample, (), seeds, training.num_steps, report=update
-            )
+                on_devices(training.devices, loop.recipe(learner, tx)), sample, (), seeds,
+                training.num_steps, report=update,
+            )  # fmt: skip
         settings = {"steps": training.num_steps}
         took = time.perf_counter() - began
         trained[name] = baselines.Trained(learner, fitted.params, settings, fitted.history, took)
@@ -239,7 +254,9 @@ def run(config: Config) -> records.Record:
         name, "attention", SCENARIO, names, config, scores, seconds,
         opened=ready.opened, data=ready.data,
         settings={name: arm.settings for name, arm in trained.items()},
-        extra={"temperature": facts_of(ready, *arms[ADAPTED])},
+        extra={
+            "focus": {name: facts_of(ready, *arms[name]) for name in (ADAPTED, SEARCHED, SOLVED)}
+        },
     )  # fmt: skip
 
 
@@ -255,12 +272,13 @@ def main(config: Config) -> records.Record:
         large_report.show(record, columns, f"New people, {name[10:]}: {metric} after K ratings")
     for metric in shown:
         get = lambda arm, metric=metric: record.of(SCENARIO, arm, f"k={SHOTS[-1]}", metric)
-        for other in (GLOBAL, OTHERS, SHUFFLED):
-            gap = records.difference(get(ADAPTED), get(other))
-            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            print(f"{metric} after {SHOTS[-1]}: {ADAPTED} - {other}: {told}")
-    for fact, values in record.extra["temperature"].items():
-        print(f"{MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")
+        for one, other in PAIRS:
+            if {one, other} <= set(record.names()):
+                gap = records.difference(get(one), get(other))
+                print(f"{metric} after {SHOTS[-1]}: {one} - {other}: {gap:+.4f}")
+    for arm, facts in record.extra.get("focus", {}).items():
+        for fact, values in facts.items():
+            print(f"{arm}: {MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"k={SHOTS[-1]}", shown[0]))
     return record

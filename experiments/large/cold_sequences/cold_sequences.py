@@ -2,9 +2,9 @@
 
 Some items are hidden from the training of a sequence model. A new one is then known by its first
 interactions alone, that is by the histories before them, and by its content (genres and title
-words). Its embedding is the mean of these histories, found by gradient steps, told by content, or
-matched by a meta-learned metric, which was trained on other items that the model had not seen,
-either. Each later interaction is judged: the place of the new item among all items, and among the
+words). Its embedding is the mean of these histories, found by gradient steps, predicted from
+content, or matched by a meta-learned metric that was trained on other items hidden from the model.
+Each later interaction is a test: the place of the new item among all items, and among the
 new ones. Controls: the embedding as it was initialized, and matching with another item's
 interactions.
 
@@ -37,6 +37,7 @@ from metajax.models import sequence
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
 from metajax.training import loop, progress
+from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params
 
 from .. import report as large_report
@@ -53,7 +54,7 @@ ALL, NEW = "all items", "new items only"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -63,13 +64,13 @@ class Config:
     width: Positive = 64
     """Width of the sequence model."""
     num_layers: Positive = 2
-    """Its blocks."""
+    """Blocks of the sequence model."""
     epochs: Positive = 16
-    """Passes of its training over the histories."""
+    """Passes over the histories when the sequence model is trained."""
     least: Positive = 20
     """Interactions that an item has at least, to be hidden."""
     shares: tuple[Share, Share, Share] = (0.2, 0.1, 0.15)
-    """Shares of these items that are hidden: for meta-training, for choices and for the test."""
+    """Shares of these items to hide: for meta-training, for validation and for the test."""
     judged: Positive = 20
     """Later interactions of a new item that are judged, at most."""
     num_steps: Positive = 400
@@ -248,8 +249,9 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
 
     with progress.bar(name, config.num_steps) as update:
         fitted = loop.fit(
-            loop.recipe(learner, optax.adam(config.rate)), sample, tasks,
-            jax.random.key(0)[None], config.num_steps, block=25, validate=validate, report=update,
+            on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
+            sample, tasks, jax.random.key(0)[None], config.num_steps, block=25,
+            validate=validate, report=update,
         )  # fmt: skip
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
@@ -353,6 +355,7 @@ def run(config: Config) -> records.Record:
     name = f"cold_sequences-{named.short_name(config.data.dataset)}"
     config = replace(config, out=config.output.folder(name))
     began = time.perf_counter()
+    check_even(config.hardware.devices, config.num_tasks)
     data = sasrec.load(backbone(config))
     content = content_of(config, data.item_ids)
     drawn = [one_seed(config, seed, data, content) for seed in range(config.seeds)]
@@ -393,8 +396,7 @@ def main(config: Config) -> records.Record:
         get = lambda arm, n=shots: record.of(SCENARIO, arm, f"n={n}, {ALL}", "ndcg@10")
         for other in (arms.MEAN, arms.CONTENT, arms.RANDOM):
             gap = records.difference(get(arms.MATCHED), get(other))
-            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {told}")
+            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {gap:+.4f}")
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"n={SHOTS[-1]}, {NEW}", "ndcg@10"))
     return record

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from metajax.adapters import quantize
 from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import ledger, plots, records
@@ -36,7 +37,7 @@ COLUMNS = ("as it is", "same people, as it is", "adapted")
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -51,11 +52,11 @@ class Config:
     student_width: Positive = 16
     """Width of the student."""
     student_layers: Positive = 1
-    """Number of its blocks."""
+    """Number of blocks of the student."""
     num_steps: Positive = 900
     """Training steps of each student."""
     rate: float = 1e-2
-    """Adam's rate for the students, at its highest."""
+    """Adam's highest rate for the students."""
     batch: Positive = 16
     """Windows per step."""
     prune_steps: int = 100
@@ -69,9 +70,9 @@ class Config:
     people: Positive = 1000
     """People judged, at most."""
     passed_over: int = 1000
-    """Number of people skipped before these, because settings were chosen on them."""
+    """Number of people skipped before those judged, because settings were chosen on them."""
     adapted: int = 100
-    """Number of these people who are also judged after adapting to them, at most."""
+    """Number of the judged people on whom models also adapt, at most."""
     seeds: Positive = 1
     """Training seeds, each with a teacher of its own."""
 
@@ -99,6 +100,7 @@ class Config:
 
 def run(config: Config) -> records.Record:
     """Trains, compresses, adapts and tests; writes the record."""
+    quantize.library()
     name = f"distill-{named.short_name(config.data.dataset)}"
     config = replace(config, out=config.output.folder(name))
     data = sasrec.load(config.teacher())
@@ -149,10 +151,10 @@ def show(record: records.Record, title: str) -> None:
     get = lambda arm, condition: record.of("leave-one-out", arm, condition, "ndcg@10")
     for arm in record.names():
         gain = records.difference(get(arm, "adapted"), get(arm, "same people, as it is"))
-        told = f"{arm}: adapting {gain.mean:+.4f} [{gain.low:+.4f}, {gain.high:+.4f}]"
+        told = f"{arm}: adapting {gain:+.4f}"
         above = TEACHER if arm.startswith(TEACHER) else STUDENT
         gap = records.difference(get(arm, "as it is"), get(above, "as it is"))
-        print(f"{told}; less {above} {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+        print(f"{told}; less {above} {gap:+.4f}")
 
 
 def picture(record: records.Record, path: pathlib.Path) -> None:
@@ -165,10 +167,9 @@ def picture(record: records.Record, path: pathlib.Path) -> None:
             look = {**plots.look(i), "linestyle": "none"}
             axes.errorbar(record.extra["stored"][arm] / 1e3, r.mean, yerr=bars, label=arm, **look)
         axes.set_xscale("log")
-        axes.set_xlabel("kilobytes")
-        axes.set_ylabel(f"nDCG@10, all items ({record.dataset})")
-        axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(record.names()))
+        plots.finish(
+            axes, "kilobytes", f"nDCG@10, all items ({record.dataset})", len(record.names())
+        )
 
 
 def main(config: Config) -> records.Record:

@@ -4,11 +4,14 @@ The best use of the model in `llm_uses` is as content of new items: its title ve
 A student learns to write these vectors from the letters of a title, on items that are not hidden,
 and takes the model's place. Rows: genres alone, with the teacher, with the student, with MiniLM;
 controls: a student of a teacher whose vectors are dealt to other titles, and the same letters
-without a teacher. Each with the processor time of a new title and the bytes that a service holds.
+without a teacher. Each with the processor time of a request, the title and the person, and the
+bytes that a service holds. The folder ``served`` is the model with the student, for `metajax
+recommend` and `metajax serve`.
 
 References: Hinton et al., 2015; Gantner et al., ICDM 2010.
 Run: python -m experiments llm_distill --dataset ml-100k        (the extra `llm`)
      python -m experiments llm_distill --checkpoint FOLDER_OR_GGUF
+     python -m experiments llm_distill --add "Heat 2"  puts a title into the served model
      python -m experiments llm_distill --from-records prints the stored table.
 Published: none under this protocol.
 Deviates: a teacher's first principal components are taught, as many as `--dim` says.
@@ -17,13 +20,15 @@ Deviates: a teacher's first principal components are taught, as many as `--dim` 
 import dataclasses
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from metajax.benchmark.harness import data_of
 from metajax.data.sources import named
+from metajax.data.split import Split
+from metajax.data.table import Interactions
 from metajax.models.language import bert, pretrained, vectors
 from metajax.results import plots, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
@@ -32,6 +37,7 @@ from metajax.types import UserError
 from .. import report as large_report
 from ..llm_uses import content, llm_uses
 from ..titles import names_of
+from . import served
 from .student import PLACES, Taught, hashed, taught
 
 TAUGHT, LETTERS = "student", "letters without a teacher"
@@ -61,6 +67,8 @@ class Config:
     """Factors of the collaborative model of new items."""
     timed: Positive = 128
     """Titles whose reading is timed."""
+    add: tuple[str, ...] = ()
+    """Train nothing; put these titles into the model that the last run left, by its student."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "ml-100k", "seeds": 1, "timed": 32},
@@ -100,10 +108,25 @@ def students(
     return {TAUGHT: learned(TAUGHT, teacher), OTHERS: learned(OTHERS, dealt), LETTERS: unit(drawn)}
 
 
+def scale_of(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean (D,) of vectors (N, D), and the root mean square length () around it."""
+    center = x.mean(axis=0)
+    return center, np.sqrt(np.mean(np.sum((x - center) ** 2, axis=1)))
+
+
 def unit(x: np.ndarray) -> np.ndarray:
     """Vectors (N, D) of mean 0 and mean square length 1, as title vectors nearly are."""
-    x = x - x.mean(axis=0)
-    return x / np.sqrt(np.mean(np.sum(x**2, axis=1)))
+    center, size = scale_of(x)
+    return (x - center) / size
+
+
+def reader_of(draw: content.Draw, pupil: Taught) -> served.Reader:
+    """What the served model reads a new title with: the student and the regression on it."""
+    fit = draw.fits[arm(TAUGHT)]
+    kernel = fit.kernel[len(fit.kernel) - pupil.told.shape[1] :]  # the rows before are genres
+    return served.Reader(
+        pupil.student, *scale_of(pupil.told), fit.mean, kernel, np.asarray(draw.size)
+    )
 
 
 def of_titles(
@@ -141,9 +164,10 @@ def run(config: Config) -> records.Record:
     )
     settings = {"penalty": "chosen by five folds of the items that are not hidden"}
     opened = records.open_tests(config, settings, "llm_distill", problem.split.checksum())
-    found = content.judged(
-        table, problem.split, told, config.shots, config.seeds, config.hidden_share, config.factors
-    )
+    given = (table, problem.split)
+    sizes = config.hidden_share, config.factors
+    draws = [content.draw(*given, told, seed, *sizes) for seed in range(config.seeds)]
+    found = content.judged(*given, draws, config.shots)
     every = [content.CONSTANT, content.GENRES, *map(arm, told), arm(content.PERMUTED)]
     scores = {
         records.Key(SCENARIO, name, f"k={k}", metric): values
@@ -151,9 +175,14 @@ def run(config: Config) -> records.Record:
         if name in every
     }
     pupil = made[TAUGHT][0].student
-    pupil.save(config.output.folder(name_of(config)) / "student.npz")
+    pupil.save(config.output.folder(name) / "student.npz")
     took[TAUGHT] = per_title(pupil, names[: config.timed])
     about: dict[str, Any] = {"model": pretrained.name_of(config.checkpoint), "milliseconds": took}
+    about |= {"answer": answers(*given, draws[0], took, max(config.shots))}
+    reader = reader_of(draws[0], made[TAUGHT][0])
+    log = {"name": table.name, "checksum": table.checksum()}
+    told_of = {"log": log, "validation": curve_of(found, config.shots)}
+    served.save(folder_of(config), *given, draws[0], arm(TAUGHT), reader, told_of)
     about |= {"bytes": {content.LARGE: size, TAUGHT: pupil.size}}
     about |= {"explained": {k: [one.explained for one in v] for k, v in made.items()}}
     about |= {"people": next(iter(scores.values())).shape[1]}
@@ -162,6 +191,32 @@ def run(config: Config) -> records.Record:
         config, scores, {"total": time.perf_counter() - began}, opened=[opened],
         data=data_of(problem), settings=settings, extra=about,
     )  # fmt: skip
+
+
+def answers(
+    table: Interactions, parts: Split, draw: content.Draw, took: Mapping[str, float], shots: int
+) -> dict[str, float]:
+    """Arm -> milliseconds to adapt to a person and to rank all items, each item read before."""
+    every = [content.CONSTANT, content.GENRES, *map(arm, took)]
+    return {one: served.milliseconds(table, parts, draw, one, shots) for one in every}
+
+
+def curve_of(
+    found: Mapping[tuple[str, int, str], np.ndarray], shots: Sequence[int]
+) -> dict[str, Any]:
+    """What the page of `metajax serve` shows: the error of new items, after K ratings."""
+    of = lambda name: [float(np.nanmean(found[name, k, "mse"])) ** 0.5 for k in shots]
+    users = int(np.isfinite(found[content.GENRES, shots[0], "mse"]).any(axis=0).sum())
+    arms = {name: of(name) for name in (content.GENRES, arm(TAUGHT))}
+    told = {"metric": "root mean squared error on new items", "events": list(shots), "users": users}
+    return told | {"arms": arms, "notes": []}
+
+
+def requests(record: records.Record) -> dict[str, float]:
+    """Arm -> milliseconds of a request: to read one new title, to adapt to a person, to rank."""
+    title = {arm(name): ms for name, ms in record.extra["milliseconds"].items()}
+    answer = record.extra.get("answer", {})  # none in a record of before
+    return {name: ms + title.get(name, 0.0) for name, ms in answer.items()}
 
 
 def show(record: records.Record) -> None:
@@ -174,6 +229,13 @@ def show(record: records.Record) -> None:
         size = facts["bytes"].get(name)
         told = "" if size is None else f", {size:,} bytes"
         print(f"a new title by {name}: {took:.3f} ms of processor time{told}")
+    k = shots[-1]
+    for name, ms in requests(record).items():
+        score = records.interval(record.of(SCENARIO, name, f"k={k}", METRIC), METRIC)
+        print(
+            f"{name}: {ms:.3f} ms for one new title and one person ({facts['answer'][name]:.3f} ms "
+            f"without the title), {METRIC} at K={k} {score.mean:.4f}"
+        )
     for name, share in facts["explained"].items():
         print(f"{name}: explains {np.mean(share):.3f} of the variance on titles it has not seen")
     get = lambda name, k: record.of(record.scenario, name, f"k={k}", METRIC)
@@ -189,22 +251,23 @@ def show(record: records.Record) -> None:
 
 
 def draw(record: records.Record, folder: pathlib.Path) -> None:
-    """Saves quality over the processor time of a new title."""
-    took, path = record.extra["milliseconds"], folder / "quality-latency.png"
+    """Saves quality over the processor time of a request."""
+    path = folder / "quality-latency.png"
     last = max(int(key.condition.removeprefix("k=")) for key in record.scores)
+    found = requests(record)
+    if not found:
+        return
     with plots.page(path, 2.8) as axes:
-        for i, (name, ms) in enumerate(took.items()):
-            scores = record.of(record.scenario, arm(name), f"k={last}", METRIC)
+        for i, (name, ms) in enumerate(found.items()):
+            scores = record.of(record.scenario, name, f"k={last}", METRIC)
             at = records.interval(scores, METRIC)
             error = [[at.mean - at.low], [at.high - at.mean]]
-            axes.errorbar([ms], [at.mean], yerr=error, fmt="o", label=arm(name), **colored(i))
-        base = record.of(record.scenario, content.GENRES, f"k={last}", METRIC)
-        axes.axhline(records.interval(base, METRIC).mean, color="0.5", lw=0.8, ls="--")
+            axes.errorbar([ms], [at.mean], yerr=error, fmt="o", label=name, **colored(i))
         axes.set_xscale("log")
-        axes.set_xlabel("processor time of a new title, ms (dashed: genres alone)")
+        axes.set_xlabel("processor time (ms): read a title, adapt, rank")
         axes.set_ylabel(f"{METRIC} of new items, K={last}")
         axes.grid(alpha=0.25, linewidth=0.4)
-        plots.legend(axes, len(took))
+        plots.legend(axes, len(found))
     print(f"plot   {path}")
 
 
@@ -219,9 +282,18 @@ def name_of(config: Config) -> str:
     return f"llm_distill-{model}-{named.short_name(config.data.dataset)}"
 
 
-def main(config: Config) -> records.Record:
+def folder_of(config: Config) -> pathlib.Path:
+    """The model folder that a run leaves."""
+    return config.output.folder(name_of(config)) / "served"
+
+
+def main(config: Config) -> records.Record | None:
     """The record of the experiment, run or read, its table and its plot."""
     name = name_of(config)
+    if config.add:
+        served.added(folder_of(config), config.add)
+        print(f"added {len(config.add)} titles to {folder_of(config)}")
+        return None
     record = large_report.stored(name) if config.output.from_records else run(config)
     show(record)
     draw(record, config.output.folder(name))

@@ -37,7 +37,7 @@ from metajax.models.language import pretrained, vectors
 from metajax.models.transformer import Shape
 from metajax.results import records
 from metajax.results.partial import Partial
-from metajax.settings import Data, Output, Positive, Presets, config_hash, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, config_hash, replace
 from metajax.types import Episode, UserError
 
 from .. import report as large_report
@@ -51,16 +51,17 @@ from .frozen import Frozen, frozen
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data(dataset="ml-100k")
+    hardware: Hardware = Hardware()
     checkpoint: pathlib.Path = pathlib.Path(pretrained.NAME)
     """smollm2, a GGUF file or a folder in the Hugging Face layout."""
     layers: Positive = 4
     """Layers in which adapters act."""
     top: int = 0
-    """The last of them, whose output is used; 0 for two thirds of the model's layers."""
+    """The last of these layers, whose output is used; 0 is two thirds up the model's layers."""
     rank: Positive = 4
     """Rank of LoRA, on queries and outputs of attention."""
     prompt: str = "The taste of this person:"
@@ -72,7 +73,7 @@ class Config:
     num_support: Positive = 12
     """Ratings that a person of an outer step adapts to, at most."""
     inner_steps: Positive = 2
-    """Gradient steps of a person, where these are trained through."""
+    """Gradient steps on a person, for the arms that are trained through them."""
     inner_rate: float = 0.1
     """Their rate at first; where trained through, it is learned for each number."""
     outer_rate: float = 5e-3
@@ -84,7 +85,7 @@ class Config:
     people: Positive = 200
     """People who are judged, at most."""
     asked: Positive = 30
-    """The first of these, about whom the model is also asked in words."""
+    """Number of the judged people about whom the model is also asked in words."""
     draw: int = 20
     """Seed of the draw of people, who are those of `llm_uses`."""
 

@@ -58,16 +58,14 @@ def show(record: records.Record) -> None:
         for k in shots[-1:]:
             for a, b in pairs(record):
                 gap = records.difference(*(get(name, f"k={k}", metric) for name in (a, b)))
-                told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-                print(f"{metric}, K={k}: {a} - {b}: {told}")
+                print(f"{metric}, K={k}: {a} - {b}: {gap:+.4f}")
     last = shots[-1]
     for name in record.names():
         if records.Key(record.scenario, name, shuffled(last), "mse") in record.scores:
             gap = records.difference(
                 get(name, f"k={last}", "mse"), get(name, shuffled(last), "mse")
             )
-            told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-            print(f"mse, K={last}: {name} - the same with shuffled labels: {told}")
+            print(f"mse, K={last}: {name} - the same with shuffled labels: {gap:+.4f}")
     print(
         f"in words: {facts['asked']} of these people; the soft prompt has {facts['prompt']} vectors"
     )
@@ -87,8 +85,5 @@ def draw(record: records.Record, folder: pathlib.Path) -> None:
                 label = name.removeprefix(f"{kind}, ")
                 axes.plot(np.arange(len(shots)), means, label=label, **plots.look(i))
             axes.set_xticks(np.arange(len(shots)), [str(k) for k in shots])
-            axes.set_xlabel("ratings known of the person")
-            axes.set_ylabel(f"RMSE in stars, {kind}")
-            axes.grid(alpha=0.25, linewidth=0.4)
-            plots.legend(axes, len(shown))
+            plots.finish(axes, "ratings known of the person", f"RMSE in stars, {kind}", len(shown))
         print(f"plot   {path}")

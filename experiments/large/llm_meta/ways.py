@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from metajax import optim, tree
 from metajax.adapters.conditions import soft_prompt
@@ -22,7 +23,8 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.transformer import Shape
 from metajax.settings import Training
 from metajax.training import loop, progress
-from metajax.training.outer_gradient import outer_gradient
+from metajax.training.devices import on_devices, split_by_compiler
+from metajax.training.outer_gradient import GradientFn, outer_gradient
 from metajax.training.updates import optimizer
 from metajax.transforms.reptile import reptile
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
@@ -134,6 +136,7 @@ def trained(
         lambda params, batch, key: outer_gradient(make(batch[1]))(params, batch[0], key),
         optimizer(tx),
     )
+    recipe = on_devices(config.hardware.devices, recipe, split_by_people)
     folder = config.output.out
     with progress.bar(name, config.num_steps) as update:
         found = loop.fit(
@@ -148,6 +151,16 @@ def trained(
         )
     params = jax.tree.map(lambda x: x[0], found.params)
     return params, max(found.seconds, time.perf_counter() - began)
+
+
+def split_by_people(mesh: Mesh, gradient_fn: GradientFn) -> GradientFn:
+    """The gradient of a batch whose people are dealt over the devices; each has all they share."""
+
+    def gradient(params: Params, batch: Any, key: jax.Array):
+        of_people = lambda params, tasks, key: gradient_fn(params, (tasks, batch[1]), key)
+        return split_by_compiler(mesh, of_people)(params, batch[0], key)
+
+    return gradient
 
 
 def tuned(

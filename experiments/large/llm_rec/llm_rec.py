@@ -42,7 +42,7 @@ from .ranking import groups, ranks, simple
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -51,7 +51,7 @@ class Config:
     """For the codes: a folder of a BERT-like encoder, or a language model (smollm2, a GGUF file, a
     folder); by default the packaged MiniLM."""
     checkpoint: pathlib.Path | None = None
-    """A pretrained model that writes titles, nothing is trained: smollm2, a GGUF file or a folder
+    """A pretrained model that writes titles, without training: smollm2, a GGUF file or a folder
     in the Hugging Face layout."""
     prompt_tokens: Positive = 1024
     """Longest prompt of a pretrained model; of a longer one the oldest titles are left out."""
@@ -74,11 +74,11 @@ class Config:
     width: Positive = 64
     """Width of the decoder."""
     num_layers: Positive = 2
-    """Number of its blocks."""
+    """Number of blocks of the decoder."""
     num_steps: Positive = 6_000
-    """Steps of its training."""
+    """Training steps of the decoder."""
     batch: Positive = 16
-    """People per step of its training."""
+    """People per training step of the decoder."""
     rate: float = 3e-3
     """Adam's highest rate; it rises over a tenth of the steps and falls along a cosine."""
     meta_steps: int = 100
@@ -210,7 +210,7 @@ def main(config: Config) -> records.Record | None:
     get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
     for arm in [name for name in record.names() if name != "no adaptation"]:
         gap = records.difference(get(arm), get("no adaptation"))
-        print(f"ndcg@10: {arm} - no adaptation: {gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
+        print(f"ndcg@10: {arm} - no adaptation: {gap:+.4f}")
     if "cost" in record.extra:
         print(writing.costs(record))
     if not config.output.from_records:

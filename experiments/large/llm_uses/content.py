@@ -6,6 +6,7 @@ first K ratings of items that are not hidden, and orders the hidden ones that th
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -57,48 +58,82 @@ def person_vector(factors_KxD: np.ndarray, residual: np.ndarray) -> np.ndarray:
     return np.linalg.solve(x.T @ x + PENALTY * np.eye(x.shape[1]), x.T @ residual)
 
 
-def judged(
+class Draw(NamedTuple):
+    """One draw of hidden items, and what every arm says of them.
+
+    Attributes:
+      hidden: (N,) which items; order: (R,) rows of the test people, in the order they are met.
+      mean, bias, factor: the model of the other items; bias (N,), factor (N, D).
+      size: root mean square length of a factor, the unit in which content predicts it.
+      fits: arm -> its regression on content.
+      told: arm -> (N, 1 + D) what content says of an item: three times its bias, factors over size.
+    """
+
+    hidden: np.ndarray
+    order: np.ndarray
+    mean: float
+    bias: np.ndarray
+    factor: np.ndarray
+    size: float
+    fits: dict[str, represent.ContentFit]
+    told: dict[str, np.ndarray]
+
+
+def people_of(parts: split.Split) -> np.ndarray:
+    """The people who are judged."""
+    return parts.test["user_cold"].owner
+
+
+def draw(
     table: Interactions,
     parts: split.Split,
     vectors: Mapping[str, Vectors],
-    shots: Sequence[int],
-    seeds: int,
+    seed: int,
     hidden_share: float,
     dim: int,
+) -> Draw:
+    """A draw of hidden items; the model of the others is of training people alone."""
+    rng = np.random.default_rng((20, seed))
+    hidden = rng.random(table.num_items) < hidden_share
+    known = np.zeros(len(table), bool)
+    known[parts.train_rows] = True
+    mean, bias, count, made = text_cold.fitted(table, known & ~hidden[table.item], dim)
+    trust = np.where(hidden, 0.0, count / (count + 40.0))
+    size = np.sqrt(np.mean(np.sum(made.item[trust > 0].astype(float) ** 2, axis=1)))
+    target = np.column_stack([bias * 3.0, made.item / size])
+    rows = np.flatnonzero(np.isin(table.user, people_of(parts)))
+    order = rng.permutation(rows)  # the same ratings come first for every arm
+    of_titles = {k: v(hidden) if callable(v) else v for k, v in vectors.items()}
+    known_of = contents(table, of_titles, rng)
+    fits = {
+        arm: represent.content_fit(content, target, trust, text_cold.PENALTIES, seed)
+        for arm, content in known_of.items()
+    }
+    told = {arm: fits[arm](content) for arm, content in known_of.items()}
+    return Draw(hidden, order, mean, bias, made.item, size, fits, told)
+
+
+def judged(
+    table: Interactions, parts: split.Split, draws: Sequence[Draw], shots: Sequence[int]
 ) -> dict[tuple[str, int, str], np.ndarray]:
-    """(arm, K, metric) -> scores (seeds, people) of the people of the split's test.
+    """(arm, K, metric) -> scores (draws, people) of the people of the split's test.
 
     Someone with fewer than five ratings of hidden items has no score, NaN.
     """
-    people = parts.test["user_cold"].owner
-    rows = np.flatnonzero(np.isin(table.user, people))
+    people = people_of(parts)
     found: dict[tuple[str, int, str], list[np.ndarray]] = {}
-    for seed in range(seeds):
-        rng = np.random.default_rng((20, seed))
-        hidden = rng.random(table.num_items) < hidden_share
-        known = np.zeros(len(table), bool)
-        known[parts.train_rows] = True
-        mean, bias, count, made = text_cold.fitted(table, known & ~hidden[table.item], dim)
-        trust = np.where(hidden, 0.0, count / (count + 40.0))
-        size = np.sqrt(np.mean(np.sum(made.item[trust > 0].astype(float) ** 2, axis=1)))
-        target = np.column_stack([bias * 3.0, made.item / size])
-        order = rng.permutation(rows)  # the same ratings come first for every arm
-        seen = order[~hidden[table.item[order]]]
+    for seed, one in enumerate(draws):
+        seen = one.order[~one.hidden[table.item[one.order]]]
         asked = np.zeros(len(table), bool)
-        asked[rows] = hidden[table.item[rows]]
-        of_titles = {k: v(hidden) if callable(v) else v for k, v in vectors.items()}
-        told = {
-            arm: represent.content_prediction(content, target, trust, text_cold.PENALTIES, seed)[0]
-            for arm, content in contents(table, of_titles, rng).items()
-        }
+        asked[one.order] = one.hidden[table.item[one.order]]
         for k in shots:
-            own = people_vectors(table, people, seen, k, mean + bias, made.item)
-            for arm, guess in told.items():
-                score = mean + scored(table, asked, people, own, guess, size)
+            own = people_vectors(table, people, seen, k, one.mean + one.bias, one.factor)
+            for arm, guess in one.told.items():
+                score = one.mean + scored(table, asked, people, own, guess, one.size)
                 values = text_cold.judge(score, table, asked, jax.random.key(seed))
                 for metric in ("ndcg@5", "mse"):
-                    one = np.asarray(values[metric])[people]
-                    found.setdefault((arm, k, metric), []).append(one)
+                    of_people = np.asarray(values[metric])[people]
+                    found.setdefault((arm, k, metric), []).append(of_people)
     return {key: np.stack(values) for key, values in found.items()}
 
 
@@ -131,7 +166,7 @@ def scored(
     """Scores (n,) beyond the mean of the rows asked for; 0 elsewhere.
 
     Args:
-      guess: (N, 1 + D) what content says of an item: three times its bias, factors over ``size``.
+      guess: (N, 1 + D) of `Draw.told`.
     """
     place = np.zeros(table.num_users, int)
     place[people] = np.arange(len(people))

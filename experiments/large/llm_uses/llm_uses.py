@@ -51,7 +51,7 @@ OTHERS = report.permuted(RATING)
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     data: Data = Data()
@@ -245,8 +245,9 @@ def run(config: Config) -> records.Record:
     stored = laid_out(problem.split.test["user_cold"], NUM_QUERY)
     told = answers(config, asker, stored, names, kept)
     scores = known_items(config, problem, stored, arms, told)
-    given = (table, problem.split, of_titles, config.shots)
-    new = content.judged(*given, config.seeds, config.hidden_share, config.dim)
+    given = (table, problem.split, of_titles)
+    draws = [content.draw(*given, s, config.hidden_share, config.dim) for s in range(config.seeds)]
+    new = content.judged(table, problem.split, draws, config.shots)
     scores |= {
         records.Key(report.NEW, arm, f"k={k}", metric): values
         for (arm, k, metric), values in new.items()

@@ -79,10 +79,7 @@ def show(record: records.Record) -> None:
                 keys = [records.Key(scenario, arm, f"k={k}", METRIC) for arm in (a, b)]
                 if all(key in record.scores for key in keys):
                     gap = records.difference(*(record.scores[key] for key in keys))
-                    print(
-                        f"{METRIC}, K={k}: {a} - {b}: {gap.mean:+.4f} [{gap.low:+.4f}, "
-                        f"{gap.high:+.4f}]"
-                    )
+                    print(f"{METRIC}, K={k}: {a} - {b}: {gap:+.4f}")
     cost = record.extra["cost"]
     print(
         f"a person in {np.median(cost['seconds']):.1f} s, {np.median(cost['processor']):.1f} s of "
@@ -103,8 +100,7 @@ def draw(record: records.Record, folder: pathlib.Path) -> None:
                 x = [shots.index(k) for k, _ in there]
                 axes.plot(x, means, label=arm, **plots.look(i))
             axes.set_xticks(np.arange(len(shots)), [str(k) for k in shots])
-            axes.set_xlabel("ratings known of the person")
-            axes.set_ylabel(f"{METRIC}, {scenario}")
-            axes.grid(alpha=0.25, linewidth=0.4)
-            plots.legend(axes, len(one.names()))
+            plots.finish(
+                axes, "ratings known of the person", f"{METRIC}, {scenario}", len(one.names())
+            )
         print(f"plot   {path}")

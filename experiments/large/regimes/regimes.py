@@ -40,7 +40,7 @@ SHELF = "a shelf of another domain"
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -56,11 +56,11 @@ class Config:
     window_seeds: Positive = 1
     """Training seeds of the long window: each trains a recommender."""
     window_steps: Positive = 800
-    """Training steps of that recommender."""
+    """Training steps of each of these recommenders."""
     meta_steps: int = 40
-    """Outer steps of its adapters."""
+    """Outer steps of the adapters of the long window."""
     people: Positive = 150
-    """People of its test, at most."""
+    """Test people of the long window, at most."""
     shelf_steps: Positive = 200
     """Outer steps of the arms that are trained on shelves."""
     shelves: Positive = 40
@@ -68,9 +68,9 @@ class Config:
     drift_steps: Positive = 400
     """Outer steps of the arms that are trained on people who drift."""
     drifters: Positive = 300
-    """People of their test."""
+    """Test people who drift."""
     drift_world: int = 2
-    """Seed of their world; settings were chosen in a world with another seed."""
+    """Seed of the world with drift; settings were chosen in a world with another seed."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {
@@ -239,8 +239,7 @@ def show(record: report.Record) -> None:
         for arm in own.names():
             if "no adaptation" in own.names() and arm != "no adaptation":
                 gap = report.difference(get(arm), get("no adaptation"))
-                told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-                print(f"{metric}, {condition}: {arm} - no adaptation: {told}")
+                print(f"{metric}, {condition}: {arm} - no adaptation: {gap:+.4f}")
 
 
 def pictures(record: report.Record, folder: pathlib.Path) -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 import scipy
 
-from metajax.data.histories.sequences import HELD_OUT, HeldOut, Sequences
+from metajax.data.histories.sequences import HeldOut, Sequences
 from metajax.evaluation import next_item
 from metajax.training import loop
+from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.outer_gradient import loss_gradient
 from metajax.training.updates import optimizer
 from metajax.types import Params
@@ -26,7 +27,7 @@ def trained_part(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
     """The person and the item of every trained interaction, in order."""
     person = np.repeat(np.arange(len(sequences.length)), sequences.length)
     place = np.arange(len(person)) - np.repeat(sequences.start, sequences.length)
-    kept = place < (sequences.length - HELD_OUT)[person]
+    kept = place < sequences.trained[person]
     return person[kept], sequences.items[kept]
 
 
@@ -101,12 +102,13 @@ class Factors:
     batch: int = 4096
 
 
-def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -> np.ndarray:
+def bpr(
+    sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0, devices: int = 1
+) -> np.ndarray:
     """Matrix factorization by Bayesian personalized ranking: trained pairs above random items.
 
     References: Rendle et al., UAI 2009.
     """
-    del held
     person, item = (jnp.asarray(x) for x in trained_part(sequences))
     num_people, num_items = len(sequences.length), sequences.num_items
     num_steps = settings.epochs * (len(item) // settings.batch + 1)
@@ -134,10 +136,11 @@ def bpr(sequences: Sequences, held: HeldOut, settings: Factors, seed: int = 0) -
         return -jnp.mean(jax.nn.log_sigmoid(margin)) + 0.5 * settings.decay * size, {}
 
     recipe = loop.Recipe(init, loss_gradient(loss), optimizer(tx))
+    recipe = on_devices(devices, recipe, split_by_compiler)
     keys = jax.random.key(seed)[None]
     fitted = loop.fit(recipe, sample, (person, item), keys, num_steps, block=num_steps)
     found = jax.tree.map(lambda x: np.asarray(x[0]), fitted.params)
-    return found["person"] @ found["item"].T + found["bias"][None, :]
+    return found["person"][held.person] @ found["item"].T + found["bias"][None, :]
 
 
 def judged(

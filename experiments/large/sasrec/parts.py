@@ -1,9 +1,10 @@
 """The parts of the table of `sasrec`: each is made by itself and kept until the table is whole."""
 
+import functools
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from metajax.settings import PLACES, flat, replace
 from metajax.types import Params
 
 from . import arms as sasrec_arms
-from . import recipes, training
+from . import blend, recipes, training
 from .recipes import Config
 
 TOGETHER = ", seeds together"
@@ -84,7 +85,7 @@ def _open(
 ) -> records.Opening:
     """The opening of the test of a part; only the first call enters the ledger."""
     alone = replace(config, also=(), only=(), minutes=0.0)
-    tests = ledger.checksum("leave-one-out", data.digest(), config.window)
+    tests = ledger.checksum(config.split, data.digest(), config.window)
     return store.opening(alone, lambda: records.open_tests(config, settings, "sasrec", tests))
 
 
@@ -104,8 +105,15 @@ class Simple(NamedTuple):
     seconds: float
 
 
-def simple_arms(data: Sequences, width: int) -> dict[str, Simple]:
-    """The arms without a Transformer, their settings chosen on validation items."""
+def simple_arms(
+    data: Sequences, width: int, only: Collection[str] = (), devices: int = 1
+) -> dict[str, Simple]:
+    """The arms without a Transformer, their settings chosen on validation items.
+
+    Args:
+      only: these; empty for all.
+      devices: that train those which descend.
+    """
     valid = histories.held_out(data, width, 2)
     key_valid, _ = jax.random.split(jax.random.key(4))
     decays = (0.6, 0.8, 0.95)
@@ -114,12 +122,13 @@ def simple_arms(data: Sequences, width: int) -> dict[str, Simple]:
         "transitions": (sasrec_arms.transitions, [(r, d) for r in (1, 5, 20) for d in decays]),
         "item-kNN": (sasrec_arms.item_knn, [(k, d) for k in (20, 100) for d in decays]),
         "BPR-MF": (
-            sasrec_arms.bpr,
+            functools.partial(sasrec_arms.bpr, devices=devices),
             [(sasrec_arms.Factors(decay=decay),) for decay in (1e-4, 1e-3, 1e-2)],
         ),
     }
     found = {}
-    for name, (make, grid) in makers.items():
+    for name in only or makers:
+        make, grid = makers[name]
         began = time.perf_counter()
         best, valid_ndcg = sasrec_arms.chosen(make, grid, data, valid, key_valid)
         settings = {"chosen": str(best), "valid_ndcg": valid_ndcg, "trials": len(grid)}
@@ -135,20 +144,78 @@ def met(data: Sequences) -> np.ndarray:
 
 def _simple(config: Config, data: Sequences, name: str, out: pathlib.Path, store: Partial):
     del name, out
-    simple = simple_arms(data, config.window)
+    simple = simple_arms(data, config.window, devices=config.hardware.devices)
     _open(config, data, {arm: made.settings for arm, made in simple.items()}, store)
     test = histories.held_out(data, config.window, 1)
-    _, key_test = jax.random.split(jax.random.key(4))
     found = []
     for arm, of in simple.items():
         score = of.make(data, test, *of.chosen)
-        ranks = sasrec_arms.judged(score, test, data.num_items, key_test)
-        ranks = {condition: rank[None] for condition, rank in ranks.items()}
+        found.append(_of_scores(arm, [score], test, data, of.seconds, {arm: of.settings}))
+    return found
+
+
+def _of_scores(
+    arm: str,
+    of_seeds: list[np.ndarray],
+    test: HeldOut,
+    data: Sequences,
+    seconds: float,
+    settings: dict[str, Any],
+) -> Judged:
+    """The arm of stored scores (U, V), one table for each seed."""
+    _, key_test = jax.random.split(jax.random.key(4))
+    ranks, coverage, popularity = [], [], []
+    for score in of_seeds:
+        ranks.append(sasrec_arms.judged(score, test, data.num_items, key_test))
         table = jnp.asarray(score)
         lists = next_item.lists(lambda person, h, n, t=table: t[person], test, data.num_items)
-        coverage, popularity = next_item.spread(np.asarray(lists), met(data))
-        settings = {arm: of.settings}
-        found.append(Judged(arm, ranks, popularity[None], [coverage], of.seconds, settings))
+        share, mean = next_item.spread(np.asarray(lists), met(data))
+        coverage.append(share)
+        popularity.append(mean)
+    by_condition = {c: np.stack([rank[c] for rank in ranks]) for c in ranks[0]}
+    return Judged(arm, by_condition, np.stack(popularity), coverage, seconds, settings)
+
+
+class Blended(NamedTuple):
+    """The tables beside the sequence model, before their test.
+
+    Attributes:
+      simple: the tables; blends: arm -> its weights.
+      seconds: of their choice.
+    """
+
+    simple: dict[str, Simple]
+    blends: dict[str, blend.Blend]
+    seconds: float
+
+
+def _tables(simple: Mapping[str, Simple], data: Sequences, held: HeldOut) -> dict[str, np.ndarray]:
+    return {name: of.make(data, held, *of.chosen) for name, of in simple.items()}
+
+
+def _blends(config: Config, data: Sequences, settings: sequence.Settings, of_seeds: list[Params]):
+    """The weights of the tables, chosen on validation items."""
+    began = time.perf_counter()
+    simple = simple_arms(data, config.window, tuple(blend.FLOORS))
+    valid = histories.held_out(data, config.window, 2)
+    key_valid, _ = jax.random.split(jax.random.key(4))
+    model = [blend.log_probabilities(settings, params, valid) for params in of_seeds]
+    found = blend.chosen(model, _tables(simple, data, valid), valid, key_valid)
+    print({arm: one._asdict() for arm, one in found.items()}, flush=True)
+    return Blended(simple, found, time.perf_counter() - began)
+
+
+def _of_blends(
+    made: Blended, data: Sequences, settings: sequence.Settings, of_seeds: list[Params], width: int
+) -> list[Judged]:
+    """The arms of the tables beside the sequence model, and of the tables alone."""
+    test = histories.held_out(data, width, 1)
+    tables = _tables(made.simple, data, test)
+    model = [blend.log_probabilities(settings, params, test) for params in of_seeds]
+    found = []
+    for arm, one in made.blends.items():
+        scores = [one(m, tables) for m in (model if one.base else model[:1])]
+        found.append(_of_scores(arm, scores, test, data, made.seconds, {arm: one._asdict()}))
     return found
 
 
@@ -166,11 +233,17 @@ def _trained(config: Config, data: Sequences, name: str, out: pathlib.Path, stor
         for seed, one in enumerate(of_seeds)
     }
     print(label, {seed: max(one.valid) for seed, one in enumerate(of_seeds)}, flush=True)
-    _open(config, data, told, store)
-    params = jax.tree.map(lambda *x: jnp.stack(x), *(one.params for one in of_seeds))
+    each = [one.params for one in of_seeds]
+    mixed = _blends(config, data, settings, each) if name == recipes.OWN else None
+    weights = {} if mixed is None else {a: b._asdict() for a, b in mixed.blends.items()}
+    _open(config, data, told | weights, store)
+    params = jax.tree.map(lambda *x: jnp.stack(x), *each)
     seconds = sum(one.seconds for one in of_seeds)
     held = histories.held_out(data, config.window, 1)
-    return _judged(settings, params, held, met(data), label, seconds, told)
+    found = _judged(settings, params, held, met(data), label, seconds, told)
+    if mixed is not None:
+        found += _of_blends(mixed, data, settings, each, config.window)
+    return found
 
 
 def _judged(

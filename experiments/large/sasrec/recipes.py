@@ -27,6 +27,9 @@ class Config:
     output: Output = Output()
     hardware: Hardware = Hardware()
     data: Data = Data()
+    split: Literal["leave-one-out", "time"] = "leave-one-out"
+    """The test is each person's last item; or, for time, their next one after a moment that is the
+    same for everybody, and all training comes before an earlier moment."""
     window: Positive = 64
     """Items that a person's state holds."""
     width: Positive = 64

@@ -1,14 +1,16 @@
 """Sequence recommendation: what does a person take next, ranked among all items?
 
 A causal Transformer over the history, trained with the full softmax, beside popularity, untrained
-transitions, item-kNN and BPR matrix factorization, tuned on the validation items. With --also,
-other published recipes beside it: gBCE, eSASRec (gated residuals, sampled softmax corrected for
-popular draws) and HSTU (pointwise attention, full softmax), and two larger sizes.
+transitions, item-kNN and BPR matrix factorization, tuned on the validation items; and a weighted
+sum of its logarithms with those of transitions and item-kNN, the weights chosen on validation. With
+--also, other published recipes beside it: gBCE, eSASRec (gated residuals, sampled softmax corrected
+for popular draws) and HSTU (pointwise attention, full softmax), and two larger sizes.
 
 References: Kang, McAuley, ICDM 2018; Klenitskiy, Vasilev, RecSys 2023; Petrov, Macdonald, RecSys
 2023 (gBCE); Tikhonovich et al., RecSys 2025 (eSASRec); Zhai et al., ICML 2024 (HSTU).
 Run: python -m experiments sasrec                     (ml-1m, the order of SASRec's authors)
      python -m experiments sasrec --dataset ml-100k --seeds 3 --also gbce esasrec hstu
+     python -m experiments sasrec --split time        trained before a moment, tested after it
      python -m experiments sasrec --only esasrec      makes and keeps one part of the table
      experiments/large/sasrec/card.sh                 all recipes at once on a graphics card
      python -m experiments sasrec --from-records prints the stored table.
@@ -29,9 +31,10 @@ from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import intervals, records, tables
 from metajax.settings import replace
+from metajax.training.devices import check_even
 
 from .. import report as large_report
-from . import parts, recipes
+from . import blend, parts, recipes
 from .recipes import RECIPES, SASREC, Config, build, recipe_of
 from .training import fit, kept, scorer
 
@@ -47,14 +50,22 @@ POPULARITY = "popularity of the list"
 
 def load(config: Config) -> Sequences:
     """The histories of the data set."""
+    if config.split == "time":
+        return histories.by_time(named.chosen(config.data))
     if config.data.dataset == "ml-1m":
         return histories.read_sasrec(named.data_folder(config.data.data_dir))
     return histories.of_table(named.chosen(config.data))
 
 
-def scores_of(arm: parts.Judged) -> dict[records.Key, np.ndarray]:
+def name_of(config: Config) -> str:
+    """The name of the record."""
+    short = named.short_name(config.data.dataset)
+    return f"sasrec-{short}" + ("" if config.split == "leave-one-out" else f"-{config.split}")
+
+
+def scores_of(scenario: str, arm: parts.Judged) -> dict[records.Key, np.ndarray]:
     """What the record keeps of an arm: of all its seeds, under the sampled protocol of one."""
-    key = lambda condition, metric: records.Key("leave-one-out", arm.name, condition, metric)
+    key = lambda condition, metric: records.Key(scenario, arm.name, condition, metric)
     found = {key(next_item.FULL, POPULARITY): arm.popularity[:1]}
     together = arm.name.endswith(parts.TOGETHER)
     for condition in (next_item.FULL,) if together else arm.ranks:
@@ -64,11 +75,21 @@ def scores_of(arm: parts.Judged) -> dict[records.Key, np.ndarray]:
     return found
 
 
+def asked(data: Sequences) -> dict[str, float]:
+    """How many people are asked for their next item, and the share of those items never trained on.
+
+    No recommender here can rank the latter but by chance; leave-one-out has next to none of them.
+    """
+    target = histories.held_out(data, 1).target
+    return {"asked": len(target), "untrained": float(np.mean(parts.met(data)[target] == 0))}
+
+
 def run(config: Config) -> records.Record | None:
     """Trains and tests every arm; writes the record, unless only parts are asked for."""
-    name = f"sasrec-{named.short_name(config.data.dataset)}"
+    name = name_of(config)
     out = config.output.folder(name)
     config = replace(config, out=out)
+    check_even(config.hardware.devices, config.batch, "windows")
     data = load(config)
     wanted = config.only or (recipes.SIMPLE, recipes.OWN, *config.also)
     for part in set(wanted) - {recipes.SIMPLE}:
@@ -81,13 +102,13 @@ def run(config: Config) -> records.Record | None:
     if config.only:
         print(f"kept {', '.join(config.only)} in {out / 'parts'}")
         return None
-    scores = {key: value for arm in arms for key, value in scores_of(arm).items()}
+    scores = {key: value for arm in arms for key, value in scores_of(config.split, arm).items()}
     settings = {key: value for arm in arms for key, value in arm.settings.items()}
     sizes = len(data.length), data.num_items, len(data.items)
     return large_report.written(
         name,
         "sasrec",
-        "leave-one-out",
+        config.split,
         [arm.name for arm in arms],
         config,
         scores,
@@ -95,8 +116,20 @@ def run(config: Config) -> records.Record | None:
         opened=opened,
         data=records.Data(data.name, data.digest(), *sizes),
         settings=settings,
-        extra={"coverage": {arm.name: np.round(arm.coverage, 4).tolist() for arm in arms}},
+        extra={
+            "coverage": {arm.name: np.round(arm.coverage, 4).tolist() for arm in arms},
+            **asked(data),
+        },
     )
+
+
+PAIRS = [
+    (blend.BLENDED, "transitions"),
+    (blend.BLENDED, SASREC),
+    (blend.BLENDED, blend.TABLES),
+    (SASREC, "transitions"),
+]
+"""What is compared with what, as far as the record has it."""
 
 
 def compared(record: records.Record) -> None:
@@ -104,11 +137,11 @@ def compared(record: records.Record) -> None:
     coverage = record.extra.get("coverage")
     if not coverage:
         return  # a record of before
-    get = lambda arm: record.of("leave-one-out", arm, next_item.FULL, "ndcg@10")
+    get = lambda arm: record.of(record.scenario, arm, next_item.FULL, "ndcg@10")
     rows = []
     for arm in record.names():
         gap = records.difference(get(arm), get(SASREC))
-        popular = record.of("leave-one-out", arm, next_item.FULL, POPULARITY)
+        popular = record.of(record.scenario, arm, next_item.FULL, POPULARITY)
         share = records.interval(popular, POPULARITY)
         both = intervals.crossed_bootstrap(get(arm))
         rows.append(
@@ -121,7 +154,12 @@ def compared(record: records.Record) -> None:
             ]
         )
     heads = ["arm", "ndcg@10", f"minus {SASREC}", "coverage@10", "popularity of a list"]
-    notes = [
+    notes = (
+        []
+        if "untrained" not in record.extra
+        else [f"{record.extra['untrained']:.3f} of the items asked for were never trained on"]
+    )
+    notes += [
         "ndcg@10: full, with an interval over people and seeds",
         "coverage@10: the share of the catalogue that is on anybody's list of ten",
         "popularity of a list: the mean percentile of its items among all items",
@@ -131,16 +169,28 @@ def compared(record: records.Record) -> None:
     )
 
 
+def differences(record: records.Record) -> None:
+    """Prints what the tables and the sequence model are worth to each other."""
+    get = lambda arm: record.of(record.scenario, arm, next_item.FULL, "ndcg@10")
+    for one, other in PAIRS:
+        if {one, other} <= set(record.names()):
+            gap = records.difference(get(one), get(other))
+            print(f"ndcg@10: {one} - {other}: {gap:+.4f}")
+
+
 def main(config: Config) -> records.Record | None:
     """The record of the experiment, run or read, and its table."""
-    name = f"sasrec-{named.short_name(config.data.dataset)}"
+    name = name_of(config)
     record = large_report.stored(name) if config.output.from_records else run(config)
     if record is None:
         return None
-    people = record.data.users if record.data else "?"
-    title = f"Next item, leave-one-out, {name[7:]}, {people} people"
-    large_report.show(record, COLUMNS, title, quoted=config.data.dataset == "ml-1m")
+    users = record.data.users if record.data else "?"
+    people = record.extra.get("asked", users)
+    title = f"Next item, {record.scenario}, {record.dataset}, {people} people"
+    published = config.data.dataset == "ml-1m" and record.scenario == "leave-one-out"
+    large_report.show(record, COLUMNS, title, quoted=published)
     compared(record)
+    differences(record)
     if not config.output.from_records:
         large_report.finished(record, name, config, COLUMNS[1])
     return record

@@ -80,7 +80,7 @@ by folding in at one precision, far from its best; it now is by the best of thos
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the experiment can be told."""
+    """Settings of the experiment."""
 
     output: Output = Output()
     hardware: Hardware = Hardware()

@@ -1,14 +1,13 @@
 """Tables and pictures of the large case: arms by known events, registered differences, control."""
 
 import pathlib
-from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from metajax.results import intervals, plots, records
 from metajax.results.records import Record
+from metajax.results.tables import Grid, terminal
 
 from . import case
 from .judge import SHOTS
@@ -99,11 +98,11 @@ def show(record: Record) -> None:
         )
         console.print(f"\n{shop}: {said}")
         for metric in METRICS:
-            console.print(_means(record, shop, metric))
+            terminal(_means(record, shop, metric), console)
         for metric in ("accuracy", "f1", "recall@100"):
-            console.print(_differences(record, shop, metric))
-        console.print(_registered(record, shop))
-        console.print(_gained(record, shop))
+            terminal(_differences(record, shop, metric), console)
+        terminal(_registered(record, shop), console)
+        terminal(_gained(record, shop), console)
         if shop == "tau=0":
             console.print("control: " + ("; ".join(control(record, shop)) or NOTHING))
         else:
@@ -116,26 +115,18 @@ def show(record: Record) -> None:
     console.print(f"{took:.1f} minutes, {memory:.1f} GB at the most")
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, header_style="bold")
-    table.add_column("arm", no_wrap=True)
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
-def _means(record: Record, shop: str, metric: str) -> Table:
+def _means(record: Record, shop: str, metric: str) -> Grid:
     """Means of every arm at every number of known events."""
-    table = _table(f"{shop}, {metric}", [f"K = {k}" for k in SHOTS])
+    rows = []
     for arm in record.names():
         made = [np.nanmean(of(record, shop, arm, k, metric)) for k in SHOTS]
-        table.add_row(arm, *(f"{value:.4f}" for value in made))
-    return table
+        rows.append([arm, *(f"{value:.4f}" for value in made)])
+    return Grid(f"{shop}, {metric}", ["arm", *(f"K = {k}" for k in SHOTS)], rows)
 
 
-def _differences(record: Record, shop: str, metric: str) -> Table:
+def _differences(record: Record, shop: str, metric: str) -> Grid:
     """The ridge head minus every other arm, paired by user, with 95 % intervals."""
-    table = _table(f"{shop}, {metric}: {case.RIDGE} minus", [f"K = {k}" for k in SHOTS])
+    rows = []
     for arm in record.names():
         if arm == case.RIDGE:
             continue
@@ -143,24 +134,23 @@ def _differences(record: Record, shop: str, metric: str) -> Table:
         for k in SHOTS:
             ours, theirs = (of(record, shop, a, k, metric) for a in (case.RIDGE, arm))
             gap = records.difference(ours, theirs)
-            cells.append(f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]")
-        table.add_row(arm, *cells)
-    return table
+            cells.append(f"{gap:+.3f}")
+        rows.append([arm, *cells])
+    heads = ["arm", *(f"K = {k}" for k in SHOTS)]
+    return Grid(f"{shop}, {metric}: {case.RIDGE} minus", heads, rows)
 
 
-def _registered(record: Record, shop: str) -> Table:
-    heads = ("hypothesis", "accuracy, difference at K = 10", "p, Holm")
-    table = _table(f"{shop}, registered: {case.RIDGE} minus", heads)
-    for name, arm, gap, p in registered(record, shop):
-        table.add_row(arm, name, f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]", f"{p:.4f}")
-    return table
+def _registered(record: Record, shop: str) -> Grid:
+    heads = ("arm", "hypothesis", "accuracy, difference at K = 10", "p, Holm")
+    found = registered(record, shop)
+    rows = [(arm, name, f"{gap:+.4f}", f"{p:.4f}") for name, arm, gap, p in found]
+    return Grid(f"{shop}, registered: {case.RIDGE} minus", heads, rows)
 
 
-def _gained(record: Record, shop: str) -> Table:
-    table = _table(f"{shop}, not registered: lead of the {case.RIDGE}", ("K = 10 minus K = 0",))
-    for arm, gap in gained(record, shop):
-        table.add_row(arm, f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]")
-    return table
+def _gained(record: Record, shop: str) -> Grid:
+    rows = [(arm, f"{gap:+.4f}") for arm, gap in gained(record, shop)]
+    title = f"{shop}, not registered: lead of the {case.RIDGE}"
+    return Grid(title, ("arm", "K = 10 minus K = 0"), rows)
 
 
 def pictures(record: Record, folder: pathlib.Path) -> list[pathlib.Path]:

@@ -51,31 +51,45 @@ def _weighted_ridge(x: Sparse, y: np.ndarray, weight: np.ndarray, penalty: float
     )
 
 
-def content_prediction(
+class ContentFit(NamedTuple):
+    """What content says of D targets: ``mean + x kernel``.
+
+    Attributes:
+      mean: (D,) the weighted mean of the known targets.
+      kernel: (C, D).
+      penalty: the one that was chosen; 0 where there was nothing to choose.
+    """
+
+    mean: np.ndarray
+    kernel: np.ndarray
+    penalty: float
+
+    def __call__(self, x: Sparse | np.ndarray) -> np.ndarray:
+        """The predictions (N, D) for content (N, C)."""
+        return self.mean + x @ self.kernel
+
+
+def content_fit(
     x: Sparse,
     y: np.ndarray,
     weight: np.ndarray,
     penalties: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0),
     seed: int = 0,
-) -> tuple[np.ndarray, float]:
-    """Predictions (N, D) of y from content for every row, known or not.
+) -> ContentFit:
+    """A weighted ridge regression of y on content, around the weighted mean.
 
-    A weighted ridge regression around the weighted mean, on the rows of positive weight. The
-    penalty is the one with the smallest weighted error on a tenth of those rows, held out.
+    The penalty is the one with the smallest weighted error on a tenth of the known rows, held out.
 
     Args:
       x: (N, C) indicators.
       y: (N, D) targets; rows of weight 0 are ignored.
       weight: (N,) confidence of each target.
-
-    Returns:
-      The predictions and the penalty chosen.
     """
     known = weight > 0
     mean = np.average(y[known], axis=0, weights=weight[known])
     held = known & (np.random.default_rng(seed).random(len(weight)) < 0.1)
     if x.shape[1] == 0 or not held.any() or not (known & ~held).any():
-        return np.broadcast_to(mean, y.shape).copy(), 0.0
+        return ContentFit(mean, np.zeros((x.shape[1], y.shape[1])), 0.0)
     target = np.where(known[:, None], y - mean, 0.0)
 
     def error(penalty: float) -> float:
@@ -83,7 +97,22 @@ def content_prediction(
         return float(np.sum(weight[held, None] * (x[held] @ fit - target[held]) ** 2))
 
     penalty = min(penalties, key=error)
-    return mean + x @ _weighted_ridge(x, target, weight, penalty), penalty
+    return ContentFit(mean, _weighted_ridge(x, target, weight, penalty), penalty)
+
+
+def content_prediction(
+    x: Sparse,
+    y: np.ndarray,
+    weight: np.ndarray,
+    penalties: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0),
+    seed: int = 0,
+) -> tuple[np.ndarray, float]:
+    """Predictions (N, D) of y from content for every row, known or not, and the penalty chosen.
+
+    See `content_fit`, which has the same arguments.
+    """
+    fit = content_fit(x, y, weight, penalties, seed)
+    return fit(x), fit.penalty
 
 
 def _content_out_of_fold(

@@ -1,6 +1,8 @@
-"""Item sequences for next-item prediction: each user's items in time order, with leave-one-out.
+"""Item sequences for next-item prediction: each user's items in time order, and what is held out.
 
-The last item of a history is the test, the one before it the validation, the others are trained on.
+Leave-one-out: the last item of a history is the test, the one before it the validation, the others
+are trained on. Global time (`by_time`): what comes before one moment is trained on, and the next
+item after a later moment is the test.
 Equal times keep the order of the file: reordering them changes a quarter of the test items of
 MovieLens-1M, which is why results are stored with the `Sequences.digest` of their data.
 """
@@ -33,6 +35,8 @@ class Sequences(NamedTuple):
       num_items: V.
       item_ids: (V,) the items' identifiers in the file.
       owners: (U,) the people's identifiers in the file.
+      stops: (U, 2) how many items of each history come before the validation item, which are also
+        those that are trained on, and before the test item; None: all but two, and all but one.
     """
 
     name: str
@@ -42,10 +46,17 @@ class Sequences(NamedTuple):
     num_items: int
     item_ids: np.ndarray
     owners: np.ndarray
+    stops: np.ndarray | None = None
+
+    @property
+    def trained(self) -> np.ndarray:
+        """How many items of each history (U,) are trained on."""
+        return self.length - HELD_OUT if self.stops is None else self.stops[:, 0]
 
     def digest(self) -> str:
         """A digest of all histories, order included, as 16 hexadecimal digits."""
         parts = self.length.astype(np.int64).tobytes() + self.items.astype(np.int64).tobytes()
+        parts += b"" if self.stops is None else self.stops.astype(np.int64).tobytes()
         return hashlib.blake2b(parts, digest_size=8).hexdigest()
 
 
@@ -73,12 +84,14 @@ class HeldOut(NamedTuple):
       length: (U,) how many are real.
       target: (U,) the next item.
       seen: (U, M) all items before the target, padded with ``num_items``.
+      person: (U,) whose they are; None where nobody asks.
     """
 
     history: np.ndarray
     length: np.ndarray
     target: np.ndarray
     seen: np.ndarray
+    person: np.ndarray | None = None
 
 
 def read_sasrec(path: Path | str, name: str = "ml-1m") -> Sequences:
@@ -114,11 +127,7 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
     Raises:
       UserError: the log has no times; nobody has 3 items.
     """
-    if table.time is None:
-        raise UserError(
-            f"{table.name}: what comes next is told by time, and the log has none; name its column "
-            "with --time"
-        )
+    _timed(table)
     kept = np.flatnonzero(table.label >= least)
     enough = np.bincount(table.user[kept], minlength=table.num_users) > HELD_OUT
     if not enough.any():
@@ -130,6 +139,60 @@ def of_table(table: Interactions, least: float = -np.inf) -> Sequences:
     order = kept[np.argsort(table.time[kept], kind="stable")]
     user = table.user_ids[table.user[order]]
     return assemble(table.name, user, table.item_ids[table.item[order]])
+
+
+def _timed(table: Interactions) -> np.ndarray:
+    """The times (n,) of a log that must have some."""
+    if table.time is None:
+        raise UserError(
+            f"{table.name}: what comes next is told by time, and the log has none; name its column "
+            "with --time"
+        )
+    return table.time
+
+
+def by_time(table: Interactions, shares: tuple[float, float] = (0.8, 0.9)) -> Sequences:
+    """The histories of a log, divided at two moments that are the same for everybody.
+
+    What comes before the first moment is trained on. The validation item of a person is their first
+    one from it on, if it comes before the second moment; the test item is their first one from the
+    second moment on. Only people who have items before a moment are asked for the next one.
+
+    Args:
+      shares: of all interactions that come before the two moments.
+
+    Raises:
+      UserError: the log has no times, or nobody has items on both sides of a moment.
+
+    References: Meng et al., "Exploring data splitting strategies for the evaluation of
+    recommendation models", RecSys 2020; Ji et al., "A critical study on data leakage in
+    recommender system offline evaluation", TOIS 2023.
+    """
+    time = _timed(table)
+    order = np.argsort(time, kind="stable")
+    moments = time[order][[int(share * len(order)) for share in shares]]
+    owners, person = np.unique(table.user_ids[table.user[order]], return_inverse=True)
+    ids, index = np.unique(table.item_ids[table.item[order]], return_inverse=True)
+    count = lambda rows: np.bincount(person[rows], minlength=len(owners))
+    stops = np.stack([count(time[order] < moment) for moment in moments], axis=1)
+    length = np.bincount(person, minlength=len(owners))
+    place = np.argsort(person, kind="stable")
+    start = np.cumsum(length) - length
+    found = Sequences(
+        table.name, index[place].astype(np.int32), start, length, len(ids), ids, owners, stops
+    )
+    if not len(_asked(found, 1)) or not len(_asked(found, 2)):
+        raise UserError(f"{table.name}: nobody has items on both sides of a moment; give more days")
+    return found
+
+
+def _asked(sequences: Sequences, back: int) -> np.ndarray:
+    """The people (P,) who are asked for an item: ``back`` 1 is the test, 2 the validation."""
+    if sequences.stops is None:
+        return np.arange(len(sequences.length))
+    first = sequences.stops[:, 2 - back]
+    end = sequences.length if back == 1 else sequences.stops[:, 1]
+    return np.flatnonzero((first > 0) & (first < end))
 
 
 def assemble(name: str, user: np.ndarray, item: np.ndarray) -> Sequences:
@@ -154,29 +217,38 @@ def held_out(sequences: Sequences, width: int, back: int = 1) -> HeldOut:
     """Each person's item ``back`` places from the end, and the ``width`` items before it.
 
     Args:
-      back: 1 is the test, 2 the validation.
+      back: 1 is the test, 2 the validation; more than 2 by leave-one-out alone.
     """
-    stop = sequences.length - back
+    people = _asked(sequences, back)
+    begin = sequences.start[people]
+    stops = sequences.stops
+    stop = sequences.length - back if stops is None else stops[people, 2 - back]
     count = np.minimum(stop, width)
 
     def rows(first: np.ndarray, number: np.ndarray, columns: int, pad: int) -> np.ndarray:
         place = np.arange(columns)[None, :]
         real = place < number[:, None]
-        at = np.where(real, (sequences.start + first)[:, None] + place, 0)
+        at = np.where(real, (begin + first)[:, None] + place, 0)
         return np.where(real, sequences.items[at], pad).astype(np.int32)
 
     return HeldOut(
         history=rows(stop - count, count, width, 0),
         length=count.astype(np.int32),
-        target=sequences.items[sequences.start + stop],
+        target=sequences.items[begin + stop],
         seen=rows(np.zeros_like(stop), stop, int(stop.max()), sequences.num_items),
+        person=people,
     )
 
 
-def windows(sequences: Sequences, width: int, drop: int = HELD_OUT) -> Windows:
-    """Windows of ``width`` items that cover each history without its last ``drop`` items."""
-    last = sequences.start + sequences.length - drop
-    pieces = -(-(sequences.length - drop) // width)
+def windows(sequences: Sequences, width: int, drop: int | None = None) -> Windows:
+    """Windows of ``width`` items that cover what is trained on of each history.
+
+    Args:
+      drop: cover each history without its last ``drop`` items instead.
+    """
+    kept = sequences.trained if drop is None else sequences.length - drop
+    last = sequences.start + kept
+    pieces = -(-kept // width)
     person = np.repeat(np.arange(len(last)), pieces)
     nth = np.arange(len(person)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
     end = last[person] - nth * width

@@ -1,4 +1,4 @@
-"""What was shown to whom, and what became of it: rows of view, cart and purchase, click and rating.
+"""What was shown to whom, and what became of it: view, cart, purchase, click, rating, market.
 
 A log holds only what happened. A row here is a person, an item and a time: either an event of the
 log, or one of a few other items at the same time, drawn by how often they occur (`shown`). Inputs
@@ -7,6 +7,7 @@ are what was known before that time: counts, waits, and vectors of items from th
 References: W. Wei et al., WSDM 2022, for the retail log; Harper and Konstan, 2015, for MovieLens.
 """
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from scipy import sparse
 from scipy.sparse import linalg
 
 from metajax.data.features import running
-from metajax.data.sources import movielens
+from metajax.data.sources import crossdomain, movielens
 from metajax.data.sources.files import arrays, dataset_folder, required
 from metajax.data.sources.labeled import Labeled, checked, standardized
 from metajax.types import UserError
@@ -175,6 +176,36 @@ def clicks_and_ratings(
     extra = np.hstack([of_item[rows.item], *(p[rows.user] for p in profile)])
     told = ("click", "rating"), (False, True)
     return _made("ml-1m", log, rows, label, known, *told, extra=extra)
+
+
+def markets(folder: Path | str, *, most: int = 20, others: int = 2, seed: int = 0) -> Labeled:
+    """Four Amazon domains as markets: will a person of all four choose an item of the market?
+
+    Each market is a task, and each row has a label in one of them, that of its item; "beauty" is
+    the last. Inputs say nothing of the market, so that a network of some markets can be met with
+    another. Arguments are those of `retailrocket`.
+    """
+    names = ("electronics", "grocery4", "home", "beauty")
+    tables = [crossdomain.four_domains(folder, f"amazon-{name}") for name in names]
+    people = functools.reduce(np.intersect1d, [t.user_ids[t.user] for t in tables])
+    first = np.cumsum([0, *(t.num_items for t in tables)])
+    whose, item, time = (
+        np.concatenate(x)
+        for x in (
+            [t.user_ids[t.user] for t in tables],
+            [t.item.astype(np.int64) + i for t, i in zip(tables, first[:-1], strict=True)],
+            [np.zeros(len(t), np.int64) if t.time is None else t.time for t in tables],
+        )
+    )
+    kept = np.flatnonzero(np.isin(whose, people))
+    order = kept[np.argsort(time[kept], kind="stable")]
+    user = np.searchsorted(people, whose[order])
+    log = Log(user, item[order], time[order], np.ones((len(order), 1)))
+    rows = shown(log, most, others, seed)
+    market = np.searchsorted(first, rows.item, side="right") - 1
+    label = np.repeat(rows.event[:, None] >= 0, len(names), axis=1)
+    known = np.eye(len(names))[market]
+    return _made("amazon-four-domains", log, rows, label, known, names, (False,) * len(names))
 
 
 def _one_hot(codes: np.ndarray, size: int) -> np.ndarray:

@@ -57,6 +57,8 @@ def read(path: Path, table: Interactions) -> Graph:
       UserError: a missing or damaged file; ids that are not those of the table's items.
     """
     names = ("head", "relation", "tail", "relation_names", "item_id", "item_entity")
+    if not path.is_file():
+        raise UserError(f"no file {path}; give the path of an .npz file of triples")
     found = arrays(path, names)
     head, relation, tail = (found[name].astype(np.int64) for name in names[:3])
     if not head.shape == relation.shape == tail.shape or head.ndim != 1 or not len(head):

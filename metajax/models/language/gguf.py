@@ -268,7 +268,7 @@ def _tokenizer(file: pathlib.Path, reader: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What the command can be told."""
+    """Settings of the command."""
 
     file: tyro.conf.Positional[pathlib.Path]
     """GGUF file, of the Llama architecture."""
