@@ -46,7 +46,13 @@ def count(text: str, operation: str) -> int:
 
 
 def test_a_task_in_one_kernel_is_one_call_in_place_of_its_products():
-    plain, one = lowered("W1", choices.HOW["gpu"]["W1"]), lowered("W1", way("W1", "one kernel"))
+    plain = lowered("W1", choices.HOW["gpu"]["W1"])
+    try:
+        one = lowered("W1", way("W1", "one kernel"))
+    except RuntimeError as error:
+        if "No supported GPU" in str(error):
+            pytest.skip("from version 0.12 on, JAX lowers kernels only where there is a card")
+        raise
     assert count(plain, "dot_general") > 10 and count(one, "dot_general") == 0
     assert len(re.findall("triton", one)) >= 1 and "triton" not in plain
     assert written(one) < 0.5 * written(plain)
