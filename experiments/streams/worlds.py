@@ -183,9 +183,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
     rates = {name: told[0] for name, told in chosen.items()}
     opened = records.open_tests(config, rates, "online_meta", tests)
     kept: dict[records.Key, np.ndarray] = {}
-    curves: dict[str, dict[str, list]] = {}
-    recovers: dict[str, dict[str, list]] = {}
-    seconds, size = {}, {}
+    curves, recovers, seconds, size = {}, {}, {}, {}
     for name in WORLDS:
         world = world_of(name, config.calm)
         streams = drawn(world, TESTING, config.streams, config.calm + config.world_tasks)

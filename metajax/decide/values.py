@@ -216,8 +216,7 @@ def train(
         batch = deal(replay.sample(kept, keys[2]).experience)
         if swapped:
             batch = batch._replace(reward=jnp.roll(batch.reward, 1))
-        grads = jax.grad(loss)(params, target, batch)
-        updates, opt = tx.update(grads, opt)
+        updates, opt = tx.update(jax.grad(loss)(params, target, batch), opt)
         params = optax.apply_updates(params, updates)
         target = optax.incremental_update(params, target, training.copy)
         others = jax.vmap(sample)(each(3))

@@ -6,7 +6,7 @@ candidates by how well they predict.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,21 +94,12 @@ def reader(
         x = vectors(examples.inputs)
         row = History(x, examples.label - offset(examples.inputs), examples.mask)
         state = state._replace(history=_appended(state.history, row))
-        given, some = (params["model"], state.history), jnp.any(state.history.mask > 0)
         if candidates is not None:
-            options = candidates(state.fast)
-            value_G = jax.vmap(lambda fast: own_loss(fast, given))(options)
-            size = jnp.exp(params["rates"]["log_precision"]) * jnp.sum(state.history.mask)
-            weight_G = jax.nn.softmax(-0.5 * size * value_G)
-            best = jax.tree.map(lambda x: jnp.tensordot(weight_G, x, 1), options)
-            keep = lambda new, old: jnp.where(some, new, old)
-            return state._replace(fast=jax.tree.map(keep, best, state.fast))
-        if num_steps == 0 or inner is None:
-            return state
-        tx = inner.make(params["rates"])
-        descent = lambda fast: inner_gradient(own_loss, fast, given)
-        before = (state.fast, tx.init(state.fast))
-        fast, _ = after_steps(descent, tx, before, some, num_steps)
+            fast = _weighed(candidates(state.fast), own_loss, params, state)
+        elif num_steps > 0 and inner is not None:
+            fast = _descended(own_loss, inner.make(params["rates"]), params, state, num_steps)
+        else:
+            fast = state.fast
         return state._replace(fast=fast)
 
     def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
@@ -120,6 +111,26 @@ def reader(
     return MetaLearner(
         init, start, adapt, predict, outer, num_steps, where if num_steps > 0 else None
     )
+
+
+def _weighed(options: PyTree, own_loss: Callable, params: Params, state: State) -> PyTree:
+    """The mean of candidates, leaves (G, ...), each weighed by how well it explains the history."""
+    given = params["model"], state.history
+    value_G = jax.vmap(lambda fast: own_loss(fast, given))(options)
+    size = jnp.exp(params["rates"]["log_precision"]) * jnp.sum(state.history.mask)
+    weight_G = jax.nn.softmax(-0.5 * size * value_G)
+    best = jax.tree.map(lambda x: jnp.tensordot(weight_G, x, 1), options)
+    keep = lambda new, old: jnp.where(jnp.any(state.history.mask > 0), new, old)
+    return jax.tree.map(keep, best, state.fast)
+
+
+def _descended(own_loss: Callable, tx: Any, params: Params, state: State, num_steps: int) -> PyTree:
+    """What adapts, after gradient steps on the history."""
+    given = params["model"], state.history
+    descent = lambda fast: inner_gradient(own_loss, fast, given)
+    before = state.fast, tx.init(state.fast)
+    some = jnp.any(state.history.mask > 0)
+    return after_steps(descent, tx, before, some, num_steps)[0]
 
 
 def _own_loss(left_out: Callable, loss: losses.Loss) -> Callable:

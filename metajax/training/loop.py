@@ -146,14 +146,12 @@ def fit(
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
-    Between blocks the host checks the losses and keeps, for each seed, the parameters with the
-    lowest validation score. With ``checkpoint`` the run can be killed at any moment: the same call
-    resumes it, with the same result, bit for bit on the same device, or continues a finished run.
+    Between blocks the host checks the losses and keeps each seed's parameters of the lowest
+    validation score. With ``checkpoint`` the same call resumes a killed run, bit for bit.
 
     Args:
       recipe: initialization, gradient and update; `recipe` makes one from a learner.
-      sample: draws the batch of a step.
-      data: what ``sample`` draws from; it goes to the devices of the parameters.
+      sample, data: what draws the batch of a step, and from what; that goes to the devices.
       keys: (S,) one key per seed.
       num_steps, block: outer steps in all, and between two checks by the host.
       validate: params of one seed -> scalar, lower is better.

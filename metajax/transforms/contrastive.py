@@ -46,8 +46,7 @@ def contrastive(
       view: makes a view of a history, see `data.histories.views`.
       weight: of the contrastive loss.
       temperature: t of `info_nce`.
-      related: whether the two views are of one history; else the second is of another person's,
-        a control.
+      related: the two views are of one history; else, as a control, of two people.
 
     References: Xie et al., "Contrastive learning for sequential recommendation", ICDE 2022.
     """

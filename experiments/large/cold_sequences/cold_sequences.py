@@ -46,10 +46,8 @@ from . import arms, events
 from .events import MOST_SHOTS, Events
 
 SHOTS = (1, 3, 5)
-DESCENT = 30  # gradient steps on an embedding
-SCENARIO = "new items"
-ALL, NEW = "all items", "new items only"
-"""Among which items the new one is placed."""
+DESCENT, SCENARIO = 30, "new items"  # gradient steps on an embedding
+ALL, NEW = "all items", "new items only"  # among which items the new one is placed
 
 
 @dataclasses.dataclass(frozen=True)
