@@ -26,6 +26,8 @@ class Rows(NamedTuple):
       read: (slots, index (B,)) -> weights (B, D).
       step: (slots, index (B,), grads (B, D), apart) -> slots. Gradients of 0 change nothing.
         ``apart`` promises that no row occurs twice, and saves looking for repeats.
+
+    An index must be that of a row of the table: nobody looks.
     """
 
     init: Callable[[jax.Array], jax.Array]
