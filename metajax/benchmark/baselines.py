@@ -44,7 +44,7 @@ class Trained(NamedTuple):
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
-      role: what it is in a table, one of `metajax.results.records.ROLES`.
+      role: what it is in a table, one of `metajax.results.schema.ROLES`.
     """
 
     learner: MetaLearner

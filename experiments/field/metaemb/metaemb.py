@@ -117,7 +117,7 @@ class Arm(NamedTuple):
     Attributes:
       params: leaves (S, ...).
       settings: what was chosen on meta-validation.
-      role: what it is in a table, one of `report.ROLES`.
+      role: what it is in a table, one of `schema.ROLES`.
     """
 
     learner: MetaLearner
