@@ -16,6 +16,7 @@ from metajax.settings import Training
 from metajax.training import progress
 from metajax.types import UserError
 
+NAMES = (A8, A8_ALONE, A9)
 MOST_DRAWS, DRAWS_PER_TASK = 20_000, 4
 Tuned = Callable[[str, Callable[[boosting.Settings], Fitted]], Fitted]
 """(arm, settings -> the arm at them) -> the arm at the settings that were chosen."""
@@ -71,12 +72,10 @@ def combined(
             notes.append(f"{name} is left out: trees do not learn from one row after the other.")
             continue
 
-        def make(settings: boosting.Settings, seen=seen) -> Fitted:
-            settings = settings._replace(num_draws=draws)
-            return boosting.boosting_arm(problem, seen, settings, num_support=shown)
-
         try:
             with progress.bar(name, 1) as update:
+                at = boosting.booster(problem, seen, draws, num_support=shown)
+                make = lambda settings, at=at: at(settings._replace(num_draws=draws))
                 arms[name] = tuned(name, make)
                 update(1, {"valid": arms[name].settings["valid"]})
         except UserError as missing:
