@@ -250,8 +250,8 @@ def booster(
 ) -> Callable[[Settings], Fitted]:
     """A function settings -> A8; the rows that trees are fitted and chosen on are made once.
 
-    Arguments are those of `boosting_arm`; ``num_draws`` and ``hidden_share`` of settings that the
-    function is given must be these.
+    Arguments are those of `boosting_arm`; ``num_draws`` and ``hidden_share`` stand in place of
+    those of the settings.
     """
     began = time.perf_counter()
     columns = seen_columns(problem, arms)
@@ -263,8 +263,8 @@ def booster(
     drawing = time.perf_counter() - began
 
     def made(settings: Settings) -> Fitted:
-        assert (settings.num_draws, settings.hidden_share) == (num_draws, hidden_share)
         since = time.perf_counter()
+        settings = settings._replace(num_draws=num_draws, hidden_share=hidden_share)
         trees = BACKENDS[backend](settings, rows.x[real], rows.label[real], rows.mask[real])
         error = valid(trees)
         best = int(np.argmin(error)) + 1

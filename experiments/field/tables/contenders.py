@@ -1,8 +1,9 @@
 """Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
 
-A trial of a trained arm is a short training with one seed; of a closed form, of fine-tuning, or of
-boosting, it is judged in full. Every search is of the same number of trials and begins in the
-middle of its space: nobody begins with a setting that was found by hand on the same users.
+A trial of a trained arm is a short training with one seed; of boosting it is trees fitted on as many
+tasks as such a training sees; a closed form and fine-tuning are judged in full. Every search is of
+the same number of trials and begins in the middle of its space: nobody begins with a setting that
+was found by hand on the same users.
 """
 
 import dataclasses
@@ -216,11 +217,13 @@ def combined(
 ) -> tuple[dict[str, Trained | Fitted], list[str]]:
     """A8 with and without arms' predictions, and A9, each tuned; and what could not be made."""
 
-    def tuned(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
-        at = lambda settings: make(boosting.DEFAULT._replace(**settings))
-        objective = lambda settings, watch: at(settings).settings["valid"]
+    def tuned(arm: str, make: strong.Maker, draws: int) -> Fitted:
+        tried = make(min(draws, budget.trial_steps * training.num_tasks))
+        objective = lambda settings, watch: tried(boosting.DEFAULT._replace(**settings)).settings[
+            "valid"
+        ]
         best, told = _tuned(arm, objective, TREES, budget)
-        made = at(best)
+        made = make(draws)(boosting.DEFAULT._replace(**best))
         return made._replace(settings=made.settings | told)
 
     def stacked(closed_forms: Mapping[str, Trained], draws: int) -> Trained:
