@@ -1,9 +1,9 @@
 """Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
 
-A trial of a trained arm is a short training with one seed; of boosting it is trees fitted on as many
-tasks as such a training sees; a closed form and fine-tuning are judged in full. Every search is of
-the same number of trials and begins in the middle of its space: nobody begins with a setting that
-was found by hand on the same users.
+A trial of a trained arm is a short training with one seed; of boosting it is trees fitted on as
+many tasks as such a training sees; a closed form and fine-tuning are judged in full. Every search
+is of the same number of trials and begins in the middle of its space: nobody begins with a setting
+that was found by hand on the same users.
 """
 
 import dataclasses
