@@ -41,7 +41,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.contrastive import contrastive
 from metajax.transforms.mix import between_tasks, meta_mix, mixup
@@ -147,11 +147,10 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
         rank = next_item.ranks(score, valid, data.num_items, jax.random.key(3))[next_item.FULL]
         return -jnp.mean(1.0 / (rank + 1.0))
 
-    with progress.bar(arm, num_steps) as update:
-        fitted = loop.fit(
-            recipe, sample, windows, jax.random.key(seed)[None], num_steps,
-            block=min(5 * per_epoch, num_steps), validate=validate, report=update,
-        )  # fmt: skip
+    fitted = loop.fit(
+        recipe, sample, windows, jax.random.key(seed)[None], num_steps,
+        title=arm, block=min(5 * per_epoch, num_steps), validate=validate,
+    )  # fmt: skip
     told = {"best_step": int(fitted.best_step[0]), "valid": float(-fitted.history["valid"].min())}
     return own(jax.tree.map(lambda x: x[0], fitted.params)), told
 
@@ -238,12 +237,11 @@ def of_tasks(config: Config):
             return jnp.mean((scores - valid.query.label) ** 2)
 
         seeds = jnp.stack([jax.random.key(seed) for seed in range(config.seeds)])
-        with progress.bar(arm, config.num_steps) as update:
-            found = loop.fit(
-                on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3))),
-                sample, trained_on, seeds, config.num_steps, block=50, validate=validate,
-                report=update,
-            )  # fmt: skip
+        recipe = on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3)))
+        found = loop.fit(
+            recipe, sample, trained_on, seeds, config.num_steps,
+            title=arm, block=50, validate=validate,
+        )  # fmt: skip
         fitted[arm], seconds[arm] = (learner, found.params), found.seconds
         settings[arm] = {"best_step": found.best_step.tolist()}
     digest = ledger.checksum("new users", config.people, config.few)

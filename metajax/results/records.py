@@ -47,7 +47,6 @@ from metajax.results.schema import (
     N3,
     PUBLISHED,
     READABLE,
-    ROLES,
     VERSION,
     Arm,
     Data,
@@ -59,7 +58,6 @@ from metajax.results.schema import (
     Split,
     arms_of,
     label,
-    owner_of,
 )
 from metajax.settings import PLACES, config_hash
 from metajax.types import UserError
@@ -78,7 +76,6 @@ __all__ = [
     "PLACES",
     "PUBLISHED",
     "RESULTS",
-    "ROLES",
     "Arm",
     "Data",
     "Environment",
@@ -100,7 +97,6 @@ __all__ = [
     "made",
     "now",
     "open_tests",
-    "owner_of",
     "path_of",
     "publish",
     "read",

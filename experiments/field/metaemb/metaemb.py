@@ -37,7 +37,7 @@ from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.results import records
 from metajax.settings import Data, Hardware, Output, Positive, Presets
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
@@ -117,7 +117,7 @@ class Arm(NamedTuple):
     Attributes:
       params: leaves (S, ...).
       settings: what was chosen on meta-validation.
-      role: what it is in a table, one of `report.ROLES`.
+      role: what it is in a table, one of `schema.ROLES`.
     """
 
     learner: MetaLearner
@@ -176,16 +176,15 @@ def fitted(
         return jnp.mean(jax.vmap(losses.log_loss)(scores, *valid.query[1:]))
 
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
-    with progress.bar(name, num_steps) as update:
-        return loop.fit(
-            on_devices(config.hardware.devices, loop.recipe(learner, tx)),
-            many,
-            data.source,
-            jax.random.split(jax.random.key(1), seeds),
-            num_steps,
-            validate=validate,
-            report=update,
-        )
+    return loop.fit(
+        on_devices(config.hardware.devices, loop.recipe(learner, tx)),
+        many,
+        data.source,
+        jax.random.split(jax.random.key(1), seeds),
+        num_steps,
+        title=name,
+        validate=validate,
+    )
 
 
 def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Config, dict]:

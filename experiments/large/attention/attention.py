@@ -38,7 +38,7 @@ from metajax.data.worlds.interest import SharpOrFlat
 from metajax.evaluation import evaluate
 from metajax.results import ledger, records
 from metajax.settings import Positive, Presets, replace
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
@@ -160,11 +160,8 @@ def of_world(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
     trained = {}
     for name, learner in _learners(config, seen, cosine=True).items():
         began = time.perf_counter()
-        with progress.bar(name, training.num_steps) as update:
-            fitted = loop.fit(
-                on_devices(training.devices, loop.recipe(learner, tx)), sample, (), seeds,
-                training.num_steps, report=update,
-            )  # fmt: skip
+        recipe = on_devices(training.devices, loop.recipe(learner, tx))
+        fitted = loop.fit(recipe, sample, (), seeds, training.num_steps, title=name)
         settings = {"steps": training.num_steps}
         took = time.perf_counter() - began
         trained[name] = baselines.Trained(learner, fitted.params, settings, fitted.history, took)

@@ -36,7 +36,7 @@ from metajax.evaluation import evaluate, next_item
 from metajax.models import sequence
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params
 
@@ -245,12 +245,11 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
         loss = lambda episode: learner.loss(params, episode, jax.random.key(0))[0]
         return jnp.mean(jax.vmap(loss)(valid))
 
-    with progress.bar(name, config.num_steps) as update:
-        fitted = loop.fit(
-            on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
-            sample, tasks, jax.random.key(0)[None], config.num_steps, block=25,
-            validate=validate, report=update,
-        )  # fmt: skip
+    fitted = loop.fit(
+        on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
+        sample, tasks, jax.random.key(0)[None], config.num_steps,
+        title=name, block=25, validate=validate,
+    )  # fmt: skip
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
 
