@@ -161,7 +161,8 @@ def gained(start: np.ndarray, trained: np.ndarray) -> dict[str, Any]:
     """What training gains over its start on the same users, and which of the two is kept.
 
     The start stays unless the mean of the paired differences is above their standard error: the
-    one-standard-error rule, of which the start is the simpler choice. Few users choose little.
+    one-standard-error rule, of which the start is the simpler choice. That the trained one is the
+    best of several trials and looks on the same users is not counted.
 
     Args:
       start, trained: (T,) errors of each user.

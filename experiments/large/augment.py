@@ -19,7 +19,6 @@ trained ones.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -133,12 +132,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
         optax.clip_by_global_norm(5.0),
         optax.adam(optax.cosine_decay_schedule(of.rate, num_steps), b2=0.98),
     )
-
-    def sample(windows: histories.Windows, key: jax.Array):
-        draw = functools.partial(histories.draw, windows, width=of.window)
-        episodes = jax.vmap(draw)(jax.random.split(key, of.batch))
-        return jax.tree.map(lambda x: x[None], episodes)
-
+    sample = histories.sampler(of.window, of.batch)
     recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     valid = histories.held_out(data, of.window, 2)
 

@@ -107,9 +107,7 @@ def sampler(problem: Problem, training: Training) -> loop.Sampler:
     draw = functools.partial(
         episodes.draw, num_support=training.num_support, num_query=problem.split.num_query
     )
-    return lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, training.num_tasks), source
-    )
+    return loop.sampler(draw, training.num_tasks)
 
 
 def trial(

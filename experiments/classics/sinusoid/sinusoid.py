@@ -219,8 +219,7 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> tuple[Params,
     """The arm's parameters after meta-training on the world, for all seeds, and their best step."""
     valid = dataclasses.replace(world, num_query=100)
     after_one = lambda params: errors(arm, params, valid, jax.random.key(2), VALID_TASKS)[:, 1]
-    draw = lambda key: arm.reveal(world.sample(key))
-    sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
+    sample = loop.sampler(lambda key, data: arm.reveal(world.sample(key)), config.num_tasks)
     keys = jax.random.split(jax.random.key(1), config.seeds)
     recipe = on_devices(config.hardware.devices, loop.recipe(arm.learner, arm.tx))
     judge = lambda params: after_one(params).mean()

@@ -165,9 +165,6 @@ def fitted(
     """The learner's parameters (S, ...), best on meta-validation after the first phase."""
     valid = jax.tree.map(jnp.asarray, episodes.fixed(data.split.valid[SCENARIO], 0))
     draw = functools.partial(episodes.draw, num_support=60, num_query=40)
-    many = lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, config.num_tasks), source
-    )
 
     def validate(params: Params) -> jax.Array:
         alter = evaluate.first_shots(data.split.num_query)
@@ -178,7 +175,7 @@ def fitted(
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
     return loop.fit(
         on_devices(config.hardware.devices, loop.recipe(learner, tx)),
-        many,
+        loop.sampler(draw, config.num_tasks),
         data.source,
         jax.random.split(jax.random.key(1), seeds),
         num_steps,

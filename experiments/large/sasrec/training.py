@@ -1,6 +1,5 @@
 """The training of `sasrec`: one recommender, several seeds side by side, kept as they are ready."""
 
-import functools
 import pathlib
 from typing import NamedTuple
 
@@ -83,12 +82,6 @@ def fit(
       name: of another recipe.
     """
     windows, per_epoch, num_steps = steps_of(config, data)
-
-    def sample(windows: histories.Windows, key: jax.Array):
-        draw = functools.partial(histories.draw, windows, width=config.window)
-        episodes = jax.vmap(draw)(jax.random.split(key, config.batch))
-        return jax.tree.map(lambda x: x[None], episodes)
-
     held = histories.held_out(data, config.window, 2)
     some = np.random.default_rng(0).permutation(len(held.target))[:JUDGED]
     valid = held.only(some)
@@ -102,7 +95,7 @@ def fit(
     called = [f"{name}-seed-{seed}" if name else f"seed-{seed}" for seed in seeds]
     fitted = loop.fit(
         recipe_for(config, settings, num_steps),
-        sample,
+        histories.sampler(config.window, config.batch),
         windows,
         jnp.stack([jax.random.key(seed) for seed in seeds]),
         num_steps,
