@@ -65,6 +65,7 @@ def test_a_network_scores_a_new_task_alike_before_it_has_a_label():
     np.testing.assert_array_equal(learner.predict(params, state, example.query.inputs), 0.0)
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("dataset", STORED)
 def test_the_stored_record_prints_its_tables_and_draws(dataset, tmp_path, capsys):
     if not records.path_of(f"{new_task.NAME}-{dataset}").is_file():
