@@ -1,6 +1,7 @@
 """Presets: every experiment has them, options override them, `paper` is what records used."""
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -91,6 +92,14 @@ def test_a_command_that_computes_at_once_gets_the_libraries_themselves(monkeypat
     found = []
     stand_ins.run(lambda: found.append(importlib.import_module("colorsys").ONE_THIRD * 3))
     assert found == [1.0]
+
+
+def test_a_package_is_run_by_the_file_of_its_name():
+    spec = importlib.util.find_spec("experiments.large.sasrec.__main__")
+    code = spec.loader.get_code(spec.name)
+    assert spec.origin == str(HERE / "large" / "sasrec" / "sasrec.py")
+    assert {"experiments.large.sasrec.sasrec", "Config", "main", "cli"} <= {*code.co_names}
+    assert importlib.util.find_spec("experiments.large.__main__") is None
 
 
 def test_an_option_overrides_the_preset_in_either_order():
