@@ -10,6 +10,7 @@ import optax
 
 from metajax.evaluation import evaluate
 from metajax.learners.cold_start import cross_domain as crossing
+from metajax.learners.parts import of_part
 from metajax.training import loop
 from metajax.training.devices import dealt, on_devices, split_by_compiler
 from metajax.training.outer_gradient import GradientFn
@@ -114,13 +115,7 @@ def trial(arm: Arm) -> MetaLearner:
         strength = jnp.exp(jax.lax.stop_gradient(params["log_settings"][1]))
         return value + strength * arm.distance(params["model"]), info
 
-    return MetaLearner(
-        init,
-        lambda params, profile: inner.start(params["model"], profile),
-        lambda params, *rest: inner.adapt(params["model"], *rest),
-        lambda params, *rest: inner.predict(params["model"], *rest),
-        loss,
-    )
+    return of_part(inner, lambda params: params["model"])._replace(init=init, loss=loss)
 
 
 def at_drawn_rate() -> optax.GradientTransformation:

@@ -284,7 +284,7 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and the differences it is about."""
     name = name_of(config)
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     lists = record.scenario == LISTS
     columns = [(next_item.FULL, "hit@10"), (next_item.FULL, "ndcg@10")]
     if not lists:
@@ -292,11 +292,8 @@ def main(config: Config) -> records.Record:
     title = f"{record.scenario}, {name[8:]}: what augmentation is worth where data are few"
     large_report.show(record, columns, title)
     condition, metric = columns[-1] if lists else columns[0]
-    get = lambda arm: record.of(record.scenario, arm, condition, metric)
-    for arm in record.names():
-        if arm != NONE:
-            gap = records.difference(get(arm), get(NONE))
-            print(f"{metric}, {condition}: {arm} - {NONE}: {gap:+.4f}")
+    pairs = [(arm, NONE) for arm in record.names() if arm != NONE]
+    large_report.differences(record, f"{metric}, {condition}", (condition, metric), pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, (condition, metric))
     return record

@@ -260,7 +260,7 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = f"attention-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     shown = [
         metric for metric in ("ndcg@5", "mse") if any(metric == k.metric for k in record.scores)
     ]
@@ -268,11 +268,8 @@ def main(config: Config) -> records.Record:
         columns = [(f"k={k}", metric) for k in SHOTS]
         large_report.show(record, columns, f"New people, {name[10:]}: {metric} after K ratings")
     for metric in shown:
-        get = lambda arm, metric=metric: record.of(SCENARIO, arm, f"k={SHOTS[-1]}", metric)
-        for one, other in PAIRS:
-            if {one, other} <= set(record.names()):
-                gap = records.difference(get(one), get(other))
-                print(f"{metric} after {SHOTS[-1]}: {one} - {other}: {gap:+.4f}")
+        column = (f"k={SHOTS[-1]}", metric)
+        large_report.differences(record, f"{metric} after {SHOTS[-1]}", column, PAIRS)
     for arm, facts in record.extra.get("focus", {}).items():
         for fact, values in facts.items():
             print(f"{arm}: {MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")

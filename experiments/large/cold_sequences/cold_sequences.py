@@ -383,17 +383,16 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = f"cold_sequences-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     number = record.extra["new items"]
     for among in (ALL, NEW):
         columns = [(f"n={shots}, {among}", metric) for shots in SHOTS for metric in ("ndcg@10",)]
         title = f"{number} new items, {name[15:]}: place among {among} after n interactions"
         large_report.show(record, columns, title)
     for shots in SHOTS:
-        get = lambda arm, n=shots: record.of(SCENARIO, arm, f"n={n}, {ALL}", "ndcg@10")
-        for other in (arms.MEAN, arms.CONTENT, arms.RANDOM):
-            gap = records.difference(get(arms.MATCHED), get(other))
-            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {gap:+.4f}")
+        pairs = [(arms.MATCHED, other) for other in (arms.MEAN, arms.CONTENT, arms.RANDOM)]
+        column = (f"n={shots}, {ALL}", "ndcg@10")
+        large_report.differences(record, f"ndcg@10 after {shots}", column, pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"n={SHOTS[-1]}, {NEW}", "ndcg@10"))
     return record
