@@ -1,7 +1,8 @@
 """The experiments: rooms of commands, each of which trains, judges and tabulates one question.
 
-``python -m experiments`` lists them, ``python -m experiments NAME`` runs one. A command is a module
-of a room, or a package of a room with a ``__main__``. ``python -m experiments.NAME`` runs it too.
+``python -m experiments`` lists them, ``python -m experiments NAME`` runs one. A command is a file
+of a room, or a package of a room with a file of its own name, whose `Config` and `main` are run.
+``python -m experiments.NAME`` and ``python -m experiments.ROOM.NAME`` run it too.
 """
 
 import importlib.abc
@@ -24,7 +25,7 @@ def find(name: str) -> str | None:
     """The module of a command, ``ROOM.NAME`` within this package, or None if no room has it."""
     for room in ROOMS:
         place = HERE / room / name
-        if place.with_suffix(".py").is_file() or (place / "__main__.py").is_file():
+        if place.with_suffix(".py").is_file() or (place / f"{name}.py").is_file():
             return f"{room}.{name}"
     return None
 
@@ -45,20 +46,24 @@ def sources() -> Iterator[tuple[str, str, pathlib.Path]]:
 def with_config(module: str) -> str:
     """The module with ``Config``, ``build`` and ``main`` of a command, of this package or another.
 
-    A command that is a package has them in its ``__main__``.
+    A command that is a package has them in the file of its own name, or else in its ``__main__``.
     """
-    spec = importlib.util.find_spec(module)
-    return (
-        module if spec is None or spec.submodule_search_locations is None else f"{module}.__main__"
-    )
+    spec, own = importlib.util.find_spec(module), f"{module}.{module.rpartition('.')[2]}"
+    if spec is None or spec.submodule_search_locations is None:
+        return module
+    return own if importlib.util.find_spec(own) else f"{module}.__main__"
 
 
 class _Command(importlib.abc.InspectLoader):
-    """The code behind ``python -m experiments.NAME``: it runs the command in its room."""
+    """The code behind ``python -m experiments.NAME``, and the ``__main__`` of a package."""
 
     def get_code(self, fullname: str) -> CodeType:
-        name = fullname.rpartition(".")[2]
-        return compile(f"from {__name__}.__main__ import run; run({name!r})", "<command>", "exec")
+        package, _, name = fullname.rpartition(".")
+        text = f"from {__name__}.__main__ import run; run({name!r})"
+        if name == "__main__":
+            own = f"from {package}.{package.rpartition('.')[2]} import Config, main"
+            text = f"from metajax.benchmark.command import cli; {own}; cli(main, Config)"
+        return compile(text, "<command>", "exec")
 
     def get_source(self, fullname: str) -> None:
         return None
@@ -69,13 +74,17 @@ class _Command(importlib.abc.InspectLoader):
 
 
 class _Commands(importlib.abc.MetaPathFinder):
-    """Finds ``experiments.NAME`` where NAME is a command."""
+    """Finds ``experiments.NAME`` and ``experiments.ROOM.NAME.__main__`` where NAME is a command."""
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
-        if package != __name__ or not find(name):
+        if package == __name__ and find(name):
+            return importlib.util.spec_from_loader(fullname, _Command())
+        command = package.rpartition(".")[2]
+        if name != "__main__" or package != f"{__name__}.{find(command)}":
             return None
-        return importlib.util.spec_from_loader(fullname, _Command())
+        file = HERE.joinpath(*package.split(".")[-2:], f"{command}.py")
+        return importlib.util.spec_from_loader(fullname, _Command(), origin=str(file))
 
 
 sys.meta_path.append(_Commands())

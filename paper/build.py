@@ -16,7 +16,7 @@ from typing import Literal
 
 import tyro
 
-from metajax.results import age, records, tables
+from metajax.results import age, grid, records
 from metajax.types import UserError
 from paper import claims, findings
 from paper.edition import HERE, Results, editions, load
@@ -94,11 +94,11 @@ def contents(r: Results) -> dict[str, str]:
         raise UserError(f"cited but not in refs.bib, or there but not cited: {odd}")
     numbers = {name: CLAIMS[name](r) for name in wanted}
     files = {"numbers.json": json.dumps(numbers, indent=1, sort_keys=True) + "\n"}
-    for name, grid in grids_of(r).items():
+    for name, table in grids_of(r).items():
         across = name in ACROSS
-        files[f"tables/{name}.typ"] = tables.typst(grid, f"tab-{name}", across=across)
-        files[f"tables/{name}.tex"] = tables.latex(grid, f"tab:{name}")
-        files[f"tables/{name}.csv"] = tables.csv_text(grid)
+        files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=across)
+        files[f"tables/{name}.tex"] = grid.latex(table, f"tab:{name}")
+        files[f"tables/{name}.csv"] = grid.csv_text(table)
     files["checklist.md"] = checklist(r)
     parts = {
         "sinusoid": bool(r.sinusoid),
@@ -112,7 +112,7 @@ def contents(r: Results) -> dict[str, str]:
     return files | {"parts.json": json.dumps(parts) + "\n"}
 
 
-def grids_of(r: Results) -> dict[str, tables.Grid]:
+def grids_of(r: Results) -> dict[str, grid.Grid]:
     """Name -> table, of all tables that the records allow."""
     grids = {"quality": quality(r), "differences": differences(r), "records": provenance(r)}
     grids |= {"sinusoid": sinusoids(r)} if r.sinusoid else {}

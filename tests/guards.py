@@ -14,7 +14,8 @@ import numpy as np
 import optax
 
 from metajax import settings
-from metajax.benchmark import baselines, boosting, problem, ranking, ranking_arms, stacking
+from metajax.benchmark import baselines, boosting, mixture, problem, ranking, ranking_arms, stacking
+from metajax.benchmark.arm import Fitted
 from metajax.data import episodes, split
 from metajax.data.worlds import latent
 from metajax.evaluation import leaks, ordinal
@@ -88,6 +89,19 @@ def boosted(log, made) -> dict[str, Any]:
     ready = problem.problem_of(log, made, 16)
     arm = boosting.boosting_arm(ready, None, TREES, num_support=16)
     return {k: arm.settings[k] for k in ("trees", "valid")}
+
+
+def mixed(log, made) -> dict[str, Any]:
+    """The weights of a mixture of a closed form and the items' means."""
+    ready = problem.problem_of(log, made, 16)
+    fold_in = baselines.closed_form_arm(learner_of(ready), ready, {"penalty": [8.0]})
+    mean = Fitted(
+        lambda source, tasks, key: 3 + np.asarray(source.inputs["bias"])[tasks.query.inputs][None],
+        {},
+        0.0,
+    )
+    weights = mixture.mixture_arm(ready, {"fold-in": fold_in, "mean": mean}, num_draws=2).settings
+    return {"weights": weights}
 
 
 def linked(log, made) -> dict[str, Any]:
@@ -178,6 +192,7 @@ GUARDS: dict[str, Callable[[], None]] = {
     "tuning is blind to test rows": blind(tuning),
     "training is blind to test rows": blind(training),
     "boosting is blind to test rows": blind(boosted),
+    "the mixture is blind to test rows": blind(mixed),
     "the link is blind to test rows": blind(linked),
     "training rows are honest": training_rows_are_honest,
     "the split is clean": split_is_clean,

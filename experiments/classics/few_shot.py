@@ -18,7 +18,7 @@ from metajax.results import ledger, plots
 from metajax.results import records as report
 from metajax.results.intervals import Interval
 from metajax.results.tables import Grid, terminal
-from metajax.training import journal, loop, progress
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
 
@@ -101,17 +101,17 @@ def meta_train(
     chunk = method.chunk_size if jax.default_backend() == "cpu" else None
     gradient_fn = loop.outer_gradient(method.learner, chunk)
     recipe = on_devices(devices, loop.recipe(method.learner, method.tx, gradient_fn))
-    bar, kept = progress.bar(title, method.num_steps), journal.opened(folder.parent, title)
-    with bar as update, kept as keep:
+    with journal.opened(folder.parent, title) as keep:
         return loop.fit(
             recipe,
             sampler(method),
             data,
             jax.random.split(jax.random.key(seed), seeds),
             method.num_steps,
+            title=title,
             block=block,
             validate=lambda params: 1.0 - judge(params),
-            report=lambda done, metrics: (update(done, metrics), keep(done, metrics)),
+            report=keep,
             checkpoint=folder,
             save_every=save_every,
         )

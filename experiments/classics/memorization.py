@@ -28,18 +28,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import benchmark, losses, tree
-from metajax.evaluation import evaluate
+from metajax import benchmark, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import towers
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.transforms.regularize import noisy
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
 from .sinusoid import report as sinusoid_report
+from .sinusoid import sinusoid
 
 TEST_STEPS = (0, 1, 5, 10, 20, 50, 100)
 PROGRAM_BETA = 5e-5
@@ -177,22 +177,9 @@ def errors(
 
     A task that diverged has an infinite error.
     """
-
-    def error(state: PyTree, episode: Episode) -> jax.Array:
-        scores = learner.predict(params, state, episode.query.inputs)
-        return losses.squared_error(scores, episode.query.label, episode.query.mask)
-
-    found = evaluate.while_adapting(
-        learner,
-        params,
-        jax.random.split(key, num_tasks),
-        key,
-        error,
-        TEST_STEPS[-1],
-        fetch=world.sample,
-        batch_size=num_tasks,
-    )
-    return jnp.nan_to_num(found[:, jnp.asarray(TEST_STEPS)], nan=jnp.inf, posinf=jnp.inf)
+    arm = sinusoid.Arm(learner, optax.identity(), stepped=learner)
+    found = sinusoid.errors(arm, params, world, key, num_tasks, TEST_STEPS[-1])
+    return found[:, jnp.asarray(TEST_STEPS)]
 
 
 def judged(learner: MetaLearner, shots: int, params: Params) -> jax.Array:
@@ -211,17 +198,10 @@ def run(config: Config) -> None:
         devices = config.hardware.devices if arm.num_tasks > 1 else 1  # one task is not dealt
         sample = loop.world_sampler(GivenAway(10, 10, honest=True), arm.num_tasks)
         valid = functools.partial(judged, arm.learner, min(config.shots))
-        with progress.bar(name, config.num_steps) as update:
-            trained[name] = loop.fit(
-                on_devices(devices, loop.recipe(arm.learner, arm.tx)),
-                sample,
-                (),
-                keys,
-                config.num_steps,
-                block=1000,
-                validate=valid,
-                report=update,
-            )
+        recipe = on_devices(devices, loop.recipe(arm.learner, arm.tx))
+        trained[name] = loop.fit(
+            recipe, sample, (), keys, config.num_steps, title=name, block=1000, validate=valid
+        )
         seconds[name] = time.perf_counter() - began
     for shots in config.shots:
         world, scenario = GivenAway(shots, 200, honest=False), f"amplitude given away, K={shots}"

@@ -30,7 +30,7 @@ from metajax.learners.pooled import fine_tuned
 from metajax.models import conv
 from metajax.results import records as report
 from metajax.settings import Hardware, Output, Positive, Presets
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import MetaLearner, Model, Params
 
@@ -160,8 +160,7 @@ def fit(title: str, data: images.ClassImages, config: Config) -> tuple[Params, f
     tx = optax.adam(optax.cosine_decay_schedule(1e-3, config.steps))
     recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     keys = jax.random.split(jax.random.key(config.seed), 1)
-    with progress.bar(title, config.steps) as update:
-        found = loop.fit(recipe, sample, data, keys, config.steps, report=update)
+    found = loop.fit(recipe, sample, data, keys, config.steps, title=title)
     return jax.tree.map(lambda x: x[0], found.params), found.seconds
 
 

@@ -12,6 +12,7 @@ from metajax.data import propensity
 from metajax.data.sources.coat import Chosen
 from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
+from metajax.learners.parts import of_part
 from metajax.learners.pooled import all_examples
 from metajax.training import loop
 from metajax.training.devices import on_devices
@@ -121,13 +122,7 @@ def penalized(learner: MetaLearner) -> MetaLearner:
         strength = jnp.exp(jax.lax.stop_gradient(params["log_penalty"]))
         return value + strength * sum(jnp.sum(x**2) for x in free), info
 
-    return MetaLearner(
-        init,
-        lambda params, profile: learner.start(params["model"], profile),
-        lambda params, *rest: learner.adapt(params["model"], *rest),
-        lambda params, *rest: learner.predict(params["model"], *rest),
-        loss,
-    )
+    return of_part(learner, lambda params: params["model"])._replace(init=init, loss=loss)
 
 
 def head(log: Chosen, dim: int) -> MetaLearner:

@@ -10,6 +10,7 @@ import optax
 
 from metajax.evaluation import evaluate
 from metajax.learners.cold_start import cross_domain as crossing
+from metajax.learners.parts import of_part
 from metajax.training import loop
 from metajax.training.devices import dealt, on_devices, split_by_compiler
 from metajax.training.outer_gradient import GradientFn
@@ -17,6 +18,7 @@ from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
 from . import cross_data as data
 from .cross_factors import column
+from .cross_report import START, TRAINED
 
 RATES = (1e-3, 5e-2)
 """A trial's rate of Adam is drawn between these, on a log scale."""
@@ -113,13 +115,7 @@ def trial(arm: Arm) -> MetaLearner:
         strength = jnp.exp(jax.lax.stop_gradient(params["log_settings"][1]))
         return value + strength * arm.distance(params["model"]), info
 
-    return MetaLearner(
-        init,
-        lambda params, profile: inner.start(params["model"], profile),
-        lambda params, *rest: inner.adapt(params["model"], *rest),
-        lambda params, *rest: inner.predict(params["model"], *rest),
-        loss,
-    )
+    return of_part(inner, lambda params: params["model"])._replace(init=init, loss=loss)
 
 
 def at_drawn_rate() -> optax.GradientTransformation:
@@ -142,13 +138,36 @@ def shown(tasks: Episode, shots: int) -> Episode:
 
 def error(learner: MetaLearner, params: Params, tasks: Episode) -> jax.Array:
     """The mean squared error () over users, of the shots that settings are chosen at."""
+    return errors(learner, params, tasks).mean()
+
+
+def errors(learner: MetaLearner, params: Params, tasks: Episode) -> jax.Array:
+    """The mean squared error (T,) of each user, of the shots that settings are chosen at."""
     found = []
     for shots in JUDGED_AT:
         given = shown(tasks, shots)
         scores = evaluate.predictions(learner, params, given, jax.random.key(4), batch_size=None)
         off = (scores - given.query.label) ** 2 * given.query.mask
-        found.append((off.sum(axis=1) / given.query.mask.sum(axis=1)).mean())
-    return jnp.stack(found).mean()
+        found.append(off.sum(axis=1) / given.query.mask.sum(axis=1))
+    return jnp.stack(found).mean(axis=0)
+
+
+def gained(start: np.ndarray, trained: np.ndarray) -> dict[str, Any]:
+    """What training gains over its start on the same users, and which of the two is kept.
+
+    The start stays unless the mean of the paired differences is above their standard error: the
+    one-standard-error rule, of which the start is the simpler choice. That the trained one is the
+    best of several trials and looks on the same users is not counted.
+
+    Args:
+      start, trained: (T,) errors of each user.
+
+    References: Breiman, Friedman, Olshen, Stone, "Classification and regression trees", 1984.
+    """
+    gap = np.asarray(start, np.float64) - np.asarray(trained, np.float64)
+    gain, unsure = float(gap.mean()), float(gap.std(ddof=1) / len(gap) ** 0.5)
+    kept = TRAINED if gain > unsure else START
+    return {"gain": gain, "standard_error": unsure, "users": len(gap), "kept": kept}
 
 
 class Tuner(NamedTuple):
@@ -187,7 +206,8 @@ class Tuner(NamedTuple):
         Args:
           told: the settings of a control's base, which the control then takes.
           mismatched: see `data.training_data`.
-          first: what a joint prior starts from, see `first_prior`.
+          first: what a joint prior starts from, see `first_prior`; it is kept as it is unless
+            training is better by more than a standard error, see `gained`.
         """
         low, high = (RATES[0], PENALTIES[0]), (RATES[1], PENALTIES[1])
         if told is not None:
@@ -202,15 +222,16 @@ class Tuner(NamedTuple):
         if arm.bridge:
             given = None if told is None else told["precision"]
             params, found["precision"] = self.sure(arm.learner, params, given)
-        one = jax.tree.map(lambda x: x[0], params)
-        reached = float(error(arm.learner, one, self.valid))
-        if first is not None:  # where training begins is a trial, too
+        reached = errors(arm.learner, jax.tree.map(lambda x: x[0], params), self.valid)
+        if first is not None:
             untrained = self.untrained(arm, first)
-            before = float(error(arm.learner, untrained, self.valid))
-            if before <= reached if told is None else told["steps"] == 0:
+            before = errors(arm.learner, untrained, self.valid)
+            found |= gained(np.asarray(before), np.asarray(reached))
+            found |= {} if told is None else {"kept": told["kept"]}
+            if found["kept"] == START:
                 params, reached = of_one_seed(untrained), before
                 found["steps"] = 0
-        return found | {"valid_mse": reached}, arm.learner, params
+        return found | {"valid_mse": float(reached.mean())}, arm.learner, params
 
     def untrained(self, arm: Arm, first: tuple[np.ndarray, np.ndarray]) -> Params:
         """The parameters of a joint prior that starts from ``first``."""

@@ -14,6 +14,8 @@ WRONG_EMCDR, WRONG_OURS = "EMCDR, linear, mismatched", "ours, mismatched"
 SHOWN = ("k=0", "k=1", "k=5", records.ALL)
 """The conditions of the tables; all of a support is 10 rows."""
 NAMES = {"k=0": "K=0", "k=1": "K=1", "k=5": "K=5", records.ALL: "K=10"}
+START, TRAINED = "its start by EM", "the meta-trained one"
+"""What is kept of an arm with a start of its own; stored in its settings."""
 RIVALS = (FOLD_IN, EMCDR, EMCDR_MLP, TMCDR, PTUPCDR)
 
 
@@ -103,6 +105,7 @@ def notes(record: records.Record) -> list[str]:
     ]
     if told["implicit"]:
         lines.append("A row is an event (1) or an item drawn at random (0), as many of each.")
+    lines += guarded(record)
     for scenario in told["scenarios"]:
         for condition in ("k=0", "k=5"):
             found = {a: gap(record, scenario, a, condition, metric) for a in RIVALS}
@@ -114,6 +117,22 @@ def notes(record: records.Record) -> list[str]:
                 f"behind {len(behind)} ({', '.join(behind) or 'none'})"
             )
     return lines
+
+
+def guarded(record: records.Record) -> list[str]:
+    """What the one-standard-error rule kept of ours."""
+    settings = record.arm(OURS).settings
+    if any("kept" not in one for one in settings.values()):
+        return [
+            "This record is older than the one-standard-error rule: ours is the meta-trained one "
+            "wherever its validation error was lower than that of its start by EM."
+        ]
+    return [
+        f"{scenario}: ours is {one['kept']}; on {one['users']} validation people training gains "
+        f"{one['gain']:+.4f} in MSE, standard error {one['standard_error']:.4f} (the start is kept "
+        "unless the gain is above its standard error)."
+        for scenario, one in settings.items()
+    ]
 
 
 def curve(record: records.Record, path: pathlib.Path) -> None:

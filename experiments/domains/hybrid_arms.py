@@ -121,9 +121,5 @@ def tuned(
     """
     sizes = {"num_support": training.num_support, "num_query": problem.split.num_query}
     draw = functools.partial(episodes.draw, full_share=1.0, **sizes)
-
-    def sample(source: Any, key: jax.Array) -> Episode:
-        return jax.vmap(draw, (0, None))(jax.random.split(key, training.num_tasks), source)
-
-    drawn: tuple[loop.Sampler, Any] = (sample, problem.train)
+    drawn = (loop.sampler(draw, training.num_tasks), problem.train)
     return graph_arms.tuned(name, problem, training, rates, learner, drawn)

@@ -9,7 +9,8 @@ On data the tasks are income and marital status (census-income, MMoE's own data)
 of purchases over all that was shown, stands beside rates learned of viewed rows alone. The baseline
 is a network per task; all arms have about as many parameters and as many trials. Losses of MMoE are
 balanced by fixed weights, learned uncertainty, PCGrad, or weights learned on held-out rows through
-an inner step. Controls: uniform gates, and a last task whose labels are dealt at random.
+an inner step. Controls: uniform gates, and a last task whose labels are dealt at random. Below each
+table of data: the same by group of rows, such as women, or people with few events.
 
 References: Ma et al. (MMoE), KDD 2018; Ma et al. (ESMM), SIGIR 2018; Tang et al., RecSys 2020;
 Kendall et al., CVPR 2018; Yu et al., NeurIPS 2020; Ren et al., ICML 2018.

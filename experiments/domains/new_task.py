@@ -6,7 +6,7 @@ half of them a yes. It is met by ``adapt``: a ridge head on the shared features,
 Beside it: the same head on the raw inputs (from scratch), the whole network fine-tuned by gradient
 steps, a head meta-trained on episodes of the trained tasks, and the score of the last trained task
 as it is. Every arm has as many trials, judged on episodes of the trained tasks; no label of the new
-task is looked at before the test.
+task is looked at before the test. Below each table: the same by group of rows.
 Controls: permuted labels (N1), features at random (N3, of the fine-tuned arm a network from
 scratch), and features of a network whose last task had its labels dealt at random.
 

@@ -1,5 +1,6 @@
 """The arms of new_task, their tasks, and how each is tuned and judged."""
 
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,17 +13,18 @@ import optax
 from metajax import losses
 from metajax.data.sources import labeled, named
 from metajax.evaluation import evaluate, judge
+from metajax.evaluation import metrics as measures
 from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.maml import gradient
 from metajax.models import experts
-from metajax.results import ledger, records
+from metajax.results import groups, ledger, records
 from metajax.training import journal, loop, progress
 from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, UserError
 
 from . import task_arms as arms
 from . import task_rows
-from .new_task_report import CART, FINE, META, RANDOM, RAW, SHARED
+from .new_task_report import CART, FINE, GROUPED, META, RANDOM, RAW, SHARED
 
 NAME = "new_task"
 WIDTH = 64
@@ -232,6 +234,39 @@ def trained_score(arm: arms.Arm, params: Params) -> judge.Scorer:
     return scores
 
 
+def by_group(
+    rows: labeled.Labeled, x: jax.Array, ready: dict[str, judge.Judged], tasks: dict[str, Episode]
+) -> tuple[dict[records.Key, np.ndarray], dict[str, groups.Kinds]]:
+    """The AUC of some arms among the query rows of each group by itself, and the groups.
+
+    Each is a mean of seeds, of every test task with a yes and a no in the group.
+
+    Args:
+      x: (N, D) inputs of all rows; ready: arms; tasks: scenario -> tasks, as many in each.
+    """
+    key, found, told = jax.random.key(7), {}, {}
+    together, count = judge.together(tasks.values()), len(next(iter(tasks.values())).query.label)
+    for name in GROUPED:
+        score = judge.scored(ready[name], together, key, fetch=fetch, source=x)
+        for i, (scenario, each) in enumerate(tasks.items()):
+            kinds = task_rows.kinds_of(rows, np.asarray(each.query.inputs["row"]).ravel())
+            part = score[:, i * count : (i + 1) * count]
+            measure = functools.partial(_of_group, part, each.query.label)
+            values, told[scenario] = groups.apart(kinds, measure)
+            found[records.Key(scenario, name, groups.APART, "auc")] = values
+    return found, told
+
+
+def _of_group(score: jax.Array, label: jax.Array, mine: np.ndarray) -> np.ndarray | None:
+    """The AUC of each task with a yes and a no among some of its rows; ``score`` (S, T, Q)."""
+    value = np.asarray(_areas(score, label, mine.reshape(label.shape) * 1.0)).mean(axis=0)
+    value = value[np.isfinite(value)]
+    return value if len(value) >= groups.FEWEST else None
+
+
+_areas = jax.jit(jax.vmap(jax.vmap(measures.auc), (0, None, None)))
+
+
 def measured(config: Any) -> records.Record:
     """Tunes and trains the arms, judges them on the new task and writes the record."""
     began, rows = time.perf_counter(), loaded(config)
@@ -248,13 +283,15 @@ def measured(config: Any) -> records.Record:
     metrics = evaluate.event_metrics(0.5)
     scores = judge.judge(ready, scenarios, fetch=fetch, source=x, metrics=metrics, main="auc")
     scores = {k: v for k, v in scores.items() if k.metric == "auc"}
+    apart, told = by_group(rows, x, ready, scenarios)
+    scores |= apart
     roles = dict.fromkeys(ready, records.BASELINE)
     roles |= {SHARED: records.METHOD, META: records.METHOD, RANDOM: records.CONTROL}
     record = records.made(
         NAME, config, records.arms_of(ready, roles=roles, settings=choices), scores,
         scenario=f"K={config.shots[0]}", opened=(opened,), data=task_rows.data_of(rows),
         seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={"new": rows.tasks[new], "trained": list(rows.tasks[:-1])},
+        extra={"new": rows.tasks[new], "trained": list(rows.tasks[:-1]), groups.GROUPS: told},
     )  # fmt: skip
     records.write(config.output.folder(name), name, record, config.output.publish)
     return record

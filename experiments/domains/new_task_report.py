@@ -4,10 +4,12 @@ import pathlib
 
 import numpy as np
 
-from metajax.results import intervals, plots, records, tables
+from metajax.results import groups, intervals, plots, records, tables
 
 SHARED, META = "head of shared features", "meta-trained head"
 RAW, FINE = "head of raw inputs", "fine-tuned network"
+GROUPED = (SHARED, META, RAW, FINE)
+"""Arms that are judged in each group by itself."""
 RANDOM, CART = "shared, last task random", "score of the last trained task"
 
 
@@ -26,6 +28,12 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table for each number of labels, and saves the AUC over it."""
     for scenario in scenarios(record):
         tables.terminal(table(record, scenario))
+        groups.show(
+            record, scenario, GROUPED, "auc", title=f"{scenario[2:]} labels: AUC by group of rows",
+            pair=(SHARED, RAW), condition=groups.APART,
+        )  # fmt: skip
+    if groups.GROUPS not in record.extra:
+        print(groups.OLDER)
     trained, tasks = " and ".join(record.extra["trained"]), record.config["num_tasks"]
     print(
         f"trained on {trained}; new: {record.extra['new']}. Intervals are over {tasks} test tasks. "

@@ -4,9 +4,11 @@ import pathlib
 
 import numpy as np
 
-from metajax.results import intervals, plots, records, tables
+from metajax.results import groups, intervals, plots, records, tables
 
 SINGLE, BOTTOM, MANY = "single task", "shared bottom", "MMoE"
+GROUPED = (SINGLE, BOTTOM, MANY)
+"""Arms that are judged in each group by itself."""
 OFF_SCALE = {"MMoE, last task random", "CVR of viewed rows"}
 """Arms whose score is no attempt at some tasks: in the tables, and not in those tasks' pictures."""
 TOLD = {"auc": "AUC", "log_loss": "log loss", "unexplained": "variance not explained"}
@@ -23,6 +25,9 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     main = [place for place in places if place[1] != "log_loss"]
     for scenario, metric in main:
         tables.terminal(table(record, scenario, metric))
+        by_group(record, scenario, metric)
+    if groups.GROUPS not in record.extra:
+        print(groups.OLDER)
     rows, seeds = record.extra["rows"], record.config["seeds"]
     told = ", ".join(
         f"{task} {share:.3f}"
@@ -64,6 +69,14 @@ def table(record: records.Record, scenario: str, metric: str) -> tables.Grid:
         cells += [f"{mean(get(arm.name, 'log_loss')).mean:.4f}"] if logged else []
         rows.append([arm.name, *cells, f"{arm.settings['parameters']:,}"])
     return tables.Grid(f"{record.dataset}, {scenario}: {TOLD[metric]}", heads, rows)
+
+
+def by_group(record: records.Record, scenario: str, metric: str) -> None:
+    """Prints a task's score in each group of test rows by itself, if the record has groups."""
+    groups.show(
+        record, scenario, GROUPED, metric, title=f"{scenario}: {TOLD[metric]} by group of rows",
+        pair=(MANY, SINGLE), condition=groups.APART, unit="blocks",
+    )  # fmt: skip
 
 
 def picture(record: records.Record, scenario: str, metric: str, path: pathlib.Path) -> None:

@@ -1,5 +1,6 @@
 """The arms of multi_task on a table of rows: read, tuned, trained and judged."""
 
+import functools
 import pathlib
 import time
 from typing import Any
@@ -10,16 +11,19 @@ import numpy as np
 
 from metajax.data.sources import behaviors, labeled, named
 from metajax.evaluation.pooled_auc import auc_parts, in_blocks
-from metajax.results import ledger, records
+from metajax.results import groups, ledger, records
 from metajax.results.records import Key
 from metajax.training import journal, progress
 from metajax.transforms.task_weights import weights
 from metajax.types import UserError
 
 from . import task_arms as arms
+from .task_report import GROUPED
 
 BLOCKS = 100
 """The test rows are stored as means of so many blocks of people."""
+FEWEST = 20
+"""A group has an AUC from so many rows with a yes, and as many with a no."""
 AUC, LOSS, ERROR = "auc", "log_loss", "unexplained"
 
 
@@ -87,6 +91,50 @@ def judged(rows: labeled.Labeled, arm: str, scores: np.ndarray) -> dict[Key, np.
     return found
 
 
+def kinds_of(rows: labeled.Labeled, place: np.ndarray) -> groups.Kinds:
+    """The groups of some rows (n,): thirds of what is a whole number, else what is one word."""
+    made = {}
+    for kind, values in rows.about.items():
+        number = np.issubdtype(values.dtype, np.integer)
+        mine = values[place]
+        made[kind] = groups.terciles(mine) if number else groups.numbered(mine.tolist())
+    return {kind: told for kind, told in made.items() if told}
+
+
+def by_group(
+    rows: labeled.Labeled, arm: str, scores: np.ndarray
+) -> tuple[dict[Key, np.ndarray], dict[str, groups.Kinds]]:
+    """The scores of an arm in each group of test rows by itself, and the groups of each task.
+
+    They are AUCs, or squared errors in units of the variance of all test rows; of blocks, as
+    `judged` has them, and means of seeds.
+
+    Args:
+      scores: (S, N, T) of the test rows.
+    """
+    test, found, told = np.flatnonzero(rows.part == labeled.TEST), {}, {}
+    for t, (task, number) in enumerate(zip(rows.tasks, rows.numbers, strict=True)):
+        known = rows.known[test, t] > 0
+        score, place = scores[:, known, t], test[known]
+        label, unit = rows.label[place, t], rows.unit[place]
+        measure = functools.partial(_of_group, score, label, unit, number)
+        values, told[task] = groups.apart(kinds_of(rows, place), measure)
+        found[Key(task, arm, groups.APART, ERROR if number else AUC)] = values
+    return found, told
+
+
+def _of_group(
+    score: np.ndarray, label: np.ndarray, unit: np.ndarray, number: bool, mine: np.ndarray
+) -> np.ndarray | None:
+    """The score (blocks,) of some of n rows, the mean of the seeds of ``score`` (S, n)."""
+    y, ones = label[mine], int((label[mine] > 0.5).sum())
+    if not number and min(ones, len(y) - ones) < FEWEST:
+        return None
+    parts = lambda x: (x - y) ** 2 / label.var() if number else auc_parts(x, y)
+    place = np.unique(unit[mine], return_inverse=True)[1]
+    return np.mean([in_blocks(parts(x), place, BLOCKS) for x in score[:, mine]], axis=0)
+
+
 def scored(arm: arms.Arm, params: Any, x: np.ndarray) -> np.ndarray:
     """The scores (S, N, T) of rows, a part after the other."""
     run = jax.jit(lambda part: jax.lax.map(lambda p: arms.logits(arm, p, part), params))
@@ -114,15 +162,19 @@ def measured(config: Any) -> records.Record:
         config, choices, f"{arms.NAME}-{rows.name}", ledger.checksum(rows.name, rows.label[test])
     )
     scores: dict[Key, np.ndarray] = {}
+    told: dict[str, groups.Kinds] = {}
     for name, arm in made.items():
         found = scored(arm, ready[name], rows.x[test])
         scores |= judged(rows, name, found)
+        if name in GROUPED:
+            apart, told = by_group(rows, name, found)
+            scores |= apart
         if name == arms.PRODUCT:  # the same network, without the product
             of_viewed = scored(arm._replace(stepwise=False), ready[name], rows.x[test])
             alone = judged(rows, arms.CLICKED, of_viewed)
             scores |= {k: v for k, v in alone.items() if k.scenario in rows.tasks[1:]}
             choices[arms.CLICKED] = choices[name]
-    return written(config, rows, choices, scores, opened, time.perf_counter() - began)
+    return written(config, rows, choices, scores, told, opened, time.perf_counter() - began)
 
 
 def written(
@@ -130,6 +182,7 @@ def written(
     rows: labeled.Labeled,
     choices: dict[str, Any],
     scores: dict[Key, np.ndarray],
+    told: dict[str, groups.Kinds],
     opened: records.Opening,
     seconds: float,
 ) -> records.Record:
@@ -145,7 +198,9 @@ def written(
         arms.NAME, config, records.arms_of(names, roles=roles, settings=choices), scores,
         scenario=rows.tasks[0], opened=(opened,), data=data_of(rows), seconds={"total": seconds},
         peak_memory=journal.peak_memory(),
-        extra={"rows": count.tolist(), "tasks": list(rows.tasks), "share": share},
+        extra={
+            "rows": count.tolist(), "tasks": list(rows.tasks), "share": share, groups.GROUPS: told,
+        },
     )  # fmt: skip
     records.write(config.output.folder(name), name, record, config.output.publish)
     return record

@@ -218,7 +218,7 @@ def show(record: records.Record) -> None:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
     stored = "adapt_large_memory"
-    record = large_report.stored(stored) if config.output.from_records else run(config)
+    record = records.stored(stored) if config.output.from_records else run(config)
     show(record)
     return record
 

@@ -19,7 +19,6 @@ trained ones.
 """
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -41,7 +40,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.contrastive import contrastive
 from metajax.transforms.mix import between_tasks, meta_mix, mixup
@@ -133,12 +132,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
         optax.clip_by_global_norm(5.0),
         optax.adam(optax.cosine_decay_schedule(of.rate, num_steps), b2=0.98),
     )
-
-    def sample(windows: histories.Windows, key: jax.Array):
-        draw = functools.partial(histories.draw, windows, width=of.window)
-        episodes = jax.vmap(draw)(jax.random.split(key, of.batch))
-        return jax.tree.map(lambda x: x[None], episodes)
-
+    sample = histories.sampler(of.window, of.batch)
     recipe = on_devices(config.hardware.devices, loop.recipe(learner, tx), split_second_axis)
     valid = histories.held_out(data, of.window, 2)
 
@@ -147,11 +141,10 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
         rank = next_item.ranks(score, valid, data.num_items, jax.random.key(3))[next_item.FULL]
         return -jnp.mean(1.0 / (rank + 1.0))
 
-    with progress.bar(arm, num_steps) as update:
-        fitted = loop.fit(
-            recipe, sample, windows, jax.random.key(seed)[None], num_steps,
-            block=min(5 * per_epoch, num_steps), validate=validate, report=update,
-        )  # fmt: skip
+    fitted = loop.fit(
+        recipe, sample, windows, jax.random.key(seed)[None], num_steps,
+        title=arm, block=min(5 * per_epoch, num_steps), validate=validate,
+    )  # fmt: skip
     told = {"best_step": int(fitted.best_step[0]), "valid": float(-fitted.history["valid"].min())}
     return own(jax.tree.map(lambda x: x[0], fitted.params)), told
 
@@ -238,12 +231,11 @@ def of_tasks(config: Config):
             return jnp.mean((scores - valid.query.label) ** 2)
 
         seeds = jnp.stack([jax.random.key(seed) for seed in range(config.seeds)])
-        with progress.bar(arm, config.num_steps) as update:
-            found = loop.fit(
-                on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3))),
-                sample, trained_on, seeds, config.num_steps, block=50, validate=validate,
-                report=update,
-            )  # fmt: skip
+        recipe = on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3)))
+        found = loop.fit(
+            recipe, sample, trained_on, seeds, config.num_steps,
+            title=arm, block=50, validate=validate,
+        )  # fmt: skip
         fitted[arm], seconds[arm] = (learner, found.params), found.seconds
         settings[arm] = {"best_step": found.best_step.tolist()}
     digest = ledger.checksum("new users", config.people, config.few)
@@ -292,7 +284,7 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and the differences it is about."""
     name = name_of(config)
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     lists = record.scenario == LISTS
     columns = [(next_item.FULL, "hit@10"), (next_item.FULL, "ndcg@10")]
     if not lists:
@@ -300,11 +292,8 @@ def main(config: Config) -> records.Record:
     title = f"{record.scenario}, {name[8:]}: what augmentation is worth where data are few"
     large_report.show(record, columns, title)
     condition, metric = columns[-1] if lists else columns[0]
-    get = lambda arm: record.of(record.scenario, arm, condition, metric)
-    for arm in record.names():
-        if arm != NONE:
-            gap = records.difference(get(arm), get(NONE))
-            print(f"{metric}, {condition}: {arm} - {NONE}: {gap:+.4f}")
+    pairs = [(arm, NONE) for arm in record.names() if arm != NONE]
+    large_report.differences(record, f"{metric}, {condition}", (condition, metric), pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, (condition, metric))
     return record

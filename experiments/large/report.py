@@ -1,7 +1,7 @@
 """Records and tables of the experiments with large models: arms by conditions, seconds, bytes."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,11 +50,6 @@ def written(
     )
     records.write(config.output.folder(name), name, record, config.output.publish)
     return record
-
-
-def stored(name: str) -> records.Record:
-    """The published record of that name."""
-    return records.stored(name)
 
 
 def shown(metric: str) -> str:
@@ -106,3 +101,22 @@ def show(
     published = few_shot.published(record.experiment) if quoted else {}
     notes = [f"published: {row}: {text}" for row, text in published.items()]
     tables.terminal(tables.Grid(title, heads, rows, notes=notes))
+
+
+def differences(
+    record: records.Record,
+    label: str,
+    column: tuple[str, str],
+    pairs: Iterable[tuple[str, str]],
+) -> None:
+    """Prints how far apart two arms are, paired by person, of each pair that the record has.
+
+    Args:
+      label: what stands before each difference.
+      column: (condition, metric).
+    """
+    for one, other in pairs:
+        keys = [records.Key(record.scenario, arm, *column) for arm in (one, other)]
+        if all(key in record.scores for key in keys):
+            gap = records.difference(*(record.scores[key] for key in keys))
+            print(f"{label}: {one} - {other}: {gap:+.4f}")

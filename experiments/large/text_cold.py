@@ -193,10 +193,9 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and the two differences it is about."""
     name = f"text_cold-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     columns = [("hidden items", metric) for metric in ("ndcg@5", "mae", "mse")]
     large_report.show(record, columns, f"Items never rated, {name[10:]}: what content is worth")
-    get = functools.partial(record.of, "item-cold", condition="hidden items")
     pairs = [
         ("titles", "genres"),
         ("genres + titles", "genres"),
@@ -205,9 +204,7 @@ def main(config: Config) -> records.Record:
         ("genres + permuted", "genres"),
     ]
     for metric in ("ndcg@5", "mae"):
-        for a, b in pairs:
-            gap = records.difference(get(arm=a, metric=metric), get(arm=b, metric=metric))
-            print(f"{metric}: {a} - {b}: {gap:+.4f}")
+        large_report.differences(record, metric, ("hidden items", metric), pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, columns[0])
     return record

@@ -13,11 +13,10 @@ import optax
 
 from metajax import benchmark
 from metajax.learners.gradient.context import cavia
-from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.types import Model
 
-from .cnp import Base, features
+from .cnp import Base, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +36,8 @@ class Config(Base):
 def steered(config: Config, problem: benchmark.Problem) -> Model:
     """The network that a context steers."""
     from metajax.models.features import conditioned_mlp
-    from metajax.models.modulated import over_features
 
-    net = conditioned_mlp(config.hidden)
-    return over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
+    return network(problem, config.embedding, conditioned_mlp(config.hidden))
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:

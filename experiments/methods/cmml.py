@@ -21,7 +21,7 @@ from metajax.results import records
 from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model
 
-from .cnp import Base, features
+from .cnp import Base, features, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +45,10 @@ def num_features(config: Config, problem: benchmark.Problem) -> int:
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network without a context, for A3 and A4."""
-    from metajax.models.modulated import film_mlp, over_features, with_fixed_code
+    from metajax.models.modulated import film_mlp, with_fixed_code
 
-    net = film_mlp(config.hidden, config.hyper)
-    whole = over_features(features(problem, config.embedding), net, stored_mean(problem.mean))
-    return with_fixed_code(whole, jnp.zeros(num_features(config, problem)))
+    net = network(problem, config.embedding, film_mlp(config.hidden, config.hyper))
+    return with_fixed_code(net, jnp.zeros(num_features(config, problem)))
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:

@@ -48,16 +48,19 @@ def features(problem: benchmark.Problem, embedding: int) -> Model:
     return pair_features(table.user_features.sizes, table.item_features.sizes, embedding)
 
 
+def network(problem: benchmark.Problem, embedding: int, net: Model) -> Model:
+    """The model, which a code steers, over these features, beside the mean rating."""
+    from metajax.models.modulated import over_features
+
+    return over_features(features(problem, embedding), net, stored_mean(problem.mean))
+
+
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder of a user who has not rated anything, for A3 and A4."""
     from metajax.models.features import conditioned_mlp
-    from metajax.models.modulated import over_features, with_fixed_code
+    from metajax.models.modulated import with_fixed_code
 
-    net = over_features(
-        features(problem, config.embedding),
-        conditioned_mlp(config.hidden),
-        stored_mean(problem.mean),
-    )
+    net = network(problem, config.embedding, conditioned_mlp(config.hidden))
     return with_fixed_code(net, jnp.zeros(config.code))
 
 

@@ -108,9 +108,7 @@ build = fixed(ensemble.gated)
 """The gate, fitted, and an outer optimizer that leaves it as it is."""
 
 
-def in_fold(
-    config: Config, data: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def in_fold(config: Config, data: benchmark.Problem) -> benchmark.Built:
     """The control: a gate trained on the users whose ratings made the factors."""
     learners, params = bases(data)
     learner = starting_from(ensemble.gated(learners, num_folds=1), bases=params)

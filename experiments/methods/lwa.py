@@ -56,9 +56,7 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     return beside_mean(learner, problem), optax.adam(config.outer_rate)
 
 
-def build_biases(
-    config: Config, problem: benchmark.Problem
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build_biases(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """NLBA and its outer optimizer."""
     learner = nlba(
         *features(problem), config.hidden, threshold=problem.mean, loss=losses.squared_error

@@ -22,21 +22,17 @@ from metajax.results import records
 from metajax.transforms.residual import residual
 from metajax.types import Model, PyTree
 
-from .cnp import features
+from .cnp import Base, features
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(benchmark.Config):
+class Config(Base):
     """Settings of the experiment."""
 
     inner_rate: float = 0.05
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
-    outer_rate: float = 1e-3
-    """Rate of Adam across tasks."""
-    embedding: benchmark.Positive = 16
-    """Width of each category's embedding."""
     features: benchmark.Positive = 32
     """Width of the layer that a user's own matrix multiplies."""
     memories: benchmark.Positive = 3

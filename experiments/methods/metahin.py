@@ -32,23 +32,19 @@ from metajax.learners.cold_start.metahin import metahin
 from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.transforms.residual import residual
-from metajax.types import MetaLearner, Model, UserError
+from metajax.types import Model, UserError
 
-from .cnp import features
+from .cnp import Base, features, network
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(benchmark.Config):
+class Config(Base):
     """Settings of the experiment."""
 
     path_rate: float = 0.05
     """Rate of the step on the aggregator."""
     task_rate: float = 0.05
     """Rate of the step on the decision weights."""
-    outer_rate: float = 1e-3
-    """Rate of Adam across tasks."""
-    embedding: benchmark.Positive = 16
-    """Width of each category's embedding."""
     code: benchmark.Positive = 16
     """Width of a user along a path."""
     hidden: tuple[benchmark.Positive, ...] = (32, 32)
@@ -99,36 +95,29 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
     return problem.with_columns(given, with_paths)
 
 
-def network(config: Config, given: benchmark.Problem) -> tuple[Model, Model, Model]:
-    """The features of a user with each item, the decision layers and the mean rating."""
-    from metajax.models.features import conditioned_mlp
-
-    embed = features(given, config.embedding)
-    return embed, conditioned_mlp(config.hidden), stored_mean(given.mean)
-
-
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network of a user without neighbors, for A3 and A4."""
-    from metajax.models.modulated import over_features, with_fixed_code
+    from metajax.models.features import conditioned_mlp
+    from metajax.models.modulated import with_fixed_code
 
-    return with_fixed_code(over_features(*network(config, given)), jnp.zeros(config.code))
+    net = network(given, config.embedding, conditioned_mlp(config.hidden))
+    return with_fixed_code(net, jnp.zeros(config.code))
 
 
-def build(
-    config: Config, given: benchmark.Problem, name: str = "reach"
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, given: benchmark.Problem, name: str = "reach") -> benchmark.Built:
     """MetaHIN over the neighbors in the item column of that name, and its outer optimizer."""
-    embed, decide, offset = network(config, given)
+    from metajax.models.features import conditioned_mlp
+
     learner = metahin(
-        embed,
+        features(given, config.embedding),
         Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs[name]),
-        decide,
+        conditioned_mlp(config.hidden),
         num_paths=1 + len(columns_of(config, given.table)),
         num_code=config.code,
         path_rate=config.path_rate,
         task_rate=config.task_rate,
     )
-    return residual(learner, offset), optax.adam(config.outer_rate)
+    return residual(learner, stored_mean(given.mean)), optax.adam(config.outer_rate)
 
 
 def main(config: Config) -> records.Record:

@@ -28,17 +28,17 @@ from metajax.data.features import links
 from metajax.data.sources import named, published
 from metajax.data.table import Interactions
 from metajax.learners.cold_start.paml import paml
-from metajax.models.towers import stored_mean, vector_mlp
+from metajax.models.towers import vector_mlp
 from metajax.results import records
-from metajax.types import MetaLearner, Model, PyTree, UserError
+from metajax.types import Model, PyTree, UserError
 
-from .cnp import features
+from .cnp import Base, features, network
 
 CATEGORY = "genre"
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(benchmark.Config):
+class Config(Base):
     """Settings of the experiment."""
 
     data: benchmark.Data = benchmark.Data(dataset="ciaodvd")
@@ -46,10 +46,6 @@ class Config(benchmark.Config):
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5
     """Gradient steps in a task."""
-    outer_rate: float = 1e-3
-    """Rate of Adam across tasks."""
-    embedding: benchmark.Positive = 16
-    """Width of each category's embedding."""
     code: benchmark.Positive = 16
     """Width of the codes of a user and of a friend."""
     hidden: tuple[benchmark.Positive, ...] = (32, 32)
@@ -97,15 +93,12 @@ def prepare(config: Config, given: benchmark.Problem) -> benchmark.Problem:
 
 def model(config: Config, given: benchmark.Problem) -> Model:
     """The network without gates, for A3 and A4; ``net`` holds the decision weights."""
-    from metajax.models.modulated import over_features, with_fixed_code
+    from metajax.models.modulated import with_fixed_code
 
-    embed, net = features(given, config.embedding), vector_mlp(config.hidden)
-    return with_fixed_code(over_features(embed, net, stored_mean(given.mean)), ())
+    return with_fixed_code(network(given, config.embedding, vector_mlp(config.hidden)), ())
 
 
-def build(
-    config: Config, given: benchmark.Problem, name: str = "friend"
-) -> tuple[MetaLearner, optax.GradientTransformation]:
+def build(config: Config, given: benchmark.Problem, name: str = "friend") -> benchmark.Built:
     """PAML over the friends of that name in the profile, and its outer optimizer."""
     from metajax.models.features import labeled_features
     from metajax.models.modulated import centered_labels

@@ -20,7 +20,7 @@ from metajax.models.towers import stored_mean
 from metajax.results import records
 from metajax.types import Model
 
-from .cnp import Base, features
+from .cnp import Base, features, network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +43,9 @@ class Config(Base):
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder under a task embedding of ones, for A3 and A4."""
-    from metajax.models.modulated import adaptive_decoder, over_features, with_fixed_code
+    from metajax.models.modulated import adaptive_decoder, with_fixed_code
 
-    net = over_features(
-        features(problem, config.embedding),
-        adaptive_decoder(config.hidden),
-        stored_mean(problem.mean),
-    )
+    net = network(problem, config.embedding, adaptive_decoder(config.hidden))
     return with_fixed_code(net, (jnp.zeros(config.latent), jnp.ones(config.task)))
 
 

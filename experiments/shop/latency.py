@@ -236,7 +236,7 @@ def show(record: records.Record) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    record = large_report.stored("latency") if config.output.from_records else run(config)
+    record = records.stored("latency") if config.output.from_records else run(config)
     show(record)
     return record
 

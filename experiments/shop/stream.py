@@ -231,7 +231,7 @@ def show(record: records.Record) -> None:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
     name = f"stream-{config.output.preset}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     show(record)
     return record
 

@@ -154,7 +154,7 @@ def show(record: records.Record) -> None:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and its plot."""
     name = name_of(config)
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     show(record)
     if not config.output.from_records:
         large_report.finished(record, name, config, ("one by one", "processor seconds"))

@@ -325,7 +325,7 @@ def plotted(record: records.Record, path: pathlib.Path) -> None:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its table."""
-    record = large_report.stored("load") if config.output.from_records else run(config)
+    record = records.stored("load") if config.output.from_records else run(config)
     tables.terminal(grid(record))
     return record
 

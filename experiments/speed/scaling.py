@@ -193,7 +193,7 @@ def main(config: Config) -> records.Record | None:
     if config.worker:
         work(json.loads(config.worker))
         return None
-    record = large_report.stored("scaling-two-cores") if config.output.from_records else run(config)
+    record = records.stored("scaling-two-cores") if config.output.from_records else run(config)
     show(record)
     return record
 

@@ -168,9 +168,7 @@ def hostile_sampler(problem: Any, training: Any) -> loop.Sampler:
         opposite = lambda a, b: jax.tree.map(lambda x, y: jnp.where(bad & (kind == 3), x, y), a, b)
         return opposite(other, real)
 
-    return lambda data, key: jax.vmap(one, (0, None))(
-        jax.random.split(key, training.num_tasks), data
-    )
+    return loop.sampler(one, training.num_tasks)
 
 
 def domain_arms(num_steps: int, people: int, devices: int = 1) -> dict[str, dict[str, jax.Array]]:

@@ -14,7 +14,7 @@ from metajax.learners.closed_form import ridge
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.parts import query_loss
 from metajax.models.towers import factor_mlp, identity, stored_mean, vector_linear, vector_mlp
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
@@ -162,15 +162,14 @@ def of_world(world: Interests, num_steps: int, devices: int = 1) -> dict[str, Ex
     }
     example, found = world.sample(jax.random.key(0)), {}
     for name, learner in learners.items():
-        with progress.bar(f"{name}, world", num_steps) as update:
-            fitted = loop.fit(
-                on_devices(devices, loop.recipe(learner, optax.adam(OUTER_RATE))),
-                loop.world_sampler(world, WORLD_BATCH),
-                (),
-                jax.random.split(jax.random.key(1), 1),
-                num_steps,
-                report=update,
-            )
+        fitted = loop.fit(
+            on_devices(devices, loop.recipe(learner, optax.adam(OUTER_RATE))),
+            loop.world_sampler(world, WORLD_BATCH),
+            (),
+            jax.random.split(jax.random.key(1), 1),
+            num_steps,
+            title=f"{name}, world",
+        )
         params = jax.tree.map(lambda x: x[0], fitted.params)
         weights = attention.weights if name == ATTENTION else None
         random = learner.init(jax.random.key(99), example)

@@ -20,7 +20,7 @@ from metajax.learners import closed_form, pooled
 from metajax.learners.gradient.maml import gradient
 from metajax.models import towers
 from metajax.results import records
-from metajax.training import journal, loop, progress
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices, split_by_compiler
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
@@ -208,19 +208,18 @@ def fit(name: str, how: Recipe, plan: Plan, folder: pathlib.Path | None) -> tupl
     )
     sample = plan.sample(how.local)
     sample = simulator.swapped_supports(sample) if how.swapped else sample
-    with progress.bar(name, config.rounds) as update:
-        fitted = loop.fit(
-            recipe,
-            sample,
-            own_data.own_data(plan.people, plan.sums),
-            jax.random.split(jax.random.key(config.split_seed), config.seeds),
-            config.rounds,
-            block=max(1, config.rounds // 20),
-            validate=validate,
-            report=update,
-            checkpoint=folder and folder / "checkpoints" / journal.slug(name),
-            go_on=True,
-        )
+    fitted = loop.fit(
+        recipe,
+        sample,
+        own_data.own_data(plan.people, plan.sums),
+        jax.random.split(jax.random.key(config.split_seed), config.seeds),
+        config.rounds,
+        title=name,
+        block=max(1, config.rounds // 20),
+        validate=validate,
+        checkpoint=folder and folder / "checkpoints" / journal.slug(name),
+        go_on=True,
+    )
     return fitted, int(np.sum(np.asarray(fitted.state.opt_state.refused)))
 
 

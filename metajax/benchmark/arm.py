@@ -50,7 +50,7 @@ class Fitted(NamedTuple):
 
     Attributes:
       predict, settings, seconds, history, num_gradients: as in `Arm`.
-      role: its role in a table, one of `records.ROLES`.
+      role: its role in a table, one of `schema.ROLES`.
     """
 
     predict: Callable[[Source, Episode, jax.Array], Scores]

@@ -25,7 +25,7 @@ from metajax.learners import closed_form, pooled
 from metajax.models import towers
 from metajax.results import records
 from metajax.settings import Training
-from metajax.training import journal, loop, progress
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
 
@@ -44,7 +44,7 @@ class Trained(NamedTuple):
       settings: what was chosen on meta-validation.
       history: name -> (S, blocks), empty for an arm that was not trained.
       seconds: time taken to train and choose.
-      role: what it is in a table, one of `metajax.results.records.ROLES`.
+      role: what it is in a table, one of `metajax.results.schema.ROLES`.
     """
 
     learner: MetaLearner
@@ -107,9 +107,7 @@ def sampler(problem: Problem, training: Training) -> loop.Sampler:
     draw = functools.partial(
         episodes.draw, num_support=training.num_support, num_query=problem.split.num_query
     )
-    return lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, training.num_tasks), source
-    )
+    return loop.sampler(draw, training.num_tasks)
 
 
 def trial(
@@ -179,18 +177,16 @@ def trained_arm(
     parts = []
     for i, group in enumerate(groups):
         title = name if len(groups) == 1 else f"{name} group {i + 1}"
-        with (
-            progress.bar(title, training.num_steps) as update,
-            journal.opened(folder, title) as keep,
-        ):
+        with journal.opened(folder, title) as keep:
             fitted = loop.fit(
                 on_devices(training.devices, loop.recipe(learner, tx)),
                 sample,
                 data,
                 group,
                 training.num_steps,
+                title=title,
                 validate=lambda params: valid_error(learner, params, problem),
-                report=lambda *now, update=update, keep=keep: (update(*now), keep(*now)),
+                report=keep,
                 checkpoint=folder and folder / "checkpoints" / journal.slug(title),
                 go_on=True,
             )

@@ -236,41 +236,63 @@ def boosting_arm(
     Raises:
       UserError: the library is not installed.
     """
+    drawn = settings.num_draws, settings.hidden_share
+    return booster(problem, arms, *drawn, backend, num_support)(settings)
+
+
+def booster(
+    problem: Problem,
+    arms: Mapping[str, Trained] | None = None,
+    num_draws: int = DEFAULT.num_draws,
+    hidden_share: float = DEFAULT.hidden_share,
+    backend: Backend = "sklearn",
+    num_support: int = 64,
+) -> Callable[[Settings], Fitted]:
+    """A function settings -> A8; the rows that trees are fitted and chosen on are made once.
+
+    Arguments are those of `boosting_arm`; ``num_draws`` and ``hidden_share`` stand in place of
+    those of the settings.
+    """
     began = time.perf_counter()
     columns = seen_columns(problem, arms)
-    rows = drawn_rows(
-        problem,
-        columns,
-        settings.num_draws,
-        num_support=num_support,
-        hidden_share=settings.hidden_share,
-    )
+    options: dict[str, Any] = {"num_support": num_support, "hidden_share": hidden_share}
+    rows = drawn_rows(problem, columns, num_draws, **options)
     real = rows.mask > 0
-    trees = BACKENDS[backend](settings, rows.x[real], rows.label[real], rows.mask[real])
     shown = rows_with(columns)
-    error = _valid_by_trees(trees, problem, shown)
-    best = int(np.argmin(error)) + 1
-    told = settings._asdict() | {"backend": backend, "trees": best, "valid": float(error.min())}
+    valid = _valid_by_trees(problem, shown)
+    drawing = time.perf_counter() - began
 
-    def predict(source, tasks: Episode, key: jax.Array) -> np.ndarray:
-        del key
-        found = trees.predict(shown(source, tasks).x, best)
-        return found.reshape(1, *tasks.query.label.shape).astype(np.float32)
+    def made(settings: Settings) -> Fitted:
+        since = time.perf_counter()
+        settings = settings._replace(num_draws=num_draws, hidden_share=hidden_share)
+        trees = BACKENDS[backend](settings, rows.x[real], rows.label[real], rows.mask[real])
+        error = valid(trees)
+        best = int(np.argmin(error)) + 1
+        told = settings._asdict() | {"backend": backend, "trees": best, "valid": float(error.min())}
 
-    return Fitted(predict, told, time.perf_counter() - began)
+        def predict(source, tasks: Episode, key: jax.Array) -> np.ndarray:
+            del key
+            found = trees.predict(shown(source, tasks).x, best)
+            return found.reshape(1, *tasks.query.label.shape).astype(np.float32)
+
+        return Fitted(predict, told, drawing + time.perf_counter() - since)
+
+    return made
 
 
 def _valid_by_trees(
-    trees: Trees, problem: Problem, rows: Callable[[Any, Episode], Rows]
-) -> np.ndarray:
-    """The problem's error on meta-validation after each number of trees, mean over its shots."""
+    problem: Problem, rows: Callable[[Any, Episode], Rows]
+) -> Callable[[Trees], np.ndarray]:
+    """Trees -> the error on meta-validation after each number of them, mean over shots."""
     source, tasks = problem.valid
     label, mask = tasks.query.label, tasks.query.mask
     judge = jax.jit(lambda scores: problem.error(scores.reshape(label.shape), label, mask))
     keys = jax.random.split(jax.random.key(0), label.shape[0])
     after = lambda shots: jax.vmap(evaluate.first_shots(shots))(keys, tasks)
-    errors = []
-    for given in [after(shots) for shots in problem.shots] or [tasks]:
-        shown = rows(source, given).x
-        errors.append([float(judge(jnp.asarray(s, jnp.float32))) for s in trees.stages(shown)])
-    return np.mean(errors, axis=0)
+    shown = [rows(source, given).x for given in [after(k) for k in problem.shots] or [tasks]]
+
+    def errors(trees: Trees) -> np.ndarray:
+        of = lambda x: [float(judge(jnp.asarray(s, jnp.float32))) for s in trees.stages(x)]
+        return np.mean([of(x) for x in shown], axis=0)
+
+    return errors

@@ -16,15 +16,18 @@ from metajax.settings import Training
 from metajax.training import progress
 from metajax.types import UserError
 
+NAMES = (A8, A8_ALONE, A9)
 MOST_DRAWS, DRAWS_PER_TASK = 20_000, 4
-Tuned = Callable[[str, Callable[[boosting.Settings], Fitted]], Fitted]
-"""(arm, settings -> the arm at them) -> the arm at the settings that were chosen."""
+Maker = Callable[[int], Callable[[boosting.Settings], Fitted]]
+"""Number of training tasks that are drawn -> (settings -> boosted trees fitted on them)."""
+Tuned = Callable[[str, Maker, int], Fitted]
+"""(arm, maker, tasks that may be drawn) -> the arm at the settings that were chosen."""
 
 
-def as_set(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
+def as_set(arm: str, make: Maker, draws: int) -> Fitted:
     """The arm at the default settings of boosting; only the number of trees is chosen."""
     del arm
-    return make(boosting.DEFAULT)
+    return make(draws)(boosting.DEFAULT)
 
 
 def num_draws(training: Training, num_train: int) -> int:
@@ -71,13 +74,12 @@ def combined(
             notes.append(f"{name} is left out: trees do not learn from one row after the other.")
             continue
 
-        def make(settings: boosting.Settings, seen=seen) -> Fitted:
-            settings = settings._replace(num_draws=draws)
-            return boosting.boosting_arm(problem, seen, settings, num_support=shown)
-
         try:
             with progress.bar(name, 1) as update:
-                arms[name] = tuned(name, make)
+                made = lambda some, seen=seen: boosting.booster(
+                    problem, seen, some, num_support=shown
+                )
+                arms[name] = tuned(name, made, draws)
                 update(1, {"valid": arms[name].settings["valid"]})
         except UserError as missing:
             notes.append(f"{name} is left out: {missing}.")

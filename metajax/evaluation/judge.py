@@ -186,6 +186,20 @@ def _believed(
     return jax.lax.map(one, (links, scores))
 
 
+def scorer(
+    judged: Judged,
+    *,
+    fetch: Callable[..., Episode] = evaluate.as_it_is,
+    predict: Predict = evaluate.predictions,
+) -> Scorer:
+    """An arm as a function (source, tasks, key) -> scores (S, T, Q), compiled once per shape."""
+    if not isinstance(judged, tuple):
+        return judged
+    learner, params = judged
+    run = jax.jit(partial(_of_seeds, predict, learner, fetch))
+    return lambda source, tasks, key: run(params, source, tasks, key)
+
+
 def scored(
     judged: Judged,
     tasks: Episode,
@@ -196,10 +210,7 @@ def scored(
     predict: Predict = evaluate.predictions,
 ) -> jax.Array:
     """Scores (S, T, Q) of an arm with S seeds for stored tasks; arguments are those of `judge`."""
-    if not isinstance(judged, tuple):
-        return jnp.asarray(judged(source, tasks, key))
-    learner, params = judged
-    return jax.jit(partial(_of_seeds, predict, learner, fetch))(params, source, tasks, key)
+    return jnp.asarray(scorer(judged, fetch=fetch, predict=predict)(source, tasks, key))
 
 
 def _num_seeds(params: Params) -> int:

@@ -54,6 +54,19 @@ def query_loss(
     return QueryLoss(loss, outer_loss)
 
 
+def of_part(learner: MetaLearner, part: Callable[[Params], Params]) -> MetaLearner:
+    """The learner for larger parameters, of which ``part`` gives its own.
+
+    A transform that adds parameters replaces ``init``, and ``loss`` where that uses them.
+    """
+    return learner._replace(
+        start=lambda params, profile: learner.start(part(params), profile),
+        adapt=lambda params, *given: learner.adapt(part(params), *given),
+        predict=lambda params, *given: learner.predict(part(params), *given),
+        loss=lambda params, *given: learner.loss(part(params), *given),
+    )
+
+
 def plain_loss(learner: MetaLearner, transform: str) -> losses.Loss:
     """The loss on the query of a learner whose outer loss is a plain `QueryLoss`.
 

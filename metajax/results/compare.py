@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
+from metajax.results import grid as grids
 from metajax.results import intervals, ledger, reliability, rounding, tables
 from metajax.results import records as report
 from metajax.results.reliability import Entry, pairs, shown
@@ -220,10 +221,10 @@ def differing(records: Mapping[str, report.Record]) -> tables.Grid:
 
 
 FORMATS = {
-    "markdown": tables.markdown,
-    "latex": tables.latex,
-    "csv": tables.csv_text,
-    "typst": tables.typst,
+    "markdown": grids.markdown,
+    "latex": grids.latex,
+    "csv": grids.csv_text,
+    "typst": grids.typst,
 }
 
 

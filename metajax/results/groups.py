@@ -2,10 +2,11 @@
 
 A record stores the groups in ``extra[GROUPS]``: scenario -> kind -> ``{"names", "of"}``, the names
 of the groups and the number (T,) of each test task's group, -1 for none. A record without them, as
-older ones are, has no such table.
+older ones are, has no such table. An AUC over rows of many people is not a mean over rows, so that
+that of a group is measured of its rows alone (`apart`) and stored under the condition `APART`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ from metajax.results import grid, intervals, records
 from metajax.types import UserError
 
 GROUPS = "task_groups"
+APART = "by group"
+"""The condition of scores of each group by itself, one group after the other."""
+OLDER = (
+    "This record is older than the groups of its test rows; run the experiment again to see for "
+    "whom the result holds."
+)
 FEWEST = 10
 """A group of fewer tasks has no row."""
 MOST = 8
@@ -78,6 +85,35 @@ def of_tasks(
     return kinds
 
 
+def apart(
+    kinds: Kinds, score: Callable[[np.ndarray], np.ndarray | None]
+) -> tuple[np.ndarray, Kinds]:
+    """Scores (1, M) of each group by itself, one after the other, and the groups of these scores.
+
+    Args:
+      kinds: the groups of N rows.
+      score: which rows (N,) are of a group -> values (m,) whose mean is the group's score; None if
+        its rows are too few or too much alike for one.
+
+    >>> values, told = apart({"sex": numbered(["men", "women", "men"])}, lambda mine: mine[mine])
+    >>> told
+    {'sex': {'names': ['men, 2 rows', 'women, 1 rows'], 'of': [0, 0, 1]}}
+    """
+    found = []
+    for kind, told in kinds.items():
+        for i in range(len(told["names"])):
+            mine = np.asarray(told["of"]) == i
+            values = score(mine) if mine.any() else None
+            found.append((kind, i, mine.sum(), np.zeros(0) if values is None else values))
+    made: Kinds = {}
+    for kind, told in kinds.items():
+        of = [np.full(len(values), i if k == kind else -1) for k, i, _, values in found]
+        rows = [count for k, _, count, _ in found if k == kind]
+        names = [f"{n}, {count:,} rows" for n, count in zip(told["names"], rows, strict=True)]
+        made[kind] = {"names": names, "of": np.concatenate(of).tolist()}
+    return np.concatenate([np.zeros(0), *(values for *_, values in found)])[None], made
+
+
 def stored(record: records.Record, scenario: str) -> Kinds:
     """The groups of a scenario's tasks; empty for a record without them.
 
@@ -116,6 +152,7 @@ def table(
     condition: str = records.ALL,
     kinds: Kinds | None = None,
     fewest: int = FEWEST,
+    unit: str = "tasks",
 ) -> grid.Grid | None:
     """The mean of each arm in each group, and a paired difference; None without groups.
 
@@ -126,6 +163,7 @@ def table(
       pair: the arms whose difference, first minus second, is the last column; else the first two.
       kinds: the groups, if not those that are `stored`.
       fewest: tasks of a group that has a row.
+      unit: what is counted and drawn again for intervals.
     """
     rows, sections, before = [], [], ""
     first, second = pair or (arms[0], arms[1])
@@ -138,7 +176,7 @@ def table(
         head = kind if kind != before else ""
         rows.append([head, name, str(mine.sum()), *(f"{m:.3f}" for m in means), gap])
         before = kind
-    heads = ["by", "group", "tasks", *arms, f"{first} - {second}"]
+    heads = ["by", "group", unit, *arms, f"{first} - {second}"]
     note = (
         "A star marks an interval that excludes 0; nothing is corrected for the number of groups. "
         "Few, middling and many are the lowest, middle and highest third, with their counts."

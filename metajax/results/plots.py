@@ -7,6 +7,7 @@ format: png, svg, pdf.
 import contextlib
 import pathlib
 import re
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -29,6 +30,8 @@ STYLES: tuple[Any, ...] = (
 )
 COLORS = ("#b2182b", "#00798c", "#d9a400", "#20405f", "#7a5195", "#4f9d69", "#8d6a9f", "#444444")
 COLUMN = 3.3
+BESIDE_NAMES = 30
+"""Characters of an axis label that fit below a plot with names at its left."""
 TEXT: Any = {
     "font.size": 7,
     "axes.titlesize": 8,
@@ -175,7 +178,7 @@ def forest(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, l
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.axvline(0.0, color="#666666", linewidth=0.7, linestyle="--")
         axes.set_yticks(places, [name for name, _ in rows])
-        axes.set_xlabel(label)
+        axes.set_xlabel(textwrap.fill(label, BESIDE_NAMES))
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
 
 
@@ -188,7 +191,7 @@ def arms(rows: Sequence[tuple[str, intervals.Interval]], path: pathlib.Path, lab
         axes.errorbar(means, places, xerr=bars, color="black", fmt="o", markersize=2.4)
         axes.set_yticks(places, [name for name, _ in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel(label, loc="right" if len(label) > 30 else "center")
+        axes.set_xlabel(textwrap.fill(label, BESIDE_NAMES))
         axes.grid(axis="x", alpha=0.25, linewidth=0.4)
 
 

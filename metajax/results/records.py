@@ -6,13 +6,14 @@
                           scores={Key("user_cold", "Mine", "all", "mae"): values_SxT},
                           method="Mine", seconds={"total": 12.0}, extra={"note": "..."})
     path = records.write(folder, "mine-ml-1m", record,   # first, so that a plot cannot lose it
-                         config.output.publish)          # also smaller, among the stored records
+                         config.output.publish)          # also among the stored records
     record = records.read(path)
     records.stored("maml-ml-1m"), records.all_stored("tables-*")
 
 `schema` says what the fields mean. A file ``NAME.record`` is a zip archive of ``record.json``, all
-facts, and ``scores.bin``, the packed per-task scores (`packing`), float32 to the last bit. Means,
-intervals and differences are recomputed from the scores each time, so that a record can be checked
+facts, and ``scores.bin``, the packed per-task scores (`packing`), to the last bit those of the
+record in memory: `made` has rounded them below their noise (`rounding`). Means, intervals and
+differences are recomputed from the scores each time, so that a record can be checked
 and compared by anyone: `interval` and `difference` are what every table prints.
 """
 
@@ -47,7 +48,6 @@ from metajax.results.schema import (
     N3,
     PUBLISHED,
     READABLE,
-    ROLES,
     VERSION,
     Arm,
     Data,
@@ -59,7 +59,6 @@ from metajax.results.schema import (
     Split,
     arms_of,
     label,
-    owner_of,
 )
 from metajax.settings import PLACES, config_hash
 from metajax.types import UserError
@@ -78,7 +77,6 @@ __all__ = [
     "PLACES",
     "PUBLISHED",
     "RESULTS",
-    "ROLES",
     "Arm",
     "Data",
     "Environment",
@@ -100,7 +98,6 @@ __all__ = [
     "made",
     "now",
     "open_tests",
-    "owner_of",
     "path_of",
     "publish",
     "read",
@@ -129,14 +126,18 @@ def made(
 ) -> Record:
     """A record of a run that ends now: its configuration, digest and environment are filled in.
 
+    Print what a run prints from this record: its scores are `rounding.rounded`, and so are those
+    that are read back later.
+
     Args:
       experiment: its name.
       config: the configuration, a dataclass.
+      scores: `Key` -> (S, T), as they were computed.
       fields: the others of `Record`.
     """
     known = {"config": plain(settings.flat(config)), "config_hash": config_hash(config)}
     known |= {"environment": environment(), "generation": GENERATION}
-    return Record(experiment, tuple(arms), dict(scores or {}), **(known | fields))
+    return Record(experiment, tuple(arms), rounding.rounded(scores or {}), **(known | fields))
 
 
 def data_of(table: Interactions) -> Data:
@@ -326,14 +327,14 @@ def all_stored(pattern: str, folder: pathlib.Path | None = None) -> dict[str, Re
 
 
 def publish(name: str, record: Record, folder: pathlib.Path | None = None) -> pathlib.Path:
-    """Writes a record among the stored ones, its scores `rounding.printed_alike`.
+    """Writes a record among the stored ones.
 
     Raises:
       UserError: it was made by code that is not committed.
     """
     require_clean(record.environment.uncommitted_changes)
     ledger.publish(record.opened, record.experiment, folder or RESULTS)
-    return write(folder or RESULTS, name, rounding.printed_alike(record))
+    return write(folder or RESULTS, name, record)
 
 
 def _diverged(values: np.ndarray) -> intervals.Interval | None:

@@ -6,18 +6,7 @@ import numpy as np
 from rich.console import Console
 
 from metajax.results import groups, records
-from metajax.results.grid import (
-    WIDE,
-    Grid,
-    csv_text,
-    latex,
-    markdown,
-    signed,
-    terminal,
-    typst,
-    typst_text,
-    with_interval,
-)
+from metajax.results.grid import WIDE, Grid, markdown, signed, terminal, with_interval
 from metajax.results.readings import (
     LEVEL,
     MEASURES,
@@ -25,7 +14,6 @@ from metajax.results.readings import (
     TASTE,
     UNTASTED,
     adaptation,
-    adapts,
     diverged,
     gap,
     heading,
@@ -47,29 +35,22 @@ __all__ = [
     "NOTHING",
     "TASTE",
     "UNTASTED",
-    "WIDE",
     "Grid",
     "adaptation",
-    "adapts",
     "controls_of",
-    "csv_text",
     "diverged",
     "gap",
     "grid_of",
     "heading",
-    "latex",
     "lower_is_better",
     "markdown",
     "measured",
-    "metrics_of",
     "opened",
     "resting",
     "rests_on",
     "show",
     "signed",
     "terminal",
-    "typst",
-    "typst_text",
     "with_interval",
 ]
 

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from metajax.training import checkpoint as checkpoints
+from metajax.training import progress
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.steps import (
     GRADIENT,
@@ -31,6 +32,7 @@ from metajax.training.steps import (
     TrainState,
     init,
     recipe,
+    sampler,
     step,
     steps,
     world_sampler,
@@ -47,6 +49,7 @@ __all__ = [
     "init",
     "outer_gradient",
     "recipe",
+    "sampler",
     "step",
     "steps",
     "world_sampler",
@@ -136,6 +139,7 @@ def fit(
     keys: jax.Array,
     num_steps: int,
     *,
+    title: str = "",
     block: int = 100,
     validate: Validate | None = None,
     report: Callable[[int, dict[str, float]], Any] | None = None,
@@ -154,6 +158,7 @@ def fit(
       sample, data: what draws the batch of a step, and from what; that goes to the devices.
       keys: (S,) one key per seed.
       num_steps, block: outer steps in all, and between two checks by the host.
+      title: of a progress bar; without one there is none.
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the steps done and the mean metrics.
       checkpoint: folder for checkpoints, written every ``save_every`` seconds and at the end.
@@ -174,6 +179,8 @@ def fit(
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)
     with ExitStack() as stack:
+        show = stack.enter_context(progress.bar(title, num_steps)) if title else None
+        tell = [one for one in (show, report) if one is not None]
         save, saved = lambda at: None, time.perf_counter()
         if checkpoint is not None:
             identity = _identity(run_block, judge, at, data, block)
@@ -186,8 +193,8 @@ def fit(
             if not more(at) or time.perf_counter() - saved >= save_every:
                 save(at)
                 saved = time.perf_counter()
-            if report is not None:
-                report(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
+            for one in tell:
+                one(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
 
 

@@ -132,6 +132,11 @@ def _finite(values: PyTree) -> jax.Array:
     return jnp.all(jnp.stack(each)) if each else jnp.bool_(True)
 
 
+def sampler(draw: Callable[[jax.Array, Any], Any], num_tasks: int) -> Sampler:
+    """A sampler of batches of tasks, each ``draw(key, data)``, such as `data.episodes.draw`."""
+    return lambda data, key: jax.vmap(draw, (0, None))(jax.random.split(key, num_tasks), data)
+
+
 def world_sampler(world: Any, num_tasks: int) -> Sampler:
     """A sampler of batches from a synthetic world; it needs no data."""
     return lambda data, key: jax.vmap(world.sample)(jax.random.split(key, num_tasks))

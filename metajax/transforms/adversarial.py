@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses, tree
-from metajax.learners.parts import linear_layer
+from metajax.learners.parts import linear_layer, of_part
 from metajax.types import Episode, MetaLearner, Params, PyTree
 
 Direction = Callable[[PyTree, jax.Array], PyTree]
@@ -226,15 +226,7 @@ def _trained(
             total = total + pull * (params.log_size - jax.lax.stop_gradient(params.log_size))
         return total, info
 
-    return learner._replace(
-        init=init,
-        start=lambda params, profile: learner.start(params.learner, profile),
-        adapt=lambda params, state, examples, key: learner.adapt(
-            params.learner, state, examples, key
-        ),
-        predict=lambda params, state, inputs: learner.predict(params.learner, state, inputs),
-        loss=loss,
-    )
+    return of_part(learner, lambda params: params.learner)._replace(init=init, loss=loss)
 
 
 def reverse(x: jax.Array, strength: jax.Array | float) -> jax.Array:
@@ -284,15 +276,7 @@ def domain_adversarial(
         fooled = 0.5 * (told[0] + told[1])
         return value + fooled, {**info, "domain_accuracy": 0.5 * (right[0] + right[1])}
 
-    return learner._replace(
-        init=init,
-        start=lambda params, profile: learner.start(params["learner"], profile),
-        adapt=lambda params, state, examples, key: learner.adapt(
-            params["learner"], state, examples, key
-        ),
-        predict=lambda params, state, inputs: learner.predict(params["learner"], state, inputs),
-        loss=loss,
-    )
+    return of_part(learner, lambda params: params["learner"])._replace(init=init, loss=loss)
 
 
 def side_logits(judge: PyTree, x_NxD: jax.Array) -> jax.Array:

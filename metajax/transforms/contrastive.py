@@ -5,8 +5,9 @@ import jax.numpy as jnp
 
 from metajax.data.histories.views import View
 from metajax.learners import in_context
+from metajax.learners.parts import of_part
 from metajax.models import sequence
-from metajax.types import Episode, Examples, MetaLearner, Params, PyTree
+from metajax.types import Episode, MetaLearner, Params
 
 
 def info_nce(first_BxD: jax.Array, second_BxD: jax.Array, temperature: float) -> jax.Array:
@@ -55,13 +56,6 @@ def contrastive(
         masked = 0.02 * jax.random.normal(jax.random.fold_in(key, 1), (settings.shape.width,))
         return {"base": learner.init(key, episode), "masked": masked}
 
-    start = lambda params, profile: learner.start(params["base"], profile)
-
-    def adapt(params: Params, state: PyTree, examples: Examples, key: jax.Array) -> PyTree:
-        return learner.adapt(params["base"], state, examples, key)
-
-    predict = lambda params, state, inputs: learner.predict(params["base"], state, inputs)
-
     def loss(params: Params, episodes: Episode, key: jax.Array):
         key_next, key_views = jax.random.split(key)
         value, info = learner.loss(params["base"], episodes, key_next)
@@ -85,4 +79,4 @@ def contrastive(
         alike = info_nce(first, second, temperature)
         return value + weight * alike, info | {"contrast": alike}
 
-    return learner._replace(init=init, start=start, adapt=adapt, predict=predict, loss=loss)
+    return of_part(learner, lambda params: params["base"])._replace(init=init, loss=loss)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from metajax import losses
-from metajax.benchmark import baselines, boosting, problem, stacking
+from metajax.benchmark import baselines, boosting, mixture, problem, stacking
+from metajax.benchmark.arm import Fitted
 from metajax.data import split
 from metajax.data.worlds import latent
 from metajax.evaluation import leaks
@@ -132,6 +133,53 @@ def test_boosted_trees_do_not_see_query_labels_or_padding(ready, boosted):
         mask=jnp.pad(support.mask, ((0, 0), (0, 3))),
     )
     np.testing.assert_allclose(predict(some._replace(support=longer)), predict(some), atol=1e-5)
+
+
+def test_a_mixture_finds_planted_weights_and_refuses_a_useless_arm():
+    rng = np.random.default_rng(0)
+    arms = 3.0 + rng.normal(size=(3, 1, 400, 10))
+    label = 3.0 + 0.7 * (arms[0, 0] - 3) + 0.2 * (arms[1, 0] - 3) - 0.3 * (arms[2, 0] - 3)
+    mask = (rng.random(label.shape) < 0.8).astype(np.float32)
+    rows = Examples({}, jnp.asarray(np.where(mask, label, 1e6)), jnp.asarray(mask))
+    weights = mixture.fitted_weights(arms, Episode({}, rows, rows), 3.0)
+    assert weights[2] == 0, "no weight is negative"
+    np.testing.assert_allclose(weights[:2], [0.7, 0.2], atol=0.03)
+
+
+def test_a_mixture_weighs_items_without_ratings_apart(ready, closed_forms):
+    def only(right: bool) -> Fitted:
+        """An arm that says 5 of items with ratings and 1 of others, or the other way round."""
+
+        def predict(source, tasks, key):
+            rated = np.asarray(source.inputs["count"])[np.asarray(tasks.query.inputs)] > 0
+            return np.where(rated == right, tasks.query.label, 3.0)[None]
+
+        return Fitted(predict, {}, 0.0)
+
+    made = mixture.mixture_arm(ready, {"rated": only(True), "unrated": only(False)}, num_draws=2)
+    for place, best in (("rated", "rated"), ("unrated", "unrated")):
+        weights = made.settings[f"weights, items {place}"]
+        assert weights[best] == pytest.approx(1, abs=1e-4), (place, weights)
+        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+    assert made.settings["valid"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_mixture_keeps_seeds_apart_and_is_no_worse_than_its_arms(ready, closed_forms):
+    arm = closed_forms[baselines.A7]
+    two = arm._replace(params=jax.tree.map(lambda x: jnp.concatenate([x, x + 0.3]), arm.params))
+    arms = {"A2": closed_forms[baselines.A2], "A7": two}
+    made = mixture.mixture_arm(ready, arms, num_draws=3)
+    scores = made.predict(*ready.valid, jax.random.key(0))
+    assert scores.shape == (2, *ready.valid[1].query.label.shape)
+    assert not np.allclose(scores[0], scores[1], atol=1e-3)
+    error = float(problem.valid_error(*stacking.first_seed(arms["A2"]), ready))
+    assert made.settings["valid"] < error
+    again = mixture.redrawn(ready, 2)
+    label, mask = np.asarray(again.query.label), np.asarray(again.query.mask)
+    assert label.shape[0] == 2 * ready.valid[1].query.label.shape[0] and mask.all()
+    some = jax.tree.map(lambda x: x[:20], ready.valid[1])
+    predict = lambda t: jnp.asarray(made.predict(ready.valid[0], t, jax.random.key(0))[0])
+    leaks.query_labels(predict, some, jax.random.key(1))
 
 
 @pytest.mark.slow

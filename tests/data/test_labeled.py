@@ -1,5 +1,7 @@
 """Rows with several labels: what is refused, what an input may know, the real files."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,9 @@ def test_a_unit_is_in_one_part_and_a_sample_keeps_the_parts():
     assert all(len(set(part[unit == u])) == 1 for u in range(10))
     ones = np.ones_like(LABEL)
     rows = labeled.Labeled("a", X, LABEL, ones, ("a", "b"), unit, part, (False, False))
+    rows = dataclasses.replace(rows, about={"row": np.arange(40)})
     few = labeled.sampled(rows, {0: 3})
+    np.testing.assert_array_equal(few.x, X[few.about["row"]])
     assert (few.part == 0).sum() == 3 and (few.part == 2).sum() == (part == 2).sum()
     assert labeled.chosen(rows, ("b",)).label.shape == (40, 1)
 
@@ -88,6 +92,8 @@ def test_census_has_no_label_among_its_inputs(data_dir):
     sure = [abs(np.corrcoef(rows.x[:4_000, j], rows.label[:4_000, 1])[0, 1])
             for j in range(rows.x.shape[1]) if rows.x[:4_000, j].std() > 0]  # fmt: skip
     assert max(sure) < 0.95
+    assert set(rows.about) == {"sex", "age", "education", "weeks worked"}
+    assert (rows.label[rows.about["education"] == "children", 0] == 0).all()
 
 
 def test_purchases_are_carts_and_carts_are_views(data_dir):

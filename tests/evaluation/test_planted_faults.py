@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from guards import GUARDS, parts, table
 
-from metajax.benchmark import baselines, boosting, problem, ranking, stacking
+from metajax.benchmark import baselines, boosting, mixture, problem, ranking, stacking
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.evaluation import evaluate, leaks
@@ -162,8 +162,19 @@ def trees_by_test(patch) -> None:
     patch.setattr(
         boosting,
         "_valid_by_trees",
-        lambda trees, ready, seen: honest(trees, judged_on_test(ready), seen),
+        lambda ready, seen: honest(judged_on_test(ready), seen),
     )
+
+
+def mixture_by_test(patch) -> None:
+    honest = mixture.redrawn
+
+    def leaky(ready, *rest):
+        cold = {"user_cold": ready.split.test.get("user_cold", ready.split.valid["user_cold"])}
+        asked = dataclasses.replace(ready, split=dataclasses.replace(ready.split, valid=cold))
+        return honest(asked, *rest)
+
+    patch.setattr(mixture, "redrawn", leaky)
 
 
 def cuts_by_test(patch) -> None:
@@ -307,6 +318,7 @@ FAULTS: dict[str, tuple[Callable, str]] = {
     "early stopping on test tasks": (stopped_on_test, "training is blind to test rows"),
     "seed by test": (seed_by_test, "training is blind to test rows"),
     "trees by test": (trees_by_test, "boosting is blind to test rows"),
+    "mixture by test": (mixture_by_test, "the mixture is blind to test rows"),
     "cut points by test": (cuts_by_test, "the link is blind to test rows"),
     "warm query rows trained on": (warm_queries_trained_on, "the split is clean"),
     "a cold user trained on": (trained_on("user", "user_cold"), "the split is clean"),

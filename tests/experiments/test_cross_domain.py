@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from experiments.domains import cross_arms as arms
 from experiments.domains import cross_data as data
 from experiments.domains import cross_domain as experiment
 from experiments.domains import cross_factors as factors
@@ -14,6 +15,7 @@ from metajax.data.features import behavior
 from metajax.data.table import Features, Interactions
 from metajax.results import records
 from metajax.settings import Output
+from metajax.training import loop
 from metajax.types import UserError
 
 
@@ -131,6 +133,39 @@ def test_a_stopped_run_goes_on_from_the_arms_that_it_has(tmp_path):
     np.testing.assert_array_equal(found["prior"]["bridge"], params["prior"]["bridge"])
     other = dataclasses.replace(config, trials=9)
     assert "20% hidden: TMCDR" not in experiment.begun(other, PAIR)
+
+
+def ours_record(settings: dict) -> records.Record:
+    """A record that knows of our arm alone what was chosen of it."""
+    arm = records.arms_of([report.OURS], settings={report.OURS: {"50% hidden": settings}})
+    return records.Record(experiment.NAME, arm)
+
+
+@pytest.mark.parametrize(("low", "kept"), [(0.1, report.TRAINED), (-0.1, report.START)])
+def test_a_start_stays_unless_training_gains_more_than_a_standard_error(low, kept, monkeypatch):
+    """Gains of .1 and .3: mean .2, standard error .1. Gains of -.1 and .3: mean .1, error .2."""
+    start, trained = np.array([1.0, 1.0]), np.array([1.0 - low, 0.7])
+    told = arms.gained(start, trained)
+    assert told["kept"] == kept and told["users"] == 2
+    assert told["gain"] == pytest.approx((low + 0.3) / 2)
+    assert told["standard_error"] == pytest.approx((0.3 - low) / 2)
+    params = {"model": {"of": trained[None]}, "log_settings": np.zeros((1, 2))}
+    fitted = loop.Fitted(params, np.array([75]), {"valid": np.ones((1, 1))}, None)
+    monkeypatch.setattr(arms.Tuner, "fit", lambda *rest: fitted)
+    monkeypatch.setattr(arms.Tuner, "untrained", lambda *rest: {"of": start})
+    monkeypatch.setattr(arms, "errors", lambda learner, params, tasks: params["of"])
+    tuner = arms.Tuner(None, None, 1, 1, 1)
+    ours = arms.Arm(None, bridge=False)
+    found, _, params = tuner.tuned(ours, first=(start, start))
+    assert found["kept"] == kept and found["steps"] == (75 if kept == report.TRAINED else 0)
+    best = trained if kept == report.TRAINED else start
+    np.testing.assert_array_equal(params["of"][0], best)
+    assert found["valid_mse"] == pytest.approx(best.mean())
+    told = ours_record(found)
+    assert kept in report.guarded(told)[0] and f"{(low + 0.3) / 2:+.4f}" in report.guarded(told)[0]
+    assert "older than the one-standard-error rule" in report.guarded(ours_record({}))[0]
+    control, _, _ = tuner.tuned(ours, told=found | {"kept": report.START}, first=(start, start))
+    assert control["kept"] == report.START and control["valid_mse"] == 1.0
 
 
 def test_hidden_people_are_grouped_by_their_rows_in_the_source():

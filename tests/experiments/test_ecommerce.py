@@ -115,16 +115,6 @@ def test_the_history_keeps_the_newest_events_in_their_order():
     assert float(jnp.abs(gap).max()) > 1e-4
 
 
-@pytest.mark.parametrize(("size", "k"), [(1000, 7), (1234, 40), (90, 90), (250, 120)])
-def test_the_best_are_those_of_a_full_sort(size, k):
-    find = jax.jit(judge.best_items, static_argnums=(1, 2))
-    for seed in range(3):
-        score = np.random.default_rng(seed).normal(size=size).astype(np.float32)
-        score[:50] += 3.0 * (seed == 1)  # the best side by side in one block
-        found = find(jnp.asarray(score), k, 50)
-        np.testing.assert_array_equal(found, np.argsort(-score)[:k])
-
-
 def test_recall_counts_what_was_liked_among_the_best_not_met(monkeypatch):
     """Against a loop over users: sort, strike out what is known, look at the first ten."""
     monkeypatch.setattr(judge, "BEST", 10)

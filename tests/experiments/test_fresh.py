@@ -110,14 +110,29 @@ def test_the_verdict_is_by_the_registered_rule(capsys):
     assert "Registered at commit cccccccccccc: h" in said and "50 tasks of 2 fresh splits" in said
 
 
+def test_registrations_of_other_splits_are_refused_together(tmp_path):
+    one, other = small(tmp_path), tmp_path / "other.toml"
+    other.write_text(one.read_text().replace("[91, 92]", "[93]"))
+    assert [told.split_seeds for told in fresh.together([one, one])] == [(91, 92)] * 2
+    with pytest.raises(UserError, match=r"other.toml has another split_seeds than .*small.toml"):
+        fresh.together([one, other])
+    with pytest.raises(UserError, match="give the file of a registration"):
+        fresh.together([])
+
+
 @pytest.mark.slow
-def test_a_small_registration_is_run_once_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_two_small_registrations_are_run_once_and_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(fresh, "require_committed", lambda path: "c" * 40)
-    config = fresh.Config(small(tmp_path), output=fresh.Output(out=tmp_path / "out"))
-    made = fresh.main(config)
-    assert len(made.extra["tasks"]) == 2 and (tmp_path / "out" / "differences.png").is_file()
-    assert {opening.times_opened for opening in made.opened} == {1}
-    again = fresh.main(config)
-    assert again.opened == made.opened, "no split is opened twice"
+    one, other = small(tmp_path), tmp_path / "mixed.toml"
+    other.write_text(one.read_text().replace("A6 ridge head", "A6 mixture"))
+    config = fresh.Config((one, other), output=fresh.Output(out=tmp_path / "out"))
+    plain, mixed = fresh.main(config)
+    assert plain.method == "A6 ridge head" and "A10 mixture" not in plain.names()
+    assert mixed.method == "A6 mixture" and "A6 ridge head" in mixed.names(records.METHOD)
+    assert "A10 mixture" in mixed.names(records.BASELINE)
+    assert len(plain.extra["tasks"]) == 2 and (tmp_path / "out" / "fresh-mixed.png").is_file()
+    assert {opening.times_opened for opening in plain.opened} == {1}
+    again = fresh.main(config)[0]
+    assert again.opened == plain.opened, "no split is opened twice"
     assert "DOES NOT HOLD" in capsys.readouterr().out

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.domains import multi_task, task_arms, task_rows, task_world
+from experiments.domains import multi_task, task_arms, task_report, task_rows, task_world
 from metajax.data.sources import labeled
 from metajax.models import experts
-from metajax.results import records
+from metajax.results import groups, records
 from metajax.settings import Output
 from metajax.types import UserError
 
@@ -95,6 +95,35 @@ def test_a_number_is_judged_by_the_variance_that_is_left():
     found = task_rows.judged(rows, "a", constant)
     place = records.Key("buy", "a", records.ALL, task_rows.ERROR)
     assert found[place].mean() == pytest.approx(1.0)
+
+
+def test_the_group_that_is_harder_is_told_from_the_other(capsys):
+    label = np.tile([0.0, 1.0], 600)[:, None]
+    hard = np.repeat([True, False], 600)
+    score = np.where(hard, np.tile([0.0, 1.0, 2.0, 1.0], 300), label[:, 0])  # AUC 1/2, and 1
+    own = labeled.Labeled(
+        "own", score[:, None], label, np.ones_like(label), ("view",), np.arange(1200) // 2,
+        np.full(1200, labeled.TEST), (False,),
+        about={"sex": np.where(hard, "men", "women"), "events": np.where(hard, 1, 5)},
+    )  # fmt: skip
+    found, told = task_rows.by_group(own, task_arms.MANY, score[None, :, None])
+    (key, values), *_ = found.items()
+    assert key.condition == groups.APART and told["view"]["sex"]["names"][0] == "men, 600 rows"
+    for kind in ("sex", "events"):
+        of = np.array(told["view"][kind]["of"])
+        means = [values[0, of == i].mean() for i in np.unique(of[of >= 0])]
+        np.testing.assert_allclose(means, [0.5, 1.0])  # men, few events; women, more events
+    same = {k._replace(arm=arm): v for k, v in found.items() for arm in task_report.GROUPED}
+    record = records.Record("own", scores=same, extra={groups.GROUPS: told})
+    task_report.by_group(record, "view", task_rows.AUC)
+    assert "men, 600 rows" in capsys.readouterr().out
+
+
+def test_a_group_whose_labels_are_alike_has_no_score():
+    own = dataclasses.replace(ROWS, part=np.full(60, labeled.TEST), chain=False)
+    own = dataclasses.replace(own, about={"view": np.where(VIEW > 0, "seen", "not")})
+    found, told = task_rows.by_group(own, "a", np.zeros((1, 60, 2)))
+    assert {v.size for v in found.values()} == {0} and told["view"]["view"]["of"] == []
 
 
 def test_what_cannot_be_read_gets_one_line(tmp_path):

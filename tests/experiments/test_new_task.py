@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.domains import new_task, new_task_arms
+from experiments.domains import new_task, new_task_arms, new_task_report
 from metajax.data.sources import labeled
 from metajax.evaluation import judge
 from metajax.results import records
@@ -63,6 +63,25 @@ def test_a_network_scores_a_new_task_alike_before_it_has_a_label():
     params = jax.jit(learner.init)(jax.random.key(0), example)
     state = learner.start(params, ())
     np.testing.assert_array_equal(learner.predict(params, state, example.query.inputs), 0.0)
+
+
+def test_the_group_whose_labels_are_noise_is_told_from_the_other():
+    x = RNG.normal(size=1_200)
+    label, hard = np.column_stack([x > 0, x > 0]) * 1.0, np.arange(1_200) % 2 > 0
+    about = {"sex": np.where(hard, "men", "women"), "new": np.where(x > 0, "yes", "no")}
+    rows = labeled.Labeled(
+        "own", x[:, None], label, np.ones_like(label), ("old", "new"), np.arange(1_200),
+        np.repeat(np.arange(3), 400), (False, False), about=about,
+    )  # fmt: skip
+    tasks = {"K=10": new_task_arms.drawn(rows, 1, labeled.TEST, 10, 12, seed=0)}
+    score = jnp.asarray(np.where(hard, 0.0, x))  # right of women, all alike of men
+    arm = lambda source, drawn, key: score[drawn.query.inputs["row"]][None]
+    ready = dict.fromkeys(new_task_report.GROUPED, arm)
+    found, told = new_task_arms.by_group(rows, jnp.asarray(rows.x), ready, tasks)
+    assert {k.arm for k in found} == set(ready)
+    values, of = next(iter(found.values()))[0], np.array(told["K=10"]["sex"]["of"])
+    assert [values[of == i].mean() for i in (0, 1)] == [0.5, 1.0]
+    assert not (np.array(told["K=10"]["new"]["of"]) >= 0).any()  # a group of one label has no AUC
 
 
 @pytest.mark.parametrize("dataset", STORED)

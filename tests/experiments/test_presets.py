@@ -1,6 +1,7 @@
 """Presets: every experiment has them, options override them, `paper` is what records used."""
 
 import importlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -46,6 +47,14 @@ def test_help_names_the_presets_and_the_folder(name, capsys):
     said = capsys.readouterr().out
     assert stop.value.code == 0
     assert "--preset {quick,paper,gpu}" in said and "--out" in said
+
+
+def test_a_package_is_run_by_the_file_of_its_name():
+    spec = importlib.util.find_spec("experiments.large.sasrec.__main__")
+    code = spec.loader.get_code(spec.name)
+    assert spec.origin == str(HERE / "large" / "sasrec" / "sasrec.py")
+    assert {"experiments.large.sasrec.sasrec", "Config", "main", "cli"} <= {*code.co_names}
+    assert importlib.util.find_spec("experiments.large.__main__") is None
 
 
 def test_an_option_overrides_the_preset_in_either_order():

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 from small_records import record
 
-from metajax.results import tables
+from metajax.results import grid, tables
 
 ODD = tables.Grid(
     "A title & more",
@@ -30,12 +30,12 @@ def test_markdown_escapes_bars_and_keeps_every_cell():
 
 
 def test_csv_reads_back_as_the_cells():
-    rows = list(csv.reader(io.StringIO(tables.csv_text(ODD))))
+    rows = list(csv.reader(io.StringIO(grid.csv_text(ODD))))
     assert rows == [list(ODD.headings), *[list(row) for row in ODD.rows]]
 
 
 def test_latex_escapes_what_would_break_it():
-    text = tables.latex(ODD, "tab:odd")
+    text = grid.latex(ODD, "tab:odd")
     expected = r"A\_1 50\% \$x\$ \{y\} \#3 \textasciitilde{} \textasciicircum{} \textbackslash{}"
     assert expected + r" & 0.5 $<$ 1 \\" in text
     assert (
@@ -47,7 +47,7 @@ def test_latex_escapes_what_would_break_it():
 
 def test_typst_compiles_to_the_same_words(tmp_path):
     typst = pytest.importorskip("typst")
-    (tmp_path / "t.typ").write_text(tables.typst(ODD, "tab-odd"))
+    (tmp_path / "t.typ").write_text(grid.typst(ODD, "tab-odd"))
     pdf = tmp_path / "t.pdf"
     typst.compile(str(tmp_path / "t.typ"), output=str(pdf))
     assert pdf.read_bytes().startswith(b"%PDF")

@@ -137,6 +137,15 @@ def test_the_best_items_are_those_of_a_full_sort():
     np.testing.assert_array_equal(found, scores[order])
 
 
+@pytest.mark.parametrize(("size", "k"), [(1000, 7), (4321, 40), (90, 90), (250, 120)])
+def test_the_best_are_found_wherever_they_lie(size, k):
+    find = jax.jit(serve.best, static_argnums=(1, 2))
+    for seed in range(3):
+        score = np.random.default_rng(seed).normal(size=size).astype(np.float32)
+        score[:50] += 3.0 * (seed == 1)  # the best side by side in one block
+        np.testing.assert_array_equal(find(jnp.asarray(score), k, 50)[1], np.argsort(-score)[:k])
+
+
 def test_a_recommendation_is_the_best_of_the_scores(exported):
     items = EPISODE.query.inputs
     service = serve.Service(exported[2], catalogue=[items])

@@ -8,13 +8,14 @@ import numpy as np
 import optax
 import pytest
 from learners.test_gradient import in_double
+from rich.console import Console
 
 from metajax import losses
 from metajax.data.worlds.latent import LatentUsers, SineTasks
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import pooled
 from metajax.models.towers import vector_linear, vector_mlp
-from metajax.training import loop, updates
+from metajax.training import loop, progress, updates
 from metajax.types import Episode, Examples, MetaLearner, UserError
 
 WORLD = LatentUsers(dim=3, num_support=4, num_query=4, random_shots=True)
@@ -274,6 +275,13 @@ def test_parameters_that_are_returned_are_finite():
         fit()
     fitted = fit(go_on=True)
     assert fitted.diverged and np.isfinite(fitted.params["model"]["head"]["kernel"]).all()
+
+
+def test_a_title_shows_a_bar_on_a_terminal(monkeypatch, capfd):
+    made = lambda stderr: Console(stderr=True, force_terminal=True, width=120)
+    monkeypatch.setattr(progress, "Console", made)
+    count(6, block=2, title="counting")
+    assert "counting" in (shown := capfd.readouterr().err) and "6/6" in shown
 
 
 def test_a_report_comes_after_every_block():

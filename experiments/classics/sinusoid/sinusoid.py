@@ -18,7 +18,7 @@ by side.
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import towers
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.transforms.reptile import reptile
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
@@ -219,28 +219,23 @@ def fit(title: str, config: Config, arm: Arm, world: SineTasks) -> tuple[Params,
     """The arm's parameters after meta-training on the world, for all seeds, and their best step."""
     valid = dataclasses.replace(world, num_query=100)
     after_one = lambda params: errors(arm, params, valid, jax.random.key(2), VALID_TASKS)[:, 1]
-    draw = lambda key: arm.reveal(world.sample(key))
-    sample = lambda data, key: jax.vmap(draw)(jax.random.split(key, config.num_tasks))
+    sample = loop.sampler(lambda key, data: arm.reveal(world.sample(key)), config.num_tasks)
     keys = jax.random.split(jax.random.key(1), config.seeds)
+    recipe = on_devices(config.hardware.devices, loop.recipe(arm.learner, arm.tx))
+    judge = lambda params: after_one(params).mean()
     try:
-        with progress.bar(title, config.num_steps) as update:
-            found = loop.fit(
-                on_devices(config.hardware.devices, loop.recipe(arm.learner, arm.tx)),
-                sample,
-                (),
-                keys,
-                config.num_steps,
-                block=1000,
-                validate=lambda params: after_one(params).mean(),
-                report=update,
-            )
+        found = loop.fit(
+            recipe, sample, (), keys, config.num_steps, title=title, block=1000, validate=judge
+        )
     except UserError as error:
         raise UserError(f"{title}: {error}") from error
     return found.params, found.best_step.tolist()
 
 
-def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks: int) -> jax.Array:
-    """Query errors (num_tasks, MAX_STEPS + 1) of one seed after 0, 1, ... adaptations.
+def errors(
+    arm: Arm, params: Params, world: Any, key: jax.Array, num_tasks: int, steps: int = MAX_STEPS
+) -> jax.Array:
+    """Query errors (num_tasks, steps + 1) of one seed after 0, 1, ... adaptations.
 
     A task that diverged has an infinite error.
     """
@@ -255,7 +250,7 @@ def errors(arm: Arm, params: Params, world: SineTasks, key: jax.Array, num_tasks
         jax.random.split(key, num_tasks),
         key,
         error,
-        MAX_STEPS,
+        steps,
         fetch=lambda key: arm.reveal(world.sample(key)),
         batch_size=num_tasks,
     )

@@ -23,7 +23,7 @@ from metajax.models.bridge import from_nnx
 from metajax.models.ctr import content_net
 from metajax.models.modulated import user_features
 from metajax.models.towers import melu_net
-from metajax.training import journal, progress
+from metajax.training import journal
 from metajax.training import loop as train
 from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, PyTree
@@ -241,14 +241,15 @@ def fitted(
 ) -> train.Fitted:
     """The last parameters (S, ...) after so many steps, from the last checkpoint of the folder."""
     keys = jax.random.split(jax.random.key(1), seeds)
-    with progress.bar(name, num_steps) as update, journal.opened(folder, name) as keep:
+    with journal.opened(folder, name) as keep:
         return train.fit(
             on_devices(devices, train.recipe(learner, tx)),
             sample,
             source,
             keys,
             num_steps,
+            title=name,
             block=block,
-            report=lambda *now: (update(*now), keep(*now)),
+            report=keep,
             checkpoint=folder / "checkpoints" / journal.slug(name),
         )

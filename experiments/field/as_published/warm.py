@@ -20,7 +20,7 @@ from metajax.evaluation import evaluate, protocols
 from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.settings import Data
-from metajax.training.loop import Sampler
+from metajax.training import loop
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
@@ -179,10 +179,10 @@ def load(dataset: str, data_dir: pathlib.Path | None) -> metaemb.Items:
     return metaemb.load(given, protocols.ctr_warmup(hot=hot))
 
 
-def sampler(num_tasks: int, rows: tuple[int, int]) -> Sampler:
+def sampler(num_tasks: int, rows: tuple[int, int]) -> loop.Sampler:
     """Batches of items, all with full supports."""
     draw = functools.partial(episodes.draw, num_support=rows[0], num_query=rows[1], full_share=1.0)
-    return lambda source, key: jax.vmap(draw, (0, None))(jax.random.split(key, num_tasks), source)
+    return loop.sampler(draw, num_tasks)
 
 
 def with_base(data: metaemb.Items, way: Way) -> metaemb.Items:

@@ -6,7 +6,9 @@ whose test was opened before. Every arm is searched and trained by the same budg
 then its test is opened; differences are pooled over splits and users.
 
 Run: python -m experiments fresh paper/registrations/fresh-splits.toml
+     python -m experiments fresh paper/registrations/fresh-*.toml   several on the same splits
      --from-records prints the record that is stored.
+Registrations of the same splits and budget share the arms and the one opening.
 A stopped run goes on: a split that is done is not opened again.
 """
 
@@ -16,6 +18,7 @@ import pathlib
 import subprocess
 import time
 import tomllib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from tyro.conf import Positional
@@ -56,8 +59,8 @@ class Registration(NamedTuple):
 class Config:
     """Settings of the experiment; what is compared stands in the registration alone."""
 
-    registration: Positional[pathlib.Path]
-    """The file of the registration."""
+    registrations: Positional[tuple[pathlib.Path, ...]]
+    """Files of registrations; several must name the same data, splits and budget."""
     _: dataclasses.KW_ONLY
     output: Output = Output()
     hardware: Hardware = Hardware()
@@ -85,11 +88,30 @@ def read(path: pathlib.Path) -> Registration:
             f"{path} must say {', '.join(sorted(fields))}, and of the budget "
             f"{', '.join(sorted(BUDGET))}; nothing else"
         )
-    if told["method"] not in contenders.CONTENDERS:
-        known = ", ".join(contenders.CONTENDERS)
+    if told["method"] not in contenders.METHODS:
+        known = ", ".join(contenders.METHODS)
         raise UserError(f"{path}: the method is {told['method']!r}; it is one of {known}")
     told |= {k: tuple(told[k]) for k in ("split_seeds", "scenarios", "primary")}
     return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
+
+
+def together(paths: Sequence[pathlib.Path]) -> list[Registration]:
+    """The registrations of files.
+
+    Raises:
+      UserError: there is none, or they are not about the same splits.
+    """
+    if not paths:
+        raise UserError("give the file of a registration, such as those in paper/registrations")
+    found = [read(path) for path in paths]
+    first = found[0]
+    for path, other in zip(paths, found, strict=True):
+        for field_name in ("dataset", "split_seeds", "budget"):
+            if getattr(other, field_name) != getattr(first, field_name):
+                raise UserError(
+                    f"{path} has another {field_name} than {paths[0]}; run them one by one"
+                )
+    return found
 
 
 def require_committed(path: pathlib.Path) -> str:
@@ -131,10 +153,10 @@ def require_unopened(tests: str, seed: int) -> None:
 
 
 def of_split(
-    registration: Registration, seed: int, config: Config, folder: pathlib.Path
+    asked_of: Sequence[Registration], seed: int, config: Config, folder: pathlib.Path
 ) -> records.Record:
     """The record of one split: every arm searched and trained, then its test opened."""
-    began = time.perf_counter()
+    began, registration = time.perf_counter(), asked_of[0]
     budget: dict[str, Any] = dict(registration.budget)
     spent = contenders.Budget(budget.pop("trials"), budget.pop("trial_steps"), folder)
     training = Training(**budget, devices=config.hardware.devices)
@@ -142,55 +164,69 @@ def of_split(
     parts = split.melu(table, seed, redraw=True)
     ready = problem.problem_of(table, parts, training.num_support, losses.squared_error)
     require_unopened(parts.checksum(), seed)
-    arms, notes = contenders.all_arms(
-        (registration.method,), ready, training, spent, field.MELU.goal
-    )
+    methods = tuple(dict.fromkeys(each.method for each in asked_of))
+    arms, notes = contenders.all_arms(methods, ready, training, spent, field.MELU.goal)
     asked = benchmark.Config(
         training=training, split=benchmark.SplitOptions(split_seed=seed, redraw=True)
     )
     metrics = field.metrics_of(field.MELU)
     return benchmark.judged(
-        "fresh", asked, registration.method, ready, arms, {}, began, metrics, notes=notes
+        "fresh", asked, methods[0], ready, arms, {}, began, metrics, notes=notes
     )
 
 
 def kept(
-    registration: Registration, seed: int, config: Config, folder: pathlib.Path
+    asked: Sequence[Registration], seed: int, config: Config, folder: pathlib.Path
 ) -> records.Record:
-    """The record of a split, from the folder if it was left there by the same registration."""
-    name = f"split-{seed}"
+    """The record of a split, from the folder if it was left there by the same registrations."""
+    name, digests = f"split-{seed}", [registration.digest for registration in asked]
     path = records.path_of(name, folder)
     if path.is_file():
         record = records.read(path)
-        if record.extra.get("registration", {}).get("digest") == registration.digest:
+        if record.extra.get("registrations") == digests:
             return record
-    record = of_split(registration, seed, config, folder / name)
-    told = {**record.extra, "registration": {"digest": registration.digest}}
-    record = dataclasses.replace(record, extra=told)
+    record = of_split(asked, seed, config, folder / name)
+    record = dataclasses.replace(record, extra={**record.extra, "registrations": digests})
     records.write(folder, name, record)
     return record
 
 
-def main(config: Config) -> records.Record:
-    """The pooled record, made or read, and its verdicts printed."""
-    registration = read(config.registration)
-    name = f"fresh-{config.registration.stem}"
+def only(registration: Registration, record: records.Record) -> records.Record:
+    """The record with the arms that the registration is about."""
+    unasked = contenders.unasked(registration.method)
+    arms = tuple(arm for arm in record.arms if arm.name not in unasked)
+    scores = {key: values for key, values in record.scores.items() if key.arm not in unasked}
+    return dataclasses.replace(record, method=registration.method, arms=arms, scores=scores)
+
+
+def told(registration: Registration, commit: str, each: Sequence[records.Record]) -> records.Record:
+    """The splits pooled, with what was registered."""
+    pooled = only(registration, field.pooled(list(each)))
+    said = registration._asdict() | {"commit": commit}
+    facts = {**pooled.extra, "registration": said, "tasks": [dict(r.tasks) for r in each]}
+    return dataclasses.replace(pooled, extra=facts)
+
+
+def main(config: Config) -> list[records.Record]:
+    """The pooled record of each registration, made or read, and its verdicts printed."""
+    asked = together(config.registrations)
+    names = [f"fresh-{path.stem}" for path in config.registrations]
     if config.output.from_records:
-        record = records.stored(name, otherwise=config.output.folder(name))
+        found = [records.stored(n, otherwise=config.output.folder(names[0])) for n in names]
+        for record in found:
+            report.show(record)
+        return found
+    commits = [require_committed(path) for path in config.registrations]
+    folder = config.output.folder(names[0])
+    each = [kept(asked, seed, config, folder) for seed in asked[0].split_seeds]
+    found = [told(one, commit, each) for one, commit in zip(asked, commits, strict=True)]
+    paths = [
+        records.write(folder, name, record, config.output.publish)
+        for name, record in zip(names, found, strict=True)
+    ]
+    for name, record, path in zip(names, found, paths, strict=True):
         report.show(record)
-        return record
-    commit = require_committed(config.registration)
-    folder = config.output.folder(name)
-    seeds = registration.split_seeds
-    each = [kept(registration, seed, config, folder) for seed in seeds]
-    sizes = [dict(record.tasks) for record in each]
-    told = registration._asdict() | {"commit": commit}
-    pooled = field.pooled(each)
-    facts = {**pooled.extra, "registration": told, "tasks": sizes}
-    pooled = dataclasses.replace(pooled, extra=facts)
-    path = records.write(folder, name, pooled, config.output.publish)
-    report.show(pooled)
-    print(f"record {path}")
-    report.plot(pooled, folder / "differences.png")
-    print(f"plot   {folder / 'differences.png'}")
-    return pooled
+        print(f"record {path}")
+        report.plot(record, folder / f"{name}.png")
+        print(f"plot   {folder / name}.png")
+    return found

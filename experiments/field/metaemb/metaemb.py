@@ -37,7 +37,7 @@ from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.results import records
 from metajax.settings import Data, Hardware, Output, Positive, Presets
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
@@ -117,7 +117,7 @@ class Arm(NamedTuple):
     Attributes:
       params: leaves (S, ...).
       settings: what was chosen on meta-validation.
-      role: what it is in a table, one of `report.ROLES`.
+      role: what it is in a table, one of `schema.ROLES`.
     """
 
     learner: MetaLearner
@@ -165,9 +165,6 @@ def fitted(
     """The learner's parameters (S, ...), best on meta-validation after the first phase."""
     valid = jax.tree.map(jnp.asarray, episodes.fixed(data.split.valid[SCENARIO], 0))
     draw = functools.partial(episodes.draw, num_support=60, num_query=40)
-    many = lambda source, key: jax.vmap(draw, (0, None))(
-        jax.random.split(key, config.num_tasks), source
-    )
 
     def validate(params: Params) -> jax.Array:
         alter = evaluate.first_shots(data.split.num_query)
@@ -176,16 +173,15 @@ def fitted(
         return jnp.mean(jax.vmap(losses.log_loss)(scores, *valid.query[1:]))
 
     tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
-    with progress.bar(name, num_steps) as update:
-        return loop.fit(
-            on_devices(config.hardware.devices, loop.recipe(learner, tx)),
-            many,
-            data.source,
-            jax.random.split(jax.random.key(1), seeds),
-            num_steps,
-            validate=validate,
-            report=update,
-        )
+    return loop.fit(
+        on_devices(config.hardware.devices, loop.recipe(learner, tx)),
+        loop.sampler(draw, config.num_tasks),
+        data.source,
+        jax.random.split(jax.random.key(1), seeds),
+        num_steps,
+        title=name,
+        validate=validate,
+    )
 
 
 def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Config, dict]:

@@ -18,6 +18,7 @@ from metajax.benchmark.problem import Problem
 from metajax.data import episodes, split
 from metajax.data.table import Interactions, swapped
 from metajax.evaluation import evaluate
+from metajax.learners.parts import of_part
 from metajax.settings import Training
 from metajax.types import MetaLearner, Params, PyTree
 
@@ -32,13 +33,8 @@ def as_logits(learner: MetaLearner) -> MetaLearner:
         scale, shift = params[1]
         return scale * learner.predict(params[0], state, inputs) + shift
 
-    return learner._replace(
-        init=lambda key, episode: (learner.init(key, episode), jnp.array([1.0, 0.0])),
-        start=lambda params, profile: learner.start(params[0], profile),
-        adapt=lambda params, *given: learner.adapt(params[0], *given),
-        predict=predict,
-        loss=lambda params, episode, key: learner.loss(params[0], episode, key),
-    )
+    init = lambda key, episode: (learner.init(key, episode), jnp.array([1.0, 0.0]))
+    return of_part(learner, lambda params: params[0])._replace(init=init, predict=predict)
 
 
 def calibration(

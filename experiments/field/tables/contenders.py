@@ -1,8 +1,9 @@
 """Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
 
-A trial of a trained arm is a short training with one seed; of a closed form, of fine-tuning, or of
-boosting, it is judged in full. Every search is of the same number of trials and begins in the
-middle of its space: nobody begins with a setting that was found by hand on the same users.
+A trial of a trained arm is a short training with one seed; of boosting it is trees fitted on as
+many tasks as such a training sees; a closed form and fine-tuning are judged in full. Every search
+is of the same number of trials and begins in the middle of its space: nobody begins with a setting
+that was found by hand on the same users.
 """
 
 import dataclasses
@@ -16,11 +17,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.benchmark import baselines, boosting, stacking, strong
+from metajax.benchmark import baselines, boosting, mixture, stacking, strong
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7, Trained
+from metajax.benchmark.mixture import A10, MIXED
 from metajax.benchmark.problem import Problem, valid_error
+from metajax.results import records
 from metajax.settings import Training
+from metajax.training import progress
 from metajax.tuning import search
 from metajax.tuning.search import Choice, Real, Space, Whole
 
@@ -88,6 +92,10 @@ CONTENDERS: dict[str, Contender] = {
     "A6 LWA": Contender(lwa, {"outer_rate": Real(3e-4, 1e-2, log=True)}),
 }
 
+
+RIDGE = "A6 ridge head"
+METHODS = (*CONTENDERS, MIXED)
+"""What may stand in a table beside the baselines."""
 
 TREES: Space = {
     "rate": Real(0.02, 0.2, log=True),
@@ -209,11 +217,13 @@ def combined(
 ) -> tuple[dict[str, Trained | Fitted], list[str]]:
     """A8 with and without arms' predictions, and A9, each tuned; and what could not be made."""
 
-    def tuned(arm: str, make: Callable[[boosting.Settings], Fitted]) -> Fitted:
-        at = lambda settings: make(boosting.DEFAULT._replace(**settings))
-        objective = lambda settings, watch: at(settings).settings["valid"]
+    def tuned(arm: str, make: strong.Maker, draws: int) -> Fitted:
+        tried = make(min(draws, budget.trial_steps * training.num_tasks))
+        objective = lambda settings, watch: tried(boosting.DEFAULT._replace(**settings)).settings[
+            "valid"
+        ]
         best, told = _tuned(arm, objective, TREES, budget)
-        made = at(best)
+        made = make(draws)(boosting.DEFAULT._replace(**best))
         return made._replace(settings=made.settings | told)
 
     def stacked(closed_forms: Mapping[str, Trained], draws: int) -> Trained:
@@ -227,16 +237,34 @@ def combined(
     return strong.combined(problem, closed_forms, training, tuned, stacked)
 
 
+def unasked(method: str) -> tuple[str, ...]:
+    """The arms that stand in a table for the sake of another method than this one."""
+    return () if method == MIXED else (A10, MIXED)
+
+
+def mixtures(arms: Mapping[str, Trained | Fitted], problem: Problem) -> dict[str, Fitted]:
+    """A10, the mixture of all baselines that adapt, and the mixture of these and the ridge head."""
+    bases = {name: arms[name] for name in (A1, A2, A3, A4, A7, *strong.NAMES) if name in arms}
+    with progress.bar(A10, 2) as update:
+        made = {A10: mixture.mixture_arm(problem, bases)}
+        update(1, {"valid": made[A10].settings["valid"]})
+        every = bases | {RIDGE: arms[RIDGE]}
+        made[MIXED] = mixture.mixture_arm(problem, every, role=records.METHOD)
+        update(2, {"valid": made[MIXED].settings["valid"]})
+    return made
+
+
 def all_arms(
     names: tuple[str, ...], problem: Problem, training: Training, budget: Budget, goal: Goal
 ) -> tuple[dict[str, Trained | Fitted], list[str]]:
-    """The arms that every table carries, then the named meta-learners; and what is left out."""
+    """The arms that every table carries, then the named `METHODS`; and what is left out."""
     ready = closed_forms(problem, budget)
     ready |= joint(problem, training, budget, goal)
     made: dict[str, Trained | Fitted] = {}
     made |= baselines.as_baselines({arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)})
     more, notes = combined(ready, problem, training, budget) if goal != "clicks" else ({}, [])
     made |= more
-    for arm in names:
+    trained = dict.fromkeys(RIDGE if name == MIXED else name for name in names)
+    for arm in trained:
         made[arm] = meta_trained(arm, problem, training, budget, goal)
-    return made, notes
+    return made | (mixtures(made, problem) if MIXED in names else {}), notes

@@ -276,7 +276,7 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = f"adapt_large-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     for metric in ("ndcg@5", "mse"):
         columns = [(f"k={k}", metric) for k in SHOTS]
         large_report.show(record, columns, f"New people, {name[12:]}: {metric} after K ratings")
@@ -284,10 +284,8 @@ def main(config: Config) -> records.Record:
     for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
         print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {own:.4f}")
-    get = partial(record.of, "new people", condition="k=50", metric="ndcg@5")
-    for arm in record.names():
-        gap = records.difference(get(arm=RIDGE), get(arm=arm))
-        print(f"ndcg@5 at 50: {RIDGE} - {arm}: {gap:+.4f}")
+    pairs = [(RIDGE, arm) for arm in record.names()]
+    large_report.differences(record, "ndcg@5 at 50", ("k=50", "ndcg@5"), pairs)
     print("milliseconds to adapt:", record.extra["milliseconds"])
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"k={SHOTS[-1]}", "ndcg@5"))

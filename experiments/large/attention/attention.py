@@ -38,7 +38,7 @@ from metajax.data.worlds.interest import SharpOrFlat
 from metajax.evaluation import evaluate
 from metajax.results import ledger, records
 from metajax.settings import Positive, Presets, replace
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
@@ -160,11 +160,8 @@ def of_world(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
     trained = {}
     for name, learner in _learners(config, seen, cosine=True).items():
         began = time.perf_counter()
-        with progress.bar(name, training.num_steps) as update:
-            fitted = loop.fit(
-                on_devices(training.devices, loop.recipe(learner, tx)), sample, (), seeds,
-                training.num_steps, report=update,
-            )  # fmt: skip
+        recipe = on_devices(training.devices, loop.recipe(learner, tx))
+        fitted = loop.fit(recipe, sample, (), seeds, training.num_steps, title=name)
         settings = {"steps": training.num_steps}
         took = time.perf_counter() - began
         trained[name] = baselines.Trained(learner, fitted.params, settings, fitted.history, took)
@@ -263,7 +260,7 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = f"attention-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     shown = [
         metric for metric in ("ndcg@5", "mse") if any(metric == k.metric for k in record.scores)
     ]
@@ -271,11 +268,8 @@ def main(config: Config) -> records.Record:
         columns = [(f"k={k}", metric) for k in SHOTS]
         large_report.show(record, columns, f"New people, {name[10:]}: {metric} after K ratings")
     for metric in shown:
-        get = lambda arm, metric=metric: record.of(SCENARIO, arm, f"k={SHOTS[-1]}", metric)
-        for one, other in PAIRS:
-            if {one, other} <= set(record.names()):
-                gap = records.difference(get(one), get(other))
-                print(f"{metric} after {SHOTS[-1]}: {one} - {other}: {gap:+.4f}")
+        column = (f"k={SHOTS[-1]}", metric)
+        large_report.differences(record, f"{metric} after {SHOTS[-1]}", column, PAIRS)
     for arm, facts in record.extra.get("focus", {}).items():
         for fact, values in facts.items():
             print(f"{arm}: {MEANING.get(fact, fact)}: {', '.join(f'{v:.3f}' for v in values)}")

@@ -36,7 +36,7 @@ from metajax.evaluation import evaluate, next_item
 from metajax.models import sequence
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params
 
@@ -245,12 +245,11 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
         loss = lambda episode: learner.loss(params, episode, jax.random.key(0))[0]
         return jnp.mean(jax.vmap(loss)(valid))
 
-    with progress.bar(name, config.num_steps) as update:
-        fitted = loop.fit(
-            on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
-            sample, tasks, jax.random.key(0)[None], config.num_steps, block=25,
-            validate=validate, report=update,
-        )  # fmt: skip
+    fitted = loop.fit(
+        on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
+        sample, tasks, jax.random.key(0)[None], config.num_steps,
+        title=name, block=25, validate=validate,
+    )  # fmt: skip
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
 
@@ -384,17 +383,16 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = f"cold_sequences-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     number = record.extra["new items"]
     for among in (ALL, NEW):
         columns = [(f"n={shots}, {among}", metric) for shots in SHOTS for metric in ("ndcg@10",)]
         title = f"{number} new items, {name[15:]}: place among {among} after n interactions"
         large_report.show(record, columns, title)
     for shots in SHOTS:
-        get = lambda arm, n=shots: record.of(SCENARIO, arm, f"n={n}, {ALL}", "ndcg@10")
-        for other in (arms.MEAN, arms.CONTENT, arms.RANDOM):
-            gap = records.difference(get(arms.MATCHED), get(other))
-            print(f"ndcg@10 after {shots}: {arms.MATCHED} - {other}: {gap:+.4f}")
+        pairs = [(arms.MATCHED, other) for other in (arms.MEAN, arms.CONTENT, arms.RANDOM)]
+        column = (f"n={shots}, {ALL}", "ndcg@10")
+        large_report.differences(record, f"ndcg@10 after {shots}", column, pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"n={SHOTS[-1]}, {NEW}", "ndcg@10"))
     return record

@@ -21,6 +21,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from metajax import benchmark
 from metajax.adapters import quantize
 from metajax.data.sources import named
 from metajax.evaluation import next_item
@@ -140,8 +141,9 @@ def run(config: Config) -> records.Record:
     )  # fmt: skip
 
 
-def show(record: records.Record, title: str) -> None:
-    """Prints the table, what each row costs, and the differences that the claims rest on."""
+def show(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the table, what each row costs, and what the claims rest on; saves the picture."""
+    title = f"Smaller recommenders, {record.dataset}: next item, all items ranked"
     columns = [(condition, "ndcg@10") for condition in COLUMNS]
     large_report.show(record, columns, title)
     facts = record.extra
@@ -155,6 +157,7 @@ def show(record: records.Record, title: str) -> None:
         above = TEACHER if arm.startswith(TEACHER) else STUDENT
         gap = records.difference(get(arm, "as it is"), get(above, "as it is"))
         print(f"{told}; less {above} {gap:+.4f}")
+    picture(record, folder / "bytes.png")
 
 
 def picture(record: records.Record, path: pathlib.Path) -> None:
@@ -175,7 +178,4 @@ def picture(record: records.Record, path: pathlib.Path) -> None:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and its picture."""
     name = f"distill-{named.short_name(config.data.dataset)}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
-    show(record, f"Smaller recommenders, {name[8:]}: next item, all items ranked")
-    picture(record, config.output.folder(name) / "bytes.png")
-    return record
+    return benchmark.shown(name, config, run, show)

@@ -153,12 +153,12 @@ class Workshop:
           told: the teacher's parameters.
           windows: to train on; else those of the histories.
         """
-        began, width = time.perf_counter(), self.config.window
+        began = time.perf_counter()
+        draw = histories.sampler(self.config.window, self.config.batch)
 
         def sample(data: tuple[histories.Windows, Params], key: jax.Array) -> Episode:
-            draw = functools.partial(histories.draw, data[0], width=width)
-            drawn = jax.vmap(draw)(jax.random.split(key, self.config.batch))
-            return jax.tree.map(lambda x: x[None], drawn._replace(profile=data[1]))
+            told = jax.tree.map(lambda x: x[None], data[1])
+            return draw(data[0], key)._replace(profile=told)
 
         if start is not None:
             learner = learner._replace(init=lambda key, episode: start)

@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from metajax import benchmark
 from metajax.benchmark.harness import data_of
 from metajax.data.sources import named
 from metajax.data.split import Split
@@ -219,8 +220,8 @@ def requests(record: records.Record) -> dict[str, float]:
     return {name: ms + title.get(name, 0.0) for name, ms in answer.items()}
 
 
-def show(record: records.Record) -> None:
-    """Prints the table, what each encoder costs, and the differences."""
+def show(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints the table, what each encoder costs, and the differences; saves the plot."""
     shots = sorted({int(key.condition.removeprefix("k=")) for key in record.scores})
     facts = record.extra
     title = f"{SCENARIO}, {record.dataset}, {facts['model']}: {METRIC} of hidden items"
@@ -238,16 +239,12 @@ def show(record: records.Record) -> None:
         )
     for name, share in facts["explained"].items():
         print(f"{name}: explains {np.mean(share):.3f} of the variance on titles it has not seen")
-    get = lambda name, k: record.of(record.scenario, name, f"k={k}", METRIC)
     pairs = [(TAUGHT, content.LARGE), (TAUGHT, OTHERS), (TAUGHT, LETTERS), (TAUGHT, content.SMALL)]
     named_so = [(arm(a), arm(b)) for a, b in pairs]
     named_so += [(arm(x), content.GENRES) for x in (TAUGHT, content.LARGE, content.SMALL)]
     for k in shots:
-        for a, b in named_so:
-            if {a, b} <= set(record.names()):
-                gap = records.difference(get(a, k), get(b, k))
-                told = f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
-                print(f"{METRIC}, K={k}: {a} - {b}: {told}")
+        large_report.differences(record, f"{METRIC}, K={k}", (f"k={k}", METRIC), named_so)
+    draw(record, folder)
 
 
 def draw(record: records.Record, folder: pathlib.Path) -> None:
@@ -289,12 +286,8 @@ def folder_of(config: Config) -> pathlib.Path:
 
 def main(config: Config) -> records.Record | None:
     """The record of the experiment, run or read, its table and its plot."""
-    name = name_of(config)
     if config.add:
         served.added(folder_of(config), config.add)
         print(f"added {len(config.add)} titles to {folder_of(config)}")
         return None
-    record = large_report.stored(name) if config.output.from_records else run(config)
-    show(record)
-    draw(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, run, show)

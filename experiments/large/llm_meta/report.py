@@ -46,20 +46,18 @@ def pairs(record: records.Record) -> list[tuple[str, str]]:
     return [(a, b) for a, b in asked if a in there and b in there]
 
 
-def show(record: records.Record) -> None:
-    """Prints a table of each metric, and the differences that the experiment is about."""
+def show(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints a table of each metric, and the differences it is about; saves the plots."""
     shots, facts = shots_of(record), record.extra
     for metric in METRICS:
         title = f"{facts['people']} new people, {record.dataset}, {facts['model']}"
         columns = [(f"k={k}", metric) for k in shots]
         large_report.show(record, columns, f"{title}: {metric} after K ratings", quoted=False)
-    get = lambda name, condition, metric: record.of(record.scenario, name, condition, metric)
-    for metric in METRICS:
-        for k in shots[-1:]:
-            for a, b in pairs(record):
-                gap = records.difference(*(get(name, f"k={k}", metric) for name in (a, b)))
-                print(f"{metric}, K={k}: {a} - {b}: {gap:+.4f}")
     last = shots[-1]
+    for metric in METRICS:
+        column = (f"k={last}", metric)
+        large_report.differences(record, f"{metric}, K={last}", column, pairs(record))
+    get = lambda name, condition, metric: record.of(record.scenario, name, condition, metric)
     for name in record.names():
         if records.Key(record.scenario, name, shuffled(last), "mse") in record.scores:
             gap = records.difference(
@@ -69,6 +67,7 @@ def show(record: records.Record) -> None:
     print(
         f"in words: {facts['asked']} of these people; the soft prompt has {facts['prompt']} vectors"
     )
+    draw(record, folder)
 
 
 def draw(record: records.Record, folder: pathlib.Path) -> None:

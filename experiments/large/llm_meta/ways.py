@@ -22,7 +22,7 @@ from metajax.learners import pooled
 from metajax.learners.gradient.maml import gradient
 from metajax.models.transformer import Shape
 from metajax.settings import Training
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.outer_gradient import GradientFn, outer_gradient
 from metajax.training.updates import optimizer
@@ -138,17 +138,16 @@ def trained(
     )
     recipe = on_devices(config.hardware.devices, recipe, split_by_people)
     folder = config.output.out
-    with progress.bar(name, config.num_steps) as update:
-        found = loop.fit(
-            recipe,
-            lambda data, key: (draw(data[0], key), data[1]),
-            (problem.train, shared),
-            jax.random.split(jax.random.key(1), 1),
-            config.num_steps,
-            block=max(1, config.num_steps // 4),
-            report=update,
-            checkpoint=folder and folder / "checkpoints" / name.replace(" ", "-").replace(",", ""),
-        )
+    found = loop.fit(
+        recipe,
+        lambda data, key: (draw(data[0], key), data[1]),
+        (problem.train, shared),
+        jax.random.split(jax.random.key(1), 1),
+        config.num_steps,
+        title=name,
+        block=max(1, config.num_steps // 4),
+        checkpoint=folder and folder / "checkpoints" / name.replace(" ", "-").replace(",", ""),
+    )
     params = jax.tree.map(lambda x: x[0], found.params)
     return params, max(found.seconds, time.perf_counter() - began)
 

@@ -204,13 +204,11 @@ def main(config: Config) -> records.Record | None:
     if config.ratings is not None:
         raise UserError("--ratings belong to a question; give --query, too")
     name = name_of(config)
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     columns = [("constrained beam", metric) for metric in ("hit@10", "ndcg@10", "mrr")]
     large_report.show(record, columns, f"Next item by a language model, {name[8:]}, new people")
-    get = lambda arm: record.of("people not trained on", arm, "constrained beam", "ndcg@10")
-    for arm in [name for name in record.names() if name != "no adaptation"]:
-        gap = records.difference(get(arm), get("no adaptation"))
-        print(f"ndcg@10: {arm} - no adaptation: {gap:+.4f}")
+    pairs = [(arm, "no adaptation") for arm in record.names() if arm != "no adaptation"]
+    large_report.differences(record, "ndcg@10", columns[1], pairs)
     if "cost" in record.extra:
         print(writing.costs(record))
     if not config.output.from_records:

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import benchmark
 from metajax.benchmark import baselines
 from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, laid_out, problem_of
@@ -271,8 +272,4 @@ def name_of(config: Config) -> str:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its plots."""
-    name = name_of(config)
-    record = large_report.stored(name) if config.output.from_records else run(config)
-    report.show(record)
-    report.draw(record, config.output.folder(name))
-    return record
+    return benchmark.shown(name_of(config), config, run, report.show)

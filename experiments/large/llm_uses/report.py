@@ -66,8 +66,8 @@ def pairs(record: records.Record, scenario: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in asked if a in there and b in there]
 
 
-def show(record: records.Record) -> None:
-    """Prints a table of each question, and the differences it is about."""
+def show(record: records.Record, folder: pathlib.Path) -> None:
+    """Prints a table of each question, and the differences it is about; saves the plots."""
     for scenario in (KNOWN, NEW):
         shots = shots_of(record, scenario)
         one = of_scenario(record, scenario)
@@ -75,16 +75,14 @@ def show(record: records.Record) -> None:
         title = f"{scenario}, {people} new people, {record.dataset}, {record.extra['model']}"
         large_report.show(one, [(f"k={k}", METRIC) for k in shots], title, quoted=False)
         for k in [k for k in shots if k > 0]:
-            for a, b in pairs(record, scenario):
-                keys = [records.Key(scenario, arm, f"k={k}", METRIC) for arm in (a, b)]
-                if all(key in record.scores for key in keys):
-                    gap = records.difference(*(record.scores[key] for key in keys))
-                    print(f"{METRIC}, K={k}: {a} - {b}: {gap:+.4f}")
+            column, asked = (f"k={k}", METRIC), pairs(record, scenario)
+            large_report.differences(one, f"{METRIC}, K={k}", column, asked)
     cost = record.extra["cost"]
     print(
         f"a person in {np.median(cost['seconds']):.1f} s, {np.median(cost['processor']):.1f} s of "
         "processor time, for all prompts and numbers of ratings (medians)"
     )
+    draw(record, folder)
 
 
 def draw(record: records.Record, folder: pathlib.Path) -> None:

@@ -45,11 +45,7 @@ def fit(learner: MetaLearner, data: Shelves, steps: int, seeds: int, devices: in
     """Parameters (S, ...) after meta-training on shelves of training items."""
     schedule = optax.cosine_decay_schedule(3e-3, steps)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
-
-    def sample(data: Shelves, key: jax.Array) -> Episode:
-        one = lambda key: shop.draw(data, key, SHOTS[-1], shop.NUM_QUERY)[0]
-        return jax.vmap(one)(jax.random.split(key, 8))
-
+    sample = loop.sampler(lambda key, data: shop.draw(data, key, SHOTS[-1], shop.NUM_QUERY)[0], 8)
     keys = jax.random.split(jax.random.key(1), seeds)
     recipe = on_devices(devices, loop.recipe(learner, tx))
     return loop.fit(recipe, sample, data, keys, steps).params

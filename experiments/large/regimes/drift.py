@@ -66,13 +66,9 @@ def fit(
     devices: int,
 ) -> Params:
     """Parameters (S, ...) after meta-training on users that drift so."""
-    tx = optax.chain(
-        optax.clip_by_global_norm(1.0), optax.adam(optax.cosine_decay_schedule(rate, steps))
-    )
-
-    def sample(data: jax.Array, key: jax.Array) -> Episode:
-        return jax.vmap(world.sample, (None, 0))(data, jax.random.split(key, 16))
-
+    schedule = optax.cosine_decay_schedule(rate, steps)
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
+    sample = loop.sampler(lambda key, keep: world.sample(keep, key), 16)
     keys = jax.random.split(world.group(1), seeds)
     recipe = on_devices(devices, loop.recipe(learner, tx))
     return loop.fit(recipe, sample, jnp.asarray(keep), keys, steps).params

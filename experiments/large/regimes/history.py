@@ -1,7 +1,6 @@
 """What `regimes.window` trains and judges: people in groups, stretches, places."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -64,11 +63,7 @@ def backbone(plan: Plan, data: Sequences, seed: int) -> Params:
     learner = in_context.in_batches(learner, settings)
     schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, plan.steps // 20 + 1, plan.steps)
     tx = optax.chain(optax.clip_by_global_norm(5.0), optax.adam(schedule, b2=0.98))
-
-    def sample(windows: histories.Windows, key: jax.Array) -> Episode:
-        draw = functools.partial(histories.draw, windows, width=plan.window)
-        return jax.tree.map(lambda x: x[None], jax.vmap(draw)(jax.random.split(key, 16)))
-
+    sample = histories.sampler(plan.window, 16)
     windows = histories.windows(data, plan.window, drop=0)
     keys = jax.random.key(seed)[None]
     recipe = on_devices(plan.devices, loop.recipe(learner, tx), split_second_axis)

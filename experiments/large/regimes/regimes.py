@@ -215,7 +215,7 @@ def stored(config: Config) -> list[report.Record]:
     there = [name for name in wanted if report.path_of(name).is_file()]
     if not there:
         raise UserError(f"no record {', '.join(wanted)}; run the experiment first (see --help)")
-    return [large_report.stored(name) for name in there]
+    return [report.stored(name) for name in there]
 
 
 def of_regime(record: report.Record, regime: str) -> report.Record:
@@ -235,11 +235,8 @@ def show(record: report.Record) -> None:
         own = of_regime(record, regime)
         large_report.show(own, [tuple(column) for column in columns], regime.capitalize())
         condition, metric = columns[-1]
-        get = lambda arm, r=regime, c=condition, m=metric: record.of(r, arm, c, m)
-        for arm in own.names():
-            if "no adaptation" in own.names() and arm != "no adaptation":
-                gap = report.difference(get(arm), get("no adaptation"))
-                print(f"{metric}, {condition}: {arm} - no adaptation: {gap:+.4f}")
+        pairs = [(arm, "no adaptation") for arm in own.names() if arm != "no adaptation"]
+        large_report.differences(own, f"{metric}, {condition}", (condition, metric), pairs)
 
 
 def pictures(record: report.Record, folder: pathlib.Path) -> None:

@@ -129,7 +129,7 @@ PAIRS = [
     (blend.BLENDED, blend.TABLES),
     (SASREC, "transitions"),
 ]
-"""What is compared with what, as far as the record has it."""
+"""What the tables and the sequence model are worth to each other."""
 
 
 def compared(record: records.Record) -> None:
@@ -147,8 +147,8 @@ def compared(record: records.Record) -> None:
         rows.append(
             [
                 arm,
-                f"{both.mean:.4f} [{both.low:.4f}, {both.high:.4f}]",
-                f"{gap.mean:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]" if arm != SASREC else "",
+                f"{both:.4f}",
+                f"{gap:+.4f}" if arm != SASREC else "",
                 f"{np.mean(coverage[arm]):.3f}",
                 f"{share.mean:.3f}",
             ]
@@ -169,19 +169,10 @@ def compared(record: records.Record) -> None:
     )
 
 
-def differences(record: records.Record) -> None:
-    """Prints what the tables and the sequence model are worth to each other."""
-    get = lambda arm: record.of(record.scenario, arm, next_item.FULL, "ndcg@10")
-    for one, other in PAIRS:
-        if {one, other} <= set(record.names()):
-            gap = records.difference(get(one), get(other))
-            print(f"ndcg@10: {one} - {other}: {gap:+.4f}")
-
-
 def main(config: Config) -> records.Record | None:
     """The record of the experiment, run or read, and its table."""
     name = name_of(config)
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     if record is None:
         return None
     users = record.data.users if record.data else "?"
@@ -190,7 +181,7 @@ def main(config: Config) -> records.Record | None:
     published = config.data.dataset == "ml-1m" and record.scenario == "leave-one-out"
     large_report.show(record, COLUMNS, title, quoted=published)
     compared(record)
-    differences(record)
+    large_report.differences(record, "ndcg@10", (next_item.FULL, "ndcg@10"), PAIRS)
     if not config.output.from_records:
         large_report.finished(record, name, config, COLUMNS[1])
     return record

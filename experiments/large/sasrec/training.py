@@ -1,6 +1,5 @@
 """The training of `sasrec`: one recommender, several seeds side by side, kept as they are ready."""
 
-import functools
 import pathlib
 from typing import NamedTuple
 
@@ -15,7 +14,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.evaluation import next_item
 from metajax.learners import in_context
 from metajax.models import sequence
-from metajax.training import loop, progress
+from metajax.training import loop
 from metajax.training.average import averaged, averages
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import Params, UserError
@@ -83,12 +82,6 @@ def fit(
       name: of another recipe.
     """
     windows, per_epoch, num_steps = steps_of(config, data)
-
-    def sample(windows: histories.Windows, key: jax.Array):
-        draw = functools.partial(histories.draw, windows, width=config.window)
-        episodes = jax.vmap(draw)(jax.random.split(key, config.batch))
-        return jax.tree.map(lambda x: x[None], episodes)
-
     held = histories.held_out(data, config.window, 2)
     some = np.random.default_rng(0).permutation(len(held.target))[:JUDGED]
     valid = held.only(some)
@@ -100,20 +93,18 @@ def fit(
         return -jnp.mean(jnp.where(rank < 10, 1.0 / jnp.log2(rank + 2.0), 0.0))
 
     called = [f"{name}-seed-{seed}" if name else f"seed-{seed}" for seed in seeds]
-    title = f"{name or 'SASRec'} seed {', '.join(map(str, seeds))}"
-    with progress.bar(title, num_steps) as update:
-        fitted = loop.fit(
-            recipe_for(config, settings, num_steps),
-            sample,
-            windows,
-            jnp.stack([jax.random.key(seed) for seed in seeds]),
-            num_steps,
-            block=per_epoch // 100 * 100 or 100,
-            validate=validate,
-            report=update,
-            checkpoint=out / "checkpoints" / "+".join(called),
-            seconds=60.0 * config.minutes or float("inf"),
-        )
+    fitted = loop.fit(
+        recipe_for(config, settings, num_steps),
+        histories.sampler(config.window, config.batch),
+        windows,
+        jnp.stack([jax.random.key(seed) for seed in seeds]),
+        num_steps,
+        title=f"{name or 'SASRec'} seed {', '.join(map(str, seeds))}",
+        block=per_epoch // 100 * 100 or 100,
+        validate=validate,
+        checkpoint=out / "checkpoints" / "+".join(called),
+        seconds=60.0 * config.minutes or float("inf"),
+    )
     params, found = now(fitted.params), []
     for place, file in enumerate(called):
         mine = jax.tree.map(lambda x, place=place: x[place], params)

@@ -248,7 +248,7 @@ def run(config: Config) -> records.Record:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = f"ecommerce-{config.output.preset}"
-    record = large_report.stored(name) if config.output.from_records else run(config)
+    record = records.stored(name) if config.output.from_records else run(config)
     ecommerce_report.show(record)
     if not config.output.from_records:
         ecommerce_report.pictures(record, _out(config))

@@ -9,6 +9,7 @@ import numpy as np
 
 from metajax.data.histories import log as rows
 from metajax.evaluation import evaluate, metrics
+from metajax.serving import service
 from metajax.types import Episode, MetaLearner, Params, PyTree
 
 from . import parts
@@ -76,21 +77,6 @@ def decisions(score: jax.Array, query, cutoff: float) -> dict[str, np.ndarray]:
     return {name: np.asarray(jax.vmap(metric)(*rows_of)) for name, metric in made.items()}
 
 
-def best_items(score_V: jax.Array, k: int, block: int = BLOCK) -> jax.Array:
-    """The k items of highest score, best first: exactly, by the best blocks.
-
-    Each of the k best lies in one of the k blocks whose best item is highest, so that only those
-    are sorted.
-    """
-    size = score_V.shape[0]
-    missing = -size % block
-    tiles = jnp.pad(score_V, (0, missing), constant_values=-jnp.inf).reshape(-1, block)
-    highest = jax.lax.top_k(tiles.max(axis=1), min(k, tiles.shape[0]))[1]
-    inside = tiles[highest].ravel()
-    at = jax.lax.top_k(inside, k)[1]
-    return highest[at // block] * block + at % block
-
-
 @functools.partial(jax.jit, static_argnames="batch_size")
 def recall_of_best(
     items_VxW: jax.Array,
@@ -109,7 +95,7 @@ def recall_of_best(
     """
 
     def hits(score_V, known, query):
-        found = best_items(score_V, BEST + known.mask.shape[0])
+        found = service.best(score_V, BEST + known.mask.shape[0], BLOCK)[1]
         met = jnp.any((found[:, None] == known.inputs[None]) & (known.mask > 0)[None], axis=1)
         kept = jnp.cumsum(~met) * ~met
         found = jnp.where((kept > 0) & (kept <= BEST), found, -1)

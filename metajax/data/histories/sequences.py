@@ -9,6 +9,7 @@ MovieLens-1M, which is why results are stored with the `Sequences.digest` of the
 
 import gzip
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -281,3 +282,13 @@ def draw(windows: Windows, key: jax.Array, width: int) -> Episode:
     ones = jnp.ones(1)
     support = Examples(jnp.where(real, row, 0), real * 1.0, real * 1.0)
     return Episode((), support, Examples(windows.items[end - 1][None], ones, ones))
+
+
+def sampler(width: int, size: int) -> Callable[[Windows, jax.Array], Episode]:
+    """(windows, key) -> one task (1, ``size``, ...) of so many random windows, see `draw`."""
+
+    def sample(windows: Windows, key: jax.Array) -> Episode:
+        drawn = jax.vmap(lambda key: draw(windows, key, width))(jax.random.split(key, size))
+        return jax.tree.map(lambda x: x[None], drawn)
+
+    return sample

@@ -8,6 +8,7 @@ References: W. Wei et al., WSDM 2022, for the retail log; Harper and Konstan, 20
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ from metajax.types import UserError
 
 DIM = 8
 """Of the vectors of items."""
+AGES = ("0-17", "18-24", "25-34", "35-44", "45-49", "50-55", "56 and older")
+"""Of people of MovieLens."""
 WINDOWS = (0.4, 0.7, 0.8)
 """Shares of the log by time: before the first nobody is a row; then training, validation, test."""
 
@@ -175,7 +178,12 @@ def clicks_and_ratings(
                for k in ("gender", "age", "occupation")]  # fmt: skip
     extra = np.hstack([of_item[rows.item], *(p[rows.user] for p in profile)])
     told = ("click", "rating"), (False, True)
-    return _made("ml-1m", log, rows, label, known, *told, extra=extra)
+    names = {"gender": ("unknown", "women", "men"), "age": ("unknown", *AGES)}
+    about = {
+        kind: np.asarray(words)[table.user_features.columns[kind][rows.user, 0]]
+        for kind, words in names.items()
+    }
+    return _made("ml-1m", log, rows, label, known, *told, extra=extra, about=about)
 
 
 def markets(folder: Path | str, *, most: int = 20, others: int = 2, seed: int = 0) -> Labeled:
@@ -224,10 +232,14 @@ def _made(
     *,
     chain: bool = False,
     extra: np.ndarray | None = None,
+    about: Mapping[str, np.ndarray] | None = None,
 ) -> Labeled:
     part = parts(log, rows)
+    early = log.user[log.time <= np.quantile(log.time, WINDOWS[2])]
+    active = np.bincount(early, minlength=int(log.user.max()) + 1)[rows.user]
+    about = {"events before the test": active, **(about or {})}
     x = standardized(known_before(log, rows), part)
     x = x if extra is None else np.hstack([x, extra.astype(np.float32)])
     unit = np.unique(rows.user, return_inverse=True)[1].astype(np.int32)
     label, known = label.astype(np.float32), known.astype(np.float32)
-    return checked(Labeled(name, x, label, known, tasks, unit, part, numbers, chain))
+    return checked(Labeled(name, x, label, known, tasks, unit, part, numbers, chain, about))

@@ -5,6 +5,7 @@ A file ``.npz`` of your own with arrays ``x`` and ``label`` is read alike.
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,14 @@ NUMBERS += ("num_emp", "weeks_worked")
 RARE = 0.002
 """A category of fewer training rows has no column."""
 COLLEGE = ("Associates", "Bachelors", "Doctorate", "Masters", "Prof school", "Some college")
+AGES = ("0-17", "18-34", "35-54", "55 and older")
+SCHOOLS = {
+    "bachelor or higher": ("Bachelors", "Masters", "Doctorate", "Prof school"),
+    "children": ("Children",),
+    "high school": ("High school",),
+    "some college": ("Some college", "Associates"),
+}
+"""Groups by education and how their categories begin; all others have no diploma."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +47,8 @@ class Labeled:
       part: (N,) int8 `TRAIN`, `VALID` or `TEST`.
       numbers: (T,) whether a task is a number, else it is a yes or a no.
       chain: whether each label can be 1 only where the one before is: view, cart, purchase.
+      about: kind -> (N,) words or whole numbers known of a row's person, by which results are
+        grouped; never what a label tells.
     """
 
     name: str
@@ -49,6 +60,7 @@ class Labeled:
     part: np.ndarray
     numbers: tuple[bool, ...]
     chain: bool = False
+    about: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
 def checked(rows: Labeled) -> Labeled:
@@ -160,7 +172,28 @@ def census_income(
     common = [c[:, c[part == TRAIN].mean(axis=0) >= RARE] for c in one_hot]
     x = np.hstack([standardized(np.hstack([numbers, bumps]), part), *common])
     known, yes = np.ones_like(label), (False,) * len(tasks)
-    return checked(Labeled(name, x, label, known, tasks, unit, part, yes))
+    about = _about(found, words)
+    if "college" in tasks:  # then education is a label
+        del about["education"]
+    return checked(Labeled(name, x, label, known, tasks, unit, part, yes, about=about))
+
+
+def _about(
+    column: Mapping[str, np.ndarray], words: Mapping[str, Sequence[str]]
+) -> dict[str, np.ndarray]:
+    """Kind -> the group (N,) of each person of Census-Income, in words."""
+    school = [
+        next((group for group, begins in SCHOOLS.items() if word.startswith(begins)), "no diploma")
+        for word in words["education"]
+    ]
+    sex = ["women" if word == "Female" else "men" for word in words["sex"]]
+    named = lambda names, place: np.asarray(names)[np.asarray(place, int)]
+    return {
+        "sex": named(sex, column["sex"]),
+        "age": named(AGES, np.digitize(column["age"], (18, 35, 55))),
+        "education": named(school, column["education"]),
+        "weeks worked": named(("0", "1-51", "52"), np.digitize(column["weeks_worked"], (1, 52))),
+    }
 
 
 def chosen(rows: Labeled, tasks: tuple[str, ...]) -> Labeled:
@@ -178,5 +211,11 @@ def sampled(rows: Labeled, most: dict[int, int], seed: int = 0) -> Labeled:
         place = np.flatnonzero(rows.part == part)
         kept[draw.permutation(place)[: most.get(part, len(place))]] = True
     unit = np.unique(rows.unit[kept], return_inverse=True)[1].astype(np.int32)
-    parts = {"x": rows.x[kept], "label": rows.label[kept], "known": rows.known[kept]}
+    about = {kind: values[kept] for kind, values in rows.about.items()}
+    parts = {
+        "about": about,
+        "x": rows.x[kept],
+        "label": rows.label[kept],
+        "known": rows.known[kept],
+    }
     return dataclasses.replace(rows, **parts, unit=unit, part=rows.part[kept])

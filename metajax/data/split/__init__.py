@@ -12,35 +12,17 @@ and `ctr_warmup` cut time. One seed, one split.
 from metajax.data.split.files import load, save
 from metajax.data.split.quadrants import (
     SCENARIOS,
-    last_released,
     melu,
     melu_states,
     newest_items,
     newest_users,
     quadrants,
-    random_share,
 )
-from metajax.data.split.tasks import (
-    NUM_QUERY,
-    Split,
-    Tasks,
-    grouped,
-    query_rows,
-    require_tasks,
-    tasks_of_users,
-)
+from metajax.data.split.tasks import Split, Tasks, grouped
 from metajax.data.split.temporal import ctr_warmup, global_time, leave_one_out, prequential
-from metajax.data.split.users import (
-    domain_transfer,
-    first_k,
-    merge_domains,
-    newcomers,
-    tanp,
-    user_disjoint,
-)
+from metajax.data.split.users import domain_transfer, first_k, newcomers, tanp, user_disjoint
 
 __all__ = [
-    "NUM_QUERY",
     "SCENARIOS",
     "Split",
     "Tasks",
@@ -49,22 +31,16 @@ __all__ = [
     "first_k",
     "global_time",
     "grouped",
-    "last_released",
     "leave_one_out",
     "load",
     "melu",
     "melu_states",
-    "merge_domains",
     "newcomers",
     "newest_items",
     "newest_users",
     "prequential",
     "quadrants",
-    "query_rows",
-    "random_share",
-    "require_tasks",
     "save",
     "tanp",
-    "tasks_of_users",
     "user_disjoint",
 ]

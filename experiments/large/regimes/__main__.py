@@ -1,8 +1,0 @@
-"""The command `python -m experiments regimes`."""
-
-from metajax import benchmark
-
-from .regimes import Config, main
-
-if __name__ == "__main__":
-    benchmark.cli(main, Config)

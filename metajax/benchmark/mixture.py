@@ -1,0 +1,141 @@
+"""A10: the arms of a table mixed by weights that meta-validation chooses.
+
+Scores of learners, of trees and of closed forms are summed with weights that are not negative
+(Breiman, "Stacked regressions", Machine Learning 1996). They are fitted on validation tasks, which
+no arm was fitted on, each divided anew in support and query several times. Items without ratings
+have weights of their own, fitted on the same tasks with the items' estimates taken away: an arm
+may be good at the one and not at the other. The same mixture without a meta-learner, A10, is the
+control of a mixture with one.
+"""
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from metajax.benchmark.arm import Fitted
+from metajax.benchmark.baselines import Trained
+from metajax.benchmark.problem import Problem, laid_out
+from metajax.data import episodes, split
+from metajax.data.features.represent import as_cold
+from metajax.evaluation import judge
+from metajax.results import records
+from metajax.types import Episode
+
+A10, MIXED = "A10 mixture", "A6 mixture"
+NUM_DRAWS = 8
+
+
+def mixture_arm(
+    problem: Problem,
+    arms: Mapping[str, Trained | Fitted],
+    num_draws: int = NUM_DRAWS,
+    role: str = records.BASELINE,
+) -> Fitted:
+    """The mixture of arms, with weights for items with ratings and others for those without.
+
+    An arm of S seeds makes a mixture of S seeds, each with the same weights; its seeds are not
+    averaged.
+
+    Args:
+      problem: its validation tasks choose the weights.
+      arms: trained and tuned.
+      num_draws: how often each validation task is divided anew.
+      role: of the mixture in a table.
+    """
+    began = time.perf_counter()
+    ready = {name: _scorer(arm, problem) for name, arm in arms.items()}
+    source, tasks = problem.valid[0], redrawn(problem, num_draws)
+    hidden = source._replace(inputs=source.inputs | as_cold(source.inputs))
+    weights = {
+        "rated": fitted_weights(_scores(ready, source, tasks), tasks, problem.mean),
+        "unrated": fitted_weights(_scores(ready, hidden, tasks), tasks, problem.mean),
+    }
+
+    def predict(source: episodes.Source, tasks: Episode, key: jax.Array) -> np.ndarray:
+        scores = _scores(ready, source, tasks, key) - problem.mean
+        rated = np.asarray(source.inputs["count"])[np.asarray(tasks.query.inputs)] > 0
+        of = {k: np.tensordot(w, scores, axes=1) for k, w in weights.items()}
+        return (problem.mean + np.where(rated, of["rated"], of["unrated"])).astype(np.float32)
+
+    first = predict(*problem.valid, jax.random.key(0))
+    error = [_error(problem, scores) for scores in first]
+    told: dict[str, Any] = {
+        f"weights, items {name}": dict(zip(arms, w.round(4).tolist(), strict=True))
+        for name, w in weights.items()
+    }
+    told |= {"num_draws": num_draws, "valid": float(np.mean(error))}
+    return Fitted(predict, told, time.perf_counter() - began, role=role)
+
+
+def redrawn(problem: Problem, num_draws: int, seed: int = 0) -> Episode:
+    """The validation tasks, each ``num_draws`` times with its rows in another random order."""
+    rng, found = np.random.default_rng(seed), []
+    for tasks in problem.split.valid.values():
+        for _ in range(num_draws):
+            found.append(laid_out(_shuffled(tasks, rng), problem.split.num_query))
+    return judge.together(found)
+
+
+def _shuffled(tasks: split.Tasks, rng: np.random.Generator) -> split.Tasks:
+    """The tasks with the rows of each in random order."""
+    task = np.repeat(np.arange(tasks.num_tasks), tasks.length)
+    rows = np.repeat(tasks.start, tasks.length)
+    rows = (
+        rows
+        + np.arange(len(rows))
+        - np.repeat(np.cumsum(tasks.length) - tasks.length, tasks.length)
+    )
+    rows = rows[np.lexsort((rng.random(len(rows)), task))]
+    start = (np.cumsum(tasks.length) - tasks.length).astype(np.int32)
+    return tasks._replace(start=start, other=tasks.other[rows], label=tasks.label[rows])
+
+
+def fitted_weights(scores: np.ndarray, tasks: Episode, mean: float) -> np.ndarray:
+    """The weights (M,), none negative, with the least squared error; every task counts alike.
+
+    Args:
+      scores: (M, S, T, Q) of M arms.
+      tasks: T tasks with their labels.
+      mean: the rating that scores and labels are differences from.
+    """
+    mask, label = np.asarray(tasks.query.mask), np.asarray(tasks.query.label)
+    weight = np.sqrt(mask / np.maximum(mask.sum(axis=1, keepdims=True), 1))
+    x = ((scores - mean) * weight).reshape(len(scores), -1)
+    y = np.broadcast_to((label - mean) * weight, scores.shape[1:]).ravel()
+    gram, moment = x @ x.T, x @ y
+    root = np.linalg.cholesky(gram + 1e-9 * np.trace(gram) * np.eye(len(gram)))
+    return optimize.nnls(root.T, np.linalg.solve(root, moment))[0]
+
+
+def _scorer(arm: Trained | Fitted, problem: Problem) -> judge.Scorer:
+    judged = arm.predict if isinstance(arm, Fitted) else (arm.learner, arm.params)
+    return judge.scorer(judged, fetch=episodes.fetch, predict=problem.predict)
+
+
+def _scores(
+    ready: Mapping[str, judge.Scorer],
+    source: episodes.Source,
+    tasks: Episode,
+    key: jax.Array | None = None,
+) -> np.ndarray:
+    """The scores (M, S, T, Q) of M arms; an arm of one seed has the same scores for all seeds."""
+    key = jax.random.key(0) if key is None else key
+    each = [np.asarray(run(source, tasks, key), np.float64) for run in ready.values()]
+    seeds = max(scores.shape[0] for scores in each)
+    return np.stack([np.broadcast_to(s, (seeds, *s.shape[1:])) for s in each])
+
+
+@partial(jax.jit, static_argnums=0)
+def _mean_error(error: Any, scores: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+    return error(scores, label, mask)
+
+
+def _error(problem: Problem, scores: np.ndarray) -> float:
+    query = problem.valid[1].query
+    return float(_mean_error(problem.error, jnp.asarray(scores), query.label, query.mask))
