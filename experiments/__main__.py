@@ -6,7 +6,7 @@ import pathlib
 import runpy
 import sys
 
-from . import find, sources
+from . import find, sources, stand_ins
 
 
 def first_line(path: pathlib.Path) -> str:
@@ -30,9 +30,12 @@ def run(name: str) -> None:
     module = find(name)
     if module is None:
         sys.exit(f"error: no experiment {name!r}; python -m {__package__} lists them all")
-    if {"-h", "--help"} & {*sys.argv}:  # a tenth less to wait, and nothing to collect
-        gc.disable()
-    runpy.run_module(f"{__package__}.{module}", run_name="__main__", alter_sys=True)
+    start = lambda: runpy.run_module(f"{__package__}.{module}", run_name="__main__", alter_sys=True)
+    if {"-h", "--help"} & {*sys.argv}:
+        gc.disable()  # a tenth less to wait, and nothing to collect
+        stand_ins.run(start)
+    else:
+        start()
 
 
 def main() -> None:

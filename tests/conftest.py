@@ -1,6 +1,7 @@
 """Settings of the whole suite; the environment is set before JAX is first imported."""
 
 import functools
+import gc
 import importlib.metadata
 import itertools
 import os
@@ -14,6 +15,7 @@ if os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE) == CACHE:  # one fo
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # a tenth of the time of small ones
 FLAGS = (  # for programs as small as those of tests, compiling well takes longest
     "--xla_cpu_enable_concurrency_optimized_scheduler=false --xla_backend_optimization_level=0 "
     "--xla_cpu_parallel_codegen_split_count=1"
@@ -38,6 +40,13 @@ if hasattr(mlir, "make_ir_context"):
     mlir.make_ir_context = lambda: _of(next(_number) // 50)
 
 
+def pytest_collection_finish() -> None:
+    """What is collected stays: the garbage collector need not visit it, nor all else so often."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> pathlib.Path:
     """The folder of real data sets; tests that need it are skipped where there is none."""
@@ -45,3 +54,17 @@ def data_dir() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip("no data folder: set METAJAX_DATA")
     return folder
+
+
+@pytest.fixture
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bootstraps of few draws and coarse pictures: a table is printed, and drawn, no more."""
+    from metajax.online import scores
+    from metajax.results import intervals, plots
+
+    for of in (intervals.mean_interval, intervals.paired_bootstrap, intervals.two_way_bootstrap):
+        monkeypatch.setitem(of.__kwdefaults__, "draws", 100)
+    for of in (intervals.ratio_bootstrap, intervals.stratified_bootstrap):
+        monkeypatch.setitem(of.__kwdefaults__, "draws", 100)
+    monkeypatch.setattr(scores.mean_of_events, "__defaults__", (100, 0))
+    monkeypatch.setattr(plots, "DPI", 60)

@@ -17,6 +17,8 @@ import numpy as np
 from metajax.types import UserError
 
 FILTER = {"id": lzma.FILTER_LZMA2, "preset": 9, "lc": 0, "lp": 0, "pb": 0, "dict_size": 1 << 24}
+LEAST = 1 << 16
+"""A dictionary as short as what is packed is as good, and made in a fiftieth of the time."""
 NEAR = 48
 """How many rows back the most similar one is looked for."""
 DIVISORS = sorted(
@@ -52,10 +54,17 @@ class _Rows:
     def __init__(self):
         self.kept: dict[tuple[int, bool], list[np.ndarray]] = {}
 
-    def guesses(self, width: int, q: int) -> list[np.ndarray]:
-        """Rows in multiples of 1/q, or as the bits of floats; zeros first."""
-        kept = self.kept.get((width, q == FLOAT), [])
-        return [np.zeros(width, np.int64), *(_multiples(row, q) if q else row for row in kept)]
+    def guesses(self, width: int, q: int) -> np.ndarray:
+        """Rows in multiples of 1/q, or as the bits of floats, (number, width); zeros first."""
+        kept = np.stack([np.zeros(width, np.int64), *self.kept.get((width, q == FLOAT), [])])
+        return _multiples(kept, q) if q else kept
+
+    def guess(self, which: int, width: int, q: int) -> np.ndarray:
+        """One of `guesses`."""
+        if which == 0:
+            return np.zeros(width, np.int64)
+        row = self.kept[width, q == FLOAT][which - 1]
+        return _multiples(row, q) if q else row
 
     def keep(self, whole: np.ndarray, q: int) -> None:
         kept = self.kept.setdefault((len(whole), q == FLOAT), [])
@@ -63,8 +72,8 @@ class _Rows:
         del kept[NEAR:]
 
 
-def _multiples(row: np.ndarray, q: int) -> np.ndarray:
-    return np.rint(row * float(q)).astype(np.int64)
+def _multiples(rows: np.ndarray, q: int) -> np.ndarray:
+    return np.rint(rows * float(q)).astype(np.int64)
 
 
 def pack(arrays: Sequence[np.ndarray]) -> bytes:
@@ -78,7 +87,7 @@ def pack(arrays: Sequence[np.ndarray]) -> bytes:
         odd.append(_odd(row))
         finite = np.isfinite(row)
         whole = _whole(row, q)
-        guesses = np.stack(rows.guesses(len(row), q))
+        guesses = rows.guesses(len(row), q)
         gaps = np.where(finite, whole - guesses, 0)
         best = int(np.log1p(np.abs(gaps, dtype=np.float32)).sum(axis=1).argmin())
         base = int(np.median(gaps[best][finite])) if finite.any() else 0
@@ -125,7 +134,7 @@ def unpack(data: bytes) -> list[np.ndarray]:
         array = np.empty((count, width), np.float32)
         for i in range(count):
             best, depth, base = next(about)
-            whole = rows.guesses(width, q)[best] + base + _take(streams, places, depth, width)
+            whole = rows.guess(best, width, q) + base + _take(streams, places, depth, width)
             rows.keep(whole, q)
             array[i] = _float(whole, q, odds[place : place + width])
             place += width
@@ -179,8 +188,14 @@ def _take(streams: list[np.ndarray], places: list[int], depth: int, width: int) 
 
 
 def _join(parts: Sequence[bytes]) -> bytes:
-    packed = [lzma.compress(part, lzma.FORMAT_RAW, filters=[FILTER]) for part in parts]
+    packed = [lzma.compress(part, lzma.FORMAT_RAW, filters=[_filter(len(part))]) for part in parts]
     return struct.pack(f"<{1 + len(packed)}I", len(packed), *map(len, packed)) + b"".join(packed)
+
+
+def _filter(size: int) -> dict[str, int]:
+    """The filter that packs so many bytes; `FILTER` unpacks what any of them packed."""
+    longest = FILTER["dict_size"]
+    return {**FILTER, "dict_size": min(longest, max(LEAST, 1 << size.bit_length()))}
 
 
 def _split(data: bytes) -> list[bytes]:

@@ -44,6 +44,8 @@ TEXT: Any = {
     "axes.linewidth": 0.6,
     "svg.hashsalt": "metajax",
 }
+DPI = 300
+"""Dots per inch of a picture in dots."""
 
 
 @contextlib.contextmanager
@@ -59,7 +61,7 @@ def page(path: pathlib.Path, height: float = 2.4) -> Iterator[Any]:
         still = {"Date": None} if path.suffix in (".svg", ".pdf") else None
         if path.suffix == ".pdf":
             still = {"CreationDate": None}
-        figure.savefig(path, dpi=300, metadata=still)
+        figure.savefig(path, dpi=DPI, metadata=still)
 
 
 def look(i: int) -> dict[str, Any]:

@@ -75,6 +75,7 @@ def test_the_worst_cluster_is_the_one_of_the_largest_error():
     assert value == 3.0 and mine.nonzero()[0].tolist() == list(range(12, 24))
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
     config = experiment.Config(output=Output(from_records=True, out=tmp_path))
     if not records.path_of(report.name_of(config)).is_file():

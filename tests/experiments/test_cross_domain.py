@@ -107,6 +107,7 @@ def test_no_column_of_a_training_user_was_fitted_to_that_user():
     np.testing.assert_allclose(of.held_out[1][fold], other.held_out[1][fold], atol=0.02)
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("name", [r.stem for r in records.files(records.RESULTS, "cross_domain-*")])
 def test_a_stored_record_prints_its_tables_and_draws(name, tmp_path, capsys):
     source, _, target = name.removeprefix("cross_domain-").partition("-to-")

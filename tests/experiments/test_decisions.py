@@ -27,6 +27,7 @@ def test_a_missing_record_gets_one_line(name, tmp_path, monkeypatch):
         module.main(module.Config(output=Output(from_records=True)))
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_a_stored_record_prints_its_table_and_draws(name, tmp_path, capsys):
     if not records.path_of(name).is_file():

@@ -86,6 +86,7 @@ def test_events_and_a_set_without_a_graph_get_one_line(tmp_path):
         knowledge_graph.measured(own)
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize(
     ("experiment", "report", "picture"),
     [(knowledge_graph, graph_report, "mae.png"), (hybrid, hybrid_report, "density.png")],

@@ -20,6 +20,7 @@ def test_the_least_and_the_most_kale_are_what_they_are_called():
     assert long_term.by_kale(seen, -1.0).argmax() == kale.argmin()
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_stored_record_prints_its_table_and_draws(tmp_path, capsys):
     if not records.path_of(long_term.NAME).is_file():
         pytest.skip("no record of long_term is stored")

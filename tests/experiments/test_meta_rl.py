@@ -43,6 +43,7 @@ def test_meta_training_moves_the_start_and_the_rate(kind):
     assert abs(float(params["log_rate"][0])) > 0
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
     if not records.path_of(meta_rl.NAME).is_file():
         pytest.skip("no record of meta_rl is stored")

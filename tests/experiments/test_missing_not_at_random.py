@@ -116,6 +116,7 @@ def test_people_are_grouped_by_what_is_known_of_them():
     assert set(found["names"]) <= {"0", "1", "2", "3"} and len(found["of"]) == 12
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
     name = f"{experiment.NAME}-coat"
     if not records.path_of(name).is_file():

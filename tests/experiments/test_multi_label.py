@@ -99,6 +99,7 @@ def test_permuted_labels_are_the_same_labels_of_other_people():
     assert (plain.query.label != dealt.query.label).any()
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.slow
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
     config = experiment.Config(output=Output(from_records=True, out=tmp_path))

@@ -137,6 +137,7 @@ def test_what_cannot_be_read_gets_one_line(tmp_path):
         task_rows.loaded(multi_task.Config(dataset=str(path)))
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("dataset", ["synthetic", *multi_task.DATASETS])
 def test_the_stored_record_prints_its_tables_and_draws(dataset, tmp_path, capsys):
     name = multi_task.NAME if dataset == "synthetic" else f"{multi_task.NAME}-{dataset}"

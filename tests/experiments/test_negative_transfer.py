@@ -119,6 +119,7 @@ def test_in_the_world_opposite_tastes_close_the_gate_and_like_tastes_open_it(tmp
     assert not report.opened(record, "rho 0.8", "k=1", report.GATED_WRONG)
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("dataset", ["synthetic", "ml-100k"])
 def test_a_stored_record_prints_its_tables_and_draws(dataset, tmp_path, capsys):
     config = experiment.Config(Output(from_records=True, out=tmp_path), dataset)

@@ -84,6 +84,7 @@ def test_the_group_whose_labels_are_noise_is_told_from_the_other():
     assert not (np.array(told["K=10"]["new"]["of"]) >= 0).any()  # a group of one label has no AUC
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("dataset", STORED)
 def test_the_stored_record_prints_its_tables_and_draws(dataset, tmp_path, capsys):
     if not records.path_of(f"{new_task.NAME}-{dataset}").is_file():

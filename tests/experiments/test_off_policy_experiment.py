@@ -39,6 +39,7 @@ def test_a_log_of_ones_own_gets_its_table_and_its_picture(tmp_path, capsys):
     assert (tmp_path / "out" / "log.png").is_file()
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
     if not records.path_of(off_policy.NAME).is_file():
         pytest.skip("no record of off_policy is stored")

@@ -301,6 +301,7 @@ def test_published_numbers_say_where_they_are_from():
     assert few_shot.published("omniglot")["5-way 1-shot|MAML"] == "98.7 ± 0.4"
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("experiment", [omniglot, unsupervised])
 def test_stored_records_print_their_table(experiment, tmp_path, capsys):
     if not records.files(records.RESULTS, "omniglot-*"):

@@ -11,7 +11,7 @@ import types
 
 import pytest
 
-from experiments import HERE, find, sources, with_config
+from experiments import HERE, find, sources, stand_ins, with_config
 from experiments.methods import anil, evidence, maml
 from experiments.tools import search as tuning
 from metajax import settings
@@ -40,13 +40,58 @@ def module(name: str) -> types.ModuleType:
     return importlib.import_module(with_config(f"experiments.{find(name)}"))
 
 
-@pytest.mark.parametrize("name", taking_a_run())
-def test_help_names_the_presets_and_the_folder(name, capsys):
-    with pytest.raises(SystemExit) as stop:
-        command.parse(module(name).Config, ["--help"])
-    said = capsys.readouterr().out
-    assert stop.value.code == 0
-    assert "--preset {quick,paper,gpu}" in said and "--out" in said
+LISTS = """
+import contextlib, io, json, sys
+from experiments import __main__, sources
+
+said = {}
+for _, name, _ in sources():
+    sys.argv = ["experiments", "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
+        __main__.run(name)
+    jax = sys.modules.get("jax")
+    said[name] = out.getvalue(), jax is None or type(jax).__name__ == "_Library"
+print(json.dumps(said))
+"""
+"""Each experiment's list of options, and whether it was given without JAX."""
+
+
+@pytest.fixture(scope="module")
+def lists() -> dict[str, tuple[str, bool]]:
+    """The lists of options, all in one process of their own."""
+    wide = dict(os.environ, COLUMNS="80")
+    command_line = [sys.executable, "-W", "ignore", "-c", LISTS]
+    done = subprocess.run(command_line, cwd=ROOT, env=wide, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_help_names_the_presets_and_the_folder(lists):
+    for name in taking_a_run():
+        said, _ = lists[name]
+        assert "--preset {quick,paper,gpu}" in said and "--out" in said, name
+
+
+def test_help_needs_none_of_the_libraries_that_compute(lists):
+    assert {name for name, (said, _) in lists.items() if not said} == set()
+    assert {name for name, (_, without) in lists.items() if not without} == set()
+
+
+def test_help_is_the_same_without_the_libraries(lists, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    for name in ("maml", "sinusoid", "regimes"):
+        with pytest.raises(SystemExit):
+            command.parse(module(name).Config, ["--help"])
+        options = capsys.readouterr().out.partition("options")[2]
+        assert options and options == lists[name][0].partition("options")[2]
+
+
+def test_a_command_that_computes_at_once_gets_the_libraries_themselves(monkeypatch):
+    monkeypatch.setattr(stand_ins, "LIBRARIES", {"colorsys"})
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    found = []
+    stand_ins.run(lambda: found.append(importlib.import_module("colorsys").ONE_THIRD * 3))
+    assert found == [1.0]
 
 
 def test_a_package_is_run_by_the_file_of_its_name():

@@ -45,6 +45,7 @@ def test_too_few_candidates_are_refused_before_anything_is_read():
         experiment.measured(experiment.Config(candidates=4))
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
     config = experiment.Config(output=Output(from_records=True, out=tmp_path))
     if not records.path_of(report.name_of(config)).is_file():

@@ -31,6 +31,7 @@ def test_own_ratings_are_out_of_the_columns_that_a_client_learns_from():
     )
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.slow
 def test_federated_runs_small_and_its_record_prints_the_table(tmp_path, capsys):
     options = ["--preset", "quick", "--rounds", "4", "--clients", "4", "--judged", "10"]
@@ -66,6 +67,7 @@ def test_federated_refuses_before_training(options, line, tmp_path):
         federated.main(config)
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.slow
 def test_private_runs_small_and_its_record_prints_the_table(tmp_path, capsys):
     pytest.importorskip("jax_privacy", reason="pip install metajax[privacy]")

@@ -36,6 +36,7 @@ def test_a_missing_record_gets_one_line(name, tmp_path, monkeypatch):
         main(config(output=Output(from_records=True)))
 
 
+@pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize("path", sorted(records.RESULTS.glob("online*.record")))
 def test_a_stored_record_prints_its_table_and_draws(path, tmp_path, capsys):
     record = records.read(path)
