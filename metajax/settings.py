@@ -14,13 +14,16 @@ every setting is a plain option, whichever part it stands in:
 A number must be finite and not negative. A type with a `Range`, such as `Positive`, says more.
 """
 
+import contextlib
 import dataclasses
 import hashlib
+import io
+import itertools
 import json
 import math
 import pathlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import tyro
@@ -302,6 +305,28 @@ def check(config: T) -> T:
             if not (math.isfinite(number) and allowed.low <= number <= allowed.high):
                 raise UserError(f"{option(name)} must be {allowed}, and it is {number:g}")
     return config
+
+
+def parsed(config: type[T], arguments: Sequence[str], **options: Any) -> T:
+    """The configuration that arguments of a command line say, checked.
+
+    Args:
+      options: others of `tyro.cli`.
+
+    Raises:
+      UserError: an option is not understood, or its value makes no sense.
+    """
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            found = tyro.cli(config, args=arguments, config=(tyro.conf.OmitArgPrefixes,), **options)
+        return check(found)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+    lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
+    told = " ".join(itertools.takewhile(bool, lines))
+    raise UserError(f"{told or 'the options are not understood'} (see --help)")
 
 
 def _range_of(kind: Any) -> Range:

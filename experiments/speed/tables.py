@@ -47,10 +47,6 @@ def _learner() -> MetaLearner:
     return gradient(vector_mlp((64,)), optax.sgd(0.01), 1)
 
 
-Batch = tuple[jax.Array, jax.Array]
-"""Items (T, N) and labels (T, N) of tasks."""
-
-
 def outer_loss(rows_TxNxD: jax.Array, params: Params, label_TxN: jax.Array):
     """MAML's mean outer loss over tasks on looked-up rows, and nothing beside."""
     part = lambda x, y: Examples(x, y, jnp.ones(y.shape))

@@ -23,8 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.console import Console
-from rich.table import Table
 
 from metajax import benchmark, optim
 from metajax.learners.gradient.maml import gradient
@@ -33,9 +31,8 @@ from metajax.online import anchor, scores, updaters
 from metajax.online.drift import DriftStream
 from metajax.online.meta import meta
 from metajax.online.prequential import Online
-from metajax.results import ledger, plots, records
+from metajax.results import ledger, plots, records, tables
 from metajax.settings import Hardware, Output, Positive, Presets
-from metajax.training import journal
 
 from . import task_arms, worlds
 from .play import Player
@@ -159,42 +156,31 @@ def measured(config: Config) -> records.Record:
     control = dict.fromkeys((RANDOM, ZERO), records.CONTROL)
     roles = dict.fromkeys((BASELINE, task_arms.BEST), records.BASELINE) | control
     roles = dict.fromkeys(arms, records.METHOD) | roles
-    record = records.made(
-        NAME, config, records.arms_of(arms, roles=roles), kept, opened=(opened,),
-        seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={"recovery": recovers, "scenarios": list(recovers)},
+    return benchmark.kept(
+        NAME, NAME, config, records.arms_of(arms, roles=roles), kept, began=began,
+        opened=(opened,), extra={"recovery": recovers, "scenarios": list(recovers)},
     )  # fmt: skip
-    records.write(config.output.folder(NAME), NAME, record)
-    if config.output.publish:
-        records.publish(NAME, record)
-    return record
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table of each world and noise, and saves the recovery after jumps."""
-    console = Console()
-    if not console.is_terminal:
-        console.width = max(console.width, 150)
+    heads = ("arm", "all tasks", "minus alpha 0", "regret to the tracker")
+    heads = (*heads, "F to the baseline", "share F<1", "F to zeros")
     for scenario in record.extra["scenarios"]:
         get = lambda arm, s=scenario: record.of(s, arm, records.ALL, "mse")
-        table = Table(title=f"{scenario}: mean squared error of {get(BASELINE).size} streams")
-        table.add_column("arm", no_wrap=True)
-        heads = ("all tasks", "minus alpha 0", "regret to the tracker")
-        for head in (*heads, "F to the baseline", "share F<1", "F to zeros"):
-            table.add_column(head, justify="right", no_wrap=True)
+        title, rows = f"{scenario}: mean squared error of {get(BASELINE).size} streams", []
         for arm in record.arms:
             own = get(arm.name)
-            told = lambda r: f"{r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}]"
             gap = records.difference(own, get(named(0.0)))
             regret = records.difference(own, get(task_arms.BEST))
             fit = scores.fitness(own[0], get(BASELINE)[0])
             weak = scores.fitness(own[0], get(ZERO)[0])
-            table.add_row(
-                arm.name, f"{own.mean():.3f}", "" if arm.name == named(0.0) else told(gap),
-                "" if arm.name == task_arms.BEST else told(regret), f"{fit.geometric:.3f}",
+            rows.append([
+                arm.name, f"{own.mean():.3f}", "" if arm.name == named(0.0) else f"{gap:+.3f}",
+                "" if arm.name == task_arms.BEST else f"{regret:+.3f}", f"{fit.geometric:.3f}",
                 f"{fit.below:.2f}", f"{weak.geometric:.3f}",
-            )  # fmt: skip
-        console.print(table)
+            ])  # fmt: skip
+        tables.terminal(tables.Grid(title, heads, rows))
     picture(record, folder / "alpha.png")
     recovery(record, folder / "recovery.png")
 

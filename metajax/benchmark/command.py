@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import errno
-import io
 import itertools
 import os
 import pathlib
@@ -197,27 +196,10 @@ def parse(
     Raises:
       UserError: an option is not understood, or its value makes no sense.
     """
-    said = io.StringIO()
     given = list(sys.argv[1:] if arguments is None else arguments)
     default = settings.with_preset(declared(config), _preset_in(given))
-    try:
-        with contextlib.redirect_stderr(said):
-            found = tyro.cli(
-                config,
-                prog=_program(),
-                args=given,
-                description=description,
-                config=(tyro.conf.OmitArgPrefixes,),
-                default=default,
-            )
-        return settings.check(found)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
-        told = " ".join(itertools.takewhile(bool, lines))
-        message = f"{told or 'the options are not understood'} (see --help)"
-    raise UserError(message)
+    told = {"prog": _program(), "description": description, "default": default}
+    return settings.parsed(config, given, **told)
 
 
 def _program() -> str:

@@ -3,18 +3,16 @@
 import contextlib
 import dataclasses
 import io
-import itertools
 import os
 import pathlib
 import shutil
 import sys
-from typing import Any
 
 import tyro
 
 from metajax.data import describe
 from metajax.data.sources import named
-from metajax.settings import ReadOptions, check
+from metajax.settings import ReadOptions, parsed
 from metajax.types import UserError
 
 
@@ -40,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(
                 "say: python -m metajax.data describe DATASET (--help tells the options)"
             )
-        options = _parse(given[1:] if given[:1] == ["describe"] else given)
+        rest = given[1:] if given[:1] == ["describe"] else given
+        options = parsed(Describe, rest, prog="python -m metajax.data describe")
         with contextlib.redirect_stderr(io.StringIO()):
             table = named.load(options.dataset, options.data_dir, options.read, options.min_rows)
         width = shutil.get_terminal_size((0, 0)).columns
@@ -49,30 +48,6 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _parse(given: list[str]) -> Any:
-    """The options of a command line.
-
-    Raises:
-      UserError: one is not understood.
-    """
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            found = tyro.cli(
-                Describe,
-                prog="python -m metajax.data describe",
-                args=given,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
-        return check(found)
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        lines = [line.strip(" │╭╮╰╯─") for line in said.getvalue().splitlines()[1:]]
-        message = " ".join(itertools.takewhile(bool, lines))
-    raise UserError(f"{message or 'the options are not understood'} (see --help)")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from metajax import tree
 from metajax.federated.rounds import Upload
 from metajax.training.updates import Update, optimizer
 from metajax.types import Params, PyTree, UserError
@@ -180,8 +179,3 @@ def linear_start(gram: jax.Array, moment: jax.Array, ridge: jax.Array | float) -
     """
     values, vectors = jnp.linalg.eigh(gram)
     return vectors @ ((vectors.T @ moment) / jnp.maximum(values, ridge))
-
-
-def norms(updates: PyTree) -> jax.Array:
-    """The norms (C,) of updates (C, ...): look at those of volunteers to choose a clip."""
-    return jax.vmap(lambda u: jnp.sqrt(tree.squared_norm(u)))(updates)

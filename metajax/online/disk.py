@@ -7,9 +7,7 @@ goes on from the last checkpoint, and ends with the same bits.
 
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.data.histories.stream import prefetched
 from metajax.online.factorization import Asked
 from metajax.online.prequential import Online, Record, Round, prequential, scores_alone
 from metajax.training import checkpoint
@@ -108,14 +107,7 @@ class Blocks:
 
     def read(self, start: int = 0, ahead: int = 2) -> Iterator[Round]:
         """The blocks from ``start`` on, each read while those before it are in use."""
-        with ThreadPoolExecutor(max(ahead, 1)) as pool:
-            waiting: deque = deque()
-            for number in range(start, len(self)):
-                waiting.append(pool.submit(self.block, number))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        return prefetched(self.block, range(start, len(self)), ahead)
 
 
 def run(

@@ -14,7 +14,7 @@ from experiments.large import titles
 from experiments.large.llm_rec import llm_rec, query, writing
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
-from metajax.models.language import constrained, decoder, pretrained
+from metajax.models.language import checkpoints, constrained, decoder, pretrained
 from metajax.models.language.decoder import Decoder
 from metajax.models.language.pretrained import Pretrained
 from metajax.models.transformer import Shape
@@ -235,10 +235,10 @@ def test_ratings_without_a_question_are_one_line():
 def test_no_tokenizer_is_one_line(tmp_path):
     pytest.importorskip("tokenizers")
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
-        pretrained.tokenizer_of(tmp_path)
+        checkpoints.tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match="is no tokenizer") as error:
-        pretrained.tokenizer_of(tmp_path)
+        checkpoints.tokenizer(tmp_path)
     assert "\n" not in str(error.value)
 
 

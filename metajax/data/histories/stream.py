@@ -14,10 +14,10 @@ one compiled program fits them all.
 import json
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +26,21 @@ from metajax.data.histories.log import Log, slice_of
 from metajax.types import UserError
 
 FILE, MANIFEST = "blocks.array_record", "blocks.json"
+
+
+T = TypeVar("T")
+
+
+def prefetched(read: Callable[[int], T], numbers: Iterable[int], ahead: int) -> Iterator[T]:
+    """``read(number)`` of each number in turn, so many of them read by threads in advance."""
+    with ThreadPoolExecutor(max(ahead, 1)) as pool:
+        waiting: deque = deque()
+        for number in numbers:
+            waiting.append(pool.submit(read, number))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def write(log: Log, folder: Path, people: int) -> None:
@@ -125,11 +140,4 @@ class Blocks:
         Raises:
           UserError: a block is damaged.
         """
-        with ThreadPoolExecutor(max(ahead, 1)) as pool:
-            waiting: deque = deque()
-            for number in self.order(seed, epoch)[skip:].tolist():
-                waiting.append(pool.submit(self.block, number))
-                if len(waiting) > ahead:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+        return prefetched(self.block, self.order(seed, epoch)[skip:].tolist(), ahead)

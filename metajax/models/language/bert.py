@@ -145,17 +145,9 @@ def tokenizer(folder: pathlib.Path | str, longest: int = 256) -> Any:
     """The folder's tokenizer, which truncates at ``longest`` tokens and does not pad.
 
     Raises:
-      UserError: the package `tokenizers` or the file is missing.
+      UserError: as `checkpoints.tokenizer`.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError(f"texts need the package tokenizers: {INSTALL}") from error
-    path = pathlib.Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no tokenizer.json; get a complete checkpoint")
-    found = Tokenizer.from_file(str(path))
-    found.no_padding()
+    found = checkpoints.tokenizer(folder, INSTALL)
     found.enable_truncation(longest)
     return found
 

@@ -107,3 +107,28 @@ def _opened(path: pathlib.Path) -> Any:
         raise UserError(
             f"{path} is cut or no safetensors file ({told}); get a complete copy"
         ) from error
+
+
+def tokenizer(folder: pathlib.Path | str, install: str = INSTALL) -> Any:
+    """The folder's tokenizer, which neither cuts nor pads.
+
+    Args:
+      install: the command that installs what is needed, for the message.
+
+    Raises:
+      UserError: the package `tokenizers` or the file is missing, or the file is none.
+    """
+    try:
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise UserError(f"texts need the package tokenizers: {install}") from error
+    path = pathlib.Path(folder) / "tokenizer.json"
+    if not path.is_file():
+        raise UserError(f"{folder} has no tokenizer.json; get a complete checkpoint")
+    try:
+        found = Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing narrower
+        raise UserError(f"{path} is no tokenizer ({error}); get a complete checkpoint") from error
+    found.no_padding()
+    found.no_truncation()
+    return found

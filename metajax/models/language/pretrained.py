@@ -54,10 +54,10 @@ def load(checkpoint: pathlib.Path | str, dtype: Any = jnp.float32) -> Pretrained
       dtype: of the parameters and of what is computed.
 
     Raises:
-      UserError: as `folder_of`, `decoder.load` and `tokenizer_of`.
+      UserError: as `folder_of`, `decoder.load` and `checkpoints.tokenizer`.
     """
     folder = folder_of(checkpoint)
-    tokenizer = tokenizer_of(folder)
+    tokenizer = checkpoints.tokenizer(folder)
     made, params = decoder.load(folder, dtype)
     context = checkpoints.read_config(folder).get("max_position_embeddings", 2048)
     return Pretrained(name_of(checkpoint), made, params, int(context), tokenizer)
@@ -120,25 +120,3 @@ def packaged_file() -> pathlib.Path:
     if path is None or not path.is_file():
         raise UserError(f"{NAME} needs its package: {INSTALL}")
     return path
-
-
-def tokenizer_of(folder: pathlib.Path | str) -> Any:
-    """The folder's tokenizer, which neither cuts nor pads.
-
-    Raises:
-      UserError: the package `tokenizers` or the file is missing, or the file is none.
-    """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise UserError(f"texts need the package tokenizers: {checkpoints.INSTALL}") from error
-    path = pathlib.Path(folder) / "tokenizer.json"
-    if not path.is_file():
-        raise UserError(f"{folder} has no tokenizer.json; get a complete checkpoint")
-    try:
-        found = Tokenizer.from_file(str(path))
-    except Exception as error:  # the package raises nothing narrower
-        raise UserError(f"{path} is no tokenizer ({error}); get a complete checkpoint") from error
-    found.no_padding()
-    found.no_truncation()
-    return found
