@@ -1,5 +1,6 @@
 """Losses equal pencil arithmetic; padding is invisible, empty tasks are harmless."""
 
+import functools
 import math
 
 import jax
@@ -19,6 +20,8 @@ LOSSES = [
     losses.bpr,
     losses.softmax,
 ]
+compiled = functools.cache(jax.jit)
+differentiated = functools.cache(lambda loss: jax.jit(jax.value_and_grad(loss)))
 each = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 
 # One case per loss: two or three real rows, then one row of padding that must not count.
@@ -40,7 +43,7 @@ BY_HAND = [
 )
 def test_by_hand(loss, score, label, expected):
     score, label = jnp.array(score, float), jnp.array(label, float)
-    found = loss(score, label, jnp.array([1.0, 1.0, 1.0, 0.0]))
+    found = compiled(loss)(score, label, jnp.array([1.0, 1.0, 1.0, 0.0]))
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
@@ -51,25 +54,25 @@ def test_every_loss_has_a_case_by_hand():
 @each
 def test_an_empty_task_has_loss_and_gradient_zero(loss):
     score, label = jnp.array([3.0, -1.0, 1e4]), jnp.array([1.0, 0.0, 1.0])
-    value, gradient = jax.value_and_grad(loss)(score, label, jnp.zeros(3))
+    value, gradient = differentiated(loss)(score, label, jnp.zeros(3))
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, np.zeros(3))
 
 
 @each
 def test_a_task_without_rows_at_all_has_loss_zero(loss):
-    assert float(loss(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0))) == 0.0
+    assert float(compiled(loss)(jnp.zeros(0), jnp.zeros(0), jnp.zeros(0))) == 0.0
 
 
 @pytest.mark.parametrize("loss", [losses.bpr])
 def test_a_pairwise_loss_without_a_preference_is_zero(loss):
-    value, gradient = jax.value_and_grad(loss)(jnp.array([1.0, 5.0]), jnp.ones(2), jnp.ones(2))
+    value, gradient = differentiated(loss)(jnp.array([1.0, 5.0]), jnp.ones(2), jnp.ones(2))
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, np.zeros(2))
 
 
 def test_a_listwise_loss_without_a_click_is_zero():
-    value, gradient = jax.value_and_grad(losses.softmax)(jnp.arange(3.0), jnp.zeros(3), jnp.ones(3))
+    value, gradient = differentiated(losses.softmax)(jnp.arange(3.0), jnp.zeros(3), jnp.ones(3))
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, np.zeros(3))
 
@@ -81,8 +84,8 @@ def test_padding_is_invisible(loss):
     real = jnp.array([1, 3, 4])
     wide = [jnp.full(6, 1e4), jnp.full(6, 7.0), jnp.zeros(6)]
     padded = [w.at[real].set(x) for w, x in zip(wide, (score, label, 1.0), strict=True)]
-    value, gradient = jax.value_and_grad(loss)(score, label, jnp.ones(3))
-    value_padded, gradient_padded = jax.value_and_grad(loss)(*padded)
+    value, gradient = differentiated(loss)(score, label, jnp.ones(3))
+    value_padded, gradient_padded = differentiated(loss)(*padded)
     assert float(value_padded) == pytest.approx(float(value), rel=1e-6)
     np.testing.assert_allclose(gradient_padded[real], gradient, rtol=1e-5)
     np.testing.assert_array_equal(np.delete(gradient_padded, real), np.zeros(3))
@@ -93,8 +96,8 @@ def test_the_order_of_rows_does_not_matter(loss):
     rng = np.random.default_rng(0)
     score, label = rng.normal(size=6), rng.integers(0, 2, 6).astype(float)
     mask, shuffle = np.array([1.0, 1, 0, 1, 1, 0]), rng.permutation(6)
-    one = loss(*map(jnp.asarray, (score, label, mask)))
-    other = loss(*map(jnp.asarray, (score[shuffle], label[shuffle], mask[shuffle])))
+    one = compiled(loss)(*map(jnp.asarray, (score, label, mask)))
+    other = compiled(loss)(*map(jnp.asarray, (score[shuffle], label[shuffle], mask[shuffle])))
     assert float(one) == pytest.approx(float(other), rel=1e-5)
 
 
@@ -104,13 +107,14 @@ def test_first_and_second_derivatives_equal_finite_differences(loss):
     with jax.enable_x64(True):
         score = jnp.array([0.3, -1.4, 0.9, 2.2, -0.6])
         label, mask = jnp.array([1.0, 0.0, 0.0, 1.0, 1.0]), jnp.array([1.0, 1.0, 1.0, 1.0, 0.0])
-        check_grads(lambda s: loss(s, label, mask), (score,), order=2, rtol=1e-5, atol=1e-5)
+        of = jax.jit(lambda s: loss(s, label, mask))
+        check_grads(of, (score,), order=2, rtol=1e-5, atol=1e-5)
 
 
 @each
 def test_extreme_scores_keep_value_and_gradient_finite(loss):
     score, label = jnp.array([1e4, -1e4, 0.0]), jnp.array([0.0, 1.0, 1.0])
-    value, gradient = jax.value_and_grad(loss)(score, label, jnp.ones(3))
+    value, gradient = differentiated(loss)(score, label, jnp.ones(3))
     assert jnp.isfinite(value) and value > 0
     assert jnp.isfinite(gradient).all() and jnp.any(gradient != 0)
 
@@ -120,8 +124,8 @@ def test_vmap_over_tasks_is_a_loop_over_tasks(loss):
     rng = np.random.default_rng(1)
     score, label = jnp.asarray(rng.normal(size=(3, 5))), jnp.asarray(rng.integers(0, 2, (3, 5)))
     mask = jnp.array([[1.0] * 5, [1.0, 0.0, 1.0, 0.0, 0.0], [0.0] * 5])
-    together = jax.vmap(loss)(score, label.astype(float), mask)
-    alone = [loss(score[i], label[i].astype(float), mask[i]) for i in range(3)]
+    together = jax.jit(jax.vmap(loss))(score, label.astype(float), mask)
+    alone = [compiled(loss)(score[i], label[i].astype(float), mask[i]) for i in range(3)]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -129,7 +133,7 @@ def test_class_cross_entropy_by_hand():
     """Probabilities 1/6, 2/6, 3/6 and the classes 2 and 0; the padding names no class at all."""
     score = jnp.array([[0.0, LN2, LN3], [0.0, LN2, LN3], [9.0, 0.0, 0.0]])
     label, mask = jnp.array([2.0, 0.0, 7.0]), jnp.array([1.0, 1.0, 0.0])
-    value, gradient = jax.value_and_grad(losses.class_cross_entropy)(score, label, mask)
+    value, gradient = differentiated(losses.class_cross_entropy)(score, label, mask)
     assert float(value) == pytest.approx((LN2 + math.log(6)) / 2, rel=1e-6)
     # The gradient is (probability - one-hot label) / rows.
     expected = [[1 / 12, 2 / 12, -3 / 12], [-5 / 12, 2 / 12, 3 / 12], [0, 0, 0]]
@@ -138,7 +142,7 @@ def test_class_cross_entropy_by_hand():
 
 def test_class_cross_entropy_of_an_empty_task_is_zero():
     score, label = jnp.array([[3.0, -1e4], [0.0, 1.0]]), jnp.array([1.0, 5.0])
-    value, gradient = jax.value_and_grad(losses.class_cross_entropy)(score, label, jnp.zeros(2))
+    value, gradient = differentiated(losses.class_cross_entropy)(score, label, jnp.zeros(2))
     assert float(value) == 0.0
     np.testing.assert_array_equal(gradient, np.zeros((2, 2)))
 
@@ -147,7 +151,7 @@ def test_class_cross_entropy_has_the_derivatives_of_finite_differences():
     with jax.enable_x64(True):
         score, label = jnp.array([[0.3, -1.0, 0.2], [1.0, 2.0, 0.5]]), jnp.array([1, 2])
         check_grads(
-            lambda s: losses.class_cross_entropy(s, label, jnp.ones(2)),
+            jax.jit(lambda s: losses.class_cross_entropy(s, label, jnp.ones(2))),
             (score,),
             order=2,
             rtol=1e-5,

@@ -94,7 +94,17 @@ STREAMS = (
     "online_meta-ml-1m", "online_meta-movietweetings-100k", "online_meta-online-retail",
     "update_rule",
 )  # fmt: skip
-"""The records of three rooms, of which each is to take no longer than a person waits."""
+DOMAINS = (
+    "clusters-ml-1m", "cross_domain-amazon-cloth-to-amazon-sport",
+    "cross_domain-douban-book-to-douban-music", "cross_domain-douban-music-to-douban-book",
+    "hybrid-ml-100k", "knowledge_graph-ml-100k", "missing_not_at_random-coat",
+    "multi_label-ml-1m", "multi_task", "multi_task-census-income", "multi_task-ml-1m",
+    "multi_task-plateau", "multi_task-retailrocket-multibehavior", "negative_transfer",
+    "negative_transfer-amazon-four-domains", "negative_transfer-ml-100k",
+    "new_task-amazon-four-domains", "new_task-census-income",
+    "new_task-retailrocket-multibehavior", "task_diversity-ml-1m",
+)  # fmt: skip
+"""The records of four rooms, of which each is to take no longer than a person waits."""
 
 
 def minutes(names: tuple[str, ...]) -> dict[str, float]:

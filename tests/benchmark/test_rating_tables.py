@@ -45,7 +45,7 @@ class Left(NamedTuple):
 def left(ready, closed_forms, tmp_path_factory):
     """An experiment whose arms need no training, from the problem to the plot."""
     folder = tmp_path_factory.mktemp("table")
-    few = boosting.DEFAULT._replace(most_trees=20, min_rows=10)
+    few = boosting.DEFAULT._replace(most_trees=8, min_rows=10, leaves=4)
     tuned = lambda arm, make, draws: make(draws)(few)
     more, notes = strong.combined(ready, closed_forms, TINY, tuned)
     output, data = Output(folder, publish=True), Data("synthetic")

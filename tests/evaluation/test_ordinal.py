@@ -19,6 +19,9 @@ SCALES = {
     "jester": np.arange(-10.0, 11.0),
     "clicks": np.array([0.0, 1.0]),
 }
+SLOW = pytest.mark.slow
+EACH = [(scale, () if scale in ("stars", "clicks") else SLOW) for scale in SCALES]
+"""The scales; a program is compiled for each, and the fast tests take five levels and two."""
 
 
 def world(levels: np.ndarray, rows: int = 1500, seed: int = 0):
@@ -56,7 +59,7 @@ def reference(score, label, levels):
     return np.cumsum(np.append(found.x[0], np.exp(found.x[1:-1]))), found.x[-1], found.fun
 
 
-@pytest.mark.parametrize("scale", ["stars", "half stars", "clicks"])
+@pytest.mark.parametrize("scale", ["stars", pytest.param("half stars", marks=SLOW), "clicks"])
 def test_the_fit_is_the_maximum_of_the_likelihood(scale):
     levels = SCALES[scale]
     score, label = world(levels)
@@ -87,7 +90,11 @@ def test_the_prior_is_ratings_spread_evenly():
 
 @pytest.mark.parametrize(
     ("scale", "factor", "shift"),
-    [(scale, 37.0, -5.0) for scale in SCALES] + [("stars", 0.01, 0.0), ("stars", 1.0, 1000.0)],
+    [
+        *(pytest.param(scale, 37.0, -5.0, marks=mark) for scale, mark in EACH),
+        ("stars", 0.01, 0.0),
+        ("stars", 1.0, 1000.0),
+    ],
 )
 def test_shifted_and_scaled_scores_give_the_same_distribution(scale, factor, shift):
     levels = SCALES[scale]
@@ -98,7 +105,7 @@ def test_shifted_and_scaled_scores_give_the_same_distribution(scale, factor, shi
     np.testing.assert_allclose(p, q, atol=2e-3 if shift == 1000.0 else 2e-4)
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("scale", [pytest.param(scale, marks=mark) for scale, mark in EACH])
 @pytest.mark.parametrize("rows", [1, 3, 8])
 def test_few_rows_leave_every_level_some_probability(scale, rows):
     levels = SCALES[scale]

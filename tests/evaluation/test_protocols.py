@@ -271,8 +271,12 @@ def settings_of(tree: ast.Module) -> list[str]:
 
 def unread(sources_: dict[str, str]) -> list[str]:
     """The settings that no file reads as an attribute."""
-    trees = [ast.parse(text) for text in sources_.values()]
-    read = {n.attr for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    trees, read = [], set()
+    for text in sources_.values():
+        tree = ast.parse(text)
+        read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        if any(f"class {name}" in text for name in CLASSES):
+            trees.append(tree)
     read |= {"preset"}  # the command line reads it by name, and so do the rules of protocols
     read |= {name for rule in splits.RULES.values() for name in rule.options}
     return [name for tree in trees for name in settings_of(tree) if name not in read]

@@ -43,7 +43,8 @@ def test_the_page_has_the_tables_of_the_records():
 
 
 @pytest.mark.parametrize(
-    ("names", "most"), [(page.DECISIONS, 90), (page.TRUST, 120), (page.STREAMS, 60)]
+    ("names", "most"),
+    [(page.DECISIONS, 90), (page.TRUST, 120), (page.STREAMS, 60), (page.DOMAINS, 150)],
 )
 def test_the_stored_records_of_a_room_took_no_longer_than_they_may(names, most):
     told = page.minutes(names)

@@ -44,10 +44,19 @@ INNER = NAMED | {name: optax.chain(tx, optax.sgd(0.1)) for name, tx in CHAINED.i
 
 def test_optax_still_has_the_optimizers_that_were_known():
     assert {"adam", "adamw", "lamb", "lion", "novograd", "radam", "rmsprop", "sgd"} <= set(NAMED)
-    assert len(NAMED) > 20
+    assert len(NAMED) > 20 and set(INNER) >= FAST
 
 
-@pytest.mark.parametrize("name", INNER)
+FAST = {
+    *("sgd", "adam", "adafactor", "lamb", "lion", "novograd", "rmsprop", "sm3"),
+    *("normalize_by_update_norm", "scale_by_trust_ratio"),
+}
+"""One of each kind of accumulator, norm and root; the slow tests try all."""
+
+
+@pytest.mark.parametrize(
+    "name", [x if x in FAST else pytest.param(x, marks=pytest.mark.slow) for x in INNER]
+)
 def test_an_empty_support_gives_finite_outer_gradients(name):
     learner = gradient(vector_mlp((4,)), INNER[name], 2)
     params = learner.init(jax.random.key(0), EPISODE)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -27,8 +28,15 @@ OFFSETS = {
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(written, tmp_path):
+    """A copy of the records, for a test to change."""
+    return shutil.copytree(written, tmp_path / "records")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """Records of the small edition: MAML is best, Meta-SGD worst, FOMA and ANIL in between."""
+    place = tmp_path_factory.mktemp("records")
     for name, arm, offset in (
         ("maml", "A6 MAML", 0.0),
         ("metasgd", "A6 Meta-SGD", 0.3),
@@ -39,9 +47,9 @@ def folder(tmp_path):
         if name == "anil":  # as far above fold-in for one half of the users as below for the other
             sign = np.where(np.arange(50) % 2 == 0, 0.05, -0.05)
             made.scores[report.Key("user_cold", "A6 ANIL", "all", "mse")] += sign
-        report.write(tmp_path / "records" / name, f"{name}-synthetic", made)
-    report.write(tmp_path / "records" / "sines", "sinusoid-k5", sines("K=5"))
-    return tmp_path / "records"
+        report.write(place / name, f"{name}-synthetic", made)
+    report.write(place / "sines", "sinusoid-k5", sines("K=5"))
+    return place
 
 
 def sines(scenario: str, worse: float = 0.0) -> report.Record:

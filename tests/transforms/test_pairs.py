@@ -92,7 +92,7 @@ FITS: dict[str, set[str]] = {
 
 def plays(learner: MetaLearner) -> None:
     """Its state keeps its structure, and its loss has a finite gradient."""
-    params = learner.init(KEY, EPISODE)
+    params = jax.eval_shape(learner.init, KEY, EPISODE)
 
     def play(params):
         before = learner.start(params, ())
