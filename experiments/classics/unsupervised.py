@@ -258,9 +258,7 @@ def run(config: Config) -> list[report.Record]:
         record = few_shot.record_of(
             scenario, arm, config, seconds, np.stack(scores), opened, extra=extra
         )
-        report.write(config.output.folder("unsupervised"), file, record)
-        if config.output.publish:
-            report.publish(file, record)
+        report.write(config.output.folder("unsupervised"), file, record, config.output.publish)
         records.append(record)
     return records
 

@@ -289,19 +289,13 @@ def main(config: Config) -> None:
         opened.append(records.open_tests(config, {}, "protocols", tests))
         scores |= metarec(table, config.num_splits)
     scores |= melu(table, config.num_draws)
-    record = records.made(
-        "protocols",
-        config,
-        records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE),
-        scores,
-        seconds={"total": time.perf_counter() - began},
-        opened=tuple(opened),
-        extra={"data": checksums},
-    )
-    path = records.write(
-        config.output.folder("protocols"), "protocols", record, config.output.publish
-    )
+    arms = records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE)
+    record = benchmark.kept(
+        "protocols", "protocols", config, arms, scores, began=began,
+        opened=tuple(opened), extra={"data": checksums},
+    )  # fmt: skip
     show(record)
+    path = records.path_of("protocols", config.output.folder("protocols"))
     print(f"record {path}, {record.total_seconds:.0f} s")
 
 

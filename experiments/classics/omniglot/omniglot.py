@@ -338,10 +338,8 @@ def run_arm(config: Config, arm: str, data: dict[str, np.ndarray]) -> report.Rec
         split=report.Split(SPLIT.name, images.read_split(SPLIT)["seed"]),
         extra=extra,
     )
-    report.write(config.output.folder("omniglot"), name, record)
+    report.write(config.output.folder("omniglot"), name, record, config.output.publish)
     journal.write_checksums(config.output.folder("omniglot"))
-    if config.output.publish:
-        report.publish(name, record)
     return record
 
 
