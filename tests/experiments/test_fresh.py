@@ -9,6 +9,7 @@ import pytest
 from small_records import record
 
 from experiments.field.fresh import fresh, report
+from metajax.benchmark import boosting
 from metajax.results import intervals, ledger, records
 from metajax.types import UserError
 
@@ -124,6 +125,7 @@ def test_registrations_of_other_splits_are_refused_together(tmp_path):
 def test_two_small_registrations_are_run_once_and_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(fresh, "require_committed", lambda path: "c" * 40)
+    monkeypatch.setattr(boosting, "DEFAULT", boosting.DEFAULT._replace(most_trees=20))
     one, other = small(tmp_path), tmp_path / "mixed.toml"
     other.write_text(one.read_text().replace("A6 ridge head", "A6 mixture"))
     config = fresh.Config((one, other), output=fresh.Output(out=tmp_path / "out"))

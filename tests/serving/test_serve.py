@@ -200,9 +200,9 @@ def test_users_called_by_text_are_read_back(exported, tmp_path):
 
 
 def test_states_of_other_parameters_or_another_catalogue_are_refused(exported, tmp_path):
-    learner, _, folder = exported
+    learner, params, folder = exported
     service = observed(folder)
-    serve.export(learner, learner.init(jax.random.key(77), EPISODE), EPISODE, tmp_path / "b")
+    serve.export(learner, jax.tree.map(lambda x: x + 1, params), EPISODE, tmp_path / "b")
     with pytest.raises(UserError, match="stored states are of the model"):
         serve.Service(tmp_path / "b", service.store, [ITEMS])
     with pytest.raises(UserError, match="stored states are of the model"):
