@@ -10,7 +10,6 @@ control of a mixture with one.
 
 import time
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import jax
@@ -50,11 +49,11 @@ def mixture_arm(
     """
     began = time.perf_counter()
     ready = {name: _scorer(arm, problem) for name, arm in arms.items()}
-    source, tasks = problem.valid[0], redrawn(problem, num_draws)
-    hidden = source._replace(inputs=source.inputs | as_cold(source.inputs))
+    source, tasks, key = problem.valid[0], redrawn(problem, num_draws), jax.random.key(0)
+    hidden = source._replace(inputs=as_cold(source.inputs))
     weights = {
-        "rated": fitted_weights(_scores(ready, source, tasks), tasks, problem.mean),
-        "unrated": fitted_weights(_scores(ready, hidden, tasks), tasks, problem.mean),
+        "rated": fitted_weights(_scores(ready, source, tasks, key), tasks, problem.mean),
+        "unrated": fitted_weights(_scores(ready, hidden, tasks, key), tasks, problem.mean),
     }
 
     def predict(source: episodes.Source, tasks: Episode, key: jax.Array) -> np.ndarray:
@@ -63,8 +62,9 @@ def mixture_arm(
         of = {k: np.tensordot(w, scores, axes=1) for k, w in weights.items()}
         return (problem.mean + np.where(rated, of["rated"], of["unrated"])).astype(np.float32)
 
-    first = predict(*problem.valid, jax.random.key(0))
-    error = [_error(problem, scores) for scores in first]
+    query = problem.valid[1].query
+    first = jnp.asarray(predict(*problem.valid, key))
+    error = [float(problem.error(scores, query.label, query.mask)) for scores in first]
     told: dict[str, Any] = {
         f"weights, items {name}": dict(zip(arms, w.round(4).tolist(), strict=True))
         for name, w in weights.items()
@@ -122,20 +122,9 @@ def _scores(
     ready: Mapping[str, judge.Scorer],
     source: episodes.Source,
     tasks: Episode,
-    key: jax.Array | None = None,
+    key: jax.Array,
 ) -> np.ndarray:
     """The scores (M, S, T, Q) of M arms; an arm of one seed has the same scores for all seeds."""
-    key = jax.random.key(0) if key is None else key
     each = [np.asarray(run(source, tasks, key), np.float64) for run in ready.values()]
     seeds = max(scores.shape[0] for scores in each)
     return np.stack([np.broadcast_to(s, (seeds, *s.shape[1:])) for s in each])
-
-
-@partial(jax.jit, static_argnums=0)
-def _mean_error(error: Any, scores: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
-    return error(scores, label, mask)
-
-
-def _error(problem: Problem, scores: np.ndarray) -> float:
-    query = problem.valid[1].query
-    return float(_mean_error(problem.error, jnp.asarray(scores), query.label, query.mask))

@@ -35,6 +35,9 @@ def _plain(inputs: PyTree) -> jax.Array:
     return inputs
 
 
+FAST = Adapted(lambda state: state.fast, lambda state, fast: state._replace(fast=fast))
+
+
 def _zero(inputs: PyTree) -> jax.Array:
     return jnp.zeros(len(jax.tree.leaves(inputs)[0]))
 
@@ -63,8 +66,7 @@ def reader(
 
     Args:
       model: its profile is a `History`, its inputs are vectors.
-      window: ratings that a state holds.
-      width: E, of the vectors.
+      window, width: the ratings that a state holds, and E, of their vectors.
       vectors: inputs -> (N, E), what the model sees of each item.
       offset: inputs -> (N,), added to the scores; the history has labels minus it.
       adapts: a filter over the paths of the model's parameters.
@@ -73,16 +75,13 @@ def reader(
       left_out: (parameters, history) -> (S,) each rating predicted from the others, where a model
         has that in closed form; else the model is applied once for each rating.
     """
-    assert num_steps == 0 or inner is not None, "inner steps need an inner optimizer"
-    assert num_steps == 0 or candidates is None, "gradient steps or candidates, not both"
     own_loss = _own_loss(left_out or _left_out(model, window), loss)
+    adapted = _adapted(own_loss, inner, num_steps, candidates)
 
     def init(key: jax.Array, episode: Episode) -> Params:
         theta = model.init(key, _empty(window, width), vectors(episode.support.inputs))
-        rates = inner.init(tree.partition(theta, adapts)[0]) if inner is not None else ()
-        if candidates is not None:
-            rates = {"log_precision": jnp.zeros(())}
-        return {"model": theta, "rates": rates}
+        fast, _ = tree.partition(theta, adapts)
+        return {"model": theta, "rates": _rates(fast, inner, candidates)}
 
     def start(params: Params, profile: PyTree) -> State:
         del profile
@@ -94,23 +93,40 @@ def reader(
         x = vectors(examples.inputs)
         row = History(x, examples.label - offset(examples.inputs), examples.mask)
         state = state._replace(history=_appended(state.history, row))
-        if candidates is not None:
-            fast = _weighed(candidates(state.fast), own_loss, params, state)
-        elif num_steps > 0 and inner is not None:
-            fast = _descended(own_loss, inner.make(params["rates"]), params, state, num_steps)
-        else:
-            fast = state.fast
-        return state._replace(fast=fast)
+        return state._replace(fast=adapted(params, state))
 
     def predict(params: Params, state: State, inputs: PyTree) -> jax.Array:
         merged = tree.merge(state.fast, params["model"])
         return offset(inputs) + model.apply(merged, state.history, vectors(inputs))
 
     outer = query_loss(start, adapt, predict, loss)
-    where = Adapted(lambda state: state.fast, lambda state, fast: state._replace(fast=fast))
-    return MetaLearner(
-        init, start, adapt, predict, outer, num_steps, where if num_steps > 0 else None
-    )
+    where = FAST if num_steps > 0 else None
+    return MetaLearner(init, start, adapt, predict, outer, num_steps, where)
+
+
+def _rates(fast: PyTree, inner: optim.Inner | None, candidates: Callable | None) -> PyTree:
+    """What is meta-learned of the way to adapt: rates, or the precision that weighs candidates."""
+    if candidates is not None:
+        return {"log_precision": jnp.zeros(())}
+    return inner.init(fast) if inner is not None else ()
+
+
+def _adapted(
+    own_loss: Callable,
+    inner: optim.Inner | None,
+    num_steps: int,
+    candidates: Callable[[PyTree], PyTree] | None,
+) -> Callable[[Params, State], PyTree]:
+    """(parameters, state with the newest ratings) -> what adapts, adapted."""
+    assert num_steps == 0 or inner is not None, "inner steps need an inner optimizer"
+    assert num_steps == 0 or candidates is None, "gradient steps or candidates, not both"
+    if candidates is not None:
+        return lambda params, state: _weighed(candidates(state.fast), own_loss, params, state)
+    if num_steps > 0 and inner is not None:
+        return lambda params, state: _descended(
+            own_loss, inner.make(params["rates"]), params, state, num_steps
+        )
+    return lambda params, state: state.fast
 
 
 def _weighed(options: PyTree, own_loss: Callable, params: Params, state: State) -> PyTree:

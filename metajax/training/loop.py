@@ -162,8 +162,7 @@ def fit(
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the steps done and the mean metrics.
       checkpoint: folder for checkpoints, written every ``save_every`` seconds and at the end.
-      go_on: a seed whose loss, gradient, parameters or score is not finite keeps its best ones
-        from before, and is in `Fitted.diverged`; by default that is an error.
+      go_on: keep the best parameters of a seed that is no longer finite (`Fitted.diverged`).
       seconds: the training ends with the block after so much time in the loop.
 
     Raises:
@@ -172,15 +171,13 @@ def fit(
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     block = min(block, num_steps)
-    run_block = _block_of(recipe, sample)
-    judge = None if validate is None else jax.jit(_over_seeds(validate))
+    run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
     laid = functools.partial(jax.device_put, device=_where(at.state.params))
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)
     with ExitStack() as stack:
-        show = stack.enter_context(progress.bar(title, num_steps)) if title else None
-        tell = [one for one in (show, report) if one is not None]
+        tell = _teller(stack, title, num_steps, report)
         save, saved = lambda at: None, time.perf_counter()
         if checkpoint is not None:
             identity = _identity(run_block, judge, at, data, block)
@@ -193,9 +190,25 @@ def fit(
             if not more(at) or time.perf_counter() - saved >= save_every:
                 save(at)
                 saved = time.perf_counter()
-            for one in tell:
-                one(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
+            tell(at)
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
+
+
+def _teller(
+    stack: ExitStack,
+    title: str,
+    num_steps: int,
+    report: Callable[[int, dict[str, float]], Any] | None,
+) -> Callable[[Progress], None]:
+    """What shows a training after each block: a bar, if it has a title, and the report."""
+    show = stack.enter_context(progress.bar(title, num_steps)) if title else None
+    each = [one for one in (show, report) if one is not None]
+
+    def tell(at: Progress) -> None:
+        for one in each:
+            one(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
+
+    return tell
 
 
 def _block_of(recipe: Recipe, sample: Sampler) -> Callable:
