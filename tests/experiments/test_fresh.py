@@ -10,7 +10,7 @@ from small_records import record
 
 from experiments.field.fresh import fresh, report
 from metajax.benchmark import boosting
-from metajax.results import intervals, ledger, records
+from metajax.results import intervals, ledger, records, registered
 from metajax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -92,23 +92,31 @@ def test_the_two_way_bootstrap_sees_splits_and_users():
 
 
 def pooled(offsets) -> records.Record:
-    """Two splits of 30 and 20 users in one record."""
+    """Two splits of 30 and 20 users in one record, about the first arms and about all."""
     told = {"primary": ["mse"], "scenarios": ["user_cold"], "hypothesis": "h", "rule": "r"}
-    extra = {
-        "registration": told | {"commit": "c" * 40},
-        "tasks": [{"user_cold": n} for n in (30, 20)],
-    }
+    told |= {"method": "A6 MAML", "commit": "c" * 40}
+    each = [told | {"arms": [*list(offsets)[:1], "A6 MAML"]}, told | {"arms": list(offsets)}]
+    extra = {"registrations": each, "tasks": [{"user_cold": n} for n in (30, 20)]}
     return dataclasses.replace(record(offsets=offsets), extra=extra)
 
 
 def test_the_verdict_is_by_the_registered_rule(capsys):
     better = pooled({"A2 fold-in": 0.2, "A3 joint": 0.1, "A6 MAML": 0.0})
-    assert report.verdict(better, "user_cold", "mse") == "user-cold, RMSE: holds"
+    assert registered.verdict(registered.view(better, 1), "user_cold", "mse") == "holds"
     level = pooled({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
-    assert report.verdict(level, "user_cold", "mse").endswith("DOES NOT HOLD against A3 joint")
-    report.show(better)
+    said = registered.verdict(registered.view(level, 1), "user_cold", "mse")
+    assert said == "DOES NOT HOLD against A3 joint"
+    report.show(level)
     said = capsys.readouterr().out
     assert "Registered at commit cccccccccccc: h" in said and "50 tasks of 2 fresh splits" in said
+    assert said.index("user-cold, RMSE: holds") < said.index("user-cold, RMSE: DOES NOT HOLD")
+
+
+def test_a_registration_is_judged_by_its_own_arms():
+    level = pooled({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
+    alone = registered.view(level, 0)
+    assert alone.names() == ["A2 fold-in", "A6 MAML"]
+    assert registered.verdict(alone, "user_cold", "mse") == "holds"
 
 
 def test_registrations_of_other_splits_are_refused_together(tmp_path):
@@ -129,12 +137,13 @@ def test_two_small_registrations_are_run_once_and_go_on(tmp_path, monkeypatch, c
     one, other = small(tmp_path), tmp_path / "mixed.toml"
     other.write_text(one.read_text().replace("A6 ridge head", "A6 mixture"))
     config = fresh.Config((one, other), output=fresh.Output(out=tmp_path / "out"))
-    plain, mixed = fresh.main(config)
+    both = fresh.main(config)
+    plain, mixed = (registered.view(both, number) for number in (0, 1))
     assert plain.method == "A6 ridge head" and "A10 mixture" not in plain.names()
     assert mixed.method == "A6 mixture" and "A6 ridge head" in mixed.names(records.METHOD)
     assert "A10 mixture" in mixed.names(records.BASELINE)
-    assert len(plain.extra["tasks"]) == 2 and (tmp_path / "out" / "fresh-mixed.png").is_file()
-    assert {opening.times_opened for opening in plain.opened} == {1}
-    again = fresh.main(config)[0]
-    assert again.opened == plain.opened, "no split is opened twice"
+    assert len(both.extra["tasks"]) == 2 and (tmp_path / "out" / "a6-mixture.png").is_file()
+    assert {opening.times_opened for opening in both.opened} == {1}
+    again = fresh.main(config)
+    assert again.opened == both.opened, "no split is opened twice"
     assert "DOES NOT HOLD" in capsys.readouterr().out

@@ -27,7 +27,7 @@ from metajax import benchmark, losses
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.sources import named
-from metajax.results import ledger, records
+from metajax.results import ledger, records, registered
 from metajax.settings import Hardware, Output, Training
 from metajax.types import UserError
 
@@ -93,6 +93,12 @@ def read(path: pathlib.Path) -> Registration:
         raise UserError(f"{path}: the method is {told['method']!r}; it is one of {known}")
     told |= {k: tuple(told[k]) for k in ("split_seeds", "scenarios", "primary")}
     return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
+
+
+def name_of(registration: Registration) -> str:
+    """The name of the record of the splits that a registration is about."""
+    first, *_, last = registration.split_seeds
+    return f"fresh-{registration.dataset}-{first}-{last}"
 
 
 def together(paths: Sequence[pathlib.Path]) -> list[Registration]:
@@ -191,42 +197,38 @@ def kept(
     return record
 
 
-def only(registration: Registration, record: records.Record) -> records.Record:
-    """The record with the arms that the registration is about."""
-    unasked = contenders.unasked(registration.method)
-    arms = tuple(arm for arm in record.arms if arm.name not in unasked)
-    scores = {key: values for key, values in record.scores.items() if key.arm not in unasked}
-    return dataclasses.replace(record, method=registration.method, arms=arms, scores=scores)
+def told(
+    asked: Sequence[Registration], commits: Sequence[str], each: Sequence[records.Record]
+) -> records.Record:
+    """The splits pooled into one record, with all that was registered about them."""
+    pooled = field.pooled(list(each))
+    said = []
+    for one, commit in zip(asked, commits, strict=True):
+        unasked = contenders.unasked(one.method)
+        arms = [name for name in pooled.names() if name not in unasked]
+        said.append(one._asdict() | {"commit": commit, "arms": arms})
+    sizes = [dict(record.tasks) for record in each]
+    made_by = [record.environment.commit for record in each]
+    facts = {"registrations": said, "tasks": sizes, "commits": made_by}
+    return dataclasses.replace(pooled, extra={**pooled.extra, **facts})
 
 
-def told(registration: Registration, commit: str, each: Sequence[records.Record]) -> records.Record:
-    """The splits pooled, with what was registered."""
-    pooled = only(registration, field.pooled(list(each)))
-    said = registration._asdict() | {"commit": commit}
-    facts = {**pooled.extra, "registration": said, "tasks": [dict(r.tasks) for r in each]}
-    return dataclasses.replace(pooled, extra=facts)
-
-
-def main(config: Config) -> list[records.Record]:
-    """The pooled record of each registration, made or read, and its verdicts printed."""
+def main(config: Config) -> records.Record:
+    """The splits pooled, made or read, and the verdict on each registration printed."""
     asked = together(config.registrations)
-    names = [f"fresh-{path.stem}" for path in config.registrations]
+    name = name_of(asked[0])
     if config.output.from_records:
-        found = [records.stored(n, otherwise=config.output.folder(names[0])) for n in names]
-        for record in found:
-            report.show(record)
-        return found
-    commits = [require_committed(path) for path in config.registrations]
-    folder = config.output.folder(names[0])
-    each = [kept(asked, seed, config, folder) for seed in asked[0].split_seeds]
-    found = [told(one, commit, each) for one, commit in zip(asked, commits, strict=True)]
-    paths = [
-        records.write(folder, name, record, config.output.publish)
-        for name, record in zip(names, found, strict=True)
-    ]
-    for name, record, path in zip(names, found, paths, strict=True):
+        record = records.stored(name, otherwise=config.output.folder(name))
         report.show(record)
-        print(f"record {path}")
-        report.plot(record, folder / f"{name}.png")
-        print(f"plot   {folder / name}.png")
-    return found
+        return record
+    commits = [require_committed(path) for path in config.registrations]
+    folder = config.output.folder(name)
+    each = [kept(asked, seed, config, folder) for seed in asked[0].split_seeds]
+    record = told(asked, commits, each)
+    path = records.write(folder, name, record, config.output.publish)
+    report.show(record)
+    print(f"record {path}")
+    for number, plot in enumerate(report.plots_in(folder, record)):
+        report.plot(registered.view(record, number), plot)
+        print(f"plot   {plot}")
+    return record
