@@ -18,7 +18,7 @@ import tyro
 
 from metajax.results import age, grid, records
 from metajax.types import UserError
-from paper import claims, findings
+from paper import claims, findings, fresh
 from paper.edition import HERE, Results, editions, load
 from paper.figures import figures
 from paper.grids import (
@@ -31,7 +31,7 @@ from paper.grids import (
     unlabeled,
 )
 
-CLAIMS = claims.claims_of(claims) | claims.claims_of(findings)
+CLAIMS = claims.claims_of(claims) | claims.claims_of(findings) | claims.claims_of(fresh)
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
 ACROSS = ("quality", "sinusoid", "records", "omniglot", "T1", "T2", "T3", "T4", "T5")
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")
@@ -95,7 +95,7 @@ def contents(r: Results) -> dict[str, str]:
     numbers = {name: CLAIMS[name](r) for name in wanted}
     files = {"numbers.json": json.dumps(numbers, indent=1, sort_keys=True) + "\n"}
     for name, table in grids_of(r).items():
-        across = name in ACROSS
+        across = name in ACROSS or name.startswith("fresh-")
         files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=across)
         files[f"tables/{name}.tex"] = grid.latex(table, f"tab:{name}")
         files[f"tables/{name}.csv"] = grid.csv_text(table)
@@ -106,6 +106,7 @@ def contents(r: Results) -> dict[str, str]:
         "unlabeled": bool(r.unlabeled),
         "field": list(field_tables(r)),
         "ranking": bool(r.ranking),
+        "fresh": list(fresh.fresh_tables(r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),
     }
@@ -118,7 +119,7 @@ def grids_of(r: Results) -> dict[str, grid.Grid]:
     grids |= {"sinusoid": sinusoids(r)} if r.sinusoid else {}
     grids |= {"omniglot": omniglot(r)} if r.omniglot else {}
     grids |= {"unlabeled": unlabeled(r)} if r.unlabeled else {}
-    return grids | field_tables(r)
+    return grids | field_tables(r) | fresh.fresh_tables(r)
 
 
 def compile_pdf(folder: pathlib.Path) -> pathlib.Path:

@@ -62,6 +62,7 @@ class Results:
       unlabeled: name -> record of Omniglot, trained without.
       tables: name -> record of the field's tables.
       ranking: name -> record of a catalogue ranked for new users.
+      fresh: name -> record of splits that were registered before they were opened.
     """
 
     edition: Edition
@@ -71,6 +72,7 @@ class Results:
     unlabeled: dict[str, records.Record] = dataclasses.field(default_factory=dict)
     tables: dict[str, records.Record] = dataclasses.field(default_factory=dict)
     ranking: dict[str, records.Record] = dataclasses.field(default_factory=dict)
+    fresh: dict[str, records.Record] = dataclasses.field(default_factory=dict)
 
     @property
     def base(self) -> records.Record:
@@ -84,7 +86,7 @@ class Results:
 
     def everything(self) -> dict[str, records.Record]:
         """All records, by name."""
-        others = self.omniglot | self.unlabeled | self.tables | self.ranking
+        others = self.omniglot | self.unlabeled | self.tables | self.ranking | self.fresh
         return self.ratings | self.sinusoid | others
 
     @property
@@ -156,7 +158,8 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     ending = f"-{edition.dataset}"
     required = [f"{e}{ending}" for e in edition.required]
     first = f"{edition.base}{ending}"
-    names = [first, *required, *(n for n in files if n.endswith(ending))]
+    same_split = lambda name: name.endswith(ending) and not name.startswith("fresh-")
+    names = [first, *required, *filter(same_split, files)]
     found = {name: one(name) for name in dict.fromkeys(names)}
     ratings = {n: r for n, r in found.items() if n in required or _is_rating(r)}
     splits = {name: r.split.checksum for name, r in ratings.items() if r.split}
@@ -174,6 +177,7 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
         {n: r for n, r in extra.items() if n.startswith("omniglot-") and not labeled(n)},
         {n: r for n, r in extra.items() if n.startswith("tables-")},
         {n: r for n, r in extra.items() if n.startswith("ranking-")},
+        {n: r for n, r in extra.items() if n.startswith("fresh-")},
     )
 
 

@@ -6,7 +6,8 @@ a table of runs by tasks there is `iqm` with `stratified_bootstrap`; for the sev
 one table, `holm`. NumPy only, in float64; every random draw comes from a seed.
 """
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,10 @@ from metajax.types import UserError
 BLOCK_VALUES = (
     1_000_000  # values resampled at a time: 8 MB in float64, and about as much in indices
 )
+
+
+MOST_KEPT = 64_000_000
+"""Draws times users, a byte each, up to which the samples are kept for the next number."""
 
 
 class Interval(NamedTuple):
@@ -80,13 +85,11 @@ def mean_interval(
         raise UserError("no user has a defined value: nothing to average")
     if np.isinf(kept).any():
         raise UserError("a value is infinite: look for a diverged run before averaging")
-    rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            kept[rng.integers(0, kept.size, (rows, kept.size), dtype=np.int32)].mean(1)
-            for rows in _blocks(draws, kept.size)
-        ]
-    )
+    if draws * kept.size <= MOST_KEPT:
+        blocks = [times.astype(float) @ kept for times in _times(kept.size, draws, seed)]
+    else:
+        blocks = [kept[place].sum(1) for place in _places(kept.size, draws, seed)]
+    means = np.concatenate(blocks) / kept.size
     return _interval(float(kept.mean()), means, level, kept.size, values.size - kept.size)
 
 
@@ -309,6 +312,24 @@ def performance_profile(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarra
     ascending = np.sort(_finite(scores, "scores"), axis=None)
     at_most = np.searchsorted(ascending, np.asarray(thresholds, np.float64), side="right")
     return 1.0 - at_most / ascending.size
+
+
+def _places(size: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Bootstrap samples of users: blocks (draws, size) of their places."""
+    rng = np.random.default_rng(seed)
+    for rows in _blocks(draws, size):
+        yield rng.integers(0, size, (rows, size), dtype=np.int32)
+
+
+@functools.lru_cache(maxsize=4)
+def _times(size: int, draws: int, seed: int) -> list[np.ndarray]:
+    """How often each user is in each sample: blocks (draws, size). Kept for the next number."""
+    blocks = []
+    for place in _places(size, draws, seed):
+        place += np.arange(len(place), dtype=np.int32)[:, None] * size
+        times = np.bincount(place.ravel(), minlength=place.size).astype(np.uint8)
+        blocks.append(times.reshape(place.shape))
+    return blocks
 
 
 def _interval(mean: float, draws: np.ndarray, level: float, units: int, dropped: int) -> Interval:

@@ -78,6 +78,17 @@ def characters(arm: str, scenario: str, correct: float) -> report.Record:
     return dataclasses.replace(made, scores={report.Key(scenario, arm, "test", "accuracy"): values})
 
 
+def splits() -> report.Record:
+    """Two splits of 30 and 20 users; MAML is ahead of all but A7, and of all it was told of."""
+    said = {"primary": ["mae"], "scenarios": ["user_cold", "warm"], "hypothesis": "h", "rule": "r"}
+    said |= {"method": "A6 MAML", "commit": "c" * 40, "split_seeds": [1, 2]}
+    few = [name for name in OFFSETS if name != "A7 hier. Bayes"]
+    each = [said | {"arms": [*names, "A6 MAML"]} for names in (OFFSETS, few)]
+    sizes = [{"user_cold": n, "warm": n} for n in (30, 20)]
+    extra = {"registrations": each, "tasks": sizes}
+    return record("fresh", offsets=OFFSETS | {"A6 MAML": 0.0}, method="A6 MAML", extra=extra)
+
+
 @pytest.fixture
 def everything(folder):
     """The records of the small edition with Omniglot and the field's tables beside them."""
@@ -95,10 +106,11 @@ def everything(folder):
     made = record(arms=(report.Arm("MWUF"),), shots=(0, 20), method="")
     made = dataclasses.replace(made, scores=scores)
     report.write(folder / "t", "tables-T4-ml-100k-ctr", made)
+    report.write(folder / "f", "fresh-synthetic-1-2", splits())
     from paper import edition
 
     small = edition.editions()["small"]
-    wide = dataclasses.replace(small, optional=("omniglot-*", "tables-*"))
+    wide = dataclasses.replace(small, optional=("omniglot-*", "tables-*", "fresh-*"))
     return edition.load(wide, folder)
 
 
@@ -149,6 +161,32 @@ def test_the_tables_of_the_field_star_what_the_method_is_ahead_of(everything):
     assert grids["T4"].rows == [["MWUF", "0.600", "0.700"]]
     said = list(field.verdicts(everything))
     assert said[0] == "in T2 the MAML is nowhere ahead of all arms that are not meta-learned"
+
+
+def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(everything):
+    from paper import fresh
+    from paper.build import CLAIMS
+
+    assert list(everything.fresh) == ["fresh-synthetic-1-2"] and len(everything.ratings) == 4
+    grids = fresh.fresh_tables(everything)
+    assert list(grids) == ["fresh-1-maml-mae", "fresh-2-maml-mae"]
+    first, second = grids.values()
+    assert first.headings == ["arm", "user-cold (50)", "warm (50)"]
+    cells = {row[0]: row[1:] for row in first.rows}
+    assert cells["A2 fold-in"][0] == "-0.2000 [-0.2000, -0.2000]*"
+    assert cells["A7 hier. Bayes"][0] == "+0.1000 [+0.1000, +0.1000]"
+    assert [row[0] for row in second.rows] == [name for name in OFFSETS if name[1] != "7"]
+    assert CLAIMS["fresh-splits"](everything) == "two new draws of the split (50 new users in all)"
+    assert CLAIMS["fresh-verdicts"](everything) == (
+        "the MAML, absolute error: the claim does not hold for new users (not ahead of A7 hier. "
+        "Bayes) and known ones (not ahead of A7 hier. Bayes); the MAML, absolute error: the claim "
+        "holds for new users and known ones"
+    )
+    assert CLAIMS["fresh-headline"](everything) == (
+        "the MAML is ahead of every such arm in none of two places and the MAML is ahead of every "
+        "such arm in two of two places"
+    )
+    assert CLAIMS["fresh-verdicts"](dataclasses.replace(everything, fresh={})) == ""
 
 
 def test_findings_about_the_classics_follow_from_the_records(everything, folder):

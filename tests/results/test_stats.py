@@ -121,6 +121,14 @@ def test_ten_thousand_draws_of_three_thousand_users_are_cheap():
     assert peak < 60e6
 
 
+def test_counting_how_often_a_user_is_drawn_changes_nothing(monkeypatch):
+    values = np.random.default_rng(5).normal(0.02, 1.0, 700)
+    counted = intervals.mean_interval(values, draws=500, seed=3)
+    monkeypatch.setattr(intervals, "MOST_KEPT", 0)
+    monkeypatch.setattr(intervals, "_times", None)
+    assert counted == pytest.approx(intervals.mean_interval(values, draws=500, seed=3), abs=1e-14)
+
+
 def test_mean_of_seeds_by_hand():
     scores = np.array([[1.0, NAN, NAN], [3.0, 5.0, NAN]])
     np.testing.assert_array_equal(intervals.mean_of_seeds(scores), [2.0, 5.0, NAN])
