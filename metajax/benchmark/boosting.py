@@ -10,6 +10,8 @@ Statistics 2001; Ke et al., "LightGBM", NeurIPS 2017.
 """
 
 import contextlib
+import importlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple
@@ -28,6 +30,8 @@ from metajax.types import Episode, Examples, UserError
 A8, A8_ALONE = "A8 boosting", "A8 boosting alone"
 Backend = Literal["sklearn", "lightgbm"]
 MOST_CODES = 64  # of a multi-valued column that is shown value by value
+FEW_ROWS = 100_000  # below it more threads than one cost more than they gain
+MISSING = "boosting needs scikit-learn: pip install metajax[boosting]"
 
 
 class Settings(NamedTuple):
@@ -158,7 +162,7 @@ def _sklearn(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarra
     try:
         from sklearn.ensemble import HistGradientBoostingRegressor
     except ImportError as missing:
-        raise UserError("boosting needs scikit-learn: pip install metajax[boosting]") from missing
+        raise UserError(MISSING) from missing
     model = HistGradientBoostingRegressor(
         learning_rate=settings.rate,
         max_iter=settings.most_trees,
@@ -187,14 +191,15 @@ def _threads(num_rows: int) -> contextlib.AbstractContextManager:
     """One thread of OpenMP for few rows: more wait for each other at every split, spinning."""
     import threadpoolctl
 
-    return threadpoolctl.threadpool_limits(1 if num_rows < 100_000 else None, "openmp")
+    return threadpoolctl.threadpool_limits(1 if num_rows < FEW_ROWS else None, "openmp")
 
 
 def _lightgbm(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Trees:
     try:
         import lightgbm
-    except ImportError as missing:
-        raise UserError("LightGBM is not installed: pip install lightgbm") from missing
+    except (ImportError, OSError) as missing:  # OSError: the system has no OpenMP
+        raise UserError("LightGBM is not installed: pip install metajax[boosting]") from missing
+    threads = 1 if len(x) < FEW_ROWS else 0
     options = {
         "objective": "regression",
         "learning_rate": settings.rate,
@@ -203,18 +208,48 @@ def _lightgbm(settings: Settings, x: np.ndarray, y: np.ndarray, weight: np.ndarr
         "lambda_l2": settings.l2,
         "deterministic": True,
         "force_row_wise": True,
+        "num_threads": threads,
         "seed": 0,
         "verbose": -1,
     }
     data = lightgbm.Dataset(x, y, weight=weight)
     model = lightgbm.train(options, data, num_boost_round=settings.most_trees)
-    predict = lambda rows, trees: np.asarray(model.predict(rows, num_iteration=trees))
-    return Trees(
-        predict, lambda rows: (predict(rows, n) for n in range(1, settings.most_trees + 1))
-    )
+    some = lambda rows, **which: np.asarray(model.predict(rows, num_threads=threads, **which))
+
+    def stages(rows: np.ndarray) -> Iterator[np.ndarray]:
+        each = (some(rows, start_iteration=n, num_iteration=1) for n in range(model.num_trees()))
+        yield from itertools.accumulate(each)
+
+    return Trees(lambda rows, trees: some(rows, num_iteration=trees), stages)
 
 
-BACKENDS: dict[Backend, Callable[..., Trees]] = {"sklearn": _sklearn, "lightgbm": _lightgbm}
+BACKENDS: dict[Backend, Callable[..., Trees]] = {"lightgbm": _lightgbm, "sklearn": _sklearn}
+"""Name of the library, which is also that of its module -> what fits trees by it."""
+
+
+def installed() -> list[Backend]:
+    """The libraries of boosted trees that are there, the faster one first.
+
+    Raises:
+      UserError: none is.
+    """
+    found: list[Backend] = []
+    for backend in BACKENDS:
+        try:
+            importlib.import_module(backend)
+        except (ImportError, OSError):
+            continue
+        found.append(backend)
+    if not found:
+        raise UserError(MISSING)
+    return found
+
+
+def better(made: Callable[[Settings, Backend], Fitted], settings: Settings) -> Fitted:
+    """The trees of each library at the same settings: those that are better on meta-validation."""
+    each = [made(settings, backend) for backend in installed()]
+    spent = sum(fitted.seconds for fitted in each)
+    return min(each, key=lambda fitted: fitted.settings["valid"])._replace(seconds=spent)
 
 
 def boosting_arm(
@@ -237,7 +272,7 @@ def boosting_arm(
       UserError: the library is not installed.
     """
     drawn = settings.num_draws, settings.hidden_share
-    return booster(problem, arms, *drawn, backend, num_support)(settings)
+    return booster(problem, arms, *drawn, num_support)(settings, backend)
 
 
 def booster(
@@ -245,10 +280,9 @@ def booster(
     arms: Mapping[str, Trained] | None = None,
     num_draws: int = DEFAULT.num_draws,
     hidden_share: float = DEFAULT.hidden_share,
-    backend: Backend = "sklearn",
     num_support: int = 64,
-) -> Callable[[Settings], Fitted]:
-    """A function settings -> A8; the rows that trees are fitted and chosen on are made once.
+) -> Callable[[Settings, Backend], Fitted]:
+    """(settings, backend) -> A8; the rows that trees are fitted and chosen on are made once.
 
     Arguments are those of `boosting_arm`; ``num_draws`` and ``hidden_share`` stand in place of
     those of the settings.
@@ -262,7 +296,7 @@ def booster(
     valid = _valid_by_trees(problem, shown)
     drawing = time.perf_counter() - began
 
-    def made(settings: Settings) -> Fitted:
+    def made(settings: Settings, backend: Backend) -> Fitted:
         since = time.perf_counter()
         settings = settings._replace(num_draws=num_draws, hidden_share=hidden_share)
         trees = BACKENDS[backend](settings, rows.x[real], rows.label[real], rows.mask[real])

@@ -18,8 +18,8 @@ from metajax.types import UserError
 
 NAMES = (A8, A8_ALONE, A9)
 MOST_DRAWS, DRAWS_PER_TASK = 20_000, 4
-Maker = Callable[[int], Callable[[boosting.Settings], Fitted]]
-"""Number of training tasks that are drawn -> (settings -> boosted trees fitted on them)."""
+Maker = Callable[[int], Callable[[boosting.Settings, boosting.Backend], Fitted]]
+"""Number of training tasks drawn -> ((settings, backend) -> boosted trees fitted on them)."""
 Tuned = Callable[[str, Maker, int], Fitted]
 """(arm, maker, tasks that may be drawn) -> the arm at the settings that were chosen."""
 
@@ -27,7 +27,7 @@ Tuned = Callable[[str, Maker, int], Fitted]
 def as_set(arm: str, make: Maker, draws: int) -> Fitted:
     """The arm at the default settings of boosting; only the number of trees is chosen."""
     del arm
-    return make(draws)(boosting.DEFAULT)
+    return make(draws)(boosting.DEFAULT, "sklearn")
 
 
 def num_draws(training: Training, num_train: int) -> int:

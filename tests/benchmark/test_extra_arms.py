@@ -1,6 +1,7 @@
 """Arms made of other arms, and boosted trees: what they see, how they fit, what they read."""
 
 import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from metajax.benchmark.arm import Fitted
 from metajax.data import split
 from metajax.data.worlds import latent
 from metajax.evaluation import leaks
-from metajax.types import Episode, Examples
+from metajax.types import Episode, Examples, UserError
 
 TREES = boosting.Settings(rate=0.2, leaves=8, most_trees=40, num_draws=1500, hidden_share=0.1)
 
@@ -189,8 +190,30 @@ def test_trees_alone_need_no_arms(ready):
     assert np.isfinite(arm.predict(*ready.valid, jax.random.key(0))).all()
 
 
-def test_trees_of_lightgbm(ready):
-    pytest.importorskip("lightgbm", reason="pip install lightgbm")
+def test_trees_of_both_libraries_and_the_better_of_them(ready, monkeypatch):
+    pytest.importorskip("lightgbm", reason="pip install metajax[boosting]")
     few = TREES._replace(most_trees=20, num_draws=500)
-    arm = boosting.boosting_arm(ready, None, few, "lightgbm", num_support=32)
-    assert arm.settings["valid"] < np.var(ready.table.label)
+    made = boosting.booster(ready, None, 500, num_support=32)
+    each = {backend: made(few, backend).settings["valid"] for backend in boosting.installed()}
+    assert list(each) == ["lightgbm", "sklearn"]
+    assert max(each.values()) < np.var(ready.table.label)
+    best = boosting.better(made, few).settings
+    assert best["valid"] == min(each.values()) and each[best["backend"]] == best["valid"]
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    assert boosting.installed() == ["sklearn"]
+    with pytest.raises(UserError, match="LightGBM is not installed: pip install"):
+        made(few, "lightgbm")
+
+
+def test_stages_of_lightgbm_are_the_predictions_of_so_many_trees():
+    pytest.importorskip("lightgbm", reason="pip install metajax[boosting]")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(300, 4))
+    y = x[:, 0] + rng.normal(0, 0.1, 300)
+    few = TREES._replace(most_trees=7)
+    trees = boosting.BACKENDS["lightgbm"](few, x, y, np.ones(300))
+    stages = list(trees.stages(x))
+    assert len(stages) == 7
+    for number, stage in enumerate(stages, 1):
+        np.testing.assert_allclose(stage, trees.predict(x, number), atol=1e-9)
+    assert np.mean((stages[-1] - y) ** 2) < 0.5 * np.mean((stages[0] - y) ** 2)

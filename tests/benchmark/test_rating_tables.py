@@ -46,7 +46,7 @@ def left(ready, closed_forms, tmp_path_factory):
     """An experiment whose arms need no training, from the problem to the plot."""
     folder = tmp_path_factory.mktemp("table")
     few = boosting.DEFAULT._replace(most_trees=8, min_rows=10, leaves=4)
-    tuned = lambda arm, make, draws: make(draws)(few)
+    tuned = lambda arm, make, draws: make(draws)(few, "sklearn")
     more, notes = strong.combined(ready, closed_forms, TINY, tuned)
     output, data = Output(folder, publish=True), Data("synthetic")
     parts = SplitOptions(split_seed=3)

@@ -58,7 +58,7 @@ def spent():
         patch.setattr(baselines, "closed_form_arms", lambda problem: {a: made() for a in closed})
         patch.setattr(baselines, "trained_arm", trained_arm)
         patch.setattr(baselines, "fine_tuned_arm", lambda *given: made())
-        patch.setattr(boosting, "booster", lambda *given, **named: lambda settings: fitted)
+        patch.setattr(boosting, "booster", lambda *given, **named: lambda settings, backend: fitted)
         patch.setattr(stacking, "stacker", lambda *given: lambda penalty: made())
         arms, notes = contenders.all_arms(
             tuple(contenders.CONTENDERS), ready, TRAINING, BUDGET, "ratings"

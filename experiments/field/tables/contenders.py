@@ -1,9 +1,10 @@
 """Who stands in a table: every arm with the settings that are tuned for it, all by equal trials.
 
 A trial of a trained arm is a short training with one seed; of boosting it is trees fitted on as
-many tasks as such a training sees; a closed form and fine-tuning are judged in full. Every search
-is of the same number of trials and begins in the middle of its space: nobody begins with a setting
-that was found by hand on the same users.
+many tasks as such a training sees, by LightGBM if it is installed; the settings that are found are
+then fitted by scikit-learn as well, and the better of the two on meta-validation is kept. A closed
+form and fine-tuning are judged in full. Every search is of the same number of trials and begins in
+the middle of its space: nobody begins with a setting that was found by hand on the same users.
 """
 
 import dataclasses
@@ -218,12 +219,12 @@ def combined(
     """A8 with and without arms' predictions, and A9, each tuned; and what could not be made."""
 
     def tuned(arm: str, make: strong.Maker, draws: int) -> Fitted:
+        fastest = boosting.installed()[0]
         tried = make(min(draws, budget.trial_steps * training.num_tasks))
-        objective = lambda settings, watch: tried(boosting.DEFAULT._replace(**settings)).settings[
-            "valid"
-        ]
+        at = lambda settings: boosting.DEFAULT._replace(**settings)
+        objective = lambda settings, watch: tried(at(settings), fastest).settings["valid"]
         best, told = _tuned(arm, objective, TREES, budget)
-        made = make(draws)(boosting.DEFAULT._replace(**best))
+        made = boosting.better(make(draws), at(best))
         return made._replace(settings=made.settings | told)
 
     def stacked(closed_forms: Mapping[str, Trained], draws: int) -> Trained:
