@@ -2,13 +2,14 @@
 
 import dataclasses
 import fnmatch
+import functools
 import pathlib
 import tomllib
 from typing import NamedTuple
 
 import numpy as np
 
-from metajax.results import intervals, records
+from metajax.results import intervals, records, registered
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -88,6 +89,11 @@ class Results:
         """All records, by name."""
         others = self.omniglot | self.unlabeled | self.tables | self.ranking | self.fresh
         return self.ratings | self.sinusoid | others
+
+    @functools.cached_property
+    def registered(self) -> list[registered.Comparison]:
+        """The registered comparisons of the fresh splits."""
+        return [one for record in self.fresh.values() for one in registered.comparisons(record)]
 
     @property
     def scenarios(self) -> list[str]:

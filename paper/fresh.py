@@ -1,6 +1,7 @@
 """Splits that were registered before they were opened: tables, and what became of the claims."""
 
-from metajax.results import records, registered, tables
+from metajax.results import records, tables
+from metajax.results.registered import Comparison
 from paper.claims import listed, number
 from paper.edition import Results
 
@@ -13,44 +14,32 @@ WHO = {
 MEASURE = {"mse": "squared error", "mae": "absolute error", "ndcg@5": "nDCG@5"}
 
 
-def _views(r: Results) -> list[records.Record]:
-    """The fresh splits as each of their registrations is about them."""
-    return [
-        registered.view(record, place)
-        for record in r.fresh.values()
-        for place in range(len(record.extra["registrations"]))
-    ]
-
-
 def fresh_tables(r: Results) -> dict[str, tables.Grid]:
     """Name -> the method of a registration minus each arm, in each scenario, in one measure."""
     found = {}
-    for place, view in enumerate(_views(r), 1):
-        for metric in view.extra["registration"]["primary"]:
-            name = f"fresh-{place}-{records.label(view.method)}-{metric}".lower()
-            found[name.replace(" ", "-").replace("@", "-")] = _grid(view, metric)
+    for place, one in enumerate(r.registered, 1):
+        for metric in one.told["primary"]:
+            name = f"fresh-{place}-{records.label(one.record.method)}-{metric}".lower()
+            found[name.replace(" ", "-").replace("@", "-")] = _grid(one, metric)
     return found
 
 
-def _grid(view: records.Record, metric: str) -> tables.Grid:
-    told, method = view.extra["registration"], records.label(view.method)
-    each = {scenario: registered.gaps(view, scenario, metric) for scenario in told["scenarios"]}
+def _grid(found: Comparison, metric: str) -> tables.Grid:
+    told, method = found.told, records.label(found.record.method)
     rows = []
-    for arm in view.names(records.BASELINE):
+    for arm in found.record.names(records.BASELINE):
         cells = [arm]
-        for gaps in each.values():
-            gap = gaps.get(arm)
-            star = "*" if gap and registered.ahead(gap, metric) else ""
-            i = gap and gap.found
-            cells.append(f"{i.mean:+.4f} [{i.low:+.4f}, {i.high:+.4f}]{star}" if i else "diverged")
+        for scenario in told["scenarios"]:
+            gap = found.gaps(scenario, metric).get(arm)
+            star = "*" if gap and found.ahead(scenario, metric, arm) else ""
+            cells.append(f"{gap.found:+.4f}{star}" if gap else "diverged")
         rows.append(cells)
-    size = lambda scenario: sum(sizes[scenario] for sizes in view.extra["tasks"])
-    heads = ["arm", *(f"{s.replace('_', '-')} ({size(s):,})" for s in told["scenarios"])]
-    splits = len(told["split_seeds"])
+    places = told["scenarios"]
+    heads = ["arm", *(f"{s.replace('_', '-')} ({found.size(s):,})" for s in places)]
     note = (
-        f"The {method} minus the arm, over {splits} fresh splits and all their tasks (number in "
-        "parentheses), with the 95 % interval of a two-way bootstrap. A star: the method is ahead, "
-        "and p is below .05 after Holm over the arms of the column."
+        f"The {method} minus the arm, over {number(len(told['split_seeds']))} fresh splits and "
+        "all their tasks (number in parentheses), with the 95 % interval of a two-way bootstrap. "
+        "A star: the method is ahead, and p is below .05 after Holm over the arms of the column."
     )
     title = f"{method} on fresh splits: difference in {MEASURE.get(metric, metric)}"
     return tables.Grid(title, heads, rows, 1, [note])
@@ -68,15 +57,14 @@ def fresh_splits(r: Results) -> str:
 def fresh_verdicts(r: Results) -> str:
     """What became of each registered claim; empty without records."""
     told = []
-    for view in _views(r):
-        said = view.extra["registration"]
-        for metric in said["primary"]:
-            left = {s: registered.not_beaten(view, s, metric) for s in said["scenarios"]}
-            holds = [WHO[s] for s, arms in left.items() if not arms]
-            fails = [f"{WHO[s]} (not ahead of {listed(arms)})" for s, arms in left.items() if arms]
+    for found in r.registered:
+        for metric in found.told["primary"]:
+            left = {WHO[s]: found.not_beaten(s, metric) for s in found.told["scenarios"]}
+            holds = [who for who, arms in left.items() if not arms]
+            fails = [f"{who} (not ahead of {listed(arms)})" for who, arms in left.items() if arms]
             parts = [f"holds for {listed(holds)}"] if holds else []
             parts += [f"does not hold for {listed(fails)}"] if fails else []
-            name = f"the {records.label(view.method)}, {MEASURE.get(metric, metric)}"
+            name = f"the {records.label(found.record.method)}, {MEASURE.get(metric, metric)}"
             told.append(f"{name}: the claim {' and '.join(parts)}")
     return "; ".join(told)
 
@@ -84,11 +72,10 @@ def fresh_verdicts(r: Results) -> str:
 def fresh_headline(r: Results) -> str:
     """In how many of the registered places the claims hold; empty without records."""
     counts = []
-    for view in _views(r):
-        said = view.extra["registration"]
-        places = [(s, m) for s in said["scenarios"] for m in said["primary"]]
-        won = sum(not registered.not_beaten(view, s, m) for s, m in places)
-        name = records.label(view.method)
+    for found in r.registered:
+        places = [(s, m) for s in found.told["scenarios"] for m in found.told["primary"]]
+        won = sum(not found.not_beaten(*place) for place in places)
         won_of = f"{number(won)} of {number(len(places))}"
+        name = records.label(found.record.method)
         counts.append(f"the {name} is ahead of every such arm in {won_of} places")
     return listed(counts)

@@ -130,26 +130,45 @@ def two_way_bootstrap(
 
     References: Davison and Hinkley, "Bootstrap methods and their application", 1997, sec. 3.8.
     """
-    groups = [_array(group, 1, "a group") for group in groups]
-    kept = [group[~np.isnan(group)] for group in groups]
+    groups = [_array(group, 1, "a group")[:, None] for group in groups]
+    return two_way_bootstraps(groups, draws=draws, seed=seed, level=level)[0]
+
+
+def two_way_bootstraps(
+    groups: Sequence[np.ndarray], *, draws: int = 10_000, seed: int = 0, level: float = 0.95
+) -> list[Interval]:
+    """`two_way_bootstrap` of several columns on the same draws, for the time of one.
+
+    Args:
+      groups: one array (users, columns) per split; a user must be NaN in all columns or in none.
+      draws, seed, level: as `mean_interval`.
+
+    Raises:
+      UserError: as `two_way_bootstrap`, or a user is undefined in some columns only.
+    """
+    groups = [_array(group, 2, "a group") for group in groups]
+    kept = [group[~np.isnan(group).all(axis=1)] for group in groups]
     if not kept or min(map(len, kept)) == 0:
         raise UserError("a two-way bootstrap needs groups that have defined values")
     if any(np.isinf(group).any() for group in kept):
         raise UserError("a value is infinite: look for a diverged run before averaging")
+    if any(np.isnan(group).any() for group in kept):
+        raise UserError("columns of a two-way bootstrap must be defined for the same users")
     rng = np.random.default_rng(seed)
     taken = rng.integers(0, len(kept), (draws, len(kept)))
-    total, units = np.zeros(draws), np.zeros(draws)
+    total, units = np.zeros((draws, kept[0].shape[1])), np.zeros((draws, 1))
     for i, group in enumerate(kept):
         times = (taken == i).sum(axis=1)
         for again in range(1, int(times.max()) + 1):
             some = np.flatnonzero(times >= again)
             for rows in np.array_split(some, len(_blocks(max(1, len(some)), len(group)))):
                 place = rng.integers(0, len(group), (len(rows), len(group)), dtype=np.int32)
-                total[rows] += group[place].sum(axis=1)
+                total[rows] += _how_often(place) @ group
                 units[rows] += len(group)
     every = np.concatenate(kept)
     dropped = sum(map(len, groups)) - len(every)
-    return _interval(float(every.mean()), total / units, level, len(every), dropped)
+    each = zip(every.mean(axis=0), (total / units).T, strict=True)
+    return [_interval(float(mean), of, level, len(every), dropped) for mean, of in each]
 
 
 def ratio_bootstrap(
@@ -324,12 +343,14 @@ def _places(size: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 @functools.lru_cache(maxsize=4)
 def _times(size: int, draws: int, seed: int) -> list[np.ndarray]:
     """How often each user is in each sample: blocks (draws, size). Kept for the next number."""
-    blocks = []
-    for place in _places(size, draws, seed):
-        place += np.arange(len(place), dtype=np.int32)[:, None] * size
-        times = np.bincount(place.ravel(), minlength=place.size).astype(np.uint8)
-        blocks.append(times.reshape(place.shape))
-    return blocks
+    return [_how_often(place).astype(np.uint8) for place in _places(size, draws, seed)]
+
+
+def _how_often(places: np.ndarray) -> np.ndarray:
+    """How often each of ``size`` users is in each row of places (rows, size)."""
+    rows, size = places.shape
+    places = places + np.arange(rows, dtype=np.int32)[:, None] * size
+    return np.bincount(places.ravel(), minlength=places.size).reshape(rows, size)
 
 
 def _interval(mean: float, draws: np.ndarray, level: float, units: int, dropped: int) -> Interval:

@@ -219,16 +219,16 @@ def main(config: Config) -> records.Record:
     name = name_of(asked[0])
     if config.output.from_records:
         record = records.stored(name, otherwise=config.output.folder(name))
-        report.show(record)
+        for found in registered.comparisons(record):
+            report.show(found)
         return record
     commits = [require_committed(path) for path in config.registrations]
     folder = config.output.folder(name)
     each = [kept(asked, seed, config, folder) for seed in asked[0].split_seeds]
     record = told(asked, commits, each)
     path = records.write(folder, name, record, config.output.publish)
-    report.show(record)
+    for found in registered.comparisons(record):
+        report.show(found)
+        print(f"plot   {report.plot(found, folder)}")
     print(f"record {path}")
-    for number, plot in enumerate(report.plots_in(folder, record)):
-        report.plot(registered.view(record, number), plot)
-        print(f"plot   {plot}")
     return record
