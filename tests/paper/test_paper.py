@@ -385,7 +385,7 @@ def test_no_number_is_typed_into_the_prose():
     prose = (PAPER / "paper.typ").read_text().partition("[Abstract]")[2]
     prose = re.sub(
         r"\$[^$]*\$|@\w+|<[\w-]+>|#\w+\([^)]*\)?|`[^`]*`"
-        r"|A\d|N1|\.05|95 %|100%|exclude 0|MovieLens 1M",
+        r"|A\d+|N1|\.05|95 %|100%|exclude 0|MovieLens 1M",
         "",
         prose,
     )
