@@ -63,7 +63,7 @@ class Results:
       unlabeled: name -> record of Omniglot, trained without.
       tables: name -> record of the field's tables.
       ranking: name -> record of a catalogue ranked for new users.
-      fresh: name -> record of splits that were registered before they were opened.
+      fresh: name -> record of a split that was registered before it was opened.
     """
 
     edition: Edition
@@ -92,8 +92,9 @@ class Results:
 
     @functools.cached_property
     def registered(self) -> list[registered.Comparison]:
-        """The registered comparisons of the fresh splits."""
-        return [one for record in self.fresh.values() for one in registered.comparisons(record)]
+        """The registered comparisons of the fresh splits; none before all splits are there."""
+        splits = list(self.fresh.values())
+        return [] if not splits or registered.missing(splits) else registered.comparisons(splits)
 
     @property
     def scenarios(self) -> list[str]:

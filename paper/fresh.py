@@ -47,11 +47,11 @@ def _grid(found: Comparison, metric: str) -> tables.Grid:
 
 def fresh_splits(r: Results) -> str:
     """How many splits, and how many new users they have; empty without records."""
-    record = next(iter(r.fresh.values()), None)
-    if record is None:
+    if not r.registered:
         return ""
-    sizes = [size["user_cold"] for size in record.extra["tasks"]]
-    return f"{number(len(sizes))} new draws of the split ({sum(sizes):,} new users in all)"
+    first = r.registered[0]
+    users = first.size("user_cold")
+    return f"{number(len(first.sizes))} new draws of the split ({users:,} new users in all)"
 
 
 def fresh_verdicts(r: Results) -> str:

@@ -1,19 +1,22 @@
 """Comparisons that were registered before their splits were opened: differences and verdicts.
 
-The record of such splits, pooled, names in ``extra`` each of its registrations and the number of
-tasks of each split; `comparisons` gives the record as each registration is about it.
+Each split has a record, which names its registrations in ``extra``. `comparisons` pools the records
+of all splits of a registration and gives them as each registration is about them.
 """
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metajax.results import intervals, records, tables
+from metajax.types import UserError
 
 ALPHA = 0.05
+REGISTERED = "registrations"
+"""Where a record of a fresh split has what was registered about it."""
 
 
 class Gap(NamedTuple):
@@ -28,21 +31,28 @@ class Comparison:
 
     Attributes:
       told: what was registered, and the commit that it was registered in.
-      record: the record with the arms of this registration alone, and its method.
+      sizes: scenario -> number of test tasks, of each split.
+      record: all splits, with the arms of this registration alone, and its method.
       gaps: (scenario, metric) -> arm that is no meta-learner and did not diverge -> the method
         minus it.
     """
 
-    def __init__(self, record: records.Record, told: Mapping[str, Any]):
-        arms = tuple(arm for arm in record.arms if arm.name in told["arms"])
-        scores = {key: values for key, values in record.scores.items() if key.arm in told["arms"]}
+    def __init__(self, splits: Sequence[records.Record], told: Mapping[str, Any]):
+        first, named = splits[0], set(told["arms"])
+        keys = [key for key in first.scores if key.arm in named]
         self.told = told
-        self.record = dataclasses.replace(record, method=told["method"], arms=arms, scores=scores)
+        self.sizes = [dict(one.tasks) for one in splits]
+        self.record = dataclasses.replace(
+            first,
+            method=told["method"],
+            arms=tuple(arm for arm in first.arms if arm.name in named),
+            scores={k: np.concatenate([one.scores[k] for one in splits], axis=1) for k in keys},
+        )
         self.gaps = functools.cache(self._gaps)
 
     def size(self, scenario: str) -> int:
         """The number of test tasks of all splits."""
-        return sum(sizes[scenario] for sizes in self.record.extra["tasks"])
+        return sum(sizes[scenario] for sizes in self.sizes)
 
     def ahead(self, scenario: str, metric: str, arm: str) -> bool:
         """Whether the method is ahead of an arm by the registered rule."""
@@ -71,13 +81,38 @@ class Comparison:
         ]
         mean = lambda arm: intervals.mean_of_seeds(record.of(scenario, arm, records.ALL, metric))
         mine = mean(record.method)
-        ends = np.cumsum([sizes[scenario] for sizes in record.extra["tasks"]])[:-1]
+        ends = np.cumsum([sizes[scenario] for sizes in self.sizes])[:-1]
         each = np.stack([mine - mean(arm) for arm in others], axis=1)
         found = intervals.two_way_bootstraps(np.split(each, ends))
         p = intervals.holm(np.array([gap.p for gap in found]))
         return {arm: Gap(gap, float(v)) for arm, gap, v in zip(others, found, p, strict=True)}
 
 
-def comparisons(record: records.Record) -> list[Comparison]:
-    """Each registration of a record of fresh splits."""
-    return [Comparison(record, told) for told in record.extra["registrations"]]
+def missing(splits: Sequence[records.Record]) -> list[int]:
+    """The seeds of the registered splits that are not among those that are there."""
+    there = {one.split.seed for one in splits if one.split}
+    asked = [seed for told in splits[0].extra[REGISTERED] for seed in told["split_seeds"]]
+    return sorted(set(asked) - there)
+
+
+def comparisons(splits: Sequence[records.Record]) -> list[Comparison]:
+    """What each registration says of its splits, once all of them are there.
+
+    Args:
+      splits: a record of each, in any order.
+
+    Raises:
+      UserError: a split is missing, or two have other registrations.
+    """
+    if not splits:
+        return []
+    if left := missing(splits):
+        raise UserError(
+            f"no verdict before all registered splits are run: {', '.join(map(str, left))} "
+            f"{'is' if len(left) == 1 else 'are'} missing"
+        )
+    ordered = sorted(splits, key=lambda one: one.split.seed if one.split else 0)
+    told = ordered[0].extra[REGISTERED]
+    if any(one.extra[REGISTERED] != told for one in ordered):
+        raise UserError("the splits are not of the same registrations; give those of one folder")
+    return [Comparison(ordered, one) for one in told]

@@ -100,32 +100,44 @@ def test_the_two_way_bootstrap_sees_splits_and_users():
         intervals.two_way_bootstrap([np.array([np.nan])])
 
 
-def pooled(offsets) -> records.Record:
-    """Two splits of 30 and 20 users in one record, about the first arms and about all."""
+def splits(offsets, seeds=(1, 2)) -> list[records.Record]:
+    """Splits of 30 users each, about the first arm and about all."""
     told = {"primary": ["mse"], "scenarios": ["user_cold"], "hypothesis": "h", "rule": "r"}
-    told |= {"method": "A6 MAML", "commit": "c" * 40}
+    told |= {"method": "A6 MAML", "commit": "c" * 40, "split_seeds": [1, 2], "digest": "d"}
     each = [told | {"arms": [*list(offsets)[:1], "A6 MAML"]}, told | {"arms": list(offsets)}]
-    extra = {"registrations": each, "tasks": [{"user_cold": n} for n in (30, 20)]}
-    return dataclasses.replace(record(offsets=offsets), extra=extra)
+    made = record(num_tasks=30, offsets=offsets, extra={"registrations": each})
+    at = lambda seed: records.Split("melu-redrawn", seed, f"s{seed}", {"user_cold": 30})
+    return [dataclasses.replace(made, split=at(s)) for s in seeds]
 
 
 def test_the_verdict_is_by_the_registered_rule(capsys):
-    better = pooled({"A2 fold-in": 0.2, "A3 joint": 0.1, "A6 MAML": 0.0})
+    better = splits({"A2 fold-in": 0.2, "A3 joint": 0.1, "A6 MAML": 0.0})
     assert registered.comparisons(better)[1].verdict("user_cold", "mse") == "holds"
-    level = pooled({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
+    level = splits({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
     few, every = registered.comparisons(level)
     assert every.verdict("user_cold", "mse") == "DOES NOT HOLD against A3 joint"
     report.show(few)
     said = capsys.readouterr().out
-    assert "Registered at commit cccccccccccc: h" in said and "50 tasks of 2 fresh splits" in said
+    assert "Registered at commit cccccccccccc: h" in said and "60 tasks of 2 fresh splits" in said
     assert "user-cold, RMSE: holds" in said
 
 
 def test_a_registration_is_judged_by_its_own_arms():
-    level = pooled({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
+    level = splits({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
     few, every = registered.comparisons(level)
     assert few.record.names() == ["A2 fold-in", "A6 MAML"] and len(every.record.names()) == 3
     assert few.verdict("user_cold", "mse") == "holds"
+
+
+def test_no_verdict_before_all_splits_are_there():
+    offsets = {"A2 fold-in": 0.2, "A6 MAML": 0.0}
+    with pytest.raises(UserError, match="before all registered splits are run: 2 is missing"):
+        registered.comparisons(splits(offsets, [1]))
+    one, other = splits(offsets)
+    other = dataclasses.replace(other, extra={"registrations": one.extra["registrations"][:1]})
+    with pytest.raises(UserError, match="not of the same registrations"):
+        registered.comparisons([one, other])
+    assert registered.comparisons([]) == []
 
 
 def test_registrations_of_other_splits_are_refused_together(tmp_path):
@@ -146,13 +158,13 @@ def test_two_small_registrations_are_run_once_and_go_on(tmp_path, monkeypatch, c
     one, other = small(tmp_path), tmp_path / "mixed.toml"
     other.write_text(one.read_text().replace("A6 ridge head", "A6 mixture"))
     config = fresh.Config((one, other), output=fresh.Output(out=tmp_path / "out"))
-    both = fresh.main(config)
-    plain, mixed = (found.record for found in registered.comparisons(both))
+    each = fresh.main(config)
+    plain, mixed = (found.record for found in registered.comparisons(each))
     assert plain.method == "A6 ridge head" and "A10 mixture" not in plain.names()
     assert mixed.method == "A6 mixture" and "A6 ridge head" in mixed.names(records.METHOD)
     assert "A10 mixture" in mixed.names(records.BASELINE)
-    assert len(both.extra["tasks"]) == 2 and (tmp_path / "out" / "a6-mixture.png").is_file()
-    assert {opening.times_opened for opening in both.opened} == {1}
+    assert len(each) == 2 and (tmp_path / "out" / "a6-mixture.png").is_file()
+    assert {opening.times_opened for one in each for opening in one.opened} == {1}
     again = fresh.main(config)
-    assert again.opened == both.opened, "no split is opened twice"
+    assert [one.opened for one in again] == [one.opened for one in each], "none is opened twice"
     assert "DOES NOT HOLD" in capsys.readouterr().out

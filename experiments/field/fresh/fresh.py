@@ -9,7 +9,8 @@ Run: python -m experiments fresh paper/registrations/fresh-splits.toml
      python -m experiments fresh paper/registrations/fresh-*.toml   several on the same splits
      --from-records prints the record that is stored.
 Registrations of the same splits and budget share the arms and the one opening.
-A stopped run goes on: a split that is done is not opened again.
+Each split has a record; `--publish` stores it as soon as it is made. A stopped run goes on: a split
+that is done is not opened again. No verdict is printed before all splits are done.
 """
 
 import dataclasses
@@ -95,10 +96,9 @@ def read(path: pathlib.Path) -> Registration:
     return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
 
 
-def name_of(registration: Registration) -> str:
-    """The name of the record of the splits that a registration is about."""
-    first, *_, last = registration.split_seeds
-    return f"fresh-{registration.dataset}-{first}-{last}"
+def name_of(registration: Registration, seed: int) -> str:
+    """The name of the record of a split."""
+    return f"fresh-{registration.dataset}-{seed}"
 
 
 def together(paths: Sequence[pathlib.Path]) -> list[Registration]:
@@ -182,53 +182,61 @@ def of_split(
 
 
 def kept(
-    asked: Sequence[Registration], seed: int, config: Config, folder: pathlib.Path
+    asked: Sequence[Registration],
+    commits: Sequence[str],
+    seed: int,
+    config: Config,
+    folder: pathlib.Path,
 ) -> records.Record:
-    """The record of a split, from the folder if it was left there by the same registrations."""
-    name, digests = f"split-{seed}", [registration.digest for registration in asked]
-    path = records.path_of(name, folder)
-    if path.is_file():
-        record = records.read(path)
-        if record.extra.get("registrations") == digests:
+    """The record of a split: one of the same registrations that is there already, or a new one."""
+    name, publish = name_of(asked[0], seed), config.output.publish
+    for place in (folder, records.RESULTS):
+        path = records.path_of(name, place)
+        record = records.read(path) if path.is_file() else None
+        if record and _digests(record) == [registration.digest for registration in asked]:
+            if publish and place != records.RESULTS:
+                records.publish(name, record)
             return record
     record = of_split(asked, seed, config, folder / name)
-    record = dataclasses.replace(record, extra={**record.extra, "registrations": digests})
-    records.write(folder, name, record)
+    record = told(asked, commits, record)
+    records.write(folder, name, record, publish)
     return record
+
+
+def _digests(record: records.Record) -> list[str]:
+    return [one["digest"] for one in record.extra.get(registered.REGISTERED, ())]
 
 
 def told(
-    asked: Sequence[Registration], commits: Sequence[str], each: Sequence[records.Record]
+    asked: Sequence[Registration], commits: Sequence[str], record: records.Record
 ) -> records.Record:
-    """The splits pooled into one record, with all that was registered about them."""
-    pooled = field.pooled(list(each))
+    """The record of a split with all that was registered about it."""
     said = []
     for one, commit in zip(asked, commits, strict=True):
         unasked = contenders.unasked(one.method)
-        arms = [name for name in pooled.names() if name not in unasked]
+        arms = [name for name in record.names() if name not in unasked]
         said.append(one._asdict() | {"commit": commit, "arms": arms})
-    sizes = [dict(record.tasks) for record in each]
-    made_by = [record.environment.commit for record in each]
-    facts = {"registrations": said, "tasks": sizes, "commits": made_by}
-    return dataclasses.replace(pooled, extra={**pooled.extra, **facts})
+    extra = {**record.extra, registered.REGISTERED: records.plain(said)}
+    return dataclasses.replace(record, extra=extra)
 
 
-def main(config: Config) -> records.Record:
-    """The splits pooled, made or read, and the verdict on each registration printed."""
+def main(config: Config) -> list[records.Record]:
+    """The record of each split, made or read, and the verdict on each registration printed."""
     asked = together(config.registrations)
-    name = name_of(asked[0])
+    names = [name_of(asked[0], seed) for seed in asked[0].split_seeds]
+    folder = config.output.folder(config.registrations[0].stem)
+    places = (records.RESULTS, folder)
     if config.output.from_records:
-        record = records.stored(name, otherwise=config.output.folder(name))
-        for found in registered.comparisons(record):
-            report.show(found)
-        return record
-    commits = [require_committed(path) for path in config.registrations]
-    folder = config.output.folder(name)
-    each = [kept(asked, seed, config, folder) for seed in asked[0].split_seeds]
-    record = told(asked, commits, each)
-    path = records.write(folder, name, record, config.output.publish)
-    for found in registered.comparisons(record):
+        there = [n for n in names if any(records.path_of(n, p).is_file() for p in places)]
+        each = [records.stored(name, otherwise=folder) for name in there or names[:1]]
+    else:
+        commits = [require_committed(path) for path in config.registrations]
+        seeds = asked[0].split_seeds
+        each = [kept(asked, commits, seed, config, folder) for seed in seeds]
+    for found in registered.comparisons(each):
         report.show(found)
-        print(f"plot   {report.plot(found, folder)}")
-    print(f"record {path}")
-    return record
+        if not config.output.from_records:
+            print(f"plot   {report.plot(found, folder)}")
+    if not config.output.from_records:
+        print("".join(f"record {records.path_of(name, folder)}\n" for name in names), end="")
+    return each

@@ -26,8 +26,8 @@ def grid_of(found: Comparison, scenario: str) -> tables.Grid:
     label = records.label(record.method)
     heads = [f"{label} - arm, {name.replace('RMSE', 'MSE')}" for name in names]
     note = "Pooled over splits and users by a two-way bootstrap; p after Holm over the arms."
-    splits = len(record.extra["tasks"])
-    title = f"{scenario.replace('_', '-')}: {found.size(scenario)} tasks of {splits} fresh splits"
+    where, splits = scenario.replace("_", "-"), len(found.sizes)
+    title = f"{where}: {found.size(scenario)} tasks of {splits} fresh splits"
     return tables.Grid(title, ["arm", *names, *heads], rows, notes=[note], bold=bold)
 
 
