@@ -9,7 +9,7 @@ control of a mixture with one.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -56,12 +56,13 @@ def mixture_arm(
         "unrated": fitted_weights(_scores(ready, hidden, tasks, key), tasks, problem.mean),
     }
 
-    def predict(source: episodes.Source, tasks: Episode, key: jax.Array) -> np.ndarray:
-        scores = _scores(ready, source, tasks, key) - problem.mean
+    def mixed(source: episodes.Source, tasks: Episode, each: Sequence[np.ndarray]) -> np.ndarray:
+        scores = _of_all_seeds(each) - problem.mean
         rated = np.asarray(source.inputs["count"])[np.asarray(tasks.query.inputs)] > 0
         of = {k: np.tensordot(w, scores, axes=1) for k, w in weights.items()}
         return (problem.mean + np.where(rated, of["rated"], of["unrated"])).astype(np.float32)
 
+    predict = judge.Mixture(ready, mixed)
     query = problem.valid[1].query
     first = jnp.asarray(predict(*problem.valid, key))
     error = [float(problem.error(scores, query.label, query.mask)) for scores in first]
@@ -124,7 +125,12 @@ def _scores(
     tasks: Episode,
     key: jax.Array,
 ) -> np.ndarray:
-    """The scores (M, S, T, Q) of M arms; an arm of one seed has the same scores for all seeds."""
-    each = [np.asarray(run(source, tasks, key), np.float64) for run in ready.values()]
+    """The scores (M, S, T, Q) of M arms."""
+    return _of_all_seeds([np.asarray(run(source, tasks, key)) for run in ready.values()])
+
+
+def _of_all_seeds(each: Sequence[np.ndarray]) -> np.ndarray:
+    """Scores (M, S, T, Q) of M arms; an arm of one seed has the same scores for all seeds."""
     seeds = max(scores.shape[0] for scores in each)
-    return np.stack([np.broadcast_to(s, (seeds, *s.shape[1:])) for s in each])
+    same = [np.broadcast_to(scores, (seeds, *scores.shape[1:])) for scores in each]
+    return np.stack(same, dtype=np.float64)

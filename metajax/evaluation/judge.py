@@ -10,7 +10,8 @@ a curve is asked for, and under four controls of whether a learner learns from t
 - N3, a fresh random initialization: the gain from meta-training.
 """
 
-from collections.abc import Callable, Collection, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,26 @@ Predict = Callable[..., jax.Array]
 """`evaluate.predictions`, or `evaluate.prequential` for streams."""
 Scorer = Callable[[Any, Episode, jax.Array], jax.Array | np.ndarray]
 """(source, tasks (T, ...), key) -> scores (S, T, Q): an arm that is no learner."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """An arm whose scores are made of those of other arms, which the judge may have already.
+
+    Attributes:
+      scorers: name of an arm -> what gives its scores.
+      mixed: (source, tasks (T, ...), the scores of these arms, each (S, T, Q)) -> scores (S, T, Q).
+    """
+
+    scorers: Mapping[str, Scorer]
+    mixed: Callable[[Any, Episode, Sequence[np.ndarray]], np.ndarray]
+
+    def __call__(self, source: Any, tasks: Episode, key: jax.Array) -> np.ndarray:
+        """The scores (S, T, Q) where those of the other arms are not there yet."""
+        each = [np.asarray(run(source, tasks, key)) for run in self.scorers.values()]
+        return self.mixed(source, tasks, each)
+
+
 Judged = tuple[MetaLearner, Params] | Scorer
 """A learner with its parameters, leaves (S, ...) of S seeds; or what gives scores itself."""
 PROPER = ("mae_calibrated", "mse_calibrated", "log_loss", "crps")
@@ -141,9 +162,18 @@ def judge(
                 if main in ("", metric) or condition not in (N0, N2, N3):
                     scores[Key(scenario, arm, condition, metric)] = part
 
+    parts = {part for a in arms.values() if isinstance(a, Mixture) for part in a.scorers}
+    ready: dict[str, np.ndarray] = {}
     for i, (arm, judged) in enumerate(arms.items()):
-        run, fresh = _programs(judged, predict, fetch, source, example)
-        predicted = _in_parts(run, tasks, size, key_predict)
+        fresh = None
+        if isinstance(judged, Mixture) and judged.scorers.keys() <= ready.keys():
+            each = [ready[part] for part in judged.scorers]
+            predicted = jnp.asarray(judged.mixed(source, tasks, each))
+        else:
+            run, fresh = _programs(judged, predict, fetch, source, example)
+            predicted = _in_parts(run, tasks, size, key_predict)
+        if arm in parts:
+            ready[arm] = np.asarray(predicted)
         keep(arm, counts, rate(predicted, tasks, key_ties))
         if links and arm in links:
             keep(arm, whole, _believed(links[arm], predicted[:, :size], first, key_ties))

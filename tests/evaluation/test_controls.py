@@ -83,6 +83,31 @@ def gaps_of(scores: dict[str, np.ndarray]) -> dict[str, intervals.Interval]:
     return {name: records.difference(scores[name], scores[records.ALL]) for name in controls}
 
 
+def test_a_mixture_is_made_of_the_scores_that_the_judge_has():
+    source, tasks = world()
+    calls = []
+
+    def constant(value: float) -> judge.Scorer:
+        def scores(source: Source, tasks: Episode, key: jax.Array) -> np.ndarray:
+            calls.append(value)
+            return np.full((1, *tasks.query.label.shape), value, np.float32)
+
+        return scores
+
+    scorers = {"two": constant(2.0), "five": constant(5.0)}
+    mean = judge.Mixture(scorers, lambda source, tasks, each: np.mean(each, axis=0))
+    options = {"fetch": episodes.fetch, "source": source}
+    together = judge.judge({**scorers, "mean": mean}, {"s": tasks}, **options)
+    assert calls.count(2.0) == calls.count(5.0) == len(calls) / 2
+    once = len(calls)
+    alone = judge.judge({"mean": mean}, {"s": tasks}, **options)
+    assert len(calls) == 2 * once, "without the others it asks for their scores"
+    error = np.abs(np.asarray(tasks.query.label) - 3.5).mean(axis=1)
+    for key in alone:
+        np.testing.assert_array_equal(together[key], alone[key])
+    np.testing.assert_allclose(alone[records.Key("s", "mean", "all", "mae")][0], error, rtol=1e-5)
+
+
 def test_controls_tell_a_learner_that_adapts():
     gaps = gaps_of(controlled(fold_in))
     for name in (records.N0, records.N1, records.N2):
