@@ -165,8 +165,7 @@ def load(edition: Edition, folder: pathlib.Path) -> Results:
     ending = f"-{edition.dataset}"
     required = [f"{e}{ending}" for e in edition.required]
     first = f"{edition.base}{ending}"
-    same_split = lambda name: name.endswith(ending) and not name.startswith("fresh-")
-    names = [first, *required, *filter(same_split, files)]
+    names = [first, *required, *(n for n in files if n.endswith(ending))]
     found = {name: one(name) for name in dict.fromkeys(names)}
     ratings = {n: r for n, r in found.items() if n in required or _is_rating(r)}
     splits = {name: r.split.checksum for name, r in ratings.items() if r.split}
