@@ -140,6 +140,17 @@ def test_no_verdict_before_all_splits_are_there():
     assert registered.comparisons([]) == []
 
 
+def test_the_mean_over_seeds_of_the_registered_measures_is_stored():
+    made = record()
+    kept = fresh.stored_scores(made, {"mse", "ndcg@5"})
+    assert {key.condition for key in kept} == {"all", "k=0", "k=5"}
+    assert {key.metric for key in kept if key.condition != "all"} <= {"mse", "ndcg@5"}
+    assert {key.metric for key in kept if key.condition == "all"} >= {"mse", "mae"}
+    key = records.Key("user_cold", "A6 MAML", "all", "mse")
+    assert kept[key].shape == (1, 50) and len(made.scores[key]) == 2
+    np.testing.assert_allclose(kept[key][0], made.scores[key].mean(axis=0), atol=1e-3)
+
+
 def test_registrations_of_other_splits_are_refused_together(tmp_path):
     one, other = small(tmp_path), tmp_path / "other.toml"
     other.write_text(one.read_text().replace("[91, 92]", "[93]"))

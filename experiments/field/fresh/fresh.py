@@ -19,16 +19,17 @@ import pathlib
 import subprocess
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from tyro.conf import Positional
 
 from metajax import benchmark, losses
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.sources import named
-from metajax.results import ledger, records, registered
+from metajax.results import intervals, ledger, records, registered, rounding
 from metajax.settings import Hardware, Output, Training
 from metajax.types import UserError
 
@@ -69,6 +70,8 @@ class Config:
     """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
 
 
+SHOWN = ("mae", "mae_calibrated", "log_loss", "crps")
+"""Measures that are stored beside the primary ones, of tasks as they are."""
 BUDGET = {"trials", "trial_steps", "seeds", "num_steps", "num_tasks", "num_support"}
 
 
@@ -210,14 +213,32 @@ def _digests(record: records.Record) -> list[str]:
 def told(
     asked: Sequence[Registration], commits: Sequence[str], record: records.Record
 ) -> records.Record:
-    """The record of a split with all that was registered about it."""
+    """The record of a split with all that was registered about it, and `stored_scores` alone."""
     said = []
     for one, commit in zip(asked, commits, strict=True):
         unasked = contenders.unasked(one.method)
         arms = [name for name in record.names() if name not in unasked]
         said.append(one._asdict() | {"commit": commit, "arms": arms})
     extra = {**record.extra, registered.REGISTERED: records.plain(said)}
-    return dataclasses.replace(record, extra=extra)
+    primary = {metric for one in asked for metric in one.primary}
+    return dataclasses.replace(record, extra=extra, scores=stored_scores(record, primary))
+
+
+def stored_scores(
+    record: records.Record, primary: Collection[str]
+) -> dict[records.Key, np.ndarray]:
+    """What is kept of a split's scores: a fifth of their bytes, and all that a verdict needs.
+
+    Each task's mean over the seeds, (1, T), in the primary measures and in `SHOWN`; in the primary
+    measures at each number of ratings, too. Controls are left out.
+    """
+    wanted = lambda key: (
+        key.metric in {*primary, *SHOWN}
+        if key.condition == records.ALL
+        else key.metric in primary and key.condition.startswith("k=")
+    )
+    mean = lambda values: intervals.mean_of_seeds(values)[None]
+    return rounding.rounded({k: mean(v) for k, v in record.scores.items() if wanted(k)})
 
 
 def main(config: Config) -> list[records.Record]:
