@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from importlib import metadata
 
 import jax
@@ -18,13 +19,16 @@ ROOT = pathlib.Path(__file__).resolve().parent
 PAGES = (":(top,exclude)paper/results", ":(top,exclude)docs", ":(top,exclude)*.md")
 """Changes that alter no result: other records, and pages written from records."""
 
+FOLDERS = ("--out", "--data-dir")
+"""Options that say where files are on a machine."""
+
 
 def environment() -> Environment:
     """The environment of this process, now."""
     device = jax.devices()[0]
     return Environment(
         date=now(),
-        command=" ".join(["python -m", _module_name(), *sys.argv[1:]]),
+        command=" ".join(["python -m", _module_name(), *without_folders(sys.argv[1:])]),
         commit=_git("rev-parse", "HEAD") or os.environ.get("METAJAX_COMMIT", ""),
         uncommitted_changes=uncommitted_changes(),
         python=platform.python_version(),
@@ -35,6 +39,21 @@ def environment() -> Environment:
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         x64=bool(jax.config.read("jax_enable_x64")),
     )
+
+
+def without_folders(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command without the folders of one machine: no other needs them.
+
+    >>> without_folders(["--seeds", "3", "--out", "/mine", "--data-dir=/disk", "--publish"])
+    ['--seeds', '3', '--publish']
+    """
+    kept, rest = [], iter(arguments)
+    for argument in rest:
+        if argument in FOLDERS:
+            next(rest, None)
+        elif argument.partition("=")[0] not in FOLDERS:
+            kept.append(argument)
+    return kept
 
 
 def version(package: str) -> str:
@@ -82,4 +101,4 @@ def _git(*arguments: str) -> str:
 
 def _module_name() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else pathlib.Path(sys.argv[0]).name
+    return spec.name.removesuffix(".__main__") if spec else pathlib.Path(sys.argv[0]).name

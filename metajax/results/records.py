@@ -110,6 +110,8 @@ __all__ = [
 RESULTS = places.published()
 """Where published records are."""
 SUFFIX = ".record"
+FOLDERS = {"out", "data_dir"}
+"""Settings that say where files are on a machine."""
 DAMAGED = (
     *(UserError, ValueError, KeyError, TypeError, AttributeError, OSError, EOFError),
     *(zipfile.BadZipFile, lzma.LZMAError, NotImplementedError, MemoryError),
@@ -135,7 +137,7 @@ def made(
       scores: `Key` -> (S, T), as they were computed.
       fields: the others of `Record`.
     """
-    known = {"config": plain(settings.flat(config)), "config_hash": config_hash(config)}
+    known = {"config": settings_of(config), "config_hash": config_hash(config)}
     known |= {"environment": environment(), "generation": GENERATION}
     return Record(experiment, tuple(arms), rounding.rounded(scores or {}), **(known | fields))
 
@@ -155,6 +157,12 @@ def open_tests(config: Any, choices: Mapping[str, Any], experiment: str, tests: 
       tests: checksum of the test tasks, see `ledger.checksum`.
     """
     return ledger.enter(ledger.freeze(config, choices), experiment, tests, published=RESULTS)
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """The settings of a configuration by name; None for those that only one machine understands."""
+    found = plain(settings.flat(config))
+    return {**found, **dict.fromkeys(FOLDERS & found.keys())}
 
 
 def plain(value: Any) -> Any:

@@ -28,7 +28,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import evaluate, protocols
 from metajax.results import records as report
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Training, flat, replace
+from metajax.settings import Data, Output, Training, replace
 from metajax.training import journal
 from metajax.types import Episode, UserError
 
@@ -211,10 +211,9 @@ def one_fold(
     record = benchmark.judged(
         "tables", config, method, ready, made, {}, began, metrics, notes=notes
     )
-    placed = flat(replace(config, dataset=part.dataset, out=folder))
     return dataclasses.replace(
         record,
-        config=report.plain(placed),
+        config=report.settings_of(replace(config, dataset=part.dataset)),
         protocol=design.protocol.name,
         extra={**record.extra, "table": config.table},
     )
