@@ -13,7 +13,11 @@ from metajax.results import intervals, records, registered
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
-BASELINES = ("A0 item mean", "A1 bias", "A2 fold-in", "A7 hier. Bayes", "A3 joint", "A4 fine-tuned")
+BASELINES = (
+    *("A0 item mean", "A1 bias", "A2 fold-in", "A7 hier. Bayes", "A3 joint", "A4 fine-tuned"),
+    *("A8 boosting", "A8 boosting alone", "A9 stack"),
+)
+"""Arms that are no meta-learners; older records lack the last three."""
 SCENARIOS = ("user_cold", "item_cold", "both_cold", "warm")
 ALPHA = 0.05
 PRIMARY = "mse"
