@@ -70,7 +70,8 @@ def commands() -> list[pathlib.Path]:
 def tabled(path: pathlib.Path) -> list[report.Record]:
     """The records of a module that have the tables of rating methods."""
     found = report.all_stored(f"{path.stem}-*").values()
-    rated = lambda record: any(key.metric == PRIMARY for key in record.scores)
+    judged = lambda key: (key.condition, key.metric) == (report.N1, PRIMARY)
+    rated = lambda record: any(map(judged, record.scores))
     return [r for r in found if r.method and r.tasks and rated(r)]
 
 

@@ -65,13 +65,13 @@ def terminal(grid: Grid, console: Console | None = None) -> None:
     else:
         console.print(table)
     for note in grid.notes:
-        console.print(note, highlight=False)
+        console.print(note, highlight=False, markup=False)
 
 
 def _print_rows(grid: Grid, console: Console) -> None:
     """Prints each row as its words, and below them its numbers with their headings."""
     folded = functools.partial(textwrap.wrap, width=console.width, break_on_hyphens=False)
-    console.print("\n".join(folded(grid.title)), style="bold", highlight=False)
+    console.print("\n".join(folded(grid.title)), style="bold", highlight=False, markup=False)
     headings = [" ".join(heading.split()) for heading in grid.headings]
     for i, row in enumerate(grid.rows):
         words = " ".join(filter(None, (cell.strip() for cell in row[: grid.left])))

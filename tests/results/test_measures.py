@@ -79,9 +79,12 @@ def test_a_scale_that_is_not_of_stars_is_told():
     assert "41 evenly spaced levels stand for them" in told and "at most 0.25 away" in told
 
 
-def test_an_arm_that_could_not_be_made_has_a_line_below_the_table():
+def test_an_arm_that_could_not_be_made_has_a_line_below_the_table(capsys):
     line = "A8 boosting is left out: boosting needs scikit-learn: pip install metajax[boosting]."
-    assert line in tables.grid_of(measured({"notes": [line]})).notes
+    grid = tables.grid_of(measured({"notes": [line]}))
+    assert line in grid.notes
+    tables.terminal(grid)
+    assert line in capsys.readouterr().out, "brackets are no markup"
 
 
 def test_controls_are_compared_in_the_first_measure():
