@@ -105,6 +105,7 @@ def contents(r: Results) -> dict[str, str]:
         "omniglot": bool(r.omniglot),
         "unlabeled": bool(r.unlabeled),
         "field": list(field_tables(r)),
+        "boosting": bool(CLAIMS["against-boosting"](r)),
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
         "ablations": bool(CLAIMS["ablations"](r)),

@@ -136,6 +136,12 @@ def against_fine_tuned(r: Results) -> str:
     return _sides(r.against("A4 fine-tuned"), "their own fine-tuned network (A4)")
 
 
+def against_boosting(r: Results) -> str:
+    """The verdict against boosted trees, of the records that have them; empty without."""
+    sides = r.against("A8 boosting")
+    return _sides(sides, "boosted trees (A8)") if any(sides) else ""
+
+
 def headline(r: Results) -> str:
     """The first finding, in one clause."""
     sides = r.against("A2 fold-in")

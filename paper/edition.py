@@ -127,8 +127,11 @@ class Results:
         return records.difference(shuffled, record.of(scenario, method.arm, "all", PRIMARY))
 
     def against(self, baseline: str, scenario: str = "user_cold") -> Against:
-        """The methods better than a baseline, worse, and neither, with p-values after Holm."""
-        methods = self.methods()
+        """The methods better than a baseline, worse, and neither, with p-values after Holm.
+
+        Methods whose record has no such baseline are left out.
+        """
+        methods = [m for m in self.methods() if baseline in self.ratings[m.record].names()]
         gaps = [self.gap(m, baseline, scenario) for m in methods]
         p = intervals.holm(np.array([gap.p for gap in gaps]))
         sides = Against([], [], [])

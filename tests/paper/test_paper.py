@@ -212,6 +212,22 @@ def test_findings_about_the_classics_follow_from_the_records(everything, folder)
     assert CLAIMS["omniglot"](small) == CLAIMS["unlabeled"](small) == CLAIMS["field"](small) == ""
 
 
+def test_a_method_is_compared_with_boosting_where_its_record_has_it(folder):
+    from paper.build import CLAIMS
+
+    assert CLAIMS["against-boosting"](load(folder)) == ""
+    offsets = OFFSETS | {"A6 FOMA": 0.15, "A8 boosting": -0.2}
+    made = record("foma", offsets=offsets, method="A6 FOMA")
+    arms = [
+        dataclasses.replace(arm, role=report.BASELINE) if arm.name == "A8 boosting" else arm
+        for arm in made.arms
+    ]
+    report.write(folder / "foma", "foma-synthetic", dataclasses.replace(made, arms=tuple(arms)))
+    assert CLAIMS["against-boosting"](load(folder)).startswith(
+        "Of one meta-learner, compared with boosted trees (A8), none is better, one is worse (FOMA)"
+    )
+
+
 def test_negative_results_are_named(folder):
     """FOMA and Meta-SGD are behind their own A4 at .1, ANIL too; MAML is ahead."""
     from paper.build import CLAIMS
