@@ -111,7 +111,7 @@ def test_what_the_whole_presets_goes_before_what_its_parts_do():
 def test_settings_are_flat_and_replaced_wherever_they_stand():
     config = maml.Config()
     told = settings.flat(config)
-    assert told["seeds"] == 3 and told["inner_rate"] == 0.1 and "training" not in told
+    assert told["seeds"] == 5 and told["inner_rate"] == 0.1 and "training" not in told
     other = settings.replace(config, seeds=7, hidden=(8,), num_steps=5)
     assert (other.training.num_steps, other.training.seeds, other.hidden) == (5, 7, (8,))
     assert settings.replace(config, seeds=7, inner_rate=1.0).training.seeds == 7
