@@ -154,21 +154,16 @@ def judge(
     counts = {place: _count(t) for place, t in laid_out.items()}
     whole = {(scenario, ALL): _count(t) for scenario, t in scenarios.items()}
     scores: dict[Key, np.ndarray] = {}
+    ready: dict[str, np.ndarray] = {}
 
     def keep(arm: str, places: Mapping[tuple[str, str], int], found: Mapping[str, Any]) -> None:
-        for metric, values in found.items():
-            parts = np.split(np.asarray(values), np.cumsum([*places.values()])[:-1], axis=1)
-            for (scenario, condition), part in zip(places, parts, strict=True):
-                if main in ("", metric) or condition not in (N0, N2, N3):
-                    scores[Key(scenario, arm, condition, metric)] = part
+        scores.update(_split(arm, places, found, main))
 
     parts = {part for a in arms.values() if isinstance(a, Mixture) for part in a.scorers}
-    ready: dict[str, np.ndarray] = {}
     for i, (arm, judged) in enumerate(arms.items()):
         fresh = None
         if isinstance(judged, Mixture) and judged.scorers.keys() <= ready.keys():
-            each = [ready[part] for part in judged.scorers]
-            predicted = jnp.asarray(judged.mixed(source, tasks, each))
+            predicted = jnp.asarray(judged.mixed(source, tasks, [ready[p] for p in judged.scorers]))
         else:
             run, fresh = _programs(judged, predict, fetch, source, example)
             predicted = _in_parts(run, tasks, size, key_predict)
@@ -182,6 +177,19 @@ def judge(
             keep(arm, places, rate(_in_parts(fresh, first, size, key_predict), first, key_ties))
         if report:
             report(i + 1)
+    return scores
+
+
+def _split(
+    arm: str, places: Mapping[tuple[str, str], int], found: Mapping[str, Any], main: str
+) -> dict[Key, np.ndarray]:
+    """Metric -> values (S, T) of all places, divided by scenario and condition."""
+    scores = {}
+    for metric, values in found.items():
+        parts = np.split(np.asarray(values), np.cumsum([*places.values()])[:-1], axis=1)
+        for (scenario, condition), part in zip(places, parts, strict=True):
+            if main in ("", metric) or condition not in (N0, N2, N3):
+                scores[Key(scenario, arm, condition, metric)] = part
     return scores
 
 

@@ -1,0 +1,31 @@
+"""The sentences of the paper: one for each outcome, and no number typed in."""
+
+import pathlib
+import re
+
+PAPER = pathlib.Path(__file__).resolve().parents[2] / "paper"
+
+
+def test_sentences_of_each_outcome():
+    from paper.claims import _sides
+    from paper.edition import Against
+
+    assert _sides(Against(["a"], ["b", "c"], []), "X") == (
+        "Of three meta-learners, compared with X, one is better (a), two are worse (b and c) and "
+        "none cannot be told apart from it"
+    )
+    assert _sides(Against([], [], ["a"]), "X").endswith(
+        "none is better, none is worse and one cannot be told apart from it (a)"
+    )
+
+
+def test_no_number_is_typed_into_the_prose():
+    """Digits stand in settings, citations, labels, formulas and names of arms only."""
+    prose = (PAPER / "paper.typ").read_text().partition("[Abstract]")[2]
+    prose = re.sub(
+        r"\$[^$]*\$|@\w+|<[\w-]+>|#\w+\([^)]*\)?|`[^`]*`"
+        r"|A\d+|N1|\.05|95 %|100%|exclude 0|MovieLens 1M",
+        "",
+        prose,
+    )
+    assert len(prose) > 4000 and not re.findall(r"\d+", prose)
