@@ -152,13 +152,8 @@ def judge(
     example = _fetcher(fetch, source)(jax.tree.map(lambda x: x[0], first))
     rate = jax.jit(jax.vmap(metrics, (0, None, None)))
     counts = {place: _count(t) for place, t in laid_out.items()}
-    whole = {(scenario, ALL): _count(t) for scenario, t in scenarios.items()}
-    scores: dict[Key, np.ndarray] = {}
-    ready: dict[str, np.ndarray] = {}
-
-    def keep(arm: str, places: Mapping[tuple[str, str], int], found: Mapping[str, Any]) -> None:
-        scores.update(_split(arm, places, found, main))
-
+    whole, untrained = ({(s, c): _count(t) for s, t in scenarios.items()} for c in (ALL, N3))
+    scores, ready = dict[Key, np.ndarray](), dict[str, np.ndarray]()
     parts = {part for a in arms.values() if isinstance(a, Mixture) for part in a.scorers}
     for i, (arm, judged) in enumerate(arms.items()):
         fresh = None
@@ -169,12 +164,13 @@ def judge(
             predicted = _in_parts(run, tasks, size, key_predict)
         if arm in parts:
             ready[arm] = np.asarray(predicted)
-        keep(arm, counts, rate(predicted, tasks, key_ties))
+        scores |= _split(arm, counts, rate(predicted, tasks, key_ties), main)
         if links and arm in links:
-            keep(arm, whole, _believed(links[arm], predicted[:, :size], first, key_ties))
+            believed = _believed(links[arm], predicted[:, :size], first, key_ties)
+            scores |= _split(arm, whole, believed, main)
         if fresh is not None:
-            places = {(scenario, N3): count for (scenario, _), count in whole.items()}
-            keep(arm, places, rate(_in_parts(fresh, first, size, key_predict), first, key_ties))
+            found = rate(_in_parts(fresh, first, size, key_predict), first, key_ties)
+            scores |= _split(arm, untrained, found, main)
         if report:
             report(i + 1)
     return scores
