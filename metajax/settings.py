@@ -228,7 +228,10 @@ class Training:
     seeds_at_once: int = 0
     """Number of seeds that train at the same time, if memory is short; 0 is all."""
     num_steps: Positive = 2000
-    """Outer steps of every trained arm."""
+    """Outer steps of every trained arm, at most."""
+    patience: Annotated[int, Range(0, 10**9)] = 0
+    """Outer steps without a lower error on meta-validation after which a training ends, at its
+    plateau; 0 takes all steps."""
     num_tasks: Positive = 32
     """Tasks per outer step."""
     num_support: Annotated[int, Range(1, 2000)] = 64

@@ -189,10 +189,13 @@ def trained_arm(
                 report=keep,
                 checkpoint=folder and folder / "checkpoints" / journal.slug(title),
                 go_on=True,
+                patience=training.patience,
             )
         parts.append(fitted)
     fitted = _together(parts)
     settings: dict[str, Any] = {"best_step": fitted.best_step.tolist(), "valid": _best(fitted)}
+    if training.patience:
+        settings["num_steps"] = int(np.max(fitted.state.step))
     if fitted.diverged:
         settings["diverged"] = [str(seed) for seed in fitted.diverged]
     seconds = max(fitted.seconds, time.perf_counter() - began)
@@ -204,6 +207,9 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     if len(parts) == 1:
         return parts[0]
     joined = lambda *x: (np if isinstance(x[0], np.ndarray) else jnp).concatenate(x)
+    most = max(len(v.T) for part in parts for v in part.history.values())
+    longer = lambda history: {name: _lengthened(v, most) for name, v in history.items()}
+    parts = [part._replace(history=longer(part.history)) for part in parts]
     first = [jax.tree.map(joined, *field) for field in list(zip(*parts, strict=True))[:4]]
     before = np.cumsum([0, *(len(part.best_step) for part in parts)])
     diverged = tuple(
@@ -215,19 +221,25 @@ def _together(parts: list[loop.Fitted]) -> loop.Fitted:
     return loop.Fitted(*first, seconds=seconds, diverged=diverged)
 
 
+def _lengthened(values: np.ndarray, length: int) -> np.ndarray:
+    """Values (S, B) of blocks as (S, length), not a number after the plateau where one ended."""
+    return np.pad(values, [(0, 0), (0, length - values.shape[1])], constant_values=np.nan)
+
+
 def gradients(
     arms: Mapping[str, Trained | Fitted], training: Training
 ) -> dict[str, records.Gradients]:
     """Arm -> how many gradients of a task's loss it took, as its learner states them.
 
-    ``training`` counts all outer steps of one seed: for each task, one gradient of the outer loss
-    and those of ``adapt``. It is 0 for an arm that was not trained.
+    ``training`` counts all outer steps of one seed (the longest, where training ends at a plateau):
+    for each task, one gradient of the outer loss and those of ``adapt``. It is 0 for an arm that was not trained.
     """
     counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
         whole = trained if isinstance(trained, Fitted) else trained.learner
         inner = whole.num_gradients
-        tasks = training.num_steps * training.num_tasks if trained.history else 0
+        steps = trained.settings.get("num_steps", training.num_steps) if trained.history else 0
+        tasks = steps * training.num_tasks
         counts[arm] = records.Gradients(tasks * (1 + inner), inner)
     return counts
 

@@ -145,11 +145,11 @@ def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> 
     }
     if not histories:
         raise UserError(f"the record of {record.experiment} has no history of {name!r}")
-    run = record.config
+    run, settings = record.config, {arm.name: arm.settings for arm in record.arms}
     with page(path) as axes:
         for i, (arm, values) in enumerate(histories.items()):
             values = np.atleast_2d(values)
-            steps = run.get("num_steps", values.shape[1])
+            steps = settings[arm].get("num_steps") or run.get("num_steps", values.shape[1])
             x = steps * np.arange(1, values.shape[1] + 1) / values.shape[1]
             every = max(1, values.shape[1] // 8)
             axes.plot(x, values.mean(axis=0), label=arm, markevery=every, **look(i))
@@ -158,7 +158,7 @@ def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> 
         finish(
             axes,
             "outer step" if "num_steps" in run else "block of outer steps",
-            "meta-validation MAE" if name == "valid" else "outer loss",
+            "error on meta-validation" if name == "valid" else "outer loss",
             len(histories),
         )
 

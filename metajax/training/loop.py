@@ -147,6 +147,7 @@ def fit(
     save_every: float = 10.0,
     go_on: bool = False,
     seconds: float = float("inf"),
+    patience: int = 0,
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
@@ -164,12 +165,15 @@ def fit(
       checkpoint: folder for checkpoints, written every ``save_every`` seconds and at the end.
       go_on: keep the best parameters of a seed that is no longer finite (`Fitted.diverged`).
       seconds: the training ends with the block after so much time in the loop.
+      patience: the training ends with the block after which no seed has had a lower validation
+        score for so many outer steps: at a plateau. 0 takes all ``num_steps``.
 
     Raises:
       UserError: something is not finite; checkpoints are of another run, damaged, not writable.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
+    assert validate is not None or not patience, "a plateau is one of the validation score"
     block = min(block, num_steps)
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
@@ -184,7 +188,8 @@ def fit(
             store = stack.enter_context(checkpoints.opened(checkpoint, identity))
             save = functools.partial(_save, store)
             at = placed(_resumed(store, at, num_steps, block, checkpoint))
-        more = lambda at: at.done < num_steps and at.seconds < seconds
+        enough = lambda at: at.seconds >= seconds or _settled(at, patience)
+        more = lambda at: at.done < num_steps and not enough(at)
         while more(at):
             at = _advance(run_block, judge, at, data, min(block, num_steps - at.done), go_on)
             if not more(at) or time.perf_counter() - saved >= save_every:
@@ -192,6 +197,12 @@ def fit(
                 saved = time.perf_counter()
             tell(at)
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
+
+
+def _settled(at: Progress, patience: int) -> bool:
+    """Whether no seed that goes on has had a better score in the last ``patience`` outer steps."""
+    sound = at.broken[:, 0] == 0
+    return patience > 0 and bool((at.done - at.best_step[sound] >= patience).all())
 
 
 def _teller(

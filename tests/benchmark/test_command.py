@@ -234,7 +234,9 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
         value = np.asarray(jax.random.key_data(keys))[:, :1].astype(np.float64)
         lost = (loop.Diverged(1, 3, 1),) if len(calls) == 2 else ()
         params = {"w": jnp.asarray(value)}
-        return loop.Fitted(params, value[:, 0], {"valid": value}, None, 2.0, lost)
+        blocks = value.repeat(1 if len(calls) == 2 and rest["patience"] else 2, axis=1)
+        state = loop.TrainState(None, None, keys, np.full(len(keys), 2 * blocks.shape[1]))
+        return loop.Fitted(params, value[:, 0], {"valid": blocks}, state, 2.0, lost)
 
     monkeypatch.setattr(baselines.loop, "fit", fit)
     monkeypatch.setattr(baselines.loop, "recipe", lambda learner, tx: None)
@@ -247,10 +249,16 @@ def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_pa
     data = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(1), 5)))[:, 0]
     assert found.settings["best_step"] == data.tolist(), "the keys of all seeds, in their order"
     np.testing.assert_allclose(found.params["w"][:, 0], data.astype(np.float32))
-    assert found.history["valid"].shape == (5, 1) and found.seconds >= 6.0
+    assert found.history["valid"].shape == (5, 2) and found.seconds >= 6.0
     (said,) = found.settings["diverged"]  # the second seed of the second group of two
     assert said.startswith("the loss of seed 3 is not finite at outer step 3; lower")
     calls.clear()
     whole = dataclasses.replace(training, seeds_at_once=0)
     baselines.trained_arm("A6", None, None, ready, whole, tmp_path)
     assert [path.name for _, path in calls] == ["A6"]
+    calls.clear()
+    until = dataclasses.replace(training, patience=2)
+    found = baselines.trained_arm("A6", None, None, ready, until, tmp_path)
+    short = np.isnan(found.history["valid"])
+    assert short.tolist() == [[False, False]] * 2 + [[False, True]] * 2 + [[False, False]]
+    assert found.settings["num_steps"] == 4, "of the longest group"

@@ -133,6 +133,26 @@ def test_the_parameters_that_were_best_on_validation_are_kept():
     np.testing.assert_allclose(fitted.history["valid"], np.stack([expected] * 2), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("patience", "end"), [(0, 12), (2, 10), (4, 12), (1000, 12)])
+def test_training_ends_at_the_plateau_of_the_last_seed(patience, end):
+    """A seed is best at 4 or at 8, by its key; the validation score is checked every 2 steps."""
+    best = lambda key, _: {"steps": 0.0, "best": jnp.where(jax.random.bernoulli(key), 4.0, 8.0)}
+    fitted = loop.fit(
+        loop.recipe(counter()._replace(init=best), optax.sgd(1.0)),
+        four,
+        pool(),
+        jax.random.split(jax.random.key(0), 8),
+        12,
+        block=2,
+        validate=lambda params: (params["steps"] - params["best"]) ** 2,
+        patience=patience,
+    )
+    assert set(fitted.best_step) == {4, 8}
+    np.testing.assert_array_equal(fitted.best_step, fitted.params["best"])
+    np.testing.assert_array_equal(fitted.state.params["steps"], 8 * [end])
+    assert fitted.history["valid"].shape == (8, end // 2)
+
+
 def test_without_validation_the_last_parameters_are_kept():
     fitted = count(6, block=3)
     np.testing.assert_array_equal(fitted.params["steps"], [6.0, 6.0])
