@@ -232,7 +232,8 @@ def gradients(
     """Arm -> how many gradients of a task's loss it took, as its learner states them.
 
     ``training`` counts all outer steps of one seed (the longest, where training ends at a plateau):
-    for each task, one gradient of the outer loss and those of ``adapt``. It is 0 for an arm that was not trained.
+    for each task, one gradient of the outer loss and those of ``adapt``. It is 0 for an arm that
+    was not trained.
     """
     counts: dict[str, records.Gradients] = {}
     for arm, trained in arms.items():
