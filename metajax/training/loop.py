@@ -23,10 +23,8 @@ from metajax.training import checkpoint as checkpoints
 from metajax.training import progress
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.steps import (
-    GRADIENT,
-    LOSS,
-    PARAMETERS,
     SCORE,
+    Diverged,
     Recipe,
     Sampler,
     TrainState,
@@ -57,32 +55,6 @@ __all__ = [
 
 Validate = Callable[[Params], jax.Array]
 """params of one seed -> scalar, lower is better; it may look at meta-validation only."""
-
-
-_TOLD = {
-    LOSS: "the loss{} is not finite at outer step {}; lower the inner or outer rate",
-    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is; lower the inner "
-    "rate, or look for an inner gradient of exactly 0, as of an empty support: Adam without "
-    "eps_root and clipping by norm have no derivative there",
-    PARAMETERS: "the parameters{} are not finite after outer step {}, and loss and gradient are; "
-    "lower the outer rate",
-    SCORE: "the validation score{} is not finite after outer step {}, and the parameters are; "
-    "lower the inner rate, or look at the validation tasks",
-}
-
-
-class Diverged(NamedTuple):
-    """A diverged seed: its number from 0, the outer step, and what was not finite then.
-
-    ``str`` of it is a message with advice. ``what`` is `LOSS`, `GRADIENT`, `PARAMETERS` or `SCORE`.
-    """
-
-    seed: int
-    step: int
-    what: int
-
-    def __str__(self) -> str:
-        return _TOLD[self.what].format(f" of seed {self.seed}", self.step)
 
 
 class Fitted(NamedTuple):
@@ -151,8 +123,7 @@ def fit(
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
-    Between blocks the host checks the losses and keeps each seed's parameters of the lowest
-    validation score. With ``checkpoint`` the same call resumes a killed run, bit for bit.
+    With ``checkpoint`` the same call resumes a killed run, bit for bit.
 
     Args:
       recipe: initialization, gradient and update; `recipe` makes one from a learner.
@@ -165,15 +136,15 @@ def fit(
       checkpoint: folder for checkpoints, written every ``save_every`` seconds and at the end.
       go_on: keep the best parameters of a seed that is no longer finite (`Fitted.diverged`).
       seconds: the training ends with the block after so much time in the loop.
-      patience: the training ends with the block after which no seed has had a lower validation
-        score for so many outer steps: at a plateau. 0 takes all ``num_steps``.
+      patience: the training ends when no seed has had a lower validation score for so many outer
+        steps, which is a plateau; 0 takes all ``num_steps``.
 
     Raises:
       UserError: something is not finite; checkpoints are of another run, damaged, not writable.
     """
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
-    assert validate is not None or not patience, "a plateau is one of the validation score"
+    assert validate or not patience, "a plateau is one of the validation score"
     block = min(block, num_steps)
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
@@ -181,26 +152,24 @@ def fit(
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)
     with ExitStack() as stack:
-        tell = _teller(stack, title, num_steps, report)
-        save, saved = lambda at: None, time.perf_counter()
+        tell, save = _teller(stack, title, num_steps, report), lambda at, last: None
         if checkpoint is not None:
             identity = _identity(run_block, judge, at, data, block)
             store = stack.enter_context(checkpoints.opened(checkpoint, identity))
-            save = functools.partial(_save, store)
+            save = _saver(store, save_every)
             at = placed(_resumed(store, at, num_steps, block, checkpoint))
-        enough = lambda at: at.seconds >= seconds or _settled(at, patience)
-        more = lambda at: at.done < num_steps and not enough(at)
+        more = lambda at: not _ended(at, num_steps, seconds, patience)
         while more(at):
             at = _advance(run_block, judge, at, data, min(block, num_steps - at.done), go_on)
-            if not more(at) or time.perf_counter() - saved >= save_every:
-                save(at)
-                saved = time.perf_counter()
+            save(at, not more(at))
             tell(at)
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
 
 
-def _settled(at: Progress, patience: int) -> bool:
-    """Whether no seed that goes on has had a better score in the last ``patience`` outer steps."""
+def _ended(at: Progress, num_steps: int, seconds: float, patience: int) -> bool:
+    """Whether a run has had all its steps or its time, or all its sound seeds are at a plateau."""
+    if at.done >= num_steps or at.seconds >= seconds:
+        return True
     sound = at.broken[:, 0] == 0
     return patience > 0 and bool((at.done - at.best_step[sound] >= patience).all())
 
@@ -350,12 +319,24 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if finite.size else float("nan")
 
 
-def _save(store: checkpoints.Store, at: Progress) -> None:
-    """Stores where the run stands; the mean validation score, or else the loss, ranks it."""
-    last = _mean(at.history.get("valid", at.history["loss"])[:, -1])
-    history = {name: (str(v.dtype), v.tolist()) for name, v in at.history.items()}
-    notes = {"seconds": at.seconds, "history": history}
-    store.save(at.done, _arrays(at), notes, last if np.isfinite(last) else float("inf"))
+def _saver(store: checkpoints.Store, every: float) -> Callable[[Progress, bool], None]:
+    """What stores where the run stands, if it is the last time or ``every`` seconds have passed.
+
+    The mean validation score, or else the loss, ranks it.
+    """
+    saved = time.perf_counter()
+
+    def save(at: Progress, last: bool) -> None:
+        nonlocal saved
+        if not last and time.perf_counter() - saved < every:
+            return
+        score = _mean(at.history.get("valid", at.history["loss"])[:, -1])
+        history = {name: (str(v.dtype), v.tolist()) for name, v in at.history.items()}
+        notes = {"seconds": at.seconds, "history": history}
+        store.save(at.done, _arrays(at), notes, score if np.isfinite(score) else float("inf"))
+        saved = time.perf_counter()
+
+    return save
 
 
 def _arrays(at: Progress) -> dict[str, PyTree]:

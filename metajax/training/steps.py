@@ -23,6 +23,32 @@ FINE, LOSS, GRADIENT, PARAMETERS, SCORE = range(5)
 """What is not finite after an outer step, or `FINE`; `SCORE` is the validation score."""
 
 
+_TOLD = {
+    LOSS: "the loss{} is not finite at outer step {}; lower the inner or outer rate",
+    GRADIENT: "the gradient{} is not finite at outer step {}, and the loss is; lower the inner "
+    "rate, or look for an inner gradient of exactly 0, as of an empty support: Adam without "
+    "eps_root and clipping by norm have no derivative there",
+    PARAMETERS: "the parameters{} are not finite after outer step {}, and loss and gradient are; "
+    "lower the outer rate",
+    SCORE: "the validation score{} is not finite after outer step {}, and the parameters are; "
+    "lower the inner rate, or look at the validation tasks",
+}
+
+
+class Diverged(NamedTuple):
+    """A diverged seed: its number from 0, the outer step, and what was not finite then.
+
+    ``str`` of it is a message with advice. ``what`` is `LOSS`, `GRADIENT`, `PARAMETERS` or `SCORE`.
+    """
+
+    seed: int
+    step: int
+    what: int
+
+    def __str__(self) -> str:
+        return _TOLD[self.what].format(f" of seed {self.seed}", self.step)
+
+
 class Recipe(NamedTuple):
     """How parameters are trained.
 
