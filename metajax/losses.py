@@ -6,7 +6,8 @@ A task without real rows (or without such pairs) has loss 0 and gradient 0. Wher
 class, scores have one column per class (N, C), here and in ``MetaLearner.predict``.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,32 @@ def class_cross_entropy(score: jax.Array, label: jax.Array, mask: jax.Array) -> 
     log_p_NxC = jax.nn.log_softmax(score, axis=-1)
     chosen = jnp.take_along_axis(log_p_NxC, label.astype(jnp.int32)[:, None], axis=-1)[:, 0]
     return masked_mean(-chosen, mask)
+
+
+def ordinal(levels: Sequence[float], width: float = 1.0) -> Loss:
+    """Minus the log-likelihood, in nats, of ordered levels under a logistic distribution.
+
+    The distribution lies around the score; the probability of a level is that between the middles
+    to its neighbours, so that the outer levels have the tails.
+
+    Args:
+      levels: two or more, ascending, such as the ratings 1 to 5; a label counts as the nearest.
+      width: the scale of the distribution in units of the label; its standard deviation is 1.81 of
+        it.
+
+    References: McCullagh, "Regression models for ordinal data", JRSS B 1980.
+    """
+    middle = [(low + high) / 2 for low, high in itertools.pairwise(levels)]
+
+    def ordinal(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
+        cuts = jnp.asarray([-jnp.inf, *middle, jnp.inf], score.dtype)
+        level = jnp.searchsorted(cuts[1:-1], label)
+        low, high = cuts[level], cuts[level + 1]
+        inside = jnp.log1p(-jnp.exp((low - high) / width))  # sigmoid(b) - sigmoid(a) as a product
+        below = jax.nn.log_sigmoid((high - score) / width)
+        return -masked_mean(inside + below + jax.nn.log_sigmoid((score - low) / width), mask)
+
+    return ordinal
 
 
 def negative_mean(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:

@@ -12,11 +12,13 @@ from jax.test_util import check_grads
 from metajax import losses
 
 LN2, LN3 = math.log(2), math.log(3)
+ORDINAL = losses.ordinal((0.0, 1.0, 2.0))
 LOSSES = [
     losses.squared_error,
     losses.absolute_error,
     losses.huber,
     losses.log_loss,
+    ORDINAL,
     losses.bpr,
     losses.softmax,
 ]
@@ -31,6 +33,8 @@ BY_HAND = [
     (losses.huber, [1, 2, 0, 9], [3, 2, 1, 0], (1.5 + 0 + 0.5) / 3),
     # sigmoid(ln 3) = 3/4: -ln 1/2, -ln 1/4, -ln 3/4.
     (losses.log_loss, [0, LN3, LN3, 9], [1, 0, 1, 1], (LN2 + 2 * LN2 + math.log(4 / 3)) / 3),
+    # The cuts are 1/2 and 3/2: sigmoid(0), 1 - sigmoid(ln 3), sigmoid(1/2) - sigmoid(-1/2).
+    (ORDINAL, [0.5, 0.5 + LN3, 1, 9], [0, 0, 1, 2], (3 * LN2 - math.log(math.tanh(0.25))) / 3),
     # The pairs of the first row with the others; margins ln 3 and 0.
     (losses.bpr, [LN3, 0, LN3, 9], [2, 1, 1, 0], (math.log(4 / 3) + LN2) / 2),
     # Probabilities 1/6, 2/6, 3/6; label shares 1/4, 3/4, 0.
@@ -45,6 +49,15 @@ def test_by_hand(loss, score, label, expected):
     score, label = jnp.array(score, float), jnp.array(label, float)
     found = compiled(loss)(score, label, jnp.array([1.0, 1.0, 1.0, 0.0]))
     assert float(found) == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_probabilities_of_all_levels_sum_to_one_and_the_nearest_is_likeliest():
+    levels = jnp.asarray([1.0, 2.0, 3.0, 4.5])
+    of = losses.ordinal(levels.tolist(), 0.4)
+    each_level = jax.vmap(lambda score, label: of(score[None], label[None], jnp.ones(1)), (None, 0))
+    for score, nearest in ((-50.0, 0), (1.9, 1), (3.2, 2), (60.0, 3)):
+        chance = np.exp(-np.asarray(each_level(jnp.asarray(score), levels)))
+        assert chance.sum() == pytest.approx(1.0, abs=1e-6) and chance.argmax() == nearest
 
 
 def test_every_loss_has_a_case_by_hand():

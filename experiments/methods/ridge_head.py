@@ -20,15 +20,17 @@ train the same network on the same loss and the same hidden tasks.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import jax
 import optax
 
 from metajax import benchmark, losses
 from metajax.data.features.represent import as_cold
+from metajax.evaluation import ordinal
 from metajax.learners import item_ridge, pooled
 from metajax.results import records
+from metajax.settings import Range
 from metajax.transforms.augment import hide
 from metajax.transforms.committee import committee
 from metajax.types import MetaLearner, Model
@@ -59,8 +61,11 @@ class Config(benchmark.Config):
     """Also start from the features of hierarchical Bayes; without ALS, from its bias as well."""
     blend: bool = True
     """Blend in a network without a head."""
-    loss: Literal["absolute", "squared", "ranking"] = "absolute"
-    """What is trained on; ranking is the squared error with the loss of misordered pairs."""
+    loss: Literal["absolute", "squared", "ranking", "ordinal"] = "absolute"
+    """What is trained on; ranking is the squared error with the loss of misordered pairs, ordinal
+    the log-loss of a logistic distribution around the score, over the ratings that occur."""
+    width: Annotated[float, Range(0.01, 10)] = 0.5
+    """Scale of that distribution, in standard deviations of a rating less its item's bias."""
     members: benchmark.Positive = 1
     """Heads trained side by side from different initializations; their scores are averaged."""
     profile: bool = True
@@ -80,6 +85,15 @@ LOSSES: dict[str, losses.Loss] = {
     "squared": losses.squared_error,
     "ranking": _ranking,
 }
+
+
+def loss_of(config: Config, problem: benchmark.Problem) -> losses.Loss:
+    """The loss of a setting, for labels divided by the problem's scale."""
+    if config.loss != "ordinal":
+        return LOSSES[config.loss]
+    ratings = problem.table.label[problem.split.train_rows]
+    levels = ordinal.levels_of(ratings, (float(ratings.min()), float(ratings.max())))
+    return losses.ordinal((levels / problem.scale).tolist(), config.width)
 
 
 def recipe(config: Config, problem: benchmark.Problem) -> item_ridge.Recipe:
@@ -129,7 +143,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """The ridge head and its outer optimizer."""
     made = recipe(config, problem)
-    learner = item_ridge.learner(made, LOSSES[config.loss])
+    learner = item_ridge.learner(made, loss_of(config, problem))
     if config.members > 1:
         learner = committee(learner, config.members)
     rate = optax.cosine_decay_schedule(config.outer_rate, config.training.num_steps)
@@ -138,10 +152,12 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
 
 
 def joint(config: Config) -> Callable[[Model], MetaLearner]:
-    """Network -> the learner of A3: the same loss on the same hidden tasks, without adaptation."""
-    return lambda network: hide(
-        pooled.pooled(network, loss=LOSSES[config.loss]), config.hidden_share, as_cold
-    )
+    """Network -> the learner of A3: the same loss on the same hidden tasks, without adaptation.
+
+    Where the head is trained on the ordinal loss, A3 is on the squared error.
+    """
+    loss = LOSSES.get(config.loss, losses.squared_error)
+    return lambda network: hide(pooled.pooled(network, loss=loss), config.hidden_share, as_cold)
 
 
 def without(**changes) -> Callable:

@@ -40,9 +40,9 @@ def log(factor: float) -> problem.Problem:
     return problem.problem_of(table, split.melu(table, 0), num_support=16)
 
 
-def played(given: problem.Problem) -> tuple[jax.Array, jax.Array]:
+def played(given: problem.Problem, loss: str) -> tuple[jax.Array, jax.Array]:
     """The outer loss at first, and predictions of one task after four outer steps."""
-    learner, tx = ridge_head.build(CONFIG, given)
+    learner, tx = ridge_head.build(dataclasses.replace(CONFIG, loss=loss), given)
     episode, key = given.example, jax.random.key(0)
     episode = episode._replace(support=episode.support._replace(mask=jnp.ones(16)))
 
@@ -63,8 +63,9 @@ def played(given: problem.Problem) -> tuple[jax.Array, jax.Array]:
     return jax.jit(play, compiler_options=FAST_TO_COMPILE)(episode)
 
 
-def test_twice_the_ratings_are_twice_the_predictions():
-    (loss, one), (same_loss, two) = played(log(1.0)), played(log(2.0))
+@pytest.mark.parametrize("trained_on", ["absolute", "ordinal"])
+def test_twice_the_ratings_are_twice_the_predictions(trained_on):
+    (loss, one), (same_loss, two) = (played(log(factor), trained_on) for factor in (1.0, 2.0))
     np.testing.assert_allclose(two, 2.0 * one, rtol=1e-4)
     np.testing.assert_allclose(same_loss, loss, rtol=1e-4)  # it is in units, too
     assert np.ptp(one) > 0.1, "the items are told apart"
@@ -73,8 +74,8 @@ def test_twice_the_ratings_are_twice_the_predictions():
 @pytest.mark.slow
 def test_without_the_unit_they_are_not():
     """The control: as if ratings of the second log were on the scale of the first."""
-    _, one = played(log(1.0))
-    _, two = played(dataclasses.replace(log(2.0), scale=log(1.0).scale))
+    _, one = played(log(1.0), "absolute")
+    _, two = played(dataclasses.replace(log(2.0), scale=log(1.0).scale), "absolute")
     assert np.abs(two / (2.0 * one) - 1.0).max() > 1e-3
 
 
