@@ -96,9 +96,12 @@ class Results:
 
     @functools.cached_property
     def registered(self) -> list[registered.Comparison]:
-        """The registered comparisons of the fresh splits; none before all splits are there."""
-        splits = list(self.fresh.values())
-        return [] if not splits or registered.missing(splits) else registered.comparisons(splits)
+        """The registered comparisons of the fresh splits whose splits are all there."""
+        groups: dict[str, list[records.Record]] = {}
+        for one in self.fresh.values():
+            groups.setdefault(repr(one.extra[registered.REGISTERED]), []).append(one)
+        whole = [splits for splits in groups.values() if not registered.missing(splits)]
+        return [found for splits in whole for found in registered.comparisons(splits)]
 
     @property
     def scenarios(self) -> list[str]:

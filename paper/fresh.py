@@ -41,17 +41,22 @@ def _grid(found: Comparison, metric: str) -> tables.Grid:
         "all their tasks (number in parentheses), with the 95 % interval of a two-way bootstrap. "
         "A star: the method is ahead, and p is below .05 after Holm over the arms of the column."
     )
-    title = f"{method} on fresh splits: difference in {MEASURE.get(metric, metric)}"
+    title = (
+        f"{method} on fresh splits of {told['dataset']}: difference in "
+        f"{MEASURE.get(metric, metric)}"
+    )
     return tables.Grid(title, heads, rows, 1, [note])
 
 
 def fresh_splits(r: Results) -> str:
     """How many splits, and how many new users they have; empty without records."""
-    if not r.registered:
-        return ""
-    first = r.registered[0]
-    users = first.size("user_cold")
-    return f"{number(len(first.sizes))} new draws of the split ({users:,} new users in all)"
+    first = {found.told["dataset"]: found for found in reversed(r.registered)}
+    draws = [
+        f"{number(len(one.sizes))} new draws of the split of {dataset} "
+        f"({one.size('user_cold'):,} new users in all)"
+        for dataset, one in reversed(first.items())
+    ]
+    return listed(draws)
 
 
 def fresh_verdicts(r: Results) -> str:
@@ -64,9 +69,14 @@ def fresh_verdicts(r: Results) -> str:
             fails = [f"{who} (not ahead of {listed(arms)})" for who, arms in left.items() if arms]
             parts = [f"holds for {listed(holds)}"] if holds else []
             parts += [f"does not hold for {listed(fails)}"] if fails else []
-            name = f"the {records.label(found.record.method)}, {MEASURE.get(metric, metric)}"
-            told.append(f"{name}: the claim {' and '.join(parts)}")
+            told.append(
+                f"{_who(found)}, {MEASURE.get(metric, metric)}: the claim {' and '.join(parts)}"
+            )
     return "; ".join(told)
+
+
+def _who(found: Comparison) -> str:
+    return f"the {records.label(found.record.method)} on {found.told['dataset']}"
 
 
 def fresh_headline(r: Results) -> str:
@@ -76,6 +86,5 @@ def fresh_headline(r: Results) -> str:
         places = [(s, m) for s in found.told["scenarios"] for m in found.told["primary"]]
         won = sum(not found.not_beaten(*place) for place in places)
         won_of = f"{number(won)} of {number(len(places))}"
-        name = records.label(found.record.method)
-        counts.append(f"the {name} is ahead of every such arm in {won_of} places")
+        counts.append(f"{_who(found)} is ahead of every such arm in {won_of} places")
     return listed(counts)

@@ -18,13 +18,15 @@ TEXT = (ROOT / "paper" / "registrations" / "fresh-splits.toml").read_text()
 NUMBERS = {"trials": 1, "trial_steps": 3, "seeds": 1, "num_steps": 4, "num_tasks": 4}
 
 
-def small(folder: pathlib.Path) -> pathlib.Path:
+def small(folder: pathlib.Path, design: str = "") -> pathlib.Path:
     """The registration on two splits of the synthetic log, with next to no budget."""
-    lines = []
+    lines = [f'design = "{design}"'] if design else []
     for line in TEXT.replace('"ml-1m"', '"synthetic"').splitlines():
         name = line.partition(" = ")[0]
         if name == "split_seeds":
             line = "split_seeds = [91, 92]"
+        if name == "scenarios" and design == "users":
+            line = 'scenarios = ["user_cold"]'
         lines.append(f"{name} = {NUMBERS[name]}" if name in NUMBERS else line)
     path = folder / "small.toml"
     path.write_text("\n".join(lines))
@@ -43,6 +45,7 @@ def test_the_registered_file_says_all_it_has_to():
         ("trials = 30", "tries = 30", "must say"),
         ('method = "A6 ridge head"', 'method = "A6 mine"', "it is one of A6 ridge head"),
         ("[budget]", "[budget", "is no registration"),
+        ("method = ", 'design = "T9"\nmethod = ', "the design is 'T9'; it is one of melu, users"),
     ],
 )
 def test_a_registration_that_says_something_else_is_refused(tmp_path, old, new, message):
@@ -162,14 +165,16 @@ def test_registrations_of_other_splits_are_refused_together(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_small_registrations_are_run_once_and_go_on(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("design", ["", "users"])
+def test_two_small_registrations_are_run_once_and_go_on(design, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setattr(fresh, "require_committed", lambda path: "c" * 40)
     monkeypatch.setattr(boosting, "DEFAULT", boosting.DEFAULT._replace(most_trees=20))
-    one, other = small(tmp_path), tmp_path / "mixed.toml"
+    one, other = small(tmp_path, design), tmp_path / "mixed.toml"
     other.write_text(one.read_text().replace("A6 ridge head", "A6 mixture"))
     config = fresh.Config((one, other), output=fresh.Output(out=tmp_path / "out"))
     each = fresh.main(config)
+    assert set(each[0].tasks) == set(fresh.read(one).scenarios)
     plain, mixed = (found.record for found in registered.comparisons(each))
     assert plain.method == "A6 ridge head" and "A10 mixture" not in plain.names()
     assert mixed.method == "A6 mixture" and "A6 ridge head" in mixed.names(records.METHOD)

@@ -82,6 +82,7 @@ def split(seed: int) -> report.Record:
     """A split of 25 users; MAML is ahead of all but A7, and of all that it was told of."""
     said = {"primary": ["mae"], "scenarios": ["user_cold", "warm"], "hypothesis": "h", "rule": "r"}
     said |= {"method": "A6 MAML", "commit": "c" * 40, "split_seeds": [1, 2]}
+    said |= {"dataset": "synthetic"}
     few = [name for name in OFFSETS if name != "A7 hier. Bayes"]
     each = [said | {"arms": [*names, "A6 MAML"]} for names in (OFFSETS, few)]
     offsets = OFFSETS | {"A6 MAML": 0.0}
@@ -178,15 +179,17 @@ def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(everyth
     assert cells["A2 fold-in"][0] == "-0.2000 [-0.2000, -0.2000]*"
     assert cells["A7 hier. Bayes"][0] == "+0.1000 [+0.1000, +0.1000]"
     assert [row[0] for row in second.rows] == [name for name in OFFSETS if name[1] != "7"]
-    assert CLAIMS["fresh-splits"](everything) == "two new draws of the split (50 new users in all)"
+    assert CLAIMS["fresh-splits"](everything) == (
+        "two new draws of the split of synthetic (50 new users in all)"
+    )
     assert CLAIMS["fresh-verdicts"](everything) == (
-        "the MAML, absolute error: the claim does not hold for new users (not ahead of A7 hier. "
-        "Bayes) and known ones (not ahead of A7 hier. Bayes); the MAML, absolute error: the claim "
-        "holds for new users and known ones"
+        "the MAML on synthetic, absolute error: the claim does not hold for new users (not ahead "
+        "of A7 hier. Bayes) and known ones (not ahead of A7 hier. Bayes); the MAML on synthetic, "
+        "absolute error: the claim holds for new users and known ones"
     )
     assert CLAIMS["fresh-headline"](everything) == (
-        "the MAML is ahead of every such arm in none of two places and the MAML is ahead of every "
-        "such arm in two of two places"
+        "the MAML on synthetic is ahead of every such arm in none of two places and the MAML on "
+        "synthetic is ahead of every such arm in two of two places"
     )
     name = next(iter(everything.fresh))
     half = dataclasses.replace(everything, fresh={name: everything.fresh[name]})

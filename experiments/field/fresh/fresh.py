@@ -44,6 +44,7 @@ class Registration(NamedTuple):
     Attributes:
       budget: trials and trial_steps, and what `Training` is made of.
       digest: of the file.
+      design: one of `DESIGNS`; a file that does not say it is about MeLU's protocol.
     """
 
     method: str
@@ -55,6 +56,7 @@ class Registration(NamedTuple):
     rule: str
     budget: dict[str, int]
     digest: str
+    design: str = "melu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,8 @@ class Config:
 
 SHOWN = ("mae", "mae_calibrated", "log_loss", "crps")
 """Measures that are stored beside the primary ones, of tasks as they are."""
+DESIGNS = {design.name: design for design in (field.MELU, field.USERS)}
+"""Whose tasks a split has: MeLU's four scenarios, or new users of any activity above 12."""
 BUDGET = {"trials", "trial_steps", "seeds", "num_steps", "num_tasks", "num_support"}
 
 
@@ -86,8 +90,8 @@ def read(path: pathlib.Path) -> Registration:
         told: dict[str, Any] = tomllib.loads(content.decode())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no registration ({error})") from error
-    fields = set(Registration._fields) - {"digest"}
-    if told.keys() != fields or told["budget"].keys() != BUDGET:
+    fields = set(Registration._fields) - {"digest", "design"}
+    if told.keys() - {"design"} != fields or told["budget"].keys() != BUDGET:
         raise UserError(
             f"{path} must say {', '.join(sorted(fields))}, and of the budget "
             f"{', '.join(sorted(BUDGET))}; nothing else"
@@ -95,6 +99,10 @@ def read(path: pathlib.Path) -> Registration:
     if told["method"] not in contenders.METHODS:
         known = ", ".join(contenders.METHODS)
         raise UserError(f"{path}: the method is {told['method']!r}; it is one of {known}")
+    if told.get("design", "melu") not in DESIGNS:
+        raise UserError(
+            f"{path}: the design is {told['design']!r}; it is one of {', '.join(DESIGNS)}"
+        )
     told |= {k: tuple(told[k]) for k in ("split_seeds", "scenarios", "primary")}
     return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
 
@@ -115,7 +123,7 @@ def together(paths: Sequence[pathlib.Path]) -> list[Registration]:
     found = [read(path) for path in paths]
     first = found[0]
     for path, other in zip(paths, found, strict=True):
-        for field_name in ("dataset", "split_seeds", "budget"):
+        for field_name in ("dataset", "split_seeds", "budget", "design"):
             if getattr(other, field_name) != getattr(first, field_name):
                 raise UserError(
                     f"{path} has another {field_name} than {paths[0]}; run them one by one"
@@ -169,16 +177,20 @@ def of_split(
     budget: dict[str, Any] = dict(registration.budget)
     spent = contenders.Budget(budget.pop("trials"), budget.pop("trial_steps"), folder)
     training = Training(**budget, devices=config.hardware.devices)
-    table = named.load(registration.dataset, config.data_dir)
-    parts = split.melu(table, seed, redraw=True)
+    design = DESIGNS[registration.design]
+    table = design.protocol.prepare(named.load(registration.dataset, config.data_dir))
+    if design is field.MELU:
+        parts = split.melu(table, seed, redraw=True)
+    else:
+        parts = design.split(table, seed, 0)
     ready = problem.problem_of(table, parts, training.num_support, losses.squared_error)
     require_unopened(parts.checksum(), seed)
     methods = tuple(dict.fromkeys(each.method for each in asked_of))
-    arms, notes = contenders.all_arms(methods, ready, training, spent, field.MELU.goal)
+    arms, notes = contenders.all_arms(methods, ready, training, spent, design.goal)
     asked = benchmark.Config(
         training=training, split=benchmark.SplitOptions(split_seed=seed, redraw=True)
     )
-    metrics = field.metrics_of(field.MELU)
+    metrics = field.metrics_of(design)
     return benchmark.judged(
         "fresh", asked, methods[0], ready, arms, {}, began, metrics, notes=notes
     )
