@@ -51,3 +51,6 @@ def test_four_domains_share_their_people(data_dir):
     assert (len(beauty), beauty.num_users, beauty.num_items) == (50_329, 4_474, 10_379)
     assert (len(home), home.num_users, home.num_items) == (89_885, 7_144, 16_258)
     assert shared_users.paired(beauty, home).shared == 1_994
+    every = crossdomain.four_domains(data_dir)
+    items = 10_379 + 14_188 + 11_837 + 16_258
+    assert (len(every), every.num_users, every.num_items) == (287_677, 9_624, items)

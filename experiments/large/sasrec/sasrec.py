@@ -10,6 +10,7 @@ References: Kang, McAuley, ICDM 2018; Klenitskiy, Vasilev, RecSys 2023; Petrov, 
 2023 (gBCE); Tikhonovich et al., RecSys 2025 (eSASRec); Zhai et al., ICML 2024 (HSTU).
 Run: python -m experiments sasrec                     (ml-1m, the order of SASRec's authors)
      python -m experiments sasrec --dataset ml-100k --seeds 3 --also gbce esasrec hstu
+     python -m experiments sasrec --dataset amazon-four-domains --only esasrec
      python -m experiments sasrec --split time        trained before a moment, tested after it
      python -m experiments sasrec --only esasrec      makes and keeps one part of the table
      experiments/large/sasrec/card.sh                 all recipes at once on a graphics card
@@ -27,7 +28,8 @@ import numpy as np
 
 from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Sequences
-from metajax.data.sources import named
+from metajax.data.sources import crossdomain, named
+from metajax.data.table import Interactions
 from metajax.evaluation import next_item
 from metajax.results import intervals, records, tables
 from metajax.settings import replace
@@ -51,10 +53,16 @@ POPULARITY = "popularity of the list"
 def load(config: Config) -> Sequences:
     """The histories of the data set."""
     if config.split == "time":
-        return histories.by_time(named.chosen(config.data))
+        return histories.by_time(_log(config))
     if config.data.dataset == "ml-1m":
         return histories.read_sasrec(named.data_folder(config.data.data_dir))
-    return histories.of_table(named.chosen(config.data))
+    return histories.of_table(_log(config))
+
+
+def _log(config: Config) -> Interactions:
+    if config.data.dataset == crossdomain.ALL_FOUR:
+        return crossdomain.four_domains(named.data_folder(config.data.data_dir))
+    return named.chosen(config.data)
 
 
 def name_of(config: Config) -> str:

@@ -101,21 +101,29 @@ FOUR_DOMAINS = ("amazon-beauty", "amazon-electronics", "amazon-grocery4", "amazo
 """Names of the domains of `four_domains`, in the order of the file."""
 
 
-def four_domains(folder: Path | str, name: str) -> Interactions:
-    """One of four Amazon domains, implicit, with days; 1,994 users are in all four.
+ALL_FOUR = "amazon-four-domains"
+
+
+def four_domains(folder: Path | str, name: str = ALL_FOUR) -> Interactions:
+    """One of four Amazon domains, or all, implicit, with days; 1,994 users are in all four.
 
     Users keep one number over all domains, in ``user_ids``. ``amazon-grocery4`` is not the data set
     amazon-grocery, whose users and items are others.
 
     Args:
       folder: that of the file, or its parent.
-      name: of `FOUR_DOMAINS`.
+      name: of `FOUR_DOMAINS`; by default all four, one user's events of all domains together.
     """
     folder = dataset_folder(folder, "amazon-four-domains")
     path = required(folder, "four_domains.npz", "amazon-four-domains")
     found = arrays(path, ["n_events", "domain", "item", "day"])
     user = np.repeat(np.arange(len(found["n_events"])), found["n_events"])
-    mine = found["domain"] == FOUR_DOMAINS.index(name)
+    domain, item = found["domain"].astype(np.int64), found["item"].astype(np.int64)
+    mine = np.full(len(domain), name == ALL_FOUR)
+    if name == ALL_FOUR:
+        item = domain * (int(item.max()) + 1) + item  # each domain numbers its items from 0
+    else:
+        mine = domain == FOUR_DOMAINS.index(name)
     time = found["day"][mine].astype(np.int64) * 86_400
     ones = np.ones(int(mine.sum()))
-    return assemble(name, user[mine], found["item"][mine], ones, time, IMPLICIT)
+    return assemble(name, user[mine], item[mine], ones, time, IMPLICIT)
