@@ -108,6 +108,7 @@ def contents(r: Results) -> dict[str, str]:
         "boosting": bool(CLAIMS["against-boosting"](r)),
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
+        "mixture": bool(CLAIMS["fresh-added"](r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),
     }

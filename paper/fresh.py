@@ -1,7 +1,10 @@
 """Splits that were registered before they were opened: tables, and what became of the claims."""
 
+import numpy as np
+
+from metajax.benchmark.mixture import A10, MIXED
 from metajax.results import records, tables
-from metajax.results.registered import Comparison
+from metajax.results.registered import REGISTERED, Comparison
 from paper.claims import listed, number
 from paper.edition import Results
 
@@ -80,11 +83,50 @@ def _who(found: Comparison) -> str:
 
 
 def fresh_headline(r: Results) -> str:
-    """In how many of the registered places the claims hold; empty without records."""
+    """In how many of the registered places the claims hold, and where; empty without records."""
     counts = []
     for found in r.registered:
-        places = [(s, m) for s in found.told["scenarios"] for m in found.told["primary"]]
-        won = sum(not found.not_beaten(*place) for place in places)
-        won_of = f"{number(won)} of {number(len(places))}"
-        counts.append(f"{_who(found)} is ahead of every such arm in {won_of} places")
+        won = {
+            MEASURE.get(m, m): [
+                WHO[s] for s in found.told["scenarios"] if not found.not_beaten(s, m)
+            ]
+            for m in found.told["primary"]
+        }
+        total = len(found.told["scenarios"]) * len(won)
+        where = "; ".join(f"{measure} of {listed(who)}" for measure, who in won.items() if who)
+        told = f"{number(sum(map(len, won.values())))} of {number(total)} places"
+        where = f" ({where})" if where else ""
+        counts.append(f"{_who(found)} is ahead of every such arm in {told}{where}")
     return listed(counts)
+
+
+def fresh_added(r: Results) -> str:
+    """What a meta-learner adds to the mixture of all other arms; empty without such a mixture."""
+    told = []
+    for found in r.registered:
+        if found.record.method != MIXED:
+            continue
+        for metric in found.told["primary"]:
+            gaps = [(s, found.gaps(s, metric)[A10].found) for s in found.told["scenarios"]]
+            each = [f"{g.mean:+.4f} [{g.low:+.4f}, {g.high:+.4f}] for {WHO[s]}" for s, g in gaps]
+            told.append(f"{MEASURE.get(metric, metric)}, {found.told['dataset']}: {listed(each)}")
+    return "; ".join(told)
+
+
+def fresh_weights(r: Results) -> str:
+    """How much of the mixture is the meta-learner and how much boosting; empty without records."""
+    told = []
+    for dataset in dict.fromkeys(found.told["dataset"] for found in r.registered):
+        settings = [
+            one.arm(MIXED).settings
+            for one in r.fresh.values()
+            if MIXED in one.names() and one.extra[REGISTERED][0]["dataset"] == dataset
+        ]
+        for kind, where in (("rated", "items with ratings"), ("unrated", "items without")):
+            weights = [one[f"weights, items {kind}"] for one in settings]
+            if weights:
+                of = lambda what, weights=weights: np.mean(
+                    [sum(v for arm, v in one.items() if what in arm) for one in weights]
+                )
+                told.append(f"{of('A6'):.2f} and {of('A8'):.2f} for {where} of {dataset}")
+    return listed(told)

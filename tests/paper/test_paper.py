@@ -11,20 +11,12 @@ import zipfile
 
 import numpy as np
 import pytest
-from small_records import record
+from small_records import BASELINES, record, split_of
 
 from metajax.results import records as report
 from metajax.types import UserError
 
 PAPER = pathlib.Path(__file__).resolve().parents[2] / "paper"
-OFFSETS = {
-    "A0 item mean": 0.6,
-    "A1 bias": 0.4,
-    "A2 fold-in": 0.2,
-    "A7 hier. Bayes": -0.1,
-    "A3 joint": 0.5,
-    "A4 fine-tuned": 0.1,
-}
 
 
 @pytest.fixture
@@ -43,7 +35,7 @@ def written(tmp_path_factory):
         ("foma", "A6 FOMA", 0.15),
         ("anil", "A6 ANIL", 0.2),
     ):
-        made = record(name, offsets=OFFSETS | {arm: offset}, method=arm)
+        made = record(name, offsets=BASELINES | {arm: offset}, method=arm)
         if name == "anil":  # as far above fold-in for one half of the users as below for the other
             sign = np.where(np.arange(50) % 2 == 0, 0.05, -0.05)
             made.scores[report.Key("user_cold", "A6 ANIL", "all", "mse")] += sign
@@ -78,19 +70,6 @@ def characters(arm: str, scenario: str, correct: float) -> report.Record:
     return dataclasses.replace(made, scores={report.Key(scenario, arm, "test", "accuracy"): values})
 
 
-def split(seed: int) -> report.Record:
-    """A split of 25 users; MAML is ahead of all but A7, and of all that it was told of."""
-    said = {"primary": ["mae"], "scenarios": ["user_cold", "warm"], "hypothesis": "h", "rule": "r"}
-    said |= {"method": "A6 MAML", "commit": "c" * 40, "split_seeds": [1, 2]}
-    said |= {"dataset": "synthetic"}
-    few = [name for name in OFFSETS if name != "A7 hier. Bayes"]
-    each = [said | {"arms": [*names, "A6 MAML"]} for names in (OFFSETS, few)]
-    offsets = OFFSETS | {"A6 MAML": 0.0}
-    made = record("fresh", 25, offsets, method="A6 MAML", extra={"registrations": each})
-    sizes = {"user_cold": 25, "warm": 25}
-    return dataclasses.replace(made, split=report.Split("melu-redrawn", seed, "s", sizes))
-
-
 @pytest.fixture
 def everything(folder):
     """The records of the small edition with Omniglot and the field's tables beside them."""
@@ -99,7 +78,7 @@ def everything(folder):
     for arm, right in (("CACTUs-ProtoNets", 0.5), ("from scratch", 0.1), ("with labels", 0.9)):
         made = characters(arm, few + ", no labels", right)
         report.write(folder / "o", f"omniglot-unsupervised-5w1s-{arm.replace(' ', '-')}", made)
-    made = record("tables", offsets=OFFSETS | {"A6 MAML": 0.0}, extra={"table": "T2"})
+    made = record("tables", offsets=BASELINES | {"A6 MAML": 0.0}, extra={"table": "T2"})
     report.write(folder / "t", "tables-T2-ml-1m-melu", made)
     aucs = ((0, 0.6), (20, 0.7))
     scores = {
@@ -109,7 +88,7 @@ def everything(folder):
     made = dataclasses.replace(made, scores=scores)
     report.write(folder / "t", "tables-T4-ml-100k-ctr", made)
     for seed in (2, 1):
-        report.write(folder / "f", f"fresh-synthetic-{seed}", split(seed))
+        report.write(folder / "f", f"fresh-synthetic-{seed}", split_of(seed))
     from paper import edition
 
     small = edition.editions()["small"]
@@ -166,36 +145,6 @@ def test_the_tables_of_the_field_star_what_the_method_is_ahead_of(everything):
     assert said[0] == "in T2 the MAML is nowhere ahead of all arms that are not meta-learned"
 
 
-def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(everything):
-    from paper import fresh
-    from paper.build import CLAIMS
-
-    assert len(everything.fresh) == 2 and len(everything.ratings) == 4
-    grids = fresh.fresh_tables(everything)
-    assert list(grids) == ["fresh-1-maml-mae", "fresh-2-maml-mae"]
-    first, second = grids.values()
-    assert first.headings == ["arm", "user-cold (50)", "warm (50)"]
-    cells = {row[0]: row[1:] for row in first.rows}
-    assert cells["A2 fold-in"][0] == "-0.2000 [-0.2000, -0.2000]*"
-    assert cells["A7 hier. Bayes"][0] == "+0.1000 [+0.1000, +0.1000]"
-    assert [row[0] for row in second.rows] == [name for name in OFFSETS if name[1] != "7"]
-    assert CLAIMS["fresh-splits"](everything) == (
-        "two new draws of the split of synthetic (50 new users in all)"
-    )
-    assert CLAIMS["fresh-verdicts"](everything) == (
-        "the MAML on synthetic, absolute error: the claim does not hold for new users (not ahead "
-        "of A7 hier. Bayes) and known ones (not ahead of A7 hier. Bayes); the MAML on synthetic, "
-        "absolute error: the claim holds for new users and known ones"
-    )
-    assert CLAIMS["fresh-headline"](everything) == (
-        "the MAML on synthetic is ahead of every such arm in none of two places and the MAML on "
-        "synthetic is ahead of every such arm in two of two places"
-    )
-    name = next(iter(everything.fresh))
-    half = dataclasses.replace(everything, fresh={name: everything.fresh[name]})
-    assert CLAIMS["fresh-verdicts"](half) == "" and fresh.fresh_tables(half) == {}
-
-
 def test_findings_about_the_classics_follow_from_the_records(everything, folder):
     from paper import findings
     from paper.build import CLAIMS
@@ -219,7 +168,7 @@ def test_a_method_is_compared_with_boosting_where_its_record_has_it(folder):
     from paper.build import CLAIMS
 
     assert CLAIMS["against-boosting"](load(folder)) == ""
-    offsets = OFFSETS | {"A6 FOMA": 0.15, "A8 boosting": -0.2}
+    offsets = BASELINES | {"A6 FOMA": 0.15, "A8 boosting": -0.2}
     made = record("foma", offsets=offsets, method="A6 FOMA")
     arms = [
         dataclasses.replace(arm, role=report.BASELINE) if arm.name == "A8 boosting" else arm
@@ -259,7 +208,7 @@ def test_a_paper_with_every_section_compiles(everything, tmp_path):
 def test_a_method_that_does_not_adapt_is_named(folder):
     from paper.build import CLAIMS
 
-    made = record("foma", offsets=OFFSETS | {"A6 FOMA": 0.1}, method="A6 FOMA")
+    made = record("foma", offsets=BASELINES | {"A6 FOMA": 0.1}, method="A6 FOMA")
     made.scores[report.Key("user_cold", "A6 FOMA", "shuffled", "mse")] = made.scores[
         report.Key("user_cold", "A6 FOMA", "all", "mse")
     ]
@@ -327,7 +276,7 @@ def test_a_missing_record_fails_the_build_by_name(folder):
 
 
 def test_records_of_two_splits_are_refused(folder):
-    offsets = OFFSETS | {"A6 FOMA": 0.1}
+    offsets = BASELINES | {"A6 FOMA": 0.1}
     made = record("foma", offsets=offsets, method="A6 FOMA", checksum="another")
     report.write(folder / "foma", "foma-synthetic", made)
     with pytest.raises(UserError, match="different splits"):
@@ -380,7 +329,7 @@ def test_a_registered_claim_holds_only_where_all_of_its_comparisons_do(folder):
 def test_parts_of_the_ridge_head_are_told_by_what_leaving_them_out_costs(folder):
     from paper.build import CLAIMS
 
-    offsets = OFFSETS | {"A6 ridge head": 0.0, "- blend": 0.2, "- profile": -0.2}
+    offsets = BASELINES | {"A6 ridge head": 0.0, "- blend": 0.2, "- profile": -0.2}
     made = record("ridge_head", offsets=offsets, method="A6 ridge head")
     r = load(folder)
     said = CLAIMS["ablations"](

@@ -1,0 +1,80 @@
+"""What the paper says of splits that were registered before they were opened."""
+
+import dataclasses
+
+import pytest
+from small_records import BASELINES, split_of
+
+from metajax.benchmark.mixture import A10, MIXED
+from metajax.results import records as report
+from paper import edition, fresh
+from paper.build import CLAIMS
+from paper.edition import Results
+
+
+@pytest.fixture
+def two_splits() -> Results:
+    """A paper of two fresh splits alone."""
+    splits = {f"fresh-synthetic-{seed}": split_of(seed) for seed in (2, 1)}
+    return Results(edition.editions()["small"], {}, {}, fresh=splits)
+
+
+def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(two_splits):
+    grids = fresh.fresh_tables(two_splits)
+    assert list(grids) == ["fresh-1-maml-mae", "fresh-2-maml-mae"]
+    first, second = grids.values()
+    assert first.headings == ["arm", "user-cold (50)", "warm (50)"]
+    cells = {row[0]: row[1:] for row in first.rows}
+    assert cells["A2 fold-in"][0] == "-0.2000 [-0.2000, -0.2000]*"
+    assert cells["A7 hier. Bayes"][0] == "+0.1000 [+0.1000, +0.1000]"
+    assert [row[0] for row in second.rows] == [name for name in BASELINES if name[1] != "7"]
+    assert CLAIMS["fresh-splits"](two_splits) == (
+        "two new draws of the split of synthetic (50 new users in all)"
+    )
+    assert CLAIMS["fresh-verdicts"](two_splits) == (
+        "the MAML on synthetic, absolute error: the claim does not hold for new users (not ahead "
+        "of A7 hier. Bayes) and known ones (not ahead of A7 hier. Bayes); the MAML on synthetic, "
+        "absolute error: the claim holds for new users and known ones"
+    )
+    assert CLAIMS["fresh-headline"](two_splits) == (
+        "the MAML on synthetic is ahead of every such arm in none of two places and the MAML on "
+        "synthetic is ahead of every such arm in two of two places (absolute error of new users "
+        "and known ones)"
+    )
+    assert CLAIMS["fresh-added"](two_splits) == CLAIMS["fresh-weights"](two_splits) == ""
+    name = next(iter(two_splits.fresh))
+    half = dataclasses.replace(two_splits, fresh={name: two_splits.fresh[name]})
+    assert CLAIMS["fresh-verdicts"](half) == "" and fresh.fresh_tables(half) == {}
+
+
+def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_splits):
+    """The mixture is ahead of the one without MAML by .1 for every user of both splits."""
+    weights = {
+        "weights, items rated": {"A8 boosting": 0.5, "A8 boosting alone": 0.2, "A6 MAML": 0.3}
+    }
+    weights |= {"weights, items unrated": {"A8 boosting": 1.0, "A6 MAML": 0.0}}
+    each = {name: mixed(one, weights) for name, one in two_splits.fresh.items()}
+    r = dataclasses.replace(two_splits, fresh=each)
+    assert [found.record.names()[-2:] for found in r.registered] == [[A10, MIXED]] * 2
+    assert CLAIMS["fresh-added"](r).split("; ")[0] == (
+        "absolute error, synthetic: -0.1000 [-0.1000, -0.1000] for new users and -0.1000 "
+        "[-0.1000, -0.1000] for known ones"
+    )
+    assert CLAIMS["fresh-weights"](r) == (
+        "0.30 and 0.70 for items with ratings of synthetic and 0.00 and 1.00 for items without of "
+        "synthetic"
+    )
+
+
+def mixed(one: report.Record, weights: dict) -> report.Record:
+    """A split in which the mixture stands for MAML, and A10 is .1 behind it."""
+    scores = {k: v for k, v in one.scores.items() if k.arm != "A6 MAML"}
+    for key, value in one.scores.items():
+        if key.arm == "A6 MAML":
+            scores |= {key._replace(arm=MIXED): value, key._replace(arm=A10): value + 0.1}
+    named = {"method": MIXED, "arms": [A10, MIXED]}
+    said = [told | named for told in one.extra["registrations"]]
+    arms = (report.Arm(A10, report.BASELINE), report.Arm(MIXED, report.METHOD, weights))
+    return dataclasses.replace(
+        one, method=MIXED, arms=arms, scores=scores, extra={"registrations": said}
+    )
