@@ -63,19 +63,25 @@ def fresh_splits(r: Results) -> str:
 
 
 def fresh_verdicts(r: Results) -> str:
-    """What became of each registered claim; empty without records."""
+    """Where each registered claim holds, in each measure; empty without records."""
     told = []
     for found in r.registered:
-        for metric in found.told["primary"]:
-            left = {WHO[s]: found.not_beaten(s, metric) for s in found.told["scenarios"]}
-            holds = [who for who, arms in left.items() if not arms]
-            fails = [f"{who} (not ahead of {listed(arms)})" for who, arms in left.items() if arms]
-            parts = [f"holds for {listed(holds)}"] if holds else []
-            parts += [f"does not hold for {listed(fails)}"] if fails else []
-            told.append(
-                f"{_who(found)}, {MEASURE.get(metric, metric)}: the claim {' and '.join(parts)}"
-            )
+        each = [
+            f"in {MEASURE.get(metric, metric)} {_for(_where(found, metric))}"
+            for metric in found.told["primary"]
+        ]
+        told.append(f"that of {_who(found)} holds {listed(each)}")
     return "; ".join(told)
+
+
+def _for(who: str) -> str:
+    return f"for {who}" if who else "for nobody"
+
+
+def _where(found: Comparison, metric: str) -> str:
+    """For whom the method is ahead of every arm that is no meta-learner, in a measure."""
+    scenarios = found.told["scenarios"]
+    return listed([WHO[s] for s in scenarios if not found.not_beaten(s, metric)])
 
 
 def _who(found: Comparison) -> str:
@@ -86,17 +92,14 @@ def fresh_headline(r: Results) -> str:
     """In how many of the registered places the claims hold, and where; empty without records."""
     counts = []
     for found in r.registered:
-        won = {
-            MEASURE.get(m, m): [
-                WHO[s] for s in found.told["scenarios"] if not found.not_beaten(s, m)
-            ]
-            for m in found.told["primary"]
-        }
-        total = len(found.told["scenarios"]) * len(won)
-        where = "; ".join(f"{measure} of {listed(who)}" for measure, who in won.items() if who)
-        told = f"{number(sum(map(len, won.values())))} of {number(total)} places"
-        where = f" ({where})" if where else ""
-        counts.append(f"{_who(found)} is ahead of every such arm in {told}{where}")
+        primary, scenarios = found.told["primary"], found.told["scenarios"]
+        won = sum(not found.not_beaten(s, m) for s in scenarios for m in primary)
+        holds = [(MEASURE.get(m, m), _where(found, m)) for m in primary]
+        where = "; ".join(f"{measure} of {who}" for measure, who in holds if who)
+        told = f"{number(won)} of {number(len(primary) * len(scenarios))} places"
+        counts.append(
+            f"{_who(found)} is ahead of every such arm in {told}{f' ({where})' if where else ''}"
+        )
     return listed(counts)
 
 
