@@ -23,11 +23,11 @@ def fresh_tables(r: Results) -> dict[str, tables.Grid]:
     for place, one in enumerate(r.registered, 1):
         for metric in one.told["primary"]:
             name = f"fresh-{place}-{records.label(one.record.method)}-{metric}".lower()
-            found[name.replace(" ", "-").replace("@", "-")] = _grid(one, metric)
+            found[name.replace(" ", "-").replace("@", "-")] = _grid(one, metric, _splits(one, r))
     return found
 
 
-def _grid(found: Comparison, metric: str) -> tables.Grid:
+def _grid(found: Comparison, metric: str, splits: str) -> tables.Grid:
     told, method = found.told, records.label(found.record.method)
     rows = []
     for arm in found.record.names(records.BASELINE):
@@ -44,20 +44,17 @@ def _grid(found: Comparison, metric: str) -> tables.Grid:
         "all their tasks (number in parentheses), with the 95 % interval of a two-way bootstrap. "
         "A star: the method is ahead, and p is below .05 after Holm over the arms of the column."
     )
-    title = (
-        f"{method} on fresh splits of {told['dataset']}: difference in "
-        f"{MEASURE.get(metric, metric)}"
-    )
+    title = f"{method} on fresh splits of {splits}: difference in {MEASURE.get(metric, metric)}"
     return tables.Grid(title, heads, rows, 1, [note])
 
 
 def fresh_splits(r: Results) -> str:
     """How many splits, and how many new users they have; empty without records."""
-    first = {found.told["dataset"]: found for found in reversed(r.registered)}
+    first = {_splits(found, r): found for found in reversed(r.registered)}
     draws = [
-        f"{number(len(one.sizes))} new draws of the split of {dataset} "
+        f"{number(len(one.sizes))} new draws of the split of {splits} "
         f"({one.size('user_cold'):,} new users in all)"
-        for dataset, one in reversed(first.items())
+        for splits, one in reversed(first.items())
     ]
     return listed(draws)
 
@@ -70,7 +67,7 @@ def fresh_verdicts(r: Results) -> str:
             f"in {MEASURE.get(metric, metric)} {_for(_where(found, metric))}"
             for metric in found.told["primary"]
         ]
-        told.append(f"that of {_who(found)} holds {listed(each)}")
+        told.append(f"that of {_who(found, r)} holds {listed(each)}")
     return "; ".join(told)
 
 
@@ -84,8 +81,17 @@ def _where(found: Comparison, metric: str) -> str:
     return listed([WHO[s] for s in scenarios if not found.not_beaten(s, metric)])
 
 
-def _who(found: Comparison) -> str:
-    return f"the {records.label(found.record.method)} on {found.told['dataset']}"
+def _who(found: Comparison, r: Results) -> str:
+    return f"the {records.label(found.record.method)} on {_splits(found, r)}"
+
+
+def _splits(found: Comparison, r: Results) -> str:
+    """The data set; with its seeds, where another registration is about other splits of it."""
+    dataset, seeds = found.told["dataset"], found.told["split_seeds"]
+    others = [one.told for one in r.registered if one.told["dataset"] == dataset]
+    if all(told["split_seeds"] == seeds for told in others):
+        return dataset
+    return f"{dataset} (splits {seeds[0]} to {seeds[-1]})"
 
 
 def fresh_headline(r: Results) -> str:
@@ -98,7 +104,7 @@ def fresh_headline(r: Results) -> str:
         where = "; ".join(f"{measure} of {who}" for measure, who in holds if who)
         told = f"{number(won)} of {number(len(primary) * len(scenarios))} places"
         counts.append(
-            f"{_who(found)} is ahead of every such arm in {told}{f' ({where})' if where else ''}"
+            f"{_who(found, r)} is ahead of every such arm in {told}{f' ({where})' if where else ''}"
         )
     return listed(counts)
 
@@ -112,24 +118,21 @@ def fresh_added(r: Results) -> str:
         for metric in found.told["primary"]:
             gaps = [(s, found.gaps(s, metric)[A10].found) for s in found.told["scenarios"]]
             each = [f"{g.mean:+.4f} [{g.low:+.4f}, {g.high:+.4f}] for {WHO[s]}" for s, g in gaps]
-            told.append(f"{MEASURE.get(metric, metric)}, {found.told['dataset']}: {listed(each)}")
+            told.append(f"{MEASURE.get(metric, metric)}, {_splits(found, r)}: {listed(each)}")
     return "; ".join(told)
 
 
 def fresh_weights(r: Results) -> str:
     """How much of the mixture is the meta-learner and how much boosting; empty without records."""
     told = []
-    for dataset in dict.fromkeys(found.told["dataset"] for found in r.registered):
-        settings = [
-            one.arm(MIXED).settings
-            for one in r.fresh.values()
-            if MIXED in one.names() and one.extra[REGISTERED][0]["dataset"] == dataset
-        ]
+    for found in r.registered:
+        splits = [one for one in r.fresh.values() if found.told in one.extra[REGISTERED]]
+        settings = [one.arm(MIXED).settings for one in splits if found.record.method == MIXED]
         for kind, where in (("rated", "items with ratings"), ("unrated", "items without")):
             weights = [one[f"weights, items {kind}"] for one in settings]
             if weights:
                 of = lambda what, weights=weights: np.mean(
                     [sum(v for arm, v in one.items() if what in arm) for one in weights]
                 )
-                told.append(f"{of('A6'):.2f} and {of('A8'):.2f} for {where} of {dataset}")
-    return listed(told)
+                told.append(f"{of('A6'):.2f} and {of('A8'):.2f} for {where}, {_splits(found, r)}")
+    return "; ".join(told)

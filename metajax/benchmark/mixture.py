@@ -2,10 +2,11 @@
 
 Scores of learners, of trees and of closed forms are summed with weights that are not negative
 (Breiman, "Stacked regressions", Machine Learning 1996). They are fitted on validation tasks, which
-no arm was fitted on, each divided anew in support and query several times. Items without ratings
-have weights of their own, fitted on the same tasks with the items' estimates taken away: an arm
-may be good at the one and not at the other. The same mixture without a meta-learner, A10, is the
-control of a mixture with one.
+no arm was fitted on, each divided anew in support and query several times. For items without
+ratings there is nothing to fit weights on: validation has none, and items whose estimates are
+hidden were still seen in training, where trees remember them. There the strong arms have even
+weights, which are hard to beat (Clemen, "Combining forecasts", International Journal of Forecasting
+1989). The same mixture without a meta-learner, A10, is the control of a mixture with one.
 """
 
 import time
@@ -18,15 +19,17 @@ import numpy as np
 from scipy import optimize
 
 from metajax.benchmark.arm import Fitted
-from metajax.benchmark.baselines import Trained
+from metajax.benchmark.baselines import A7, Trained
+from metajax.benchmark.boosting import A8, A8_ALONE
 from metajax.benchmark.problem import Problem, laid_out
 from metajax.data import episodes, split
-from metajax.data.features.represent import as_cold
 from metajax.evaluation import judge
 from metajax.results import records
 from metajax.types import Episode
 
 A10, MIXED = "A10 mixture", "A6 mixture"
+EVEN = (A7, A8, A8_ALONE)
+"""Baselines that count for items without ratings, beside the meta-learners."""
 NUM_DRAWS = 8
 
 
@@ -36,7 +39,7 @@ def mixture_arm(
     num_draws: int = NUM_DRAWS,
     role: str = records.BASELINE,
 ) -> Fitted:
-    """The mixture of arms, with weights for items with ratings and others for those without.
+    """The mixture of arms: fitted weights for items with ratings, `even_weights` for those without.
 
     An arm of S seeds makes a mixture of S seeds, each with the same weights; its seeds are not
     averaged.
@@ -50,10 +53,9 @@ def mixture_arm(
     began = time.perf_counter()
     ready = {name: _scorer(arm, problem) for name, arm in arms.items()}
     source, tasks, key = problem.valid[0], redrawn(problem, num_draws), jax.random.key(0)
-    hidden = source._replace(inputs=as_cold(source.inputs))
     weights = {
         "rated": fitted_weights(_scores(ready, source, tasks, key), tasks, problem.mean),
-        "unrated": fitted_weights(_scores(ready, hidden, tasks, key), tasks, problem.mean),
+        "unrated": even_weights(arms),
     }
 
     def mixed(source: episodes.Source, tasks: Episode, each: Sequence[np.ndarray]) -> np.ndarray:
@@ -95,6 +97,15 @@ def _shuffled(tasks: split.Tasks, rng: np.random.Generator) -> split.Tasks:
     rows = rows[np.lexsort((rng.random(len(rows)), task))]
     start = (np.cumsum(tasks.length) - tasks.length).astype(np.int32)
     return tasks._replace(start=start, other=tasks.other[rows], label=tasks.label[rows])
+
+
+def even_weights(arms: Mapping[str, Trained | Fitted]) -> np.ndarray:
+    """The same weight for each of `EVEN` and each meta-learner, 0 for others: (M,) of M arms.
+
+    Where none of these is there, all arms count alike.
+    """
+    chosen = np.array([name in EVEN or arm.role == records.METHOD for name, arm in arms.items()])
+    return chosen / chosen.sum() if chosen.any() else np.full(len(chosen), 1 / len(chosen))
 
 
 def fitted_weights(scores: np.ndarray, tasks: Episode, mean: float) -> np.ndarray:

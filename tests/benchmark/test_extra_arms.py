@@ -14,6 +14,7 @@ from metajax.benchmark.arm import Fitted
 from metajax.data import split
 from metajax.data.worlds import latent
 from metajax.evaluation import leaks
+from metajax.results import records
 from metajax.types import Episode, Examples, UserError
 
 TREES = boosting.Settings(rate=0.2, leaves=8, most_trees=40, num_draws=1500, hidden_share=0.1)
@@ -158,11 +159,31 @@ def test_a_mixture_weighs_items_without_ratings_apart(ready, closed_forms):
         return Fitted(predict, {}, 0.0)
 
     made = mixture.mixture_arm(ready, {"rated": only(True), "unrated": only(False)}, num_draws=2)
-    for place, best in (("rated", "rated"), ("unrated", "unrated")):
-        weights = made.settings[f"weights, items {place}"]
-        assert weights[best] == pytest.approx(1, abs=1e-4), (place, weights)
-        assert sum(weights.values()) == pytest.approx(1, abs=1e-4)
+    weights = made.settings["weights, items rated"]
+    assert weights["rated"] == pytest.approx(1, abs=1e-4) and weights["unrated"] == 0
+    assert made.settings["weights, items unrated"] == {"rated": 0.5, "unrated": 0.5}
     assert made.settings["valid"] == pytest.approx(0, abs=1e-6)
+    source, tasks = ready.valid
+    source = source._replace(
+        inputs={**source.inputs, "count": jnp.zeros_like(source.inputs["count"])}
+    )
+    found = made.predict(source, tasks, jax.random.key(0))[0]
+    label, mask = np.asarray(tasks.query.label), np.asarray(tasks.query.mask) > 0
+    even = ready.mean + ((3.0 - ready.mean) + (label - ready.mean)) / 2
+    np.testing.assert_allclose(found[mask], even[mask], rtol=1e-5)
+
+
+def test_items_without_ratings_weigh_the_strong_arms_alike(closed_forms):
+    names = (baselines.A2, baselines.A7, boosting.A8, "A6 mine")
+    as_arm = lambda name: closed_forms[baselines.A2]._replace(
+        role=records.METHOD if name[:2] == "A6" else records.BASELINE
+    )
+    arms = {name: as_arm(name) for name in names}
+    np.testing.assert_allclose(mixture.even_weights(arms), [0, 1 / 3, 1 / 3, 1 / 3])
+    del arms["A6 mine"]
+    np.testing.assert_allclose(mixture.even_weights(arms), [0, 0.5, 0.5])
+    del arms[baselines.A7], arms[boosting.A8]
+    np.testing.assert_allclose(mixture.even_weights(arms), [1])
 
 
 def test_a_mixture_keeps_seeds_apart_and_is_no_worse_than_its_arms(ready, closed_forms):

@@ -60,9 +60,29 @@ def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_spli
         "[-0.1000, -0.1000] for known ones"
     )
     assert CLAIMS["fresh-weights"](r) == (
-        "0.30 and 0.70 for items with ratings of synthetic and 0.00 and 1.00 for items without of "
-        "synthetic"
+        "0.30 and 0.70 for items with ratings, synthetic; 0.00 and 1.00 for items without, "
+        "synthetic; 0.30 and 0.70 for items with ratings, synthetic; 0.00 and 1.00 for items "
+        "without, synthetic"
     )
+
+
+def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_splits):
+    later = {
+        f"{name}-later": dataclasses.replace(
+            one,
+            split=dataclasses.replace(one.split, seed=one.split.seed + 10),
+            extra={
+                "registrations": [
+                    told | {"split_seeds": [11, 12]} for told in one.extra["registrations"][1:]
+                ]
+            },
+        )
+        for name, one in two_splits.fresh.items()
+    }
+    r = dataclasses.replace(two_splits, fresh=two_splits.fresh | later)
+    assert len(r.registered) == 3
+    assert "the MAML on synthetic (splits 11 to 12) is ahead" in CLAIMS["fresh-headline"](r)
+    assert "split of synthetic (splits 1 to 2) (50 new users" in CLAIMS["fresh-splits"](r)
 
 
 def mixed(one: report.Record, weights: dict) -> report.Record:
