@@ -44,6 +44,41 @@ def test_arms_of_a_time_split_score_the_people_who_are_asked():
     assert (best == test.target).mean() == 1.0  # whoever walks takes the next place
 
 
+def test_tables_of_neighbors_are_those_of_dense_arithmetic():
+    """Random histories of nine items; of each row the best three columns are kept."""
+    rng = np.random.default_rng(0)
+    data = histories.assemble("random", np.repeat(np.arange(30), 6), rng.integers(0, 9, 180))
+    person, item = arms.trained_part(data)
+    held = histories.held_out(data, 1, 1)  # one item of history: scores are a row of the table
+    met = np.zeros((30, 9))
+    np.add.at(met, (person, item), 1.0)
+    cosine = met.T @ met / np.outer(np.linalg.norm(met, axis=0), np.linalg.norm(met, axis=0))
+    np.fill_diagonal(cosine, 0.0)
+    nearest = np.where(cosine >= np.sort(cosine, axis=1)[:, -3:-2], cosine, 0.0)
+    found = arms.item_knn(data, held, 3, 0.5)
+    np.testing.assert_allclose(found, nearest[held.history[:, 0]], rtol=1e-5)
+    followed = np.zeros((9, 9))
+    for who in range(30):
+        mine = item[person == who]
+        np.add.at(followed, (mine[:-1], mine[1:]), 1.0)
+        np.add.at(followed, (mine[:-2], mine[2:]), 0.5)
+    rate = followed / (np.bincount(item, minlength=9)[:, None] + 5.0)
+    found = arms.transitions(data, held, 2, 0.5)
+    np.testing.assert_allclose(found, rate[held.history[:, 0]], rtol=1e-5)
+
+
+def test_some_people_are_judged_and_all_are_trained_on():
+    data = walkers()
+    some = histories.asking(data, 7)
+    test, every = (histories.held_out(x, 6, 1) for x in (some, data))
+    assert len(test.target) == 7 and len(histories.held_out(some, 6, 2).target) == 7
+    np.testing.assert_array_equal(test.history, every.history[test.person])
+    assert some.digest() != data.digest() and histories.asking(data, 40) is data
+    for name in ("first", "last", "end"):
+        one, other = (getattr(histories.windows(x, 6), name) for x in (some, data))
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.slow
 def test_factors_of_the_people_who_are_asked_score_them():
     data = walkers()

@@ -56,10 +56,11 @@ def item_knn(sequences: Sequences, held: HeldOut, neighbors: int, decay: float) 
     person, item = trained_part(sequences)
     shape = (len(sequences.length), sequences.num_items)
     met = scipy.sparse.csr_matrix((np.ones(len(item)), (person, item)), shape=shape)
-    together = np.asarray((met.T @ met).todense(), np.float32)
-    norm = np.sqrt(np.maximum(np.diag(together), 1.0))
-    cosine = together / norm[:, None] / norm[None, :]
-    np.fill_diagonal(cosine, 0.0)
+    together = (met.T @ met).tocsr()
+    norm = scipy.sparse.diags(1.0 / np.sqrt(np.maximum(together.diagonal(), 1.0)))
+    cosine = (norm @ together @ norm).tocsr()
+    cosine.setdiag(0.0)
+    cosine.eliminate_zeros()
     return _from_similarity(cosine, held, neighbors, decay)
 
 
@@ -78,17 +79,24 @@ def transitions(sequences: Sequences, held: HeldOut, reach: int, decay: float) -
             (np.full(same.sum(), 1.0 / step), pair), shape=(n, n)
         )
     met = np.maximum(np.bincount(item, minlength=n), 1.0)
-    rate = np.asarray(follows.todense(), np.float32) / (met[:, None] + 5.0)
-    return _from_similarity(rate.astype(np.float32), held, n, decay)
+    rate = scipy.sparse.diags(1.0 / (met + 5.0)) @ follows
+    return _from_similarity(rate.tocsr(), held, n, decay)
 
 
-def _from_similarity(weight: np.ndarray, held: HeldOut, neighbors: int, decay: float) -> np.ndarray:
+def _from_similarity(
+    weight: scipy.sparse.csr_matrix, held: HeldOut, neighbors: int, decay: float
+) -> np.ndarray:
     """Scores (U, V): each history's sum of the rows of its items, cut to their best columns."""
-    n = weight.shape[0]
-    if neighbors < n:
-        cut = np.partition(weight, n - neighbors, axis=1)[:, n - neighbors]
-        weight = np.where(weight >= cut[:, None], weight, 0.0)
-    return np.asarray(_recent(held, n, decay) @ weight, np.float32)
+    n, weight = weight.shape[0], weight.astype(np.float32)
+    cut = np.zeros(n, np.float32)
+    for row in np.flatnonzero(np.diff(weight.indptr) > neighbors):
+        values = weight.data[weight.indptr[row] : weight.indptr[row + 1]]
+        cut[row] = np.partition(values, len(values) - neighbors)[len(values) - neighbors]
+    kept = weight.data >= cut.repeat(np.diff(weight.indptr))
+    weight = scipy.sparse.csr_matrix(
+        (np.where(kept, weight.data, 0.0), weight.indices, weight.indptr), weight.shape
+    )
+    return (_recent(held, n, decay).astype(np.float32) @ weight).toarray()
 
 
 @dataclasses.dataclass(frozen=True)

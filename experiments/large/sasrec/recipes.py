@@ -1,11 +1,11 @@
 """The recommenders of `sasrec`: its settings, and what each published recipe makes of them."""
 
 import dataclasses
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from metajax.adapters.mixed import Compute
 from metajax.models import sequence
-from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Range, Share
 
 SASREC = "SASRec, full softmax"
 RECIPES = {
@@ -30,6 +30,9 @@ class Config:
     split: Literal["leave-one-out", "time"] = "leave-one-out"
     """The test is each person's last item; or, for time, their next one after a moment that is the
     same for everybody, and all training comes before an earlier moment."""
+    people: Annotated[int, Range(0)] = 0
+    """Judge so many people, drawn at random once for all arms, and train on everybody; 0 judges
+    all. Where items are many, scores of all people do not fit into memory."""
     window: Positive = 64
     """Items that a person's state holds."""
     width: Positive = 64

@@ -10,7 +10,7 @@ References: Kang, McAuley, ICDM 2018; Klenitskiy, Vasilev, RecSys 2023; Petrov, 
 2023 (gBCE); Tikhonovich et al., RecSys 2025 (eSASRec); Zhai et al., ICML 2024 (HSTU).
 Run: python -m experiments sasrec                     (ml-1m, the order of SASRec's authors)
      python -m experiments sasrec --dataset ml-100k --seeds 3 --also gbce esasrec hstu
-     python -m experiments sasrec --dataset amazon-four-domains --only esasrec
+     python -m experiments sasrec --dataset amazon-four-domains --people 2000 --window 32
      python -m experiments sasrec --split time        trained before a moment, tested after it
      python -m experiments sasrec --only esasrec      makes and keeps one part of the table
      experiments/large/sasrec/card.sh                 all recipes at once on a graphics card
@@ -52,6 +52,11 @@ POPULARITY = "popularity of the list"
 
 def load(config: Config) -> Sequences:
     """The histories of the data set."""
+    data = _histories(config)
+    return histories.asking(data, config.people) if config.people else data
+
+
+def _histories(config: Config) -> Sequences:
     if config.split == "time":
         return histories.by_time(_log(config))
     if config.data.dataset == "ml-1m":

@@ -48,6 +48,7 @@ class Sequences(NamedTuple):
     item_ids: np.ndarray
     owners: np.ndarray
     stops: np.ndarray | None = None
+    asked: np.ndarray | None = None
 
     @property
     def trained(self) -> np.ndarray:
@@ -57,7 +58,8 @@ class Sequences(NamedTuple):
     def digest(self) -> str:
         """A digest of all histories, order included, as 16 hexadecimal digits."""
         parts = self.length.astype(np.int64).tobytes() + self.items.astype(np.int64).tobytes()
-        parts += b"" if self.stops is None else self.stops.astype(np.int64).tobytes()
+        for more in (self.stops, self.asked):
+            parts += b"" if more is None else more.astype(np.int64).tobytes()
         return hashlib.blake2b(parts, digest_size=8).hexdigest()
 
 
@@ -196,11 +198,24 @@ def by_time(table: Interactions, shares: tuple[float, float] = (0.8, 0.9)) -> Se
 
 def _asked(sequences: Sequences, back: int) -> np.ndarray:
     """The people (P,) who are asked for an item: ``back`` 1 is the test, 2 the validation."""
+    everybody = np.arange(len(sequences.length))
+    people = everybody if sequences.asked is None else sequences.asked
     if sequences.stops is None:
-        return np.arange(len(sequences.length))
+        return people
     first = sequences.stops[:, 2 - back]
     end = sequences.length if back == 1 else sequences.stops[:, 1]
-    return np.flatnonzero((first > 0) & (first < end))
+    return np.intersect1d(people, np.flatnonzero((first > 0) & (first < end)))
+
+
+def asking(sequences: Sequences, number: int, seed: int = 0) -> Sequences:
+    """The histories of which ``number`` people, drawn at random, are judged; all are trained on.
+
+    Everybody, where they are no more than that.
+    """
+    if number >= len(sequences.length):
+        return sequences
+    drawn = np.random.default_rng(seed).choice(len(sequences.length), number, replace=False)
+    return sequences._replace(asked=np.sort(drawn))
 
 
 def assemble(name: str, user: np.ndarray, item: np.ndarray) -> Sequences:
@@ -230,7 +245,7 @@ def held_out(sequences: Sequences, width: int, back: int = 1) -> HeldOut:
     people = _asked(sequences, back)
     begin = sequences.start[people]
     stops = sequences.stops
-    stop = sequences.length - back if stops is None else stops[people, 2 - back]
+    stop = sequences.length[people] - back if stops is None else stops[people, 2 - back]
     count = np.minimum(stop, width)
 
     def rows(first: np.ndarray, number: np.ndarray, columns: int, pad: int) -> np.ndarray:
