@@ -97,11 +97,7 @@ class Results:
     @functools.cached_property
     def registered(self) -> list[registered.Comparison]:
         """The registered comparisons of the fresh splits whose splits are all there."""
-        groups: dict[str, list[records.Record]] = {}
-        for one in self.fresh.values():
-            groups.setdefault(repr(one.extra[registered.REGISTERED]), []).append(one)
-        whole = [splits for splits in groups.values() if not registered.missing(splits)]
-        return [found for splits in whole for found in registered.comparisons(splits)]
+        return registered.whole(list(self.fresh.values()))
 
     @property
     def scenarios(self) -> list[str]:

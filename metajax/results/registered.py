@@ -116,3 +116,12 @@ def comparisons(splits: Sequence[records.Record]) -> list[Comparison]:
     if any(one.extra[REGISTERED] != told for one in ordered):
         raise UserError("the splits are not of the same registrations; give those of one folder")
     return [Comparison(ordered, one) for one in told]
+
+
+def whole(splits: Sequence[records.Record]) -> list[Comparison]:
+    """The comparisons whose splits are all among these records, in the order of the records."""
+    groups: dict[str, list[records.Record]] = {}
+    for one in splits:
+        groups.setdefault(repr(one.extra[REGISTERED]), []).append(one)
+    there = [group for group in groups.values() if not missing(group)]
+    return [found for group in there for found in comparisons(group)]

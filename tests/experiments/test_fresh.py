@@ -9,6 +9,7 @@ import pytest
 from small_records import record
 
 from experiments.field.fresh import fresh, report
+from experiments.pages import index
 from metajax.benchmark import boosting
 from metajax.results import intervals, ledger, records, registered
 from metajax.types import UserError
@@ -106,7 +107,13 @@ def test_the_two_way_bootstrap_sees_splits_and_users():
 def splits(offsets, seeds=(1, 2)) -> list[records.Record]:
     """Splits of 30 users each, about the first arm and about all."""
     told = {"primary": ["mse"], "scenarios": ["user_cold"], "hypothesis": "h", "rule": "r"}
-    told |= {"method": "A6 MAML", "commit": "c" * 40, "split_seeds": [1, 2], "digest": "d"}
+    told |= {
+        "dataset": "synthetic",
+        "method": "A6 MAML",
+        "commit": "c" * 40,
+        "split_seeds": [1, 2],
+        "digest": "d",
+    }
     each = [told | {"arms": [*list(offsets)[:1], "A6 MAML"]}, told | {"arms": list(offsets)}]
     made = record(num_tasks=30, offsets=offsets, extra={"registrations": each})
     at = lambda seed: records.Split("melu-redrawn", seed, f"s{seed}", {"user_cold": 30})
@@ -123,6 +130,15 @@ def test_the_verdict_is_by_the_registered_rule(capsys):
     said = capsys.readouterr().out
     assert "Registered at commit cccccccccccc: h" in said and "60 tasks of 2 fresh splits" in said
     assert "user-cold, RMSE: holds" in said
+
+
+def test_the_page_of_experiments_begins_with_the_registered_claims():
+    level = splits({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
+    page = index.registered_claims(level)
+    assert page.startswith("## Registered claims")
+    assert "- user-cold: RMSE holds." in page
+    assert "- user-cold: RMSE DOES NOT HOLD against A3 joint." in page and "| A3 joint |" in page
+    assert index.registered_claims(level[:1]) == "", "a split is missing"
 
 
 def test_a_registration_is_judged_by_its_own_arms():
