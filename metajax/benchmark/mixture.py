@@ -3,7 +3,7 @@
 Scores of learners, of trees and of closed forms are summed with weights that are not negative
 (Breiman, "Stacked regressions", Machine Learning 1996). They are fitted on validation tasks, which
 no arm was fitted on, each divided anew in support and query several times. For items without
-ratings there is nothing to fit weights on: validation has none, and items whose estimates are
+ratings there is nothing to fit weights on: validation has hardly any, and items whose estimates are
 hidden were still seen in training, where trees remember them. There the strong arms have even
 weights, which are hard to beat (Clemen, "Combining forecasts", International Journal of Forecasting
 1989). The same mixture without a meta-learner, A10, is the control of a mixture with one.
