@@ -28,6 +28,8 @@ from metajax.evaluation import evaluate
 from metajax.types import Episode, Examples, UserError
 
 A8, A8_ALONE = "A8 boosting", "A8 boosting alone"
+A8_REDRAWN = "A8 boosting redrawn"
+"""A8 fitted on another draw of training tasks; it stands in a mixture alone."""
 Backend = Literal["sklearn", "lightgbm"]
 MOST_CODES = 64  # of a multi-valued column that is shown value by value
 FEW_ROWS = 100_000  # below it more threads than one cost more than they gain
@@ -281,16 +283,17 @@ def booster(
     num_draws: int = DEFAULT.num_draws,
     hidden_share: float = DEFAULT.hidden_share,
     num_support: int = 64,
+    seed: int = 0,
 ) -> Callable[[Settings, Backend], Fitted]:
     """(settings, backend) -> A8; the rows that trees are fitted and chosen on are made once.
 
     Arguments are those of `boosting_arm`; ``num_draws`` and ``hidden_share`` stand in place of
-    those of the settings.
+    those of the settings, and ``seed`` draws the training tasks.
     """
     began = time.perf_counter()
     columns = seen_columns(problem, arms)
     options: dict[str, Any] = {"num_support": num_support, "hidden_share": hidden_share}
-    rows = drawn_rows(problem, columns, num_draws, **options)
+    rows = drawn_rows(problem, columns, num_draws, seed=seed, **options)
     real = rows.mask > 0
     shown = rows_with(columns)
     valid = _valid_by_trees(problem, shown)

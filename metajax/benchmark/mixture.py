@@ -6,7 +6,8 @@ no arm was fitted on, each divided anew in support and query several times. For 
 ratings there is nothing to fit weights on: validation has hardly any, and items whose estimates are
 hidden were still seen in training, where trees remember them. There the strong arms have even
 weights, which are hard to beat (Clemen, "Combining forecasts", International Journal of Forecasting
-1989). The same mixture without a meta-learner, A10, is the control of a mixture with one.
+1989). Two mixtures are the controls of one with a meta-learner: A10, without it, and A11, with
+trees fitted on another draw of tasks in its place, for what any further arm would bring.
 """
 
 import time
@@ -20,15 +21,15 @@ from scipy import optimize
 
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import A7, Trained
-from metajax.benchmark.boosting import A8, A8_ALONE
+from metajax.benchmark.boosting import A8, A8_ALONE, A8_REDRAWN
 from metajax.benchmark.problem import Problem, laid_out
 from metajax.data import episodes, split
 from metajax.evaluation import judge
 from metajax.results import records
 from metajax.types import Episode
 
-A10, MIXED = "A10 mixture", "A6 mixture"
-EVEN = (A7, A8, A8_ALONE)
+A10, A11, MIXED = "A10 mixture", "A11 mixture", "A6 mixture"
+EVEN = (A7, A8, A8_ALONE, A8_REDRAWN)
 """Baselines that count for items without ratings, beside the meta-learners."""
 NUM_DRAWS = 8
 

@@ -227,6 +227,16 @@ def test_trees_of_both_libraries_and_the_better_of_them(ready, monkeypatch):
         made(few, "lightgbm")
 
 
+def test_another_seed_draws_other_tasks_for_the_trees(ready):
+    few = TREES._replace(most_trees=5)
+    made = [boosting.booster(ready, None, 200, num_support=32, seed=s) for s in (0, 0, 1)]
+    first, same, other = (
+        arm(few, "sklearn").predict(*ready.valid, jax.random.key(0)) for arm in made
+    )
+    np.testing.assert_array_equal(first, same)
+    assert np.abs(first - other).max() > 1e-3
+
+
 def test_stages_of_lightgbm_are_the_predictions_of_so_many_trees():
     if "lightgbm" not in boosting.installed():  # it needs OpenMP of the system
         pytest.skip("no LightGBM here")

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 
 from experiments.field.tables import contenders, tables
-from metajax.benchmark import baselines, boosting, problem, stacking
+from metajax.benchmark import baselines, boosting, mixture, problem, stacking
 from metajax.benchmark.arm import Fitted
 from metajax.data import split
 from metajax.data.worlds import latent
+from metajax.results import records
 from metajax.tuning import search
 
 TRAINED = {baselines.A3, *contenders.CONTENDERS}
 SEARCHED = {
     *(baselines.A1, baselines.A2, baselines.A7, baselines.A4),
-    *(boosting.A8, boosting.A8_ALONE, stacking.A9),
+    *(boosting.A8, boosting.A8_ALONE, boosting.A8_REDRAWN, stacking.A9),
     *TRAINED,
 }
 BUDGET = contenders.Budget(7, 11, pathlib.Path("nowhere"))
@@ -51,6 +52,7 @@ def spent():
         trainings[arm] = training
         return made()
 
+    mixed = lambda arms, role: Fitted(None, {"valid": 1.0, "of": set(arms)}, 0.0, role=role)
     fitted = Fitted(lambda *given: np.zeros(1), {"valid": 1.0}, 0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contenders.search, "tune", tune)
@@ -59,10 +61,9 @@ def spent():
         patch.setattr(baselines, "trained_arm", trained_arm)
         patch.setattr(baselines, "fine_tuned_arm", lambda *given: made())
         patch.setattr(boosting, "booster", lambda *given, **named: lambda settings, backend: fitted)
+        patch.setattr(mixture, "mixture_arm", lambda problem, arms, role: mixed(arms, role))
         patch.setattr(stacking, "stacker", lambda *given: lambda penalty: made())
-        arms, notes = contenders.all_arms(
-            tuple(contenders.CONTENDERS), ready, TRAINING, BUDGET, "ratings"
-        )
+        arms, notes = contenders.all_arms(contenders.METHODS, ready, TRAINING, BUDGET, "ratings")
     assert not notes
     return arms, searches, trials, trainings
 
@@ -70,14 +71,28 @@ def spent():
 def test_all_arms_have_equal_search_trials_steps_and_seeds(spent):
     arms, searches, trials, trainings = spent
     assert set(searches) == set(map(slug, SEARCHED)), "every arm with a setting is searched"
-    assert set(arms) == SEARCHED | {baselines.A0}
+    only_mixed = {boosting.A8_REDRAWN}
+    mixed = {mixture.A10, mixture.A11, mixture.MIXED}
+    assert set(arms) == (SEARCHED - only_mixed) | {baselines.A0} | mixed
     assert {trials for trials, _ in searches.values()} == {BUDGET.trials}
     assert set(trainings) == TRAINED and set(trials) == set(map(slug, TRAINED))
     assert all(training == TRAINING for training in trainings.values())
     short = dataclasses.replace(TRAINING, num_steps=BUDGET.trial_steps, seeds=1)
     assert all(training == short for training in trials.values())
-    told = {arm: made.settings["trials"] for arm, made in arms.items() if arm != baselines.A0}
+    told = {arm: made.settings["trials"] for arm, made in arms.items() if arm in SEARCHED}
     assert set(told.values()) == {BUDGET.trials}, "and the table tells so"
+    assert arms[mixture.A11].settings[boosting.A8_REDRAWN]["trials"] == BUDGET.trials
+
+
+def test_the_mixtures_differ_in_one_arm(spent):
+    arms, *_ = spent
+    bases, trees, learner = (
+        arms[name].settings["of"] for name in (mixture.A10, mixture.A11, mixture.MIXED)
+    )
+    assert trees - bases == {boosting.A8_REDRAWN} and learner - bases == {"A6 ridge head"}
+    assert bases < trees and bases < learner and boosting.A8 in bases
+    roles = [arms[name].role for name in (mixture.A10, mixture.A11, mixture.MIXED)]
+    assert roles == [records.BASELINE, records.BASELINE, records.METHOD]
 
 
 def test_no_search_begins_with_a_setting_found_by_hand(spent):

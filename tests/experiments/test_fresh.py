@@ -194,7 +194,9 @@ def test_two_small_registrations_are_run_once_and_go_on(design, tmp_path, monkey
     plain, mixed = (found.record for found in registered.comparisons(each))
     assert plain.method == "A6 ridge head" and "A10 mixture" not in plain.names()
     assert mixed.method == "A6 mixture" and "A6 ridge head" in mixed.names(records.METHOD)
-    assert "A10 mixture" in mixed.names(records.BASELINE)
+    assert {"A10 mixture", "A11 mixture"} <= set(mixed.names(records.BASELINE))
+    trees = mixed.arm("A11 mixture").settings["weights, items unrated"]
+    assert trees["A8 boosting redrawn"] == trees["A8 boosting"] > 0
     assert len(each) == 2 and (tmp_path / "out" / "a6-mixture.png").is_file()
     assert {opening.times_opened for one in each for opening in one.opened} == {1}
     again = fresh.main(config)

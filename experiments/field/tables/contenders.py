@@ -8,6 +8,7 @@ the middle of its space: nobody begins with a setting that was found by hand on 
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 import types
@@ -21,7 +22,8 @@ import optax
 from metajax.benchmark import baselines, boosting, mixture, stacking, strong
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7, Trained
-from metajax.benchmark.mixture import A10, MIXED
+from metajax.benchmark.boosting import A8, A8_REDRAWN
+from metajax.benchmark.mixture import A10, A11, MIXED
 from metajax.benchmark.problem import Problem, valid_error
 from metajax.results import records
 from metajax.settings import Training
@@ -217,15 +219,7 @@ def combined(
     ready: Mapping[str, Trained], problem: Problem, training: Training, budget: Budget
 ) -> tuple[dict[str, Trained | Fitted], list[str]]:
     """A8 with and without arms' predictions, and A9, each tuned; and what could not be made."""
-
-    def tuned(arm: str, make: strong.Maker, draws: int) -> Fitted:
-        fastest = boosting.installed()[0]
-        tried = make(min(draws, budget.trial_steps * training.num_tasks))
-        at = lambda settings: boosting.DEFAULT._replace(**settings)
-        objective = lambda settings, watch: tried(at(settings), fastest).settings["valid"]
-        best, told = _tuned(arm, objective, TREES, budget)
-        made = boosting.better(make(draws), at(best))
-        return made._replace(settings=made.settings | told)
+    tuned = functools.partial(boosted, training, budget)
 
     def stacked(closed_forms: Mapping[str, Trained], draws: int) -> Trained:
         at = stacking.stacker(problem, closed_forms, draws, training.num_support)
@@ -238,20 +232,50 @@ def combined(
     return strong.combined(problem, closed_forms, training, tuned, stacked)
 
 
+def boosted(training: Training, budget: Budget, arm: str, make: strong.Maker, draws: int) -> Fitted:
+    """Trees whose settings are searched, fitted by each library; the better ones."""
+    fastest = boosting.installed()[0]
+    tried = make(min(draws, budget.trial_steps * training.num_tasks))
+    at = lambda settings: boosting.DEFAULT._replace(**settings)
+    objective = lambda settings, watch: tried(at(settings), fastest).settings["valid"]
+    best, told = _tuned(arm, objective, TREES, budget)
+    made = boosting.better(make(draws), at(best))
+    return made._replace(settings=made.settings | told)
+
+
 def unasked(method: str) -> tuple[str, ...]:
     """The arms that stand in a table for the sake of another method than this one."""
-    return () if method == MIXED else (A10, MIXED)
+    return () if method == MIXED else (A10, A11, MIXED)
 
 
-def mixtures(arms: Mapping[str, Trained | Fitted], problem: Problem) -> dict[str, Fitted]:
-    """A10, the mixture of all baselines that adapt, and the mixture of these and the ridge head."""
+def mixtures(
+    arms: Mapping[str, Trained | Fitted], problem: Problem, training: Training, budget: Budget
+) -> dict[str, Fitted]:
+    """A10, of all baselines that adapt; A11, of these and further trees; that with the ridge head.
+
+    A11 is left out where A8 is.
+    """
     bases = {name: arms[name] for name in (A1, A2, A3, A4, A7, *strong.NAMES) if name in arms}
-    with progress.bar(A10, 2) as update:
-        made = {A10: mixture.mixture_arm(problem, bases)}
-        update(1, {"valid": made[A10].settings["valid"]})
-        every = bases | {RIDGE: arms[RIDGE]}
-        made[MIXED] = mixture.mixture_arm(problem, every, role=records.METHOD)
-        update(2, {"valid": made[MIXED].settings["valid"]})
+    further: dict[str, dict[str, Trained | Fitted]] = {A10: {}}
+    if A8 in arms:
+        draws = strong.num_draws(training, problem.split.train.num_tasks)
+        make = functools.partial(
+            boosting.booster,
+            problem,
+            {arm: arms[arm] for arm in (A2, A7)},
+            num_support=training.num_support,
+            seed=1,
+        )
+        further[A11] = {A8_REDRAWN: boosted(training, budget, A8_REDRAWN, make, draws)}
+    further[MIXED] = {RIDGE: arms[RIDGE]}
+    made = {}
+    with progress.bar(A10, len(further)) as update:
+        for done, (name, more) in enumerate(further.items(), 1):
+            role = records.METHOD if name == MIXED else records.BASELINE
+            arm = mixture.mixture_arm(problem, bases | more, role=role)
+            alone = {part: more[part].settings for part in more.keys() - arms.keys()}
+            made[name] = arm._replace(settings=arm.settings | alone)
+            update(done, {"valid": made[name].settings["valid"]})
     return made
 
 
@@ -268,4 +292,6 @@ def all_arms(
     trained = dict.fromkeys(RIDGE if name == MIXED else name for name in names)
     for arm in trained:
         made[arm] = meta_trained(arm, problem, training, budget, goal)
-    return made | (mixtures(made, problem) if MIXED in names else {}), notes
+    if MIXED in names:
+        made |= mixtures(made, problem, training, budget)
+    return made, notes
