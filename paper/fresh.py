@@ -3,8 +3,8 @@
 import numpy as np
 
 from metajax.benchmark.mixture import A10, MIXED
-from metajax.results import records, tables
-from metajax.results.registered import REGISTERED, Comparison
+from metajax.results import records, registered, tables
+from metajax.results.registered import Comparison
 from paper.claims import listed, number
 from paper.edition import Results
 
@@ -18,7 +18,7 @@ MEASURE = {"mse": "squared error", "mae": "absolute error", "ndcg@5": "nDCG@5"}
 
 
 def fresh_tables(r: Results) -> dict[str, tables.Grid]:
-    """Name -> the method of a registration minus each arm, in each scenario, in one measure."""
+    """Name -> the method of a registration minus each arm, in each place, in one measure."""
     found = {}
     for place, one in enumerate(r.registered, 1):
         for metric in one.told["primary"]:
@@ -32,13 +32,12 @@ def _grid(found: Comparison, metric: str, splits: str) -> tables.Grid:
     rows = []
     for arm in found.record.names(records.BASELINE):
         cells = [arm]
-        for scenario in told["scenarios"]:
-            gap = found.gaps(scenario, metric).get(arm)
-            star = "*" if gap and found.ahead(scenario, metric, arm) else ""
+        for scenario, when in found.places():
+            gap = found.gaps(scenario, metric, when).get(arm)
+            star = "*" if gap and found.ahead(scenario, metric, arm, when) else ""
             cells.append(f"{gap.found:+.4f}{star}" if gap else "diverged")
         rows.append(cells)
-    places = told["scenarios"]
-    heads = ["arm", *(f"{s.replace('_', '-')} ({found.size(s):,})" for s in places)]
+    heads = ["arm", *(f"{registered.place(*p)} ({found.size(p[0]):,})" for p in found.places())]
     note = (
         f"The {method} minus the arm, over {number(len(told['split_seeds']))} fresh splits and "
         "all their tasks (number in parentheses), with the 95 % interval of a two-way bootstrap. "
@@ -50,11 +49,14 @@ def _grid(found: Comparison, metric: str, splits: str) -> tables.Grid:
 
 def fresh_splits(r: Results) -> str:
     """How many splits, and how many new users they have; empty without records."""
-    first = {_splits(found, r): found for found in reversed(r.registered)}
+    drawn: dict[str, dict[str, int]] = {}
+    for found in r.registered:
+        users = {one.split.checksum: one.tasks["user_cold"] for one in found.splits if one.split}
+        drawn.setdefault(found.told["dataset"], {}).update(users)
     draws = [
-        f"{number(len(one.sizes))} new draws of the split of {splits} "
-        f"({one.size('user_cold'):,} new users in all)"
-        for splits, one in reversed(first.items())
+        f"{number(len(users))} new draws of the split of {dataset} "
+        f"({sum(users.values()):,} new users in all)"
+        for dataset, users in drawn.items()
     ]
     return listed(draws)
 
@@ -77,8 +79,14 @@ def _for(who: str) -> str:
 
 def _where(found: Comparison, metric: str) -> str:
     """For whom the method is ahead of every arm that is no meta-learner, in a measure."""
-    scenarios = found.told["scenarios"]
-    return listed([WHO[s] for s in scenarios if not found.not_beaten(s, metric)])
+    held = [(s, when) for s, when in found.places() if not found.not_beaten(s, metric, when)]
+    return listed([_whom(*place) for place in held])
+
+
+def _whom(scenario: str, when: str) -> str:
+    """The tasks of a scenario, and how many of their ratings are shown if not all are."""
+    ratings = registered.place(scenario, when).partition(", ")[2]
+    return f"{WHO[scenario]} with {ratings}" if ratings else WHO[scenario]
 
 
 def _who(found: Comparison, r: Results) -> str:
@@ -98,11 +106,11 @@ def fresh_headline(r: Results) -> str:
     """In how many of the registered places the claims hold, and where; empty without records."""
     counts = []
     for found in r.registered:
-        primary, scenarios = found.told["primary"], found.told["scenarios"]
-        won = sum(not found.not_beaten(s, m) for s in scenarios for m in primary)
+        primary, places = found.told["primary"], found.places()
+        won = sum(not found.not_beaten(s, m, when) for s, when in places for m in primary)
         holds = [(MEASURE.get(m, m), _where(found, m)) for m in primary]
         where = "; ".join(f"{measure} of {who}" for measure, who in holds if who)
-        told = f"{number(won)} of {number(len(primary) * len(scenarios))} places"
+        told = f"{number(won)} of {number(len(primary) * len(places))} places"
         counts.append(
             f"{_who(found, r)} is ahead of every such arm in {told}{f' ({where})' if where else ''}"
         )
@@ -116,8 +124,8 @@ def fresh_added(r: Results) -> str:
         if found.record.method != MIXED:
             continue
         for metric in found.told["primary"]:
-            gaps = [(s, found.gaps(s, metric)[A10].found) for s in found.told["scenarios"]]
-            each = [f"{g.mean:+.4f} [{g.low:+.4f}, {g.high:+.4f}] for {WHO[s]}" for s, g in gaps]
+            gaps = [(p, found.gaps(p[0], metric, p[1])[A10].found) for p in found.places()]
+            each = [f"{g.mean:+.4f} [{g.low:+.4f}, {g.high:+.4f}] for {_whom(*p)}" for p, g in gaps]
             told.append(f"{MEASURE.get(metric, metric)}, {_splits(found, r)}: {listed(each)}")
     return "; ".join(told)
 
@@ -126,8 +134,8 @@ def fresh_weights(r: Results) -> str:
     """How much of the mixture is the meta-learner and how much boosting; empty without records."""
     told = []
     for found in r.registered:
-        splits = [one for one in r.fresh.values() if found.told in one.extra[REGISTERED]]
-        settings = [one.arm(MIXED).settings for one in splits if found.record.method == MIXED]
+        mixed = found.record.method == MIXED
+        settings = [one.arm(MIXED).settings for one in found.splits] if mixed else []
         for kind, where in (("rated", "items with ratings"), ("unrated", "items without")):
             weights = [one[f"weights, items {kind}"] for one in settings]
             if weights:

@@ -102,8 +102,11 @@ def split_of(seed: int) -> records.Record:
     said |= {"method": "A6 MAML", "commit": "c" * 40, "split_seeds": [1, 2]}
     said |= {"dataset": "synthetic"}
     few = [name for name in BASELINES if name != "A7 hier. Bayes"]
-    each = [said | {"arms": [*names, "A6 MAML"]} for names in (BASELINES, few)]
+    each = [
+        said | {"arms": [*names, "A6 MAML"], "digest": f"{place}"}
+        for place, names in enumerate((BASELINES, few))
+    ]
     offsets = BASELINES | {"A6 MAML": 0.0}
     made = record("fresh", 25, offsets, method="A6 MAML", extra={"registrations": each})
     sizes = {"user_cold": 25, "warm": 25}
-    return dataclasses.replace(made, split=records.Split("melu-redrawn", seed, "s", sizes))
+    return dataclasses.replace(made, split=records.Split("melu-redrawn", seed, f"s{seed}", sizes))

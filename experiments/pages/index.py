@@ -183,13 +183,13 @@ def registered_claims(splits: Sequence[report.Record]) -> str:
     for one in found:
         told = one.told
         out += [f"*Registered* ({told['dataset']}): {' '.join(told['hypothesis'].split())}", ""]
-        for scenario in told["scenarios"]:
+        for where in one.places():
             verdicts = [
-                f"{tables.heading(metric)} {one.verdict(scenario, metric)}"
+                f"{tables.heading(metric)} {one.verdict(where[0], metric, where[1])}"
                 for metric in told["primary"]
             ]
-            out.append(f"- {scenario.replace('_', '-')}: {'; '.join(verdicts)}.")
-        out += ["", tables.markdown(fresh_report.grid_of(one, told["scenarios"][0])), ""]
+            out.append(f"- {registered.place(*where)}: {'; '.join(verdicts)}.")
+        out += ["", tables.markdown(fresh_report.grid_of(one, *one.places()[0])), ""]
     return "\n".join(out)
 
 

@@ -138,6 +138,32 @@ def k_shot(
         )
 
 
+def gaps_by_shots(
+    curves: Mapping[str, Mapping[str, intervals.Interval]],
+    path: pathlib.Path,
+    label: str,
+    most: int = 5,
+) -> None:
+    """Saves paired differences over the number of support ratings, one line per arm, and 0.
+
+    Args:
+      curves: number of support ratings -> arm -> the method minus it; the same arms everywhere,
+        the most ratings last.
+      path: of the picture.
+      label: of the difference.
+      most: the arms that are shown: those nearest to the method after most ratings.
+    """
+    last = list(curves.values())[-1]
+    shown = sorted(last, key=lambda arm: abs(last[arm].mean))[:most]
+    places = np.arange(len(curves))
+    with page(path, 2.9) as axes:
+        for i, arm in enumerate(a for a in last if a in shown):
+            banded(axes, i, places, [of[arm] for of in curves.values()], arm)
+        axes.axhline(0.0, color="#666666", linewidth=0.7, linestyle="--")
+        axes.set_xticks(places, list(curves))
+        finish(axes, "support ratings of the new user", textwrap.fill(label, 40), len(shown))
+
+
 def learning(record: report.Record, path: pathlib.Path, name: str = "valid") -> None:
     """Saves the validation score (or the loss) over the outer steps, with the seeds' range."""
     histories = {

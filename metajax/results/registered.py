@@ -19,6 +19,13 @@ REGISTERED = "registrations"
 """Where a record of a fresh split has what was registered about it."""
 
 
+def place(scenario: str, when: str) -> str:
+    """How a scenario and a condition are printed: "user-cold", "user-cold, 3 ratings"."""
+    shots = when.removeprefix("k=")
+    ratings = "" if when == records.ALL else f", {shots} rating{'s' * (shots != '1')}"
+    return scenario.replace("_", "-") + ratings
+
+
 class Gap(NamedTuple):
     """The method minus an arm, pooled over splits and users, with its p-value after Holm."""
 
@@ -27,101 +34,125 @@ class Gap(NamedTuple):
 
 
 class Comparison:
-    """A record of fresh splits as one registration is about it; differences are computed once.
+    """Records of fresh splits as one registration is about them; differences are computed once.
 
     Attributes:
       told: what was registered, and the commit that it was registered in.
-      sizes: scenario -> number of test tasks, of each split.
-      record: all splits, with the arms of this registration alone, and its method.
-      gaps: (scenario, metric) -> arm that is no meta-learner and did not diverge -> the method
-        minus it.
+      splits: the record of each split, in the order of their seeds.
+      conditions: what is judged: `records.ALL`, tasks as they are, or "k=1" and so on, tasks of
+        which so many support ratings are shown.
+      record: all splits, with the arms of this registration that all splits have, and its method.
+      differences: (scenario, metric) -> condition that is stored -> arm that is no meta-learner and
+        did not diverge -> the method minus it.
     """
 
     def __init__(self, splits: Sequence[records.Record], told: Mapping[str, Any]):
         first, named = splits[0], set(told["arms"])
         keys = [key for key in first.scores if key.arm in named]
-        self.told = told
-        self.sizes = [dict(one.tasks) for one in splits]
+        self.told, self.splits = told, list(splits)
+        self.conditions = [f"k={k}" for k in told.get("shots", ())] or [records.ALL]
         self.record = dataclasses.replace(
             first,
             method=told["method"],
             arms=tuple(arm for arm in first.arms if arm.name in named),
             scores={k: np.concatenate([one.scores[k] for one in splits], axis=1) for k in keys},
         )
-        self.gaps = functools.cache(self._gaps)
+        self.differences = functools.cache(self._differences)
 
     def size(self, scenario: str) -> int:
         """The number of test tasks of all splits."""
-        return sum(sizes[scenario] for sizes in self.sizes)
+        return sum(one.tasks[scenario] for one in self.splits)
 
-    def ahead(self, scenario: str, metric: str, arm: str) -> bool:
+    def places(self) -> list[tuple[str, str]]:
+        """Every (scenario, condition) that the registration is about."""
+        return [(of, when) for of in self.told["scenarios"] for when in self.conditions]
+
+    def gaps(self, scenario: str, metric: str, when: str = records.ALL) -> dict[str, Gap]:
+        """Arm -> the method minus it, by the differences of one condition."""
+        found = self.differences(scenario, metric)[when]
+        p = intervals.holm(np.array([gap.p for gap in found.values()]))
+        each = zip(found.items(), p, strict=True)
+        return {arm: Gap(gap, float(v)) for (arm, gap), v in each}
+
+    def ahead(self, scenario: str, metric: str, arm: str, when: str = records.ALL) -> bool:
         """Whether the method is ahead of an arm by the registered rule."""
-        gap = self.gaps(scenario, metric)[arm]
+        gap = self.gaps(scenario, metric, when)[arm]
         good = gap.found.high < 0 if tables.lower_is_better(metric) else gap.found.low > 0
         return bool(good and gap.p < ALPHA)
 
-    def not_beaten(self, scenario: str, metric: str) -> list[str]:
+    def not_beaten(self, scenario: str, metric: str, when: str = records.ALL) -> list[str]:
         """The arms that the method is not ahead of."""
-        arms = self.gaps(scenario, metric)
-        return [arm for arm in arms if not self.ahead(scenario, metric, arm)]
+        arms = self.gaps(scenario, metric, when)
+        return [arm for arm in arms if not self.ahead(scenario, metric, arm, when)]
 
-    def verdict(self, scenario: str, metric: str) -> str:
+    def verdict(self, scenario: str, metric: str, when: str = records.ALL) -> str:
         """Whether the hypothesis holds, and if not, against whom it does not."""
         if tables.diverged(self.record, scenario, self.record.method):
             return "DOES NOT HOLD: the method diverged"
-        left = self.not_beaten(scenario, metric)
+        left = self.not_beaten(scenario, metric, when)
         return f"DOES NOT HOLD against {', '.join(left)}" if left else "holds"
 
-    def _gaps(self, scenario: str, metric: str) -> dict[str, Gap]:
-        record = self.record
+    def _differences(self, scenario: str, metric: str) -> dict[str, dict[str, intervals.Interval]]:
+        record, method = self.record, self.record.method
+        every = [records.ALL, *(f"k={k}" for k in record.shots)]
+        stored = [c for c in every if records.Key(scenario, method, c, metric) in record.scores]
         others = [
             arm
             for arm in record.names(records.BASELINE)
             if not tables.diverged(record, scenario, arm)
         ]
-        mean = lambda arm: intervals.mean_of_seeds(record.of(scenario, arm, records.ALL, metric))
-        mine = mean(record.method)
-        ends = np.cumsum([sizes[scenario] for sizes in self.sizes])[:-1]
-        each = np.stack([mine - mean(arm) for arm in others], axis=1)
-        found = intervals.two_way_bootstraps(np.split(each, ends))
-        p = intervals.holm(np.array([gap.p for gap in found]))
-        return {arm: Gap(gap, float(v)) for arm, gap, v in zip(others, found, p, strict=True)}
+        mean = lambda arm, when: intervals.mean_of_seeds(record.of(scenario, arm, when, metric))
+        each = [mean(method, when) - mean(arm, when) for when in stored for arm in others]
+        ends = np.cumsum([one.tasks[scenario] for one in self.splits])[:-1]
+        found = iter(intervals.two_way_bootstraps(np.split(np.stack(each, axis=1), ends)))
+        return {when: {arm: next(found) for arm in others} for when in stored}
 
 
-def missing(splits: Sequence[records.Record]) -> list[int]:
+def _groups(splits: Sequence[records.Record]) -> list[tuple[dict[str, Any], list[records.Record]]]:
+    """What was registered, with the arms that all of its records have, and these in order."""
+    of_seed = lambda one: one.split.seed if one.split else 0
+    groups: dict[str, list[tuple[dict[str, Any], records.Record]]] = {}
+    for one in sorted(splits, key=of_seed):
+        for told in one.extra[REGISTERED]:
+            same = repr({k: v for k, v in told.items() if k != "arms"})
+            groups.setdefault(same, []).append((told, one))
+    found = []
+    for group in groups.values():
+        common = set.intersection(*(set(told["arms"]) for told, _ in group))
+        told = group[0][0]
+        told = {**told, "arms": [arm for arm in told["arms"] if arm in common]}
+        found.append((told, [one for _, one in group]))
+    return found
+
+
+def _missing(told: Mapping[str, Any], splits: Sequence[records.Record]) -> list[int]:
     """The seeds of the registered splits that are not among those that are there."""
-    there = {one.split.seed for one in splits if one.split}
-    asked = [seed for told in splits[0].extra[REGISTERED] for seed in told["split_seeds"]]
-    return sorted(set(asked) - there)
+    return sorted(set(told["split_seeds"]) - {one.split.seed for one in splits if one.split})
 
 
-def comparisons(splits: Sequence[records.Record]) -> list[Comparison]:
+def comparisons(splits: Sequence[records.Record], digests: Sequence[str] = ()) -> list[Comparison]:
     """What each registration says of its splits, once all of them are there.
 
     Args:
       splits: a record of each, in any order.
+      digests: of the registrations that are asked for; empty for all that the records name.
 
     Raises:
-      UserError: a split is missing, or two have other registrations.
+      UserError: a split is missing.
     """
-    if not splits:
-        return []
-    if left := missing(splits):
-        raise UserError(
-            f"no verdict before all registered splits are run: {', '.join(map(str, left))} "
-            f"{'is' if len(left) == 1 else 'are'} missing"
-        )
-    ordered = sorted(splits, key=lambda one: one.split.seed if one.split else 0)
-    told = ordered[0].extra[REGISTERED]
-    if any(one.extra[REGISTERED] != told for one in ordered):
-        raise UserError("the splits are not of the same registrations; give those of one folder")
-    return [Comparison(ordered, one) for one in told]
+    found = []
+    for told, own in _groups(splits):
+        if digests and told["digest"] not in digests:
+            continue
+        if left := _missing(told, own):
+            raise UserError(
+                f"no verdict before all registered splits are run: {', '.join(map(str, left))} "
+                f"{'is' if len(left) == 1 else 'are'} missing"
+            )
+        found.append(Comparison(own, told))
+    return found
 
 
 def whole(splits: Sequence[records.Record]) -> list[Comparison]:
-    """The comparisons whose splits are all among these records, in the order of the records."""
-    groups: dict[str, list[records.Record]] = {}
-    for one in splits:
-        groups.setdefault(repr(one.extra[REGISTERED]), []).append(one)
-    there = [group for group in groups.values() if not missing(group)]
-    return [found for group in there for found in comparisons(group)]
+    """The comparisons whose splits are all among these records, in the order of their seeds."""
+    return [Comparison(own, told) for told, own in _groups(splits) if not _missing(told, own)]

@@ -1,6 +1,7 @@
 """A registered comparison: refused unless committed and unopened, pooled over splits and users."""
 
 import dataclasses
+import datetime
 import pathlib
 import subprocess
 
@@ -47,6 +48,7 @@ def test_the_registered_file_says_all_it_has_to():
         ('method = "A6 ridge head"', 'method = "A6 mine"', "it is one of A6 ridge head"),
         ("[budget]", "[budget", "is no registration"),
         ("method = ", 'design = "T9"\nmethod = ', "the design is 'T9'; it is one of melu, users"),
+        ("method = ", "shots = [2, 5]\nmethod = ", "claims with shots are about user_cold alone"),
     ],
 )
 def test_a_registration_that_says_something_else_is_refused(tmp_path, old, new, message):
@@ -112,9 +114,9 @@ def splits(offsets, seeds=(1, 2)) -> list[records.Record]:
         "method": "A6 MAML",
         "commit": "c" * 40,
         "split_seeds": [1, 2],
-        "digest": "d",
     }
-    each = [told | {"arms": [*list(offsets)[:1], "A6 MAML"]}, told | {"arms": list(offsets)}]
+    arms = ([*list(offsets)[:1], "A6 MAML"], list(offsets))
+    each = [told | {"arms": names, "digest": f"{place}"} for place, names in enumerate(arms)]
     made = record(num_tasks=30, offsets=offsets, extra={"registrations": each})
     at = lambda seed: records.Split("melu-redrawn", seed, f"s{seed}", {"user_cold": 30})
     return [dataclasses.replace(made, split=at(s)) for s in seeds]
@@ -129,7 +131,7 @@ def test_the_verdict_is_by_the_registered_rule(capsys):
     report.show(few)
     said = capsys.readouterr().out
     assert "Registered at commit cccccccccccc: h" in said and "60 tasks of 2 fresh splits" in said
-    assert "user-cold, RMSE: holds" in said
+    assert "user-cold: RMSE holds" in said
 
 
 def test_the_page_of_experiments_begins_with_the_registered_claims():
@@ -154,9 +156,73 @@ def test_no_verdict_before_all_splits_are_there():
         registered.comparisons(splits(offsets, [1]))
     one, other = splits(offsets)
     other = dataclasses.replace(other, extra={"registrations": one.extra["registrations"][:1]})
-    with pytest.raises(UserError, match="not of the same registrations"):
+    assert len(registered.whole([one, other])) == 1, "one is about both splits, one misses a split"
+    with pytest.raises(UserError, match=r"(1|2) is missing"):
         registered.comparisons([one, other])
     assert registered.comparisons([]) == []
+
+
+def test_only_arms_that_all_splits_have_are_compared():
+    one, other = splits({"A2 fold-in": 0.2, "A3 joint": 0.1, "A6 MAML": 0.0})
+    said = other.extra["registrations"]
+    fewer = [told | {"arms": ["A2 fold-in", "A6 MAML"]} for told in said]
+    other = dataclasses.replace(other, extra={"registrations": fewer})
+    found = registered.comparisons([one, other])[1]
+    assert list(found.gaps("user_cold", "mse")) == ["A2 fold-in"]
+
+
+def test_a_claim_about_few_ratings_is_judged_by_those_ratings(capsys, tmp_path):
+    """MAML is ahead of A2 with all ratings, and behind it after five, for every user."""
+    each = splits({"A2 fold-in": 0.2, "A6 MAML": 0.0})
+    shift = lambda key, value: value + 0.6 * (key.arm == "A6 MAML" and key.condition == "k=5")
+    each = [
+        dataclasses.replace(
+            one,
+            scores={k: shift(k, v) for k, v in one.scores.items()},
+            extra={"registrations": [t | {"shots": [0, 5]} for t in one.extra["registrations"]]},
+        )
+        for one in each
+    ]
+    found = registered.comparisons(each)[1]
+    assert found.places() == [("user_cold", "k=0"), ("user_cold", "k=5")]
+    assert found.verdict("user_cold", "mse", "k=0") == "holds"
+    assert found.verdict("user_cold", "mse", "k=5") == "DOES NOT HOLD against A2 fold-in"
+    report.show(found)
+    said = capsys.readouterr().out
+    assert "user-cold, 0 ratings: RMSE holds" in said
+    assert "user-cold, 5 ratings: RMSE DOES NOT HOLD against A2 fold-in" in said
+    rows = report.grid_of_shots(found, "user_cold", "mse").rows
+    assert [(row[0], row[-2], row[-1]) for row in rows] == [
+        ("0", "1 of 1", "none"),
+        ("5", "0 of 1", "A2 fold-in"),
+    ]
+    saved = report.plot(found, tmp_path)
+    assert [path.name for path in saved] == ["a6-maml.png", "a6-maml-user-cold-by-ratings.png"]
+    assert all(path.stat().st_size for path in saved)
+
+
+def test_a_split_serves_a_later_registration_that_came_before_its_opening(tmp_path, monkeypatch):
+    one, few = small(tmp_path, "users"), tmp_path / "few.toml"
+    few.write_text(one.read_text().replace("primary", "shots = [0, 5]\nprimary"))
+    first, second = fresh.together([one, few])
+    assert second.shots == (0, 5) and first.shots == ()
+    opened = records.Opening(frozen="2026-01-02T00:00:00Z")
+    made = record(offsets={"A2 fold-in": 0.1, first.method: 0.0}, opened=(opened,))
+    made = fresh.told([first], ["c" * 40], made)
+    at = lambda day: datetime.datetime(2026, 1, day, tzinfo=datetime.UTC)
+    monkeypatch.setattr(fresh, "committed_at", lambda path: at(1))
+    both = ([first, second], ["c" * 40, "d" * 40], [one, few])
+    kept = fresh.also_told(*both, made)
+    digests = [told["digest"] for told in kept.extra["registrations"]]
+    assert digests == [first.digest, second.digest]
+    assert fresh.also_told(*both, kept) is kept
+    monkeypatch.setattr(fresh, "committed_at", lambda path: at(3))
+    with pytest.raises(UserError, match=r"few\.toml was committed after a split of it was opened"):
+        fresh.also_told(*both, made)
+    monkeypatch.setattr(fresh, "committed_at", lambda path: at(1))
+    longer = second._replace(budget=second.budget | {"num_steps": 9})
+    with pytest.raises(UserError, match="another budget, design or method"):
+        fresh.also_told([longer], ["d" * 40], [few], made)
 
 
 def test_the_mean_over_seeds_of_the_registered_measures_is_stored():

@@ -70,7 +70,7 @@ def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_spli
     later = {
         f"{name}-later": dataclasses.replace(
             one,
-            split=dataclasses.replace(one.split, seed=one.split.seed + 10),
+            split=dataclasses.replace(one.split, seed=one.split.seed + 10, checksum=name),
             extra={
                 "registrations": [
                     told | {"split_seeds": [11, 12]} for told in one.extra["registrations"][1:]
@@ -82,7 +82,7 @@ def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_spli
     r = dataclasses.replace(two_splits, fresh=two_splits.fresh | later)
     assert len(r.registered) == 3
     assert "the MAML on synthetic (splits 11 to 12) is ahead" in CLAIMS["fresh-headline"](r)
-    assert "split of synthetic (splits 1 to 2) (50 new users" in CLAIMS["fresh-splits"](r)
+    assert "four new draws of the split of synthetic (100 new users" in CLAIMS["fresh-splits"](r)
 
 
 def mixed(one: report.Record, weights: dict) -> report.Record:

@@ -8,12 +8,14 @@ then its test is opened; differences are pooled over splits and users.
 Run: python -m experiments fresh paper/registrations/fresh-splits.toml
      python -m experiments fresh paper/registrations/fresh-*.toml   several on the same splits
      --from-records prints the record that is stored.
-Registrations of the same splits and budget share the arms and the one opening.
+Registrations of the same splits and budget share the arms and the one opening. A split that was
+run for another registration is not run again if this one was committed before its test was opened.
 Each split has a record; `--publish` stores it as soon as it is made. A stopped run goes on: a split
 that is done is not opened again. No verdict is printed before all splits are done.
 """
 
 import dataclasses
+import datetime
 import hashlib
 import pathlib
 import subprocess
@@ -45,6 +47,8 @@ class Registration(NamedTuple):
       budget: trials and trial_steps, and what `Training` is made of.
       digest: of the file.
       design: one of `DESIGNS`; a file that does not say it is about MeLU's protocol.
+      shots: numbers of support ratings that are shown of each task and judged one by one; a file
+        that does not say any is about tasks as they are.
     """
 
     method: str
@@ -57,6 +61,7 @@ class Registration(NamedTuple):
     budget: dict[str, int]
     digest: str
     design: str = "melu"
+    shots: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,8 +95,9 @@ def read(path: pathlib.Path) -> Registration:
         told: dict[str, Any] = tomllib.loads(content.decode())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is no registration ({error})") from error
-    fields = set(Registration._fields) - {"digest", "design"}
-    if told.keys() - {"design"} != fields or told["budget"].keys() != BUDGET:
+    free = {"design", "shots"}
+    fields = set(Registration._fields) - free - {"digest"}
+    if told.keys() - free != fields or told["budget"].keys() != BUDGET:
         raise UserError(
             f"{path} must say {', '.join(sorted(fields))}, and of the budget "
             f"{', '.join(sorted(BUDGET))}; nothing else"
@@ -103,7 +109,10 @@ def read(path: pathlib.Path) -> Registration:
         raise UserError(
             f"{path}: the design is {told['design']!r}; it is one of {', '.join(DESIGNS)}"
         )
-    told |= {k: tuple(told[k]) for k in ("split_seeds", "scenarios", "primary")}
+    if told.get("shots") and told["scenarios"] != ["user_cold"]:
+        raise UserError(f"{path}: claims with shots are about user_cold alone")
+    several = ("split_seeds", "scenarios", "primary", "shots")
+    told |= {k: tuple(told[k]) for k in several if k in told}
     return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
 
 
@@ -155,6 +164,13 @@ def require_committed(path: pathlib.Path) -> str:
     return commit
 
 
+def committed_at(path: pathlib.Path) -> datetime.datetime:
+    """When the file was last committed."""
+    command = ["git", "-C", str(path.resolve().parent), "log", "-1", "--format=%cI", "--"]
+    done = subprocess.run([*command, path.name], capture_output=True, text=True, check=True)
+    return datetime.datetime.fromisoformat(done.stdout.strip())
+
+
 def require_unopened(tests: str, seed: int) -> None:
     """Refuses a split whose test is in the ledger.
 
@@ -184,6 +200,11 @@ def of_split(
     else:
         parts = design.split(table, seed, 0)
     ready = problem.problem_of(table, parts, training.num_support, losses.squared_error)
+    if unknown := {k for each in asked_of for k in each.shots} - set(ready.shots):
+        raise UserError(
+            f"nothing is judged after {min(unknown)} ratings; shots of this log are "
+            f"{', '.join(map(str, ready.shots))}"
+        )
     require_unopened(parts.checksum(), seed)
     methods = tuple(dict.fromkeys(each.method for each in asked_of))
     arms, notes = contenders.all_arms(methods, ready, training, spent, design.goal)
@@ -203,14 +224,15 @@ def kept(
     config: Config,
     folder: pathlib.Path,
 ) -> records.Record:
-    """The record of a split: one of the same registrations that is there already, or a new one."""
+    """The record of a split: one that is there already, or a new one."""
     name, publish = name_of(asked[0], seed), config.output.publish
     for place in (folder, records.RESULTS):
         path = records.path_of(name, place)
-        record = records.read(path) if path.is_file() else None
-        if record and _digests(record) == [registration.digest for registration in asked]:
-            if publish and place != records.RESULTS:
-                records.publish(name, record)
+        if path.is_file():
+            stored = records.read(path)
+            record = also_told(asked, commits, config.registrations, stored)
+            if record is not stored or (publish and place != records.RESULTS):
+                records.write(folder, name, record, publish)
             return record
     record = of_split(asked, seed, config, folder / name)
     record = told(asked, commits, record)
@@ -218,8 +240,41 @@ def kept(
     return record
 
 
-def _digests(record: records.Record) -> list[str]:
-    return [one["digest"] for one in record.extra.get(registered.REGISTERED, ())]
+def also_told(
+    asked: Sequence[Registration],
+    commits: Sequence[str],
+    paths: Sequence[pathlib.Path],
+    record: records.Record,
+) -> records.Record:
+    """The record with those of the registrations that it was not run for, if they came in time.
+
+    Raises:
+      UserError: one was committed after the split was opened, or the split was run differently.
+    """
+    before = record.extra[registered.REGISTERED]
+    digests, new = [one["digest"] for one in before], []
+    for one, commit, path in zip(asked, commits, paths, strict=True):
+        if one.digest in digests:
+            continue
+        opened = min(opening.frozen for opening in record.opened)
+        if committed_at(path) >= datetime.datetime.fromisoformat(opened):
+            raise UserError(
+                f"{path} was committed after a split of it was opened, at {opened}; register "
+                "other seeds"
+            )
+        same = before[0]["budget"] == one.budget and before[0].get("design", "melu") == one.design
+        if not same or one.method not in record.names():
+            raise UserError(
+                f"a split of {path} was run with another budget, design or method; register "
+                "other seeds"
+            )
+        new.append((one, commit))
+    if not new:
+        return record
+    ones, of = zip(*new, strict=True)
+    more = told(ones, of, record).extra[registered.REGISTERED]
+    extra = {**record.extra, registered.REGISTERED: [*before, *more]}
+    return dataclasses.replace(record, extra=extra)
 
 
 def told(
@@ -266,10 +321,10 @@ def main(config: Config) -> list[records.Record]:
         commits = [require_committed(path) for path in config.registrations]
         seeds = asked[0].split_seeds
         each = [kept(asked, commits, seed, config, folder) for seed in seeds]
-    for found in registered.comparisons(each):
+    for found in registered.comparisons(each, [one.digest for one in asked]):
         report.show(found)
         if not config.output.from_records:
-            print(f"plot   {report.plot(found, folder)}")
+            print("".join(f"plot   {path}\n" for path in report.plot(found, folder)), end="")
     if not config.output.from_records:
         print("".join(f"record {records.path_of(name, folder)}\n" for name in names), end="")
     return each

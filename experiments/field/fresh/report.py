@@ -2,11 +2,11 @@
 
 import pathlib
 
-from metajax.results import plots, records, tables
+from metajax.results import plots, records, registered, tables
 from metajax.results.registered import Comparison
 
 
-def grid_of(found: Comparison, scenario: str) -> tables.Grid:
+def grid_of(found: Comparison, scenario: str, when: str = records.ALL) -> tables.Grid:
     """The means of all arms in the primary measures, and the method minus each baseline."""
     primary, record = found.told["primary"], found.record
     rows, bold = [], []
@@ -15,10 +15,10 @@ def grid_of(found: Comparison, scenario: str) -> tables.Grid:
             bold.append(len(rows))
         cells = [arm]
         for metric in primary:
-            mean = records.interval(record.of(scenario, arm, records.ALL, metric), metric).mean
+            mean = records.interval(record.of(scenario, arm, when, metric), metric).mean
             cells.append(f"{mean:.4f}")
         for metric in primary:
-            gap = found.gaps(scenario, metric).get(arm)
+            gap = found.gaps(scenario, metric, when).get(arm)
             told = "diverged" if tables.diverged(record, scenario, arm) else ""
             cells.append(f"{tables.signed(gap.found)} p {gap.p:.4f}" if gap else told)
         rows.append(cells)
@@ -26,9 +26,43 @@ def grid_of(found: Comparison, scenario: str) -> tables.Grid:
     label = records.label(record.method)
     heads = [f"{label} - arm, {name.replace('RMSE', 'MSE')}" for name in names]
     note = "Pooled over splits and users by a two-way bootstrap; p after Holm over the arms."
-    where, splits = scenario.replace("_", "-"), len(found.sizes)
-    title = f"{where}: {found.size(scenario)} tasks of {splits} fresh splits"
+    size, splits = found.size(scenario), len(found.splits)
+    title = f"{registered.place(scenario, when)}: {size} tasks of {splits} fresh splits"
     return tables.Grid(title, ["arm", *names, *heads], rows, notes=[note], bold=bold)
+
+
+def grid_of_shots(found: Comparison, scenario: str, metric: str) -> tables.Grid | None:
+    """After each number of ratings: the method, the best baseline, and who is behind or ahead.
+
+    None where no scores of fewer ratings are stored.
+    """
+    record, rows = found.record, []
+    sign = 1.0 if tables.lower_is_better(metric) else -1.0
+    for when, gaps in found.differences(scenario, metric).items():
+        if when == records.ALL:
+            continue
+        mean = {
+            arm: records.interval(record.of(scenario, arm, when, metric), metric).mean
+            for arm in (record.method, *gaps)
+        }
+        best = min(gaps, key=lambda arm: sign * mean[arm])
+        ends = {arm: sorted((sign * gap.low, sign * gap.high)) for arm, gap in gaps.items()}
+        behind = sum(high < 0 for _, high in ends.values())
+        ahead = ", ".join(arm for arm, (low, _) in ends.items() if low > 0) or "none"
+        cells = [f"{mean[record.method]:.4f}", best, f"{mean[best]:.4f}"]
+        told = [tables.signed(gaps[best]), f"{behind} of {len(gaps)}", ahead]
+        rows.append([when.removeprefix("k="), *cells, *told])
+    if not rows:
+        return None
+    name, label = tables.heading(metric), records.label(record.method)
+    gap = f"{label} - best, {name.replace('RMSE', 'MSE')}"
+    heads = ["ratings", label, "best arm", name, gap, "behind", "ahead"]
+    note = (
+        "The best arm is the best of those that are no meta-learners; arms behind and ahead of the "
+        f"{label} are those whose interval excludes 0, whether anything was registered or not."
+    )
+    title = f"{registered.place(scenario, records.ALL)} by the number of ratings of a user: {name}"
+    return tables.Grid(title, heads, rows, notes=[note])
 
 
 def show(found: Comparison) -> None:
@@ -36,22 +70,33 @@ def show(found: Comparison) -> None:
     told = found.told
     print(f"Registered at commit {told['commit'][:12]}: {' '.join(told['hypothesis'].split())}")
     print(" ".join(told["rule"].split()))
-    for scenario in told["scenarios"]:
-        tables.terminal(grid_of(found, scenario))
+    for scenario, when in found.places():
+        tables.terminal(grid_of(found, scenario, when))
         for metric in told["primary"]:
-            where = f"{scenario.replace('_', '-')}, {tables.heading(metric)}"
-            print(f"  {where}: {found.verdict(scenario, metric)}")
+            where = f"{registered.place(scenario, when)}: {tables.heading(metric)}"
+            print(f"  {where} {found.verdict(scenario, metric, when)}")
+    for scenario in told["scenarios"]:
+        for metric in told["primary"]:
+            if grid := grid_of_shots(found, scenario, metric):
+                tables.terminal(grid)
 
 
-def plot(found: Comparison, folder: pathlib.Path) -> pathlib.Path:
-    """Saves a forest plot of the first primary measure, named after the method."""
-    method, metric = found.record.method, found.told["primary"][0]
+def plot(found: Comparison, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Saves a forest plot of the first primary measure, and its differences by ratings."""
+    metric, label = found.told["primary"][0], records.label(found.record.method)
     rows = [
-        (f"{scenario.replace('_', '-')}: {arm}", gap.found)
-        for scenario in found.told["scenarios"]
-        for arm, gap in found.gaps(scenario, metric).items()
+        (f"{registered.place(scenario, when)}: {arm}", gap.found)
+        for scenario, when in found.places()
+        for arm, gap in found.gaps(scenario, metric, when).items()
     ]
-    path = folder / f"{method.lower().replace(' ', '-')}.png"
-    name = tables.heading(metric).replace("RMSE", "MSE")
-    plots.forest(rows, path, f"{name}, {records.label(method)} minus the arm")
-    return path
+    name = found.record.method.lower().replace(" ", "-")
+    saved = [folder / f"{name}.png"]
+    said = f"{tables.heading(metric).replace('RMSE', 'MSE')}, {label} minus the arm"
+    plots.forest(rows, saved[0], said)
+    for scenario in found.told["scenarios"]:
+        each = found.differences(scenario, metric)
+        curves = {when.removeprefix("k="): of for when, of in each.items() if when != records.ALL}
+        if curves:
+            saved.append(folder / f"{name}-{scenario.replace('_', '-')}-by-ratings.png")
+            plots.gaps_by_shots(curves, saved[-1], said)
+    return saved
