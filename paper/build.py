@@ -109,6 +109,7 @@ def contents(r: Results) -> dict[str, str]:
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
         "mixture": bool(CLAIMS["fresh-added"](r)),
+        "by_ratings": bool(CLAIMS["fresh-by-ratings"](r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),
     }

@@ -5,6 +5,7 @@ import pathlib
 from metajax.results import plots, records
 from paper.claims import sinusoid_scores
 from paper.edition import PRIMARY, Results
+from paper.fresh import mixtures_by_ratings
 
 
 def figures(r: Results, folder: pathlib.Path) -> None:
@@ -29,6 +30,11 @@ def figures(r: Results, folder: pathlib.Path) -> None:
     plots.pareto(points, folder / "pareto.svg", "gradient steps per new user", "RMSE of new users")
     if r.sinusoid:
         sinusoid(list(r.sinusoid.values())[len(r.sinusoid) // 2], folder / "sinusoid.svg")
+    for found in mixtures_by_ratings(r)[-1:]:
+        curves = found.differences("user_cold", PRIMARY)
+        curves = {k.removeprefix("k="): of for k, of in curves.items() if k != records.ALL}
+        label = "squared error, mixture minus the arm"
+        plots.gaps_by_shots(curves, folder / "fresh-by-ratings.svg", label)
     for name, record in r.tables.items():
         if name.startswith("tables-T2"):
             named = ("A1 bias", "A2 fold-in", "A4 fine-tuned", "A7 hier. Bayes")

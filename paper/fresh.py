@@ -130,6 +130,39 @@ def fresh_added(r: Results) -> str:
     return "; ".join(told)
 
 
+def fresh_by_ratings(r: Results) -> str:
+    """After which numbers of ratings the mixture is ahead of, or behind, an arm; or empty."""
+    told = []
+    for found in mixtures_by_ratings(r):
+        for metric in found.told["primary"]:
+            sign = 1.0 if tables.lower_is_better(metric) else -1.0
+            ends = {
+                when.removeprefix("k="): [
+                    sorted((sign * g.low, sign * g.high)) for g in of.values()
+                ]
+                for when, of in found.differences("user_cold", metric).items()
+                if when != records.ALL
+            }
+            ahead = listed([k for k, each in ends.items() if all(high < 0 for _, high in each)])
+            behind = listed([k for k, each in ends.items() if any(low > 0 for low, _ in each)])
+            told.append(
+                f"in {MEASURE.get(metric, metric)} on {_splits(found, r)} it is ahead of every "
+                f"such arm after {ahead or 'no number of'} ratings and behind one after "
+                f"{behind or 'none'} of {listed(list(ends))}"
+            )
+    return "; ".join(told)
+
+
+def mixtures_by_ratings(r: Results) -> list[Comparison]:
+    """The comparisons of the mixture on tasks as they are that have scores of fewer ratings."""
+    return [
+        found
+        for found in r.registered
+        if found.record.method == MIXED and found.conditions == [records.ALL]
+        if len(found.differences("user_cold", found.told["primary"][0])) > 1
+    ]
+
+
 def fresh_weights(r: Results) -> str:
     """How much of the mixture is the meta-learner and how much boosting; empty without records."""
     told = []

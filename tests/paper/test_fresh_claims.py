@@ -66,6 +66,24 @@ def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_spli
     )
 
 
+def test_after_which_ratings_a_mixture_is_ahead_is_told(two_splits):
+    """It is ahead of the one without MAML by .1 after no rating, and behind it after five."""
+
+    def changed(one: report.Record) -> report.Record:
+        one = mixed(one, {})
+        worse = lambda key: 0.3 * (key.arm == MIXED and key.condition == "k=5")
+        return dataclasses.replace(one, scores={k: v + worse(k) for k, v in one.scores.items()})
+
+    r = dataclasses.replace(
+        two_splits, fresh={name: changed(one) for name, one in two_splits.fresh.items()}
+    )
+    assert CLAIMS["fresh-by-ratings"](two_splits) == "", "there is no mixture"
+    assert CLAIMS["fresh-by-ratings"](r).split("; ")[0] == (
+        "in absolute error on synthetic it is ahead of every such arm after 0 ratings and behind "
+        "one after 5 of 0 and 5"
+    )
+
+
 def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_splits):
     later = {
         f"{name}-later": dataclasses.replace(
