@@ -145,10 +145,14 @@ def fresh_by_ratings(r: Results) -> str:
             }
             ahead = listed([k for k, each in ends.items() if all(high < 0 for _, high in each)])
             behind = listed([k for k, each in ends.items() if any(low > 0 for low, _ in each)])
+            others = (
+                f"an arm is ahead of it after {behind}"
+                if behind
+                else "no arm is ahead of it after any"
+            )
             told.append(
                 f"in {MEASURE.get(metric, metric)} on {_splits(found, r)} it is ahead of every "
-                f"such arm after {ahead or 'no number of'} ratings and behind one after "
-                f"{behind or 'none'} of {listed(list(ends))}"
+                f"such arm after {ahead or 'none'} of {listed(list(ends))} ratings, {others}"
             )
     return "; ".join(told)
 

@@ -79,8 +79,8 @@ def test_after_which_ratings_a_mixture_is_ahead_is_told(two_splits):
     )
     assert CLAIMS["fresh-by-ratings"](two_splits) == "", "there is no mixture"
     assert CLAIMS["fresh-by-ratings"](r).split("; ")[0] == (
-        "in absolute error on synthetic it is ahead of every such arm after 0 ratings and behind "
-        "one after 5 of 0 and 5"
+        "in absolute error on synthetic it is ahead of every such arm after 0 of 0 and 5 ratings, "
+        "an arm is ahead of it after 5"
     )
 
 
