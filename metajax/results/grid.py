@@ -152,7 +152,8 @@ def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
     )
     lines = [
         "#figure(",
-        '  placement: auto, scope: "parent",' if across else "  placement: auto,",
+        # at the foot of the page one across both columns may hide what stands there in a column
+        '  placement: top, scope: "parent",' if across else "  placement: auto,",
         f"  caption: [{typst_text(' '.join([grid.title + '.', *grid.notes]))}],",
         f"  table(columns: {len(grid.headings)}, align: ({columns},), stroke: none,",
         "    table.hline(),",
