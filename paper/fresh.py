@@ -1,5 +1,7 @@
 """Splits that were registered before they were opened: tables, and what became of the claims."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from metajax.benchmark.mixture import A10, MIXED
@@ -18,33 +20,44 @@ MEASURE = {"mse": "squared error", "mae": "absolute error", "ndcg@5": "nDCG@5"}
 
 
 def fresh_tables(r: Results) -> dict[str, tables.Grid]:
-    """Name -> the method of a registration minus each arm, in each place, in one measure."""
+    """Name -> a method minus each arm, in one measure, in every place that was registered.
+
+    Registrations of the same method and splits stand side by side.
+    """
+    groups: dict[tuple[str, str, str], list[Comparison]] = {}
+    for one in r.registered:
+        key = (one.record.method, one.told["dataset"], repr(one.told["split_seeds"]))
+        groups.setdefault(key, []).append(one)
     found = {}
-    for place, one in enumerate(r.registered, 1):
-        for metric in one.told["primary"]:
-            name = f"fresh-{place}-{records.label(one.record.method)}-{metric}".lower()
-            found[name.replace(" ", "-").replace("@", "-")] = _grid(one, metric, _splits(one, r))
+    for place, group in enumerate(groups.values(), 1):
+        told, label = group[0].told, records.label(group[0].record.method)
+        for metric in told["primary"]:
+            name = f"fresh-{place}-{told['dataset']}-{label}-{metric}".lower()
+            grid = _grid(group, metric, _splits(group[0], r))
+            found[name.replace(" ", "-").replace("@", "-")] = grid
     return found
 
 
-def _grid(found: Comparison, metric: str, splits: str) -> tables.Grid:
-    told, method = found.told, records.label(found.record.method)
+def _grid(group: Sequence[Comparison], metric: str, splits: str) -> tables.Grid:
+    first, method = group[0], records.label(group[0].record.method)
+    places = [(one, *place) for one in group for place in one.places()]
     rows = []
-    for arm in found.record.names(records.BASELINE):
+    for arm in dict.fromkeys(a for one in group for a in one.record.names(records.BASELINE)):
         cells = [arm]
-        for scenario, when in found.places():
+        for found, scenario, when in places:
             gap = found.gaps(scenario, metric, when).get(arm)
             star = "*" if gap and found.ahead(scenario, metric, arm, when) else ""
-            cells.append(f"{gap.found:+.4f}{star}" if gap else "diverged")
+            missing = "diverged" if arm in found.record.names() else ""
+            cells.append(f"{gap.found:+.4f}{star}" if gap else missing)
         rows.append(cells)
-    heads = ["arm", *(f"{registered.place(*p)} ({found.size(p[0]):,})" for p in found.places())]
+    heads = [f"{registered.place(s, when)} ({found.size(s):,})" for found, s, when in places]
     note = (
-        f"The {method} minus the arm, over {number(len(told['split_seeds']))} fresh splits and "
+        f"The {method} minus the arm, over {number(len(first.splits))} fresh splits and "
         "all their tasks (number in parentheses), with the 95 % interval of a two-way bootstrap. "
         "A star: the method is ahead, and p is below .05 after Holm over the arms of the column."
     )
     title = f"{method} on fresh splits of {splits}: difference in {MEASURE.get(metric, metric)}"
-    return tables.Grid(title, heads, rows, 1, [note])
+    return tables.Grid(title, ["arm", *heads], rows, 1, [note])
 
 
 def fresh_splits(r: Results) -> str:
