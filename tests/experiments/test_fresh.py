@@ -48,7 +48,12 @@ def test_the_registered_file_says_all_it_has_to():
         ('method = "A6 ridge head"', 'method = "A6 mine"', "it is one of A6 ridge head"),
         ("[budget]", "[budget", "is no registration"),
         ("method = ", 'design = "T9"\nmethod = ', "the design is 'T9'; it is one of melu, users"),
-        ("method = ", "shots = [2, 5]\nmethod = ", "claims with shots are about user_cold alone"),
+        ("method = ", "shots = [1, 5]\nmethod = ", "claims with shots are about user_cold alone"),
+        (
+            TEXT[TEXT.index("scenarios") : TEXT.index("primary")],
+            'scenarios = ["user_cold"]\nshots = [5, 2]\n',
+            "nothing is judged after 2 ratings; shots are some of 0, 1, 3",
+        ),
     ],
 )
 def test_a_registration_that_says_something_else_is_refused(tmp_path, old, new, message):

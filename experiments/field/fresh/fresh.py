@@ -31,6 +31,7 @@ from metajax import benchmark, losses
 from metajax.benchmark import problem
 from metajax.data import split
 from metajax.data.sources import named
+from metajax.evaluation import evaluate
 from metajax.results import intervals, ledger, records, registered, rounding
 from metajax.settings import Hardware, Output, Training
 from metajax.types import UserError
@@ -111,6 +112,11 @@ def read(path: pathlib.Path) -> Registration:
         )
     if told.get("shots") and told["scenarios"] != ["user_cold"]:
         raise UserError(f"{path}: claims with shots are about user_cold alone")
+    if unknown := set(told.get("shots", ())) - set(evaluate.SHOTS):
+        raise UserError(
+            f"{path}: nothing is judged after {min(unknown)} ratings; shots are some of "
+            f"{', '.join(map(str, evaluate.SHOTS))}"
+        )
     several = ("split_seeds", "scenarios", "primary", "shots")
     told |= {k: tuple(told[k]) for k in several if k in told}
     return Registration(**told, digest=hashlib.blake2b(content, digest_size=8).hexdigest())
@@ -200,11 +206,6 @@ def of_split(
     else:
         parts = design.split(table, seed, 0)
     ready = problem.problem_of(table, parts, training.num_support, losses.squared_error)
-    if unknown := {k for each in asked_of for k in each.shots} - set(ready.shots):
-        raise UserError(
-            f"nothing is judged after {min(unknown)} ratings; shots of this log are "
-            f"{', '.join(map(str, ready.shots))}"
-        )
     require_unopened(parts.checksum(), seed)
     methods = tuple(dict.fromkeys(each.method for each in asked_of))
     arms, notes = contenders.all_arms(methods, ready, training, spent, design.goal)
