@@ -131,12 +131,12 @@ def fresh_headline(r: Results) -> str:
 
 
 def fresh_added(r: Results) -> str:
-    """What a meta-learner adds to the mixture of all other arms; empty without such a mixture."""
+    """What a meta-learner adds to the mixture of all other arms in the first measure; or empty."""
     told = []
     for found in r.registered:
         if found.record.method != MIXED:
             continue
-        for metric in found.told["primary"]:
+        for metric in found.told["primary"][:1]:
             gaps = [(p, found.gaps(p[0], metric, p[1])[A10].found) for p in found.places()]
             each = [f"{g.mean:+.4f} [{g.low:+.4f}, {g.high:+.4f}] for {_whom(*p)}" for p, g in gaps]
             told.append(f"{MEASURE.get(metric, metric)}, {_splits(found, r)}: {listed(each)}")
@@ -145,10 +145,11 @@ def fresh_added(r: Results) -> str:
 
 def fresh_by_ratings(r: Results) -> str:
     """After which numbers of ratings the mixture is ahead of, or behind, an arm; or empty."""
-    told = []
+    ahead, behind, shots = [], [], []
     for found in mixtures_by_ratings(r):
         for metric in found.told["primary"]:
             sign = 1.0 if tables.lower_is_better(metric) else -1.0
+            where = f"in {MEASURE.get(metric, metric)} on {_splits(found, r)}"
             ends = {
                 when.removeprefix("k="): [
                     sorted((sign * g.low, sign * g.high)) for g in of.values()
@@ -156,18 +157,18 @@ def fresh_by_ratings(r: Results) -> str:
                 for when, of in found.differences("user_cold", metric).items()
                 if when != records.ALL
             }
-            ahead = listed([k for k, each in ends.items() if all(high < 0 for _, high in each)])
-            behind = listed([k for k, each in ends.items() if any(low > 0 for low, _ in each)])
-            others = (
-                f"an arm is ahead of it after {behind}"
-                if behind
-                else "no arm is ahead of it after any"
-            )
-            told.append(
-                f"in {MEASURE.get(metric, metric)} on {_splits(found, r)} it is ahead of every "
-                f"such arm after {ahead or 'none'} of {listed(list(ends))} ratings, {others}"
-            )
-    return "; ".join(told)
+            shots = list(ends)
+            won = listed([k for k, each in ends.items() if all(high < 0 for _, high in each)])
+            lost = listed([k for k, each in ends.items() if any(low > 0 for low, _ in each)])
+            ahead.append(f"after {won or 'none of these'} {where}")
+            behind += [f"after {lost} {where}"] if lost else []
+    if not ahead:
+        return ""
+    others = (
+        f"an arm is ahead of it {listed(behind)}" if behind else "nowhere is an arm ahead of it"
+    )
+    each = "; ".join(ahead)
+    return f"of {listed(shots)} ratings it is ahead of every such arm {each}; {others}"
 
 
 def mixtures_by_ratings(r: Results) -> list[Comparison]:
