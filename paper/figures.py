@@ -31,9 +31,10 @@ def figures(r: Results, folder: pathlib.Path) -> None:
     if r.sinusoid:
         sinusoid(list(r.sinusoid.values())[len(r.sinusoid) // 2], folder / "sinusoid.svg")
     for found in mixtures_by_ratings(r)[-1:]:
-        curves = found.differences("user_cold", PRIMARY)
-        curves = {k.removeprefix("k="): of for k, of in curves.items() if k != records.ALL}
-        label = "squared error, mixture minus the arm"
+        curves, label = (
+            found.by_ratings("user_cold", PRIMARY),
+            "squared error, mixture minus the arm",
+        )
         plots.gaps_by_shots(curves, folder / "fresh-by-ratings.svg", label)
     for name, record in r.tables.items():
         if name.startswith("tables-T2"):

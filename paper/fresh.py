@@ -148,18 +148,12 @@ def fresh_by_ratings(r: Results) -> str:
     ahead, behind, shots = [], [], []
     for found in mixtures_by_ratings(r):
         for metric in found.told["primary"]:
-            sign = 1.0 if tables.lower_is_better(metric) else -1.0
             where = f"in {MEASURE.get(metric, metric)} on {_splits(found, r)}"
-            ends = {
-                when.removeprefix("k="): [
-                    sorted((sign * g.low, sign * g.high)) for g in of.values()
-                ]
-                for when, of in found.differences("user_cold", metric).items()
-                if when != records.ALL
-            }
-            shots = list(ends)
-            won = listed([k for k, each in ends.items() if all(high < 0 for _, high in each)])
-            lost = listed([k for k, each in ends.items() if any(low > 0 for low, _ in each)])
+            each = found.by_ratings("user_cold", metric)
+            apart = {k: registered.told_apart(gaps, metric) for k, gaps in each.items()}
+            shots = list(each)
+            won = listed([k for k, (less, _) in apart.items() if len(less) == len(each[k])])
+            lost = listed([k for k, (_, more) in apart.items() if more])
             ahead.append(f"after {won or 'none of these'} {where}")
             behind += [f"after {lost} {where}"] if lost else []
     if not ahead:
@@ -177,7 +171,7 @@ def mixtures_by_ratings(r: Results) -> list[Comparison]:
         found
         for found in r.registered
         if found.record.method == MIXED and found.conditions == [records.ALL]
-        if len(found.differences("user_cold", found.told["primary"][0])) > 1
+        if found.by_ratings("user_cold", found.told["primary"][0])
     ]
 
 

@@ -67,6 +67,11 @@ class Comparison:
         """Every (scenario, condition) that the registration is about."""
         return [(of, when) for of in self.told["scenarios"] for when in self.conditions]
 
+    def by_ratings(self, scenario: str, metric: str) -> dict[str, dict[str, intervals.Interval]]:
+        """Number of support ratings, as text -> arm -> the method minus it; may be empty."""
+        each = self.differences(scenario, metric)
+        return {when.removeprefix("k="): of for when, of in each.items() if when != records.ALL}
+
     def gaps(self, scenario: str, metric: str, when: str = records.ALL) -> dict[str, Gap]:
         """Arm -> the method minus it, by the differences of one condition."""
         found = self.differences(scenario, metric)[when]
@@ -106,6 +111,13 @@ class Comparison:
         ends = np.cumsum([one.tasks[scenario] for one in self.splits])[:-1]
         found = iter(intervals.two_way_bootstraps(np.split(np.stack(each, axis=1), ends)))
         return {when: {arm: next(found) for arm in others} for when in stored}
+
+
+def told_apart(gaps: Mapping[str, intervals.Interval], metric: str) -> tuple[list[str], list[str]]:
+    """The arms that are behind the method, and those ahead of it, by intervals that exclude 0."""
+    below = [arm for arm, gap in gaps.items() if gap.high < 0]
+    above = [arm for arm, gap in gaps.items() if gap.low > 0]
+    return (below, above) if tables.lower_is_better(metric) else (above, below)
 
 
 def _groups(splits: Sequence[records.Record]) -> list[tuple[dict[str, Any], list[records.Record]]]:

@@ -6,7 +6,7 @@ whose test was opened before. Every arm is searched and trained by the same budg
 then its test is opened; differences are pooled over splits and users.
 
 Run: python -m experiments fresh paper/registrations/fresh-splits.toml
-     python -m experiments fresh paper/registrations/fresh-*.toml   several on the same splits
+     python -m experiments fresh FIRST.toml SECOND.toml   several of the same splits
      --from-records prints the record that is stored.
 Registrations of the same splits and budget share the arms and the one opening. A split that was
 run for another registration is not run again if this one was committed before its test was opened.

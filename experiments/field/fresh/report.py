@@ -37,21 +37,17 @@ def grid_of_shots(found: Comparison, scenario: str, metric: str) -> tables.Grid 
     None where no scores of fewer ratings are stored.
     """
     record, rows = found.record, []
-    sign = 1.0 if tables.lower_is_better(metric) else -1.0
-    for when, gaps in found.differences(scenario, metric).items():
-        if when == records.ALL:
-            continue
+    best_of = min if tables.lower_is_better(metric) else max
+    for ratings, gaps in found.by_ratings(scenario, metric).items():
         mean = {
-            arm: records.interval(record.of(scenario, arm, when, metric), metric).mean
+            arm: records.interval(record.of(scenario, arm, f"k={ratings}", metric), metric).mean
             for arm in (record.method, *gaps)
         }
-        best = min(gaps, key=lambda arm: sign * mean[arm])
-        ends = {arm: sorted((sign * gap.low, sign * gap.high)) for arm, gap in gaps.items()}
-        behind = sum(high < 0 for _, high in ends.values())
-        ahead = ", ".join(arm for arm, (low, _) in ends.items() if low > 0) or "none"
+        best = best_of(gaps, key=mean.__getitem__)
+        behind, ahead = registered.told_apart(gaps, metric)
         cells = [f"{mean[record.method]:.4f}", best, f"{mean[best]:.4f}"]
-        told = [tables.signed(gaps[best]), f"{behind} of {len(gaps)}", ahead]
-        rows.append([when.removeprefix("k="), *cells, *told])
+        told = [tables.signed(gaps[best]), f"{len(behind)} of {len(gaps)}"]
+        rows.append([ratings, *cells, *told, ", ".join(ahead) or "none"])
     if not rows:
         return None
     name, label = tables.heading(metric), records.label(record.method)
@@ -94,9 +90,7 @@ def plot(found: Comparison, folder: pathlib.Path) -> list[pathlib.Path]:
     said = f"{tables.heading(metric).replace('RMSE', 'MSE')}, {label} minus the arm"
     plots.forest(rows, saved[0], said)
     for scenario in found.told["scenarios"]:
-        each = found.differences(scenario, metric)
-        curves = {when.removeprefix("k="): of for when, of in each.items() if when != records.ALL}
-        if curves:
+        if curves := found.by_ratings(scenario, metric):
             saved.append(folder / f"{name}-{scenario.replace('_', '-')}-by-ratings.png")
             plots.gaps_by_shots(curves, saved[-1], said)
     return saved
