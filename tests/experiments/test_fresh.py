@@ -241,6 +241,14 @@ def test_the_mean_over_seeds_of_the_registered_measures_is_stored():
     np.testing.assert_allclose(kept[key][0], made.scores[key].mean(axis=0), atol=1e-3)
 
 
+def test_a_registration_that_no_stored_record_names_is_said(tmp_path):
+    path = tmp_path / "other.toml"
+    path.write_text(TEXT + "\n# the same splits, another file\n")
+    config = fresh.Config((path,), output=fresh.Output(from_records=True))
+    with pytest.raises(UserError, match=r"no stored record is of .*other.toml; run it without"):
+        fresh.main(config)
+
+
 def test_registrations_of_other_splits_are_refused_together(tmp_path):
     one, other = small(tmp_path), tmp_path / "other.toml"
     other.write_text(one.read_text().replace("[91, 92]", "[93]"))

@@ -322,7 +322,12 @@ def main(config: Config) -> list[records.Record]:
         commits = [require_committed(path) for path in config.registrations]
         seeds = asked[0].split_seeds
         each = [kept(asked, commits, seed, config, folder) for seed in seeds]
-    for found in registered.comparisons(each, [one.digest for one in asked]):
+    judged = registered.comparisons(each, [one.digest for one in asked])
+    known = {found.told["digest"] for found in judged}
+    for path, one in zip(config.registrations, asked, strict=True):
+        if one.digest not in known:
+            raise UserError(f"no stored record is of {path}; run it without --from-records first")
+    for found in judged:
         report.show(found)
         if not config.output.from_records:
             print("".join(f"plot   {path}\n" for path in report.plot(found, folder)), end="")
