@@ -16,6 +16,7 @@ from typing import Literal
 
 import tyro
 
+from metajax.benchmark.mixture import MIXED
 from metajax.results import age, grid, records
 from metajax.types import UserError
 from paper import claims, findings, fresh
@@ -108,7 +109,7 @@ def contents(r: Results) -> dict[str, str]:
         "boosting": bool(CLAIMS["against-boosting"](r)),
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
-        "mixture": bool(CLAIMS["fresh-added"](r)),
+        "mixture": any(one.record.method == MIXED for one in r.registered),
         "by_ratings": bool(CLAIMS["fresh-by-ratings"](r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),
@@ -122,6 +123,7 @@ def grids_of(r: Results) -> dict[str, grid.Grid]:
     grids |= {"sinusoid": sinusoids(r)} if r.sinusoid else {}
     grids |= {"omniglot": omniglot(r)} if r.omniglot else {}
     grids |= {"unlabeled": unlabeled(r)} if r.unlabeled else {}
+    grids |= {"fresh-claims": fresh.claims_table(r.registered)} if r.registered else {}
     return grids | field_tables(r) | fresh.fresh_tables(r)
 
 

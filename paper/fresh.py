@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metajax.benchmark.mixture import A10, MIXED
+from metajax.benchmark.mixture import MIXED
 from metajax.results import records, registered, tables
 from metajax.results.registered import Comparison
 from paper.claims import listed, number
@@ -74,20 +74,33 @@ def fresh_splits(r: Results) -> str:
     return listed(draws)
 
 
-def fresh_verdicts(r: Results) -> str:
-    """Where each registered claim holds, in each measure; empty without records."""
-    told = []
-    for found in r.registered:
-        each = [
-            f"in {MEASURE.get(metric, metric)} {_for(_where(found, metric))}"
-            for metric in found.told["primary"]
-        ]
-        told.append(f"that of {_who(found, r)} holds {listed(each)}")
-    return "; ".join(told)
+def claims_table(found: Sequence[Comparison]) -> tables.Grid:
+    """Of each registration, where its claim holds, and what the mixture is made of."""
+    metrics = list(dict.fromkeys(metric for one in found for metric in one.told["primary"]))
+    heads = [f"holds in {MEASURE.get(metric, metric)} for" for metric in metrics]
+    rows = []
+    for one in found:
+        label, seeds = records.label(one.record.method), one.told["split_seeds"]
+        cells = [f"{label}, {one.told['dataset']}", f"{seeds[0]} to {seeds[-1]}"]
+        for metric in metrics:
+            held = _where(one, metric) or f"none of {number(len(one.places()))}"
+            cells.append(held if metric in one.told["primary"] else "")
+        rows.append([*cells, *(_weights(one, kind) for kind in ("rated", "unrated"))])
+    note = (
+        "A claim holds where the method is ahead of every arm that is no meta-learner. Weights: "
+        "those of the meta-learner and of the boosting arms together, mean over the splits."
+    )
+    heads = ["claim", "splits", *heads, "weights, rated items", "weights, unrated items"]
+    return tables.Grid("what was registered, and what became of it", heads, rows, 2, [note])
 
 
-def _for(who: str) -> str:
-    return f"for {who}" if who else "for nobody"
+def _weights(found: Comparison, kind: str) -> str:
+    """How much of the mixture is the meta-learner and how much boosting; empty if it is none."""
+    if found.record.method != MIXED:
+        return ""
+    each = [one.arm(MIXED).settings.get(f"weights, items {kind}", {}) for one in found.splits]
+    of = lambda what: np.mean([sum(v for arm, v in one.items() if what in arm) for one in each])
+    return f"{of('A6'):.2f} and {of('A8'):.2f}"
 
 
 def _where(found: Comparison, metric: str) -> str:
@@ -102,10 +115,6 @@ def _whom(scenario: str, when: str) -> str:
     return f"{WHO[scenario]} with {ratings}" if ratings else WHO[scenario]
 
 
-def _who(found: Comparison, r: Results) -> str:
-    return f"the {records.label(found.record.method)} on {_splits(found, r)}"
-
-
 def _splits(found: Comparison, r: Results) -> str:
     """The data set; with its seeds, where another registration is about other splits of it."""
     dataset, seeds = found.told["dataset"], found.told["split_seeds"]
@@ -116,31 +125,19 @@ def _splits(found: Comparison, r: Results) -> str:
 
 
 def fresh_headline(r: Results) -> str:
-    """In how many of the registered places the claims hold, and where; empty without records."""
-    counts = []
+    """In how many of the registered places each method is ahead; empty without records."""
+    counts: dict[tuple[str, str], dict[str, list[bool]]] = {}
     for found in r.registered:
-        primary, places = found.told["primary"], found.places()
-        won = sum(not found.not_beaten(s, m, when) for s, when in places for m in primary)
-        holds = [(MEASURE.get(m, m), _where(found, m)) for m in primary]
-        where = "; ".join(f"{measure} of {who}" for measure, who in holds if who)
-        told = f"{number(won)} of {number(len(primary) * len(places))} places"
-        counts.append(
-            f"{_who(found, r)} is ahead of every such arm in {told}{f' ({where})' if where else ''}"
-        )
-    return listed(counts)
-
-
-def fresh_added(r: Results) -> str:
-    """What a meta-learner adds to the mixture of all other arms in the first measure; or empty."""
-    told = []
-    for found in r.registered:
-        if found.record.method != MIXED:
-            continue
-        for metric in found.told["primary"][:1]:
-            gaps = [(p, found.gaps(p[0], metric, p[1])[A10].found) for p in found.places()]
-            each = [f"{g.mean:+.4f} [{g.low:+.4f}, {g.high:+.4f}] for {_whom(*p)}" for p, g in gaps]
-            told.append(f"{MEASURE.get(metric, metric)}, {_splits(found, r)}: {listed(each)}")
-    return "; ".join(told)
+        who = records.label(found.record.method), found.told["dataset"]
+        for metric in found.told["primary"]:
+            won = [not found.not_beaten(s, metric, when) for s, when in found.places()]
+            counts.setdefault(who, {}).setdefault(MEASURE.get(metric, metric), []).extend(won)
+    each = [
+        f"the {method} on {dataset} in "
+        + listed([f"{number(sum(w))} of {number(len(w))} places in {m}" for m, w in won.items()])
+        for (method, dataset), won in counts.items()
+    ]
+    return "; ".join(each)
 
 
 def fresh_by_ratings(r: Results) -> str:
@@ -173,19 +170,3 @@ def mixtures_by_ratings(r: Results) -> list[Comparison]:
         if found.record.method == MIXED and found.conditions == [records.ALL]
         if found.by_ratings("user_cold", found.told["primary"][0])
     ]
-
-
-def fresh_weights(r: Results) -> str:
-    """How much of the mixture is the meta-learner and how much boosting; empty without records."""
-    told = []
-    for found in r.registered:
-        mixed = found.record.method == MIXED
-        settings = [one.arm(MIXED).settings for one in found.splits] if mixed else []
-        for kind, where in (("rated", "items with ratings"), ("unrated", "items without")):
-            weights = [one[f"weights, items {kind}"] for one in settings]
-            if weights:
-                of = lambda what, weights=weights: np.mean(
-                    [sum(v for arm, v in one.items() if what in arm) for one in weights]
-                )
-                told.append(f"{of('A6'):.2f} and {of('A8'):.2f} for {where}, {_splits(found, r)}")
-    return "; ".join(told)

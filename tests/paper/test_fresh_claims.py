@@ -32,19 +32,18 @@ def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(two_spl
     assert CLAIMS["fresh-splits"](two_splits) == (
         "two new draws of the split of synthetic (50 new users in all)"
     )
-    assert CLAIMS["fresh-verdicts"](two_splits) == (
-        "that of the MAML on synthetic holds in absolute error for nobody; that of the MAML on "
-        "synthetic holds in absolute error for new users and known ones"
-    )
+    told = fresh.claims_table(two_splits.registered)
+    assert told.headings[:3] == ["claim", "splits", "holds in absolute error for"]
+    assert told.rows == [
+        ["MAML, synthetic", "1 to 2", "none of two", "", ""],
+        ["MAML, synthetic", "1 to 2", "new users and known ones", "", ""],
+    ]
     assert CLAIMS["fresh-headline"](two_splits) == (
-        "the MAML on synthetic is ahead of every such arm in none of two places and the MAML on "
-        "synthetic is ahead of every such arm in two of two places (absolute error of new users "
-        "and known ones)"
+        "the MAML on synthetic in two of four places in absolute error"
     )
-    assert CLAIMS["fresh-added"](two_splits) == CLAIMS["fresh-weights"](two_splits) == ""
     name = next(iter(two_splits.fresh))
     half = dataclasses.replace(two_splits, fresh={name: two_splits.fresh[name]})
-    assert CLAIMS["fresh-verdicts"](half) == "" and fresh.fresh_tables(half) == {}
+    assert half.registered == [] and fresh.fresh_tables(half) == {}
 
 
 def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_splits):
@@ -56,15 +55,11 @@ def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_spli
     each = {name: mixed(one, weights) for name, one in two_splits.fresh.items()}
     r = dataclasses.replace(two_splits, fresh=each)
     assert [found.record.names()[-2:] for found in r.registered] == [[A10, MIXED]] * 2
-    assert CLAIMS["fresh-added"](r).split("; ")[0] == (
-        "absolute error, synthetic: -0.1000 [-0.1000, -0.1000] for new users and -0.1000 "
-        "[-0.1000, -0.1000] for known ones"
-    )
-    assert CLAIMS["fresh-weights"](r) == (
-        "0.30 and 0.70 for items with ratings, synthetic; 0.00 and 1.00 for items without, "
-        "synthetic; 0.30 and 0.70 for items with ratings, synthetic; 0.00 and 1.00 for items "
-        "without, synthetic"
-    )
+    tables = fresh.fresh_tables(r).values()
+    behind = [cell for grid in tables for row in grid.rows if row[0] == A10 for cell in row[1:]]
+    assert set(behind) == {"-0.1000 [-0.1000, -0.1000]*"}
+    told = fresh.claims_table(r.registered)
+    assert [row[3:] for row in told.rows] == [["0.30 and 0.70", "0.00 and 1.00"]] * 2
 
 
 def test_after_which_ratings_a_mixture_is_ahead_is_told(two_splits):
@@ -101,7 +96,10 @@ def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_spli
     }
     r = dataclasses.replace(two_splits, fresh=two_splits.fresh | later)
     assert len(r.registered) == 3
-    assert "the MAML on synthetic (splits 11 to 12) is ahead" in CLAIMS["fresh-headline"](r)
+    assert [row[1] for row in fresh.claims_table(r.registered).rows] == ["1 to 2"] * 2 + [
+        "11 to 12"
+    ]
+    assert any("splits 11 to 12" in grid.title for grid in fresh.fresh_tables(r).values())
     assert "four new draws of the split of synthetic (100 new users" in CLAIMS["fresh-splits"](r)
 
 
