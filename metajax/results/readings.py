@@ -102,16 +102,25 @@ def adaptation(record: records.Record, scenario: str, arm: str) -> str:
     return LEVEL if worse(without) else NOTHING
 
 
-def diverged(record: records.Record, scenario: str, arm: str) -> bool:
+def diverged(
+    record: records.Record,
+    scenario: str,
+    arm: str,
+    condition: str = records.ALL,
+    metric: str = "",
+) -> bool:
     """Whether an arm has diverged, and is left out of all comparisons.
 
     It has if a seed of its training diverged, a score is infinite, or its error is more than
     `FAR_OFF` times that of the item mean.
+
+    Args:
+      condition, metric: which scores are looked at; the metric is the record's first by default.
     """
-    metric = metrics_of(record)[0]
+    metric = metric or metrics_of(record)[0]
     if record.arm(arm).settings.get("diverged"):
         return True
-    mean = lambda name: record.of(scenario, name, records.ALL, metric).astype(np.float64)
+    mean = lambda name: record.of(scenario, name, condition, metric).astype(np.float64)
     if np.isinf(mean(arm)).any():
         return True
     item_mean = next((name for name in record.names() if name.startswith("A0 ")), None)

@@ -1,5 +1,6 @@
 """The meta-learned language model: what is read once is exact, adapters act where they should."""
 
+import dataclasses
 import functools
 import pathlib
 import types
@@ -204,3 +205,11 @@ def test_all_ways_stand_in_one_record(tmp_path, monkeypatch, capsys):
     assert "shuffled labels" in said and (tmp_path / "out" / "curves-LoRA.png").is_file()
     again = records.read(next((tmp_path / "out").glob("*.record")))
     assert again.extra["prompt"] == record.extra["prompt"]
+    lora = report.arm(ways.LORA, ways.SECOND)
+    far = lambda key: 9.0 * (key.arm == lora and key.metric == "mse")
+    broken = dataclasses.replace(record, scores={k: v + far(k) for k, v in record.scores.items()})
+    report.show(record, tmp_path)
+    assert f"{lora} - " in (fine := capsys.readouterr().out) and "diverged" not in fine
+    report.show(broken, tmp_path)
+    told = capsys.readouterr().out
+    assert f"{lora}: diverged" in told and f"{lora} - A" not in told

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from metajax.benchmark import baselines
-from metajax.results import plots, records
+from metajax.results import plots, readings, records
 from metajax.results.schema import N1
 
 from .. import report as large_report
@@ -46,6 +46,13 @@ def pairs(record: records.Record) -> list[tuple[str, str]]:
     return [(a, b) for a, b in asked if a in there and b in there]
 
 
+def diverged(record: records.Record) -> set[str]:
+    """The arms whose error after all ratings is far off that of the item mean."""
+    last = f"k={shots_of(record)[-1]}"
+    far = lambda name: readings.diverged(record, record.scenario, name, last, "mse")
+    return {name for name in record.names() if far(name)}
+
+
 def show(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table of each metric, and the differences it is about; saves the plots."""
     shots, facts = shots_of(record), record.extra
@@ -53,10 +60,11 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
         title = f"{facts['people']} new people, {record.dataset}, {facts['model']}"
         columns = [(f"k={k}", metric) for k in shots]
         large_report.show(record, columns, f"{title}: {metric} after K ratings", quoted=False)
-    last = shots[-1]
+    last, lost = shots[-1], diverged(record)
     for metric in METRICS:
         column = (f"k={last}", metric)
-        large_report.differences(record, f"{metric}, K={last}", column, pairs(record))
+        kept = [pair for pair in pairs(record) if not lost.intersection(pair)]
+        large_report.differences(record, f"{metric}, K={last}", column, kept)
     get = lambda name, condition, metric: record.of(record.scenario, name, condition, metric)
     for name in record.names():
         if records.Key(record.scenario, name, shuffled(last), "mse") in record.scores:
@@ -64,6 +72,11 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
                 get(name, f"k={last}", "mse"), get(name, shuffled(last), "mse")
             )
             print(f"mse, K={last}: {name} - the same with shuffled labels: {gap:+.4f}")
+    for name in sorted(lost):
+        print(
+            f"{name}: diverged. After {last} ratings it has more than twice the squared error of "
+            "the item mean, and it is compared with nothing"
+        )
     print(
         f"in words: {facts['asked']} of these people; the soft prompt has {facts['prompt']} vectors"
     )
