@@ -10,7 +10,7 @@ arms of the project without a language model.
 
 References: arXiv 2507.16672, 2025 (meta-learned soft prompts for cold-start people); Finn et al.,
 ICML 2017; Nichol et al., 2018; Hu et al., ICLR 2022 (LoRA); Lester et al., EMNLP 2021.
-Run: python -m experiments llm_meta             (ml-100k; the extra `llm`; minutes on two cores)
+Run: python -m experiments llm_meta           (ml-100k; the extra `llm`; half an hour on two cores)
      python -m experiments llm_meta --preset gpu --checkpoint FOLDER_OR_GGUF
      python -m experiments llm_meta --from-records prints the stored table.
 Published: none under this protocol.
@@ -67,7 +67,7 @@ class Config:
     """Rank of LoRA, on queries and outputs of attention."""
     prompt: str = "The taste of this person:"
     """Words that the soft prompt starts from; their number is its length."""
-    num_steps: Positive = 60
+    num_steps: Positive = 240
     """Outer steps of each arm."""
     num_tasks: Positive = 6
     """People per outer step."""
