@@ -92,25 +92,41 @@ class Comparison:
 
     def verdict(self, scenario: str, metric: str, when: str = records.ALL) -> str:
         """Whether the hypothesis holds, and if not, against whom it does not."""
-        if tables.diverged(self.record, scenario, self.record.method):
+        if self.diverged(scenario, self.record.method, when):
             return "DOES NOT HOLD: the method diverged"
         left = self.not_beaten(scenario, metric, when)
         return f"DOES NOT HOLD against {', '.join(left)}" if left else "holds"
+
+    def diverged(self, scenario: str, arm: str, when: str = records.ALL) -> bool:
+        """Whether an arm has diverged, on tasks as they are or on those of a condition."""
+        metric = tables.metrics_of(self.record)[0]
+        conditions = {records.ALL, when}
+        return any(
+            tables.diverged(self.record, scenario, arm, one, metric)
+            for one in conditions
+            if records.Key(scenario, arm, one, metric) in self.record.scores
+        )
 
     def _differences(self, scenario: str, metric: str) -> dict[str, dict[str, intervals.Interval]]:
         record, method = self.record, self.record.method
         every = [records.ALL, *(f"k={k}" for k in record.shots)]
         stored = [c for c in every if records.Key(scenario, method, c, metric) in record.scores]
-        others = [
-            arm
-            for arm in record.names(records.BASELINE)
-            if not tables.diverged(record, scenario, arm)
-        ]
         mean = lambda arm, when: intervals.mean_of_seeds(record.of(scenario, arm, when, metric))
-        each = [mean(method, when) - mean(arm, when) for when in stored for arm in others]
+        found: dict[str, dict[str, intervals.Interval]] = {when: {} for when in stored}
+        alike: dict[bytes, list[tuple[str, str, np.ndarray]]] = {}
+        for when in stored:
+            own = mean(method, when)
+            for arm in record.names(records.BASELINE):
+                if not self.diverged(scenario, arm, when):
+                    gap = own - mean(arm, when)
+                    alike.setdefault(np.isnan(gap).tobytes(), []).append((when, arm, gap))
         ends = np.cumsum([one.tasks[scenario] for one in self.splits])[:-1]
-        found = iter(intervals.two_way_bootstraps(np.split(np.stack(each, axis=1), ends)))
-        return {when: {arm: next(found) for arm in others} for when in stored}
+        for group in alike.values():  # defined for the same tasks: on the same draws, at once
+            gaps = np.stack([gap for _, _, gap in group], axis=1)
+            each = intervals.two_way_bootstraps(np.split(gaps, ends))
+            for (when, arm, _), interval in zip(group, each, strict=True):
+                found[when][arm] = interval
+        return found
 
 
 def told_apart(gaps: Mapping[str, intervals.Interval], metric: str) -> tuple[list[str], list[str]]:

@@ -206,6 +206,45 @@ def test_a_claim_about_few_ratings_is_judged_by_those_ratings(capsys, tmp_path):
     assert all(path.stat().st_size for path in saved)
 
 
+def test_an_arm_that_diverged_with_few_ratings_is_left_out_there_alone(capsys):
+    """After five ratings A4 is infinite for one user, and another user is left out for all."""
+
+    def changed(key: records.Key, value: np.ndarray) -> np.ndarray:
+        if key.condition != "k=5" or key.metric not in ("mae", "mse"):
+            return value
+        value = value.copy()
+        value[:, 3] = np.nan
+        value[:, 7] = np.inf if key.arm == "A4 fine-tuned" else value[:, 7]
+        return value
+
+    each = splits({"A0 item mean": 0.5, "A2 fold-in": 0.2, "A4 fine-tuned": 0.1, "A6 MAML": 0.0})
+    each = [
+        dataclasses.replace(
+            one,
+            scores={k: changed(k, v) for k, v in one.scores.items()},
+            extra={"registrations": [t | {"shots": [0, 5]} for t in one.extra["registrations"]]},
+        )
+        for one in each
+    ]
+    found = registered.comparisons(each)[1]
+    assert "A4 fine-tuned" in found.gaps("user_cold", "mse", "k=0")
+    after = found.gaps("user_cold", "mse", "k=5")
+    assert list(after) == ["A0 item mean", "A2 fold-in"]
+    assert {gap.found.num_dropped for gap in after.values()} == {2}
+    assert found.verdict("user_cold", "mse", "k=5") == "holds"
+    alone = intervals.two_way_bootstrap(
+        [
+            intervals.mean_of_seeds(one.of("user_cold", "A6 MAML", "k=5", "mse"))
+            - intervals.mean_of_seeds(one.of("user_cold", "A2 fold-in", "k=5", "mse"))
+            for one in each
+        ]
+    )
+    assert after["A2 fold-in"].found == pytest.approx(alone, rel=1e-12)
+    report.show(found)
+    said = capsys.readouterr().out
+    assert "diverged" in said and "tasks left out for every arm: 2." in " ".join(said.split())
+
+
 def test_a_split_serves_a_later_registration_that_came_before_its_opening(tmp_path, monkeypatch):
     one, few = small(tmp_path, "users"), tmp_path / "few.toml"
     few.write_text(one.read_text().replace("primary", "shots = [0, 5]\nprimary"))

@@ -19,7 +19,7 @@ def grid_of(found: Comparison, scenario: str, when: str = records.ALL) -> tables
             cells.append(f"{mean:.4f}")
         for metric in primary:
             gap = found.gaps(scenario, metric, when).get(arm)
-            told = "diverged" if tables.diverged(record, scenario, arm) else ""
+            told = "diverged" if found.diverged(scenario, arm, when) else ""
             cells.append(f"{tables.signed(gap.found)} p {gap.p:.4f}" if gap else told)
         rows.append(cells)
     names = [tables.heading(metric) for metric in primary]
@@ -27,6 +27,10 @@ def grid_of(found: Comparison, scenario: str, when: str = records.ALL) -> tables
     heads = [f"{label} - arm, {name.replace('RMSE', 'MSE')}" for name in names]
     note = "Pooled over splits and users by a two-way bootstrap; p after Holm over the arms."
     size, splits = found.size(scenario), len(found.splits)
+    for metric in primary:
+        left = [gap.found.num_dropped for gap in found.gaps(scenario, metric, when).values()]
+        if max(left, default=0):
+            note += f" {tables.heading(metric)}: tasks left out for every arm: {max(left)}."
     title = f"{registered.place(scenario, when)}: {size} tasks of {splits} fresh splits"
     return tables.Grid(title, ["arm", *names, *heads], rows, notes=[note], bold=bold)
 
