@@ -110,6 +110,7 @@ def contents(r: Results) -> dict[str, str]:
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
         "mixture": any(one.record.method == MIXED for one in r.registered),
+        "further": bool(CLAIMS["fresh-further"](r)),
         "by_ratings": bool(CLAIMS["fresh-by-ratings"](r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),

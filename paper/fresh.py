@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metajax.benchmark.mixture import MIXED
+from metajax.benchmark.mixture import A11, MIXED
 from metajax.results import records, registered, tables
 from metajax.results.registered import Comparison
 from paper.claims import listed, number
@@ -138,6 +138,19 @@ def fresh_headline(r: Results) -> str:
         for (method, dataset), won in counts.items()
     ]
     return "; ".join(each)
+
+
+def fresh_further(r: Results) -> str:
+    """The mixture minus that with further trees in the meta-learner's place; or empty."""
+    told = []
+    for found in r.registered:
+        for scenario, when in found.places():
+            metric = found.told["primary"][0]
+            gap = found.gaps(scenario, metric, when).get(A11)
+            if gap and found.record.method == MIXED:
+                where = f"for {_whom(scenario, when)} of {_splits(found, r)}"
+                told.append(f"{gap.found:+.4f} {where}")
+    return listed(told)
 
 
 def fresh_by_ratings(r: Results) -> str:

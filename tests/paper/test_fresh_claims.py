@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from small_records import BASELINES, split_of
 
-from metajax.benchmark.mixture import A10, MIXED
+from metajax.benchmark.mixture import A10, A11, MIXED
 from metajax.results import records as report
 from paper import edition, fresh
 from paper.build import CLAIMS
@@ -58,6 +58,7 @@ def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_spli
     tables = fresh.fresh_tables(r).values()
     behind = [cell for grid in tables for row in grid.rows if row[0] == A10 for cell in row[1:]]
     assert set(behind) == {"-0.1000 [-0.1000, -0.1000]*"}
+    assert CLAIMS["fresh-further"](r) == "", "A11 is not among the arms"
     told = fresh.claims_table(r.registered)
     assert [row[3:] for row in told.rows] == [["0.30 and 0.70", "0.00 and 1.00"]] * 2
 
@@ -114,4 +115,24 @@ def mixed(one: report.Record, weights: dict) -> report.Record:
     arms = (report.Arm(A10, report.BASELINE), report.Arm(MIXED, report.METHOD, weights))
     return dataclasses.replace(
         one, method=MIXED, arms=arms, scores=scores, extra={"registrations": said}
+    )
+
+
+def test_what_the_meta_learner_adds_beside_further_trees_is_told(two_splits):
+    """A11 is level with the mixture but for new users, where it is .1 behind."""
+
+    def further(one: report.Record) -> report.Record:
+        one = mixed(one, {})
+        own = {k: v for k, v in one.scores.items() if k.arm == MIXED}
+        worse = lambda key: 0.1 * (key.scenario == "user_cold")
+        scores = one.scores | {k._replace(arm=A11): v + worse(k) for k, v in own.items()}
+        said = [told | {"arms": [A10, A11, MIXED]} for told in one.extra["registrations"][:1]]
+        arms = (*one.arms, report.Arm(A11, report.BASELINE))
+        return dataclasses.replace(one, arms=arms, scores=scores, extra={"registrations": said})
+
+    each = {name: further(one) for name, one in two_splits.fresh.items()}
+    r = dataclasses.replace(two_splits, fresh=each)
+    assert CLAIMS["fresh-further"](r) == (
+        "-0.1000 [-0.1000, -0.1000] for new users of synthetic and +0.0000 [+0.0000, +0.0000] "
+        "for known ones of synthetic"
     )
