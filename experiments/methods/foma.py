@@ -14,23 +14,14 @@ Deviates: Reptile's outer step is Adam on its pseudo-gradient; item factors and 
 beforehand from all meta-training ratings.
 """
 
-import dataclasses
-
 import optax
 
 from metajax import benchmark
 from metajax.learners.gradient.maml import gradient
 from metajax.results import records
 
-from . import maml, reptile
-from .maml import inner, model
-
-
-@dataclasses.dataclass(frozen=True)
-class Config(maml.Config):
-    """Settings of the experiment: those of MAML, with fewer seeds."""
-
-    training: benchmark.Training = benchmark.Training()
+from . import reptile
+from .maml import Config, inner, model
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
