@@ -30,7 +30,9 @@ def figures(r: Results, folder: pathlib.Path) -> None:
     plots.pareto(points, folder / "pareto.svg", "gradient steps per new user", "RMSE of new users")
     if r.sinusoid:
         sinusoid(list(r.sinusoid.values())[len(r.sinusoid) // 2], folder / "sinusoid.svg")
-    for found in mixtures_by_ratings(r)[-1:]:
+    mixtures = mixtures_by_ratings(r)
+    here = [one for one in mixtures if one.told["dataset"] == r.base.dataset]
+    for found in (here or mixtures)[-1:]:
         curves, label = (
             found.by_ratings("user_cold", PRIMARY),
             "squared error, mixture minus the arm",

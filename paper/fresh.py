@@ -83,7 +83,7 @@ def claims_table(found: Sequence[Comparison]) -> tables.Grid:
         label, seeds = records.label(one.record.method), one.told["split_seeds"]
         cells = [f"{label}, {one.told['dataset']}", f"{seeds[0]} to {seeds[-1]}"]
         for metric in metrics:
-            held = _where(one, metric) or f"none of {number(len(one.places()))}"
+            held = _where(one, metric) or f"none of {listed([_whom(*p) for p in one.places()])}"
             cells.append(held if metric in one.told["primary"] else "")
         rows.append([*cells, *(_weights(one, kind) for kind in ("rated", "unrated"))])
     note = (

@@ -30,16 +30,18 @@ that the compiler counts as accessed, divided by that of a copy of 2 GB (counted
 written); it can exceed 1, because accesses to the cache count too. Both are measured in the same
 run. The loop over tasks is timed on 8 tasks.
 
-- *metajax* is what was chosen before the run. `experiments/speed/choices.py` was set from it since:
-  W2 takes *on chip* in bf16 and is differentiated like *plain* in tf32; W3 in bf16 takes *halves
-  ten steps*. *ten steps* scans ten outer steps in a program, as *metajax* does in W1 (50).
+- *metajax* is what was chosen before this run. `experiments/speed/choices.py` has been changed by
+  its results since: W2 now takes *on chip* in bf16 and is differentiated like *plain* in tf32; W3
+  in bf16 now takes *halves ten steps*. *ten steps* scans ten outer steps in one program;
+  *metajax* scans 50 in W1.
 - *on chip* convolves without an array of patches (`experiments/speed/on_chip.py`), and leaves
   other products to cuBLAS, as *library products* does; *metajax* in W2, bf16, also takes both
   moments of a normalization in one pass; *one kernel* has the whole inner loop of a task in one
-  kernel (`experiments/speed/one_kernel.py`); *halves* cuts the supports of the shorter half.
+  kernel (`experiments/speed/one_kernel.py`); *halves* cuts the supports of the
+  tasks with the shorter ones, one half, to a smaller size.
 - The compilers of all ways ran side by side, so that *compile s* is longer than it is alone.
   Nothing compiled while ways were timed, but for the rows of *torch.func compiled*, the last.
-- A way that takes more than 100 s to compile is left out, as all of W4 was.
+- A way that takes more than 100 s to compile is left out, as all ways of metajax in W4 were.
 """
 
 

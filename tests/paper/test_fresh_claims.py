@@ -35,7 +35,7 @@ def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(two_spl
     told = fresh.claims_table(two_splits.registered)
     assert told.headings[:3] == ["claim", "splits", "holds in absolute error for"]
     assert told.rows == [
-        ["MAML, synthetic", "1 to 2", "none of two", "", ""],
+        ["MAML, synthetic", "1 to 2", "none of new users and known ones", "", ""],
         ["MAML, synthetic", "1 to 2", "new users and known ones", "", ""],
     ]
     assert CLAIMS["fresh-headline"](two_splits) == (
