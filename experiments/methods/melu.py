@@ -28,7 +28,6 @@ from metajax.types import Model, UserError
 class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    training: benchmark.Training = benchmark.Training(seeds=5)
     inner_rate: float = 0.01
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5

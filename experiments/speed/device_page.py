@@ -37,8 +37,8 @@ run. The loop over tasks is timed on 8 tasks.
 - *on chip* convolves without an array of patches (`experiments/speed/on_chip.py`), and leaves
   other products to cuBLAS, as *library products* does; *metajax* in W2, bf16, also takes both
   moments of a normalization in one pass; *one kernel* has the whole inner loop of a task in one
-  kernel (`experiments/speed/one_kernel.py`); *halves* cuts the supports of the
-  tasks with the shorter ones, one half, to a smaller size.
+  kernel (`experiments/speed/one_kernel.py`); *halves* cuts the supports of one
+  half of the tasks, the shorter ones, to a smaller size.
 - The compilers of all ways ran side by side, so that *compile s* is longer than it is alone.
   Nothing compiled while ways were timed, but for the rows of *torch.func compiled*, the last.
 - A way that takes more than 100 s to compile is left out, as all ways of metajax in W4 were.

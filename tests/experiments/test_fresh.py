@@ -127,6 +127,13 @@ def splits(offsets, seeds=(1, 2)) -> list[records.Record]:
     return [dataclasses.replace(made, split=at(s)) for s in seeds]
 
 
+def about_few_ratings(one: records.Record, changed) -> records.Record:
+    """A split with its scores changed, by key, whose registrations are about 0 and 5 ratings."""
+    said = [told | {"shots": [0, 5]} for told in one.extra["registrations"]]
+    scores = {key: changed(key, value) for key, value in one.scores.items()}
+    return dataclasses.replace(one, scores=scores, extra={"registrations": said})
+
+
 def test_the_verdict_is_by_the_registered_rule(capsys):
     better = splits({"A2 fold-in": 0.2, "A3 joint": 0.1, "A6 MAML": 0.0})
     assert registered.comparisons(better)[1].verdict("user_cold", "mse") == "holds"
@@ -180,14 +187,7 @@ def test_a_claim_about_few_ratings_is_judged_by_those_ratings(capsys, tmp_path):
     """MAML is ahead of A2 with all ratings, and behind it after five, for every user."""
     each = splits({"A2 fold-in": 0.2, "A6 MAML": 0.0})
     shift = lambda key, value: value + 0.6 * (key.arm == "A6 MAML" and key.condition == "k=5")
-    each = [
-        dataclasses.replace(
-            one,
-            scores={k: shift(k, v) for k, v in one.scores.items()},
-            extra={"registrations": [t | {"shots": [0, 5]} for t in one.extra["registrations"]]},
-        )
-        for one in each
-    ]
+    each = [about_few_ratings(one, shift) for one in each]
     found = registered.comparisons(each)[1]
     assert found.places() == [("user_cold", "k=0"), ("user_cold", "k=5")]
     assert found.verdict("user_cold", "mse", "k=0") == "holds"
@@ -218,14 +218,7 @@ def test_an_arm_that_diverged_with_few_ratings_is_left_out_there_alone(capsys):
         return value
 
     each = splits({"A0 item mean": 0.5, "A2 fold-in": 0.2, "A4 fine-tuned": 0.1, "A6 MAML": 0.0})
-    each = [
-        dataclasses.replace(
-            one,
-            scores={k: changed(k, v) for k, v in one.scores.items()},
-            extra={"registrations": [t | {"shots": [0, 5]} for t in one.extra["registrations"]]},
-        )
-        for one in each
-    ]
+    each = [about_few_ratings(one, changed) for one in each]
     found = registered.comparisons(each)[1]
     assert "A4 fine-tuned" in found.gaps("user_cold", "mse", "k=0")
     after = found.gaps("user_cold", "mse", "k=5")

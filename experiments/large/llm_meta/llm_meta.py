@@ -10,7 +10,8 @@ arms of the project without a language model.
 
 References: arXiv 2507.16672, 2025 (meta-learned soft prompts for cold-start people); Finn et al.,
 ICML 2017; Nichol et al., 2018; Hu et al., ICLR 2022 (LoRA); Lester et al., EMNLP 2021.
-Run: python -m experiments llm_meta           (ml-100k; the extra `llm`; half an hour on two cores)
+Run: python -m experiments llm_meta                  (ml-100k; the extra `llm`)
+     python -m experiments llm_meta --dataset ml-1m --draw 21    (24 minutes on one core)
      python -m experiments llm_meta --preset gpu --checkpoint FOLDER_OR_GGUF
      python -m experiments llm_meta --from-records prints the stored table.
 Published: none under this protocol.

@@ -74,8 +74,8 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
             print(f"mse, K={last}: {name} - the same with shuffled labels: {gap:+.4f}")
     for name in sorted(lost):
         print(
-            f"{name}: diverged. After {last} ratings it has more than twice the squared error of "
-            "the item mean, and it is compared with nothing"
+            f"{name}: diverged. After {last} ratings its squared error is more than "
+            f"{readings.FAR_OFF:g} times that of the item mean, and it is compared with nothing"
         )
     print(
         f"in words: {facts['asked']} of these people; the soft prompt has {facts['prompt']} vectors"
