@@ -1,10 +1,9 @@
 """Runs side by side: pairing, adjusted p-values, what differs, one line for what is wrong."""
 
+import functools
 import json
-import subprocess
-import sys
-from collections.abc import Callable
 
+import in_process
 import numpy as np
 import pytest
 from small_records import record
@@ -92,24 +91,10 @@ def test_the_better_share_knows_the_direction_of_the_metric():
     assert compare._better(a, b, "ndcg@5") == pytest.approx((2 + 0.5) / 4)
 
 
-@pytest.fixture
-def command(monkeypatch, capsys) -> Callable[..., subprocess.CompletedProcess]:
-    """`python -m metajax.results` in this process: how it ends and what it prints."""
-
-    def run(*args: object) -> subprocess.CompletedProcess:
-        monkeypatch.setattr(sys, "argv", ["metajax.results", *map(str, args)])
-        code, last = 0, ""
-        try:
-            compare.cli()
-        except SystemExit as stop:  # as the interpreter ends: 1 and the text, or the number
-            code, last = (1, f"{stop.code}\n") if isinstance(stop.code, str) else (stop.code, "")
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(args, code, said.out, said.err + last)
-
-    return run
+command = functools.partial(in_process.command, "metajax.results")
 
 
-def test_the_command_prints_every_format_and_saves_figures(command, folders, tmp_path):
+def test_the_command_prints_every_format_and_saves_figures(folders, tmp_path):
     done = command("compare", *folders, "--format", "latex", "--plots", tmp_path / "plots")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(r"\begin{tabular}") == 4 and "-0.2000" not in done.stdout
@@ -128,14 +113,14 @@ def test_the_command_prints_every_format_and_saves_figures(command, folders, tmp
         (["check", "{a}"], "has no CHECKSUMS"),
     ],
 )
-def test_what_is_wrong_is_one_line(command, folders, args, said):
+def test_what_is_wrong_is_one_line(folders, args, said):
     done = command(*[a.format(a=folders[0]) for a in args])
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and said in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_check_finds_a_changed_record(command, folders):
+def test_check_finds_a_changed_record(folders):
     journal.write_checksums(folders[0])
     done = command("check", folders[0])
     assert "1 files are as they were written" in done.stdout, done.stderr
@@ -144,7 +129,7 @@ def test_check_finds_a_changed_record(command, folders):
     assert done.returncode == 1 and "maml-made.record is not what the run wrote" in done.stderr
 
 
-def test_show_prints_what_a_record_says(command, folders):
+def test_show_prints_what_a_record_says(folders):
     told = json.loads(command("show", folders[0] / "maml-made.record").stdout)
     assert told["method"] == "A6 MAML" and told["arms"][0]["role"] == "baseline"
     assert told["scores"]["user_cold | A6 MAML | all | mae"] == [2, 50]
