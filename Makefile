@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 2
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+unexport PYTHONDONTWRITEBYTECODE  # some images set it: then each process compiles JAX's sources anew
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 install_with = $(UV) $(1) || $(BIN)/python -m pip install --quiet $(1)

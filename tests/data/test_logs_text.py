@@ -202,9 +202,10 @@ def last_word(capsys, *arguments) -> str:
 
 def test_the_command_takes_every_option(tmp_path, capsys):
     path = put(tmp_path, "a.csv", "1;1;4,5\n2;1;3\n2;2;5\n3;1;2\n")
-    done = command(path, "--columns", "user,item,rating", "--scale", "0", "5", "--min-rows", "1")
-    assert done.returncode == 0 and not done.stderr
-    assert "label = rating (0..5, decimal commas)" in done.stdout
+    options = ["--columns", "user,item,rating", "--scale", "0", "5", "--min-rows", "1"]
+    program.main(["describe", str(path), *options])
+    said = capsys.readouterr()
+    assert "label = rating (0..5, decimal commas)" in said.out and not said.err
     assert "--columns" in last_word(capsys, path)
     told = last_word(capsys, path, "--no-such-option")
     assert told.startswith("error: ") and told.count("\n") == 0

@@ -6,9 +6,9 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 
+import in_process
 import numpy as np
 import pytest
 from small_records import BASELINES, record, split_of
@@ -217,20 +217,8 @@ def test_a_method_that_does_not_adapt_is_named(folder):
 
 
 def build(folder: pathlib.Path, *options: str) -> subprocess.CompletedProcess:
-    arguments = [
-        "--edition",
-        "small",
-        "--results",
-        str(folder),
-        "--out",
-        str(folder.parent / "built"),
-    ]
-    return subprocess.run(
-        [sys.executable, "-m", "paper.build", *arguments, *options],
-        cwd=PAPER.parent,
-        capture_output=True,
-        text=True,
-    )
+    where = ["--results", folder, "--out", folder.parent / "built"]
+    return in_process.command("paper.build", "--edition", "small", *where, *options)
 
 
 def test_the_pdf_builds_and_verify_finds_a_changed_number(folder):

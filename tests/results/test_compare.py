@@ -1,9 +1,9 @@
 """Runs side by side: pairing, adjusted p-values, what differs, one line for what is wrong."""
 
+import functools
 import json
-import subprocess
-import sys
 
+import in_process
 import numpy as np
 import pytest
 from small_records import record
@@ -91,12 +91,7 @@ def test_the_better_share_knows_the_direction_of_the_metric():
     assert compare._better(a, b, "ndcg@5") == pytest.approx((2 + 0.5) / 4)
 
 
-def command(*args) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "metajax.results", *map(str, args)],
-        capture_output=True,
-        text=True,
-    )
+command = functools.partial(in_process.command, "metajax.results")
 
 
 def test_the_command_prints_every_format_and_saves_figures(folders, tmp_path):
