@@ -3,7 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 WORKERS ?= 2
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
-unexport PYTHONDONTWRITEBYTECODE  # some images set it: then each process compiles JAX's sources anew
+# Sources of packages are compiled once, not by each process; some images forbid Python to keep that.
+export UV_COMPILE_BYTECODE := 1
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python
 install_with = $(UV) $(1) || $(BIN)/python -m pip install --quiet $(1)
@@ -27,7 +29,7 @@ $(CORE): pyproject.toml constraints.txt
 	@touch $@
 
 $(STAMP): $(CORE)
-	export UV_COMPILE_BYTECODE=1; $(call install_with,--constraint constraints.txt --editable '.[$(EXTRAS)]')
+	$(call install_with,--constraint constraints.txt --editable '.[$(EXTRAS)]')
 	@touch $@
 
 demo: $(CORE)  ## Run the main job on a small synthetic world: a table, a plot, a list for a new person

@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 import sys
 
+import in_process
 import numpy as np
 import polars
 import pytest
@@ -273,12 +274,12 @@ def test_real_log_equals_the_reader(data_dir, tmp_path):
 
 def test_command_line(tmp_path):
     path = put(tmp_path, "log.csv", CSV)
-    command = [sys.executable, "-m", "metajax.data.logs"]
-    done = subprocess.run([*command, str(path)], capture_output=True, text=True, check=True)
+    done = in_process.command("metajax.data.logs", path)
+    assert done.returncode == 0, done.stderr
     assert "log.csv: 3 rows read (comma-separated)" in done.stdout
     assert "time = timestamp (s, 1997-12-04 to 1997-12-04)" in done.stdout
     bad = put(tmp_path, "bad.csv", "user,item,rating\n1,1,good\n")
-    done = subprocess.run([*command, str(bad)], capture_output=True, text=True, check=False)
+    done = in_process.command("metajax.data.logs", bad)
     assert done.returncode != 0 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 

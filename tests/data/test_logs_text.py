@@ -3,11 +3,11 @@
 Every outcome is the right table, worked out by hand, or one line that names what to do.
 """
 
-import os
 import shutil
 import subprocess
 import sys
 
+import in_process
 import pytest
 from log_files import FOUR, PLAIN, put, refused, rows
 
@@ -185,13 +185,6 @@ def test_senseless_options_are_refused(changes, message):
 # -- the command
 
 
-def command(*arguments, **environment):
-    line = [sys.executable, "-m", "metajax.data", "describe", *map(str, arguments)]
-    return subprocess.run(
-        line, capture_output=True, text=True, check=False, env=os.environ | environment
-    )
-
-
 def last_word(capsys, *arguments) -> str:
     """The line with which the command ends in this process."""
     with pytest.raises(SystemExit) as stop:
@@ -211,10 +204,12 @@ def test_the_command_takes_every_option(tmp_path, capsys):
     assert told.startswith("error: ") and told.count("\n") == 0
 
 
-def test_the_command_warns_and_fits_sixty_columns(tmp_path):
+def test_the_command_warns_and_fits_sixty_columns(tmp_path, monkeypatch):
     lines = "".join(f"{n % 9},{n},{10 ** (n % 7)},1600000000\n" for n in range(60))
     path = put(tmp_path, "a.csv", "user,item,plays,time\n" + lines)
-    done = command(path, COLUMNS="60", NO_COLOR="1")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("NO_COLOR", "1")
+    done = in_process.command("metajax.data", "describe", path)
     assert done.returncode == 0 and max(map(len, done.stdout.splitlines())) <= 60
     words = " ".join(done.stdout.split())
     assert "WARNING counts span 6 orders of magnitude" in words
