@@ -25,9 +25,9 @@ from metajax.types import UserError
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-"""Operations of a program one after the other, each on all cores. Side by side, two batches of linear
-systems wait forever for each other's threads on two cores (jaxlib 0.10.2; not 0.11.2). Read by XLA
-when the first device is asked for."""
+"""Operations of a program one after the other, each on all cores. Side by side, two batches of
+linear systems wait forever for each other's threads on two cores (jaxlib 0.10.2; not 0.11.2). Read
+by XLA when the first device is asked for."""
 SAID = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 GOES_ON = "what was saved last is whole; the same command goes on from it"
