@@ -8,6 +8,7 @@ from experiments.large.sasrec import arms, blend, parts, sasrec
 from metajax.data.histories import sequences as histories
 from metajax.data.table import Features, Interactions
 from metajax.evaluation import next_item
+from metajax.results import records
 from metajax.settings import Output
 
 
@@ -129,6 +130,29 @@ def test_parts_made_apart_are_the_table_made_at_once(tmp_path, monkeypatch):
     assert both.shape == (1, 40) and len(record.opened) == 2
     assert record.extra["coverage"][sasrec.SASREC][0] <= 1.0
     sasrec.compared(record)
+
+
+def test_a_part_alone_has_a_name_of_its_own_and_a_record_if_it_is_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(sasrec, "load", lambda config: walkers())
+    arm = parts.Judged(
+        "SASRec, gBCE",
+        {c: np.arange(40)[None, :] for c in (next_item.FULL, next_item.UNMASKED)},
+        np.ones((1, 40)),
+        [0.5],
+        1.0,
+        {},
+    )
+    opening = records.Opening("", "", "", 1)
+    monkeypatch.setattr(parts, "made", lambda config, data, name, out: ([arm], opening))
+    written = []
+    monkeypatch.setattr(records, "write", lambda *given: written.append(given))
+    make = lambda **options: sasrec.run(sasrec.Config(only=("gbce",), window=6, **options))
+    assert make(output=Output(tmp_path)) is None and not written
+    record = make(output=Output(tmp_path, publish=True))
+    assert record is not None and record.names() == ["SASRec, gBCE"]
+    assert written[0][:2] == (tmp_path, "sasrec-ml-1m-gbce")
+    sasrec.compared(record)  # without SASRec there is nothing to compare it with
+    assert sasrec.name_of(sasrec.Config(split="time")) == "sasrec-ml-1m-time"
 
 
 @pytest.mark.slow

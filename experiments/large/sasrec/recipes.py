@@ -61,7 +61,7 @@ class Config:
     the width, with more dropout."""
     only: tuple[Part, ...] = ()
     """Make these parts of the table alone and keep them in the folder, where a run of all finds
-    them: several processes can share the work."""
+    them: several processes can share the work. With --publish they have a record of their own."""
     drawn: Positive = 256
     """Items that gbce and esasrec draw per step."""
     seeds: Positive = 1

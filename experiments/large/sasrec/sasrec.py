@@ -12,7 +12,8 @@ Run: python -m experiments sasrec                     (ml-1m, the order of SASRe
      python -m experiments sasrec --dataset ml-100k --seeds 3 --also gbce esasrec hstu
      python -m experiments sasrec --dataset amazon-four-domains --people 2000 --window 32
      python -m experiments sasrec --split time        trained before a moment, tested after it
-     python -m experiments sasrec --only esasrec      makes and keeps one part of the table
+     python -m experiments sasrec --only esasrec      makes and keeps one part of the table; with
+                                                      --publish, a record of that part alone
      experiments/large/sasrec/card.sh                 all recipes at once on a graphics card
      python -m experiments sasrec --from-records prints the stored table.
 Published: full ranking on ML-1M, SASRec with full cross-entropy HR@10 .315, NDCG@10 .182; with its
@@ -71,9 +72,10 @@ def _log(config: Config) -> Interactions:
 
 
 def name_of(config: Config) -> str:
-    """The name of the record."""
+    """The name of the record; that of a few parts alone ends in their names."""
     short = named.short_name(config.data.dataset)
-    return f"sasrec-{short}" + ("" if config.split == "leave-one-out" else f"-{config.split}")
+    split = () if config.split == "leave-one-out" else (config.split,)
+    return "-".join(("sasrec", short, *split, *config.only))
 
 
 def scores_of(scenario: str, arm: parts.Judged) -> dict[records.Key, np.ndarray]:
@@ -98,9 +100,9 @@ def asked(data: Sequences) -> dict[str, float]:
 
 
 def run(config: Config) -> records.Record | None:
-    """Trains and tests every arm; writes the record, unless only parts are asked for."""
+    """Trains and tests every arm; writes the record. Parts alone have one if it is published."""
     name = name_of(config)
-    out = config.output.folder(name)
+    out = config.output.folder(name_of(replace(config, only=())))
     config = replace(config, out=out)
     check_even(config.hardware.devices, config.batch, "windows")
     data = load(config)
@@ -112,7 +114,7 @@ def run(config: Config) -> records.Record | None:
         found, opening = parts.made(config, data, part, out)
         arms += found
         opened.append(opening)
-    if config.only:
+    if config.only and not config.output.publish:
         print(f"kept {', '.join(config.only)} in {out / 'parts'}")
         return None
     scores = {key: value for arm in arms for key, value in scores_of(config.split, arm).items()}
@@ -148,8 +150,8 @@ PAIRS = [
 def compared(record: records.Record) -> None:
     """Prints differences to the SASRec here, and what the lists are made of."""
     coverage = record.extra.get("coverage")
-    if not coverage:
-        return  # a record of before
+    if not coverage or SASREC not in record.names():
+        return  # a record of before, or of other parts alone
     get = lambda arm: record.of(record.scenario, arm, next_item.FULL, "ndcg@10")
     rows = []
     for arm in record.names():
