@@ -24,10 +24,6 @@ from metajax.training import devices, journal
 from metajax.types import UserError
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-"""Operations of a program one after the other, each on all cores. Side by side, two batches of
-linear systems wait forever for each other's threads on two cores (jaxlib 0.10.2; not 0.11.2). Read
-by XLA when the first device is asked for."""
 SAID = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
 
 GOES_ON = "what was saved last is whole; the same command goes on from it"
@@ -54,7 +50,7 @@ def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> 
       config: a dataclass of options.
       stopped: the message after a signal: what is kept, and what the same command does next.
     """
-    in_order()
+    devices.in_order()
     _keep_programs()
     try:
         with _signals():
@@ -146,13 +142,6 @@ def require_writable(out: pathlib.Path | None) -> None:
         raise UserError(f"{said}: {above} is a file; name another folder with --out")
     if not os.access(above, os.W_OK | os.X_OK):
         raise UserError(f"{said}: nothing can be written in {above}; name another with --out")
-
-
-def in_order() -> None:
-    """Asks XLA to run operations `IN_ORDER`, unless the user's XLA_FLAGS say something of it."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    if IN_ORDER.partition("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
 
 
 def _keep_programs() -> None:

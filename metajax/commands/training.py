@@ -20,7 +20,6 @@ import optax
 
 from metajax import losses
 from metajax.benchmark import baselines, problem
-from metajax.benchmark.command import in_order
 from metajax.benchmark.problem import Problem
 from metajax.commands import verdict
 from metajax.data import negatives, split
@@ -30,6 +29,7 @@ from metajax.learners import item_ridge
 from metajax.serving import linear, model
 from metajax.serving.catalogue import Catalogue, Labels
 from metajax.settings import Positive, Range, ReadOptions, Training, check
+from metajax.training import devices
 from metajax.transforms.augment import hide
 from metajax.types import MetaLearner, UserError
 
@@ -248,7 +248,7 @@ def judged(
     """
     asked: Settings = check(settings or Settings())
     began = time.perf_counter()
-    in_order()
+    devices.in_order()
     labels = labels_of(table)
     log, ready = prepared(table, labels, asked.split_seed)
     found, notes = arms(ready, labels, asked)

@@ -8,7 +8,9 @@ compiler moves the touched rows.
 """
 
 import contextlib
+import importlib.metadata
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +24,35 @@ from metajax.training.steps import Recipe
 from metajax.types import Episode, Params, PyTree, UserError
 
 TASKS, ROWS = "tasks", "rows"
+IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+"""Operations of a program one after the other, each on all cores. Side by side, batches of linear
+systems wait forever for each other's threads on few cores (jaxlib 0.10.2; not 0.11.2)."""
+
+
+def in_order() -> None:
+    """Asks XLA to run operations `IN_ORDER`, unless the user's XLA_FLAGS say something of it.
+
+    Commands do so. Call it before anything is computed: XLA reads its flags at the first device.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if IN_ORDER.partition("=")[0] not in flags:
+        os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
+
+
+def warn_of_waiting(version: str = "", cores: int | None = None) -> None:
+    """Warns where a program may wait forever, see `IN_ORDER`: old, on few cores, not `in_order`."""
+    version = version or importlib.metadata.version("jaxlib")
+    mine = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
+    few = 1 < (cores or len(mine(0))) < 8 and jax.default_backend() == "cpu"
+    old = tuple(int(part) for part in version.split(".")[:2]) < (0, 11)
+    told = IN_ORDER in os.environ.get("XLA_FLAGS", "") or "NPROC" in os.environ
+    if few and old and not told:
+        warnings.warn(
+            f"with jaxlib {version} on few cores a program that solves linear systems may wait "
+            "forever: call metajax.training.devices.in_order() before anything is computed, or "
+            "install jax 0.11",
+            stacklevel=3,
+        )
 
 
 def make_available(count: int) -> None:

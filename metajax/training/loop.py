@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from metajax.training import checkpoint as checkpoints
 from metajax.training import progress
+from metajax.training.devices import warn_of_waiting
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.steps import (
     SCORE,
@@ -145,6 +146,7 @@ def fit(
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     assert validate or not patience, "a plateau is one of the validation score"
+    warn_of_waiting()
     block = min(block, num_steps)
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))

@@ -22,7 +22,7 @@ from metajax.benchmark import baselines, command, harness, splits
 from metajax.data.worlds import latent
 from metajax.results import records, tables
 from metajax.settings import Data, Output, Training
-from metajax.training import loop
+from metajax.training import devices, loop
 
 
 def run(monkeypatch, capsys, *options: str, main=maml.main) -> tuple[object, str]:
@@ -213,15 +213,28 @@ def test_an_arm_that_diverged_is_shown_and_stops_nothing():
 
 
 def test_operations_run_in_order_unless_the_user_says_otherwise(monkeypatch, capsys):
-    name, _, _ = command.IN_ORDER.partition("=")
+    name, _, _ = devices.IN_ORDER.partition("=")
     for given, expected in (
-        ("", command.IN_ORDER),
-        ("--xla_dump_to=x", f"{command.IN_ORDER} --xla_dump_to=x"),
+        ("", devices.IN_ORDER),
+        ("--xla_dump_to=x", f"{devices.IN_ORDER} --xla_dump_to=x"),
         (f"{name}=true", f"{name}=true"),
     ):
         monkeypatch.setenv("XLA_FLAGS", given)
         run(monkeypatch, capsys, "--no-such-option")
         assert os.environ["XLA_FLAGS"] == expected
+
+
+def test_a_program_that_may_wait_forever_is_warned_of(monkeypatch):
+    """Two batches of linear systems side by side: jaxlib 0.10 on few cores, out of order."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    monkeypatch.delenv("NPROC", raising=False)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    with pytest.warns(UserWarning, match="call metajax.training.devices.in_order"):
+        devices.warn_of_waiting("0.10.2", cores=2)
+    for version, cores in (("0.11.2", 2), ("0.10.2", 1), ("0.10.2", 16)):
+        devices.warn_of_waiting(version, cores)  # a warning would be an error
+    devices.in_order()
+    devices.warn_of_waiting("0.10.2", cores=2)
 
 
 def test_seeds_go_side_by_side_in_groups_where_that_is_asked(monkeypatch, tmp_path):
