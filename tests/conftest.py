@@ -9,9 +9,8 @@ import pathlib
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-CACHE = str(ROOT / ".cache" / "jax")
-if os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", CACHE) == CACHE:  # one for each process
-    os.environ["JAX_COMPILATION_CACHE_DIR"] += os.environ.get("PYTEST_XDIST_WORKER", "")
+CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] += os.environ.get("PYTEST_XDIST_WORKER", "")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -29,8 +28,26 @@ os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # where TF32 i
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ["METAJAX_HOME"] = tempfile.mkdtemp(prefix="metajax-")  # no test writes to a user's
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
+from jax._src import lru_cache  # noqa: E402
 from jax._src.interpreters import mlir  # noqa: E402
+
+
+def _put(self: lru_cache.LRUCache, key: str, value: bytes) -> None:
+    """Keeps a compiled program: whole or not at all, since the suite's processes share them.
+
+    Commands that tests start keep theirs apart, by the variable: they know nothing of this.
+    """
+    place = pathlib.Path(str(self.path)) / f"{key}-cache"
+    if not place.exists():
+        mine = place.with_suffix(f".{os.getpid()}")
+        mine.write_bytes(value)
+        mine.replace(place)
+
+
+lru_cache.LRUCache.put = _put
+jax.config.update("jax_compilation_cache_dir", CACHE)
 
 if hasattr(mlir, "make_ir_context"):
     # JAX makes a compiler context for each program, which takes a fifth of the time of small ones:
