@@ -104,6 +104,9 @@ def test_the_people_were_in_no_earlier_test():
     asked = {"max_rows": None, "num_query": 20}
     drawn = split.user_disjoint(table, 20, shares=(0.1, 0.3), min_rows=25, **asked)
     assert set(owners) <= set(drawn.test["user_cold"].owner) and len(owners)
+    after = llm_uses.Config(shots=(0, 5), draw=21, apart_from=(20,))
+    later = llm_uses.people_of(after, table).test["user_cold"].owner
+    assert len(later) and not set(later) & set(drawn.test["user_cold"].owner)
     try:
         earlier = split.user_disjoint(table, 0, shares=(0.1, 0.15), min_rows=70, **asked)
     except UserError:

@@ -60,6 +60,8 @@ class Config:
     """Ratings that are known of a person."""
     draw: int = 20
     """Seed of the draw of people, who are those of `llm_uses`."""
+    apart_from: tuple[int, ...] = ()
+    """Earlier draws: their test people, who may have been looked at, are left out."""
     seeds: Positive = 3
     """Draws of the hidden items."""
     hidden_share: Share = 0.2

@@ -11,7 +11,7 @@ arms of the project without a language model.
 References: arXiv 2507.16672, 2025 (meta-learned soft prompts for cold-start people); Finn et al.,
 ICML 2017; Nichol et al., 2018; Hu et al., ICLR 2022 (LoRA); Lester et al., EMNLP 2021.
 Run: python -m experiments llm_meta                  (ml-100k; the extra `llm`)
-     python -m experiments llm_meta --dataset ml-1m --draw 21    (24 minutes on one core)
+     python -m experiments llm_meta --dataset ml-1m --draw 22 --apart-from 20 21 --asked 200
      python -m experiments llm_meta --preset gpu --checkpoint FOLDER_OR_GGUF
      python -m experiments llm_meta --from-records prints the stored table.
 Published: none under this protocol.
@@ -90,6 +90,8 @@ class Config:
     """Number of the judged people about whom the model is also asked in words."""
     draw: int = 20
     """Seed of the draw of people, who are those of `llm_uses`."""
+    apart_from: tuple[int, ...] = ()
+    """Earlier draws: their test people, who may have been looked at, are left out."""
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"num_steps": 8, "num_tasks": 2, "people": 16, "asked": 2, "valid_people": 4},

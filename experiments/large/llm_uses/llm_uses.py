@@ -64,6 +64,8 @@ class Config:
     """People whom the language model is asked about, at most."""
     draw: int = 20
     """Seed of the draw of people."""
+    apart_from: tuple[int, ...] = ()
+    """Earlier draws: their test people, who may have been looked at, are left out."""
     seeds: Positive = 3
     """Draws of the hidden items."""
     hidden_share: Share = 0.2
@@ -80,20 +82,24 @@ class Config:
 def people_of(config: Any, table: Interactions) -> split.Split:
     """A split whose test people were in no earlier test of `adapt_large`, which the pilot used.
 
-    It reads ``shots`` and ``draw`` of the configuration. Of each person, the first rows are the
-    support and the last twenty the query, in random order.
+    It reads ``shots``, ``draw`` and ``apart_from`` of the configuration. Of each person, the first
+    rows are the support and the last twenty the query, in random order.
     """
     most = max(config.shots) + NUM_QUERY
     asked: dict[str, Any] = {"max_rows": None, "num_query": NUM_QUERY}
-    parts = split.user_disjoint(table, config.draw, shares=(0.1, 0.3), min_rows=most, **asked)
+    of_draw = lambda seed: split.user_disjoint(
+        table, seed, shares=(0.1, 0.3), min_rows=most, **asked
+    )
+    parts = of_draw(config.draw)
+    met = [of_draw(seed).test["user_cold"].owner for seed in config.apart_from]
     try:
         before = split.user_disjoint(table, 0, shares=(0.1, 0.15), min_rows=70, **asked)
-        met = before.test["user_cold"].owner
+        met.append(before.test["user_cold"].owner)
     except UserError:  # too few people have so many rows: the pilot cannot have looked at them
-        met = np.zeros(0, int)
+        pass
     short = lambda t: t._replace(length=np.minimum(t.length, most).astype(np.int32))
     test = short(parts.test["user_cold"])
-    fresh = ~np.isin(test.owner, met)
+    fresh = ~np.isin(test.owner, np.concatenate([*met, np.zeros(0, int)]))
     test = test._replace(
         owner=test.owner[fresh], start=test.start[fresh], length=test.length[fresh]
     )
