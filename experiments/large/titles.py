@@ -1,5 +1,6 @@
 """A catalogue as a pretrained language model reads it: names, prompts that fit, programs."""
 
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.models.language import constrained
-from metajax.models.language.pretrained import Pretrained
+from metajax.models.language.pretrained import Pretrained, name_of
 from metajax.types import UserError
 
 ARTICLE = re.compile(r"^(.*), (The|A|An|Le|La|Les|L'|El|Los|Il|Das|Der|Die)((?: \(.*\))?)$")
@@ -48,6 +50,16 @@ def names_of(table: Interactions, ids: np.ndarray | None = None) -> list[str]:
     for title in titles:
         count[title] = count.get(title, 0) + 1
     return [t if count[t] == 1 else f"{t} #{i}" for i, t in enumerate(titles)]
+
+
+def record_name(experiment: str, model: pathlib.Path | None, dataset: str) -> str:
+    """The name of a record about titles that a model has read; MiniLM, the default, is not named.
+
+    >>> record_name("text_cold", pathlib.Path("smollm2"), "ml-1m")
+    'text_cold-smollm2-ml-1m'
+    """
+    read_by = () if model is None else (name_of(model),)
+    return "-".join((experiment, *read_by, named.short_name(dataset)))
 
 
 class Text(NamedTuple):

@@ -301,7 +301,8 @@ def fine_tuned_arm(
     row, column = np.unravel_index(_lowest(score_RxN, A4), score_RxN.shape)
     rate, steps = rates[row], int(column) + 1
     settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
-    settings |= {"trials": score_RxN.size, "rates": rates, "grid": score_RxN.round(5).tolist()}
+    grid = score_RxN.astype(float).round(5).tolist()
+    settings |= {"trials": score_RxN.size, "rates": rates, "grid": grid}
     chosen = tune(optax.sgd(rate), steps)
     return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
 

@@ -141,7 +141,7 @@ def test_teacher_student_and_controls_stand_in_one_record(tmp_path, monkeypatch,
 
     monkeypatch.setattr(pretrained, "load", lambda checkpoint: None)
     monkeypatch.setattr(pretrained, "folder_of", lambda checkpoint: tmp_path / "model")
-    monkeypatch.setattr(vectors, "last_token_reader", lambda model: read)
+    monkeypatch.setattr(vectors, "last_token_reader", lambda model, layers=None: read)
     monkeypatch.setattr(bert, "reader", missing)
     config = llm_distill.Config(
         output=Output(tmp_path / "out"), data=Data("synthetic"), checkpoint=pathlib.Path("tiny"),

@@ -1,5 +1,6 @@
 """The uses of a pretrained model: answers are those of whole texts, people new, a stop mended."""
 
+import dataclasses
 import types
 
 import jax
@@ -8,14 +9,18 @@ import numpy as np
 import pytest
 
 from experiments.large.llm_uses import content, llm_uses, prompts, report
+from metajax.benchmark.baselines import A0
 from metajax.data import split
 from metajax.data.sources import named
 from metajax.models.language import bert, decoder, pretrained, vectors
 from metajax.models.language.decoder import Decoder
 from metajax.models.language.pretrained import Pretrained
 from metajax.models.transformer import Shape
+from metajax.results import records
 from metajax.settings import Data, Output
 from metajax.types import UserError
+
+KNOWN_NEW = "known items, new people"
 
 
 class Letters:
@@ -112,6 +117,29 @@ def test_the_people_were_in_no_earlier_test():
     except UserError:
         return
     assert not set(owners) & set(earlier.test["user_cold"].owner)
+
+
+def test_every_use_stands_in_one_table_beside_a_bar_of_the_same_people():
+    """By pencil: known items .5, .5, .8 of the item mean, the prompt .1 below for each person."""
+    mean = np.array([[0.5, 0.5, 0.8]])
+    key = lambda scenario, arm, k: records.Key(scenario, arm, f"k={k}", report.METRIC)
+    both = [(A0, mean), (prompts.RATING, mean - 0.1)]
+    of = lambda scenario, arms: {key(scenario, a, k): v for a, v in arms for k in (0, 5, 20)}
+    new = [(content.GENRES, mean), (content.LARGE, mean + 0.2)]
+    names = lambda scores: records.arms_of(list(dict.fromkeys(k.arm for k in scores)))
+    make = lambda scores, **extra: records.made(
+        "llm_uses", llm_uses.Config(), names(scores), scores, extra={"model": "tiny", **extra}
+    )
+    record = make(of(report.KNOWN, both) | of(report.NEW, new))
+    other = of(KNOWN_NEW, [(A0, mean - 0.3), ("LoRA", mean - 0.25)])
+    grid = report.in_one(record, dataclasses.replace(make(other, people=3), scenario=KNOWN_NEW))
+    cells = {(row[0], row[1]): row[2:] for row in grid.rows}
+    assert cells[report.KNOWN, A0] == ["0.600", "the bar"] * 2
+    assert cells[report.KNOWN, prompts.RATING][:2] == ["0.500", "-0.100 [-0.100, -0.100]"]
+    assert cells[report.NEW, content.LARGE][2:] == ["0.800", "+0.200 [+0.200, +0.200]"]
+    assert cells[report.ADAPTED, "LoRA"][1] == "+0.050 [+0.050, +0.050]"
+    assert list(grid.sections) == [0, 2, 4] and "3 other people" in grid.notes[1]
+    assert report.ADAPTED not in {row[0] for row in report.in_one(record, None).rows}
 
 
 @pytest.fixture

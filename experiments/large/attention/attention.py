@@ -37,8 +37,8 @@ from metajax.data.sources import named
 from metajax.data.worlds.interest import SharpOrFlat
 from metajax.evaluation import evaluate
 from metajax.results import ledger, records
-from metajax.settings import Positive, Presets, replace
-from metajax.training import loop
+from metajax.settings import Positive, Presets, config_hash, replace
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
@@ -161,7 +161,9 @@ def of_world(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
     for name, learner in _learners(config, seen, cosine=True).items():
         began = time.perf_counter()
         recipe = on_devices(training.devices, loop.recipe(learner, tx))
-        fitted = loop.fit(recipe, sample, (), seeds, training.num_steps, title=name)
+        kept = config.output.folder(name_of(config)) / config_hash(config) / journal.slug(name)
+        steps = training.num_steps
+        fitted = loop.fit(recipe, sample, (), seeds, steps, title=name, checkpoint=kept)
         settings = {"steps": training.num_steps}
         took = time.perf_counter() - began
         trained[name] = baselines.Trained(learner, fitted.params, settings, fitted.history, took)
@@ -232,7 +234,7 @@ def facts_of(ready: Ready, learner: MetaLearner, params: Params) -> dict[str, li
 
 def run(config: Config) -> records.Record:
     """Trains and tests every arm; writes the record."""
-    name = f"attention-{named.short_name(config.data.dataset)}"
+    name = name_of(config)
     config = replace(config, out=config.output.folder(name))
     began = time.perf_counter()
     ready, trained = (of_world if config.data.dataset == WORLD else of_ratings)(config)
@@ -257,9 +259,14 @@ def run(config: Config) -> records.Record:
     )  # fmt: skip
 
 
+def name_of(config: Config) -> str:
+    """The name of the record: of the data."""
+    return f"attention-{named.short_name(config.data.dataset)}"
+
+
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
-    name = f"attention-{named.short_name(config.data.dataset)}"
+    name = name_of(config)
     record = records.stored(name) if config.output.from_records else run(config)
     shown = [
         metric for metric in ("ndcg@5", "mse") if any(metric == k.metric for k in record.scores)

@@ -19,6 +19,7 @@ space of a trained SASRec, so that new and known items stand in one list.
 """
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -35,8 +36,8 @@ from metajax.data.sources import named
 from metajax.evaluation import evaluate, next_item
 from metajax.models import sequence
 from metajax.results import ledger, records
-from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
-from metajax.training import loop
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, config_hash, replace
+from metajax.training import journal, loop
 from metajax.training.devices import check_even, on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params
 
@@ -229,8 +230,15 @@ def by_item(ranks: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     return {metric: mean(told[metric]) for metric in ("hit@10", "ndcg@10")}
 
 
-def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode, name: str):
-    """Meta-trained parameters, the best on the items for choices."""
+def trained(
+    config: Config,
+    learner: MetaLearner,
+    tasks: Episode,
+    valid: Episode,
+    name: str,
+    folder: pathlib.Path,
+):
+    """Meta-trained parameters, the best on the items for choices; resumed, if it was killed."""
 
     def sample(tasks: Episode, key: jax.Array) -> Episode:
         key_task, key_shots = jax.random.split(key)
@@ -248,7 +256,7 @@ def trained(config: Config, learner: MetaLearner, tasks: Episode, valid: Episode
     fitted = loop.fit(
         on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(config.rate))),
         sample, tasks, jax.random.key(0)[None], config.num_steps,
-        title=name, block=25, validate=validate,
+        title=name, block=25, validate=validate, checkpoint=folder / journal.slug(name),
     )  # fmt: skip
     return jax.tree.map(lambda x: x[0], fitted.params), {"best_step": int(fitted.best_step[0])}
 
@@ -268,7 +276,7 @@ def chosen(
     return make(*best), {"chosen": list(best), "trials": len(grid), "valid": float(found.min())}
 
 
-def made(config: Config, model: Model, meta: Episode, valid: Episode):
+def made(config: Config, model: Model, meta: Episode, valid: Episode, folder: pathlib.Path):
     """Arm -> (learner, parameters), and what was chosen for each."""
     ready: dict[str, tuple[MetaLearner, Params]] = {}
     settings: dict[str, dict[str, Any]] = {}
@@ -291,7 +299,7 @@ def made(config: Config, model: Model, meta: Episode, valid: Episode):
         (arms.BOTH, True, True),
     ):
         learner = arms.matching(odds, scale, -less * common, content=content, histories=histories)
-        params, settings[name] = trained(config, learner, meta, valid, name)
+        params, settings[name] = trained(config, learner, meta, valid, name, folder)
         ready[name] = (learner, params)
     return ready, settings
 
@@ -312,7 +320,10 @@ def one_seed(config: Config, seed: int, data: Any, content: np.ndarray):
     some = rng.choice(np.flatnonzero(warm), 128)
     others = events.events_of(data, some, hidden, config.window, 1, rng)
     model.common = model.inputs(others)["hidden"].mean(axis=(0, 1))
-    ready, settings = made(config, model, *(model.tasks(each, others) for each in of[:2]))
+    meta, valid = (model.tasks(each, others) for each in of[:2])
+    ready, settings = made(
+        config, model, meta, valid, folder / f"matching-{seed}-{config_hash(config)}"
+    )
     settings[arms.CONTENT]["penalty"] = model.penalty
     return model, ready, settings, (of[2], others), seconds
 

@@ -139,7 +139,8 @@ def of_titles(
     model = pretrained.load(config.checkpoint)
     texts = [vectors.TEMPLATE.format(name) for name in names]
     read = vectors.last_token_reader(model)
-    found = {content.LARGE: read(texts)}
+    kept = vectors.cached(names, config.checkpoint, out / "titles-llm.npz")
+    found = {content.LARGE: kept}
     took = {content.LARGE: per_title(read, texts[: config.timed])}
     size = sum(p.stat().st_size for p in pretrained.folder_of(config.checkpoint).iterdir())
     try:

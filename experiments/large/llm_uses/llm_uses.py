@@ -16,6 +16,7 @@ Deviates: one wording of each prompt, fixed before these people were looked at; 
 """
 
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
@@ -278,4 +279,8 @@ def name_of(config: Config) -> str:
 
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its plots."""
-    return benchmark.shown(name_of(config), config, run, report.show)
+    name = name_of(config)
+    meta = records.path_of(name.replace("llm_uses", "llm_meta"))
+    adapted = records.read(meta) if meta.is_file() else None
+    shown = functools.partial(report.show, adapted=adapted)
+    return benchmark.shown(name, config, run, shown)

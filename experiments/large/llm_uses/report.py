@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from metajax.benchmark import baselines
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 
 from .. import report as large_report
 from . import content
@@ -66,8 +66,61 @@ def pairs(record: records.Record, scenario: str) -> list[tuple[str, str]]:
     return [(a, b) for a, b in asked if a in there and b in there]
 
 
-def show(record: records.Record, folder: pathlib.Path) -> None:
-    """Prints a table of each question, and the differences it is about; saves the plots."""
+ADAPTED = "adapted to the person"
+
+
+def in_one(record: records.Record, adapted: records.Record | None) -> tables.Grid:
+    """Every use in one table: its ndcg@5, and how far it is from a bar on the same people.
+
+    The bar is the item mean, where the items are known, and genres, where they are new.
+
+    Args:
+      adapted: a record of `llm_meta` with the same model and data set, whose people are others.
+    """
+    parts = [(KNOWN, record, KNOWN, baselines.A0), (NEW, record, NEW, content.GENRES)]
+    if adapted is not None:
+        parts.insert(1, (ADAPTED, adapted, adapted.scenario, baselines.A0))
+    shots = [k for k in shots_of(record, KNOWN) if k > 0]
+    few, most = shots[len(shots) // 2 - 1 if len(shots) > 1 else 0], shots[-1]
+    shown = sorted({few, most})
+    rows, sections = [], []
+    for group, of, scenario, bar in parts:
+        arms = of_scenario(of, scenario).names()
+        if bar not in arms:
+            continue  # a table without genres
+        sections.append(len(rows))
+        for arm in arms:
+            cells = [group, arm]
+            for k in shown:
+                keys = [records.Key(scenario, name, f"k={k}", METRIC) for name in (arm, bar)]
+                own, of_bar = (of.scores.get(key) for key in keys)
+                if own is None or of_bar is None:
+                    cells += ["", ""]
+                    continue
+                gap = "the bar" if arm == bar else f"{records.difference(own, of_bar):+.3f}"
+                cells += [f"{records.interval(own, METRIC).mean:.3f}", gap]
+            rows.append(cells)
+    heads = [
+        "question",
+        "use",
+        *(f"{what}\nK={k}" for k in shown for what in (METRIC, "minus bar")),
+    ]
+    notes = ["the bar: item mean for known items, genres for new ones, on the same people"]
+    if adapted is not None:
+        people = adapted.extra["people"]
+        notes.append(f"{ADAPTED}: {people} other people, of the record of llm_meta")
+    title = f"Which use pays? {record.dataset}, {record.extra['model']}"
+    return tables.Grid(title, heads, rows, left=2, notes=notes, sections=sections)
+
+
+def show(
+    record: records.Record, folder: pathlib.Path, adapted: records.Record | None = None
+) -> None:
+    """Prints a table of each question, its differences, and all in one; saves the plots.
+
+    Args:
+      adapted: see `in_one`.
+    """
     for scenario in (KNOWN, NEW):
         shots = shots_of(record, scenario)
         one = of_scenario(record, scenario)
@@ -77,6 +130,7 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
         for k in [k for k in shots if k > 0]:
             column, asked = (f"k={k}", METRIC), pairs(record, scenario)
             large_report.differences(one, f"{METRIC}, K={k}", column, asked)
+    tables.terminal(in_one(record, adapted))
     cost = record.extra["cost"]
     print(
         f"a person in {np.median(cost['seconds']):.1f} s, {np.median(cost['processor']):.1f} s of "
