@@ -277,13 +277,19 @@ PARAGRAPH = (
 
 
 PERPLEXITY = 28.5874
+LOGITS = {  # position -> the four largest, as transformers 5 has them
+    0: ([29, 28, 198, 284], [24.0260, 22.7220, 21.4177, 21.4022]),
+    9: ([4771, 1977, 6510, 7704], [14.1553, 13.3797, 12.7841, 12.7759]),
+    36: ([3156, 3685, 281, 1092], [31.3516, 31.1021, 30.5947, 30.3783]),
+    72: ([30, 28, 355, 282], [30.3017, 29.1965, 28.3295, 28.2927]),
+}
 GREEDY = [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33, 40, 29, 32, 33]
 GREEDY += [29, 34, 34, 216, 33, 34, 42, 33]
 
 
 @pytest.mark.slow
-def test_smollm2_has_the_perplexity_and_the_greedy_text_of_transformers(tmp_path):
-    """Perplexity and tokens by transformers' LlamaForCausalLM on its own reading of the file."""
+def test_smollm2_has_the_logits_and_the_greedy_text_of_transformers(tmp_path):
+    """By LlamaForCausalLM of transformers, on its own reading of the file."""
     try:
         file = pretrained.packaged_file()
     except UserError as error:
@@ -291,7 +297,12 @@ def test_smollm2_has_the_perplexity_and_the_greedy_text_of_transformers(tmp_path
     assert pretrained._sha256(file) == pretrained.SHA256
     model = pretrained.load(gguf.convert(file, tmp_path / "smollm2"))
     tokens = jnp.asarray(model.encode(PARAGRAPH))
-    log_p = jax.nn.log_softmax(decoder.logits(model.decoder, model.params, tokens[:-1]), axis=-1)
+    logits = decoder.logits(model.decoder, model.params, tokens[:-1])
+    for at, (largest, values) in LOGITS.items():
+        found, which = jax.lax.top_k(logits[at], 4)
+        assert which.tolist() == largest
+        np.testing.assert_allclose(found, values, atol=1e-3)
+    log_p = jax.nn.log_softmax(logits, axis=-1)
     told = jnp.take_along_axis(log_p, tokens[1:, None], axis=1)
     assert float(jnp.exp(-told.mean())) == pytest.approx(PERPLEXITY, abs=0.05)
     start = jnp.asarray(model.encode("The capital of France is"))
