@@ -19,6 +19,7 @@ trained ones.
 """
 
 import dataclasses
+import pathlib
 import time
 from collections.abc import Callable
 from typing import ClassVar, Literal
@@ -39,8 +40,8 @@ from metajax.learners import in_context
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
-from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, replace
-from metajax.training import loop
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, config_hash, replace
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.contrastive import contrastive
 from metajax.transforms.mix import between_tasks, meta_mix, mixup
@@ -96,6 +97,11 @@ class Config:
     }
 
 
+def checkpoint(config: Config, arm: str) -> pathlib.Path:
+    """The folder in which the training of an arm is kept, so that a stopped run goes on."""
+    return config.output.folder(name_of(config)) / config_hash(config) / journal.slug(arm)
+
+
 def some_people(data: Sequences, people: np.ndarray) -> Sequences:
     """The histories of these people, over the same items."""
     rows = [data.items[data.start[p] : data.start[p] + data.length[p]] for p in people]
@@ -144,6 +150,7 @@ def sequence_arm(config: Config, data: Sequences, arm: str, seed: int) -> tuple[
     fitted = loop.fit(
         recipe, sample, windows, jax.random.key(seed)[None], num_steps,
         title=arm, block=min(5 * per_epoch, num_steps), validate=validate,
+        checkpoint=checkpoint(config, f"{arm}-{seed}"),
     )  # fmt: skip
     told = {"best_step": int(fitted.best_step[0]), "valid": float(-fitted.history["valid"].min())}
     return own(jax.tree.map(lambda x: x[0], fitted.params)), told
@@ -234,7 +241,7 @@ def of_tasks(config: Config):
         recipe = on_devices(config.hardware.devices, loop.recipe(learner, optax.adam(5e-3)))
         found = loop.fit(
             recipe, sample, trained_on, seeds, config.num_steps,
-            title=arm, block=50, validate=validate,
+            title=arm, block=50, validate=validate, checkpoint=checkpoint(config, arm),
         )  # fmt: skip
         fitted[arm], seconds[arm] = (learner, found.params), found.seconds
         settings[arm] = {"best_step": found.best_step.tolist()}
@@ -300,4 +307,4 @@ def main(config: Config) -> records.Record:
 
 
 if __name__ == "__main__":
-    benchmark.cli(main, Config, stopped=benchmark.FROM_START)
+    benchmark.cli(main, Config)
