@@ -27,6 +27,7 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # the suite's proce
 os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")  # where TF32 is the default
 os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
 os.environ["METAJAX_HOME"] = tempfile.mkdtemp(prefix="metajax-")  # no test writes to a user's
+gc.disable()  # until all is collected: a sixth of that time
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
@@ -59,6 +60,7 @@ if hasattr(mlir, "make_ir_context"):
 
 def pytest_collection_finish() -> None:
     """What is collected stays: the garbage collector need not visit it, nor all else so often."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
