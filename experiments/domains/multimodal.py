@@ -96,8 +96,8 @@ class Config:
     output: Output = Output()
     data: Data = Data(dataset="ml-1m")
     hardware: Hardware = Hardware()
-    people: Positive | None = None
-    """People whose ratings are read, drawn at random; by default all."""
+    people: Positive | None = 1_000
+    """People whose ratings are read, drawn at random; None reads those of all."""
     dropped: Share = 0.3
     """Probability that a modality is dropped from a training task."""
     dim: Positive = 32
@@ -115,7 +115,7 @@ class Config:
 
     PRESETS: ClassVar[Presets] = {
         "quick": {"dataset": "ml-1m", "people": 500, "seeds": 1, "num_steps": 50},
-        "gpu": {"seeds": 10, "num_steps": 5_000, "dim": 64},
+        "gpu": {"people": None, "seeds": 10, "num_steps": 5_000, "dim": 64},
     }
 
 

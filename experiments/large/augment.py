@@ -76,7 +76,7 @@ class Config:
     """Width of the sequence model."""
     num_layers: Positive = 2
     """Blocks of the sequence model."""
-    epochs: Positive = 40
+    epochs: Positive = 20
     """Passes over the histories trained on."""
     batch: Positive = 32
     """Histories per step."""
