@@ -25,6 +25,8 @@ stopping. All histories of a batch share their draws, half of eSASRec's are item
 has rotary positions and no times.
 """
 
+import pathlib
+
 import numpy as np
 
 from metajax.data.histories import sequences as histories
@@ -78,6 +80,11 @@ def name_of(config: Config) -> str:
     return "-".join(("sasrec", short, *split, *config.only))
 
 
+def folder_of(config: Config) -> pathlib.Path:
+    """Where the parts lie, and what is made of all or of some of them."""
+    return config.output.folder(name_of(replace(config, only=())))
+
+
 def scores_of(scenario: str, arm: parts.Judged) -> dict[records.Key, np.ndarray]:
     """What the record keeps of an arm: of all its seeds, under the sampled protocol of one."""
     key = lambda condition, metric: records.Key(scenario, arm.name, condition, metric)
@@ -101,8 +108,7 @@ def asked(data: Sequences) -> dict[str, float]:
 
 def run(config: Config) -> records.Record | None:
     """Trains and tests every arm; writes the record. Parts alone have one if it is published."""
-    name = name_of(config)
-    out = config.output.folder(name_of(replace(config, only=())))
+    name, out = name_of(config), folder_of(config)
     config = replace(config, out=out)
     check_even(config.hardware.devices, config.batch, "windows")
     data = load(config)
@@ -198,5 +204,5 @@ def main(config: Config) -> records.Record | None:
     compared(record)
     large_report.differences(record, "ndcg@10", (next_item.FULL, "ndcg@10"), PAIRS)
     if not config.output.from_records:
-        large_report.finished(record, name, config, COLUMNS[1])
+        large_report.finished(record, name, replace(config, out=folder_of(config)), COLUMNS[1])
     return record
