@@ -12,7 +12,7 @@ ICLR 2022; Zhang et al., "mixup", ICLR 2018.
 Run: python -m experiments augment                                    (ml-1m)
      python -m experiments augment --dataset ml-100k --width 32 --num-layers 1
      python -m experiments augment --what tasks
-     python -m experiments augment --from-records prints the stored table.
+     python -m experiments augment --dataset ml-100k --from-records prints the stored table.
 Published: none under these protocols.
 Deviates: people are divided, so that the judged ones are new to the model; CL4SRec judges the
 trained ones.
@@ -300,7 +300,8 @@ def main(config: Config) -> records.Record:
     large_report.show(record, columns, title)
     condition, metric = columns[-1] if lists else columns[0]
     pairs = [(arm, NONE) for arm in record.names() if arm != NONE]
-    large_report.differences(record, f"{metric}, {condition}", (condition, metric), pairs)
+    for column in [(condition, metric)] if lists else columns:
+        large_report.differences(record, f"{column[1]}, {column[0]}", column, pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, (condition, metric))
     return record

@@ -6,6 +6,7 @@ import pytest
 from experiments.large import augment
 from metajax.data.histories import sequences as histories
 from metajax.settings import Output, replace
+from metajax.training import loop
 
 
 def walkers(num_people: int = 60, num_items: int = 20, length: int = 12) -> histories.Sequences:
@@ -42,3 +43,29 @@ def test_reordering_a_strict_order_hurts(tmp_path, monkeypatch):
     record = augment.main(replace(augment.Config(Output(tmp_path)), **options))
     ndcg = lambda arm: record.of(augment.LISTS, arm, "full", "ndcg@10").mean()
     assert ndcg(augment.NONE) > ndcg(augment.REORDER)
+
+
+@pytest.mark.slow
+def test_a_stopped_run_goes_on_where_it_stood(tmp_path, monkeypatch):
+    """What was trained before the stop is read, and the record is that of a run at once."""
+    monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
+    options = {"what": "tasks", "num_steps": 60, "people": 5, "few": 4}
+    whole = augment.run(augment.Config(Output(tmp_path / "whole"), **options))
+    fit, calls = loop.fit, []
+
+    def stopping(*given, **options):
+        calls.append(options["title"])
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return fit(*given, **options)
+
+    config = augment.Config(Output(tmp_path / "cut"), **options)
+    monkeypatch.setattr(loop, "fit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        augment.run(config)
+    kept = {path.name for path in (tmp_path / "cut").glob("*/*")}
+    assert len(kept) == 2
+    monkeypatch.setattr(loop, "fit", fit)
+    again = augment.run(config)
+    for key, values in whole.scores.items():
+        np.testing.assert_array_equal(again.scores[key], values)

@@ -12,7 +12,7 @@ References: Zheng et al., "Cold-start sequential recommendation via meta learner
 (Mecos); Vartak et al., NeurIPS 2017; Kang, McAuley, ICDM 2018.
 Run: python -m experiments cold_sequences                       (ml-1m)
      python -m experiments cold_sequences --dataset ml-100k
-     python -m experiments cold_sequences --from-records prints the stored table.
+     python -m experiments cold_sequences --dataset ml-100k --from-records prints the stored table.
 Published: none under this protocol (Mecos draws its items from Amazon and Steam).
 Deviates: Mecos matches pairs of steps by an LSTM of its own; here histories are matched in the
 space of a trained SASRec, so that new and known items stand in one list.

@@ -17,7 +17,8 @@ from metajax.data.histories import sequences as histories
 from metajax.data.histories.sequences import Sequences
 from metajax.learners import in_context
 from metajax.models import sequence
-from metajax.training import loop
+from metajax.settings import config_hash
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.distill import rank_cross_entropy, soft_cross_entropy
 from metajax.types import Episode, MetaLearner, Params
@@ -132,6 +133,7 @@ class Workshop:
 
     def __init__(self, config: Any, data: Sequences):
         self.config, self.data = config, data
+        self.folder = config.output.folder("distill") / config_hash(config)
         shape = sequence.small(config.student_width, config.student_layers)
         self.little = sequence.Settings(data.num_items, shape, dropout=0.05)
         self.base = in_context.sequence_learner(self.little, config.window)
@@ -139,6 +141,7 @@ class Workshop:
 
     def fit(
         self,
+        name: str,
         learner: MetaLearner,
         tx: optax.GradientTransformation,
         steps: int,
@@ -147,9 +150,10 @@ class Workshop:
         told: Params | None = None,
         windows: histories.Windows | None = None,
     ) -> tuple[Params, float]:
-        """Parameters after training, from ``start`` if it is given, and seconds.
+        """Parameters after training, from ``start`` if it is given, and seconds; resumed.
 
         Args:
+          name: of what is trained, for its checkpoints.
           told: the teacher's parameters.
           windows: to train on; else those of the histories.
         """
@@ -166,7 +170,8 @@ class Workshop:
         keys = jax.random.key(seed)[None]
         devices = self.config.hardware.devices
         recipe = on_devices(devices, loop.recipe(learner, tx), split_second_axis)
-        found = loop.fit(recipe, sample, source, keys, steps)
+        kept = self.folder / f"{journal.slug(name)}-{seed}"
+        found = loop.fit(recipe, sample, source, keys, steps, checkpoint=kept)
         params = jax.tree.map(lambda x: x[0], found.params)
         return params, time.perf_counter() - began
 
@@ -184,7 +189,7 @@ class Workshop:
         learner = in_context.sequence_learner(teacher.settings, self.config.window)
         learner = in_context.in_batches(learner, teacher.settings)
         steps = max(self.config.num_steps // 4, 1)
-        found, _ = self.fit(learner, adam(steps), steps, seed, windows=mixed)
+        found, _ = self.fit("shuffled histories", learner, adam(steps), steps, seed, windows=mixed)
         return found, sequence.init(jax.random.key(seed + 99), teacher.settings)
 
     def entropy(self, teacher: Made) -> float:
@@ -209,11 +214,12 @@ class Workshop:
             "student + smoothed labels": (smoothed(spread), teacher.params),
         }
         alone, steps = in_context.in_batches(self.base, self.little), config.num_steps
-        found, took = self.fit(alone, adam(steps, config.rate), steps, seed)
+        found, took = self.fit(STUDENT, alone, adam(steps, config.rate), steps, seed)
         made = {STUDENT: Made(self.little, found, 4 * tree.size(found), took)}
         for name, (pull, told) in lessons.items():
             learner = taught(self.base, self.little, big, config.weight, pull)
-            found, took = self.fit(learner, adam(steps, config.rate), steps, seed, told=told)
+            tx = adam(steps, config.rate)
+            found, took = self.fit(name, learner, tx, steps, seed, told=told)
             made[name] = Made(self.little, found, 4 * tree.size(found), took)
             print(f"{name}: {took:.0f} s", flush=True)
         return made
@@ -231,7 +237,7 @@ class Workshop:
                 f"teacher, {share:.0%} pruned at random": prune.at_random(jax.random.key(seed)),
             }.items():
                 tx = prune.pruned(adam(further, 5e-4), schedule, prune.KERNELS, importance)
-                found, took = self.fit(learner, tx, further, seed, teacher.params)
+                found, took = self.fit(name, learner, tx, further, seed, teacher.params)
                 made[name] = Made(teacher.settings, found, prune.nonzero_bytes(found), took)
         return made
 

@@ -12,7 +12,7 @@ References: Hinton et al., 2015; Gantner et al., ICDM 2010.
 Run: python -m experiments llm_distill --dataset ml-100k        (the extra `llm`)
      python -m experiments llm_distill --checkpoint FOLDER_OR_GGUF
      python -m experiments llm_distill --add "Heat 2"  puts a title into the served model
-     python -m experiments llm_distill --from-records prints the stored table.
+     python -m experiments llm_distill --dataset ml-100k --from-records prints the stored table.
 Published: none under this protocol.
 Deviates: a teacher's first principal components are taught, as many as `--dim` says.
 """

@@ -31,7 +31,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import next_item
 from metajax.models.language import pretrained
 from metajax.results import ledger, records
-from metajax.settings import Data, Hardware, Output, Positive, Presets, replace
+from metajax.settings import Data, Hardware, Output, Positive, Presets, config_hash, replace
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -128,10 +128,11 @@ def trained_here(
     found = vectors.cached(titles, config.text_model, out / "titles.npz")
     train, valid, _ = groups(len(data.length))
     words = language(config, table, data, found, train)
-    lab = parts.Lab(config, data, words, train, valid)
+    kept = out / config_hash(config)
+    lab = parts.Lab(config, data, words, train, valid, kept)
     dealt = np.random.default_rng(12).permutation(len(words.items))
     control = dataclasses.replace(words, items=words.items[dealt])
-    blind = parts.Lab(config, data, control, train, valid)
+    blind = parts.Lab(config, data, control, train, valid, kept / "codes-permuted")
     arms = [
         lab.arms(seed) | {"no adaptation, codes permuted": blind.plain(seed)[0]}
         for seed in range(config.seeds)

@@ -1,6 +1,7 @@
 """The arms of `llm_rec`: a decoder trained here, and what adapts it to a person."""
 
 import functools
+import pathlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +20,7 @@ from metajax.learners.pooled import pooled
 from metajax.models.language import constrained, decoder
 from metajax.models.language.decoder import Decoder
 from metajax.models.transformer import Shape
-from metajax.training import loop
+from metajax.training import journal, loop
 from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
@@ -55,8 +56,21 @@ class Lab:
       bytes: arm -> bytes kept of a person.
     """
 
-    def __init__(self, config: Any, data: Any, words: Any, train_on: np.ndarray, valid: np.ndarray):
-        self.config, self.data, self.words = config, data, words
+    def __init__(
+        self,
+        config: Any,
+        data: Any,
+        words: Any,
+        train_on: np.ndarray,
+        valid: np.ndarray,
+        folder: pathlib.Path,
+    ):
+        """Lays out the data.
+
+        Args:
+          folder: for checkpoints.
+        """
+        self.config, self.data, self.words, self.folder = config, data, words, folder
         self.train_on, self.valid = train_on, valid
         shape = Shape(config.num_layers, config.width, 2, 2, 2 * config.width)
         self.decoder = Decoder(shape, words.vocab_size)
@@ -92,15 +106,18 @@ class Lab:
         when = jax.random.randint(key_when, (num_people,), first, last + 1)
         return jax.vmap(lambda p, e: self.episode(arrays, p, e))(who, when)
 
-    def fit(self, learner: MetaLearner, steps: int, people: int, rate: float, seed: int) -> Params:
-        """The parameters after training."""
+    def fit(
+        self, name: str, learner: MetaLearner, steps: int, people: int, rate: float, seed: int
+    ) -> Params:
+        """The parameters after training; resumed, if it was killed."""
         schedule = optax.warmup_cosine_decay_schedule(0.0, rate, steps // 10 + 1, steps)
         tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule))
         sample = lambda arrays, key: self.sample(arrays, key, people)
         keys = jax.random.key(seed)[None]
         recipe = loop.recipe(learner, tx, loop.outer_gradient(learner, 8))
         recipe = on_devices(self.config.hardware.devices, recipe)
-        fitted = loop.fit(recipe, sample, self.arrays, keys, steps)
+        kept = self.folder / f"{journal.slug(name)}-{seed}"
+        fitted = loop.fit(recipe, sample, self.arrays, keys, steps, checkpoint=kept)
         return jax.tree.map(lambda x: x[0], fitted.params)
 
     def plain(self, seed: int) -> tuple[Arm, Params]:
@@ -108,7 +125,8 @@ class Lab:
         began = time.perf_counter()
         learner = pooled(likelihood(self.decoder), loss=losses.negative_mean)
         config = self.config
-        trained = self.fit(learner, config.num_steps, config.batch, config.rate, seed)["model"]
+        sizes = config.num_steps, config.batch, config.rate
+        trained = self.fit(PLAIN, learner, *sizes, seed)["model"]
         whole = lambda params, state: params["model"]
         search = self.search(learner, {"model": trained, "rates": ()}, whole)
         took = time.perf_counter() - began
@@ -139,7 +157,7 @@ class Lab:
             under = tree.under("adapter")
             learner = gradient(model, inner, steps, adapts=under, loss=losses.negative_mean)
             learner = starting_from(learner, model={"base": trained})
-            params = self.fit(learner, config.meta_steps, 8, 3e-3, seed)
+            params = self.fit(name, learner, config.meta_steps, 8, 3e-3, seed)
             self.bytes[name] = 4 * tree.size(params["model"]["adapter"])
             found[name] = (self.search(learner, params, use), time.perf_counter() - began, {})
         return found

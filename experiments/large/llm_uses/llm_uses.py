@@ -280,7 +280,10 @@ def name_of(config: Config) -> str:
 def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its tables and its plots."""
     name = name_of(config)
-    meta = records.path_of(name.replace("llm_uses", "llm_meta"))
-    adapted = records.read(meta) if meta.is_file() else None
+    meta = name.replace("llm_uses", "llm_meta")
+    try:  # published, or of a run beside this one
+        adapted = records.stored(meta, otherwise=Output().folder(meta))
+    except UserError:
+        adapted = None
     shown = functools.partial(report.show, adapted=adapted)
     return benchmark.shown(name, config, run, shown)

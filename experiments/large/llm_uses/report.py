@@ -106,7 +106,9 @@ def in_one(record: records.Record, adapted: records.Record | None) -> tables.Gri
         *(f"{what}\nK={k}" for k in shown for what in (METRIC, "minus bar")),
     ]
     notes = ["the bar: item mean for known items, genres for new ones, on the same people"]
-    if adapted is not None:
+    if adapted is None:
+        notes.append("no rows of adapted people: llm_meta with the same model and data makes them")
+    else:
         people = adapted.extra["people"]
         notes.append(f"{ADAPTED}: {people} other people, of the record of llm_meta")
     title = f"Which use pays? {record.dataset}, {record.extra['model']}"

@@ -180,6 +180,10 @@ def compared(record: records.Record) -> None:
         if "untrained" not in record.extra
         else [f"{record.extra['untrained']:.3f} of the items asked for were never trained on"]
     )
+    floor = "popularity"
+    below = lambda arm: arm != floor and not records.difference(get(arm), get(floor)).low > 0
+    if floor in record.names():
+        notes += [f"{arm}: not ahead of {floor}" for arm in record.names() if below(arm)]
     notes += [
         "ndcg@10: full, with an interval over people and seeds",
         "coverage@10: the share of the catalogue that is on anybody's list of ten",
