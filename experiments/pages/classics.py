@@ -33,8 +33,8 @@ class Config:
 
     preset: Preset = "paper"
     """Has no effect here: nothing is run."""
-    out: pathlib.Path = ROOT / "docs" / "classics.md"
-    """The page."""
+    page: pathlib.Path = ROOT / "docs" / "classics.md"
+    """The file that is written, beside the block of the README."""
     project: bool = False
     """Count the projection's operations and kernels anew (minutes); else the page keeps its own."""
     from_records: bool = False
@@ -263,14 +263,14 @@ def main(config: Config) -> None:
         print(readme_block())
         return
     head = PAGE.format(**tables())
-    if config.project or not config.out.is_file():
+    if config.project or not config.page.is_file():
         last = projected() + "\n"
     else:
-        last = config.out.read_text().rpartition("## On a GPU\n\n")[2]
-    config.out.write_text(head + last)
+        last = config.page.read_text().rpartition("## On a GPU\n\n")[2]
+    config.page.write_text(head + last)
     readme = ROOT / "README.md"
     readme.write_text(put_block(readme.read_text()))
-    print(f"wrote {config.out} and the block of {readme}")
+    print(f"wrote {config.page} and the block of {readme}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from experiments.classics.omniglot import omniglot
 from experiments.pages import classics
 from experiments.pages.classics import few_shot, projection
+from metajax import benchmark
 from metajax.results import records
 from metajax.types import UserError
 
@@ -54,6 +55,18 @@ def test_cells_show_ours_and_theirs(tmp_path, monkeypatch):
     assert rows[0].startswith("| MAML, layer norm | 50.00 [50.00, 50.00] |")
     first = f"25.00 [25.00, 25.00] on 20 tasks ({quoted['5-way 1-shot|FOMAML']})"
     assert rows[1].startswith(f"| FOMAML | {first} | — ({quoted['5-way 5-shot|FOMAML']}) |")
+
+
+def test_the_command_writes_over_its_page(tmp_path, monkeypatch, capsys):
+    """The page is a file, and so is no folder of a run that must be empty or made."""
+    page = tmp_path / "classics.md"
+    page.write_text((ROOT / "docs" / "classics.md").read_text())
+    monkeypatch.setattr(classics, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(f"{classics.START}\n{classics.END}\n")
+    monkeypatch.setattr("sys.argv", ["classics", "--page", str(page)])
+    benchmark.cli(classics.main, classics.Config)
+    assert f"wrote {page}" in capsys.readouterr().out
+    assert page.read_text() == (ROOT / "docs" / "classics.md").read_text()
 
 
 def test_readme_and_page_are_what_the_records_say():
