@@ -51,7 +51,7 @@ def warn_of_waiting(version: str = "", cores: int | None = None) -> None:
             f"with jaxlib {version} on few cores a program that solves linear systems may wait "
             "forever: call metajax.training.devices.in_order() before anything is computed, or "
             "install jax 0.11",
-            stacklevel=3,
+            stacklevel=4,  # whoever calls `loop.fit`
         )
 
 

@@ -146,7 +146,6 @@ def fit(
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     assert validate or not patience, "a plateau is one of the validation score"
-    warn_of_waiting()
     block = min(block, num_steps)
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
@@ -195,6 +194,7 @@ def _teller(
 
 def _block_of(recipe: Recipe, sample: Sampler) -> Callable:
     """(state, data, length) -> the state after ``length`` steps, and what each step told."""
+    warn_of_waiting()
 
     @functools.partial(jax.jit, donate_argnums=0, static_argnums=2)
     def run_block(state: TrainState, data: PyTree, length: int):

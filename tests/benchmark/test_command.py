@@ -229,8 +229,9 @@ def test_a_program_that_may_wait_forever_is_warned_of(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     monkeypatch.delenv("NPROC", raising=False)
     monkeypatch.setenv("XLA_FLAGS", "")
-    with pytest.warns(UserWarning, match="call metajax.training.devices.in_order"):
+    with pytest.warns(UserWarning, match="call metajax.training.devices.in_order") as told:
         devices.warn_of_waiting("0.10.2", cores=2)
+    assert len(told) == 1 and "jaxlib 0.10.2" in str(told[0].message)
     for version, cores in (("0.11.2", 2), ("0.10.2", 1), ("0.10.2", 16)):
         devices.warn_of_waiting(version, cores)  # a warning would be an error
     devices.in_order()

@@ -30,7 +30,6 @@ import numpy as np
 import optax
 import scipy.sparse
 
-from metajax.data import table as tables
 from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.evaluation import evaluate, next_item
@@ -85,28 +84,6 @@ class Config:
         "quick": {"dataset": "ml-100k", "width": 32, "num_layers": 1, "epochs": 4},
         "gpu": {"epochs": 60, "seeds": 5},
     }
-
-
-def content_of(config: Config, item_ids: np.ndarray) -> np.ndarray:
-    """Genres and title words (V, F) of the items, as far as the data set tells them."""
-    table = named.chosen(config.data)
-    features = table.item_features
-    kept = {k: v for k, v in features.columns.items() if k == "genre"}
-    sizes = {k: features.sizes[k] for k in kept}
-    blocks = [represent.content_matrix(tables.Features(kept, sizes), table.num_items).toarray()]
-    if table.item_titles is not None:
-        words = [set(str(t).split(" (")[0].lower().split()) for t in table.item_titles]
-        count: dict[str, int] = {}
-        for word in (w for title in words for w in title):
-            count[word] = count.get(word, 0) + 1
-        common = sorted(w for w, n in count.items() if n > 2)
-        place = {word: i for i, word in enumerate(common)}
-        block = np.zeros((table.num_items, len(common)), np.float32)
-        for row, title in enumerate(words):
-            block[row, [place[w] for w in title if w in place]] = 1.0
-        blocks.append(block)
-    row_of = {int(i): row for row, i in enumerate(table.item_ids)}
-    return np.hstack(blocks)[[row_of[int(i)] for i in item_ids]]
 
 
 class Model:
@@ -365,7 +342,7 @@ def run(config: Config) -> records.Record:
     began = time.perf_counter()
     check_even(config.hardware.devices, config.num_tasks)
     data = sasrec.load(backbone(config))
-    content = content_of(config, data.item_ids)
+    content = events.content_of(named.chosen(config.data), data.item_ids)
     drawn = [one_seed(config, seed, data, content) for seed in range(config.seeds)]
     choices = {
         f"{arm}, seed {seed}": told

@@ -1,10 +1,12 @@
-"""The data of `cold_sequences`: histories without the new items, and the events of each of them."""
+"""The data of `cold_sequences`: histories without new items; the events and content of these."""
 
 from typing import NamedTuple
 
 import numpy as np
 
+from metajax.data.features import represent
 from metajax.data.histories.sequences import HELD_OUT, Sequences
+from metajax.data.table import Features, Interactions
 from metajax.types import UserError
 
 MOST_SHOTS = 5
@@ -93,3 +95,24 @@ def events_of(
             history[row, column, : len(seen)] = seen
             length[row, column], mask[row, column] = len(seen), 1
     return Events(items, history, length, mask)
+
+
+def content_of(table: Interactions, item_ids: np.ndarray) -> np.ndarray:
+    """Genres and title words (V, F) of the items, as far as the data set tells them."""
+    features = table.item_features
+    kept = {k: v for k, v in features.columns.items() if k == "genre"}
+    sizes = {k: features.sizes[k] for k in kept}
+    blocks = [represent.content_matrix(Features(kept, sizes), table.num_items).toarray()]
+    if table.item_titles is not None:
+        words = [set(str(t).split(" (")[0].lower().split()) for t in table.item_titles]
+        count: dict[str, int] = {}
+        for word in (w for title in words for w in title):
+            count[word] = count.get(word, 0) + 1
+        common = sorted(w for w, n in count.items() if n > 2)
+        place = {word: i for i, word in enumerate(common)}
+        block = np.zeros((table.num_items, len(common)), np.float32)
+        for row, title in enumerate(words):
+            block[row, [place[w] for w in title if w in place]] = 1.0
+        blocks.append(block)
+    row_of = {int(i): row for row, i in enumerate(table.item_ids)}
+    return np.hstack(blocks)[[row_of[int(i)] for i in item_ids]]
