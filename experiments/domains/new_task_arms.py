@@ -245,7 +245,7 @@ def by_group(
       x: (N, D) inputs of all rows; ready: arms; tasks: scenario -> tasks, as many in each.
     """
     key, found, told = jax.random.key(7), {}, {}
-    together, count = judge.together(tasks.values()), len(next(iter(tasks.values())).query.label)
+    together, count = judge.together([*tasks.values()]), len(next(iter(tasks.values())).query.label)
     for name in GROUPED:
         score = judge.scored(ready[name], together, key, fetch=fetch, source=x)
         for i, (scenario, each) in enumerate(tasks.items()):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +108,7 @@ def laid_out(tasks: split.Tasks, num_query: int) -> Episode:
     widest = max(1, int((tasks.length if tasks.shots is None else tasks.shots).max()))
     if tasks.shots is None:
         widest = max(1, widest - num_query)
-    return jax.tree.map(jnp.asarray, episodes.fixed(tasks, num_query, widest))
+    return jax.device_put(episodes.fixed(tasks, num_query, widest))
 
 
 def load(data: Data, options: SplitOptions | None = None, num_support: int = 64) -> Problem:
@@ -147,7 +148,7 @@ def problem_of(
         )
     known = represent.represent(table, parts.train_rows)
     source = episodes.source_of_folds(parts.train, known.table, known.fold, known.held_out)
-    example = episodes.draw(jax.random.key(0), source, num_support, parts.num_query)
+    example = _example(source, num_support, parts.num_query)
     valid = together([laid_out(tasks, parts.num_query) for tasks in parts.valid.values()])
     first = next(iter(parts.valid.values()))
     ready = (episodes.source_of_users(first, known.table), valid)
@@ -156,11 +157,17 @@ def problem_of(
     )
 
 
+@partial(jax.jit, static_argnums=(1, 2))
+def _example(source: episodes.Source, num_support: int, num_query: int) -> Episode:
+    """A training episode, which parameters are made for."""
+    return episodes.draw(jax.random.key(0), source, num_support, num_query)
+
+
 def with_columns(problem: Problem, change: Callable[[episodes.Source], episodes.Source]) -> Problem:
     """The problem with the columns changed of what it trains on and of what it is judged on."""
     train, (others, tasks) = change(problem.train), problem.valid
     num_support = problem.example.support.mask.shape[0]
-    example = episodes.draw(jax.random.key(0), train, num_support, problem.split.num_query)
+    example = _example(train, num_support, problem.split.num_query)
     return dataclasses.replace(problem, train=train, valid=(change(others), tasks), example=example)
 
 

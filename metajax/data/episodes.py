@@ -47,9 +47,9 @@ def source_of_users(tasks: Tasks, table: Interactions) -> Source:
     """
     if tasks.num_tasks and tasks.length.max() > _MAX_TASK_LENGTH:
         raise UserError(f"{table.name}: a task has more than {_MAX_TASK_LENGTH} interactions")
-    on_device = lambda columns: {k: jnp.asarray(v) for k, v in columns.items()}
+    on_device = lambda columns: jax.device_put(dict(columns))
     return Source(
-        tasks=jax.tree.map(jnp.asarray, tasks),
+        tasks=jax.device_put(tasks),
         profile=on_device(table.user_features.columns),
         inputs=on_device(table.item_features.columns),
     )
@@ -75,9 +75,9 @@ def source_of_folds(
     block = fold[np.repeat(tasks.owner, tasks.length)].astype(np.int32)
     shifted = tasks._replace(other=(tasks.other + table.num_items * block).astype(np.int32))
     return Source(
-        tasks=jax.tree.map(jnp.asarray, shifted),
+        tasks=jax.device_put(shifted),
         profile=plain.profile,
-        inputs={k: jnp.asarray(v.reshape(-1, *v.shape[2:])) for k, v in each.items()},
+        inputs=jax.device_put({k: v.reshape(-1, *v.shape[2:]) for k, v in each.items()}),
     )
 
 

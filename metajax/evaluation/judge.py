@@ -10,6 +10,7 @@ a curve is asked for, and under four controls of whether a learner learns from t
 - N3, a fresh random initialization: the gain from meta-training.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
@@ -67,7 +68,8 @@ def others_support(key: jax.Array, episodes: Episode) -> Episode:
     )
 
 
-def together(batches: Collection[Episode]) -> Episode:
+@jax.jit
+def together(batches: Sequence[Episode]) -> Episode:
     """The batches of tasks concatenated, all padded to the widest of them."""
     width = lambda part: max(getattr(b, part).label.shape[1] for b in batches)
     support, query = width("support"), width("query")
@@ -146,12 +148,12 @@ def judge(
       report: called with the number of arms that are done.
     """
     key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
-    laid_out = conditions(scenarios, curves, key_alter)
-    tasks, size = together(laid_out.values()), sum(_count(t) for t in scenarios.values())
-    first = jax.tree.map(lambda x: x[:size], tasks)  # all scenarios, as they are
-    example = _fetcher(fetch, source)(jax.tree.map(lambda x: x[0], first))
+    tasks, counts = _laid_out(scenarios, curves, key_alter)
+    size = sum(_count(t) for t in scenarios.values())
+    first = _rows(tasks, np.arange(size))  # all scenarios, as they are
+    fetched = jax.jit(lambda source, task: _fetcher(fetch, source)(task))
+    example = fetched(source, _rows(first, np.array(0)))
     rate = jax.jit(jax.vmap(metrics, (0, None, None)))
-    counts = {place: _count(t) for place, t in laid_out.items()}
     whole, untrained = ({(s, c): _count(t) for s, t in scenarios.items()} for c in (ALL, N3))
     scores, ready = dict[Key, np.ndarray](), dict[str, np.ndarray]()
     parts = {part for a in arms.values() if isinstance(a, Mixture) for part in a.scorers}
@@ -174,6 +176,20 @@ def judge(
         if report:
             report(i + 1)
     return scores
+
+
+def _laid_out(
+    scenarios: Mapping[str, Episode], curves: Collection[str], key: jax.Array
+) -> tuple[Episode, dict[tuple[str, str], int]]:
+    """The tasks of all `conditions`, concatenated, and how many there are of each, in order."""
+    ordered = collections.OrderedDict(scenarios)  # as it is after `jit` too
+    lay = lambda tasks, key: collections.OrderedDict(conditions(tasks, curves, key))
+    found = jax.jit(lay)(ordered, key)
+    return together([*found.values()]), {place: _count(t) for place, t in found.items()}
+
+
+_rows = jax.jit(lambda tasks, rows: jax.tree.map(lambda x: x[rows], tasks))
+"""Rows of every leaf, in one program."""
 
 
 def _split(
@@ -263,8 +279,7 @@ def _in_parts(
     found, total = [], _count(tasks)
     for i, begin in enumerate(range(0, total, size)):
         rows = np.arange(begin, begin + size) % total
-        part = jax.tree.map(lambda x, rows=rows: x[rows], tasks)
-        found.append(run(part, jax.random.fold_in(key, i)))
+        found.append(run(_rows(tasks, rows), jax.random.fold_in(key, i)))
     return jnp.concatenate(found, axis=1)[:, :total]
 
 

@@ -66,6 +66,7 @@ def levels_of(labels: np.ndarray, scale: tuple[float, float]) -> np.ndarray:
     return np.linspace(*scale, MOST_LEVELS, dtype=np.float32)
 
 
+@jax.jit
 def nearest(label: jax.Array, levels: jax.Array) -> jax.Array:
     """The index (...,) of the level nearest to each label (...,)."""
     middles = (levels[1:] + levels[:-1]) / 2
@@ -113,6 +114,7 @@ def fit(
     return Link(center, spread, jnp.where(ordered, found[-1], 0.0), cuts, levels)
 
 
+@jax.jit
 def probabilities(link: Link, score: jax.Array) -> jax.Array:
     """The distribution (..., L) over the levels of rows with scores (...,)."""
     z = link.slope * (jnp.ravel(score) - link.center) / link.spread
@@ -127,17 +129,20 @@ def probabilities(link: Link, score: jax.Array) -> jax.Array:
     return p.reshape(*score.shape, -1)
 
 
+@jax.jit
 def median(p: jax.Array, levels: jax.Array) -> jax.Array:
     """The lowest level (...,) with at least half of the probability (..., L) up to it."""
     reached = jnp.cumsum(p, axis=-1) >= 0.5 - 1e-6
     return levels[jnp.argmax(reached, axis=-1)]
 
 
+@jax.jit
 def mean(p: jax.Array, levels: jax.Array) -> jax.Array:
     """The expected rating (...,)."""
     return p @ levels
 
 
+@jax.jit
 def expected_gain(p: jax.Array, levels: jax.Array) -> jax.Array:
     """The expected gain ``2^label - 1`` (...,), by which nDCG is greatest.
 
@@ -146,6 +151,7 @@ def expected_gain(p: jax.Array, levels: jax.Array) -> jax.Array:
     return p @ (jnp.exp2(levels) - 1.0)
 
 
+@jax.jit
 def log_loss(p: jax.Array, levels: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean of ``-log p(label)`` in nats over the real rows (N,) of a task; NaN if there are none.
 
@@ -158,6 +164,7 @@ def log_loss(p: jax.Array, levels: jax.Array, label: jax.Array, mask: jax.Array)
     return _task_mean(-jnp.log(own), mask, p)
 
 
+@jax.jit
 def crps(p: jax.Array, levels: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean continuous ranked probability score over the real rows (N,), in the label's units.
 

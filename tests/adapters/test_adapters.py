@@ -19,7 +19,7 @@ from metajax.models.towers import vector_mlp
 from metajax.models.transformer import Shape
 from metajax.types import Episode, Examples, Model
 
-SHAPE = Shape(2, 8, 2, 2, 16)
+SHAPE = Shape(1, 8, 2, 2, 16)
 SETTINGS = sequence.Settings(5, SHAPE, dropout=0.0)
 MODEL = sequence.next_item(SETTINGS)
 ROWS = (jnp.array([[0, 1, 2], [3, 4, 0]]), jnp.array([3, 2]))
@@ -89,8 +89,8 @@ def test_a_filter_says_which_kernels_get_an_adapter():
     some = lora(MODEL, 2, tree.matching("attention/(query|value)/kernel"))
     adapter = jax.eval_shape(some.init, jax.random.key(0), (), ROWS)["adapter"]
     assert sorted(adapter) == ["blocks/attention/query/kernel", "blocks/attention/value/kernel"]
-    assert adapter["blocks/attention/query/kernel"]["a"].shape == (2, 8, 2)
-    assert sum(leaf.size for leaf in jax.tree.leaves(adapter)) == 2 * 2 * (8 * 2 + 2 * 8)
+    assert adapter["blocks/attention/query/kernel"]["a"].shape == (1, 8, 2)
+    assert sum(leaf.size for leaf in jax.tree.leaves(adapter)) == 2 * (8 * 2 + 2 * 8)
 
 
 RATES = {"lora": 0.02, "prompt": 0.02, "film": 0.1, "context": 0.1}

@@ -244,7 +244,7 @@ def test_stages_of_lightgbm_are_the_predictions_of_so_many_trees():
     x = rng.normal(size=(300, 4))
     y = x[:, 0] + rng.normal(0, 0.1, 300)
     few = TREES._replace(most_trees=7)
-    trees = boosting.BACKENDS["lightgbm"](few, x, y, np.ones(300))
+    trees = boosting.BACKENDS["lightgbm"](few, x, y)
     stages = list(trees.stages(x))
     assert len(stages) == 7
     for number, stage in enumerate(stages, 1):

@@ -46,7 +46,8 @@ def with_baseline(theta: jax.Array) -> jax.Array:
     told = log_chances(theta)
     likely = jax.lax.stop_gradient(jnp.exp(told.sum(axis=1)))
     pair = lambda i, j: dice.objective(told[jnp.array([i, j])], earned()[jnp.array([i, j])])
-    return sum(likely[i] * likely[j] * pair(i, j) for i in range(4) for j in range(4))
+    first, second = jnp.indices((4, 4)).reshape(2, -1)
+    return (likely[first] * likely[second]) @ jax.vmap(pair)(first, second)
 
 
 @jax.jit

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 
 from experiments.large.regimes import drift, history, regimes, shelves, window
 from experiments.large.regimes.world import World, forgetting, one_by_one, reader
@@ -16,6 +17,7 @@ from metajax.settings import Output
 from metajax.types import Episode, Examples, UserError
 
 WORLD = World(dim=3, num_support=6, num_query=4)
+sample = jax.jit(WORLD.sample)
 
 
 def ridge_around(world: World, episode: Episode) -> jax.Array:
@@ -43,13 +45,13 @@ def test_clipped_descent_takes_steps_of_the_rate_at_most():
 
 
 def test_the_filter_of_who_does_not_drift_is_ridge_regression():
-    episode = WORLD.sample(1.0, jax.random.key(0))
+    episode = sample(1.0, jax.random.key(0))
     found = WORLD.kalman(1.0, episode)
     np.testing.assert_allclose(found, ridge_around(WORLD, episode), rtol=1e-4, atol=1e-4)
 
 
 def test_the_filter_of_who_forgets_all_at_once_is_the_mean():
-    episode = WORLD.sample(0.0, jax.random.key(1))
+    episode = sample(0.0, jax.random.key(1))
     found = WORLD.kalman(0.0, episode)
     expected = episode.query.inputs @ WORLD.mean
     np.testing.assert_allclose(found[1:], expected[1:], rtol=1e-5, atol=1e-5)
@@ -68,8 +70,8 @@ def test_tastes_keep_their_variance_and_correlation():
 
 
 def test_what_fades_slowly_is_ridge_and_what_fades_at_once_is_the_last_event():
-    episode = WORLD.sample(1.0, jax.random.key(2))
-    learner = forgetting(3)
+    episode = sample(1.0, jax.random.key(2))
+    learner = compiled(forgetting(3))
     params = {"mean": WORLD.mean, "log_precision": jnp.log(0.25), "log_fade": jnp.array(-30.0)}
     state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
     found = learner.predict(params, state, episode.query.inputs)
@@ -83,8 +85,8 @@ def test_what_fades_slowly_is_ridge_and_what_fades_at_once_is_the_last_event():
 
 
 def test_fading_in_two_parts_is_fading_at_once():
-    episode = WORLD.sample(0.9, jax.random.key(3))
-    learner, key = forgetting(3), jax.random.key(0)
+    episode = sample(0.9, jax.random.key(3))
+    learner, key = compiled(forgetting(3)), jax.random.key(0)
     params = learner.init(key, episode)
     whole = learner.adapt(params, learner.start(params, ()), episode.support, key)
     cut = lambda s: jax.tree.map(lambda x: x[s], episode.support)
@@ -95,19 +97,19 @@ def test_fading_in_two_parts_is_fading_at_once():
 
 
 def test_one_by_one_is_a_loop_over_the_events():
-    episode = WORLD.sample(0.9, jax.random.key(4))
-    learner = ridge(identity(), vector_linear(), 3)
+    episode = sample(0.9, jax.random.key(4))
+    learner = compiled(ridge(identity(), vector_linear(), 3))
     key = jax.random.key(0)
     params = learner.init(key, episode)
     state = learner.start(params, ())
     together = learner.adapt(params, state, episode.support, key)
-    streamed = one_by_one(learner).adapt(params, state, episode.support, key)
+    streamed = compiled(one_by_one(learner)).adapt(params, state, episode.support, key)
     np.testing.assert_allclose(together.moment, streamed.moment, rtol=1e-5, atol=1e-6)
 
 
 def test_a_reader_does_not_see_padding():
     learner = reader(WORLD, transformer.Shape(1, 8, 2, 2, 16))
-    episode = WORLD.sample(1.0, jax.random.key(5))
+    episode = sample(1.0, jax.random.key(5))
     params = learner.init(jax.random.key(0), episode)
     x, y, mask = episode.support
     half = Examples(x, y, mask.at[3:].set(0.0))

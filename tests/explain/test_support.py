@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 
 from metajax.data.worlds.causes import Interests
 from metajax.explain import judged, support
@@ -21,10 +22,10 @@ WORLD = Interests(num_interests=2, dim=2, num_support=10, num_query=4)
 KEY = jax.random.key(0)
 TASKS = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(jax.random.key(1), 8))
 LEARNERS: dict[str, MetaLearner] = {
-    "ridge": ridge(identity(), vector_linear(), 4, precision=0.5),
-    "maml": gradient(vector_mlp((8,)), optax.sgd(0.1), 3),
+    "ridge": compiled(ridge(identity(), vector_linear(), 4, precision=0.5)),
+    "maml": compiled(gradient(vector_mlp((8,)), optax.sgd(0.1), 3)),
     "implicit": implicit(vector_linear(), optax.sgd(0.4), 60, num_solver_steps=8),
-    "process": neural_process(labeled_features((8,)), conditioned_mlp((8,)), 8),
+    "process": compiled(neural_process(labeled_features((8,)), conditioned_mlp((8,)), 8)),
 }
 
 
@@ -52,9 +53,10 @@ def test_halfway_influence_is_leaving_out_where_the_score_is_quadratic():
     score = lambda w, y: (w @ a @ w + b @ w)[None]
     rows = Examples(jnp.zeros((4, 1)), jnp.zeros(4), jnp.array([1.0, 1.0, 1.0, 0.0]))
     episode = Episode((), rows, rows)
-    truth = support.leave_one_out(score, episode)
-    np.testing.assert_allclose(support.halfway_influence(score, episode), truth, atol=1e-5)
-    assert float(jnp.abs(support.influence(score, episode) - truth).max()) > 0.1
+    ways = (support.leave_one_out, support.halfway_influence, support.influence)
+    truth, halfway, first = jax.jit(lambda e: [way(score, e) for way in ways])(episode)
+    np.testing.assert_allclose(halfway, truth, atol=1e-5)
+    assert float(jnp.abs(first - truth).max()) > 0.1
 
 
 @pytest.mark.slow
@@ -113,11 +115,13 @@ def test_one_rating_by_pencil():
     """One feature x = 1, precision 1, label 2: the score is 2 / (1 + 1) = 1, and 0 without it."""
     one = Examples(jnp.ones((1, 1)), jnp.array([2.0]), jnp.ones(1))
     episode = Episode((), one, one)
-    learner = ridge(identity(), vector_linear(), 1)
+    learner = compiled(ridge(identity(), vector_linear(), 1))
     params = learner.init(KEY, episode)
     score = support.adapted(learner, params, episode, KEY)
-    assert float(support.leave_one_out(score, episode)[0, 0]) == pytest.approx(1.0)
-    assert float(support.influence(score, episode)[0, 0]) == pytest.approx(0.5)  # 2 w / (1 + w)
+    ways = (support.leave_one_out, support.influence)
+    without, slope = jax.jit(lambda e: [way(score, e)[0, 0] for way in ways])(episode)
+    assert float(without) == pytest.approx(1.0)
+    assert float(slope) == pytest.approx(0.5)  # 2 w / (1 + w)
 
 
 @pytest.mark.parametrize(("name", "points"), [("ridge", 1), ("maml", 32), ("process", 32)])
@@ -125,10 +129,15 @@ def test_surprises_add_up_to_the_score_less_the_expected(name, points):
     learner, episode = LEARNERS[name], task(1)
     params = learner.init(KEY, episode)
     score = support.adapted(learner, params, episode, KEY)
-    expected = support.expected_labels(learner, params, episode)
-    parts = support.surprise(score, episode, expected, points)
+    expected = jax.jit(lambda e: support.expected_labels(learner, params, e))(episode)
     mask, label = episode.support.mask, episode.support.label
-    whole = score(mask, label) - score(mask, expected)
+
+    @jax.jit
+    def told(episode: Episode):
+        parts = support.surprise(score, episode, expected, points)
+        return parts, score(mask, label) - score(mask, expected)
+
+    parts, whole = told(episode)
     np.testing.assert_allclose(parts.sum(0), whole, atol=1e-3)
     if name == "ridge":  # a person who says what is expected stays as they were
         cold = learner.predict(params, learner.start(params, ()), episode.query.inputs)
@@ -166,7 +175,7 @@ def test_a_counterfactual_is_checked_and_smallest():
     found = 0
     for i in range(4):
         episode = task(i)
-        score = support.adapted(learner, params, episode, KEY)
+        score = jax.jit(support.adapted(learner, params, episode, KEY))
         told = support.counterfactual(score, episode)
         if told is None:
             continue

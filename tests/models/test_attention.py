@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 
 from metajax import optim, tree
 from metajax.data.worlds.interest import SharpOrFlat
@@ -19,10 +20,10 @@ HISTORY = History(
 )
 CANDIDATES = jnp.asarray(RNG.normal(size=(4, 3)))
 MODELS = {
-    "din": attention.din(4, 6),
-    "autoint": attention.autoint(4, 2, 2),
-    "focused": attention.focused(4),
-    "solved": attention.solved(4),
+    "din": compiled(attention.din(4, 6)),
+    "autoint": compiled(attention.autoint(4, 2, 2)),
+    "focused": compiled(attention.focused(4)),
+    "solved": compiled(attention.solved(4)),
 }
 
 
@@ -47,7 +48,7 @@ def test_order_and_padding_are_not_seen_and_each_candidate_is_scored_alone(name)
 
 def test_focused_attention_by_hand():
     """Queries and keys are the vectors: softmax (1, 0, nothing's 0) at tau 1, gate a half."""
-    model = attention.focused(2)
+    model = compiled(attention.focused(2))
     history = History(jnp.eye(2) * 2**0.5, jnp.array([1.0, -1.0]), jnp.ones(2))
     raw = jnp.log(jnp.expm1(1.0 - attention.SHARPEST))
     params = {"query": jnp.eye(2), "key": jnp.eye(2), "nothing": 0.0, "damping": 0.0}
@@ -79,9 +80,11 @@ def test_din_does_not_normalize_its_weights():
 
 def test_a_state_keeps_the_newest_ratings_and_adapts_by_leaving_each_out():
     """One step of gradient descent on the temperature, against finite differences."""
-    model = attention.focused(2)
+    model = compiled(attention.focused(2))
     adapts, rate = tree.under("focus/temperature"), 0.5
-    learner = reader(model, 4, 2, adapts=adapts, inner=optim.fixed(optax.sgd(rate)), num_steps=1)
+    learner = compiled(
+        reader(model, 4, 2, adapts=adapts, inner=optim.fixed(optax.sgd(rate)), num_steps=1)
+    )
     rows = Examples(
         jnp.asarray(RNG.normal(size=(5, 2))), jnp.arange(5.0), jnp.array([1.0, 1, 0, 1, 1])
     )
@@ -110,7 +113,7 @@ def test_a_state_keeps_the_newest_ratings_and_adapts_by_leaving_each_out():
 
 def test_solved_attention_by_hand_and_each_rating_from_the_others():
     """Two orthogonal items at tau 1: A = [[1 + l, 1/e], [1/e, 1 + l]]; by hand for the first."""
-    model = attention.solved(2)
+    model = compiled(attention.solved(2))
     raw = jnp.log(jnp.expm1(1.0 - attention.SHARPEST))
     noise = 0.5
     gate = jnp.log(jnp.expm1(noise - 1e-3))
@@ -119,20 +122,23 @@ def test_solved_attention_by_hand_and_each_rating_from_the_others():
     near, own = 1 / np.e, 1 + noise
     score = model.apply(params, history, jnp.array([[2.0, 0.0]]))[0]
     assert score == pytest.approx((own - near**2) / (own**2 - near**2), rel=1e-5)
-    left = attention.solved_left_out(params, history)
+    left_out = jax.jit(attention.solved_left_out)
+    left = left_out(params, history)
     np.testing.assert_allclose(left, [0.0, near / own], atol=1e-6)
     root = jnp.asarray(RNG.normal(size=(5, 5)), jnp.float32)
     matrix = root @ root.T + jnp.eye(5)
-    np.testing.assert_allclose(attention._inverse(matrix) @ matrix, np.eye(5), atol=1e-4)
-    slope = jax.grad(lambda x: jnp.sum(root * attention._inverse(x)))(matrix)
-    told = jax.grad(lambda x: jnp.sum(root * jnp.linalg.inv(x)))(matrix)
+    inverse = np.asarray(jax.jit(attention._inverse)(matrix))
+    np.testing.assert_allclose(inverse @ np.asarray(matrix), np.eye(5), atol=1e-4)
+    slope = jax.jit(jax.grad(lambda x: jnp.sum(root * attention._inverse(x))))(matrix)
+    told = jax.jit(jax.grad(lambda x: jnp.sum(root * jnp.linalg.inv(x))))(matrix)
     np.testing.assert_allclose(slope, told, rtol=1e-3, atol=1e-4)
     padded = HISTORY._replace(mask=jnp.array([1.0, 1, 0, 1, 1]))
-    given = attention.solved(4).init(jax.random.key(2), HISTORY, CANDIDATES)
-    fast = attention.solved_left_out(given, padded)
+    solved = compiled(attention.solved(4))
+    given = solved.init(jax.random.key(2), HISTORY, CANDIDATES)
+    fast = left_out(given, padded)
     for i in (0, 1, 3, 4):
         others = padded._replace(mask=padded.mask.at[i].set(0.0))
-        one = attention.solved(4).apply(given, others, HISTORY.vector[i : i + 1])[0]
+        one = solved.apply(given, others, HISTORY.vector[i : i + 1])[0]
         assert fast[i] == pytest.approx(float(one), abs=1e-5)
 
 
@@ -143,9 +149,10 @@ def test_candidates_are_weighed_by_how_well_they_predict():
         attention.solved(2), 6, 2, adapts=tree.under("focus"), candidates=grid,
         left_out=attention.solved_left_out,
     )  # fmt: skip
+    learner = compiled(learner)
     angle = jnp.linspace(0.0, 1.0, 6)
     rows = Examples(jnp.stack([jnp.cos(angle), jnp.sin(angle)], 1), angle - 0.5, jnp.ones(6))
-    model = attention.solved(2).init(jax.random.key(0), HISTORY, rows.inputs)
+    model = compiled(attention.solved(2)).init(jax.random.key(0), HISTORY, rows.inputs)
     model |= {"embed": jnp.eye(2)}
     params = {"model": model, "rates": {"log_precision": jnp.float32(12.0)}}
     start = learner.start(params, ())
@@ -161,9 +168,9 @@ def test_candidates_are_weighed_by_how_well_they_predict():
 def test_sharp_users_follow_the_nearest_interest():
     """Near points agree for flat users; at tau 0 a rating is the liking of one interest."""
     sharp = SharpOrFlat(sharpest=1e-4, flattest=1.001e-4, sigma=0.0, num_interests=3)
-    labels = np.asarray(sharp.sample(jax.random.key(0)).support.label)
+    labels = np.asarray(jax.jit(sharp.sample)(jax.random.key(0)).support.label)
     assert len(np.unique(labels.round(3))) <= 3
     flat = SharpOrFlat(sharpest=1e3, flattest=1.001e3, sigma=0.0)
-    task = flat.sample(jax.random.key(0)).support  # a first-order expansion: linear in the item
+    task = jax.jit(flat.sample)(jax.random.key(0)).support  # first order: linear in the item
     fit = np.linalg.lstsq(np.c_[task.inputs, np.ones(40)], np.asarray(task.label), rcond=None)
     assert float(fit[1][0]) < 0.05 * 40

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 
 from metajax.models import experts
 
@@ -13,8 +14,8 @@ X = jax.random.normal(KEY, (5, 3))
 
 @pytest.mark.parametrize("one_gate", [True, False])
 def test_a_mixture_of_one_expert_is_a_shared_bottom(one_gate):
-    mixed = experts.mixture(2, 1, 4, 6, one_gate=one_gate)
-    bottom = experts.shared_bottom(2, 4, 6)
+    mixed = compiled(experts.mixture(2, 1, 4, 6, one_gate=one_gate))
+    bottom = compiled(experts.shared_bottom(2, 4, 6))
     params = mixed.init(KEY, (), X)
     same = {"bottom": jax.tree.map(lambda x: x[0], params["experts"]), "towers": params["towers"]}
     np.testing.assert_allclose(
@@ -23,7 +24,7 @@ def test_a_mixture_of_one_expert_is_a_shared_bottom(one_gate):
 
 
 def test_gates_sum_to_one_and_frozen_ones_are_uniform():
-    learned, frozen = (experts.mixture(2, 3, 4, 6, frozen=f) for f in (False, True))
+    learned, frozen = (compiled(experts.mixture(2, 3, 4, 6, frozen=f)) for f in (False, True))
     params = learned.init(KEY, (), X)
     params["gates"]["kernel"] = 30.0 * params["gates"]["kernel"]
     weights = experts.gate_weights(params, X)
@@ -36,7 +37,7 @@ def test_gates_sum_to_one_and_frozen_ones_are_uniform():
 
 
 def test_one_gate_mixes_alike_for_all_tasks_and_many_gates_need_not():
-    one = experts.mixture(2, 3, 4, 6, one_gate=True)
+    one = compiled(experts.mixture(2, 3, 4, 6, one_gate=True))
     assert experts.gate_weights(one.init(KEY, (), X), X).shape[0] == 1
 
 
@@ -51,7 +52,7 @@ def test_a_task_of_ple_does_not_see_the_experts_of_another():
 
 
 def test_two_levels_of_ple_score_every_task():
-    model = experts.progressive(3, 2, 1, 4, 6)
+    model = compiled(experts.progressive(3, 2, 1, 4, 6))
     scores = model.apply(model.init(KEY, (), X), (), X)
     assert scores.shape == (5, 3) and np.isfinite(scores).all()
 

@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 
 from metajax.learners.in_context import in_batches, sequence_learner
 from metajax.models import sequence, transformer
 from metajax.training import loop
-from metajax.types import Episode, Examples, MetaLearner
+from metajax.types import Episode, Examples
 
 V = 7
 SETTINGS = sequence.Settings(V, sequence.small(8, 1, 2), dropout=0.0)
@@ -25,12 +26,6 @@ def examples(items, mask=None) -> Examples:
     items = jnp.asarray(items, jnp.int32)
     mask = jnp.ones(len(items)) if mask is None else jnp.asarray(mask, float)
     return Examples(items, mask, mask)
-
-
-def compiled(learner: MetaLearner) -> MetaLearner:
-    """The learner whose functions are programs of their own."""
-    names = ("init", "start", "adapt", "predict", "loss")
-    return learner._replace(**{name: jax.jit(getattr(learner, name)) for name in names})
 
 
 @functools.cache

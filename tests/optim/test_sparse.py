@@ -30,7 +30,7 @@ def problem():
     learner = gradient(vector_mlp((4,)), optax.sgd(0.1), 2)
     examples = lambda x, y: Examples(x, y, jnp.ones(y.shape))
     cut = lambda x, y: Episode((), examples(x[:2], y[:2]), examples(x[2:], y[2:]))
-    params = learner.init(jax.random.key(0), cut(table[index[0]], label[0]))
+    params = jax.jit(learner.init)(jax.random.key(0), cut(table[index[0]], label[0]))
     params = jax.tree.map(lambda x: x.astype(float), params)
 
     def loss(rows, params, place):
@@ -66,7 +66,7 @@ def test_distinct_rows_are_those_of_numpy():
     index = jax.random.randint(jax.random.key(0), (5, 7), 0, 20)
     expected, place = np.unique(index, return_inverse=True)
     for capacity in (35, len(expected)):
-        found = touched_rows.distinct(index, capacity, 20)
+        found = jax.jit(touched_rows.distinct, static_argnums=(1, 2))(index, capacity, 20)
         np.testing.assert_array_equal(found.rows[: len(expected)], expected)
     assert np.all(np.asarray(found.rows)[len(expected) :] == 20)
     np.testing.assert_array_equal(found.place, place.reshape(5, 7))
@@ -77,11 +77,11 @@ def test_the_first_step_is_adams_and_the_other_rows_rest():
     both = touched_rows.Tabled({"all": table}, params)
     grads, _ = jax.jit(touched(loss))(both, index, jax.random.key(0))
     update = updates.touched_rows(optax.scale_by_adam(), lambda count: 0.01)
-    new, state = update.apply(both, update.init(both), grads)
+    new, state = jax.jit(update.apply)(both, jax.jit(update.init)(both), grads)
     after = touched_rows.Rows(new.tables["all"], state.memory["all"])
-    dense = jax.grad(lambda t: loss(t, params, index))(table)
+    dense = jax.jit(jax.grad(lambda t: loss(t, params, index)))(table)
     adam = updates.optimizer(optax.adam(0.01))
-    plain, _ = adam.apply(table, adam.init(table), dense)
+    plain, _ = jax.jit(adam.apply)(table, adam.init(table), dense)
     np.testing.assert_allclose(after.value, plain, rtol=1e-10)
     untouched = np.setdiff1d(np.arange(NUM_ROWS), index)
     np.testing.assert_array_equal(after.value[untouched], table[untouched])
@@ -94,9 +94,9 @@ def test_rows_touched_in_each_step_move_as_with_adam_and_others_lag():
     grads = jnp.asarray([[[0.5], [1.0]], [[-0.2], [0.0]], [[0.3], [-2.0]]])
     rows = [[1, 2], [1, 4], [1, 2]]
     state, tx, plain = touched_rows.Rows.of(table), optax.adam(0.1), table
-    moments = tx.init(table)
+    moments, lazy = tx.init(table), jax.jit(touched_rows.lazy_adam)
     for touched, gradient_ in zip(rows, grads, strict=True):
-        state = touched_rows.lazy_adam(state, jnp.asarray(touched), gradient_, 0.1)
+        state = lazy(state, jnp.asarray(touched), gradient_, 0.1)
         dense = jnp.zeros((4, 1)).at[jnp.asarray([1, 2])].set(gradient_)
         updates, moments = tx.update(dense, moments)
         plain = jnp.asarray(optax.apply_updates(plain, updates))

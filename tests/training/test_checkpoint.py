@@ -32,7 +32,7 @@ HERE = pathlib.Path(__file__).resolve()
 ROOT = HERE.parents[2]
 
 
-def tiny_fit(folder: pathlib.Path | None, num_steps: int = 60, *, rate: float = 0.1, **options):
+def tiny_fit(folder: pathlib.Path | None, num_steps: int = 40, *, rate: float = 0.1, **options):
     """A run of two seeds on a synthetic world, with validation: everything `fit` has to keep."""
     world = LatentUsers(dim=3, num_support=4, num_query=4)
     learner = gradient(towers.vector_mlp((4,)), optax.sgd(rate), 1)
@@ -132,11 +132,11 @@ def test_what_is_saved_is_what_stood_there_when_save_was_called(tmp_path):
 def test_going_on_ends_bit_for_bit_as_if_never_stopped(tmp_path, unkilled):
     tiny_fit(tmp_path, 25)
     seen = []
-    resumed = tiny_fit(tmp_path, 60, report=lambda done, metrics: seen.append(done))
-    assert seen == list(range(30, 61, 5))
+    resumed = tiny_fit(tmp_path, 40, report=lambda done, metrics: seen.append(done))
+    assert seen == list(range(30, 41, 5))
     assert result_bytes(resumed) == unkilled
     seen.clear()
-    again = tiny_fit(tmp_path, 60, report=lambda done, metrics: seen.append(done))
+    again = tiny_fit(tmp_path, 40, report=lambda done, metrics: seen.append(done))
     assert not seen and result_bytes(again) == unkilled and again.seconds == resumed.seconds
 
 
@@ -171,7 +171,7 @@ def test_a_flipped_bit_is_seen_and_the_one_before_used(tmp_path, unkilled, capfd
     tiny_fit(tmp_path, 30)
     newest = steps_in(tmp_path)[-1]
     flip_bits(tmp_path / str(newest))
-    resumed = tiny_fit(tmp_path, 60)
+    resumed = tiny_fit(tmp_path, 40)
     said = capfd.readouterr().err
     assert f"{tmp_path / str(newest)} is damaged" in said and "set aside as damaged-30" in said
     assert result_bytes(resumed) == unkilled
@@ -193,7 +193,7 @@ def test_other_damage_is_survived_too(tmp_path, unkilled, damage, capfd):
         for file in path.rglob("*"):
             if file.is_file():
                 file.unlink()
-    assert result_bytes(tiny_fit(tmp_path, 60)) == unkilled
+    assert result_bytes(tiny_fit(tmp_path, 40)) == unkilled
     assert "is damaged" in capfd.readouterr().err
 
 
@@ -225,13 +225,13 @@ def kill_until_done(folder: pathlib.Path, kills: int, seed: int) -> list[int]:
     rng = random.Random(seed)
     reached = []
     for _ in range(kills):
-        process = child(folder, "60")
+        process = child(folder, "40")
         lines = [process.stdout.readline() for _ in range(rng.randint(1, 2))]
         time.sleep(rng.uniform(0.0, 0.15))
         process.send_signal(signal.SIGKILL)
         rest, _ = process.communicate()
         reached += [int(line) for line in [*lines, *rest.split()] if line.strip().isdigit()][-1:]
-    out, err = child(folder, "60", "--digest").communicate()
+    out, err = child(folder, "40", "--digest").communicate()
     assert "Traceback" not in err, err
     (folder / "final").write_bytes(bytes.fromhex(out.split()[-1]))
     return reached
@@ -250,22 +250,22 @@ def test_a_full_disk_is_one_line_and_the_last_good_state_stays(tmp_path, unkille
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda path: full)
         with pytest.raises(UserError) as refusal:
-            tiny_fit(tmp_path, 60)
+            tiny_fit(tmp_path, 40)
     told = str(refusal.value)
     assert told.startswith(f"cannot write a checkpoint to {tmp_path}") and "0.0 MB left" in told
     assert "the same command" in told and "\n" not in told
-    assert result_bytes(tiny_fit(tmp_path, 60)) == unkilled
+    assert result_bytes(tiny_fit(tmp_path, 40)) == unkilled
 
 
 @pytest.mark.slow
 def test_a_write_that_fails_halfway_leaves_the_last_good_state(tmp_path, unkilled):
     """A limit on the size of files makes the writes of the run fail after they have begun."""
     tiny_fit(tmp_path, 20)
-    process = child(tmp_path, "60", "--no-large-files")
+    process = child(tmp_path, "40", "--no-large-files")
     out, err = process.communicate()
     assert process.returncode == 1, (out, err)
     assert "error: cannot write a checkpoint to" in err
-    assert result_bytes(tiny_fit(tmp_path, 60)) == unkilled
+    assert result_bytes(tiny_fit(tmp_path, 40)) == unkilled
 
 
 def test_a_signal_ends_the_run_in_one_line_and_the_same_command_goes_on(tmp_path):
@@ -282,7 +282,7 @@ def test_a_signal_ends_the_run_in_one_line_and_the_same_command_goes_on(tmp_path
         assert abs(steps_in(tmp_path)[-1] - reached[-1]) <= 5, "the last block or a neighbor"
     assert first > 5, "the second process went on from the first"
     assert "damaged" not in "".join(p.name for p in tmp_path.iterdir())
-    resumed = tiny_fit(tmp_path, max(steps_in(tmp_path)[-1], 60))
+    resumed = tiny_fit(tmp_path, max(steps_in(tmp_path)[-1], 40))
     straight = tiny_fit(None, resumed.history["loss"].shape[1] * 5)
     assert result_bytes(resumed) == result_bytes(straight)
 
