@@ -11,7 +11,7 @@ What a Flax module holds beside its parameters is handled as follows; anything e
   query is padded, and use LayerNorm or GroupNorm otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
@@ -61,9 +61,19 @@ def from_nnx(
             )
         return nnx.to_pure_dict(_split(module, batch_statistics)[1])
 
+    known: dict[Hashable, tuple] = {}
+
+    def skeleton(profile: PyTree, inputs: PyTree) -> tuple[Any, Any, Any, Any]:
+        """`_split` of a module without arrays, made once for all inputs of the same shapes."""
+        leaves, structure = jax.tree.flatten((profile, inputs))
+        shapes = structure, *((jnp.shape(x), jnp.result_type(x)) for x in leaves)
+        if shapes not in known:
+            module = nnx.eval_shape(lambda: make(nnx.Rngs(0), profile, inputs))
+            known[shapes] = _split(module, batch_statistics)
+        return known[shapes]
+
     def apply(params: Params, profile: PyTree, inputs: PyTree) -> jax.Array:
-        skeleton = nnx.eval_shape(lambda: make(nnx.Rngs(0), profile, inputs))
-        graphdef, _, random, statistics = _split(skeleton, batch_statistics)
+        graphdef, _, random, statistics = skeleton(profile, inputs)
         random = _seeded(random, jax.random.key(0) if dropout is None else dropout)
         statistics = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), statistics)
         module = nnx.merge(graphdef, params, random, statistics)
