@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 
 from metajax.models.language import bert
 from metajax.types import UserError
@@ -52,7 +53,7 @@ def test_like_titles_are_near(folder, vectors):
 
 
 def test_padding_is_invisible():
-    model = bert.encoder(SMALL)
+    model = compiled(bert.encoder(SMALL))
     tokens = jnp.array([[3, 4, 5, 9], [6, 7, 9, 9]])
     mask = jnp.array([[1.0, 1, 1, 0], [1, 1, 0, 0]])
     params = model.init(jax.random.key(0), (), (tokens, mask))

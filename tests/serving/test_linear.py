@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 
 from metajax.learners import item_ridge
 from metajax.serving import linear
@@ -43,16 +44,13 @@ RECIPES = {
 
 def trained(recipe: item_ridge.Recipe):
     """The learner, and parameters that no network starts with."""
-    learner = item_ridge.in_units(item_ridge.learner(recipe), recipe.scale)
+    learner = compiled(item_ridge.in_units(item_ridge.learner(recipe), recipe.scale))
     inputs = {k: jnp.asarray(v[:2]) for k, v in columns().items()} | {"item": jnp.arange(2)}
     examples = Examples(inputs, jnp.ones(2), jnp.ones(2))
     params = learner.init(KEY, Episode({"age": jnp.ones(1, jnp.int32)}, examples, examples))
-    leaves, shape = jax.tree.flatten(params)
-    keys = jax.random.split(KEY, len(leaves))
-    moved = [
-        x + 0.2 * jax.random.normal(k, jnp.shape(x)) for x, k in zip(leaves, keys, strict=True)
-    ]
-    return learner, jax.tree.unflatten(shape, moved)
+    rng = np.random.default_rng(0)
+    moved = lambda x: jnp.asarray(x + 0.2 * rng.normal(size=jnp.shape(x)), jnp.float32)
+    return learner, jax.tree.map(moved, params)
 
 
 @pytest.mark.parametrize("age", [0, 2])
