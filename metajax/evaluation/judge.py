@@ -182,7 +182,7 @@ def _laid_out(
     scenarios: Mapping[str, Episode], curves: Collection[str], key: jax.Array
 ) -> tuple[Episode, dict[tuple[str, str], int]]:
     """The tasks of all `conditions`, concatenated, and how many there are of each, in order."""
-    ordered = collections.OrderedDict(scenarios)  # as it is after `jit` too
+    ordered = collections.OrderedDict(scenarios)  # `jit` would sort a dict by its keys
     lay = lambda tasks, key: collections.OrderedDict(conditions(tasks, curves, key))
     found = jax.jit(lay)(ordered, key)
     return together([*found.values()]), {place: _count(t) for place, t in found.items()}

@@ -36,7 +36,8 @@ def from_nnx(
 
     Args:
       make: (rngs, profile, inputs) -> a new module, with its parameters drawn from ``rngs``; it may
-        take widths from the shapes of profile and inputs. Learned arrays are ``nnx.Param``.
+        take widths from the shapes of profile and inputs, but nothing from their values. Learned
+        arrays are ``nnx.Param``.
       dropout: the key of the dropout masks; None for no dropout.
       batch_statistics: allow BatchNorm, see this module's docstring.
 

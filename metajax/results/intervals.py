@@ -15,8 +15,8 @@ import numpy as np
 from metajax.types import UserError
 
 BLOCK_VALUES = 128_000
-"""Values resampled at a time: a megabyte in float64 stays near the processor, where 8 MB took 20
-times as long."""
+"""Values resampled at a time. Larger parts are no faster on a quiet machine, and several times as
+slow where other runs keep the cores busy."""
 MOST_KEPT = 64_000_000
 """Draws times users, a byte each, up to which the samples are kept for the next number."""
 

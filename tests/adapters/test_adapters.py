@@ -22,6 +22,8 @@ from metajax.types import Episode, Examples, Model
 SHAPE = Shape(1, 8, 2, 2, 16)
 SETTINGS = sequence.Settings(5, SHAPE, dropout=0.0)
 MODEL = sequence.next_item(SETTINGS)
+DEEP = sequence.next_item(sequence.Settings(5, Shape(2, 8, 2, 2, 16), dropout=0.0))
+"""A model of two blocks, each with an adapter of its own."""
 ROWS = (jnp.array([[0, 1, 2], [3, 4, 0]]), jnp.array([3, 2]))
 WRAPPED = {
     "lora": lora(MODEL, 2),
@@ -66,13 +68,13 @@ def test_at_the_start_the_adapted_model_is_the_base(name):
 
 
 def test_both_forms_of_lora_agree_away_from_the_start():
-    formed = lora(MODEL, 2, scale=0.5, formed=True)
+    formed = lora(DEEP, 2, scale=0.5, formed=True)
     params = quick(formed.init)(jax.random.key(0), (), ROWS)
     nudged = {**params, "adapter": jax.tree.map(lambda x: x + 0.3, params["adapter"])}
-    apart = quick(lora(MODEL, 2, scale=0.5).apply)(nudged, (), ROWS)
+    apart = quick(lora(DEEP, 2, scale=0.5).apply)(nudged, (), ROWS)
     together = quick(formed.apply)(nudged, (), ROWS)
     chex.assert_trees_all_close(together, apart, rtol=2e-4, atol=1e-5)
-    assert jnp.abs(apart - quick(MODEL.apply)(params["base"], (), ROWS)).max() > 1e-4
+    assert jnp.abs(apart - quick(DEEP.apply)(params["base"], (), ROWS)).max() > 1e-4
 
 
 def test_lora_wraps_flax_layers_once_it_is_formed():
@@ -86,11 +88,11 @@ def test_lora_wraps_flax_layers_once_it_is_formed():
 
 
 def test_a_filter_says_which_kernels_get_an_adapter():
-    some = lora(MODEL, 2, tree.matching("attention/(query|value)/kernel"))
+    some = lora(DEEP, 2, tree.matching("attention/(query|value)/kernel"))
     adapter = jax.eval_shape(some.init, jax.random.key(0), (), ROWS)["adapter"]
     assert sorted(adapter) == ["blocks/attention/query/kernel", "blocks/attention/value/kernel"]
-    assert adapter["blocks/attention/query/kernel"]["a"].shape == (1, 8, 2)
-    assert sum(leaf.size for leaf in jax.tree.leaves(adapter)) == 2 * (8 * 2 + 2 * 8)
+    assert adapter["blocks/attention/query/kernel"]["a"].shape == (2, 8, 2)
+    assert sum(leaf.size for leaf in jax.tree.leaves(adapter)) == 2 * 2 * (8 * 2 + 2 * 8)
 
 
 RATES = {"lora": 0.02, "prompt": 0.02, "film": 0.1, "context": 0.1}
