@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 
 from metajax import optim, tree
 from metajax.learners.gradient.maml import gradient
@@ -40,16 +41,15 @@ def curved(score: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def scalar_episode() -> Episode:
-    row = lambda curvature, target: Examples(
-        jnp.zeros(1), jnp.asarray([target]), jnp.asarray([curvature])
-    )
+    row = lambda curvature, target: Examples(np.zeros(1), np.array([target]), np.array([curvature]))
     return Episode((), row(P, C), row(Q, E))
 
 
 def scalar_gradient(inner, num_steps: int, *, second_order: bool = True) -> PyTree:
     learner = gradient(scalar_model(), inner, num_steps, second_order=second_order, loss=curved)
     episode = scalar_episode()
-    return jax.grad(learner.loss, has_aux=True)(learner.init(KEY, episode), episode, KEY)[0]
+    both = jax.jit(jax.grad(learner.loss, has_aux=True))
+    return jax.device_get(both(learner.init(KEY, episode), episode, KEY)[0])
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
@@ -103,15 +103,15 @@ def test_inner_adam_needs_an_error_below_the_root(eps_root, is_finite):
 def mlp_episode() -> Episode:
     """Six support rows, one of them padding, and five query rows of a smooth task."""
     rng = np.random.default_rng(5)
-    x = jnp.asarray(rng.normal(size=(11, 2)))
-    examples = Examples(x, jnp.sin(x[:, 0]) + x[:, 1], jnp.ones(11).at[5].set(0.0))
+    x = rng.normal(size=(11, 2))
+    examples = Examples(x, np.sin(x[:, 0]) + x[:, 1], (np.arange(11) != 5).astype(float))
     cut = lambda a, b: jax.tree.map(lambda leaf: leaf[a:b], examples)
     return Episode((), cut(0, 6), cut(6, 11))
 
 
 def in_double(params: PyTree) -> PyTree:
     """The parameters in double precision: Flax makes them single in any case."""
-    return jax.tree.map(lambda x: x.astype(jnp.float64), params)
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), params)
 
 
 def slopes(learner: MetaLearner) -> tuple[np.ndarray, np.ndarray]:
@@ -122,19 +122,19 @@ def slopes(learner: MetaLearner) -> tuple[np.ndarray, np.ndarray]:
         jax.value_and_grad(lambda params: learner.loss(params, episode, KEY)[0]),
         compiler_options={"xla_backend_optimization_level": 0},
     )
-    _, grads = both(params)
+    grads = jax.device_get(both(params)[1])
     step, by_gradient, by_differences = 1e-6, [], []
     for seed in range(5):
         rng = np.random.default_rng(seed)
-        way = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)  # noqa: B023
+        way = jax.tree.map(lambda x: rng.normal(size=x.shape), params)  # noqa: B023
         at = lambda s: both(jax.tree.map(lambda x, d: x + s * d, params, way))[0]  # noqa: B023
-        by_differences.append((at(step) - at(-step)) / (2 * step))
-        products = jax.tree.map(lambda g, d: jnp.sum(g * d), grads, way)
+        by_differences.append(float(at(step) - at(-step)) / (2 * step))
+        products = jax.tree.map(lambda g, d: np.sum(g * d), grads, way)
         by_gradient.append(sum(jax.tree.leaves(products)))
     return np.array(by_gradient), np.array(by_differences)
 
 
-MLP = vector_mlp((5, 4))
+MLP = compiled(vector_mlp((5, 4)))
 HEAD = tree.under("head")
 
 
@@ -184,7 +184,7 @@ def test_a_detached_inner_gradient_fails_the_finite_differences(learner):
 
 
 def test_only_what_adapts_is_in_the_fast_state_and_moves():
-    learner = gradient(MLP, optax.sgd(0.1), 2, adapts=HEAD)
+    learner = compiled(gradient(MLP, optax.sgd(0.1), 2, adapts=HEAD))
     episode = mlp_episode()
     params = learner.init(KEY, episode)
     state = learner.start(params, ())
@@ -212,10 +212,10 @@ def test_adapting_goes_on_from_where_the_state_stands():
 
 def test_a_warm_up_beyond_the_learned_steps_keeps_the_last_rate():
     rates = optim.learned_step_rates(0.3, 2)
-    learner = gradient(scalar_model(), rates, 3, loss=curved)
+    learner = compiled(gradient(scalar_model(), rates, 3, loss=curved))
     episode = scalar_episode()
     params = learner.init(KEY, episode)
-    params["rates"]["theta"] = jnp.log(jnp.asarray([0.3, 0.1]))
+    params["rates"]["theta"] = np.log([0.3, 0.1])
     state = learner.adapt(params, learner.start(params, ()), episode.support, KEY)
     phi = C + (1 - 0.3 * P) * (1 - 0.1 * P) ** 2 * (THETA - C)
     np.testing.assert_allclose(state.fast["theta"], phi, rtol=1e-12)

@@ -1,7 +1,8 @@
 """The arrays that serve answer as the learner they come from, and tell what each event did."""
 
+import functools
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiled import compiled
@@ -42,15 +43,17 @@ RECIPES = {
 }
 
 
-def trained(recipe: item_ridge.Recipe):
-    """The learner, and parameters that no network starts with."""
+@functools.cache
+def trained(name: str):
+    """The learner of a recipe, and parameters that no network starts with."""
+    recipe = RECIPES[name]
     learner = compiled(item_ridge.in_units(item_ridge.learner(recipe), recipe.scale))
-    inputs = {k: jnp.asarray(v[:2]) for k, v in columns().items()} | {"item": jnp.arange(2)}
-    examples = Examples(inputs, jnp.ones(2), jnp.ones(2))
-    params = learner.init(KEY, Episode({"age": jnp.ones(1, jnp.int32)}, examples, examples))
+    inputs = {k: v[:2] for k, v in columns().items()} | {"item": np.arange(2)}
+    examples = Examples(inputs, np.ones(2), np.ones(2))
+    params = learner.init(KEY, Episode({"age": np.ones(1, np.int32)}, examples, examples))
     rng = np.random.default_rng(0)
-    moved = lambda x: jnp.asarray(x + 0.2 * rng.normal(size=jnp.shape(x)), jnp.float32)
-    return learner, jax.tree.map(moved, params)
+    moved = lambda x: np.asarray(x + 0.2 * rng.normal(size=x.shape), np.float32)
+    return learner, jax.device_put(jax.tree.map(moved, jax.device_get(params)))
 
 
 @pytest.mark.parametrize("age", [0, 2])
@@ -58,17 +61,15 @@ def trained(recipe: item_ridge.Recipe):
 def test_arrays_answer_as_the_learner(name, age):
     """After two calls of adapt, for a person with and without a profile."""
     recipe = RECIPES[name]
-    learner, params = trained(recipe)
+    learner, params = trained(name)
     profile = {"age": np.array([age], np.int32)}
     form = linear.form(recipe, params, columns(), profile)
     items, label = np.array([3, 7, 1]), np.array([1.0, 5.0, 2.5], np.float32)
     state = linear.adapt(form, linear.start(form), items[:1], label[:1])
     state = linear.adapt(form, state, items[1:], label[1:])
-    inputs = lambda i: (
-        {k: jnp.asarray(v[i]) for k, v in columns().items()} | {"item": jnp.asarray(i)}
-    )
-    own = learner.start(params, jax.tree.map(jnp.asarray, profile))
-    own = learner.adapt(params, own, Examples(inputs(items), jnp.asarray(label), jnp.ones(3)), KEY)
+    inputs = lambda i: {k: v[i] for k, v in columns().items()} | {"item": i}
+    own = learner.start(params, profile)
+    own = learner.adapt(params, own, Examples(inputs(items), label, np.ones(3)), KEY)
     expected = learner.predict(params, own, inputs(np.arange(N)))
     np.testing.assert_allclose(linear.predict(form, state), expected, rtol=2e-4, atol=2e-4)
 
@@ -77,7 +78,7 @@ def test_arrays_answer_as_the_learner(name, age):
 def test_influences_add_up_to_what_the_labels_did(name):
     """They sum to the score less what it is when every label is the offset."""
     recipe = RECIPES[name]
-    form = linear.form(recipe, trained(recipe)[1], columns(), {"age": np.zeros(1, np.int32)})
+    form = linear.form(recipe, trained(name)[1], columns(), {"age": np.zeros(1, np.int32)})
     items, label = np.array([3, 7, 1]), np.array([1.0, 5.0, 2.5], np.float32)
     moved = linear.influence(form, items, label, np.arange(N))
     expected = recipe.scale * form.offset[items]
@@ -109,11 +110,11 @@ def test_one_event_by_hand():
 
 def test_a_label_that_is_no_number_is_refused_and_a_model_that_diverged_is_not_made():
     recipe = RECIPES["fold-in"]
-    _, params = trained(recipe)
+    _, params = trained("fold-in")
     form = linear.form(recipe, params, columns(), {})
     with pytest.raises(UserError, match="not a finite number; nothing was learned"):
         linear.adapt(form, linear.start(form), np.array([1]), np.array([np.nan]))
-    broken = {**params, "mean": jnp.full_like(params["mean"], jnp.nan)}
+    broken = {**params, "mean": np.full_like(params["mean"], np.nan)}
     with pytest.raises(UserError, match="the mean of the trained model is not finite"):
         linear.form(recipe, broken, columns(), {})
     damaged = form._replace(mean=form.mean * np.nan)
