@@ -56,9 +56,10 @@ def test_a_class_is_turned_as_a_whole_and_by_all_four_turns():
     image = np.zeros((40, size, size), np.uint8)
     image[:, 0, 1] = 1
     data = images.by_class(image, np.repeat(np.arange(10), 4))
+    draw = jax.jit(lambda k: images.draw(data, k, ways=3, shots=1, queries=2))
     corners = set()
     for i in range(30):
-        episode = images.draw(data, jax.random.key(i), ways=3, shots=1, queries=2)
+        episode = draw(jax.random.key(i))
         place = lambda x: np.asarray(x)[..., 0].reshape(len(x), -1).argmax(axis=1)
         support, query = place(episode.support.inputs), place(episode.query.inputs)
         np.testing.assert_array_equal(np.repeat(support, 2), query)
@@ -73,8 +74,9 @@ def test_short_classes_are_drawn_from_their_own_images_only():
     image[:, 0, 0] = np.arange(20)
     data = images.by_class(image, label)
     assert data.sizes.tolist() == [3, 9, 3]
+    draw = jax.jit(lambda k: images.draw(data, k, ways=3, shots=1, queries=2, rotates=False))
     for i in range(20):
-        episode = images.draw(data, jax.random.key(i), ways=3, shots=1, queries=2, rotates=False)
+        episode = draw(jax.random.key(i))
         rows = np.concatenate([episode.support.inputs, episode.query.inputs])[:, 0, 0, 0]
         assert len(set(rows)) == 9 and max(rows) < 15
     with pytest.raises(UserError, match="one class has 3"):
@@ -168,8 +170,9 @@ def test_one_training_of_prototypes_serves_all_ways():
     methods = [omniglot.protonets(omniglot.Config(ways=ways, steps=20)) for ways in (5, 20)]
     data, programs = strokes(classes=60, each=6), set()
     for method in methods:
-        batch = few_shot.sampler(method)(data, jax.random.key(0))
-        params = method.learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch))
+        batch = jax.jit(few_shot.sampler(method))(data, jax.random.key(0))
+        first = jax.tree.map(lambda x: np.asarray(x)[0], batch)
+        params = jax.jit(method.learner.init)(jax.random.key(0), first)
         chosen = jax.make_jaxpr(few_shot.judge(method, data))(params)
         trained = jax.make_jaxpr(
             lambda p, m=method, b=batch: loop.outer_gradient(m.learner)(p, b, jax.random.key(0))
@@ -205,9 +208,10 @@ def test_published_training_has_a_constant_rate_and_a_head_at_full_scale():
     for told in (True, False):
         config = omniglot.Config(steps=100, published=told)
         tx = omniglot.maml(config).tx
-        updates, _ = tx.update(jnp.ones(1), tx.init(jnp.ones(1)))
+        updates, _ = jax.jit(tx.update)(np.ones(1), jax.jit(tx.init)(np.ones(1)))
         rate[told] = -float(np.asarray(updates)[0])
-        params = omniglot.network(config).init(jax.random.key(0), (), jnp.zeros((1, 28, 28, 1)))
+        init = jax.jit(omniglot.network(config).init)
+        params = init(jax.random.key(0), (), np.zeros((1, 28, 28, 1)))
         head[told] = np.asarray(params["head"]["kernel"])
     assert rate[True] == pytest.approx(1e-3, rel=1e-4) and rate[False] == 0.0
     assert 0.8 < head[True].std() < 1.2
