@@ -50,6 +50,10 @@ def theirs(name: str) -> Any:
     return getattr(metrics, name)
 
 
+ndcg = jax.jit(metrics.ndcg, static_argnames="k")
+order = jax.jit(metrics.order)
+
+
 @jax.jit
 def ranking_at_all_k(score, label, mask, key):
     return {
@@ -69,7 +73,7 @@ def padded(rng, score, label):
     out = [rng.normal(size=ROOM) * 9, rng.integers(0, 6, ROOM).astype(float), np.zeros(ROOM)]
     for whole, part in zip(out, (score, label, 1.0), strict=True):
         whole[place] = part
-    return tuple(jnp.asarray(x) for x in out)
+    return tuple(out)
 
 
 def same(ours, theirs):
@@ -141,24 +145,24 @@ def test_a_key_gives_the_metric_of_one_jittered_score(length, seed):
     )
     key = jax.random.key(seed)
     place_of = np.empty(ROOM)
-    place_of[np.asarray(metrics.order(jnp.zeros(ROOM), mask, key))] = np.arange(ROOM)
+    place_of[np.asarray(order(np.zeros(ROOM), mask, key))] = np.arange(ROOM)
     jittered = tied - 1e-3 * place_of
-    with_ties = ranking_at_all_k(tied.astype(float), label, mask, key)
-    without = ranking_at_all_k(jnp.asarray(jittered), label, mask, KEY)
+    with_ties = ranking_at_all_k(tied, label, mask, key)
+    without = ranking_at_all_k(jittered, label, mask, KEY)
     for name in RANKING:
         np.testing.assert_allclose(with_ties[name], without[name], atol=1e-6)
 
 
 def test_a_constant_scorer_gets_chance_whatever_the_order_of_the_file():
     """4 of 10 relevant, and first in the file: P@5 and R@5 are chance, and not 4/5 and 1."""
-    label = jnp.array([1.0] * 4 + [0.0] * 6)
+    label = np.array([1.0] * 4 + [0.0] * 6)
     keys = jax.random.split(jax.random.key(7), 20_000)
 
     def mean_of(metric):
         values = jax.jit(jax.vmap(lambda key: metric(jnp.ones(10), label, jnp.ones(10), key, k=5)))(
             keys
         )
-        return float(jnp.mean(values)), 4 * float(jnp.std(values)) / len(keys) ** 0.5
+        return float(np.mean(values)), 4 * float(np.std(values)) / len(keys) ** 0.5
 
     discount = [1 / math.log2(i + 1) for i in range(1, 6)]
     chance = {
@@ -178,8 +182,8 @@ def test_a_constant_scorer_gets_chance_whatever_the_order_of_the_file():
 
 def test_every_order_of_a_tie_is_equally_likely():
     keys = jax.random.split(jax.random.key(3), 12_000)
-    mask = jnp.array([1.0, 0.0, 1.0, 1.0])
-    orders = jax.jit(jax.vmap(lambda key: metrics.order(jnp.zeros(4), mask, key)))(keys)
+    mask = np.array([1.0, 0.0, 1.0, 1.0])
+    orders = jax.jit(jax.vmap(metrics.order, (None, None, 0)))(np.zeros(4), mask, keys)
     found, times = np.unique(np.asarray(orders), axis=0, return_counts=True)
     assert len(found) == 6 and (found[:, 3] == 1).all()
     assert (abs(times - 2000) < 4 * (2000 * 5 / 6) ** 0.5).all()
@@ -187,18 +191,18 @@ def test_every_order_of_a_tie_is_equally_likely():
 
 def test_ndcg_by_hand():
     """Grades 3, 0, 2 in the model's order: gains 7, 0, 3; ideal order 3, 2, 0."""
-    score, label = jnp.array([0.1, 0.9, 0.5]), jnp.array([2.0, 3.0, 0.0])
+    score, label = np.array([0.1, 0.9, 0.5]), np.array([2.0, 3.0, 0.0])
     dcg, ideal = 7 + 3 / 2, 7 + 3 / math.log2(3)
-    ndcg = functools.partial(metrics.ndcg, score, label, jnp.ones(3), KEY)
-    assert float(ndcg(k=3)) == pytest.approx(dcg / ideal, rel=1e-6)
-    assert float(ndcg(k=2)) == pytest.approx(7 / ideal, rel=1e-6)
+    at = functools.partial(ndcg, score, label, np.ones(3), KEY)
+    assert float(at(k=3)) == pytest.approx(dcg / ideal, rel=1e-6)
+    assert float(at(k=2)) == pytest.approx(7 / ideal, rel=1e-6)
 
 
 def test_ndcg_never_exceeds_one_and_ignores_the_scale_of_scores():
     """Over-predicting does not help: the value depends on the order alone."""
-    label = jnp.array([5.0, 3.0, 4.0, 1.0])
+    label = np.array([5.0, 3.0, 4.0, 1.0])
     for scale in (1.0, 100.0):
-        value = metrics.ndcg(label * scale, label, jnp.ones(4), KEY, k=3)
+        value = ndcg(label * scale, label, np.ones(4), KEY, k=3)
         assert float(value) == pytest.approx(1.0)
 
 
@@ -206,61 +210,66 @@ def test_ndcg_never_exceeds_one_and_ignores_the_scale_of_scores():
     "label", [[1, -1, -1, -1], [-9, -3, -1, -5], [130, 3, 2, 1], [-7, -7, -7, -7], [1e6, 0, 5, 9]]
 )
 def test_ndcg_is_from_0_to_1_on_any_scale(label):
-    score, label = jnp.arange(4.0), jnp.asarray(label, float)
+    score, label = np.arange(4.0), np.asarray(label, float)
     for sign in (1.0, -1.0):
-        value = float(metrics.ndcg(sign * score, label, jnp.ones(4), KEY, k=4))
+        value = float(ndcg(sign * score, label, np.ones(4), KEY, k=4))
         assert 0.0 <= value <= 1.0
-    best = metrics.ndcg(label, label, jnp.ones(4), KEY, k=4)
+    best = ndcg(label, label, np.ones(4), KEY, k=4)
     assert float(best) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("stars", [(1, 1, 1, 1), (5, 1, 3, 2), (2, 4, 4, 5)])
 def test_ndcg_of_stars_is_that_of_the_same_ratings_in_other_units(stars):
-    label, score, ones = jnp.asarray(stars, float), jnp.arange(4.0), jnp.ones(4)
-    wanted = float(metrics.ndcg(score, label, ones, KEY, k=3))
+    label, score, ones = np.asarray(stars, float), np.arange(4.0), np.ones(4)
+    wanted = float(ndcg(score, label, ones, KEY, k=3))
     for factor, shift in ((20.0, 0.0), (5.0, -15.0), (100.0, 0.0)):
         scale = (factor + shift, 5.0 * factor + shift)
-        other = metrics.ndcg(score, factor * label + shift, ones, KEY, k=3, scale=scale)
+        other = ndcg(score, factor * label + shift, ones, KEY, k=3, scale=scale)
         assert float(other) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_precision_and_decision_thresholds_by_hand():
     """Ratings of 4 and 5 are relevant (above 3); the decision is a predicted rating above 3.5."""
-    score = jnp.array([4.5, 3.6, 3.4, 2.0, 4.0])
-    label = jnp.array([5.0, 3.0, 4.0, 1.0, 4.0])
-    mask = jnp.ones(5)
+    score = np.array([4.5, 3.6, 3.4, 2.0, 4.0])
+    label = np.array([5.0, 3.0, 4.0, 1.0, 4.0])
     at = {"cutoff": 3.5, "threshold": 3.0}
-    assert float(metrics.precision(score, label, mask, KEY, k=3, threshold=3.0)) == pytest.approx(
-        2 / 3
-    )
-    assert float(metrics.recall(score, label, mask, KEY, k=2, threshold=3.0)) == pytest.approx(
-        2 / 3
-    )
-    assert float(metrics.precision_decision(score, label, mask, **at)) == pytest.approx(2 / 3)
-    assert float(metrics.recall_decision(score, label, mask, **at)) == pytest.approx(2 / 3)
-    assert float(metrics.f1(score, label, mask, **at)) == pytest.approx(2 / 3)
-    assert float(metrics.accuracy(score, label, mask, **at)) == pytest.approx(3 / 5)
+    decide = (metrics.precision_decision, metrics.recall_decision, metrics.f1, metrics.accuracy)
+
+    @jax.jit
+    def found(*task):
+        return [
+            metrics.precision(*task, KEY, k=3, threshold=3.0),
+            metrics.recall(*task, KEY, k=2, threshold=3.0),
+            *(metric(*task, **at) for metric in decide),
+            metrics.auc(*task, threshold=3.0),
+        ]
+
+    *rest, accuracy, auc = map(float, found(score, label, np.ones(5)))
+    assert rest == pytest.approx([2 / 3] * 5)
+    assert accuracy == pytest.approx(3 / 5)
     # Of the 3 x 2 pairs only (3.4 of a four, 3.6 of a three) is out of order.
-    assert float(metrics.auc(score, label, mask, threshold=3.0)) == pytest.approx(5 / 6)
+    assert auc == pytest.approx(5 / 6)
 
 
-@pytest.mark.parametrize("score", [jnp.array([jnp.inf, -jnp.inf, jnp.inf, 0.0])])
+@pytest.mark.parametrize("score", [np.array([np.inf, -np.inf, np.inf, 0.0])])
 def test_infinite_scores_are_scores(score):
     """The last row is padding; an infinite score is not taken for it."""
-    label, mask = jnp.array([1.0, 1.0, 0.0, 0.0]), jnp.array([1.0, 1.0, 1.0, 0.0])
-    assert float(metrics.auc(score, label, mask)) == pytest.approx(0.25)
-    assert float(metrics.recall(score, label, mask, KEY, k=3)) == 1.0
+    label, mask = np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
+    both = lambda *task: (metrics.auc(*task), metrics.recall(*task, KEY, k=3))
+    auc, recall = jax.jit(both)(score, label, mask)
+    assert float(auc) == pytest.approx(0.25)
+    assert float(recall) == 1.0
 
 
 def test_a_nan_score_fails_the_task_and_a_nan_in_the_padding_does_not():
-    label, mask = jnp.array([1.0, 0.0, 1.0]), jnp.array([1.0, 1.0, 0.0])
-    broken, fine = jnp.array([0.5, jnp.nan, 0.0]), jnp.array([0.5, 0.0, jnp.nan])
-    for metric in UNKEYED.values():
-        assert jnp.isnan(metric(broken, label, mask))
-        assert jnp.isfinite(metric(fine, label, mask))
-    for metric, _ in RANKING.values():
-        assert jnp.isnan(metric(broken, label, mask, KEY, k=2))
-        assert jnp.isfinite(metric(fine, label, mask, KEY, k=2))
+    label, mask = np.array([1.0, 0.0, 1.0]), np.array([1.0, 1.0, 0.0])
+    broken, fine = np.array([0.5, np.nan, 0.0]), np.array([0.5, 0.0, np.nan])
+    ranked = jax.jit(lambda *task: [metric(*task, KEY, k=2) for metric, _ in RANKING.values()])
+    for name in UNKEYED:
+        assert np.isnan(unkeyed(broken, label, mask)[name])
+        assert np.isfinite(unkeyed(fine, label, mask)[name])
+    assert np.isnan(ranked(broken, label, mask)).all()
+    assert np.isfinite(ranked(fine, label, mask)).all()
 
 
 def test_vmap_over_tasks_is_a_loop_over_tasks():
@@ -269,9 +278,10 @@ def test_vmap_over_tasks_is_a_loop_over_tasks():
         padded(rng, rng.normal(size=n), rng.integers(0, 2, n).astype(float)) for n in (0, 1, 9)
     ]
     keys = jax.random.split(KEY, 3)
-    batch = [jnp.stack(leaf) for leaf in zip(*tasks, strict=True)]
-    together = jax.vmap(ranking_at_all_k)(*batch, keys)
-    together |= jax.vmap(unkeyed)(*batch)
+    batch = [np.stack(leaf) for leaf in zip(*tasks, strict=True)]
+    together = jax.jit(jax.vmap(ranking_at_all_k))(*batch, keys)
+    together |= jax.jit(jax.vmap(unkeyed))(*batch)
+    together = jax.device_get(together)
     for i, task in enumerate(tasks):
         alone = ranking_at_all_k(*task, keys[i]) | unkeyed(*task)
         for name, value in alone.items():
@@ -286,10 +296,10 @@ def test_ranking_metrics_of_one_key_share_one_sort():
 
 
 def test_misuse_is_refused():
-    one = jnp.ones(3)
+    one = np.ones(3)
     with pytest.raises(ValueError, match="at least 1, not 0"):
-        metrics.ndcg(one, one, one, KEY, k=0)
+        ndcg(one, one, one, KEY, k=0)
     with pytest.raises(AssertionError, match="shape"):
-        metrics.mae(one, one, jnp.ones(1))
+        jax.jit(metrics.mae)(one, one, np.ones(1))
     with pytest.raises(AssertionError, match="rank"):
-        metrics.f1(one[:, None], one[:, None], one[:, None])
+        jax.jit(metrics.f1)(one[:, None], one[:, None], one[:, None])
