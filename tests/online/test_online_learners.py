@@ -19,11 +19,11 @@ GRADS = np.random.default_rng(0).normal(size=7)
 
 def stepped(optimizer: rows.Rows, start: float, grads: np.ndarray) -> list[float]:
     """The weight of a table of one entry after each gradient."""
-    slots, found = optimizer.init(jnp.full((1, 1), start)), []
-    index = jnp.zeros(1, jnp.int32)
+    init, read, step = map(jax.jit, optimizer)
+    slots, index, found = init(np.full((1, 1), start)), np.zeros(1, np.int32), []
     for g in grads:
-        slots = optimizer.step(slots, index, jnp.full((1, 1), g, jnp.float32))
-        found.append(float(optimizer.read(slots, index)[0, 0]))
+        slots = step(slots, index, np.full((1, 1), g))
+        found.append(float(np.asarray(read(slots, index))[0, 0]))
     return found
 
 
@@ -52,20 +52,21 @@ def test_ftrl_is_the_minimum_that_its_paper_states(l1, l2, start):
 
 
 def test_ftrl_begins_where_the_table_does():
-    table = jnp.array([[0.3, -2.0]])
+    table = np.array([[0.3, -2.0]])
     for l1, l2 in ((0.0, 0.0), (0.5, 0.2)):
         optimizer = rows.ftrl(0.1, 1.0, l1, l2)
-        read = optimizer.read(optimizer.init(table), jnp.zeros(1, jnp.int32))
-        np.testing.assert_allclose(read, table, rtol=1e-5)
+        init, read, _ = map(jax.jit, optimizer)
+        found = read(init(table), np.zeros(1, np.int32))
+        np.testing.assert_allclose(found, table, rtol=1e-5)
 
 
 def test_adagrad_is_that_of_optax():
     tx = optax.adagrad(0.3, initial_accumulator_value=0.25, eps=1e-12)
-    w, want = jnp.full((1, 1), 0.5), []
+    w, want, update = np.full((1, 1), 0.5), [], jax.jit(tx.update)
     state = tx.init(w)
     for g in GRADS:
-        updates, state = tx.update(jnp.full((1, 1), g, jnp.float32), state)
-        w = optax.apply_updates(w, updates)
+        updates, state = update(np.full((1, 1), g), state)
+        w = w + np.asarray(updates)
         want.append(float(w[0, 0]))
     np.testing.assert_allclose(stepped(rows.adagrad(0.3, 0.25), 0.5, GRADS), want, rtol=1e-5)
 
@@ -89,35 +90,42 @@ def test_the_optimizers_are_those_of_river():
 
 def test_two_events_of_a_row_in_one_round_both_count():
     optimizer = rows.ogd(0.1)
-    both = optimizer.step(jnp.ones((2, 1)), jnp.array([0, 0]), jnp.array([[1.0], [2.0]]))
+    step = jax.jit(optimizer.step)
+    both = step(np.ones((2, 1)), np.array([0, 0]), np.array([[1.0], [2.0]]))
     np.testing.assert_allclose(both, [[1 - 0.3], [1.0]], rtol=1e-6)
     ada = rows.adagrad(1.0, eps=0.0)
-    slots = ada.step(ada.init(jnp.ones((2, 1))), jnp.array([0, 0]), jnp.array([[3.0], [4.0]]))
+    init, _, step = map(jax.jit, ada)
+    slots = step(init(np.ones((2, 1))), np.array([0, 0]), np.array([[3.0], [4.0]]))
     np.testing.assert_allclose(slots, [[1 - 7 / 5, 25.0], [1.0, 0.0]], rtol=1e-6)
 
 
 @pytest.mark.parametrize("optimizer", [rows.ogd(0.1), rows.adagrad(0.1, 0.1), rows.ftrl(0.1)])
 def test_repeats_are_found_by_pairs_and_by_sorting_alike(optimizer, monkeypatch):
     rng = np.random.default_rng(0)
-    index, grads = jnp.asarray(rng.integers(0, 5, 12)), jnp.asarray(rng.normal(size=(12, 3)))
-    slots = optimizer.init(jnp.ones((7, 3)))
-    pairs = optimizer.step(slots, index, grads)
+    index, grads = rng.integers(0, 5, 12), rng.normal(size=(12, 3))
+    slots = np.asarray(jax.jit(optimizer.init)(np.ones((7, 3))))
+
+    def step(*args, **how):  # traced anew each time: with the FEW of now
+        return np.asarray(jax.jit(lambda *args: optimizer.step(*args, **how))(*args))
+
+    pairs = step(slots, index, grads)
     monkeypatch.setattr(rows, "FEW", 0)
-    np.testing.assert_allclose(optimizer.step(slots, index, grads), pairs, rtol=1e-5)
+    np.testing.assert_allclose(step(slots, index, grads), pairs, rtol=1e-5)
     np.testing.assert_array_equal(pairs[5:], slots[5:])  # rows that nobody asked for
-    alone = jnp.array([6, 2])
-    apart = optimizer.step(slots, alone, grads[:2], apart=True)
-    np.testing.assert_allclose(apart, optimizer.step(slots, alone, grads[:2]), rtol=1e-6)
+    alone = np.array([6, 2])
+    apart = step(slots, alone, grads[:2], apart=True)
+    np.testing.assert_allclose(apart, step(slots, alone, grads[:2]), rtol=1e-6)
 
 
 def test_factorization_by_hand():
     """One event: mean 3, biases 0, p = (1, 2), q = (3, 1), label 10; the score is 8."""
-    tables = mf.Tables(jnp.array([[0.0, 1.0, 2.0]]), jnp.array([[0.0, 3.0, 1.0]]))
+    tables = jax.device_put(mf.Tables(np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 3.0, 1.0]])))
     online = mf.factorization(rows.ogd(0.1), tables, 3.0, penalty=0.0)
-    index = jnp.zeros(1, jnp.int32)
-    state = online.init(jax.random.key(0))
-    assert float(online.predict(state, Asked(index, index))[0]) == 8.0
-    state = online.learn(state, Answered(Asked(index, index), jnp.array([10.0]), jnp.ones(1)))
+    index = np.zeros(1, np.int32)
+    init, predict, learn = map(jax.jit, online[:3])
+    state = init(jax.random.key(0))
+    assert float(predict(state, Asked(index, index))[0]) == 8.0
+    state = learn(state, Answered(Asked(index, index), np.array([10.0]), np.ones(1)))
     found = mf.learned(rows.ogd(0.1), state, 1)
     np.testing.assert_allclose(found.user, [[0.2, 1 + 0.6, 2 + 0.2]], rtol=1e-6)
     np.testing.assert_allclose(found.item, [[0.2, 3 + 0.2, 1 + 0.4]], rtol=1e-6)
@@ -129,14 +137,12 @@ def test_recursive_ridge_solves_the_weighted_normal_equations(forgetting):
     x, y, who = rng.normal(size=(9, 3)), rng.normal(size=9), rng.integers(0, 2, 9)
     mean, precision = np.array([0.5, -1.0, 0.0]), np.array([1.0, 2.0, 0.5])
     online = recursive_ridge(
-        2, lambda item: jnp.asarray(x, jnp.float32)[item], jnp.asarray(mean, jnp.float32),
-        jnp.asarray(precision, jnp.float32), forgetting=forgetting,
+        2, lambda item: jnp.asarray(x, jnp.float32)[item], jax.device_put(mean),
+        jax.device_put(precision), forgetting=forgetting,
     )  # fmt: skip
-    index = jnp.arange(9, dtype=jnp.int32)
-    told = Answered(
-        Asked(jnp.asarray(who, jnp.int32), index), jnp.asarray(y, jnp.float32), jnp.ones(9)
-    )
-    state = jax.jit(online.learn)(online.init(jax.random.key(0)), told)
+    told = Answered(Asked(who, np.arange(9)), y, np.ones(9))
+    state = jax.jit(online.learn)(jax.jit(online.init)(jax.random.key(0)), told)
+    state = jax.device_get(state)
     for group in (0, 1):
         own = np.flatnonzero(who == group)
         weight = forgetting ** np.arange(len(own))[::-1]
@@ -155,11 +161,11 @@ def test_a_retrain_reads_the_window_from_the_oldest_and_then_serves():
     )
     online = retrained(fading, size=3, every=4, passes=1, batch=1)
     state = online.init(jax.random.key(0))
-    zero = jnp.zeros(1, jnp.int32)
+    zero = np.zeros(1, np.int32)
     seen = []
     for label in (1.0, 2.0, 4.0, 8.0, 100.0):
         state = jax.jit(online.learn)(
-            state, Answered(Asked(zero, zero), jnp.array([label]), jnp.ones(1))
+            state, Answered(Asked(zero, zero), np.array([label]), np.ones(1))
         )
         seen.append(float(state.serving))
     assert seen == [0.0, 0.0, 0.0, (2 / 2 + 4) / 2 + 8, (2 / 2 + 4) / 2 + 8]
