@@ -34,8 +34,8 @@ def world() -> tuple[Source, Episode]:
     tasks = split.Tasks(
         owner, (owner * n).astype(np.int32), n, item.ravel().astype(np.int32), label.ravel()
     )
-    source = Source(tasks, {}, {"factor": jnp.asarray(vector, jnp.float32)})
-    return source, jax.tree.map(jnp.asarray, episodes.fixed(tasks, QUERY))
+    source = Source(tasks, {}, {"factor": jax.device_put(vector)})
+    return source, jax.device_put(episodes.fixed(tasks, QUERY))
 
 
 def three() -> Model:
@@ -50,8 +50,9 @@ def fold_in() -> MetaLearner:
 
 def params_of(learner: MetaLearner):
     source, tasks = world()
-    first = episodes.fetch(jax.tree.map(lambda x: x[0], tasks), source)
-    return learner.init(jax.random.key(0), first)
+    first = jax.tree.map(lambda x: np.asarray(x)[0], tasks)
+    begun = lambda task, source: learner.init(jax.random.key(0), episodes.fetch(task, source))
+    return jax.jit(begun)(first, source)
 
 
 @functools.cache
@@ -71,8 +72,8 @@ def controlled(build, metrics=evaluate.rating_metrics, trained=None) -> dict[str
     learner, (source, tasks) = build(), world()
     params = params_of(learner)
     if trained is not None:
-        params = jax.tree.map(lambda x: jnp.full_like(x, trained), params)
-    arms = {"x": (learner, jax.tree.map(lambda x: x[None], params))}
+        params = jax.tree.map(lambda x: np.full_like(x, trained), params)
+    arms = {"x": (learner, jax.tree.map(lambda x: np.asarray(x)[None], params))}
     found = judge.judge(arms, {"s": tasks}, fetch=episodes.fetch, source=source, metrics=metrics)
     return {key.condition: values for key, values in found.items() if key.metric == "mae"}
 
@@ -149,7 +150,7 @@ def test_random_initialization_costs_a_learner_that_knows_something():
 def test_the_judge_has_every_scenario_condition_and_metric_asked_for():
     """Two scenarios of unlike widths, a curve for one of them, controls in one metric alone."""
     learner, (source, tasks) = fold_in(), world()
-    params = jax.tree.map(lambda x: jnp.stack([x, x]), params_of(learner))
+    params = jax.tree.map(lambda x: np.stack([x, x]), params_of(learner))
     short = jax.tree.map(lambda x: x[:10, :5] if x.ndim > 1 else x[:10], tasks)
     scenarios = {"new": tasks, "old": short}
     options = {"fetch": episodes.fetch, "source": source, "curves": ["old"], "main": "mae"}
@@ -165,15 +166,15 @@ def test_the_judge_has_every_scenario_condition_and_metric_asked_for():
             np.testing.assert_allclose(values, found[key], rtol=2e-4, err_msg=str(key))
     cold = found["old", "x", "k=0", "mae"]
     np.testing.assert_array_equal(cold, found["old", "x", "no support", "mae"])
-    direct = predicts(learner)(params_of(learner), tasks)
-    expected = jnp.abs(direct - tasks.query.label).mean(axis=1)
+    direct = np.asarray(predicts(learner)(params_of(learner), tasks))
+    expected = np.abs(direct - np.asarray(tasks.query.label)).mean(axis=1)
     np.testing.assert_allclose(found["new", "x", "all", "mae"][0], expected, rtol=1e-4)
 
 
 def test_every_adaptation_is_measured_in_turn():
     """The mean of the labels seen: 0 before any, then the support's mean, however often read."""
-    support = Examples({"item": jnp.zeros((2, 2))}, jnp.array([[2.0, 4.0], [5.0, 0.0]]), None)
-    support = support._replace(mask=jnp.array([[1.0, 1.0], [1.0, 0.0]]))
+    support = Examples({"item": np.zeros((2, 2))}, np.array([[2.0, 4.0], [5.0, 0.0]]), None)
+    support = support._replace(mask=np.array([[1.0, 1.0], [1.0, 0.0]]))
     tasks = Episode((), support, support)
     score = lambda state, episode: state[0] / jnp.maximum(state[1], 1)
     found = evaluate.while_adapting(running_mean(), {}, tasks, jax.random.key(0), score, 2)
@@ -195,8 +196,9 @@ def test_tasks_may_be_keys_that_episodes_are_drawn_from():
 
 def test_nobody_keeps_their_own_support():
     _, tasks = world()
+    others_support = jax.jit(judge.others_support)
     for seed in range(5):
-        donated = judge.others_support(jax.random.key(seed), tasks)
+        donated = others_support(jax.random.key(seed), tasks)
         own = np.asarray(tasks.support.inputs)
         given = np.asarray(donated.support.inputs)
         assert not (own == given).all(axis=1).any()
@@ -212,10 +214,10 @@ def test_the_curve_is_judging_with_the_support_cut():
         tasks
     )
     for k, found in zip((0, 5, 12), curve["mae"], strict=True):
-        mask = jnp.where(jnp.arange(SUPPORT) < k, 1.0, 0.0)
-        cut = tasks.support._replace(mask=tasks.support.mask * mask[None, :])
-        scores = predicts(learner)(params, tasks._replace(support=cut))
-        expected = jnp.abs(scores - tasks.query.label).mean(axis=1)
+        mask = np.asarray(tasks.support.mask) * (np.arange(SUPPORT) < k)[None, :]
+        cut = tasks.support._replace(mask=mask)
+        scores = np.asarray(predicts(learner)(params, tasks._replace(support=cut)))
+        expected = np.abs(scores - np.asarray(tasks.query.label)).mean(axis=1)
         np.testing.assert_allclose(found, expected, rtol=1e-4)
     assert curve["mae"][2].mean() < curve["mae"][1].mean() < curve["mae"][0].mean()
 
@@ -267,11 +269,11 @@ def scores_of(table: np.ndarray) -> MetaLearner:
 
 
 def one_task(support, query, label) -> Episode:
-    row = lambda x, kind: jnp.asarray([x], kind)
-    ones = lambda x: jnp.ones((1, len(x)))
+    row = lambda x, kind: np.asarray([x], kind)
+    ones = lambda x: np.ones((1, len(x)))
     return Episode(
-        jnp.zeros(1, int),
-        Examples(row(support, int), jnp.zeros((1, len(support))), ones(support)),
+        np.zeros(1, int),
+        Examples(row(support, int), np.zeros((1, len(support))), ones(support)),
         Examples(row(query, int), row(label, float), ones(query)),
     )
 
@@ -309,11 +311,11 @@ def test_a_constant_scorer_gets_chance_in_the_full_catalogue():
     num, catalogue, k = 400, 50, 10
     rng = np.random.default_rng(0)
     item = np.stack([rng.permutation(catalogue)[:6] for _ in range(num)])
-    ones = lambda n: jnp.ones((num, n))
+    ones = lambda n: np.ones((num, n))
     tasks = Episode(
-        jnp.zeros(num, int),
-        Examples(jnp.asarray(item[:, :4]), ones(4), ones(4)),
-        Examples(jnp.asarray(item[:, 4:]), ones(2), ones(2)),
+        np.zeros(num, int),
+        Examples(item[:, :4], ones(4), ones(4)),
+        Examples(item[:, 4:], ones(2), ones(2)),
     )
     found = rank(np.zeros(catalogue), tasks, np.arange(catalogue), k=k)
     chance = k / (catalogue - 4)
