@@ -116,35 +116,45 @@ def test_doubly_robust_with_both_parts_wrong_is_far_off():
 
 
 def test_clipping_lowers_and_a_threshold_leaves_the_rest_to_the_model():
-    log = Logged(jnp.zeros((2, 1)), jnp.array([0, 1]), jnp.array([0.1, 0.8]), jnp.array([1.0, 1.0]))
-    target, model = jnp.full((2, 2), 0.5), jnp.array([[0.2, 0.6], [0.2, 0.6]])
-    np.testing.assert_allclose(off_policy.weights(log, target), [5.0, 0.625])
-    np.testing.assert_allclose(off_policy.ips(log, target, clip=2.0).part, [2.0, 0.625])
-    found = off_policy.doubly_robust(log, target, model, clip=2.0).part
-    np.testing.assert_allclose(found, [0.4 + 2.0 * 0.8, 0.4 + 0.625 * 0.4], rtol=1e-6)
-    found = off_policy.switch(log, target, model, 1.0).part
-    np.testing.assert_allclose(found, [0.4, 0.4 + 0.625 * 0.4], rtol=1e-6)
+    log = Logged(np.zeros((2, 1)), np.array([0, 1]), np.array([0.1, 0.8]), np.array([1.0, 1.0]))
+    target, model = np.full((2, 2), 0.5), np.array([[0.2, 0.6], [0.2, 0.6]])
+
+    @jax.jit
+    def told(log, target, model):
+        clipped = off_policy.ips(log, target, clip=2.0)
+        robust = off_policy.doubly_robust(log, target, model, clip=2.0)
+        switched = off_policy.switch(log, target, model, 1.0)
+        return off_policy.weights(log, target), clipped.part, robust.part, switched.part
+
+    weights, clipped, robust, switched = told(log, target, model)
+    np.testing.assert_allclose(weights, [5.0, 0.625])
+    np.testing.assert_allclose(clipped, [2.0, 0.625])
+    np.testing.assert_allclose(robust, [0.4 + 2.0 * 0.8, 0.4 + 0.625 * 0.4], rtol=1e-6)
+    np.testing.assert_allclose(switched, [0.4, 0.4 + 0.625 * 0.4], rtol=1e-6)
 
 
 def test_the_effective_sample_size_is_kishs():
-    assert float(off_policy.effective_sample_size(jnp.full(7, 3.0))) == 7.0
-    np.testing.assert_allclose(off_policy.effective_sample_size(jnp.array([1.0, 3.0])), 16 / 10)
-    assert float(off_policy.effective_sample_size(jnp.zeros(4))) == 0.0
+    size = jax.jit(off_policy.effective_sample_size)
+    assert float(size(np.full(7, 3.0))) == 7.0
+    np.testing.assert_allclose(size(np.array([1.0, 3.0])), 16 / 10)
+    assert float(size(np.zeros(4))) == 0.0
 
 
 def test_what_the_log_never_shows_is_counted_within_its_group():
-    log = Logged(np.zeros((3, 1)), jnp.array([0, 1, 1]), jnp.full(3, 0.5), jnp.ones(3))
-    target = jnp.array([[0.5, 0.2, 0.3]] * 3)
-    np.testing.assert_allclose(off_policy.unsupported(log, target), 0.3, rtol=1e-6)
-    group = jnp.array([0, 0, 1])  # round 3 stands alone: of its group action 1 alone is shown
+    log = Logged(np.zeros((3, 1)), np.array([0, 1, 1]), np.full(3, 0.5), np.ones(3))
+    target = np.array([[0.5, 0.2, 0.3]] * 3)
+    unsupported = jax.jit(off_policy.unsupported, static_argnums=3)
+    np.testing.assert_allclose(unsupported(log, target), 0.3, rtol=1e-6)
+    group = np.array([0, 0, 1])  # round 3 stands alone: of its group action 1 alone is shown
     want = (0.3 + 0.3 + 0.8) / 3
-    np.testing.assert_allclose(off_policy.unsupported(log, target, group, 2), want, rtol=1e-6)
+    np.testing.assert_allclose(unsupported(log, target, group, 2), want, rtol=1e-6)
 
 
 def test_bernsteins_interval_is_that_of_maurer_and_pontil():
-    reward = jnp.array([0.0, 1.0, 1.0, 0.0, 1.0])
-    log = Logged(jnp.zeros((5, 1)), jnp.zeros(5, int), jnp.ones(5), reward)
-    low, high = confidence.empirical_bernstein(off_policy.on_policy(log))
+    reward = np.array([0.0, 1.0, 1.0, 0.0, 1.0])
+    log = Logged(np.zeros((5, 1)), np.zeros(5, int), np.ones(5), reward)
+    interval = jax.jit(lambda log: confidence.empirical_bernstein(off_policy.on_policy(log)))
+    low, high = interval(log)
     told = np.log(80.0)
     want = np.sqrt(2 * 0.3 * told / 5) + 7 * told / 12
     np.testing.assert_allclose([low, high], [0.6 - want, 0.6 + want], rtol=1e-5)
@@ -176,8 +186,9 @@ def test_the_studentized_interval_holds_the_mean_of_skewed_terms_more_often():
 
 
 def test_the_reward_model_solves_the_normal_equations_and_leaves_its_own_fold_out():
-    log, _ = WORLD.sample(jax.random.key(0), 60)
-    found = np.asarray(reward_model.ridge(log, jnp.ones(60), log.context, 4, 2.0))
+    log, _ = jax.device_get(jax.jit(WORLD.sample, static_argnums=1)(jax.random.key(0), 60))
+    ridge = jax.jit(reward_model.ridge, static_argnums=3)
+    found = np.asarray(ridge(log, np.ones(60), log.context, 4, 2.0))
     for a in range(4):
         mine = np.asarray(log.action) == a
         x = np.c_[np.ones(mine.sum()), np.asarray(log.context)[mine]]
@@ -185,9 +196,9 @@ def test_the_reward_model_solves_the_normal_equations_and_leaves_its_own_fold_ou
         w = np.linalg.solve(x.T @ x + 2.0 * np.eye(4), x.T @ y)
         want = np.asarray(log.reward).mean() + np.c_[np.ones(60), np.asarray(log.context)] @ w
         np.testing.assert_allclose(found[:, a], want, atol=1e-5)
-    fitted = reward_model.cross_fitted(log, 4)
-    own = log._replace(reward=log.reward.at[0].set(1.0 - log.reward[0]))
-    moved = np.asarray(fitted != reward_model.cross_fitted(own, 4)).any(axis=1)
+    fitted = reward_model.cross_fitted
+    own = log._replace(reward=np.concatenate([1.0 - log.reward[:1], log.reward[1:]]))
+    moved = (np.asarray(fitted(log, 4)) != np.asarray(fitted(own, 4))).any(axis=1)
     assert not moved[::2].any() and moved[1::2].any()  # its fold does not see it, the other does
 
 
@@ -271,12 +282,15 @@ def test_open_bandit_has_the_counts_of_its_manifest(data_dir):
 
 
 def test_the_worlds_policies_are_distributions_and_its_log_follows_them():
-    np.testing.assert_allclose(WORLD.logging.sum(axis=1), 1.0, rtol=1e-5)
-    assert float(WORLD.logging.min()) >= 0.01
-    assert float(WORLD.value(WORLD.target)) > float(WORLD.value(WORLD.logging))
+    logging, target = jax.device_get(jax.jit(lambda: (WORLD.logging, WORLD.target))())
+    value = jax.jit(WORLD.value)
+    np.testing.assert_allclose(logging.sum(axis=1), 1.0, rtol=1e-5)
+    assert float(logging.min()) >= 0.01
+    assert float(value(target)) > float(value(logging))
     log, index = jax.jit(partial(WORLD.sample, rounds=20_000))(jax.random.key(0))
-    shown = jnp.zeros_like(WORLD.logging).at[index, log.action].add(1.0 / 20_000)
-    np.testing.assert_allclose(shown, WORLD.logging / WORLD.num_contexts, atol=6e-3)
-    truth = float(WORLD.value(WORLD.target))
-    found = float(off_policy.value(off_policy.ips(log, WORLD.target[index])))
-    assert abs(found - truth) < 0.03
+    log, index = jax.device_get((log, index))
+    shown = np.zeros(logging.shape)
+    np.add.at(shown, (index, log.action), 1.0 / 20_000)
+    np.testing.assert_allclose(shown, logging / WORLD.num_contexts, atol=6e-3)
+    told = jax.jit(lambda log, shown: off_policy.value(off_policy.ips(log, shown)))
+    assert abs(float(told(log, target[index])) - float(value(target))) < 0.03

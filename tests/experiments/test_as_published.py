@@ -98,9 +98,8 @@ def test_a_click_is_the_sigmoid_of_a_probability_put_through_a_softmax():
     """Probabilities .8 and .3 by SciPy's softmax, clicks 1 and 0, and a padded row."""
     p, label = np.array([0.8, 0.3, 0.5]), np.array([1.0, 0.0, 1.0])
     chosen = [scipy.special.log_softmax([1 - q, q])[int(y)] for q, y in zip(p, label, strict=True)]
-    found = parts.probability_twice(
-        jnp.asarray(scipy.special.logit(p)), jnp.asarray(label), jnp.array([1.0, 1.0, 0.0])
-    )
+    probability_twice = jax.jit(parts.probability_twice)
+    found = probability_twice(scipy.special.logit(p), label, np.array([1.0, 1.0, 0.0]))
     assert float(found) == pytest.approx(-(chosen[0] + chosen[1]) / 2, rel=1e-5)
 
 
@@ -153,9 +152,9 @@ def test_adapted_unadapted_and_what_adapting_changes_by_pencil():
     The query has the label 3: errors of 2, of 3 without support, of 2 or 1 shuffled. A prediction
     changes by 5.
     """
-    rows = Examples(jnp.zeros((1, 3), int), jnp.array([[1.0, 2.0, 9.0]]), jnp.array([[1.0, 1, 0]]))
-    query = Examples(jnp.zeros((1, 2), int), jnp.array([[3.0, 3.0]]), jnp.array([[1.0, 0.0]]))
-    tasks = Episode(jnp.zeros(1, int), rows, query)
+    rows = Examples(np.zeros((1, 3), int), np.array([[1.0, 2.0, 9.0]]), np.array([[1.0, 1, 0]]))
+    query = Examples(np.zeros((1, 2), int), np.array([[3.0, 3.0]]), np.array([[1.0, 0.0]]))
+    tasks = jax.device_put(Episode(np.zeros(1, int), rows, query))
     nobody = Tasks(*[np.zeros(1, np.int32)] * 5)
     source = episodes.Source(nobody, {}, {"bias": jnp.zeros(1)})
     found = as_published.scores_of(
@@ -174,10 +173,10 @@ def test_adapted_unadapted_and_what_adapting_changes_by_pencil():
 
 def test_ties_are_broken_alike_in_every_condition():
     """Who never adapts has the same nDCG adapted, unadapted and shuffled, though all is a tie."""
-    ten = jnp.tile(jnp.arange(10)[None], (40, 1))
-    label = 1.0 + jax.random.randint(jax.random.key(1), (40, 10), 0, 5)
-    rows = Examples(ten, label, jnp.ones((40, 10)))
-    tasks = Episode(jnp.zeros(40, int), rows, rows)
+    ten = np.tile(np.arange(10)[None], (40, 1))
+    label = 1.0 + np.random.default_rng(1).integers(0, 5, (40, 10))
+    rows = Examples(ten, label, np.ones((40, 10)))
+    tasks = jax.device_put(Episode(np.zeros(40, int), rows, rows))
     still = sum_of_labels()._replace(adapt=lambda params, state, e, key: state)
     nobody = Tasks(*[np.zeros(1, np.int32)] * 5)
     source = episodes.Source(nobody, {}, {"bias": jnp.zeros(10)})
@@ -249,10 +248,11 @@ def test_every_way_to_warm_up_builds_and_a_new_item_changes_with_its_clicks(name
     """By shapes: what is trained and what meets a new item have the same parameters."""
     data = warm.with_base(warm_data(), warm.WAYS[name])
     model = warm.click_model(data, warm.WAYS[name].dim)
-    example = episodes.draw(jax.random.key(0), data.source, 8, 4)
+    draw = jax.jit(episodes.draw, static_argnums=(2, 3))
+    example = draw(jax.random.key(0), data.source, 8, 4)
     of = lambda: model.init(jax.random.key(0), example)
-    empty: Any = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(of))
-    trained = empty["model"]
+    empty: Any = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(of))
+    trained = jax.device_put(empty["model"])
     learner, judged, _ = warm.build(warm.WAYS[name], data, trained)
 
     def play(key, episode):
@@ -268,8 +268,9 @@ def test_every_way_to_warm_up_builds_and_a_new_item_changes_with_its_clicks(name
 def test_what_is_frozen_rests_and_the_rest_decays():
     """Without a gradient Adam makes a full step of .001 of the decay alone, where it may."""
     tx = warm.resting(optax.chain(optax.add_decayed_weights(1e-6), optax.adam(1e-3)), ("base",))
-    params = {"base": {"w": jnp.ones(2)}, "net": {"w": jnp.ones(2)}}
-    updates: Any = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)[0]
+    params = {"base": {"w": np.ones(2)}, "net": {"w": np.ones(2)}}
+    grads = jax.tree.map(np.zeros_like, params)
+    updates: Any = jax.jit(lambda g, p: tx.update(g, tx.init(p), p))(grads, params)[0]
     np.testing.assert_array_equal(updates["base"]["w"], 0.0)
     np.testing.assert_allclose(updates["net"]["w"], -1e-3, rtol=0.02)  # eps is 1e-8
 

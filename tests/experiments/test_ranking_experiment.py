@@ -3,10 +3,10 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from compiled import compiled
 
 from experiments.field.ranking import meta, ranking, worlds
 from metajax.benchmark import ranking_arms
@@ -27,7 +27,7 @@ def begin(met, dim=6) -> meta.Start:
 
 def test_the_meta_ridge_begins_as_the_fold_in_of_implicit_als(met):
     start = begin(met)
-    made = meta.learner(start, "ridge")
+    made = compiled(meta.learner(start, "ridge"))
     scores = meta.scorer_of(made, made.init(jax.random.key(0), None))(met[:5])
     h = start.vectors
     for row, score in zip(met[:5].toarray(), scores, strict=True):
@@ -37,25 +37,25 @@ def test_the_meta_ridge_begins_as_the_fold_in_of_implicit_als(met):
 
 @pytest.mark.parametrize("head", ["ridge", "mean"])
 def test_items_one_by_one_are_items_all_at_once(met, head):
-    made = meta.learner(begin(met), head)
+    made = compiled(meta.learner(begin(met), head))
     params, key = made.init(jax.random.key(0), None), jax.random.key(0)
-    items = jnp.array([3, 7, 11])
-    rows = lambda x: Examples(x, jnp.ones(x.shape), jnp.ones(x.shape))
+    items = np.array([3, 7, 11])
+    rows = lambda x: Examples(x, np.ones(x.shape), np.ones(x.shape))
     cold = made.start(params, ())
     once, each = made.adapt(params, cold, rows(items), key), cold
     for item in items:
         each = made.adapt(params, each, rows(item[None]), key)
-    every = jnp.arange(24)
+    every = np.arange(24)
     np.testing.assert_allclose(
         made.predict(params, each, every), made.predict(params, once, every), rtol=1e-4, atol=1e-5
     )
-    padded = Examples(jnp.array([3, 7, 11, 5]), jnp.ones(4), jnp.array([1.0, 1, 1, 0]))
+    padded = Examples(np.array([3, 7, 11, 5]), np.ones(4), np.array([1.0, 1, 1, 0]))
     found = made.predict(params, made.adapt(params, cold, padded, key), every)
     np.testing.assert_allclose(found, made.predict(params, once, every), rtol=1e-4, atol=1e-5)
 
 
 def test_tasks_show_some_items_of_a_user_and_ask_for_others(met):
-    batch = meta.sampler(40)(meta.users_of(met), jax.random.key(0))
+    batch = jax.device_get(jax.jit(meta.sampler(40))(meta.users_of(met), jax.random.key(0)))
     for i in range(40):
         shown = batch.support.inputs[i][batch.support.mask[i] > 0]
         asked = batch.query.inputs[i][batch.query.mask[i] > 0]
