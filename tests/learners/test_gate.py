@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 from sklearn.linear_model import Ridge
 
 from metajax.data.worlds.latent import LatentUsers
@@ -61,25 +62,25 @@ def label_mean():
 def test_the_average_and_the_stack_by_hand():
     episode = jax.jit(WORLD.sample)(KEY)
     learners = [constant(1.0), constant(3.0)]
-    for learner in (averaged(learners), stacked(learners)):
+    for learner in (compiled(averaged(learners)), compiled(stacked(learners))):
         params = learner.init(KEY, episode)
         state = learner.adapt(params, learner.start(params, ()), episode.support, KEY)
         np.testing.assert_allclose(learner.predict(params, state, episode.query.inputs), 2.0)
-    params["weigher"]["share"] = jnp.array([2.0, -0.5])
+    params["weigher"]["share"] = np.array([2.0, -0.5])
     state = learner.start(params, ())
     np.testing.assert_allclose(learner.predict(params, state, episode.query.inputs), 0.5)
 
 
 def test_out_of_fold_errors_by_hand():
     """Labels 1, 2, 3, 6 in folds (1, 3) and (2, 6): means 4 and 2 of the other fold."""
-    x = jnp.zeros((5, 1))
-    examples = Examples(x, jnp.array([1.0, 2.0, 3.0, 6.0, 99.0]), jnp.array([1.0, 1, 1, 1, 0]))
-    learner = label_mean()
+    x = np.zeros((5, 1))
+    examples = Examples(x, np.array([1.0, 2.0, 3.0, 6.0, 99.0]), np.array([1.0, 1, 1, 1, 0]))
+    learner = compiled(label_mean())
     params = learner.init(KEY, Episode((), examples, examples))
     states = [learner.start(params, ())]
-    error = out_of_fold_errors([learner], [params], states, examples, KEY)
-    np.testing.assert_allclose(error, [3 + 0 + 1 + 4], rtol=1e-4)
-    inside = out_of_fold_errors([learner], [params], states, examples, KEY, num_folds=1)
+    errors = lambda e, **folds: out_of_fold_errors([learner], [params], states, e, KEY, **folds)
+    np.testing.assert_allclose(jax.jit(errors)(examples), [3 + 0 + 1 + 4], rtol=1e-4)
+    inside = jax.jit(lambda e: errors(e, num_folds=1))(examples)
     np.testing.assert_allclose(inside, [2 + 1 + 0 + 3], rtol=1e-4)
 
 
@@ -87,7 +88,7 @@ def test_in_fold_errors_flatter_whoever_overfits():
     """Control: ridge with hardly any penalty interpolates three rows, and misses new ones."""
     world = LatentUsers(dim=4, num_support=3, num_query=8)
     learner = ridge(identity(), zero(), 4, precision=1e-4)
-    episodes = jax.jit(jax.vmap(world.sample))(jax.random.split(KEY, 50))
+    episodes = jax.device_get(jax.jit(jax.vmap(world.sample))(jax.random.split(KEY, 50)))
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], episodes))
     state = learner.start(params, ())
 
@@ -99,13 +100,13 @@ def test_in_fold_errors_flatter_whoever_overfits():
 
 
 def test_the_gate_in_numpy():
-    learner = gated([constant(1.0), label_mean()])
-    x = jnp.zeros((4, 1))
-    support = Examples(x, jnp.array([2.0, 2.0, 5.0, 5.0]), jnp.ones(4))
+    learner = compiled(gated([constant(1.0), label_mean()]))
+    x = np.zeros((4, 1))
+    support = Examples(x, np.array([2.0, 2.0, 5.0, 5.0]), np.ones(4))
     episode = Episode((), support, support)
     params = learner.init(KEY, episode)
     kernel = np.array([[0.3, 0.0], [0.0, -0.2], [0.1, 0.4]])
-    params["weigher"] = {"kernel": jnp.asarray(kernel), "bias": jnp.array([0.0, 0.5])}
+    params["weigher"] = {"kernel": kernel, "bias": np.array([0.0, 0.5])}
     state = learner.adapt(params, learner.start(params, ()), support, KEY)
     np.testing.assert_allclose(state.error, [1 + 1 + 4 + 4, 4 * 1.5], rtol=1e-4)
     z = np.array([10 / 4, 6 / 4, np.log(5.0)])
@@ -157,9 +158,10 @@ def test_a_gate_that_sees_nothing_cannot_move():
     """Control: with the evidence blanked the shares are those of every task."""
     blank = lambda profile, error, weight: 0.0 * error_and_support_size(profile, error, weight)
     learner = gated(bases(), evidence=blank)
-    episodes = jax.jit(jax.vmap(WORLD.sample))(jax.random.split(KEY, 20))
+    episodes = jax.device_get(jax.jit(jax.vmap(WORLD.sample))(jax.random.split(KEY, 20)))
     params = learner.init(KEY, jax.tree.map(lambda x: x[0], episodes))
-    params["weigher"]["kernel"] = params["weigher"]["kernel"] + jnp.array([[1.0, -1.0]])
+    kernel = np.asarray(params["weigher"]["kernel"])
+    params["weigher"]["kernel"] = kernel + np.array([[1.0, -1.0]])
     share = jax.jit(jax.vmap(lambda e: learner.loss(params, e, KEY)[1]["share_0"]))(episodes)
     np.testing.assert_allclose(share, 0.5, atol=1e-6)
 
@@ -168,22 +170,21 @@ def test_stacking_weights_are_those_of_scikit_learn():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 3)), rng.normal(size=40)
     mask = (np.arange(40) < 30).astype(float)
-    got = stacking_weights(jnp.asarray(x), jnp.asarray(y), jnp.asarray(mask), penalty=2.0)
+    weights = jax.jit(stacking_weights)
+    got = weights(x, y, mask, penalty=2.0)
     model = Ridge(alpha=2.0, fit_intercept=False).fit(x[:30], y[:30] - x[:30].mean(axis=1))
     np.testing.assert_allclose(got, 1 / 3 + model.coef_, rtol=1e-3, atol=1e-5)
-    assert float(stacking_weights(jnp.asarray(x), jnp.asarray(y), 0 * jnp.asarray(mask))[0]) == (
-        pytest.approx(1 / 3)
-    )
+    assert float(weights(x, y, 0 * mask)[0]) == pytest.approx(1 / 3)
 
 
 def test_a_blend_follows_the_number_of_examples_and_teaches_its_bases_by_their_own_losses():
     """Shares and loss by hand, at 0 and at 3 examples, of two learners that say constants."""
-    learner = blended([constant(1.0), constant(3.0)])
-    x, mask = jnp.zeros((3, 4)), jnp.ones(3)
-    support = Examples(x, jnp.full(3, 2.0), mask)
-    task = Episode((), support, Examples(x[:1], jnp.ones(1), mask[:1]))
+    learner = compiled(blended([constant(1.0), constant(3.0)]))
+    x, mask = np.zeros((3, 4)), np.ones(3)
+    support = Examples(x, np.full(3, 2.0), mask)
+    task = Episode((), support, Examples(x[:1], np.ones(1), mask[:1]))
     params = learner.init(KEY, task)
-    params["weigher"] = {"level": jnp.array([0.05, 0.0]), "slope": jnp.array([-0.1, 0.1])}
+    params["weigher"] = {"level": np.array([0.05, 0.0]), "slope": np.array([-0.1, 0.1])}
     state = learner.start(params, ())
     first = 1 / (1 + np.exp(-0.5))
     assert float(learner.predict(params, state, x)[0]) == pytest.approx(3 - 2 * first, rel=1e-5)

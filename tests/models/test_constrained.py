@@ -11,15 +11,18 @@ from metajax.models.transformer import Shape
 from metajax.types import UserError
 
 DECODER = decoder.Decoder(Shape(1, 8, 2, 1, 12), 9)
-PARAMS = jax.tree.map(lambda x: 20 * x, decoder.init(jax.random.key(0), DECODER))
+PARAMS = jax.jit(lambda key: jax.tree.map(lambda x: 20 * x, decoder.init(key, DECODER)))(
+    jax.random.key(0)
+)
 ROWS = [[1, 2, 8], [1, 3, 4, 8], [5, 8], [1, 3, 6, 8], [7, 7, 7, 8]]
 PROMPT = jnp.array([3, 1, 4, 0, 0])
+log_likelihood = jax.jit(constrained.log_likelihood, static_argnums=0)
 
 
 def likelihood_of(row):
-    whole = jnp.array([3, 1, 4, *row])
-    judged = jnp.array([0, 0, 0] + [1] * len(row))
-    return float(constrained.log_likelihood(DECODER, PARAMS, whole, judged))
+    whole = np.array([3, 1, 4, *row])
+    judged = np.array([0, 0, 0] + [1] * len(row))
+    return float(log_likelihood(DECODER, PARAMS, whole, judged))
 
 
 TREE = constrained.prefix_tree(ROWS)
@@ -31,7 +34,7 @@ SEARCH = jax.jit(  # parameters and tree are arguments
 
 
 def searched(allowed):
-    return [np.asarray(x) for x in SEARCH(PARAMS, TREE, jnp.asarray(allowed), 3)]
+    return [np.asarray(x) for x in SEARCH(PARAMS, TREE, np.asarray(allowed), 3)]
 
 
 @pytest.fixture(scope="module")
@@ -79,16 +82,17 @@ def test_rows_in_one_do_not_see_each_other_and_a_cut_prompt_is_a_shorter_one():
         long = constrained.prompt_cache(DECODER, params, jnp.array([3, 1, 4, 1, 5]), 5)
         return constrained.after(DECODER, params, constrained.cut(long, 2), rows)
 
-    found = hidden(PARAMS, constrained.packed([[5, 8], [7, 2, 6]], 8))
+    found = np.asarray(hidden(PARAMS, constrained.packed([[5, 8], [7, 2, 6]], 8)))
     plain = jax.jit(lambda params, row: decoder.logits(DECODER, params, row))
     for row, at in (([5, 8], slice(0, 2)), ([7, 2, 6], slice(2, 5))):
         told = decoder.to_logits(DECODER, PARAMS, found[at])
-        expected = plain(PARAMS, jnp.array([3, 1, *row]))[2:]
+        expected = np.asarray(plain(PARAMS, np.array([3, 1, *row])))[2:]
         np.testing.assert_allclose(told, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_likelihood_is_a_product_of_softmaxes():
-    log_p = jax.nn.log_softmax(decoder.logits(DECODER, PARAMS, jnp.array([3, 1, 4, 5])), axis=-1)
+    told = jax.jit(lambda row: jax.nn.log_softmax(decoder.logits(DECODER, PARAMS, row), axis=-1))
+    log_p = np.asarray(told(np.array([3, 1, 4, 5])))
     np.testing.assert_allclose(likelihood_of([5, 8]), log_p[2, 5] + log_p[3, 8], rtol=1e-5)
 
 
