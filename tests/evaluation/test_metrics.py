@@ -236,7 +236,8 @@ def test_precision_and_decision_thresholds_by_hand():
     decide = (metrics.precision_decision, metrics.recall_decision, metrics.f1, metrics.accuracy)
 
     @jax.jit
-    def found(*task):
+    def found(score, label, mask):
+        task = (score, label, mask)
         return [
             metrics.precision(*task, KEY, k=3, threshold=3.0),
             metrics.recall(*task, KEY, k=2, threshold=3.0),
@@ -255,8 +256,8 @@ def test_precision_and_decision_thresholds_by_hand():
 def test_infinite_scores_are_scores(score):
     """The last row is padding; an infinite score is not taken for it."""
     label, mask = np.array([1.0, 1.0, 0.0, 0.0]), np.array([1.0, 1.0, 1.0, 0.0])
-    both = lambda *task: (metrics.auc(*task), metrics.recall(*task, KEY, k=3))
-    auc, recall = jax.jit(both)(score, label, mask)
+    auc = jax.jit(metrics.auc)(score, label, mask)
+    recall = jax.jit(metrics.recall, static_argnames="k")(score, label, mask, KEY, k=3)
     assert float(auc) == pytest.approx(0.25)
     assert float(recall) == 1.0
 
