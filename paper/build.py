@@ -34,7 +34,7 @@ from paper.grids import (
 
 CLAIMS = claims.claims_of(claims) | claims.claims_of(findings) | claims.claims_of(fresh)
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
-ACROSS = ("quality", "sinusoid", "records", "omniglot", "T1", "T2", "T3", "T4", "T5")
+ACROSS = ("quality", "sinusoid", "records", "omniglot", "further", "T1", "T2", "T3", "T4", "T5")
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")
 
 
@@ -110,7 +110,7 @@ def contents(r: Results) -> dict[str, str]:
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
         "mixture": any(one.record.method == MIXED for one in r.registered),
-        "further": bool(CLAIMS["fresh-further"](r)),
+        "further": fresh.further_table(r) is not None,
         "by_ratings": bool(CLAIMS["fresh-by-ratings"](r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),
@@ -125,6 +125,8 @@ def grids_of(r: Results) -> dict[str, grid.Grid]:
     grids |= {"omniglot": omniglot(r)} if r.omniglot else {}
     grids |= {"unlabeled": unlabeled(r)} if r.unlabeled else {}
     grids |= {"fresh-claims": fresh.claims_table(r.registered)} if r.registered else {}
+    further = fresh.further_table(r)
+    grids |= {"further": further} if further else {}
     return grids | field_tables(r) | fresh.fresh_tables(r)
 
 

@@ -11,6 +11,9 @@ from paper import edition, fresh
 from paper.build import CLAIMS
 from paper.edition import Results
 
+PLACES = ("user_cold", "warm")
+"""The scenarios that the small registrations are about."""
+
 
 @pytest.fixture
 def two_splits() -> Results:
@@ -58,7 +61,7 @@ def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_spli
     tables = fresh.fresh_tables(r).values()
     behind = [cell for grid in tables for row in grid.rows if row[0] == A10 for cell in row[1:]]
     assert set(behind) == {"-0.1000 [-0.1000, -0.1000]*"}
-    assert CLAIMS["fresh-further"](r) == "", "A11 is not among the arms"
+    assert fresh.further_table(r) is None, "A11 is not among the arms"
     told = fresh.claims_table(r.registered)
     assert [row[3:] for row in told.rows] == [["0.30 and 0.70", "0.00 and 1.00"]] * 2
 
@@ -132,7 +135,11 @@ def test_what_the_meta_learner_adds_beside_further_trees_is_told(two_splits):
 
     each = {name: further(one) for name, one in two_splits.fresh.items()}
     r = dataclasses.replace(two_splits, fresh=each)
-    assert CLAIMS["fresh-further"](r) == (
-        "-0.1000 [-0.1000, -0.1000] for new users of synthetic and +0.0000 [+0.0000, +0.0000] "
-        "for known ones of synthetic"
-    )
+    found = fresh.further_table(r)
+    assert found is not None and found.headings[3:] == [f"minus {arm}" for arm in (A10, A11)]
+    sizes = [f"{sum(one.tasks[scenario] for one in each.values()):,}" for scenario in PLACES]
+    behind, level = "-0.1000 [-0.1000, -0.1000]*", "+0.0000 [+0.0000, +0.0000]"
+    assert found.rows == [
+        ["synthetic", "new users", sizes[0], behind, behind],
+        ["synthetic", "known ones", sizes[1], behind, level],
+    ]
