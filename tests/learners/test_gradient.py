@@ -117,7 +117,7 @@ def in_double(params: PyTree) -> PyTree:
 def slopes(learner: MetaLearner) -> tuple[np.ndarray, np.ndarray]:
     """Slopes (5,) of the outer loss along random directions: by its gradient, by differences."""
     episode = mlp_episode()
-    params = in_double(learner.init(jax.random.key(2), episode))
+    params = in_double(jax.jit(learner.init)(jax.random.key(2), episode))
     both = jax.jit(
         jax.value_and_grad(lambda params: learner.loss(params, episode, KEY)[0]),
         compiler_options={"xla_backend_optimization_level": 0},

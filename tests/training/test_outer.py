@@ -45,10 +45,10 @@ def batch() -> Episode:
 def parameters(num_steps: int):
     """A learner on rows, and parameters in double precision with a table of the rows beside."""
     learner = gradient(vector_mlp((6,)), optax.sgd(0.1), num_steps)
-    one = Episode((), *[Examples(jnp.zeros((2, 3)), jnp.zeros(2), jnp.ones(2))] * 2)
-    params = learner.init(jax.random.key(0), one)
-    params["table"] = jax.random.normal(jax.random.key(1), (20, 3))
-    return learner, jax.tree.map(lambda x: x.astype(jnp.float64), params)
+    one = Episode((), *[Examples(np.zeros((2, 3)), np.zeros(2), np.ones(2))] * 2)
+    params = jax.device_get(quick(learner.init)(jax.random.key(0), one))
+    params["table"] = np.random.default_rng(2).normal(size=(20, 3))
+    return learner, jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), params)
 
 
 def look_up(params, episodes: Episode) -> Episode:
@@ -101,7 +101,7 @@ def test_every_way_is_the_gradient_task_by_task(num_steps):
 
 def test_cut_supports_without_preparation():
     learner, params = parameters(1)
-    episodes = look_up(params, batch())
+    episodes = quick(look_up)(params, batch())
     del params["table"]
     run = lambda *how: quick(lambda p: gradient_fn(learner, *how)(p, episodes, KEY))(params)
     close(run(4, (1, 3)), run())
@@ -115,16 +115,16 @@ def test_a_chunk_is_computed_at_the_size_that_it_needs():
         {"width": jnp.asarray(float(episode.support.mask.shape[0]))},
     )
     learner = learner._replace(loss=width)
-    run = lambda *how: gradient_fn(learner, *how)(params, batch(), KEY)[1]["width"]
+    run = lambda *how: quick(gradient_fn(learner, *how))(params, batch(), KEY)[1]["width"]
     # Sorted: 0 3 | 5 9, cut to 4 and 12.
     assert run(2, (2, 4)) == (4 + 12) / 2
     assert run(4, (2, 9)) == 9 and run(None, ()) == 12
 
 
 def test_sizes_are_up_to_the_last_real_row():
-    mask = jnp.asarray([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1.0]])
+    mask = np.array([[1, 0, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1.0]])
     episodes = Episode((), Examples(mask, mask, mask), Examples(mask, mask, mask))
-    np.testing.assert_array_equal(outer_gradient.support_sizes(episodes), [3, 0, 4])
+    np.testing.assert_array_equal(quick(outer_gradient.support_sizes)(episodes), [3, 0, 4])
 
 
 def test_training_on_cut_supports_is_training_on_whole_ones_and_compiles_once():
