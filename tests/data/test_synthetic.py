@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 from learner_rows import zero
 
 from metajax.data.worlds import latent
@@ -57,14 +58,15 @@ def measured() -> dict[str, np.ndarray]:
     for shots in SHOTS:
         drawn = sample(jax.random.split(jax.random.key(shots), NUM_DRAWS))
         support, label = drawn.support, np.asarray(drawn.query.label)
-        mask = jnp.broadcast_to(jnp.arange(max(SHOTS)) < shots, support.mask.shape) * 1.0
+        mask = np.zeros(support.mask.shape, np.float32)
+        mask[:, :shots] = 1.0
         drawn = drawn._replace(support=support._replace(mask=mask))
         order = np.random.default_rng(shots).permuted(
             np.tile(np.arange(shots), (NUM_DRAWS, 1)), axis=1
         )
         permuted = np.array(support.label)
         permuted[:, :shots] = np.take_along_axis(permuted, order, axis=1)
-        shuffled = drawn._replace(support=drawn.support._replace(label=jnp.asarray(permuted)))
+        shuffled = drawn._replace(support=drawn.support._replace(label=permuted))
         scores = {
             "bayes": bayes(drawn),
             "zero_shot": drawn.query.inputs @ world.mean_weights,
@@ -99,33 +101,33 @@ def test_the_zero_shot_error_is_the_variance_of_taste_and_noise(measured):
 @pytest.mark.parametrize("shots", [0, 1, 7])
 def test_bayes_is_ridge_around_the_mean_weights(shots):
     world = LatentUsers(tau=0.7, sigma=0.4, num_support=7, num_query=5)
-    learner = ridge(identity(), zero(), world.dim)
-    episode = world.sample(jax.random.key(4))
-    mask = (jnp.arange(7) < shots).astype(jnp.float32)
+    learner = compiled(ridge(identity(), zero(), world.dim))
+    episode = jax.jit(world.sample)(jax.random.key(4))
+    mask = (np.arange(7) < shots).astype(np.float32)
     episode = episode._replace(support=episode.support._replace(mask=mask))
     params = learner.init(jax.random.key(0), episode) | {
         "mean": world.mean_weights,
-        "log_precision": jnp.full(world.dim, 2 * jnp.log(0.4 / 0.7)),
+        "log_precision": np.full(world.dim, 2 * np.log(0.4 / 0.7)),
     }
     state = learner.adapt(params, learner.start(params, ()), episode.support, jax.random.key(0))
     scores = learner.predict(params, state, episode.query.inputs)
-    np.testing.assert_allclose(scores, world.bayes(episode), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores, jax.jit(world.bayes)(episode), rtol=1e-4, atol=1e-5)
 
 
 def test_the_number_of_shots_is_uniform_when_it_is_random():
     world = LatentUsers(num_support=4, num_query=1, random_shots=True)
     sample = jax.jit(jax.vmap(lambda k: world.sample(k).support.mask), compiler_options=FAST)
     masks = sample(jax.random.split(jax.random.key(0), 2000))
-    shares = np.bincount(np.asarray(masks.sum(axis=1), int), minlength=5) / 2000
+    shares = np.bincount(np.asarray(masks, int).sum(axis=1), minlength=5) / 2000
     np.testing.assert_allclose(shares, 0.2, atol=4 * np.sqrt(0.2 * 0.8 / 2000))
 
 
 def test_the_leaky_world_reveals_the_weights_in_the_profile():
     """With the profile the labels are known up to the noise; without noise, exactly."""
-    episode = LatentUsers.leaky(sigma=0.0).sample(jax.random.key(2))
+    episode = jax.device_get(jax.jit(LatentUsers.leaky(sigma=0.0).sample)(jax.random.key(2)))
     known = episode.query.inputs @ episode.profile
     np.testing.assert_allclose(known, episode.query.label, rtol=1e-5, atol=1e-6)
-    assert LatentUsers().sample(jax.random.key(2)).profile == ()
+    assert jax.eval_shape(LatentUsers().sample, jax.random.key(2)).profile == ()
 
 
 def test_the_mean_weights_are_of_the_seed_and_not_of_the_task():
@@ -136,8 +138,9 @@ def test_the_mean_weights_are_of_the_seed_and_not_of_the_task():
 
 def test_sine_tasks_are_sines_of_one_amplitude_and_phase():
     world = SineTasks(num_support=20, num_query=30)
+    sample = jax.jit(world.sample)
     for seed in range(3):
-        episode = world.sample(jax.random.key(seed))
+        episode = jax.device_get(sample(jax.random.key(seed)))
         x = np.concatenate([episode.support.inputs, episode.query.inputs])[:, 0].astype(float)
         y = np.concatenate([episode.support.label, episode.query.label]).astype(float)
         # a sin(x - p) = (a cos p) sin x - (a sin p) cos x is linear in two unknowns.
@@ -152,8 +155,8 @@ def test_sine_tasks_are_sines_of_one_amplitude_and_phase():
 def test_a_given_amplitude_is_an_input_from_a_grid_of_twenty():
     world = SineTasks(num_support=2, num_query=2, given_amplitude=True)
     sample = jax.jit(jax.vmap(world.sample), compiler_options=FAST)
-    episodes = sample(jax.random.split(jax.random.key(0), 500))
-    amplitude = np.asarray(episodes.query.inputs[:, 0, 1])
+    episodes = jax.device_get(sample(jax.random.split(jax.random.key(0), 500)))
+    amplitude = episodes.query.inputs[:, 0, 1]
     assert len(np.unique(amplitude.round(4))) == 20
     np.testing.assert_allclose(amplitude.min(), 0.1, rtol=1e-5)
     np.testing.assert_allclose(amplitude.max(), 5.0, rtol=1e-5)

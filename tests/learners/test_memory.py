@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.special
+from compiled import compiled
 
 from metajax import tree
 from metajax.learners.cold_start.mamo import attention, mamo, memory_optimizer, read, write_loss
 from metajax.types import Episode, Examples, Model
 
 KEY = jax.random.key(0)
-X = jax.random.normal(jax.random.key(1), (5, 2))
-EXAMPLES = Examples(X, X[:, 0] - 0.5, jnp.ones(5))
-EPISODE = Episode(jnp.array([1.0, -1.0]), EXAMPLES, EXAMPLES)
+X = np.random.default_rng(1).normal(size=(5, 2))
+EXAMPLES = Examples(X, X[:, 0] - 0.5, np.ones(5))
+EPISODE = Episode(np.array([1.0, -1.0]), EXAMPLES, EXAMPLES)
 
 
 def zero() -> Model:
@@ -53,17 +55,18 @@ def learner_of(**settings):
 
 
 def test_attention_in_numpy():
-    keys, description = jnp.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]), jnp.array([5.0, 0.0])
-    kernel = 2.0 * jnp.eye(3)
+    keys, description = np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0]]), np.array([5.0, 0.0])
+    kernel = 2.0 * np.eye(3)
     expected = np.exp([2.0, 0.0, -2.0]) / np.exp([2.0, 0.0, -2.0]).sum()
-    np.testing.assert_allclose(attention(description, keys, kernel), expected, rtol=1e-5)
+    found = jax.jit(attention)(description, keys, kernel)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_task_starts_from_what_the_memories_hold():
-    learner = learner_of(shift=0.1)
+    learner = compiled(learner_of(shift=0.1))
     params = learner.init(KEY, EPISODE)
     memory = params["memory"]
-    memory["gradient"] = {"s": jnp.array([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]])}
+    memory["gradient"] = {"s": np.array([[1.0, 0.0], [0.0, 1.0], [4.0, 4.0]])}
     description = np.array([1.0, -0.5])
     keys = np.asarray(memory["profile"])
     cosine = keys @ description / (np.linalg.norm(keys, axis=1) * np.linalg.norm(description))
@@ -74,37 +77,37 @@ def test_a_task_starts_from_what_the_memories_hold():
     np.testing.assert_allclose(state.fast["body"]["s"], [1, 2] - 0.1 * remembered, rtol=1e-4)
     mix = np.einsum("m,mij->ij", weight, np.asarray(memory["task"]))
     np.testing.assert_allclose(state.fast["mix"], mix, rtol=1e-4)
-    expected = (np.asarray(X) * np.asarray(state.fast["body"]["s"]) @ mix.T) @ [0.5, -0.5]
+    expected = (X * np.asarray(state.fast["body"]["s"]) @ mix.T) @ [0.5, -0.5]
     np.testing.assert_allclose(learner.predict(params, state, X), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_surrogate_step_is_the_published_write():
     """M <- (1 - a) M + a (weight (x) value), here with the rate a = 0.25."""
-    weight, value, memory = jnp.array([0.2, 0.8]), jnp.array([1.0, 3.0]), jnp.ones((2, 2))
-    step = jax.grad(lambda m: write_loss(weight, value, m))(memory)
+    weight, value, memory = np.array([0.2, 0.8]), np.array([1.0, 3.0]), np.ones((2, 2))
+    step = np.asarray(jax.jit(jax.grad(lambda m: write_loss(weight, value, m)))(memory))
     expected = 0.75 + 0.25 * np.array([[0.2, 0.6], [0.8, 2.4]])
     np.testing.assert_allclose(memory - 0.25 * step, expected, rtol=1e-6)
-    np.testing.assert_allclose(read(weight, {"m": memory})["m"], [1.0, 1.0])
+    np.testing.assert_allclose(jax.jit(read)(weight, {"m": memory})["m"], [1.0, 1.0])
 
 
 def test_memories_get_their_writes_at_their_rates_and_the_rest_its_gradient():
-    learner = learner_of()
-    params = learner.init(KEY, EPISODE)
+    learner = compiled(learner_of())
+    params = jax.device_get(learner.init(KEY, EPISODE))
     tx = memory_optimizer(optax.sgd(0.3), profile_rate=0.5, gradient_rate=0.05, task_rate=0.1)
     grads, info = jax.jit(jax.grad(learner.loss, has_aux=True))(params, EPISODE, KEY)
-    updates, _ = tx.update(grads, tx.init(params), params)
-    new = optax.apply_updates(params, updates)
-    weight = jax.nn.softmax(
-        (params["memory"]["profile"] @ jnp.array([1.0, -0.5]))
-        / (jnp.linalg.norm(params["memory"]["profile"], axis=1) * 1.25**0.5)
+    step = lambda p: optax.apply_updates(p, tx.update(grads, tx.init(p), p)[0])
+    new = jax.jit(step)(params)
+    weight = scipy.special.softmax(
+        (params["memory"]["profile"] @ np.array([1.0, -0.5]))
+        / (np.linalg.norm(params["memory"]["profile"], axis=1) * 1.25**0.5)
         @ params["attention"]
     )
-    before = learner.start(params, EPISODE.profile)
-    after = learner.adapt(params, before, EXAMPLES, KEY)
+    before = jax.device_get(learner.start(params, EPISODE.profile))
+    after = jax.device_get(learner.adapt(params, before, EXAMPLES, KEY))
     old = params["memory"]
-    outer = lambda value: jnp.multiply.outer(weight, value)
+    outer = lambda value: np.multiply.outer(weight, value)
     kept = {
-        "profile": 0.5 * old["profile"] + 0.5 * outer(jnp.array([1.0, -0.5])),
+        "profile": 0.5 * old["profile"] + 0.5 * outer(np.array([1.0, -0.5])),
         "task": 0.9 * old["task"] + 0.1 * outer(after.fast["mix"]),
     }
     for name, expected in kept.items():
@@ -113,15 +116,16 @@ def test_memories_get_their_writes_at_their_rates_and_the_rest_its_gradient():
     expected = 0.05 * outer(moved)
     np.testing.assert_allclose(new["memory"]["gradient"]["s"], expected, rtol=1e-3, atol=1e-6)
     query_only = jax.jit(jax.grad(lambda p: learner.loss(p, EPISODE, KEY)[1]["query_loss"]))
-    expected = params["model"]["head"]["w"] - 0.3 * query_only(params)["model"]["head"]["w"]
+    slope = np.asarray(query_only(params)["model"]["head"]["w"])
+    expected = params["model"]["head"]["w"] - 0.3 * slope
     np.testing.assert_allclose(new["model"]["head"]["w"], expected, rtol=1e-4)
     assert float(info["write"]) > 0
 
 
 def test_a_task_without_examples_writes_nothing():
-    learner = learner_of()
+    learner = compiled(learner_of())
     params = learner.init(KEY, EPISODE)
-    empty = EPISODE._replace(support=EXAMPLES._replace(mask=jnp.zeros(5)))
+    empty = EPISODE._replace(support=EXAMPLES._replace(mask=np.zeros(5)))
     grads, info = jax.jit(jax.grad(learner.loss, has_aux=True))(params, empty, KEY)
     assert float(info["write"]) == 0.0
     assert float(tree.squared_norm(grads["memory"])) == 0.0
@@ -130,20 +134,21 @@ def test_a_task_without_examples_writes_nothing():
 def test_two_reads_of_the_same_task_are_the_same():
     """Control for the published code, whose attention is drawn anew at every read."""
     learner = learner_of()
-    params = learner.init(KEY, EPISODE)
+    params = jax.jit(learner.init)(KEY, EPISODE)
     first, second = (
         learner.predict(params, learner.start(params, EPISODE.profile), X) for _ in "ab"
     )
     np.testing.assert_array_equal(first, second)
-    other = learner.predict(params, learner.start(params, jnp.array([-1.0, 1.0])), X)
+    other = learner.predict(params, learner.start(params, np.array([-1.0, 1.0])), X)
     assert float(jnp.max(jnp.abs(other - first))) > 1e-4
 
 
 def test_only_what_is_personal_starts_from_a_memory():
     learner = learner_of(personal=tree.nothing)
-    params = learner.init(KEY, EPISODE)
+    params = jax.jit(learner.init)(KEY, EPISODE)
     assert not jax.tree.leaves(params["memory"]["gradient"])
-    state = learner.adapt(params, learner.start(params, EPISODE.profile), EXAMPLES, KEY)
+    adapted = lambda p: learner.adapt(p, learner.start(p, EPISODE.profile), EXAMPLES, KEY)
+    state = jax.jit(adapted)(params)
     assert state.fast["body"]["s"] is None, "what is not personal stays among the parameters"
     value, _ = learner.loss(params, EPISODE, KEY)
     assert float(value) == pytest.approx(float(learner.loss(params, EPISODE, KEY)[0]))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 
 from metajax import optim
 from metajax.data.worlds.latent import LatentUsers
@@ -18,6 +19,7 @@ from metajax.types import Episode, Examples, Model, UserError
 
 WORLD = LatentUsers(dim=3, num_support=5, num_query=4)
 KEY = jax.random.key(3)
+sample = jax.jit(WORLD.sample)
 
 
 def constant() -> Model:
@@ -30,26 +32,26 @@ def constant() -> Model:
 
 def one_row(label: float, target: float) -> Episode:
     """A support row labeled ``label`` and a query row labeled ``target``."""
-    ones = jnp.ones(1)
+    ones = np.ones(1)
     return Episode((), Examples(ones, label * ones, ones), Examples(ones, target * ones, ones))
 
 
 def test_losses_along_the_way_by_hand():
     """phi_1 = 1 + 2 a (3 - 1) = 1.4, phi_2 = 1.4 + 2 a 1.6 = 1.72; (phi_j - 2)^2 weighted."""
-    learner = multistep(gradient(constant(), optax.sgd(0.1), 1), (0.25, 0.75))
-    params = {"model": {"theta": jnp.asarray(1.0)}, "rates": ()}
+    learner = compiled(multistep(gradient(constant(), optax.sgd(0.1), 1), (0.25, 0.75)))
+    params = {"model": {"theta": np.array(1.0)}, "rates": ()}
     value, info = learner.loss(params, one_row(3.0, 2.0), KEY)
     assert float(value) == pytest.approx(0.25 * 0.6**2 + 0.75 * 0.28**2, rel=1e-5)
     assert float(info["query_loss"]) == pytest.approx(0.28**2, rel=1e-5)
 
 
 def test_all_weight_on_the_last_step_is_maml():
-    episode = WORLD.sample(KEY)
+    episode = sample(KEY)
     inner = optim.learned_step_rates(0.3, 3)
     maml = gradient(vector_linear(), inner, 3)
     along = multistep(gradient(vector_linear(), inner, 1), (0.0, 0.0, 1.0))
-    params = maml.init(KEY, episode)
-    params["rates"]["head"]["kernel"] = jnp.log(jnp.array([0.1, 0.3, 0.5]))
+    params = jax.jit(maml.init)(KEY, episode)
+    params["rates"]["head"]["kernel"] = np.log([0.1, 0.3, 0.5])
     slope = lambda learner: jax.jit(jax.grad(learner.loss, has_aux=True))(params, episode, KEY)[0]
     found, plain = slope(along)["rates"]["head"], slope(maml)["rates"]["head"]
     np.testing.assert_allclose(found["kernel"], plain["kernel"], rtol=1e-4)
@@ -57,41 +59,48 @@ def test_all_weight_on_the_last_step_is_maml():
 
 def test_noise_has_mean_one_and_the_variance_of_dropout():
     tx = gaussian_noise(0.2)
-    grads = {"w": jnp.full(200_000, 2.0)}
-    noisy, _ = tx.update(grads, Noise(jnp.uint32(7), jnp.int32(0), jnp.ones(())))
+    update, grads = jax.jit(tx.update), {"w": np.full(200_000, 2.0, np.float32)}
+    noisy, _ = update(grads, Noise(np.uint32(7), np.int32(0), np.float32(1)))
     factor = np.asarray(noisy["w"]) / 2.0
     assert factor.mean() == pytest.approx(1.0, abs=4 * 0.5 / 200_000**0.5)
     assert factor.var() == pytest.approx(0.2 / 0.8, rel=0.02)
-    quiet, state = tx.update(grads, tx.init(grads))
+    quiet, state = update(grads, tx.init(grads))
     np.testing.assert_array_equal(quiet["w"], grads["w"])
-    again, _ = tx.update(grads, state._replace(on=jnp.ones(())))
-    assert float(jnp.max(jnp.abs(again["w"] - noisy["w"]))) > 0.1, "every step has its own noise"
+    again, _ = update(grads, state._replace(on=np.float32(1)))
+    assert np.max(np.abs(np.asarray(again["w"]) - np.asarray(noisy["w"]))) > 0.1, (
+        "every step has its own noise"
+    )
 
 
 def test_dropgrad_trains_with_noise_and_serves_without():
-    episode = WORLD.sample(KEY)
-    maml = gradient(vector_linear(), optax.sgd(0.3), 2)
-    noisy = lambda share: dropgrad(
-        gradient(vector_linear(), optax.chain(gaussian_noise(share), optax.sgd(0.3)), 2)
+    episode = sample(KEY)
+    maml = compiled(gradient(vector_linear(), optax.sgd(0.3), 2))
+    quiet, noisy = (
+        compiled(
+            dropgrad(
+                gradient(vector_linear(), optax.chain(gaussian_noise(share), optax.sgd(0.3)), 2)
+            )
+        )
+        for share in (0.0, 0.3)
     )
     params = maml.init(KEY, episode)
     value, _ = maml.loss(params, episode, KEY)
-    assert float(noisy(0.0).loss(params, episode, KEY)[0]) == pytest.approx(float(value), rel=1e-5)
-    assert abs(float(noisy(0.3).loss(params, episode, KEY)[0] - value)) > 1e-4
-    served = noisy(0.3).adapt(params, noisy(0.3).start(params, ()), episode.support, KEY)
+    assert float(quiet.loss(params, episode, KEY)[0]) == pytest.approx(float(value), rel=1e-5)
+    assert abs(float(noisy.loss(params, episode, KEY)[0] - value)) > 1e-4
+    served = noisy.adapt(params, noisy.start(params, ()), episode.support, KEY)
     plain = maml.adapt(params, maml.start(params, ()), episode.support, KEY)
     np.testing.assert_array_equal(served.fast["head"]["kernel"], plain.fast["head"]["kernel"])
 
 
 def test_dropgrad_without_noise_in_the_optimizer_is_refused():
-    episode = WORLD.sample(KEY)
+    episode = sample(KEY)
     learner = dropgrad(gradient(vector_linear(), optax.sgd(0.3), 2))
     with pytest.raises(UserError, match="gaussian_noise"):
         learner.init(KEY, episode)
 
 
 def test_l2f_is_maml_when_everything_is_kept():
-    episode = WORLD.sample(KEY)
+    episode = sample(KEY)
     maml = gradient(vector_mlp((6,)), optax.sgd(0.1), 2)
     learner = attenuate(maml, kept=1.0 - 1e-7)
     params = jax.jit(learner.init)(KEY, episode)
@@ -103,11 +112,11 @@ def test_l2f_is_maml_when_everything_is_kept():
 
 def test_l2f_by_hand_and_once_in_a_task():
     """gamma = 1/2 on theta = 1: from .5, a step of 2 a (3 - .5) = .5 to 1; then 2 a 2 = .4."""
-    learner = attenuate(gradient(constant(), optax.sgd(0.1), 1))
+    learner = compiled(attenuate(gradient(constant(), optax.sgd(0.1), 1)))
     episode = one_row(3.0, 2.0)
     params = learner.init(KEY, episode)
-    params["attenuator"][-1] = {"kernel": jnp.zeros((1, 1)), "bias": jnp.zeros(1)}
-    empty = episode.support._replace(mask=jnp.zeros(1))
+    params["attenuator"][-1] = {"kernel": np.zeros((1, 1)), "bias": np.zeros(1)}
+    empty = episode.support._replace(mask=np.zeros(1))
     state = learner.adapt(params, learner.start(params, ()), empty, KEY)
     assert float(state.inner.fast["theta"]) == 1.0
     state = learner.adapt(params, state, episode.support, KEY)
@@ -118,9 +127,9 @@ def test_l2f_by_hand_and_once_in_a_task():
 
 def test_shares_are_read_off_the_mean_gradient_of_each_leaf():
     """One layer's worth of identity maps: gamma = sigmoid(mean gradient)."""
-    eye = {"kernel": jnp.eye(2), "bias": jnp.zeros(2)}
-    grads = {"a": jnp.array([1.0, 3.0]), "b": jnp.array([[0.5]])}
-    gamma = kept_shares([eye, eye, eye], grads)
+    eye = {"kernel": np.eye(2), "bias": np.zeros(2)}
+    grads = {"a": np.array([1.0, 3.0]), "b": np.array([[0.5]])}
+    gamma = jax.jit(kept_shares)([eye, eye, eye], grads)
     assert float(gamma["a"]) == pytest.approx(1 / (1 + np.exp(-2.0)), rel=1e-6)
     assert float(gamma["b"]) == pytest.approx(1 / (1 + np.exp(-0.5)), rel=1e-6)
 
@@ -128,8 +137,8 @@ def test_shares_are_read_off_the_mean_gradient_of_each_leaf():
 def test_a_committee_averages_members_that_learn_alone():
     """Three members of one step each: scores and outer gradients one by one, as if alone."""
     learner = gradient(vector_mlp((4,)), optax.sgd(0.3), 1)
-    many, episode = committee(learner, 3), WORLD.sample(KEY)
-    params = many.init(KEY, episode)
+    many, episode = committee(learner, 3), sample(KEY)
+    params = jax.device_get(jax.jit(many.init)(KEY, episode))
     member = lambda i: jax.tree.map(lambda x: x[i], params)
     kernels = np.asarray(params["model"]["head"]["kernel"])
     assert not np.allclose(kernels[0], kernels[1]) and not np.allclose(kernels[1], kernels[2])
@@ -144,5 +153,5 @@ def test_a_committee_averages_members_that_learn_alone():
     assert np.ptp(one_by_one, axis=0).max() > 0.1, "members that agree need no committee"
     slope = lambda one: jax.jit(jax.grad(lambda p: one.loss(p, episode, KEY)[0]))
     own, found = list(map(slope(learner), map(member, range(3)))), slope(many)(params)
-    expected = jax.tree.map(lambda *g: jnp.stack(g) / 3, *own)
+    expected = jax.tree.map(lambda *g: np.stack(g) / 3, *own)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, expected)
