@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -83,12 +82,13 @@ def test_slates_are_judged_by_the_persons_own_ranking(tmp_path):
 
 
 def test_a_control_of_slates_tells_another_choice_and_pays_by_the_own_one():
-    pair = (replay.Person(jnp.array([1.0, 0.0]), jnp.ones(2)),
-            replay.Person(jnp.array([0.0, 1.0]), jnp.ones(2)))  # fmt: skip
-    plain = replay.slates({"item": jnp.arange(2)}, 2, 2, 5)
+    pair = (replay.Person(np.array([1.0, 0.0]), np.ones(2)),
+            replay.Person(np.array([0.0, 1.0]), np.ones(2)))  # fmt: skip
+    plain = replay.slates({"item": np.arange(2)}, 2, 2, 5)
     world = sushi.controlled(plain, "others")
-    _, state = world.reset(jax.random.key(0), pair)
-    seen, _, reward, _, info = world.step(jax.random.key(1), state, jnp.array([0, 1]), pair)
+    _, state = jax.jit(world.reset)(jax.random.key(0), pair)
+    step = jax.jit(world.step)
+    seen, _, reward, _, info = step(jax.random.key(1), state, np.array([0, 1]), pair)
     assert (seen.profile["chosen"], reward, info["expected"]) == (1, 1.0, 1.0)
 
 
@@ -117,18 +117,23 @@ def test_a_network_on_past_users_is_its_last_layer_and_head():
 
 
 def tables(dim=3, items=6):
-    x = jnp.ones((items, dim)) * jnp.arange(items)[:, None]
-    one = jnp.arange(items, dtype=float)
-    return worlds.Tables(one, x, x, jnp.ones(dim), x, one, jnp.zeros(dim), jnp.eye(dim),
-                         jnp.ones(()))  # fmt: skip
+    x = np.ones((items, dim)) * np.arange(items)[:, None]
+    one = np.arange(items, dtype=float)
+    return worlds.Tables(one, x, x, np.ones(dim), x, one, np.zeros(dim), np.eye(dim),
+                         np.ones(()))  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [arms.META, arms.WARM, arms.NEURAL, arms.POPULAR, arms.ORACLE])
 def test_at_the_first_round_the_best_known_item_is_shown(name):
-    seen = Observation((), {"item": jnp.array([1, 4, 2])}, jnp.ones(3))
-    truth = jnp.array([0.0, 9.0, 1.0, 1.0, 1.0, 1.0])
-    policy = arms.arms()[name].make(tables(), jnp.array([1.0, 0.0]), truth)
-    action, _ = policy.act(policy.init(jax.random.key(0), seen), seen, jax.random.key(1))
+    seen = Observation((), {"item": np.array([1, 4, 2])}, np.ones(3))
+    truth = np.array([0.0, 9.0, 1.0, 1.0, 1.0, 1.0])
+
+    @jax.jit
+    def shown(tables, setting, truth, seen):
+        policy = arms.arms()[name].make(tables, setting, truth)
+        return policy.act(policy.init(jax.random.key(0), seen), seen, jax.random.key(1))
+
+    action, _ = shown(tables(), np.array([1.0, 0.0]), truth, seen)
     assert int(action) == (0 if name == arms.ORACLE else 1)
 
 
