@@ -142,27 +142,32 @@ def fresh_headline(r: Results) -> str:
 
 def further_table(r: Results) -> tables.Grid | None:
     """The mixture minus the same without the meta-learner, and with further trees in its place."""
-    others, rows = (A10, A11), []
+    others, rows, measures = (A10, A11), [], []
     for found in r.registered:
         metric = found.told["primary"][0]
         for scenario, when in found.places():
             gaps = found.gaps(scenario, metric, when)
             if found.record.method == MIXED and A11 in gaps:
-                where = [_splits(found, r), _whom(scenario, when), f"{found.size(scenario):,}"]
-                rows.append([*where, *(_starred(gaps.get(arm)) for arm in others)])
+                where = [_splits(found, r), registered.place(scenario, when)]
+                cells = [_marked(gaps[arm], metric) if arm in gaps else "" for arm in others]
+                rows.append([*where, f"{found.size(scenario):,}", *cells])
+                measures.append(MEASURE.get(metric, metric))
     note = (
-        "The mixture minus the arm in the first error that was registered, below zero where the "
-        "mixture is better, with the 95 % interval of a two-way bootstrap over splits and tasks. A "
-        "star: p is below .05 after Holm over all arms of the place."
+        f"The mixture minus the arm in {listed(list(dict.fromkeys(measures)))}, in the units of "
+        "each data set's ratings, with the 95 % interval of a two-way bootstrap over splits and "
+        "tasks. A star: the mixture is better; a dagger: the arm is; p is below .05 after Holm "
+        "over the arms of the place, not over places."
     )
-    heads = ["data set", "tasks", "number", *(f"minus {records.label(arm)}" for arm in others)]
-    title = "what the ridge head adds to the mixture, and what further trees add in its place"
+    heads = ["data set", "tasks", "number of tasks", *(f"minus {arm}" for arm in others)]
+    title = "what the ridge head adds to the mixture, and what it adds beyond further trees"
     return tables.Grid(title, heads, rows, 2, [note]) if rows else None
 
 
-def _starred(gap: registered.Gap | None) -> str:
-    """A difference with its interval, and a star where it stands after Holm; or nothing."""
-    return "" if gap is None else f"{gap.found:+.4f}" + "*" * (gap.p < registered.ALPHA)
+def _marked(gap: registered.Gap, metric: str) -> str:
+    """A difference with its interval, and who is ahead if that stands after Holm."""
+    ahead, behind = (bool(arms) for arms in registered.told_apart({"arm": gap.found}, metric))
+    mark = "*" if ahead else "†" if behind else ""
+    return f"{gap.found:+.4f}" + (mark if gap.p < registered.ALPHA else "")
 
 
 def fresh_by_ratings(r: Results) -> str:

@@ -7,6 +7,7 @@ import itertools
 import os
 import pathlib
 import tempfile
+from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
@@ -64,6 +65,23 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+AREAS = 35_000
+"""Linux gives a process 65,530 areas of memory, and each compiled program takes some of them."""
+_files = itertools.count(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_programs() -> Iterator[None]:
+    """Drops the programs of earlier files before they take all areas: then compiling would crash.
+
+    One process that runs the whole suite needs this, two do not.
+    """
+    yield
+    areas = pathlib.Path("/proc/self/maps")
+    if next(_files) % 10 == 0 and areas.exists() and areas.read_bytes().count(b"\n") > AREAS:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ Transformer of which low-rank updates adapt (W4h: its head).
 """
 
 import dataclasses
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ import jax
 import numpy as np
 
 from metajax.benchmark import command
-from metajax.results import records
+from metajax.results import environment, records
 from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
@@ -170,9 +169,9 @@ def run_on_card(config: Config) -> records.Record:
 
 
 def _versions(workers: Sequence[Any]) -> dict[str, str]:
-    """The versions of the peers' packages that ran."""
+    """The versions of the peers' packages that ran; of sources on the path they are unknown."""
     names = {"torch", *worker.PACKAGES} if any("torch" in w.variant for w in workers) else set()
-    return {n: importlib.metadata.version(n) for n in sorted(names) if importlib.util.find_spec(n)}
+    return {n: environment.version(n) for n in sorted(names) if importlib.util.find_spec(n)}
 
 
 def main(config: Config) -> None:

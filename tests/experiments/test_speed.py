@@ -53,6 +53,14 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
         curves.main(curves.Config(from_records=True))
 
 
+def test_the_version_of_sources_on_the_path_is_unknown(tmp_path, monkeypatch):
+    (tmp_path / "only_sources.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(benchmark.worker, "PACKAGES", ("only_sources", "not_there"))
+    found = benchmark._versions([worker("torch loop", 1.0, 1.0)])
+    assert found["only_sources"] == "unknown" and "not_there" not in found
+
+
 def test_the_users_of_w3_fall_into_the_sizes_that_are_counted():
     """Every chunk is counted once, and none is larger than its size."""
     how, problem = choices.how("W3", "cpu"), problems.users()
