@@ -5,11 +5,11 @@ from typing import Any, TypeVar
 import jax
 
 Functions = TypeVar("Functions", bound=Any)
-TRACED = ("init", "start", "adapt", "predict", "loss", "apply")
+TRACED = ("init", "start", "adapt", "predict", "loss", "apply", "read", "step", "learn", "update")
 
 
 def compiled(functions: Functions) -> Functions:
-    """A `Model` or `MetaLearner` with its functions under `jax.jit`."""
+    """A `Model`, a `MetaLearner` or the like with its functions under `jax.jit`."""
     return functions._replace(
         **{name: jax.jit(getattr(functions, name)) for name in TRACED if hasattr(functions, name)}
     )

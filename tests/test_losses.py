@@ -22,7 +22,7 @@ LOSSES = [
     losses.bpr,
     losses.softmax,
 ]
-compiled = functools.cache(jax.jit)
+compiled_loss = functools.cache(jax.jit)
 differentiated = functools.cache(lambda loss: jax.jit(jax.value_and_grad(loss)))
 each = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
 
@@ -47,7 +47,7 @@ BY_HAND = [
 )
 def test_by_hand(loss, score, label, expected):
     score, label = np.array(score, float), np.array(label, float)
-    found = compiled(loss)(score, label, np.array([1.0, 1.0, 1.0, 0.0]))
+    found = compiled_loss(loss)(score, label, np.array([1.0, 1.0, 1.0, 0.0]))
     assert float(found) == pytest.approx(expected, rel=1e-6)
 
 
@@ -75,7 +75,7 @@ def test_an_empty_task_has_loss_and_gradient_zero(loss):
 
 @each
 def test_a_task_without_rows_at_all_has_loss_zero(loss):
-    assert float(compiled(loss)(np.zeros(0), np.zeros(0), np.zeros(0))) == 0.0
+    assert float(compiled_loss(loss)(np.zeros(0), np.zeros(0), np.zeros(0))) == 0.0
 
 
 @pytest.mark.parametrize("loss", [losses.bpr])
@@ -111,8 +111,8 @@ def test_the_order_of_rows_does_not_matter(loss):
     rng = np.random.default_rng(0)
     score, label = rng.normal(size=6), rng.integers(0, 2, 6).astype(float)
     mask, shuffle = np.array([1.0, 1, 0, 1, 1, 0]), rng.permutation(6)
-    one = compiled(loss)(score, label, mask)
-    other = compiled(loss)(score[shuffle], label[shuffle], mask[shuffle])
+    one = compiled_loss(loss)(score, label, mask)
+    other = compiled_loss(loss)(score[shuffle], label[shuffle], mask[shuffle])
     assert float(one) == pytest.approx(float(other), rel=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_vmap_over_tasks_is_a_loop_over_tasks(loss):
     score, label = rng.normal(size=(3, 5)), rng.integers(0, 2, (3, 5)).astype(float)
     mask = np.array([[1.0] * 5, [1.0, 0.0, 1.0, 0.0, 0.0], [0.0] * 5])
     together = jax.jit(jax.vmap(loss))(score, label, mask)
-    alone = [compiled(loss)(score[i], label[i], mask[i]) for i in range(3)]
+    alone = [compiled_loss(loss)(score[i], label[i], mask[i]) for i in range(3)]
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -174,7 +174,7 @@ def test_class_cross_entropy_has_the_derivatives_of_finite_differences():
 
 
 def test_misordered_pairs_by_hand():
-    misordered = compiled(losses.misordered)
+    misordered = compiled_loss(losses.misordered)
     score = np.array([[3.0, 1.0, 2.0, 9.0], [1.0, 1.0, 5.0, 0.0]])
     label = np.array([[1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 1.0, 9.0]])
     mask = np.array([[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]])

@@ -187,18 +187,17 @@ def test_the_studentized_interval_holds_the_mean_of_skewed_terms_more_often():
 
 def test_the_reward_model_solves_the_normal_equations_and_leaves_its_own_fold_out():
     log, _ = jax.device_get(jax.jit(WORLD.sample, static_argnums=1)(jax.random.key(0), 60))
-    ridge = jax.jit(reward_model.ridge, static_argnums=3)
-    found = np.asarray(ridge(log, np.ones(60), log.context, 4, 2.0))
+    found = np.asarray(reward_model.ridge(log, np.ones(60), log.context, 4, 2.0))
     for a in range(4):
-        mine = np.asarray(log.action) == a
-        x = np.c_[np.ones(mine.sum()), np.asarray(log.context)[mine]]
-        y = np.asarray(log.reward)[mine] - np.asarray(log.reward).mean()
+        mine = log.action == a
+        x = np.c_[np.ones(mine.sum()), log.context[mine]]
+        y = log.reward[mine] - log.reward.mean()
         w = np.linalg.solve(x.T @ x + 2.0 * np.eye(4), x.T @ y)
-        want = np.asarray(log.reward).mean() + np.c_[np.ones(60), np.asarray(log.context)] @ w
+        want = log.reward.mean() + np.c_[np.ones(60), log.context] @ w
         np.testing.assert_allclose(found[:, a], want, atol=1e-5)
-    fitted = reward_model.cross_fitted
     own = log._replace(reward=np.concatenate([1.0 - log.reward[:1], log.reward[1:]]))
-    moved = (np.asarray(fitted(log, 4)) != np.asarray(fitted(own, 4))).any(axis=1)
+    before, after = (np.asarray(reward_model.cross_fitted(each, 4)) for each in (log, own))
+    moved = (before != after).any(axis=1)
     assert not moved[::2].any() and moved[1::2].any()  # its fold does not see it, the other does
 
 

@@ -78,10 +78,10 @@ def test_without_the_operator_the_gradient_is_right_and_the_curvature_is_not():
 
 def test_reinforce_has_the_gradient_of_dice():
     told, reward = jax.jit(log_chances)(0.3), earned()
-    slope = lambda objective: jax.jit(jax.grad(lambda p: objective(p, reward, 0.9)))(told)
-    ours = slope(policy_gradient.reinforce)
+    slope_of = lambda objective: jax.jit(jax.grad(lambda p: objective(p, reward, 0.9)))(told)
+    ours = slope_of(policy_gradient.reinforce)
     # of the same four episodes, with discounted credit; DiCE's credit decays backwards alike
-    want = slope(dice.objective)
+    want = slope_of(dice.objective)
     np.testing.assert_allclose(ours, want, atol=1e-6)
 
 
@@ -109,7 +109,7 @@ def of_a_log(logit: jax.Array, k: int, propensity: jax.Array) -> jax.Array:
     return WROTE @ jnp.stack(each)
 
 
-slope = jax.jit(jax.grad(of_a_log), static_argnums=1)
+slope_of_a_log = jax.jit(jax.grad(of_a_log), static_argnums=1)
 
 
 @partial(jax.jit, static_argnames="k")
@@ -122,8 +122,8 @@ def ascended(k: int, propensity: jax.Array) -> jax.Array:
 def test_the_corrected_gradient_is_that_of_slates(k):
     logit = np.array([0.1, -0.4, 0.7, 0.0])
     slates = lambda x: WORTH @ policy_gradient.appears(jax.nn.softmax(x), k)
-    expected = jax.jit(jax.grad(slates))(logit)
-    np.testing.assert_allclose(slope(logit, k, WROTE), expected, atol=1e-6)
+    want = jax.jit(jax.grad(slates))(logit)
+    np.testing.assert_allclose(slope_of_a_log(logit, k, WROTE), want, atol=1e-6)
 
 
 def test_one_item_takes_all_and_slates_of_two_share_by_worth():
@@ -135,7 +135,7 @@ def test_one_item_takes_all_and_slates_of_two_share_by_worth():
 def test_without_propensities_what_was_shown_most_is_learned():
     """The control: 1 in the place of every propensity."""
     assert ascended(1, np.ones(4))[0] < ascended(1, WROTE)[0]
-    uncorrected = slope(np.zeros(4), 1, np.ones(4))
+    uncorrected = slope_of_a_log(np.zeros(4), 1, np.ones(4))
     assert np.argmax(uncorrected) == 2 and np.argmax(WORTH) == 0
 
 

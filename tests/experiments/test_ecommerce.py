@@ -155,9 +155,8 @@ def small_log() -> tuple[rows.Log, jax.Array]:
     content = rng.normal(size=(40, 3)).astype(np.float32)
     item = rng.integers(0, 40, length.sum())
     label = (content[item, 0] > 0).astype(np.int8)
-    return rows.Log.of(np.concatenate([[0], np.cumsum(length)]), item, label), jax.device_put(
-        content
-    )
+    log = rows.Log.of(np.concatenate([[0], np.cumsum(length)]), item, label)
+    return log, jax.device_put(content)
 
 
 def data_of() -> runs.Data:
@@ -259,8 +258,7 @@ def test_gradients_of_touched_rows_are_those_of_the_dense_table():
 
 
 def test_what_an_arm_learned_is_read_as_it_was_stored(tmp_path):
-    own = {"model": {"mean": np.arange(3.0)}, "rates": {"mean": np.ones(3)}}
-    own = jax.device_put(own)
+    own = jax.device_put({"model": {"mean": np.arange(3.0)}, "rates": {"mean": np.ones(3)}})
     ecommerce_case.save(tmp_path / "a" / "arm.npz", own, jax.device_put(np.ones((4, 2))))
     back, items = ecommerce_case.read(tmp_path / "a" / "arm.npz")
     jax.tree.map(np.testing.assert_array_equal, back, own)

@@ -35,8 +35,8 @@ def ridge_around(world: World, episode: Episode) -> np.ndarray:
 def test_another_seed_is_another_world_and_every_group_has_its_own_people():
     first, second = (World(seed=seed, dim=3) for seed in (0, 1))
     assert float(np.abs(np.asarray(first.mean) - np.asarray(second.mean)).max()) > 0.1
-    label = jax.jit(lambda w, n: w.sample(1.0, w.group(n)).support.label, static_argnums=0)
-    people = [np.asarray(label(w, n)) for w in (first, second) for n in (1, 2)]
+    label_of = jax.jit(lambda w, n: w.sample(1.0, w.group(n)).support.label, static_argnums=0)
+    people = [np.asarray(label_of(w, n)) for w in (first, second) for n in (1, 2)]
     apart = [float(np.abs(a - b).max()) for i, a in enumerate(people) for b in people[:i]]
     assert min(apart) > 0.1
 

@@ -87,7 +87,8 @@ def test_the_curve_is_gradient_descent_step_by_step():
         return (x @ p["head"]["kernel"] + p["head"]["bias"][None, :])[:, 0]
 
     error = lambda p, e: jnp.mean((forward(p, e.inputs) - e.label) ** 2)
-    by_hand, both = [], jax.jit(lambda p: (error(p, task.query), jax.grad(error)(p, task.support)))
+    both = jax.jit(lambda p: (error(p, task.query), jax.grad(error)(p, task.support)))
+    by_hand = []
     for _ in range(sinusoid.MAX_STEPS + 1):
         value, grads = jax.device_get(both(theta))
         by_hand.append(float(value))

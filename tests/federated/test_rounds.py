@@ -224,8 +224,8 @@ def test_clients_get_a_compressed_download_and_the_server_keeps_the_whole(data):
         LINEAR, rounds.meta_gradient(LINEAR), server, NUM, **how
     )
     state = started(make(), data)
-    further = lambda x: np.asarray(x + np.arange(x.size, dtype=np.float32).reshape(x.shape))
-    params = jax.tree.map(further, jax.device_get(state.params))
+    apart = lambda x: np.asarray(x + np.arange(x.size, dtype=np.float32).reshape(x.shape))
+    params = jax.tree.map(apart, jax.device_get(state.params))
     given = jax.jit(lambda x: few.decode(few.encode(x), x))(params)
     all_of_them = lambda data, key: everyone(data)
     at = lambda recipe, params: stepped(recipe, all_of_them, state._replace(params=params), data)

@@ -24,7 +24,7 @@ def test_agrees_with_nearest_centroid():
     spoiled = Examples(
         np.where(padding[:, None], 1e6, support.inputs),
         np.where(padding, 9, support.label),
-        ~padding * 1.0,
+        (~padding).astype(float),
     )
     learner = compiled(prototypes(identity(), 4, 3))
     params = learner.init(jax.random.key(0), Episode((), support, query))

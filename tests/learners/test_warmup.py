@@ -54,7 +54,7 @@ def test_meta_embedding_by_hand():
     params = learner.init(KEY, EPISODE)
     a = np.array([[1.0, 0.5], [0.0, 2.0]])
     e = CONTENT @ np.asarray(params["generate"]["K"])
-    x, y = np.asarray(X, np.float64), np.asarray(CLICK)
+    x, y = np.asarray(X, np.float64), CLICK
     xs, ys = x[:3], y[:3]
     logit = xs @ a @ e
     gradient = ((1 / (1 + np.exp(-logit)) - ys) @ (xs @ a)) / 3
@@ -103,16 +103,15 @@ def test_scale_and_shift_by_hand():
     learner = compiled(learner)
     params = learner.init(KEY, EPISODE)
     a = np.array([[1.0, 0.5], [0.0, 2.0]])
-    x = np.asarray(X)
     state = learner.adapt(params, learner.start(params, CONTENT), SUPPORT, KEY)
-    np.testing.assert_allclose(state.total / state.weight, x[:3].mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(state.total / state.weight, X[:3].mean(axis=0), rtol=1e-4)
     e = np.asarray(embedding_of(state.item))
     assert float(np.abs(e - np.asarray(params["mean"])).max()) > 1e-3, "e adapts on the support"
-    scale = np.asarray(CONTENT) @ np.asarray(params["scale"]["K"])
-    seen = np.concatenate([np.asarray(CONTENT), x[:3].mean(axis=0)])
+    scale = CONTENT @ np.asarray(params["scale"]["K"])
+    seen = np.concatenate([CONTENT, X[:3].mean(axis=0)])
     warm = scale * e + seen @ np.asarray(params["shift"]["K"])
     got = learner.predict(params, state, X[4:])
-    np.testing.assert_allclose(got, x[4:] @ a @ warm, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(got, X[4:] @ a @ warm, rtol=1e-4, atol=1e-6)
 
 
 def test_the_shift_does_not_see_users_of_the_query():
@@ -164,8 +163,8 @@ def test_wasserstein_by_hand():
 def test_cvar_starts_from_the_decoded_prior_mean_and_warms_up():
     learner = compiled(cvar(bilinear(), linear(4), linear(4), linear(2), 2, optax.sgd(0.5)))
     params = learner.init(KEY, EPISODE)
-    mean = (np.asarray(CONTENT) @ np.asarray(params["prior"]["K"]))[:2]
-    seen = np.concatenate([np.asarray(CONTENT), mean])
+    mean = (CONTENT @ np.asarray(params["prior"]["K"]))[:2]
+    seen = np.concatenate([CONTENT, mean])
     before = learner.start(params, CONTENT)
     np.testing.assert_allclose(
         embedding_of(before), seen @ np.asarray(params["decode"]["K"]), rtol=1e-4
@@ -191,17 +190,15 @@ def test_cvar_without_noise_is_a_sum_of_three_terms():
     )
     learner = compiled(learner)
     params = learner.init(KEY, EPISODE)
-    a, x, y = np.array([[1.0, 0.5], [0.0, 2.0]]), np.asarray(X), np.asarray(CLICK)
     keep = [0, 1, 2, 4, 5]
-    z, y = x[keep] @ a, y[keep]
+    z, y = X[keep] @ np.array([[1.0, 0.5], [0.0, 2.0]]), CLICK[keep]
     known = np.zeros(2)
     for _ in range(2):
         known = known - 0.5 * ((1 / (1 + np.exp(-z @ known)) - y) @ z) / 5
-    content = np.asarray(CONTENT)
     k = {name: np.asarray(params[name]["K"]) for name in ("encode", "prior", "decode")}
-    q, p = np.concatenate([content, known]) @ k["encode"], content @ k["prior"]
-    made = np.concatenate([content, p[:2]]) @ k["decode"]
-    again = np.concatenate([content, q[:2]]) @ k["decode"]
+    q, p = np.concatenate([CONTENT, known]) @ k["encode"], CONTENT @ k["prior"]
+    made = np.concatenate([CONTENT, p[:2]]) @ k["decode"]
+    again = np.concatenate([CONTENT, q[:2]]) @ k["decode"]
     gap = ((q[:2] - p[:2]) ** 2 + (np.exp(q[2:] / 2) - np.exp(p[2:] / 2)) ** 2).sum()
     fit, error = log_loss(z @ made, y).mean(), ((again - known) ** 2).mean()
     value, info = learner.loss(params, EPISODE, KEY)

@@ -30,18 +30,19 @@ def test_order_and_padding_are_not_seen_and_each_candidate_is_scored_alone(name)
     model = MODELS[name]
     params = model.init(jax.random.key(1), HISTORY, CANDIDATES)
     params = jax.tree.map(lambda x: np.asarray(x) + 0.1, params)
-    apply = model.apply
-    score = np.asarray(apply(params, HISTORY, CANDIDATES))
+    score = np.asarray(model.apply(params, HISTORY, CANDIDATES))
     assert score.shape == (4,) and np.ptp(score) > 1e-3
     order = np.array([4, 2, 0, 1, 3])
     np.testing.assert_allclose(
-        apply(params, jax.tree.map(lambda x: x[order], HISTORY), CANDIDATES), score, atol=1e-5
+        model.apply(params, jax.tree.map(lambda x: x[order], HISTORY), CANDIDATES), score, atol=1e-5
     )
     junk = History(np.full((2, 3), 7.0), np.full(2, -9.0), np.zeros(2))
     padded = jax.tree.map(lambda a, b: np.concatenate([a, b]), HISTORY, junk)
-    np.testing.assert_allclose(apply(params, padded, CANDIDATES), score, atol=1e-5)
+    np.testing.assert_allclose(model.apply(params, padded, CANDIDATES), score, atol=1e-5)
     one = np.concatenate([CANDIDATES[:1]] * 4)
-    np.testing.assert_allclose(apply(params, HISTORY, one), np.repeat(score[:1], 4), atol=1e-5)
+    np.testing.assert_allclose(
+        model.apply(params, HISTORY, one), np.repeat(score[:1], 4), atol=1e-5
+    )
 
 
 def test_focused_attention_by_hand():

@@ -88,8 +88,7 @@ def test_a_chain_at_its_ends_stays_finite():
     assert np.isfinite(value) and np.isfinite(slope).all()
 
 
-SHOWN = np.eye(2)  # two kinds of rows, shown equally often
-CLICK, CONVERT = np.array([0.8, 0.2]), np.array([0.5, 0.1])
+CLICK, CONVERT = np.array([0.8, 0.2]), np.array([0.5, 0.1])  # of two kinds, shown equally often
 """What is clicked more is also bought more once it is clicked: a world with selection."""
 
 

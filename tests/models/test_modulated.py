@@ -121,13 +121,12 @@ def test_decoder_in_numpy():
 def test_tanp_predicts_the_same_whatever_the_key_and_adds_up():
     learner = compiled(small_tanp())
     params = learner.init(KEY, EPISODE)
-    adapt, predict = learner.adapt, learner.predict
     part = lambda rows: jax.tree.map(lambda v: v[rows], EXAMPLES)
-    whole = adapt(params, learner.start(params, ()), EXAMPLES, jax.random.key(5))
-    halves = adapt(params, learner.start(params, ()), part(slice(0, 3)), jax.random.key(6))
-    halves = adapt(params, halves, part(slice(3, 6)), jax.random.key(7))
+    whole = learner.adapt(params, learner.start(params, ()), EXAMPLES, jax.random.key(5))
+    halves = learner.adapt(params, learner.start(params, ()), part(slice(0, 3)), jax.random.key(6))
+    halves = learner.adapt(params, halves, part(slice(3, 6)), jax.random.key(7))
     np.testing.assert_allclose(
-        predict(params, whole, X), predict(params, halves, X), rtol=1e-4, atol=1e-6
+        learner.predict(params, whole, X), learner.predict(params, halves, X), rtol=1e-4, atol=1e-6
     )
 
 

@@ -29,9 +29,8 @@ def init(key: jax.Array, shape: transformer.Shape):
 
 
 def examples(items, mask=None) -> Examples:
-    items = jnp.asarray(items)
-    mask = np.ones(len(items), np.float32) if mask is None else np.asarray(mask, np.float32)
-    return Examples(items, mask, mask)
+    mask = jnp.asarray([1] * len(items) if mask is None else mask, jnp.float32)
+    return Examples(jnp.asarray(items), mask, mask)
 
 
 @functools.cache
@@ -54,6 +53,10 @@ def test_the_full_loss_of_equal_scores_is_log_of_the_catalogue():
 
 
 def hidden_and_items(num_rows: int):
+    """Hidden vectors (num_rows, 3) and the vectors (V, 3) of all items.
+
+    Arrays of JAX: those of NumPy cannot be indexed by draws that are traced.
+    """
     rng = np.random.default_rng(0)
     rows = lambda n: jax.device_put(rng.normal(size=(n, 3)))
     return rows(num_rows), rows(V)
@@ -81,6 +84,10 @@ def test_the_sampled_sum_is_unbiased():
 
 
 def drawn_by(items, q) -> sequence.Drawn:
+    """Items drawn with probabilities q (V,).
+
+    ``log q`` is an array of JAX: one of NumPy cannot be indexed by items that are traced.
+    """
     return sequence.Drawn(items, jax.device_put(np.log(q)))
 
 
@@ -284,8 +291,9 @@ def test_an_item_without_a_row_is_read_and_found_by_its_content():
     params = jax.device_get(params)
     shown = np.array([1.0] * 5 + [0.0] * 2)
     blind = {**params, "items": np.concatenate([params["items"][:5], np.zeros((2, 8))])}
-    vectors = sequence.item_embeddings(params, shown)
-    np.testing.assert_allclose(vectors, sequence.item_embeddings(blind), atol=1e-7)
+    item_embeddings = jax.jit(sequence.item_embeddings)
+    vectors = np.asarray(item_embeddings(params, shown))
+    np.testing.assert_allclose(vectors, item_embeddings(blind), atol=1e-7)
     np.testing.assert_allclose(vectors[5], vectors[6], atol=1e-7)
     loss = functools.partial(sequence.next_loss, SETTINGS, key=None)
     rows = (np.array([[0, 1, 2]]), np.ones((1, 3)))

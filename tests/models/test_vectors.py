@@ -21,8 +21,8 @@ class Letters:
 
 def test_a_vector_is_that_of_the_last_token_two_thirds_up_and_of_one_text_alone():
     made = Decoder(Shape(3, 8, 2, 1, 12), 128)
-    params = jax.jit(init, static_argnums=1)(jax.random.key(0), made)
-    params = jax.device_put(jax.tree.map(lambda x: 20 * np.asarray(x), params))
+    scaled = jax.jit(lambda key: jax.tree.map(lambda x: 20 * x, init(key, made)))
+    params = scaled(jax.random.key(0))
     model = pretrained.Pretrained("tiny", made, params, 100, Letters())
     texts = ["Heat is a movie about", "Alien is a movie about", "It"] * 12  # more than one batch
     found = vectors.last_token(model, texts)

@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 import scipy.optimize
+from compiled import compiled
 
 from metajax.online import factorization as mf
 from metajax.online import rows
@@ -19,11 +20,12 @@ GRADS = np.random.default_rng(0).normal(size=7)
 
 def stepped(optimizer: rows.Rows, start: float, grads: np.ndarray) -> list[float]:
     """The weight of a table of one entry after each gradient."""
-    init, read, step = map(jax.jit, optimizer)
-    slots, index, found = init(np.full((1, 1), start)), np.zeros(1, np.int32), []
+    optimizer = compiled(optimizer)
+    slots = optimizer.init(np.full((1, 1), start))
+    index, found = np.zeros(1, np.int32), []
     for g in grads:
-        slots = step(slots, index, np.full((1, 1), g))
-        found.append(float(np.asarray(read(slots, index))[0, 0]))
+        slots = optimizer.step(slots, index, np.full((1, 1), g))
+        found.append(float(np.asarray(optimizer.read(slots, index))[0, 0]))
     return found
 
 
@@ -54,15 +56,15 @@ def test_ftrl_is_the_minimum_that_its_paper_states(l1, l2, start):
 def test_ftrl_begins_where_the_table_does():
     table = np.array([[0.3, -2.0]])
     for l1, l2 in ((0.0, 0.0), (0.5, 0.2)):
-        optimizer = rows.ftrl(0.1, 1.0, l1, l2)
-        init, read, _ = map(jax.jit, optimizer)
-        found = read(init(table), np.zeros(1, np.int32))
+        optimizer = compiled(rows.ftrl(0.1, 1.0, l1, l2))
+        found = optimizer.read(optimizer.init(table), np.zeros(1, np.int32))
         np.testing.assert_allclose(found, table, rtol=1e-5)
 
 
 def test_adagrad_is_that_of_optax():
     tx = optax.adagrad(0.3, initial_accumulator_value=0.25, eps=1e-12)
-    w, want, update = np.full((1, 1), 0.5), [], jax.jit(tx.update)
+    update = jax.jit(tx.update)
+    w, want = np.full((1, 1), 0.5), []
     state = tx.init(w)
     for g in GRADS:
         updates, state = update(np.full((1, 1), g), state)
@@ -89,13 +91,11 @@ def test_the_optimizers_are_those_of_river():
 
 
 def test_two_events_of_a_row_in_one_round_both_count():
-    optimizer = rows.ogd(0.1)
-    step = jax.jit(optimizer.step)
-    both = step(np.ones((2, 1)), np.array([0, 0]), np.array([[1.0], [2.0]]))
+    optimizer = compiled(rows.ogd(0.1))
+    both = optimizer.step(np.ones((2, 1)), np.array([0, 0]), np.array([[1.0], [2.0]]))
     np.testing.assert_allclose(both, [[1 - 0.3], [1.0]], rtol=1e-6)
-    ada = rows.adagrad(1.0, eps=0.0)
-    init, _, step = map(jax.jit, ada)
-    slots = step(init(np.ones((2, 1))), np.array([0, 0]), np.array([[3.0], [4.0]]))
+    ada = compiled(rows.adagrad(1.0, eps=0.0))
+    slots = ada.step(ada.init(np.ones((2, 1))), np.array([0, 0]), np.array([[3.0], [4.0]]))
     np.testing.assert_allclose(slots, [[1 - 7 / 5, 25.0], [1.0, 0.0]], rtol=1e-6)
 
 
@@ -105,9 +105,8 @@ def test_repeats_are_found_by_pairs_and_by_sorting_alike(optimizer, monkeypatch)
     index, grads = rng.integers(0, 5, 12), rng.normal(size=(12, 3))
     slots = np.asarray(jax.jit(optimizer.init)(np.ones((7, 3))))
 
-    def step(*args, **how):  # traced anew each time: with the FEW of now
-        return np.asarray(jax.jit(lambda *args: optimizer.step(*args, **how))(*args))
-
+    # a new function each time: `jit` would not see that FEW has changed
+    step = lambda *args, **how: np.asarray(jax.jit(lambda *a: optimizer.step(*a, **how))(*args))
     pairs = step(slots, index, grads)
     monkeypatch.setattr(rows, "FEW", 0)
     np.testing.assert_allclose(step(slots, index, grads), pairs, rtol=1e-5)
@@ -120,12 +119,11 @@ def test_repeats_are_found_by_pairs_and_by_sorting_alike(optimizer, monkeypatch)
 def test_factorization_by_hand():
     """One event: mean 3, biases 0, p = (1, 2), q = (3, 1), label 10; the score is 8."""
     tables = jax.device_put(mf.Tables(np.array([[0.0, 1.0, 2.0]]), np.array([[0.0, 3.0, 1.0]])))
-    online = mf.factorization(rows.ogd(0.1), tables, 3.0, penalty=0.0)
+    online = compiled(mf.factorization(rows.ogd(0.1), tables, 3.0, penalty=0.0))
     index = np.zeros(1, np.int32)
-    init, predict, learn = map(jax.jit, online[:3])
-    state = init(jax.random.key(0))
-    assert float(predict(state, Asked(index, index))[0]) == 8.0
-    state = learn(state, Answered(Asked(index, index), np.array([10.0]), np.ones(1)))
+    state = online.init(jax.random.key(0))
+    assert float(online.predict(state, Asked(index, index))[0]) == 8.0
+    state = online.learn(state, Answered(Asked(index, index), np.array([10.0]), np.ones(1)))
     found = mf.learned(rows.ogd(0.1), state, 1)
     np.testing.assert_allclose(found.user, [[0.2, 1 + 0.6, 2 + 0.2]], rtol=1e-6)
     np.testing.assert_allclose(found.item, [[0.2, 3 + 0.2, 1 + 0.4]], rtol=1e-6)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compiled import compiled
 
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_linear
@@ -43,9 +44,11 @@ def one_task() -> Episode:
 
 def after(updater, params, rounds) -> list[float]:
     """The parameter after each round."""
-    state, found, update = jax.jit(updater.init)(params, one_task()), [], jax.jit(updater.update)
+    updater = compiled(updater)
+    state = updater.init(params, one_task())
+    found = []
     for labels in rounds:
-        state, params = update(state, params, *told(*labels), KEY)
+        state, params = updater.update(state, params, *told(*labels), KEY)
         found.append(float(params["w"]))
     return found
 
@@ -122,12 +125,12 @@ def test_form_is_ftrl_over_meta_gradients():
     """The same as the row optimizer, whose oracle is an explicit minimum."""
     from metajax.online import rows
 
-    init, read, step = map(jax.jit, rows.ftrl(0.3, 1.0, 0.0, 0.2))
-    index = np.zeros(1, np.int32)
-    slots, w, want = init(np.zeros((1, 1))), 0.0, []
+    optimizer = compiled(rows.ftrl(0.3, 1.0, 0.0, 0.2))
+    slots, index = optimizer.init(np.zeros((1, 1))), np.zeros(1, np.int32)
+    w, want = 0.0, []
     for label in (2.0, -1.0, 4.0, 4.0):
-        slots = step(slots, index, np.full((1, 1), w - label))
-        w = float(np.asarray(read(slots, index))[0, 0])
+        slots = optimizer.step(slots, index, np.full((1, 1), w - label))
+        w = float(np.asarray(optimizer.read(slots, index))[0, 0])
         want.append(w)
     updater = leaders.regularized_leader(bowl(), 0.3, l2=0.2)
     found = after(updater, {"w": jnp.array(0.0)}, [[2.0], [-1.0], [4.0], [4.0]])

@@ -72,8 +72,8 @@ def test_distinct_rows_are_those_of_numpy():
             jax.jit(touched_rows.distinct, static_argnums=(1, 2))(index, capacity, 20)
         )
         np.testing.assert_array_equal(found.rows[: len(expected)], expected)
-    assert np.all(found.rows[len(expected) :] == 20)
-    np.testing.assert_array_equal(found.place, place.reshape(5, 7))
+        assert np.all(found.rows[len(expected) :] == 20)
+        np.testing.assert_array_equal(found.place, place.reshape(5, 7))
 
 
 def test_the_first_step_is_adams_and_the_other_rows_rest():
@@ -97,8 +97,9 @@ def test_rows_touched_in_each_step_move_as_with_adam_and_others_lag():
     table = np.zeros((4, 1))
     grads = np.array([[[0.5], [1.0]], [[-0.2], [0.0]], [[0.3], [-2.0]]])
     rows = [[1, 2], [1, 4], [1, 2]]
-    state, tx, plain = touched_rows.Rows.of(table), optax.adam(0.1), table
-    moments, lazy, usual = tx.init(table), jax.jit(touched_rows.lazy_adam), jax.jit(tx.update)
+    state, lazy = touched_rows.Rows.of(table), jax.jit(touched_rows.lazy_adam)
+    adam = optax.adam(0.1)
+    plain, moments, usual = table, adam.init(table), jax.jit(adam.update)
     for touched, gradient_ in zip(rows, grads, strict=True):
         state = lazy(state, np.array(touched), gradient_, 0.1)
         dense = np.zeros((4, 1))

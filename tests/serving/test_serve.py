@@ -42,7 +42,7 @@ LEARNERS = {
 @pytest.fixture(scope="module", params=LEARNERS)
 def exported(request, tmp_path_factory):
     learner = LEARNERS[request.param]
-    params = jax.device_get(compiled(learner).init(jax.random.key(2), EPISODE))
+    params = compiled(learner).init(jax.random.key(2), EPISODE)
     folder = tmp_path_factory.mktemp("served")
     serve.export(learner, params, EPISODE, folder)
     return learner, params, folder
@@ -59,7 +59,8 @@ def test_the_service_answers_as_the_learner_after_each_event(exported):
     )
     x, y, _ = EPISODE.support
     for rows in (slice(0, 3), slice(3, 4)):
-        fill = lambda v, r=rows: np.concatenate([v[r], np.zeros_like(v[len(v[r]) :])])
+        missing = len(y) - len(y[rows])
+        fill = lambda v, r=rows, n=missing: np.concatenate([v[r], np.zeros_like(v[:n])])
         padded = Examples(*map(fill, EPISODE.support))
         state = learner.adapt(params, state, padded, key)
         service.observe(42, [x[rows]], y[rows])

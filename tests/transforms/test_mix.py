@@ -38,16 +38,16 @@ def test_the_outer_loss_is_on_mixed_query_rows():
     plain = gradient(vector_linear(), optax.sgd(0.0), 1)
     x, z = np.random.default_rng(0).normal(size=(2, 30, 2))
     rows = lambda x: Examples(x, x[:, 0], np.ones(30))
-    task = Episode((), rows(x), rows(z))
+    task = jax.device_put(Episode((), rows(x), rows(z)))
     params = jax.jit(plain.init)(jax.random.key(0), task)
     set_to = lambda leaf: np.array([1.0, 0.0]) if leaf.shape == (2,) else np.zeros_like(leaf)
-    params = jax.tree.map(set_to, params)
+    params = jax.device_put(jax.tree.map(set_to, params))
     loss = lambda learner: float(learner.loss(params, task, jax.random.key(2))[0])
     assert loss(plain) == pytest.approx(0.0, abs=1e-9)
     for transform in (mix.meta_mix, mix.mixup):
         assert loss(transform(plain)) == pytest.approx(0.0, abs=1e-9)
         assert loss(transform(plain, labels=False)) > 0.01
-    empty = task._replace(support=task.support._replace(mask=np.zeros(30)))
+    empty = task._replace(support=task.support._replace(mask=jnp.zeros(30)))
     value = mix.meta_mix(plain, labels=False).loss(params, empty, jax.random.key(2))[0]
     assert float(value) == pytest.approx(0.0, abs=1e-9)  # without a support nothing is mixed
 
@@ -86,8 +86,9 @@ def test_the_contrastive_loss_is_added_and_nothing_else_changes():
     close, far = (float(jax.jit(c.loss)(params, batch, key)[1]["contrast"]) for c in (same, other))
     assert close < far
     first = jax.tree.map(lambda x: x[0], support)
-    state = lambda c, p: jax.jit(lambda p: c.adapt(p, c.start(p, ()), first, key))(p)
-    np.testing.assert_array_equal(state(both, params).items, state(plain, params["base"]).items)
+    adapted = lambda c: jax.jit(lambda p: c.adapt(p, c.start(p, ()), first, key))
+    ours, theirs = adapted(both)(params), adapted(plain)(params["base"])
+    np.testing.assert_array_equal(ours.items, theirs.items)
 
 
 def test_a_mixed_task_of_a_world_keeps_its_shapes():

@@ -75,14 +75,9 @@ def test_noise_has_mean_one_and_the_variance_of_dropout():
 def test_dropgrad_trains_with_noise_and_serves_without():
     episode = sample(KEY)
     maml = compiled(gradient(vector_linear(), optax.sgd(0.3), 2))
-    quiet, noisy = (
-        compiled(
-            dropgrad(
-                gradient(vector_linear(), optax.chain(gaussian_noise(share), optax.sgd(0.3)), 2)
-            )
-        )
-        for share in (0.0, 0.3)
-    )
+    inner = lambda share: optax.chain(gaussian_noise(share), optax.sgd(0.3))
+    noised = lambda share: compiled(dropgrad(gradient(vector_linear(), inner(share), 2)))
+    quiet, noisy = noised(0.0), noised(0.3)
     params = maml.init(KEY, episode)
     value, _ = maml.loss(params, episode, KEY)
     assert float(quiet.loss(params, episode, KEY)[0]) == pytest.approx(float(value), rel=1e-5)
