@@ -95,7 +95,8 @@ def contents(r: Results) -> dict[str, str]:
         raise UserError(f"cited but not in refs.bib, or there but not cited: {odd}")
     numbers = {name: CLAIMS[name](r) for name in wanted}
     files = {"numbers.json": json.dumps(numbers, indent=1, sort_keys=True) + "\n"}
-    for name, table in grids_of(r).items():
+    found = grids_of(r)
+    for name, table in found.items():
         across = name in ACROSS or name.startswith("fresh-")
         files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=across)
         files[f"tables/{name}.tex"] = grid.latex(table, f"tab:{name}")
@@ -110,7 +111,7 @@ def contents(r: Results) -> dict[str, str]:
         "ranking": bool(r.ranking),
         "fresh": list(fresh.fresh_tables(r)),
         "mixture": any(one.record.method == MIXED for one in r.registered),
-        "further": fresh.further_table(r) is not None,
+        "further": "further" in found,
         "by_ratings": bool(CLAIMS["fresh-by-ratings"](r)),
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": "T3" in field_tables(r),

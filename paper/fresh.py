@@ -153,7 +153,7 @@ def further_table(r: Results) -> tables.Grid | None:
                 rows.append([*where, f"{found.size(scenario):,}", *cells])
                 measures.append(MEASURE.get(metric, metric))
     note = (
-        f"The mixture minus the arm in {listed(list(dict.fromkeys(measures)))}, in the units of "
+        f"The mixture minus the arm in {listed(list(dict.fromkeys(measures)))}, on the scale of "
         "each data set's ratings, with the 95 % interval of a two-way bootstrap over splits and "
         "tasks. A star: the mixture is better; a dagger: the arm is; p is below .05 after Holm "
         "over the arms of the place, not over places."
