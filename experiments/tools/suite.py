@@ -1,7 +1,8 @@
 """Runs the experiments that a TOML file lists: resumable, shared by any number of processes.
 
 A suite is a TOML file with [[members]]: `experiment` and any of its options; a list stands for all
-its values (every combination). Each member has a folder under --out and runs as a process of its
+its values (every combination). What an experiment takes without a flag stands after its name, such
+as `experiment = "tables T2"`. Each member has a folder under --out and runs as a process of its
 own. A member that is done is skipped, by digests of its configuration and its code; one that was
 killed resumes; one that fails is reported at the end and does not stop the others. Start the same
 command in several shells, or on several machines that share the folder: a lock (flock) keeps two
@@ -108,12 +109,12 @@ def _combinations(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _member(declared: dict[str, Any], module: str) -> Member:
     declared = dict(declared)
-    named = str(declared.pop("experiment", module))
+    named, *given = str(declared.pop("experiment", module)).split() or [""]
     if not named:
         raise UserError("a member names no experiment; name one, or give --module my.experiment")
     is_own = "." in named or named == module
     chosen = own(named) if is_own else experiment(named)
-    options: list[str] = []
+    options: list[str] = list(given)
     for name, value in declared.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):
@@ -126,7 +127,7 @@ def _member(declared: dict[str, Any], module: str) -> Member:
         raise UserError(f"{chosen.name}: {error}") from error
     told = flat(config)
     steps = told.get("num_steps", 0) * told.get("seeds", 0)
-    shown = [str(v) for k, v in declared.items() if k != "publish"]
+    shown = given + [str(v) for k, v in declared.items() if k != "publish"]
     name = journal.slug("-".join([chosen.name, *shown]))
     digests = report.config_hash(config), code_hash(chosen.module)
     return Member(name, chosen.module, tuple(options), digests[0], steps, digests[1])

@@ -66,7 +66,8 @@ def make_available(count: int) -> None:
     if count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # settled already: what there is must do
             jax.config.update("jax_num_cpu_devices", count)
-    _check(count)
+    if count > 1:  # one there is; to count them would settle what a process may yet join
+        _check(count)
 
 
 def _check(count: int) -> None:

@@ -100,6 +100,27 @@ def test_no_search_begins_with_a_setting_found_by_hand(spent):
     assert all(in_the_middle for _, in_the_middle in searches.values())
 
 
-def test_the_budget_of_the_tables_is_at_least_thirty_trials_and_five_seeds():
+def test_the_budget_of_the_tables_is_thirty_trials_five_seeds_and_a_plateau():
     config = tables.Config("T2")
     assert config.trials >= 30 and config.training.seeds >= 5
+    assert 0 < config.training.patience < config.training.num_steps
+
+
+def test_ways_to_warm_up_have_the_budget_of_the_arms_beside_them(monkeypatch, tmp_path):
+    asked = {}
+
+    def run(settings, also):
+        asked["ways"] = settings
+        also(None, None)
+        raise StopIteration
+
+    monkeypatch.setattr(tables.metaemb, "run", run)
+    monkeypatch.setattr(tables.clicks, "arms", lambda *given: asked.update(arms=given))
+    config = tables.Config("T4")
+    config = dataclasses.replace(config, output=dataclasses.replace(config.output, out=tmp_path))
+    with pytest.raises(StopIteration):
+        tables.run_clicks(config, tables.TABLES["T4"].parts[0])
+    ways, (_, _, _, training, budget, _) = asked["ways"], asked["arms"]
+    assert (ways.num_steps, ways.patience) == (training.num_steps, training.patience)
+    assert (ways.trials, ways.trial_steps) == (budget.trials, budget.trial_steps)
+    assert ways.seeds == training.seeds

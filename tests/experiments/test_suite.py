@@ -97,6 +97,18 @@ def test_lists_stand_for_all_combinations(place):
     assert len({m.config_hash for m in members}) == 4
 
 
+def test_an_argument_without_a_flag_stands_after_the_name(place):
+    (place / "s.toml").write_text(
+        "[[members]]\nexperiment = ['tables T1', 'tables T2']\ntrials = 3\n"
+    )
+    members = suite.read(place / "s.toml")
+    assert [m.name for m in members] == ["tables-T1-3", "tables-T2-3"]
+    assert members[0].options == ("T1", "--trials", "3")
+    (place / "s.toml").write_text("[[members]]\nexperiment = 'tables T9'\n")
+    with pytest.raises(UserError, match="T9"):
+        suite.read(place / "s.toml")
+
+
 def test_the_hash_is_the_same_imported_and_run_as_a_program(place):
     """The program prints the hash of its own configuration, as a record would hold it."""
     (place / "fakes" / "told.py").write_text(

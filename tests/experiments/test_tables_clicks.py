@@ -1,7 +1,6 @@
 """Items as tasks of the tables: swapped tables, calibrated scores, and the arms of T4."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,8 @@ from sklearn.linear_model import LogisticRegression
 
 from experiments.field.metaemb import metaemb
 from experiments.field.tables import clicks, contenders
-from metajax.benchmark.problem import Problem
+from metajax.benchmark import boosting, stacking
+from metajax.benchmark.arm import Fitted
 from metajax.data import table
 from metajax.data.episodes import Source, Tasks
 from metajax.data.sources import named
@@ -55,15 +55,27 @@ def test_calibration_is_logistic_regression_on_meta_validation():
         profile={"id": jnp.arange(20)},
         inputs={"score": jnp.asarray(score.ravel())},
     )
-    ready = functools.partial(Problem, None, None, 0.0, source, (source, tasks), tasks)()  # pyright: ignore
-    fit = clicks.calibration(_scores_its_inputs(), {}, ready, (0,))
+    raw = metaemb.logits_of(_scores_its_inputs(), {"none": jnp.zeros(1)}, source)
     oracle = LogisticRegression(C=np.inf).fit(score.reshape(-1, 1), label.ravel())
-    np.testing.assert_allclose(fit, [oracle.coef_[0, 0], oracle.intercept_[0]], rtol=2e-3)
-    logits = clicks.as_logits(_scores_its_inputs())
-    params = ({}, fit)
-    given = {"score": jnp.array([0.5])}
-    found = logits.predict(params, logits.start(params, {}), given)
-    np.testing.assert_allclose(found, fit[0] * 0.5 + fit[1], rtol=1e-6)
+    slope, start = oracle.coef_[0, 0], oracle.intercept_[0]
+    fit = clicks.calibration(raw(tasks, (0,))[0], tasks.query)
+    np.testing.assert_allclose(fit, [slope, start], rtol=2e-3)
+    found = clicks.calibrated(raw, tasks, (0,))(tasks, (0, 5))
+    assert found.shape == (1, 2, 20, 30)
+    np.testing.assert_allclose(found[0, 1], slope * score + start, rtol=5e-3, atol=5e-3)
+
+
+def test_an_arm_that_is_no_learner_sees_the_first_shots_alone():
+    """Its score is the number of support rows that it was shown."""
+    seen = lambda source, tasks, key: jnp.broadcast_to(
+        tasks.support.mask.sum(axis=1)[None, :, None], (1, *tasks.query.label.shape)
+    )
+    arm = Fitted(seen, {}, 0.0)
+    rows = lambda n, m: Examples(jnp.zeros((n, m), jnp.int32), jnp.zeros((n, m)), jnp.ones((n, m)))
+    tasks = Episode(jnp.zeros(3, jnp.int32), rows(3, 6), rows(3, 4))
+    found = clicks.scores_of(arm, None)(tasks, (0, 2, 60))  # pyright: ignore[reportArgumentType]
+    assert found.shape == (1, 3, 3, 4)
+    np.testing.assert_array_equal(found[0, :, 0, 0], [0, 2, 6])
 
 
 @pytest.mark.slow
@@ -78,7 +90,8 @@ def test_every_arm_of_the_tables_warms_items_up(tmp_path):
     also = lambda log, parts: clicks.arms(methods, log, parts, training, budget, shots)
     record = metaemb.run(config, also)
     assert record.names()[0] == record.method == "A6 ridge head"
-    assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding"} < set(record.names())
+    assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding", boosting.A8} < set(record.names())
+    assert stacking.A9 in record.names() and not record.extra["notes"]
     for arm in record.names():
         for k in shots:
             auc = record.of("item_cold", arm, f"k={k}", "auc")

@@ -240,9 +240,8 @@ def judged(
     keys = jax.random.split(jax.random.key(3), tasks.query.label.shape[0])
     shuffled = jax.vmap(evaluate.shuffled_labels)(keys, tasks)
     most, protocol = 60, protocols.ctr_warmup()
-    at = lambda t, shots: metaemb.judge(
-        learner, params, data.source, t, protocol._replace(shots=shots)
-    )
+    logits = metaemb.logits_of(learner, params, data.source)
+    at = lambda t, shots: metaemb.judge(logits(t, shots), t, protocol._replace(shots=shots))
     found = at(tasks, (0, most)) | {
         ("shuffled", metric): v for (_, metric), v in at(shuffled, (most,)).items()
     }

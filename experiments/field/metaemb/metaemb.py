@@ -19,8 +19,8 @@ for gradient descent on a mean loss.
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ from metajax.evaluation import evaluate, protocols
 from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.results import records
-from metajax.settings import Data, Hardware, Output, Positive, Presets
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Range
 from metajax.training import loop
 from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
@@ -66,7 +66,10 @@ class Config:
     base_steps: Positive = 2000
     """Outer steps of the click model."""
     num_steps: Positive = 1000
-    """Outer steps of every way to warm up."""
+    """Outer steps of every way to warm up, at most."""
+    patience: Annotated[int, Range(0, 10**9)] = 0
+    """Outer steps without a lower log-loss on meta-validation after which a training of a way to
+    warm up ends, at its plateau; 0 takes all steps."""
     num_tasks: Positive = 16
     """Items per outer step."""
     outer_rate: float = 1e-3
@@ -111,24 +114,36 @@ class Way(NamedTuple):
     role: str = records.METHOD
 
 
+Logits = Callable[[Episode, Sequence[int]], jax.Array]
+"""(tasks (T, ...), K numbers of shots) -> logits (S, K, T, Q) of their queries, by S seeds."""
+
+
 class Arm(NamedTuple):
-    """A way to warm up that is ready for the test, and the columns its tasks are given.
+    """A way to warm up that is ready for the test.
 
     Attributes:
-      params: leaves (S, ...).
       settings: what was chosen on meta-validation.
       role: what it is in a table, one of `schema.ROLES`.
     """
 
-    learner: MetaLearner
-    params: Params
-    source: episodes.Source
+    logits: Logits
     settings: dict[str, Any]
     seconds: float
     role: str = records.METHOD
 
 
-Also = Callable[[Interactions, Split], dict[str, Arm]]
+class Others(NamedTuple):
+    """Arms of another making, judged on the same rows: the first is the method of the record.
+
+    Attributes:
+      notes: lines to print below the table.
+    """
+
+    arms: dict[str, Arm]
+    notes: Sequence[str]
+
+
+Also = Callable[[Interactions, Split], Others]
 
 
 def load(config: Config, protocol: protocols.Protocol) -> Items:
@@ -160,7 +175,13 @@ def load(config: Config, protocol: protocols.Protocol) -> Items:
 
 
 def fitted(
-    name: str, learner: MetaLearner, data: Items, config: Config, num_steps: int, seeds: int
+    name: str,
+    learner: MetaLearner,
+    data: Items,
+    config: Config,
+    num_steps: int,
+    seeds: int,
+    patience: int = 0,
 ) -> loop.Fitted:
     """The learner's parameters (S, ...), best on meta-validation after the first phase."""
     valid = jax.tree.map(jnp.asarray, episodes.fixed(data.split.valid[SCENARIO], 0))
@@ -181,6 +202,7 @@ def fitted(
         num_steps,
         title=name,
         validate=validate,
+        patience=patience,
     )
 
 
@@ -240,33 +262,43 @@ def build(config: Config, data: Items, trained: Params) -> dict[str, Way]:
     }
 
 
+def logits_of(learner: MetaLearner, params: Params, source: episodes.Source) -> Logits:
+    """The scores of a learner with parameters (S, ...), given the columns of a source."""
+    fetch, key = episodes.fetch_from(source), jax.random.key(2)
+
+    def logits(tasks: Episode, shots: Sequence[int]) -> jax.Array:
+        at = lambda params, k: evaluate.predictions(
+            learner, params, tasks, key, fetch=fetch, alter=evaluate.first_shots(k)
+        )
+        every = jnp.asarray(shots)
+        of_seed = lambda params: jax.lax.map(lambda k: at(params, k), every)
+        return jax.jit(lambda params: jax.lax.map(of_seed, params))(params)
+
+    return logits
+
+
 def judge(
-    learner: MetaLearner,
-    params: Params,
-    source: episodes.Source,
-    tasks: Episode,
-    protocol: protocols.Protocol,
+    logits_SxKxTxQ: jax.Array, tasks: Episode, protocol: protocols.Protocol
 ) -> dict[tuple[str, str], np.ndarray]:
     """(condition, metric) -> (S, 1), (S, T) for the log-loss of each item, (S, D) for AUC draws.
 
     A draw of ``auc_draws`` is the AUC over the rows of items drawn with replacement, the same for
     every arm: their differences are paired by item.
+
+    Args:
+      logits_SxKxTxQ: scores of the tasks' queries after each of ``protocol.shots``.
     """
     key = jax.random.key(2)
 
-    def at(params: Params, shots: jax.Array) -> dict[str, jax.Array]:
-        alter = evaluate.first_shots(shots)
-        fetch = episodes.fetch_from(source)
-        scores = evaluate.predictions(learner, params, tasks, key, fetch=fetch, alter=alter)
-        judged = protocol.judge(jax.nn.sigmoid(scores), tasks.query, key)
-        of_items = {"log_loss": jax.vmap(losses.log_loss)(scores, *tasks.query[1:])}
-        return judged | of_items | {"scores": scores}
+    def at(logits_TxQ: jax.Array) -> dict[str, jax.Array]:
+        judged = protocol.judge(jax.nn.sigmoid(logits_TxQ), tasks.query, key)
+        of_items = jax.vmap(losses.log_loss)(logits_TxQ, *tasks.query[1:])
+        return judged | {"log_loss": of_items}
 
-    shots = jnp.asarray(protocol.shots)
-    run = jax.jit(lambda p: jax.lax.map(lambda s: jax.lax.map(lambda k: at(s, k), shots), p))
+    run = jax.jit(lambda logits: jax.lax.map(lambda of_seed: jax.lax.map(at, of_seed), logits))
     found = {
         (f"k={k}", metric): np.asarray(values[:, i])
-        for metric, values in run(params).items()
+        for metric, values in run(logits_SxKxTxQ).items()
         for i, k in enumerate(protocol.shots)
     }
     real = np.asarray(tasks.query.mask) > 0
@@ -275,9 +307,9 @@ def judge(
     times_DxT = np.random.default_rng(0).multinomial(num_items, [1 / num_items] * num_items, draws)
     times_DxR = times_DxT[:, np.nonzero(real)[0]].astype(np.float64)
     label = np.asarray(tasks.query.label)[real]
-    for k in protocol.shots:
-        of_seeds = found.pop((f"k={k}", "scores"))
-        of_draws = [weighted_auc(scores[real], label, times_DxR) for scores in of_seeds]
+    for i, k in enumerate(protocol.shots):
+        of_seeds = np.asarray(logits_SxKxTxQ[:, i])
+        of_draws = [weighted_auc(logits[real], label, times_DxR) for logits in of_seeds]
         found[f"k={k}", "auc_draws"] = np.stack(of_draws)
     return found
 
@@ -286,14 +318,14 @@ def run(config: Config, also: Also | None = None) -> records.Record:
     """The record of every way to warm up, and of the arms that ``also`` makes.
 
     Args:
-      also: (table, split) -> arms that are judged on the same rows, and their facts.
+      also: (table, split) -> arms that are judged on the same rows, and notes on them.
     """
     from metajax.models import ctr
 
     began = time.perf_counter()
     protocol = protocols.ctr_warmup(hot=config.hot)
     data = load(config, protocol)
-    others = also(data.table, data.split) if also else {}
+    others, notes = also(data.table, data.split) if also else Others({}, ())
     table = ctr.with_table(data.base, data.table.num_items, config.embedding)
     joint = pooled.pooled(table, loss=losses.log_loss)
     base = fitted("click model", joint, data, config, config.base_steps, 1)
@@ -304,18 +336,19 @@ def run(config: Config, also: Also | None = None) -> records.Record:
         best, settings = tuned(arm, data, config, trained)
         learner, is_trained, role = build(best, data, trained)[arm]
         if is_trained:
-            params = fitted(arm, learner, data, best, config.num_steps, config.seeds).params
+            of = (config.num_steps, config.seeds, config.patience)
+            params = fitted(arm, learner, data, best, *of).params
         else:
             params = _untrained(learner, data, config.seeds)
         seconds = time.perf_counter() - start
-        arms[arm] = Arm(learner, params, data.source, settings, seconds, role)
+        arms[arm] = Arm(logits_of(learner, params, data.source), settings, seconds, role)
     choices = {name: arm.settings for name, arm in arms.items()}
     opened = records.open_tests(config, choices, "metaemb", data.split.checksum())
     tests = jax.tree.map(jnp.asarray, episodes.fixed(data.split.test[SCENARIO], 0))
     scores = {
         records.Key(SCENARIO, name, *which): values
         for name, arm in arms.items()
-        for which, values in judge(arm.learner, arm.params, arm.source, tests, protocol).items()
+        for which, values in judge(arm.logits(tests, protocol.shots), tests, protocol).items()
     }
     return records.made(
         "metaemb",
@@ -327,7 +360,11 @@ def run(config: Config, also: Also | None = None) -> records.Record:
         shots=tuple(protocol.shots),
         opened=(opened,),
         seconds={"total": time.perf_counter() - began},
-        extra={"in_time": data.in_time, "test_items": data.split.test[SCENARIO].num_tasks},
+        extra={
+            "in_time": data.in_time,
+            "test_items": data.split.test[SCENARIO].num_tasks,
+            "notes": list(notes),
+        },
     )
 
 

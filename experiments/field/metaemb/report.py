@@ -45,7 +45,8 @@ def show(record: records.Record) -> None:
         loss = [record.of(SCENARIO, arm, f"k={k}", "log_loss").mean() for k in (0, shots[-1])]
         gaps = [ahead(record, arm, k) if arm != method else "" for k in ends]
         rows.append([arm, *cells, *(f"{v:.4f}" for v in loss), *gaps])
-    tables.terminal(tables.Grid(f"AUC over all test rows of {items} items{order}", heads, rows))
+    title, notes = f"AUC over all test rows of {items} items{order}", record.extra.get("notes", ())
+    tables.terminal(tables.Grid(title, heads, rows, notes=list(notes)))
 
 
 def plot(record: records.Record, path: pathlib.Path) -> None:

@@ -13,48 +13,55 @@ from jax.scipy.optimize import minimize
 
 from metajax import losses
 from metajax.benchmark import problem
+from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import Trained
-from metajax.benchmark.problem import Problem
-from metajax.data import episodes, split
+from metajax.data import split
+from metajax.data.episodes import Source
 from metajax.data.table import Interactions, swapped
 from metajax.evaluation import evaluate
-from metajax.learners.parts import of_part
 from metajax.settings import Training
-from metajax.types import MetaLearner, Params, PyTree
+from metajax.types import Episode, Examples
 
 from ..metaemb import metaemb
 from . import contenders
 
 
-def as_logits(learner: MetaLearner) -> MetaLearner:
-    """The learner with logits ``scale * score + shift``; its parameters are ``(params, (2,))``."""
+def scores_of(arm: Trained | Fitted, source: Source) -> metaemb.Logits:
+    """The arm's scores, whatever it is made of, given the columns of a source."""
+    if isinstance(arm, Trained):
+        return metaemb.logits_of(arm.learner, arm.params, source)
+    key = jax.random.key(2)
 
-    def predict(params: Params, state: PyTree, inputs: PyTree) -> jax.Array:
-        scale, shift = params[1]
-        return scale * learner.predict(params[0], state, inputs) + shift
+    def scores(tasks: Episode, shots: Sequence[int]) -> jax.Array:
+        keys = jax.random.split(key, tasks.query.label.shape[0])
+        cut = jax.jit(lambda k: jax.vmap(evaluate.first_shots(k))(keys, tasks))
+        each = [arm.predict(source, cut(k), key) for k in jnp.asarray(shots)]
+        return jnp.stack([jnp.asarray(one) for one in each], axis=1)
 
-    init = lambda key, episode: (learner.init(key, episode), jnp.array([1.0, 0.0]))
-    return of_part(learner, lambda params: params[0])._replace(init=init, predict=predict)
+    return scores
 
 
-def calibration(
-    learner: MetaLearner, params: Params, ready: Problem, shots: Sequence[int]
-) -> jax.Array:
-    """Scale and shift (2,) with the least log-loss on meta-validation, over all shots.
+@jax.jit
+def calibration(score_KxTxQ: jax.Array, query: Examples) -> jax.Array:
+    """Scale and shift (2,) of scores with the least log-loss, over all shots alike.
 
     References: Platt, "Probabilistic outputs for support vector machines", 1999.
     """
-    source, tasks = ready.valid
-    fetch, key = episodes.fetch_from(source), jax.random.key(0)
-    at = lambda k: evaluate.predictions(
-        learner, params, tasks, key, fetch=fetch, alter=evaluate.first_shots(k)
-    )
-    score_KxTxQ = jax.lax.map(at, jnp.asarray(shots))
-    _, label, mask = tasks.query
+    _, label, mask = query
     mean_loss = lambda ab: jnp.mean(
         jax.lax.map(lambda s: losses.log_loss(ab[0] * s + ab[1], label, mask), score_KxTxQ)
     )
     return minimize(mean_loss, jnp.array([4.0, -2.0]), method="BFGS").x
+
+
+def calibrated(
+    scores: metaemb.Logits, valid_tasks: Episode, shots: Sequence[int]
+) -> metaemb.Logits:
+    """Logits ``scale * score + shift``, each seed's fitted on tasks of meta-validation."""
+    fit = lambda of_seed: calibration(of_seed, valid_tasks.query)
+    fitted_Sx2 = jax.lax.map(fit, scores(valid_tasks, shots))
+    scale, shift = (x[:, None, None, None] for x in fitted_Sx2.T)
+    return lambda tasks, shots: scale * scores(tasks, shots) + shift
 
 
 def arms(
@@ -64,7 +71,7 @@ def arms(
     training: Training,
     budget: contenders.Budget,
     shots: Sequence[int],
-) -> dict[str, metaemb.Arm]:
+) -> metaemb.Others:
     """The tuned and trained arms of a table, judged as `metaemb` judges; the first is the method.
 
     Args:
@@ -73,15 +80,11 @@ def arms(
     ready = problem.problem_of(
         swapped(table), parts, training.num_support, losses.squared_error, tuple(shots)
     )
-    every, _ = contenders.all_arms(tuple(methods), ready, training, budget, "clicks")
-    made = {name: arm for name, arm in every.items() if isinstance(arm, Trained)}  # no trees here
-    order = [*methods, *(arm for arm in made if arm not in methods)]
+    made, notes = contenders.all_arms(tuple(methods), ready, training, budget, "clicks")
+    source, tasks = ready.valid
     found = {}
-    for name in order:
-        learner, params, settings, _, seconds, role = made[name]
-        fit = jax.jit(lambda p, learner=learner: calibration(learner, p, ready, shots))
-        scales = jax.lax.map(fit, params)
-        found[name] = metaemb.Arm(
-            as_logits(learner), (params, scales), ready.valid[0], settings, seconds, role
-        )
-    return found
+    for name in [*methods, *(arm for arm in made if arm not in methods)]:
+        arm = made[name]
+        logits = calibrated(scores_of(arm, source), tasks, shots)
+        found[name] = metaemb.Arm(logits, arm.settings, arm.seconds, arm.role)
+    return metaemb.Others(found, notes)

@@ -57,7 +57,9 @@ class Contender(NamedTuple):
     Attributes:
       module: the experiment, with ``Config`` and ``build``.
       space: the settings to search.
-      differs: goal -> settings that differ where it is the goal.
+      differs: goal -> settings that differ where it is the goal. Where lists are, the ridge head
+        (and A3, which shares its loss) is trained to order; the others keep the loss of their
+        papers, which is that of ratings.
     """
 
     module: types.ModuleType
@@ -287,7 +289,7 @@ def all_arms(
     ready |= joint(problem, training, budget, goal)
     made: dict[str, Trained | Fitted] = {}
     made |= baselines.as_baselines({arm: ready[arm] for arm in (A0, A1, A2, A3, A4, A7)})
-    more, notes = combined(ready, problem, training, budget) if goal != "clicks" else ({}, [])
+    more, notes = combined(ready, problem, training, budget)
     made |= more
     trained = dict.fromkeys(RIDGE if name == MIXED else name for name in names)
     for arm in trained:
