@@ -33,6 +33,10 @@ PUBLISHED = next(
     if place.is_file()
 )
 
+PIECE = 20
+"""Outer steps after which a training can save itself: seconds, even of the published schedule on a
+processor."""
+
 
 class Method(NamedTuple):
     """A way to learn few-shot classes.
@@ -90,7 +94,7 @@ def meta_train(
     Args:
       judge: params -> accuracy on meta-validation, by which the parameters are chosen.
       block: outer steps between two looks at it.
-      save_every: seconds between checkpoints, at least.
+      save_every: seconds between checkpoints, at least; at most, so many and those of `PIECE`.
       seeds: trainings side by side; the first is that of ``seed`` alone.
       devices: that the tasks of a step are dealt to.
 
@@ -110,6 +114,7 @@ def meta_train(
             method.num_steps,
             title=title,
             block=block,
+            piece=PIECE,
             validate=lambda params: 1.0 - judge(params),
             report=keep,
             checkpoint=folder,

@@ -27,6 +27,7 @@ from metajax.types import PyTree, UserError
 KEEP_LAST = 2
 ROOM = 2**20  # bytes to leave free beside twice the size of a checkpoint
 NOTES, DIGESTS = "notes", "digests"
+Passes = Callable[[int, dict[str, Any]], bool]
 
 
 class Saved(NamedTuple):
@@ -48,7 +49,7 @@ class Store(NamedTuple):
 
     Attributes:
       latest: (like, passes) -> the newest good checkpoint in the structure of ``like`` whose step
-        ``passes``, or None.
+        and notes ``passes(step, notes)``, or None.
       save: (step, tree, notes, score) -> None; returns before the files are written. ``notes`` is
         JSON; the checkpoint with the lowest ``score`` is kept besides the last two.
     """
@@ -93,7 +94,7 @@ def opened(folder: pathlib.Path, identity: str) -> Iterator[Store]:
             )
         pending.append(response)
 
-    def latest(like: PyTree, passes: Callable[[int], bool] = lambda step: True) -> Saved | None:
+    def latest(like: PyTree, passes: Passes = lambda step, notes: True) -> Saved | None:
         return _latest(folder, identity, like, passes, lambda path: ocp.load(path))
 
     try:
@@ -164,14 +165,14 @@ def _latest(
     folder: pathlib.Path,
     identity: str,
     like: PyTree,
-    passes: Callable[[int], bool],
+    passes: Passes,
     load: Callable[[pathlib.Path], Any],
 ) -> Saved | None:
     """The newest good checkpoint; a damaged one is named, set aside, and the one before tried."""
     if not folder.is_dir():
         return None
-    stored = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
-    steps = sorted(filter(passes, stored), reverse=True)
+    steps = sorted((int(p.name) for p in folder.iterdir() if p.name.isdigit()), reverse=True)
+    good = False
     for step in steps:
         path = folder / str(step)
         try:
@@ -191,8 +192,10 @@ def _latest(
                 f"checkpoint {path} belongs to another run (other settings, data, code or "
                 f"versions); start anew with --fresh, or remove {folder}, or choose another --out"
             )
-        return Saved(step, _unflat(like, arrays), told["notes"])
-    if steps:
+        good = True
+        if passes(step, told["notes"]):
+            return Saved(step, _unflat(like, arrays), told["notes"])
+    if steps and not good:
         raise UserError(f"every checkpoint in {folder} is damaged; remove the folder to start anew")
     return None
 

@@ -7,7 +7,6 @@ that nothing crosses between host and device within a block.
 """
 
 import functools
-import hashlib
 import pathlib
 import time
 from collections.abc import Callable
@@ -20,9 +19,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from metajax.training import checkpoint as checkpoints
-from metajax.training import progress
+from metajax.training import progress, resume
 from metajax.training.devices import warn_of_waiting
 from metajax.training.outer_gradient import outer_gradient
+from metajax.training.resume import Progress
 from metajax.training.steps import (
     SCORE,
     Diverged,
@@ -80,31 +80,6 @@ class Fitted(NamedTuple):
     diverged: tuple[Diverged, ...] = ()
 
 
-class Progress(NamedTuple):
-    """The progress of `fit` between two blocks, as checkpoints hold it.
-
-    Attributes:
-      state: of the next step; leaves (S, ...).
-      best: the parameters with the lowest validation score so far.
-      best_score: (S,) those scores.
-      best_step: (S,) the outer steps of these parameters.
-      broken: (S, 2) the outer step at which a seed diverged and what was not finite; 0 if it did
-        not.
-      done: outer steps done.
-      history: name -> (S, blocks done).
-      seconds: spent so far.
-    """
-
-    state: TrainState
-    best: Params
-    best_score: np.ndarray
-    best_step: np.ndarray
-    broken: np.ndarray
-    done: int
-    history: dict[str, np.ndarray]
-    seconds: float
-
-
 def fit(
     recipe: Recipe,
     sample: Sampler,
@@ -114,6 +89,7 @@ def fit(
     *,
     title: str = "",
     block: int = 100,
+    piece: int | None = None,
     validate: Validate | None = None,
     report: Callable[[int, dict[str, float]], Any] | None = None,
     checkpoint: pathlib.Path | None = None,
@@ -131,6 +107,8 @@ def fit(
       sample, data: what draws the batch of a step, and from what; that goes to the devices.
       keys: (S,) one key per seed.
       num_steps, block: outer steps in all, and between two checks by the host.
+      piece: outer steps of one call of the device, after which a checkpoint can be written; by
+        default a whole block. Long blocks are cut, so that a run that is killed loses little.
       title: of a progress bar; without one there is none.
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the steps done and the mean metrics.
@@ -147,21 +125,25 @@ def fit(
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     assert validate or not patience, "a plateau is one of the validation score"
     block = min(block, num_steps)
+    piece = min(piece or block, block)
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
     laid = functools.partial(jax.device_put, device=_where(at.state.params))
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)
     with ExitStack() as stack:
-        tell, save = _teller(stack, title, num_steps, report), lambda at, last: None
+        save = lambda at, last: None
         if checkpoint is not None:
-            identity = _identity(run_block, judge, at, data, block)
+            identity = resume.identity(run_block, judge, at, data, block, piece)
             store = stack.enter_context(checkpoints.opened(checkpoint, identity))
-            save = _saver(store, save_every)
-            at = placed(_resumed(store, at, num_steps, block, checkpoint))
+            save = resume.saver(store, save_every)
+            at = placed(resume.resumed(store, at, num_steps, block, checkpoint))
+        tell = _teller(stack, title, at.done, num_steps, report)
         more = lambda at: not _ended(at, num_steps, seconds, patience)
         while more(at):
-            at = _advance(run_block, judge, at, data, min(block, num_steps - at.done), go_on)
+            end = min(at.done - at.done % block + block, num_steps)
+            length = min(piece, end - at.done)
+            at = _advance(run_block, judge, at, data, length, end, go_on)
             save(at, not more(at))
             tell(at)
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
@@ -169,6 +151,8 @@ def fit(
 
 def _ended(at: Progress, num_steps: int, seconds: float, patience: int) -> bool:
     """Whether a run has had all its steps or its time, or all its sound seeds are at a plateau."""
+    if at.within:
+        return False
     if at.done >= num_steps or at.seconds >= seconds:
         return True
     sound = at.broken[:, 0] == 0
@@ -178,16 +162,17 @@ def _ended(at: Progress, num_steps: int, seconds: float, patience: int) -> bool:
 def _teller(
     stack: ExitStack,
     title: str,
+    done: int,
     num_steps: int,
     report: Callable[[int, dict[str, float]], Any] | None,
 ) -> Callable[[Progress], None]:
-    """What shows a training after each block: a bar, if it has a title, and the report."""
-    show = stack.enter_context(progress.bar(title, num_steps)) if title else None
-    each = [one for one in (show, report) if one is not None]
+    """What shows a training: a bar, if it has a title, and after each block the report."""
+    show = stack.enter_context(progress.bar(title, num_steps, done)) if title else None
 
     def tell(at: Progress) -> None:
-        for one in each:
-            one(at.done, {k: _mean(v[:, -1]) for k, v in at.history.items()})
+        for one in (show, None if at.within else report):
+            if one is not None:
+                one(at.done, {k: resume.mean(v[:, -1]) for k, v in at.history.items()})
 
     return tell
 
@@ -224,7 +209,7 @@ def _fresh(state: TrainState) -> Progress:
         raise UserError("the first parameters are not finite; look at the learner's init")
     never = np.zeros(num_seeds, int)
     broken = np.zeros((num_seeds, 2), int)
-    return Progress(state, best, np.full(num_seeds, np.inf), never, broken, 0, {}, 0.0)
+    return Progress(state, best, np.full(num_seeds, np.inf), never, broken, 0, {}, 0.0, {})
 
 
 def _where(params: Params) -> Any:
@@ -247,23 +232,30 @@ def _advance(
     at: Progress,
     data: PyTree,
     length: int,
+    end: int,
     go_on: bool,
 ) -> Progress:
-    """Where the run stands one block of ``length`` steps later.
+    """Where the run stands ``length`` steps later, within the block that ends at step ``end``.
 
     Raises:
       UserError: a seed diverged, and ``go_on`` is false.
     """
     began = time.perf_counter()
     state, info = run_block(at.state, data, length)
+    told = {k: np.asarray(v) for k, v in info.items()}
+    if at.within:
+        told = {k: np.concatenate([at.within[k], v], axis=1) for k, v in told.items()}
+    spent, done = at.seconds + time.perf_counter() - began, at.done + length
+    if done < end:
+        return at._replace(state=state, done=done, seconds=spent, within=told)
     params = _on_one_device(state.params)
-    now = {"loss": np.asarray(info["loss"]).mean(axis=1)}
+    now = {"loss": told["loss"].mean(axis=1)}
     if judge is not None:
         now["valid"] = np.asarray(judge(params))
-    broken = _broken(at, np.asarray(info["trouble"]), now.get("valid"))
+    broken = _broken(at, told["trouble"], done, now.get("valid"))
     if broken.any() and not go_on:
         raise UserError(str(min(_diverged(broken), key=lambda d: d.step)))
-    sound, done = broken[:, 0] == 0, at.done + length
+    sound = broken[:, 0] == 0
     better = sound if judge is None else sound & (now["valid"] < at.best_score)
     best = params
     if judge is not None or go_on:
@@ -284,6 +276,7 @@ def _advance(
         done,
         history,
         at.seconds + time.perf_counter() - began,
+        {},
     )
 
 
@@ -297,15 +290,15 @@ def _choose(better: np.ndarray, new: Params, old: Params) -> Params:
     return jax.tree.map(of_leaf, new, old)
 
 
-def _broken(at: Progress, trouble: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
+def _broken(at: Progress, trouble: np.ndarray, done: int, valid: np.ndarray | None) -> np.ndarray:
     """Where each seed stands diverged (S, 2) after a block with ``trouble`` (S, steps)."""
-    broken = at.broken.copy()
+    broken, start = at.broken.copy(), done - trouble.shape[1]
     for seed in np.flatnonzero(broken[:, 0] == 0):
         bad = np.flatnonzero(trouble[seed])
         if bad.size:
-            broken[seed] = at.done + bad[0] + 1, trouble[seed, bad[0]]
+            broken[seed] = start + bad[0] + 1, trouble[seed, bad[0]]
         elif valid is not None and not np.isfinite(valid[seed]):
-            broken[seed] = at.done + trouble.shape[1], SCORE
+            broken[seed] = done, SCORE
     return broken
 
 
@@ -313,69 +306,3 @@ def _diverged(broken: np.ndarray) -> tuple[Diverged, ...]:
     return tuple(
         Diverged(seed, int(step), int(what)) for seed, (step, what) in enumerate(broken) if step
     )
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean over seeds that did not diverge; not a number, if all did."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
-
-
-def _saver(store: checkpoints.Store, every: float) -> Callable[[Progress, bool], None]:
-    """What stores where the run stands, if it is the last time or ``every`` seconds have passed.
-
-    The mean validation score, or else the loss, ranks it.
-    """
-    saved = time.perf_counter()
-
-    def save(at: Progress, last: bool) -> None:
-        nonlocal saved
-        if not last and time.perf_counter() - saved < every:
-            return
-        score = _mean(at.history.get("valid", at.history["loss"])[:, -1])
-        history = {name: (str(v.dtype), v.tolist()) for name, v in at.history.items()}
-        notes = {"seconds": at.seconds, "history": history}
-        store.save(at.done, _arrays(at), notes, score if np.isfinite(score) else float("inf"))
-        saved = time.perf_counter()
-
-    return save
-
-
-def _arrays(at: Progress) -> dict[str, PyTree]:
-    names = ("state", "best", "best_score", "best_step", "broken")
-    return {name: getattr(at, name) for name in names}
-
-
-def _resumed(
-    store: checkpoints.Store, at: Progress, num_steps: int, block: int, folder: pathlib.Path
-) -> Progress:
-    """Where the run stood at its last good checkpoint; where it stands, if there is none.
-
-    A run that ended within a block left a checkpoint that a longer run does not pass by: it goes
-    on from the one before.
-    """
-    passes = lambda step: step % block == 0 or step >= num_steps
-    saved = store.latest(_arrays(at), passes)
-    if saved is None:
-        return at
-    if saved.step > num_steps:
-        raise UserError(
-            f"{folder} holds {saved.step} outer steps, more than the {num_steps} asked for; "
-            "ask for more, remove it, or choose another --out"
-        )
-    history = {name: np.asarray(v, kind) for name, (kind, v) in saved.notes["history"].items()}
-    seconds = saved.notes["seconds"]
-    return Progress(**saved.tree, done=saved.step, history=history, seconds=seconds)
-
-
-def _identity(run_block: Any, judge: Any, at: Progress, data: PyTree, block: int) -> str:
-    """A digest of all that decides how a run goes: its programs, first state and data.
-
-    The programs are compared as the compiler sees them, so that no setting can be forgotten, and
-    another version of JAX, which may round otherwise, is another run.
-    """
-    parts = [jax.__version__, run_block.lower(at.state, data, block).as_text()]
-    if judge is not None:
-        parts.append(judge.lower(at.best).as_text())
-    parts += [checkpoints.tree_digest(at.state), checkpoints.tree_digest(data)]
-    return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()

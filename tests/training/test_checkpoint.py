@@ -1,5 +1,6 @@
 """Checkpoints: resume bit for bit, kills at random moments, damage, strangers, full disks."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -22,7 +23,7 @@ from metajax.benchmark import command
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.gradient.maml import gradient
 from metajax.models import towers
-from metajax.training import checkpoint, loop
+from metajax.training import checkpoint, loop, progress
 from metajax.types import UserError
 
 # Orbax leaves its reading threads behind when a file is damaged; they complain when collected.
@@ -138,6 +139,42 @@ def test_going_on_ends_bit_for_bit_as_if_never_stopped(tmp_path, unkilled):
     seen.clear()
     again = tiny_fit(tmp_path, 40, report=lambda done, metrics: seen.append(done))
     assert not seen and result_bytes(again) == unkilled and again.seconds == resumed.seconds
+
+
+class Ended(Exception):
+    """Ends a run where a test wants it to."""
+
+
+def test_a_block_is_saved_in_pieces_and_no_bit_differs(tmp_path, unkilled, monkeypatch):
+    """Ended after two of a block's five steps; the same call goes on from there to the end."""
+    reached: list[int] = []
+
+    @contextlib.contextmanager
+    def ending(title, total, start):
+        def update(done, metrics):
+            reached.append(done)
+            if reached == [2, 4, 5, 7]:
+                raise Ended
+
+        yield update
+
+    monkeypatch.setattr(progress, "bar", ending)
+    with pytest.raises(Ended):
+        tiny_fit(tmp_path, piece=2, title="pieces")
+    assert steps_in(tmp_path)[-1] == 7
+    reports: list[int] = []
+    resumed = tiny_fit(
+        tmp_path, piece=2, title="pieces", report=lambda done, metrics: reports.append(done)
+    )
+    assert reached[4:7] == [9, 10, 12] and reports == list(range(10, 41, 5))
+    assert result_bytes(resumed) == unkilled
+
+
+def test_the_end_of_a_shorter_run_is_not_within_a_block_of_a_longer_one(tmp_path, unkilled):
+    """The shorter run ended at 12 by a look at validation that the longer one does not take."""
+    tiny_fit(tmp_path, 12, piece=2)
+    assert steps_in(tmp_path)[-1] == 12
+    assert result_bytes(tiny_fit(tmp_path, 40, piece=2)) == unkilled
 
 
 def test_fewer_steps_than_are_stored_are_refused(tmp_path):
