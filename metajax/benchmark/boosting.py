@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import precision
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import Trained
 from metajax.benchmark.problem import Problem
@@ -116,6 +117,7 @@ def _of_support(support: Examples, mean: float) -> jax.Array:
     )
 
 
+@precision.highest
 def _of_like_items(episode: Episode, mean: float, sizes: Mapping[str, int]) -> jax.Array:
     """How the task rated items similar to each query row's item: (Q, 2 + 2 C) for C categories.
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax import precision
 from metajax.data.episodes import Source
 from metajax.types import Episode, UserError
 
@@ -64,6 +65,7 @@ def spread_out(num_tasks: int, candidates: int, strength: float = 10.0) -> Pick:
     """
     _enough(num_tasks, candidates)
 
+    @precision.highest
     def pick(pool: Pool, key: jax.Array) -> jax.Array:
         some = uniform(candidates)(pool, key)
         z = pool.code[some]
@@ -84,6 +86,7 @@ def hard(num_tasks: int, sharpness: float = 1.0) -> Pick:
     return pick
 
 
+@precision.highest
 def greedy_mode(kernel_CxC: jax.Array, size: int) -> jax.Array:
     """The numbers (size,) of items whose determinant is greedily the largest, first one first.
 

@@ -120,6 +120,7 @@ def gaussian(
         x_AxD = features(seen)
         return Belief(base(seen) + x_AxD @ state.mean, x_AxD @ state.root)
 
+    @products.highest
     def update(state: Weights, told: Decision, key: jax.Array) -> Weights:
         seen = told.observation
         x_D = features(seen)[told.action]

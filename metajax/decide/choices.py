@@ -105,7 +105,8 @@ def slate(
         mean_A, root_AxD = beliefs.believe(learn(state, seen), seen)
         if draws:
             noise_MxD = jax.random.normal(key, (draws, root_AxD.shape[1]), root_AxD.dtype)
-            score_MxA = mean_A[None] + width * noise_MxD @ root_AxD.T
+            drawn_MxA = jnp.matmul(width * noise_MxD, root_AxD.T, precision="highest")
+            score_MxA = mean_A[None] + drawn_MxA
         else:
             score_MxA = (mean_A + width * jnp.linalg.norm(root_AxD, axis=1))[None]
         score_MxA = jnp.where(seen.mask[None] > 0, score_MxA, -jnp.inf)

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax import precision
 from metajax.decide.off_policy import Terms, value
 
 
@@ -44,6 +45,7 @@ def bootstrap(
     products = (part_ExN**2, part_ExN * share_ExN, share_ExN**2) if studentized else ()
     rows_KxExN = jnp.stack([part_ExN, share_ExN, *products])
 
+    @precision.highest
     def one(key: jax.Array) -> jax.Array:
         drawn = jax.random.randint(key, (n,), 0, n)
         times_N = jnp.zeros(n, part_ExN.dtype).at[drawn].add(1.0)

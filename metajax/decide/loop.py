@@ -197,7 +197,8 @@ def shown(
     mean, root = beliefs.believe(state, seen)
     doubt = jnp.linalg.norm(root, axis=1)
     chance_WxA = jax.vmap(lambda w: best_of(mean + w * doubt, seen.mask))(widths)
-    action, propensity = draw(chances(strategy) @ chance_WxA, key)
+    chance_A = jnp.matmul(chances(strategy), chance_WxA, precision="highest")
+    action, propensity = draw(chance_A, key)
     return action, propensity, chance_WxA[:, action]
 
 

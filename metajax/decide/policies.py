@@ -101,7 +101,7 @@ def thompson(beliefs: Beliefs, width: Number, draws: int = 32) -> Policy:
     def chances(state: PyTree, seen: Observation, key: jax.Array) -> jax.Array:
         mean, root = _doubted(beliefs.believe(state, seen))
         noise_MxD = jax.random.normal(key, (draws, root.shape[1]), root.dtype)
-        score_MxA = mean[None] + width * noise_MxD @ root.T
+        score_MxA = mean[None] + jnp.matmul(width * noise_MxD, root.T, precision="highest")
         return jax.vmap(best_of, in_axes=(0, None))(score_MxA, seen.mask).mean(axis=0)
 
     return drawing(beliefs.init, chances, beliefs.update)

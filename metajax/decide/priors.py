@@ -21,6 +21,7 @@ class Prior(NamedTuple):
     noise: jax.Array
 
     @property
+    @precision.highest
     def root(self) -> jax.Array:
         """(D, D), ``root root'`` is the covariance in units of the noise: of `gaussian`."""
         return jnp.linalg.cholesky(self.covariance / self.noise)

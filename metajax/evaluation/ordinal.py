@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import losses
+from metajax import losses, precision
 from metajax.evaluation import metrics
 from metajax.types import Episode, UserError
 
@@ -137,12 +137,14 @@ def median(p: jax.Array, levels: jax.Array) -> jax.Array:
 
 
 @jax.jit
+@precision.highest
 def mean(p: jax.Array, levels: jax.Array) -> jax.Array:
     """The expected rating (...,)."""
     return p @ levels
 
 
 @jax.jit
+@precision.highest
 def expected_gain(p: jax.Array, levels: jax.Array) -> jax.Array:
     """The expected gain ``2^label - 1`` (...,), by which nDCG is greatest.
 
@@ -165,6 +167,7 @@ def log_loss(p: jax.Array, levels: jax.Array, label: jax.Array, mask: jax.Array)
 
 
 @jax.jit
+@precision.highest
 def crps(p: jax.Array, levels: jax.Array, label: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean continuous ranked probability score over the real rows (N,), in the label's units.
 
@@ -215,6 +218,7 @@ def _log_probability(cuts: jax.Array, z: jax.Array, level: jax.Array) -> jax.Arr
     return jax.nn.log_sigmoid(high) + jax.nn.log_sigmoid(-low) + jnp.log1p(-jnp.exp(low - high))
 
 
+@precision.highest
 def _newton(loss, start: jax.Array) -> jax.Array:
     """The minimum of a convex loss by Newton steps, each as long as lowers the loss the most."""
     lengths = 2.0 ** -jnp.arange(12.0)

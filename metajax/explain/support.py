@@ -80,7 +80,8 @@ def halfway_influence(score: Score, episode: Episode) -> jax.Array:
     _, label, mask = episode.support
 
     def one(row_N: jax.Array) -> jax.Array:
-        return jax.jacrev(score)(mask * (1.0 - 0.5 * row_N), label) @ row_N
+        slope_QxN = jax.jacrev(score)(mask * (1.0 - 0.5 * row_N), label)
+        return jnp.matmul(slope_QxN, row_N, precision="highest")
 
     return _real(jax.vmap(one)(jnp.eye(len(mask), dtype=mask.dtype)), mask)
 

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from metajax import precision
 from metajax.types import PyTree, UserError
 
 BLOCK = 256
@@ -88,6 +89,7 @@ def low_rank(rank: int) -> Compression:
     One step of the power method from a fixed random start, as PowerSGD takes it.
     """
 
+    @precision.highest
     def factors(leaf: jax.Array) -> PyTree:
         if not _shrinks(leaf, rank):
             return {"whole": leaf}
@@ -95,6 +97,7 @@ def low_rank(rank: int) -> Compression:
         left, _ = jnp.linalg.qr(leaf @ start.astype(leaf.dtype))
         return {"left": left, "right": leaf.T @ left}
 
+    @precision.highest
     def product(message: PyTree) -> jax.Array:
         return message["whole"] if "whole" in message else message["left"] @ message["right"].T
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from metajax import precision
 from metajax.federated.rounds import Upload
 from metajax.training.updates import Update, optimizer
 from metajax.types import Params, PyTree, UserError
@@ -145,6 +146,7 @@ def item_sums(
     return ItemSums(total, count, scale)
 
 
+@precision.highest
 def gram_sums(
     x_TxNxD: jax.Array,
     y_TxN: jax.Array,
@@ -171,6 +173,7 @@ def gram_sums(
     return (gram + gram.T) / 2, moment
 
 
+@precision.highest
 def linear_start(gram: jax.Array, moment: jax.Array, ridge: jax.Array | float) -> jax.Array:
     """Weights (D,) of the noisy normal equations, made positive definite.
 

@@ -129,7 +129,8 @@ def server(tx: optax.GradientTransformation) -> Update:
 def average(uploads: Upload) -> PyTree:
     """The weighted mean of uploads (C, ...), shaped as the parameters; 0 if all weights are."""
     share_C = uploads.weight / jnp.maximum(jnp.sum(uploads.weight), 1e-12)
-    return jax.tree.map(lambda u: jnp.tensordot(share_C, u, axes=1), uploads.update)
+    mean = lambda u: jnp.tensordot(share_C, u, axes=1, precision="highest")
+    return jax.tree.map(mean, uploads.update)
 
 
 def without_unsound(uploads: Upload) -> tuple[Upload, jax.Array]:

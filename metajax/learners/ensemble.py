@@ -130,6 +130,7 @@ def gated(
         z = evidence(profile, jnp.zeros(num_bases), jnp.zeros(()))
         return {"kernel": jnp.zeros((z.shape[0], num_bases)), "bias": jnp.zeros(num_bases)}
 
+    @precision.highest
     def share(weigher: PyTree, state: State) -> jax.Array:
         return jax.nn.softmax(seen(state) @ weigher["kernel"] + weigher["bias"])
 
@@ -212,7 +213,7 @@ def _ensemble(
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         bases = zip(learners, own(params), state.bases, strict=True)
         scores_MxN = jnp.stack([x.predict(p, s, inputs) for x, p, s in bases])
-        return share(params["weigher"], state) @ scores_MxN
+        return precision.highest(jnp.matmul)(share(params["weigher"], state), scores_MxN)
 
     def outer_loss(params: PyTree, episode: Episode, key: jax.Array):
         state = adapt(params, start(params, episode.profile), episode.support, key)

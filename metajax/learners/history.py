@@ -135,7 +135,7 @@ def _weighed(options: PyTree, own_loss: Callable, params: Params, state: State) 
     value_G = jax.vmap(lambda fast: own_loss(fast, given))(options)
     size = jnp.exp(params["rates"]["log_precision"]) * jnp.sum(state.history.mask)
     weight_G = jax.nn.softmax(-0.5 * size * value_G)
-    best = jax.tree.map(lambda x: jnp.tensordot(weight_G, x, 1), options)
+    best = jax.tree.map(lambda x: jnp.tensordot(weight_G, x, 1, precision="highest"), options)
     keep = lambda new, old: jnp.where(jnp.any(state.history.mask > 0), new, old)
     return jax.tree.map(keep, best, state.fast)
 

@@ -59,8 +59,9 @@ def prototypes(
         x_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         member_NxC = jax.nn.one_hot(examples.label.astype(jnp.int32), num_classes)
         member_NxC = jnp.where(examples.mask[:, None] > 0, member_NxC, 0.0)
+        own_CxD = jnp.matmul(member_NxC.T, x_NxD, precision="highest")
         return state._replace(
-            total=state.total + member_NxC.T @ x_NxD,
+            total=state.total + own_CxD,
             weight=state.weight + jnp.sum(member_NxC, axis=0),
         )
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax import precision
 from metajax.types import Model, Params, PyTree
 
 SHARPEST = 0.02
@@ -207,6 +208,7 @@ def solved(width: int = 16) -> Model:
             "focus": {"temperature": jnp.zeros(()), "gate": jnp.float32(-2.0)},
         }
 
+    @precision.highest
     def apply(params: Params, history: History, inputs: jax.Array) -> jax.Array:
         inverse, label = _solution(params, history)
         near_NxS = _similarity(params, inputs, history.vector)
@@ -216,6 +218,7 @@ def solved(width: int = 16) -> Model:
     return Model(init, apply)
 
 
+@precision.highest
 def solved_left_out(params: Params, history: History) -> jax.Array:
     """Scores (S,) of `solved` for each row of the history, predicted from the others.
 
@@ -254,11 +257,13 @@ def _inverse(matrix_SxS: jax.Array) -> jax.Array:
 
 
 @_inverse.defjvp
+@precision.highest
 def _inverse_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]):
     inverse = _inverse(primals[0])
     return inverse, -inverse @ tangents[0] @ inverse
 
 
+@precision.highest
 def _similarity(params: Params, a_NxE: jax.Array, b_SxE: jax.Array) -> jax.Array:
     """``exp((e_a e_b - 1) / tau)``: (N, S)."""
     first, second = _unit(a_NxE @ params["embed"]), _unit(b_SxE @ params["embed"])

@@ -73,6 +73,7 @@ class DriftStream:
         query = tasks.query
         return Stream(Round(asked_of(tasks), query.label, query.mask, told), mean, jumped)
 
+    @precision.highest
     def _task(self, mean: jax.Array, key: jax.Array) -> Episode:
         key_user, key_item, key_noise = jax.random.split(key, 3)
         n = self.num_support + self.num_query
@@ -161,7 +162,7 @@ def tracker(world: DriftStream, hypotheses: int = 64) -> Online:
         def one(asked: AskedTasks) -> jax.Array:
             scores, fit = jax.vmap(answer, (0, 0, None))(ahead.mean, ahead.spread, asked)
             share = jax.nn.softmax(ahead.weight + fit)
-            return share @ scores
+            return jnp.matmul(share, scores, precision="highest")
 
         return jax.vmap(one)(asked)
 

@@ -18,6 +18,7 @@ class Belief(NamedTuple):
     spread: jax.Array
 
 
+@precision.highest
 def _after(belief: Belief, x: jax.Array, y: jax.Array, forgetting: float | jax.Array) -> Belief:
     """A group's belief, mean (D,) and spread (D, D), after one event: features x (D,), target y."""
     along = belief.spread @ x

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
+from metajax import precision
+
 
 def by_uncertainty(losses: jax.Array, log_variance: jax.Array) -> jax.Array:
     """The sum () of losses (T,), each by its learned precision: ``exp(-s) loss + s``.
@@ -47,6 +49,7 @@ def pcgrad(seed: int = 0) -> optax.GradientTransformation:
         unravel = ravel_pytree(jax.tree.map(lambda x: x[0], updates))[1]
 
         def freed(i: jax.Array, key: jax.Array) -> jax.Array:
+            @precision.highest
             def against(g: jax.Array, j: jax.Array) -> tuple[jax.Array, None]:
                 other = flat_TxP[j]
                 product = jnp.where(j == i, 0.0, jnp.minimum(g @ other, 0.0))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import tree
+from metajax import precision, tree
 from metajax.learners.closed_form import sums
 from metajax.learners.parts import plain_loss, query_loss
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
@@ -45,6 +45,7 @@ class Features(NamedTuple):
     base: Callable[[PyTree], jax.Array]
     penalty: float = 3.0
 
+    @precision.highest
     def code(self, examples: Examples) -> jax.Array:
         """The code (D,) of some examples; 0 without any."""
         x = jnp.where(examples.mask[:, None] > 0, self.of(examples.inputs), 0.0)
@@ -98,6 +99,7 @@ def gate(num_clusters: int, num_code: int) -> Assign:
         zeros = jnp.zeros(num_clusters)
         return {"kernel": kernel, "count": zeros, "bias": zeros}
 
+    @precision.highest
     def shares(params: Params, profile: PyTree, code: jax.Array, count: jax.Array) -> jax.Array:
         told = code @ params["kernel"] + jnp.log1p(count) * params["count"] + params["bias"]
         return jax.nn.softmax(told)
@@ -137,7 +139,7 @@ def clustered(
         return {"shared": shared, "own": own, "assign": assign.init(key_assign, episode)}
 
     def mixed(params: Params, shares: jax.Array) -> Params:
-        shift = lambda x, own: x + jnp.tensordot(shares, own, axes=1)
+        shift = lambda x, own: x + jnp.tensordot(shares, own, axes=1, precision="highest")
         return jax.tree.map(shift, params["shared"], params["own"])
 
     def begun(params: Params, profile: PyTree, code: jax.Array, count: jax.Array) -> State:

@@ -50,7 +50,8 @@ def multistep(
 
         keys = jax.random.split(key, len(weights))
         _, each = jax.lax.scan(step, learner.start(params, episode.profile), keys)
-        return jnp.asarray(weights, each.dtype) @ each, {"query_loss": each[-1]}
+        mean = jnp.matmul(jnp.asarray(weights, each.dtype), each, precision="highest")
+        return mean, {"query_loss": each[-1]}
 
     num_gradients = len(weights) * learner.num_gradients
     return learner._replace(adapt=adapt, loss=outer_loss, num_gradients=num_gradients)

@@ -39,6 +39,7 @@ class Interests:
         """``w_bar`` (G dim,)."""
         return jax.random.normal(jax.random.key(self.seed), (self.num_interests * self.dim,))
 
+    @precision.highest
     def sample(self, key: jax.Array) -> Episode:
         """One user."""
         key_user, key_interest, key_item, key_noise = jax.random.split(key, 4)
@@ -55,6 +56,7 @@ class Interests:
         )
         return Episode((), *parts)
 
+    @precision.highest
     def causes(self, episode: Episode) -> jax.Array:
         """Whether each support row is a cause of each query row's score (N, Q): 1 or 0."""
         support, query = (

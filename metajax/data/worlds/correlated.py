@@ -5,6 +5,8 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from metajax import precision
+
 
 @dataclasses.dataclass(frozen=True)
 class CorrelatedTasks:
@@ -29,6 +31,7 @@ class CorrelatedTasks:
     seed: int = 0
 
     @property
+    @precision.highest
     def weights(self) -> jax.Array:
         """The weights (2, dim) of the two tasks."""
         draw = jax.random.normal(jax.random.key(self.seed), (self.dim, 2))
@@ -41,6 +44,7 @@ class CorrelatedTasks:
         return labeled(self.weights, key, count, waves=self.waves, noise=self.noise, seed=self.seed)
 
 
+@precision.highest
 def labeled(
     weights_Txd: jax.Array, key: jax.Array, count: int, *, waves: int, noise: float, seed: int
 ) -> tuple[jax.Array, jax.Array]:

@@ -53,6 +53,7 @@ class TwoDomains:
             self._rows(key_target, self.mean_weights + self.tau * there, 1.0, self.num_query),
         )
 
+    @precision.highest
     def _rows(self, key: jax.Array, w: jax.Array, side: float, count: int) -> Examples:
         key_item, key_mark, key_noise = jax.random.split(key, 3)
         v = jax.random.normal(key_item, (count, self.dim)) / jnp.sqrt(self.dim)

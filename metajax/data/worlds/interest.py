@@ -10,6 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from metajax import precision
 from metajax.types import Episode, Examples
 
 
@@ -41,6 +42,7 @@ class SharpOrFlat:
         low, high = jnp.log(self.sharpest), jnp.log(self.flattest)
         return jnp.exp(jax.random.uniform(jax.random.fold_in(key, 0), minval=low, maxval=high))
 
+    @precision.highest
     def sample(self, key: jax.Array) -> Episode:
         """One task; its inputs are (N, dim) of length 1."""
         tau = self.temperature(key)

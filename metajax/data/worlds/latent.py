@@ -88,6 +88,7 @@ class LatentUsers:
         """``w_bar`` (dim,)."""
         return jax.random.normal(jax.random.key(self.seed), (self.dim,))
 
+    @precision.highest
     def sample(self, key: jax.Array) -> Episode:
         """One user."""
         key_user, key_item, key_noise, key_shots = jax.random.split(key, 4)

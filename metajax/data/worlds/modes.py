@@ -42,6 +42,7 @@ class UserModes:
         """The kind () of a random user."""
         return jax.random.categorical(key, jnp.log(jnp.asarray(self.shares)))
 
+    @precision.highest
     def of_kind(self, key: jax.Array, kind: jax.Array | int) -> Episode:
         """One user of a kind."""
         key_user, key_item, key_noise = jax.random.split(key, 3)

@@ -109,6 +109,7 @@ def joint_prior(
     """
     size, first = sum(dims), dims[0]
 
+    @products.highest
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> Params:
         del key, inputs
         mean, precision = initial(profile) or (jnp.zeros(size), jnp.eye(size))
@@ -262,6 +263,7 @@ def mapping_loss(learner: MetaLearner) -> MetaLearner:
     return learner._replace(loss=loss)
 
 
+@products.highest
 def _mean(belief: Belief) -> jax.Array:
     return jax.scipy.linalg.solve(belief.precision, belief.moment, assume_a="pos")
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from metajax import losses
+from metajax import losses, precision
 from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
@@ -70,6 +70,7 @@ def lwa(
         identity = jnp.eye(num_features)
         return {"weights": jnp.stack([-identity, identity]), "bias": jnp.zeros(())}
 
+    @precision.highest
     def score(params: PyTree, x_NxD: jax.Array, classes_2xD: jax.Array) -> jax.Array:
         weights = jnp.einsum("cij,cj->i", params["weights"], classes_2xD)
         return params["bias"] + x_NxD @ weights
@@ -144,8 +145,9 @@ def _by_classes(
         x_NxD = jnp.where(examples.mask[:, None] > 0, x_NxD, 0.0)
         liked = examples.label > threshold
         member_2xN = jnp.where(examples.mask[None, :] > 0, jnp.stack([~liked, liked]), 0.0)
-        total, weight = state.total + member_2xN @ x_NxD, state.weight + member_2xN.sum(axis=1)
-        return state._replace(total=total, weight=weight)
+        own_2xD = jnp.matmul(member_2xN, x_NxD, precision="highest")
+        weight = state.weight + member_2xN.sum(axis=1)
+        return state._replace(total=state.total + own_2xD, weight=weight)
 
     def predict(params: PyTree, state: State, inputs: PyTree) -> jax.Array:
         x_NxD = embed.apply(params["embed"], state.profile, inputs)
