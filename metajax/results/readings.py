@@ -9,10 +9,11 @@ MEASURES = {
     "ndcg@5": "nDCG@5",
     "mae": "MAE",
     "mae_calibrated": "MAE cal.",
+    "mse_calibrated": "RMSE cal.",
     "log_loss": "log-loss",
     "crps": "CRPS",
 }
-"""What a table of ratings shows of a `measured` record, in this order: how it is headed."""
+"""What a table of ratings shows, in this order, where the record has it: how it is headed."""
 FAR_OFF = 2.0
 """An arm with so many times the squared error of the item mean is taken for diverged."""
 
@@ -23,8 +24,13 @@ def heading(metric: str) -> str:
     >>> heading("mse"), heading("mae"), heading("ndcg@5")
     ('RMSE', 'MAE', 'nDCG@5')
     """
-    short = {"mse": "RMSE", "mae": "MAE", "rmse": "RMSE", "auc": "AUC"}
+    short = MEASURES | {"rmse": "RMSE", "auc": "AUC"}
     return short.get(metric, metric.replace("ndcg", "nDCG"))
+
+
+def of_differences(metric: str) -> str:
+    """What differences of a metric are headed with: those of mse are of squared errors."""
+    return heading(metric).replace("RMSE", "MSE")
 
 
 LOWER = (
@@ -38,32 +44,34 @@ def lower_is_better(metric: str) -> bool:
     return metric in LOWER or metric.endswith(" error")
 
 
-def measured(record: records.Record) -> bool:
-    """Whether a record has proper scores of ratings (CRPS); if so, its tables begin with RMSE."""
-    return any(key.metric == "crps" for key in record.scores)
+def rated(record: records.Record) -> bool:
+    """Whether a record has squared errors of ratings, with which its table then begins."""
+    return metrics_of(record)[:1] == ["mse"]
 
 
 def metrics_of(record: records.Record) -> list[str]:
     """The metrics of a record; the first is the one in which arms are compared."""
     known = dict.fromkeys(key.metric for key in record.scores if key.condition == records.ALL)
-    order = tuple(MEASURES) if measured(record) else ("mae", "mse", "ndcg@5")
-    first = [metric for metric in order if metric in known]
-    rest = [m for m in known if m not in first and m != "mse_calibrated"]
-    return [*first, *rest]
+    return [*(m for m in MEASURES if m in known), *(m for m in known if m not in MEASURES)]
 
 
 def gap(
-    record: records.Record, scenario: str, arm: str, control: str = records.N1
+    record: records.Record,
+    scenario: str,
+    arm: str,
+    control: str = records.N1,
+    metric: str = "",
 ) -> intervals.Interval:
-    """The first metric of an arm under a control minus without it, paired by task.
+    """A metric of an arm under a control minus without it, paired by task.
 
     Args:
       control: a condition of the support, such as `records.N1`.
+      metric: the record's first by default.
 
     Raises:
       UserError: the record has no such scores.
     """
-    metric = metrics_of(record)[0]
+    metric = metric or metrics_of(record)[0]
     changed = record.of(scenario, arm, control, metric)
     return records.difference(changed, record.of(scenario, arm, records.ALL, metric))
 
@@ -83,16 +91,16 @@ UNTASTED = "not to taste"
 """Where no control says whether it adapts to the level."""
 
 
-def adaptation(record: records.Record, scenario: str, arm: str) -> str:
-    """What an arm adapts to, by its controls in the record's first metric.
+def adaptation(record: records.Record, scenario: str, arm: str, metric: str = "") -> str:
+    """What an arm adapts to, by its controls in a metric, the record's first by default.
 
     `TASTE`: it is worse with shuffled labels (N1). `LEVEL`, of a user's ratings only: it is not,
     but is worse with another task's support (N2), or without support where N2 was not tried (N0,
     or K = 0 of a curve). `NOTHING`: it is worse with neither. `UNTASTED`: it is not worse under
     N1, and no other control was tried.
     """
-    metric = metrics_of(record)[0]
-    worse = lambda control: adapts(gap(record, scenario, arm, control), metric)
+    metric = metric or metrics_of(record)[0]
+    worse = lambda control: adapts(gap(record, scenario, arm, control, metric), metric)
     if worse(records.N1):
         return TASTE
     known = lambda control: records.Key(scenario, arm, control, metric) in record.scores
@@ -112,7 +120,8 @@ def diverged(
     """Whether an arm has diverged, and is left out of all comparisons.
 
     It has if a seed of its training diverged, a score is infinite, or its error is more than
-    `FAR_OFF` times that of the item mean.
+    `FAR_OFF` times that of the item mean. In a metric of the order, such as nDCG@5, errors do not
+    count: scores that are only there to be ordered may lie anywhere.
 
     Args:
       condition, metric: which scores are looked at; the metric is the record's first by default.
@@ -127,6 +136,15 @@ def diverged(
     if item_mean is None or not lower_is_better(metric):
         return False
     return bool(np.nanmean(mean(arm)) > FAR_OFF * np.nanmean(mean(item_mean)))
+
+
+def named(record: records.Record, scenario: str, arm: str, *where: str) -> str:
+    """The name of an arm as a table shows it: "A6 MAML", or "A6 MAML (diverged)".
+
+    Args:
+      where: condition and metric, as `diverged` takes them.
+    """
+    return f"{arm} (diverged)" if diverged(record, scenario, arm, *where) else arm
 
 
 def opened(record: records.Record) -> str:

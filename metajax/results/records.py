@@ -102,6 +102,7 @@ __all__ = [
     "publish",
     "read",
     "require_clean",
+    "rooted",
     "stored",
     "uncommitted_changes",
     "write",
@@ -355,14 +356,18 @@ def _diverged(values: np.ndarray) -> intervals.Interval | None:
 def interval(scores: np.ndarray, metric: str) -> intervals.Interval:
     """The mean over tasks of scores (S, T) averaged over seeds, with its bootstrap interval.
 
-    ``mse`` is reported as its root. An arm that diverged has an infinite mean and an interval of
-    NaN, so that a table can still be printed.
+    ``mse`` and ``mse_calibrated`` are reported as their roots. An arm that diverged has an infinite
+    mean and an interval of NaN, so that a table can still be printed.
     """
     values = intervals.mean_of_seeds(scores)
-    result = _diverged(values) or intervals.mean_interval(values)
-    if metric != "mse":
-        return result
-    return result._replace(mean=result.mean**0.5, low=result.low**0.5, high=result.high**0.5)
+    return rooted(_diverged(values) or intervals.mean_interval(values), metric)
+
+
+def rooted(found: intervals.Interval, metric: str) -> intervals.Interval:
+    """The root of an interval of ``mse`` or ``mse_calibrated``; those of others as they are."""
+    if metric not in ("mse", "mse_calibrated"):
+        return found
+    return found._replace(mean=found.mean**0.5, low=found.low**0.5, high=found.high**0.5)
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> intervals.Interval:

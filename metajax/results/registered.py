@@ -33,6 +33,18 @@ class Gap(NamedTuple):
     p: float
 
 
+class Estimates(NamedTuple):
+    """What is estimated in one place and measure, pooled over splits and users.
+
+    Attributes:
+      means: arm -> its mean.
+      gaps: arm that is no meta-learner -> the method minus it.
+    """
+
+    means: dict[str, intervals.Interval]
+    gaps: dict[str, intervals.Interval]
+
+
 class Comparison:
     """Records of fresh splits as one registration is about them; differences are computed once.
 
@@ -42,8 +54,8 @@ class Comparison:
       conditions: what is judged: `records.ALL`, tasks as they are, or "k=1" and so on, tasks of
         which so many support ratings are shown.
       record: all splits, with the arms of this registration that all splits have, and its method.
-      differences: (scenario, metric) -> condition that is stored -> arm that is no meta-learner and
-        did not diverge -> the method minus it.
+      estimates: (scenario, metric) -> condition that is stored -> `Estimates` of all arms that did
+        not diverge.
     """
 
     def __init__(self, splits: Sequence[records.Record], told: Mapping[str, Any]):
@@ -57,7 +69,7 @@ class Comparison:
             arms=tuple(arm for arm in first.arms if arm.name in named),
             scores={k: np.concatenate([one.scores[k] for one in splits], axis=1) for k in keys},
         )
-        self.differences = functools.cache(self._differences)
+        self.estimates = functools.cache(self._estimates)
 
     def size(self, scenario: str) -> int:
         """The number of test tasks of all splits."""
@@ -67,10 +79,24 @@ class Comparison:
         """Every (scenario, condition) that the registration is about."""
         return [(of, when) for of in self.told["scenarios"] for when in self.conditions]
 
+    def differences(self, scenario: str, metric: str) -> dict[str, dict[str, intervals.Interval]]:
+        """Condition -> arm that is no meta-learner and did not diverge -> the method minus it."""
+        return {when: each.gaps for when, each in self.estimates(scenario, metric).items()}
+
     def by_ratings(self, scenario: str, metric: str) -> dict[str, dict[str, intervals.Interval]]:
         """Number of support ratings, as text -> arm -> the method minus it; may be empty."""
         each = self.differences(scenario, metric)
         return {when.removeprefix("k="): of for when, of in each.items() if when != records.ALL}
+
+    def mean(
+        self, scenario: str, metric: str, arm: str, when: str = records.ALL
+    ) -> intervals.Interval | None:
+        """The mean of an arm over the tasks of all splits; None if it diverged.
+
+        ``mse`` is reported as its root.
+        """
+        found = self.estimates(scenario, metric)[when].means.get(arm)
+        return found and records.rooted(found, metric)
 
     def gaps(self, scenario: str, metric: str, when: str = records.ALL) -> dict[str, Gap]:
         """Arm -> the method minus it, by the differences of one condition."""
@@ -107,25 +133,28 @@ class Comparison:
             if records.Key(scenario, arm, one, metric) in self.record.scores
         )
 
-    def _differences(self, scenario: str, metric: str) -> dict[str, dict[str, intervals.Interval]]:
+    def _estimates(self, scenario: str, metric: str) -> dict[str, Estimates]:
         record, method = self.record, self.record.method
         every = [records.ALL, *(f"k={k}" for k in record.shots)]
         stored = [c for c in every if records.Key(scenario, method, c, metric) in record.scores]
-        mean = lambda arm, when: intervals.mean_of_seeds(record.of(scenario, arm, when, metric))
-        found: dict[str, dict[str, intervals.Interval]] = {when: {} for when in stored}
-        alike: dict[bytes, list[tuple[str, str, np.ndarray]]] = {}
-        for when in stored:
-            own = mean(method, when)
-            for arm in record.names(records.BASELINE):
-                if not self.diverged(scenario, arm, when):
-                    gap = own - mean(arm, when)
-                    alike.setdefault(np.isnan(gap).tobytes(), []).append((when, arm, gap))
+        found = {when: Estimates({}, {}) for when in stored}
+        alike: dict[bytes, list[tuple[dict[str, intervals.Interval], str, np.ndarray]]] = {}
+        for when, (means, gaps) in found.items():
+            sound = [arm for arm in record.names() if not self.diverged(scenario, arm, when)]
+            at = lambda arm, w=when: intervals.mean_of_seeds(record.of(scenario, arm, w, metric))
+            values = {arm: at(arm) for arm in sound}
+            columns = [(means, arm, of) for arm, of in values.items()]
+            if method in sound:
+                rivals = [arm for arm in sound if arm in record.names(records.BASELINE)]
+                columns += [(gaps, arm, values[method] - values[arm]) for arm in rivals]
+            for column in columns:
+                alike.setdefault(np.isnan(column[2]).tobytes(), []).append(column)
         ends = np.cumsum([one.tasks[scenario] for one in self.splits])[:-1]
         for group in alike.values():  # defined for the same tasks: on the same draws, at once
-            gaps = np.stack([gap for _, _, gap in group], axis=1)
-            each = intervals.two_way_bootstraps(np.split(gaps, ends))
-            for (when, arm, _), interval in zip(group, each, strict=True):
-                found[when][arm] = interval
+            columns = np.stack([values for *_, values in group], axis=1)
+            each = intervals.two_way_bootstraps(np.split(columns, ends))
+            for (into, arm, _), interval in zip(group, each, strict=True):
+                into[arm] = interval
         return found
 
 

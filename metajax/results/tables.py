@@ -18,14 +18,27 @@ from metajax.results.readings import (
     gap,
     heading,
     lower_is_better,
-    measured,
     metrics_of,
+    named,
+    of_differences,
     opened,
+    rated,
 )
 
 BASELINES = ("A2 fold-in", "A4 fine-tuned")
-MEASURED_WIDE = 178
-"""Columns that the wide table of a `measured` record takes."""
+COMPARED = ("mse", "ndcg@5")
+"""What arms are compared in, in tables of ratings: means have intervals, and differences stand."""
+CALIBRATED = ("mae_calibrated", "mse_calibrated", "log_loss", "crps")
+"""Measures of the distribution over ratings that the same calibration gives every arm."""
+SHORT = {
+    "ndcg@5": "nDCG",
+    "mae_calibrated": "MAE c.",
+    "mse_calibrated": "RMSE c.",
+    "log_loss": "log-l.",
+}
+"""Measures as they are headed where there is little room."""
+RATED_WIDE = 190
+"""Columns that the wide table of a `rated` record takes."""
 
 __all__ = [
     "BASELINES",
@@ -44,8 +57,12 @@ __all__ = [
     "heading",
     "lower_is_better",
     "markdown",
-    "measured",
+    "named",
+    "of_differences",
+    "of_diverged",
+    "of_the_link",
     "opened",
+    "rated",
     "resting",
     "rests_on",
     "show",
@@ -59,10 +76,10 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
     """The table of an experiment: scenarios by arms, with intervals, differences and a control.
 
     Args:
-      record: of a rating experiment.
+      record: of an experiment of ratings, or of events, which have no squared error.
       wide: with intervals, for 150 columns; else without, for 80.
     """
-    if measured(record):
+    if rated(record):
         return _measures_of(record, wide=wide)
     metrics = metrics_of(record)
     names = [heading(metric) for metric in metrics]
@@ -92,79 +109,85 @@ def grid_of(record: records.Record, *, wide: bool = True) -> Grid:
         f"{_directions(metrics)} Differences are paired by user; * marks an "
         "interval that excludes 0.",
         f"N1 gap: {names[0]} with shuffled support labels minus {names[0]}. {opened(record)}",
-        *(
-            f"{arm.name} diverged and is judged by the best parameters that it had before: {said}."
-            for arm in record.arms
-            for said in arm.settings.get("diverged", ())
-        ),
+        *of_diverged(record),
     ]
     notes += [*rests_on(record), *record.extra.get("notes", ())]
     return Grid(title, headings, rows, 2 if wide else 1, notes, sections, bold)
 
 
+def of_diverged(record: records.Record) -> list[str]:
+    """A line for each seed of an arm whose training diverged."""
+    return [
+        f"{arm.name} diverged and is judged by the best parameters that it had before: {said}."
+        for arm in record.arms
+        for said in arm.settings.get("diverged", ())
+    ]
+
+
 def _measures_of(record: records.Record, *, wide: bool) -> Grid:
-    """The table of a `measured` record: RMSE and nDCG@5 first, and the method minus every arm."""
-    shown = [metric for metric in MEASURES if metric in metrics_of(record)]
+    """The table of a `rated` record: RMSE and nDCG@5 first, and the method minus every arm."""
+    shown = [metric for metric in metrics_of(record) if metric in MEASURES]
+    compared = [metric for metric in COMPARED if metric in shown]
     rows, sections, bold = [], [], []
     for scenario, count in record.tasks.items():
         sections.append(len(rows))
-        rows.append([f"{scenario.replace('_', '-')} ({count})", *[""] * (len(shown) + 2)])
+        empty = [""] * (len(shown) + len(compared))
+        rows.append([f"{scenario.replace('_', '-')} ({count})", *empty])
         for arm in record.names():
             if arm == record.method:
                 bold.append(len(rows))
-            rows.append(_measured_row(record, scenario, arm, shown, wide))
+            rows.append(_rated_row(record, scenario, arm, shown, wide))
     split, method = record.split or records.Split("none"), records.label(record.method)
     title = (
         f"{record.experiment} on {record.dataset}, protocol {split.protocol}, "
         f"split {split.checksum}, {record.config['seeds']} seeds"
     )
-    short = {"nDCG@5": "nDCG", "MAE cal.": "cal.", "log-loss": "log-l."}
-    names = [MEASURES[metric] for metric in shown]
-    names = [
-        f"{name} [95 %]" if wide and i < 2 else name if wide else short.get(name, name)
-        for i, name in enumerate(names)
-    ]
-    gaps = [f"MSE: {method} - arm", f"nDCG@5: {method} - arm"] if wide else ["d MSE", "d nDCG"]
+    names = [f"{MEASURES[m]} [95 %]" if m in COMPARED else MEASURES[m] for m in shown]
+    gaps = [f"{of_differences(metric)}: {method} - arm" for metric in compared]
+    if not wide:
+        names = [SHORT.get(metric, MEASURES[metric]) for metric in shown]
+        gaps = [f"d {of_differences(metric)[:4]}" for metric in compared]
     notes = [
-        f"{gaps[0]} and {gaps[1]}: differences, {method} minus the arm, paired by user; * marks "
-        "an interval that excludes 0. nDCG@5: higher is better; all others: lower.",
-        *_of_the_link(record),
+        f"{' and '.join(gaps)}: differences, {method} minus the arm, paired by user; * marks "
+        f"an interval that excludes 0. {_directions(shown)}",
+        *of_the_link(record),
         opened(record),
-        *(
-            f"{arm.name} diverged and is judged by the best parameters that it had before: {said}."
-            for arm in record.arms
-            for said in arm.settings.get("diverged", ())
-        ),
+        *of_diverged(record),
         *rests_on(record),
         *record.extra.get("notes", ()),
     ]
     return Grid(title, ["arm", *names, *gaps], rows, 1, notes, sections, bold)
 
 
-def _measured_row(
+def _rated_row(
     record: records.Record, scenario: str, arm: str, shown: Sequence[str], wide: bool
 ) -> list[str]:
-    cells = [f"  {arm}"]
-    for i, metric in enumerate(shown):
+    cells = [f"  {named(record, scenario, arm)}"]
+    for metric in shown:
         r = records.interval(record.of(scenario, arm, records.ALL, metric), metric)
-        cells.append(with_interval(r) if wide and i < 2 else f"{r.mean:.{4 if wide else 3}f}")
-    if arm == record.method:
-        return [*cells, "", ""]
+        whole = wide and metric in COMPARED
+        cells.append(with_interval(r) if whole else f"{r.mean:.{4 if wide else 3}f}")
+    compared = [metric for metric in COMPARED if metric in shown]
+    if arm == record.method or not record.method:
+        return [*cells, *[""] * len(compared)]
     lost = any(diverged(record, scenario, one) for one in (arm, record.method))
-    for metric in ("mse", "ndcg@5"):
+    for metric in compared:
         mine, other = (record.of(scenario, a, records.ALL, metric) for a in (record.method, arm))
         cells.append("diverged" if lost else signed(records.difference(mine, other), wide))
     return cells
 
 
-def _of_the_link(record: records.Record) -> list[str]:
-    """What is said of the distributions of a `measured` record, and of a scale not of stars."""
+def of_the_link(record: records.Record) -> list[str]:
+    """What is said of the distributions over ratings, if there are any, and of their scale."""
+    if "crps" not in metrics_of(record):
+        return []
     told = record.extra.get("ordinal", {})
-    count = told.get("levels", 0)
+    count, known = told.get("levels", 0), metrics_of(record)
+    root = " and RMSE cal. the RMSE of its mean" * ("mse_calibrated" in known)
     lines = [
-        f"MAE cal. (calibrated), log-loss and CRPS judge a distribution over {count} ratings. The "
-        "same ordinal link, fitted to each arm's scores on meta-validation, gives it; MAE cal. is "
-        "the MAE of its median."
+        f"{', '.join(MEASURES[m] for m in CALIBRATED if m in known)} judge a distribution over "
+        f"{count} ratings. The same ordinal link, fitted to each arm's scores on meta-validation, "
+        f"gives it; MAE cal. (calibrated) is the MAE of its median{root}."
     ]
     if told.get("even"):
         lines.append(
@@ -194,7 +217,7 @@ CONTROLS = {
 def controls_of(record: records.Record) -> Grid:
     """The table of the four controls: by how much each makes every arm worse, with intervals."""
     metric = metrics_of(record)[0]
-    name = "MSE" if measured(record) else heading(metric)
+    name = of_differences(metric)
     rows, sections, bold = [], [], []
     for scenario in record.tasks:
         sections.append(len(rows))
@@ -202,7 +225,8 @@ def controls_of(record: records.Record) -> Grid:
             if arm == record.method:
                 bold.append(len(rows))
             cells = [_control_cell(record, scenario, arm, metric, c) for c in CONTROLS]
-            rows.append([scenario.replace("_", "-") if i == 0 else "", arm, *cells])
+            name_of_arm = named(record, scenario, arm)
+            rows.append([scenario.replace("_", "-") if i == 0 else "", name_of_arm, *cells])
     notes = [
         f"{name} under the control minus {name} as it is. No support: the "
         "cold start. Another's support: that of a task drawn at random. Untrained: a fresh random "
@@ -221,14 +245,10 @@ def _control_cell(
 
 
 def resting(record: records.Record) -> list[tuple[str, str]]:
-    """The metrics that may be undefined for a task, with their names; MAE and RMSE go together."""
+    """The metrics that may be undefined for a task, with their names; errors go together."""
     known = metrics_of(record)
-    if measured(record):
-        calibrated = ("mae", "mae_calibrated", "log_loss", "crps")
-        own = {"mse": "errors"}
-        return [(m, own.get(m, heading(m))) for m in known if m not in calibrated]
-    own = {"mae": "MAE and RMSE"} if "mse" in known else {}
-    return [(m, own.get(m, heading(m))) for m in known if not (m == "mse" and "mae" in known)]
+    errors = ("mae", *CALIBRATED) if rated(record) else ()
+    return [(m, "errors" if m == "mse" else heading(m)) for m in known if m not in errors]
 
 
 def rests_on(record: records.Record) -> list[str]:
@@ -247,7 +267,7 @@ def rests_on(record: records.Record) -> list[str]:
 def show(record: records.Record, console: Console | None = None) -> None:
     """Prints the tables of an experiment, and a warning where its method does not adapt."""
     console = console or Console()
-    needed = MEASURED_WIDE if measured(record) else WIDE
+    needed = RATED_WIDE if rated(record) else WIDE
     wide = not console.is_terminal or console.width >= needed
     terminal(grid_of(record, wide=wide), console)
     if wide and any(key.condition == records.N2 for key in record.scores):
@@ -268,7 +288,7 @@ def _show_groups(record: records.Record, console: Console) -> None:
     if not rival or record.method in ("", rival):
         return
     metric = metrics_of(record)[0]
-    name = "MSE" if metric == "mse" else heading(metric)
+    name = of_differences(metric)
     for scenario in record.tasks:
         title = f"{record.dataset}, {scenario.replace('_', '-')}: {name} by group"
         found = groups.table(record, scenario, (record.method, rival), metric, title=title)

@@ -1,10 +1,13 @@
 """The field's tables: who is ahead, by hand; equal trials; and one whole table, small."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from small_records import record
 
 from experiments.field.tables import contenders, report, tables
+from experiments.pages import index
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7
 from metajax.benchmark.boosting import A8, A8_ALONE
 from metajax.benchmark.stacking import A9
@@ -74,10 +77,51 @@ def test_printed_tables_name_arms_trials_and_shots(capsys, tmp_path):
     report.show_scenarios("T5", name, made)
     report.show_curves("T3", name, made)
     told = capsys.readouterr().out
-    for expected in ("A3 joint", "-0.5000*", "K=5", "N1 gap of MAML, MAE: +0.3000*", "K=0"):
-        assert expected in told, expected
+    # squared errors (1 + t / 1000) ** 2 and (1.5 + t / 1000) ** 2: -0.25 - 1.0245 on average
+    expected = ("A3 joint", "-1.2745*", "K=5", "MAML - arm, nDCG@5", "K=0", "RMSE [95 %]")
+    for words in (*expected, "N1 gap of MAML, MSE: +0.7047*", "adapts to taste", "T3 MAE"):
+        assert words in told, words
     report.save_figures(name, made, tmp_path)
     assert {p.name for p in tmp_path.glob("*.png")} == {"k_shot.png", "learning.png", "forest.png"}
+
+
+FAR = {"A0 item mean": 0.3, "A2 fold-in": 0.2, "A4 fine-tuned": 2.0, "A6 MAML": 0.0}
+
+
+def test_nobody_is_ahead_of_an_arm_that_diverged(capsys):
+    made = record(extra={"table": "T5"}, offsets=FAR)
+    report.show_scenarios("T5", "tables-T5-made-users", made)
+    report.show_curves("T3", "tables-T2-made-melu", made)
+    told = capsys.readouterr().out
+    rows = [line for line in told.splitlines() if "A4 fine-tuned (diverged)" in line]
+    assert len(rows) == 2 and all(row.count("│ diverged") or "diverged │" in row for row in rows)
+    assert "all, RMSE: ahead of every non-meta arm (A4 fine-tuned diverged and is left out)" in told
+    below = [i for i, line in enumerate(told.splitlines()) if "│ A4 fine-tuned " in line][2:]
+    assert [told.splitlines()[i + 1].count("diverged") for i in below] == [3, 3, 3]
+    lost = record(extra={"table": "T5"}, offsets=FAR | {"A6 MAML": 2.0})
+    assert report.verdicts(lost, "user_cold", "all", "mse").endswith(
+        "diverged, and is ahead of nobody"
+    )
+
+
+def test_the_first_table_is_judged_by_the_order_of_lists(capsys):
+    """Its scores are there to be ordered: a large error is no divergence, and no lead."""
+    made = record(extra={"table": "T1"}, offsets=FAR)
+    scores = {}
+    for key, values in made.scores.items():
+        scores[key] = values
+        if key.metric == "ndcg@5":
+            scores |= {key._replace(metric=m): values for m in ("precision@5", "mrr@5")}
+    made = dataclasses.replace(made, scores=scores)
+    report.show_scenarios("T1", "tables-T1-made-rating", made)
+    told = capsys.readouterr().out
+    assert "diverged" not in told and "RMSE" not in told and "MAML - arm, nDCG@5" in told
+    assert "N1 gap of MAML, nDCG@5: +0.0000 " in told and "adapts not at all" in told
+    (row,) = [
+        row for row in index.rows(made) if row["arm"] == "A6 MAML" and row["scenario"] == "warm"
+    ]
+    assert list(row)[3] == "nDCG@5 [95 %]" and "RMSE [95 %]" not in row
+    assert row["N1 gap"].startswith("+0.0000 [") and row["adapts"] == "not at all"
 
 
 def test_without_records_and_with_unknown_parts_one_line_says_what_to_do(tmp_path, monkeypatch):

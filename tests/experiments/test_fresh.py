@@ -146,6 +146,24 @@ def test_the_verdict_is_by_the_registered_rule(capsys):
     assert "user-cold: RMSE holds" in said
 
 
+def test_every_arm_stands_with_intervals_and_with_the_measures_that_are_stored():
+    """A2 of 60 users: errors 1.2 + t / 1000, t < 30, two seeds 0.01 off their mean, squared."""
+    far = {"A0 item mean": 0.3, "A2 fold-in": 0.2, "A4 fine-tuned": 2.0, "A6 MAML": 0.0}
+    found = registered.comparisons(splits(far))[1]
+    grid = report.grid_of(found, "user_cold")
+    assert grid.headings == ["arm", "RMSE [95 %]", "nDCG@5", "MAE", "MAML - arm, MSE"]
+    rows = {row[0]: dict(zip(grid.headings, row, strict=True)) for row in grid.rows}
+    assert list(rows)[2] == "A4 fine-tuned (diverged)" and len(rows) == 4
+    assert rows["A4 fine-tuned (diverged)"]["MAML - arm, MSE"] == "diverged"
+    errors = 1.2 + np.arange(30) / 1000
+    root = np.sqrt(np.mean(errors**2) + 0.01**2)
+    assert rows["A2 fold-in"]["RMSE [95 %]"].startswith(f"{root:.4f} [1.21")
+    assert rows["A2 fold-in"]["MAE"] == f"{errors.mean():.4f}"
+    lost = registered.comparisons(splits(far | {"A6 MAML": 2.0}))[1]
+    assert lost.verdict("user_cold", "mse") == "DOES NOT HOLD: the method diverged"
+    assert report.grid_of(lost, "user_cold").rows[3][1] == "diverged"
+
+
 def test_the_page_of_experiments_begins_with_the_registered_claims():
     level = splits({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
     page = index.registered_claims(level)

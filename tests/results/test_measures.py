@@ -42,6 +42,7 @@ def test_a_table_of_ratings_leads_with_rmse_and_ndcg_then_mae_then_proper_scores
         "nDCG@5 [95 %]",
         "MAE",
         "MAE cal.",
+        "RMSE cal.",
         "log-loss",
         "CRPS",
         "MSE: MAML - arm",
@@ -55,6 +56,7 @@ def test_a_table_of_ratings_leads_with_rmse_and_ndcg_then_mae_then_proper_scores
     rmse = np.sqrt(np.mean((base + 0.2) ** 2) + 1e-4)
     assert row["RMSE [95 %]"].startswith(f"{rmse:.4f} [")
     assert row["MAE"] == "1.2245" and row["MAE cal."] == "0.7000"
+    assert row["RMSE cal."] == "0.8944", "the root of 0.8"
     assert row["log-loss"] == "1.2500" and row["CRPS"] == "0.5000"
     gap = np.mean(base**2 - (base + 0.2) ** 2)
     assert row["MSE: MAML - arm"].startswith(f"{gap:+.4f}*[")
@@ -62,11 +64,11 @@ def test_a_table_of_ratings_leads_with_rmse_and_ndcg_then_mae_then_proper_scores
     assert grid.bold == [4, 9] and grid.rows[4][-2:] == ["", ""]
 
 
-@pytest.mark.parametrize("width", [80, 180, 200])
+@pytest.mark.parametrize("width", [80, tables.RATED_WIDE - 1, tables.RATED_WIDE])
 def test_every_measure_is_readable_at_any_width(width):
     text = shown(measured(), width)
     assert "…" not in text and "A4 fine-tuned" in text and "user-cold (50)" in text
-    assert ("RMSE [95 %]" in text) == (width >= tables.MEASURED_WIDE)
+    assert ("RMSE [95 %]" in text) == (width >= tables.RATED_WIDE)
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     assert max(map(len, plain.splitlines())) <= width
 
@@ -89,7 +91,8 @@ def test_an_arm_that_could_not_be_made_has_a_line_below_the_table(capsys):
 
 def test_controls_are_compared_in_the_first_measure():
     assert tables.gap(measured(), "user_cold", "A6 MAML").mean == pytest.approx(0.3**2 + 0.6, 0.05)
-    assert tables.gap(record(), "user_cold", "A6 MAML").mean == pytest.approx(0.3)
+    gap = tables.gap(record(), "user_cold", "A6 MAML", metric="mae")
+    assert gap.mean == pytest.approx(0.3)
 
 
 def with_others(worse: float) -> records.Record:
@@ -110,7 +113,7 @@ def test_what_an_arm_adapts_to_is_what_its_controls_show():
     untried = dataclasses.replace(record(), scores=cold)
     assert tables.adaptation(untried, "warm", "A3 joint") == tables.UNTASTED
     assert tables.adaptation(record(), "warm", "A3 joint") == tables.NOTHING
-    key = records.Key("warm", "A3 joint", "k=0", "mae")
+    key = records.Key("warm", "A3 joint", "k=0", "mse")
     level = dataclasses.replace(record(), scores={**cold, key: record().scores[key] + 0.1})
     assert tables.adaptation(level, "warm", "A3 joint") == tables.LEVEL
     assert "A3 joint on warm adapts to the level only: it is as good with shuffled" in shown(
@@ -130,5 +133,24 @@ def test_nobody_is_ahead_of_an_arm_that_diverged():
     said = {"A2 fold-in": {"diverged": ["seed 0 at step 3"]}}
     assert tables.diverged(measured(settings=said), "warm", "A2 fold-in")
     rows = {row[0].strip(): row for row in tables.grid_of(made).rows}
-    assert rows["A4 fine-tuned"][-2:] == ["diverged", "diverged"]
+    assert rows["A4 fine-tuned (diverged)"][-2:] == ["diverged", "diverged"]
     assert "*" in rows["A2 fold-in"][-2]
+
+
+def test_an_arm_that_is_only_there_to_order_may_have_any_error():
+    """What is judged by nDCG@5 has diverged if its scores are no numbers, not if they are large."""
+    far = {"A0 item mean": 0.3, "A4 fine-tuned": 2.0, "A6 MAML": 0.0}
+    made = measured(offsets=far)
+    assert tables.diverged(made, "warm", "A4 fine-tuned", metric="mse")
+    assert not tables.diverged(made, "warm", "A4 fine-tuned", metric="ndcg@5")
+    assert tables.named(made, "warm", "A4 fine-tuned", "all", "ndcg@5") == "A4 fine-tuned"
+    lost = {k: np.full_like(v, -np.inf) for k, v in made.scores.items() if k.metric == "ndcg@5"}
+    none = dataclasses.replace(made, scores={**made.scores, **lost})
+    assert tables.diverged(none, "warm", "A4 fine-tuned", metric="ndcg@5")
+
+
+def test_controls_can_be_read_in_the_order_of_lists():
+    """Shuffled labels raise the errors of A6 here, and do not change its lists."""
+    made = record()
+    assert tables.adaptation(made, "warm", "A6 MAML") == tables.TASTE
+    assert tables.adaptation(made, "warm", "A6 MAML", "ndcg@5") == tables.NOTHING

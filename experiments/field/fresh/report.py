@@ -7,24 +7,31 @@ from metajax.results.registered import Comparison
 
 
 def grid_of(found: Comparison, scenario: str, when: str = records.ALL) -> tables.Grid:
-    """The means of all arms in the primary measures, and the method minus each baseline."""
+    """All arms by every measure, and the method minus each baseline in the primary ones."""
     primary, record = found.told["primary"], found.record
+    others = [m for m in tables.metrics_of(record) if m not in primary and m in tables.MEASURES]
+    others = others if when == records.ALL else []
     rows, bold = [], []
     for arm in record.names():
         if arm == record.method:
             bold.append(len(rows))
-        cells = [arm]
+        lost = found.diverged(scenario, arm, when)
+        cells = [f"{arm} (diverged)" if lost else arm]
         for metric in primary:
+            mean = found.mean(scenario, metric, arm, when)
+            cells.append(tables.with_interval(mean) if mean else "diverged")
+        for metric in others:
             mean = records.interval(record.of(scenario, arm, when, metric), metric).mean
             cells.append(f"{mean:.4f}")
         for metric in primary:
             gap = found.gaps(scenario, metric, when).get(arm)
-            told = "diverged" if found.diverged(scenario, arm, when) else ""
+            told = "diverged" if lost else ""
             cells.append(f"{tables.signed(gap.found)} p {gap.p:.4f}" if gap else told)
         rows.append(cells)
-    names = [tables.heading(metric) for metric in primary]
+    names = [f"{tables.heading(metric)} [95 %]" for metric in primary]
+    names += [tables.heading(metric) for metric in others]
     label = records.label(record.method)
-    heads = [f"{label} - arm, {name.replace('RMSE', 'MSE')}" for name in names]
+    heads = [f"{label} - arm, {tables.of_differences(metric)}" for metric in primary]
     note = "Pooled over splits and users by a two-way bootstrap; p after Holm over the arms."
     size, splits = found.size(scenario), len(found.splits)
     for metric in primary:
@@ -32,7 +39,8 @@ def grid_of(found: Comparison, scenario: str, when: str = records.ALL) -> tables
         if max(left, default=0):
             note += f" {tables.heading(metric)}: tasks left out for every arm: {max(left)}."
     title = f"{registered.place(scenario, when)}: {size} tasks of {splits} fresh splits"
-    return tables.Grid(title, ["arm", *names, *heads], rows, notes=[note], bold=bold)
+    notes = [note, *(tables.of_the_link(record) if others else ())]
+    return tables.Grid(title, ["arm", *names, *heads], rows, notes=notes, bold=bold)
 
 
 def grid_of_shots(found: Comparison, scenario: str, metric: str) -> tables.Grid | None:
@@ -43,19 +51,19 @@ def grid_of_shots(found: Comparison, scenario: str, metric: str) -> tables.Grid 
     record, rows = found.record, []
     best_of = min if tables.lower_is_better(metric) else max
     for ratings, gaps in found.by_ratings(scenario, metric).items():
-        mean = {
-            arm: records.interval(record.of(scenario, arm, f"k={ratings}", metric), metric).mean
-            for arm in (record.method, *gaps)
-        }
-        best = best_of(gaps, key=mean.__getitem__)
+        if not gaps:  # the method diverged
+            continue
+        means = found.estimates(scenario, metric)[f"k={ratings}"].means
+        best = best_of(gaps, key=lambda arm: means[arm].mean)
         behind, ahead = registered.told_apart(gaps, metric)
-        cells = [f"{mean[record.method]:.4f}", best, f"{mean[best]:.4f}"]
+        both = [records.rooted(means[arm], metric) for arm in (record.method, best)]
+        cells = [tables.with_interval(both[0]), best, tables.with_interval(both[1])]
         told = [tables.signed(gaps[best]), f"{len(behind)} of {len(gaps)}"]
         rows.append([ratings, *cells, *told, ", ".join(ahead) or "none"])
     if not rows:
         return None
     name, label = tables.heading(metric), records.label(record.method)
-    gap = f"{label} - best, {name.replace('RMSE', 'MSE')}"
+    gap = f"{label} - best, {tables.of_differences(metric)}"
     heads = ["ratings", label, "best arm", name, gap, "behind", "ahead"]
     note = (
         "The best arm is the best of those that are no meta-learners; arms behind and ahead of the "
@@ -91,7 +99,7 @@ def plot(found: Comparison, folder: pathlib.Path) -> list[pathlib.Path]:
     ]
     name = found.record.method.lower().replace(" ", "-")
     saved = [folder / f"{name}.png"]
-    said = f"{tables.heading(metric).replace('RMSE', 'MSE')}, {label} minus the arm"
+    said = f"{tables.of_differences(metric)}, {label} minus the arm"
     plots.forest(rows, saved[0], said)
     for scenario in found.told["scenarios"]:
         if curves := found.by_ratings(scenario, metric):
