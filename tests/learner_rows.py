@@ -31,6 +31,7 @@ from metajax.transforms.augment import forget
 from metajax.transforms.clustered import Features, clustered, soft
 from metajax.transforms.committee import committee
 from metajax.transforms.mix import meta_mix
+from metajax.transforms.ordered import ordered
 from metajax.transforms.per_label import per_label
 from metajax.transforms.regularize import noisy
 from metajax.transforms.reptile import reptile
@@ -176,6 +177,7 @@ def _rows() -> list[Row]:
         Row("ridge", ridge(identity(), zero(), users.dim), users),
         Row("ridge_mlp", ridge(identity(), mlp, users.dim), users),
         Row("weighed", weighed(ridge(identity(), zero(), users.dim), near), users, outer=None),
+        Row("ordered", ordered(ridge(identity(), zero(), users.dim)), users, outer=None),
         Row("forget", forget(ridge(identity(), zero(), users.dim), 0.3), users, outer=None),
         Row(
             "clustered",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import types
 
 import numpy as np
 import pytest
@@ -66,6 +67,15 @@ def spent():
         arms, notes = contenders.all_arms(contenders.METHODS, ready, TRAINING, BUDGET, "ratings")
     assert not notes
     return arms, searches, trials, trainings
+
+
+@pytest.mark.parametrize("goal", ["ratings", "lists", "clicks"])
+def test_every_trained_arm_may_be_trained_to_order_where_lists_are_judged(goal):
+    spaces = [one.space_of(goal) for one in contenders.CONTENDERS.values()]
+    assert {"ordered" in space for space in spaces} == {goal == "lists"}
+    learner = contenders.maml.build(contenders.maml.Config(), types.SimpleNamespace(mean=3.0))[0]
+    assert contenders.to_order(learner, {"ordered": False}) is learner
+    assert contenders.to_order(learner, {"ordered": True}).loss is not learner.loss
 
 
 def test_all_arms_have_equal_search_trials_steps_and_seeds(spent):

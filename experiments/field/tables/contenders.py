@@ -28,8 +28,10 @@ from metajax.benchmark.problem import Problem, valid_error
 from metajax.results import records
 from metajax.settings import Training
 from metajax.training import progress
+from metajax.transforms.ordered import ordered
 from metajax.tuning import search
 from metajax.tuning.search import Choice, Real, Space, Whole
+from metajax.types import MetaLearner, Model
 
 from ...methods import anil, cmml, cnp, lwa, maml, metasgd, ridge_head, tanp
 
@@ -57,18 +59,23 @@ class Contender(NamedTuple):
     Attributes:
       module: the experiment, with ``Config`` and ``build``.
       space: the settings to search.
-      differs: goal -> settings that differ where it is the goal. Where lists are, the ridge head
-        (and A3, which shares its loss) is trained to order; the others keep the loss of their
-        papers, which is that of ratings.
+      further: goal -> more of them where it is the goal.
     """
 
     module: types.ModuleType
     space: Space
-    differs: Mapping[Goal, Mapping[str, Any]] = {}
+    further: Mapping[Goal, Space] = {}
+
+    def space_of(self, goal: Goal) -> Space:
+        """All that is searched."""
+        return {**self.space, **self.further.get(goal, {}), **ORDER.get(goal, {})}
 
 
 OUTER = Real(3e-4, 3e-3, log=True)
 INNER = Real(0.02, 0.3, log=True)
+HIDDEN: Space = {"hidden_share": Choice((0.3, 0.0))}
+ORDER: Mapping[Goal, Space] = {"lists": {"ordered": Choice((False, True))}}
+"""Goal -> whether an arm that is trained is also trained to order, see `transforms.ordered`."""
 CONTENDERS: dict[str, Contender] = {
     "A6 ridge head": Contender(
         ridge_head,
@@ -77,15 +84,8 @@ CONTENDERS: dict[str, Contender] = {
             "noise": Real(1.0, 6.0, log=True),
         },
         {
-            "lists": {
-                "loss": "ranking",
-                "hidden_share": 0.0,
-                "factors": False,
-                "hidden": 8,
-                "noise": 3.0,
-            },
-            "clicks": {"loss": "squared", "hidden_share": 0.0},
-            "ratings": {"loss": "squared"},
+            "lists": HIDDEN | {"factors": Choice((True, False)), "hidden": Choice((32, 8))},
+            "clicks": HIDDEN,
         },
     ),
     "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),
@@ -158,25 +158,34 @@ def closed_forms(problem: Problem, budget: Budget) -> dict[str, Trained]:
     return ready
 
 
+def to_order(learner: MetaLearner, chosen: Mapping[str, Any]) -> MetaLearner:
+    """The learner, trained to order if that is chosen."""
+    return ordered(learner) if chosen.get("ordered") else learner
+
+
 def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> dict[str, Trained]:
     """The arms A3 and A4: of two networks the one that is better on meta-validation."""
-    other = CONTENDERS["A6 ridge head"].differs.get(goal, {})
-    config = dataclasses.replace(ridge_head.Config(training=training), **other)
-    networks = {
-        "item and profile": ridge_head.model(config, problem),
-        "perceptron": maml.model(maml.Config(), problem),
-    }
+    more = CONTENDERS[RIDGE].further.get(goal, {})
+
+    def config_of(chosen: Mapping[str, Any]) -> ridge_head.Config:
+        return ridge_head.Config(training=training, **{name: chosen[name] for name in more})
+
+    def network_of(chosen: Mapping[str, Any]) -> Model:
+        if chosen["network"] == "perceptron":
+            return maml.model(maml.Config(), problem)
+        return ridge_head.model(config_of(chosen), problem)
 
     def build(chosen: Mapping[str, Any], steps: int):
-        learner = ridge_head.joint(config)(networks[chosen["network"]])
+        learner = ridge_head.joint(config_of(chosen))(network_of(chosen))
         rate = optax.cosine_decay_schedule(chosen["outer_rate"], steps)
-        return learner, optax.adamw(rate, weight_decay=1e-4)
+        return to_order(learner, chosen), optax.adamw(rate, weight_decay=1e-4)
 
     def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
         short = dataclasses.replace(training, num_steps=budget.trial_steps, seeds=1)
         return baselines.trial(*build(chosen, short.num_steps), problem, short, watch)
 
-    space: Space = {"network": Choice(tuple(networks)), "outer_rate": OUTER}
+    space: Space = {"network": Choice(("item and profile", "perceptron")), "outer_rate": OUTER}
+    space = {**space, **more, **ORDER.get(goal, {})}
     best, told = _tuned(A3, objective, space, budget)
     found = {
         A3: baselines.trained_arm(
@@ -184,7 +193,7 @@ def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> d
         )
     }
     found[A3] = found[A3]._replace(settings=told | found[A3].settings)
-    network = networks[best["network"]]
+    network = network_of(best)
 
     def of_rate(settings: Mapping[str, float], watch: search.Watch | None = None) -> float:
         return baselines.fine_tuned_arm(network, found[A3], problem, (settings["rate"],)).settings[
@@ -203,16 +212,19 @@ def meta_trained(
     arm: str, problem: Problem, training: Training, budget: Budget, goal: Goal
 ) -> Trained:
     """One of the `CONTENDERS`, tuned and trained."""
-    module, space, differs = CONTENDERS[arm]
-    config = dataclasses.replace(module.Config(training=training), **differs.get(goal, {}))
+    module = CONTENDERS[arm].module
     short = dataclasses.replace(training, num_steps=budget.trial_steps, seeds=1)
 
-    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
-        learner, tx = module.build(dataclasses.replace(config, training=short, **chosen), problem)
-        return baselines.trial(learner, tx, problem, short, watch)
+    def build(chosen: Mapping[str, Any], training: Training):
+        settings = {name: value for name, value in chosen.items() if name != "ordered"}
+        learner, tx = module.build(module.Config(training=training, **settings), problem)
+        return to_order(learner, chosen), tx
 
-    best, told = _tuned(arm, objective, space, budget)
-    learner, tx = module.build(dataclasses.replace(config, **best), problem)
+    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
+        return baselines.trial(*build(chosen, short), problem, short, watch)
+
+    best, told = _tuned(arm, objective, CONTENDERS[arm].space_of(goal), budget)
+    learner, tx = build(best, training)
     trained = baselines.trained_arm(arm, learner, tx, problem, training, budget.folder)
     return trained._replace(settings=told | trained.settings)
 
