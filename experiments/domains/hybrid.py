@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.training import progress
 from metajax.types import UserError
 
 from . import hybrid_report as report
@@ -62,7 +63,6 @@ def measured(config: Config) -> records.Record:
     """Tunes and trains all arms at every density, judges them and writes the record."""
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
-    from metajax.training import progress
 
     from . import graph_arms, hybrid_arms
 
@@ -88,7 +88,7 @@ def measured(config: Config) -> records.Record:
                 )
                 choices.setdefault(name, {})[f"{density:g}"] = told
                 update(len(ready), {"valid": told["valid"]})
-                print(f"{density:.0%}, {name}: MAE {told['valid']:.4f} on validation", flush=True)
+                progress.say(f"{density:.0%}, {name}: MAE {told['valid']:.4f} on validation")
     scores: dict[records.Key, Any] = {}
     groups: dict[str, Any] = {}
     openings = []

@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Training
+from metajax.training import progress
 
 from . import graph_report as report
 
@@ -65,7 +66,6 @@ def measured(config: Config) -> records.Record:
     from metajax.data.sources import graph as graphs
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
-    from metajax.training import progress
     from metajax.training.devices import check_even
 
     from . import graph_arms as arms
@@ -89,7 +89,7 @@ def measured(config: Config) -> records.Record:
             own = arms.with_content(problem, content)
             choices[name], ready[name] = arms.tuned(name, own, training, config.rates)
             update(len(ready), {"valid": choices[name]["valid"]})
-            print(f"{name}: MAE {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: MAE {choices[name]['valid']:.4f} on validation")
     _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores: dict[records.Key, Any] = {}
     for name, content in starts.items():

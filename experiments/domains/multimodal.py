@@ -24,6 +24,7 @@ from metajax import benchmark
 from metajax.data.sources import named
 from metajax.results import plots, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.training import progress
 
 from . import graph_report, shots
 
@@ -126,7 +127,6 @@ def name_of(config: Config) -> str:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all rows, judges them and writes the record."""
-    from metajax.training import progress
 
     from . import graph_arms
     from . import multimodal_arms as arms
@@ -151,7 +151,7 @@ def measured(config: Config) -> records.Record:
                 name, own, training, config.rates, learner
             )
             update(len(ready), {"valid": choices[name]["valid"]})
-            print(f"{name}: MAE {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: MAE {choices[name]['valid']:.4f} on validation")
     _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     judged = {name: (name, row.out, row.permuted) for name, row in rows.items()}
     judged |= {name: (row, (m,), ()) for name, (row, m) in missing_rows().items()}

@@ -35,6 +35,7 @@ from metajax.evaluation import protocols
 from metajax.evaluation.judge import judge
 from metajax.results import intervals, records, tables
 from metajax.settings import Output, Presets
+from metajax.training import progress
 from metajax.types import Episode, MetaLearner, UserError
 
 CUTS = ((10, 13), (5, 8), (2, 4))  # query rows, fewest rows of a task
@@ -261,7 +262,7 @@ def main(config: Config) -> None:
         found, about[name] = run(dataset, config)
         of = lambda key, name=name: key._replace(scenario=f"{name} {key.scenario}")
         scores |= {of(key): values for key, values in found.items()}
-        print(f"{name}: {about[name]['seconds']:.0f} s", flush=True)
+        progress.say(f"{name}: {about[name]['seconds']:.0f} s")
     arms = records.arms_of(ARMS, roles=records.BASELINE)
     opened = tuple(told.pop("opened") for told in about.values())
     record = records.made(

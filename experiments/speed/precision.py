@@ -17,6 +17,7 @@ import optax
 from metajax.benchmark import command
 from metajax.results import records
 from metajax.settings import Positive, Stored
+from metajax.training import progress
 from metajax.types import PyTree
 
 from . import choices, ours
@@ -85,7 +86,7 @@ def main(config: Config) -> records.Record:
             found = errors(name, num_steps, config.tasks)
             rows.append({"name": name, "num_steps": num_steps, "errors": found})
             figures = "  ".join(f"{precision} {error:.1e}" for precision, error in found.items())
-            print(f"{name}, {num_steps} inner steps: {figures}", flush=True)
+            progress.say(f"{name}, {num_steps} inner steps: {figures}")
             record = records.made("speed", config, scenario="precision", extra={"rows": rows})
             records.write(
                 config.output.folder("speed"), "speed-precision", record, config.output.publish

@@ -26,6 +26,7 @@ from metajax.data.sources import named
 from metajax.online import events, scores, timelines
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share
+from metajax.training import progress
 
 from . import arms, peer, show
 
@@ -113,7 +114,7 @@ class Bench:
                     self.plan, player, rates, begin, self.size.get(name, 1)
                 )  # fmt: skip
             self.settings[name] = {"rate": rate, "valid_mse": tried, "trials": len(rates)}
-            print(f"{name}: rate {rate:g}", flush=True)
+            progress.say(f"{name}: rate {rate:g}")
 
     def _ridge_rate(self, player: arms.Player, rates: tuple, begin: arms.Warm, half: int):
         label = self.plan.events.label[half : self.plan.num_warm]
@@ -215,7 +216,7 @@ def measured(config: Config) -> records.Record:
     losses = {}
     for arm, (player, _, dim) in players.items():
         losses[arm] = bench.play(arm, player, dim)
-        print(f"{arm}: {next(iter(losses[arm].values())).mean():.4f}", flush=True)
+        progress.say(f"{arm}: {next(iter(losses[arm].values())).mean():.4f}")
     mixed, control = out_of_time(config, bench, players)
     first = lambda arm: next(iter(losses[arm].values()))
     edges = np.linspace(0, len(stream) - start - 1, 41).astype(int)[1:]

@@ -12,7 +12,7 @@ from metajax.online import factorization as mf
 from metajax.online import rows, scores, timelines
 from metajax.online.events import Events, rounds
 from metajax.results import ledger, records, tables
-from metajax.training import journal
+from metajax.training import journal, progress
 from metajax.types import UserError
 
 from . import show
@@ -141,7 +141,7 @@ def measured(config: Any) -> records.Record:
             key = records.Key(stream.name, name, records.ALL, metric)
             found[key] = (one.total / one.count)[None]
         told = f"{np.abs(gap).mean():.4f}, {settings[name]['events_per_second']:,.0f} events/s"
-        print(f"{name}: {told}", flush=True)
+        progress.say(f"{name}: {told}")
     roles = dict.fromkeys(OURS, records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
     return records.made(
         NAME, config, records.arms_of(played, roles=roles, settings=settings), found,

@@ -12,6 +12,7 @@ from metajax.models.towers import vector_mlp
 from metajax.online import events, scores, tasks, timelines, warm
 from metajax.online.tasks import Schedule, Tasks
 from metajax.results import ledger, records
+from metajax.training import progress
 from metajax.types import Episode, UserError
 
 from . import show, task_arms
@@ -149,7 +150,7 @@ class Bench:
         for name, arm in self.arms.items():
             rate, tried = best_rate(arm.rates, lambda r, n=name: loss(n, r))
             settings[name] = {"rate": rate, "valid_mse": tried, "fine_tuning": self.inner}
-            print(f"{name}: rate {rate:g}", flush=True)
+            progress.say(f"{name}: rate {rate:g}")
         return settings | {BASE: {"rate": 0.0}}
 
 
@@ -195,7 +196,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
             settings[arm]["ms_per_task"] = 1e3 * played.seconds / len(found)
             settings[arm]["gradients"] = task_arms.gradients(arm, sizes)
             settings[arm]["bytes"] = task_arms.size_of(played.state)
-            print(f"{arm}: {loss[metric].mean():.4f}", flush=True)
+            progress.say(f"{arm}: {loss[metric].mean():.4f}")
     there = np.flatnonzero(np.bincount(found.user, minlength=users) > 0)
     edges = np.linspace(0, len(found) - 1, 41).astype(int)[1:]
     arms = [*bench.arms, BASE]

@@ -198,7 +198,7 @@ def judged_lies(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
         errors_SxCxT = np.stack([np.asarray(run(params, tasks)) for params in one.every()])
         for i, condition in enumerate(report.CONDITIONS):
             found[records.Key(report.LIES, arm, condition, "mae")] = errors_SxCxT[:, i]
-        print(f"lies, {arm}: judged", flush=True)
+        progress.say(f"lies, {arm}: judged")
     return found
 
 
@@ -211,7 +211,7 @@ def judged_moves(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
         for condition in each[0]:
             key = records.Key(report.MOVED, arm, condition, "mae")
             found[key] = np.stack([of_seed[condition] for of_seed in each])
-        print(f"moved factors, {arm}: judged", flush=True)
+        progress.say(f"moved factors, {arm}: judged")
     return found
 
 

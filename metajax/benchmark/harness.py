@@ -110,7 +110,7 @@ def judge(
         {key: in_unit(key.metric, values, problem.unit) for key, values in found.items()}
     )
     for line in told:
-        print(line)
+        progress.say(line)
     return scores
 
 

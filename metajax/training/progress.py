@@ -54,6 +54,16 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Update]:
         yield update
 
 
+def say(line: str) -> None:
+    """Prints a line about a run that goes on, on standard error.
+
+    If that fails, because nobody reads it any more or the disk of a log is full, the run goes on:
+    what it computes is worth more than the line.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def _lines(title: str, total: int, start: int) -> Update:
     """Prints a line where the last one, or the start, is `EVERY` seconds ago.
 
@@ -73,7 +83,7 @@ def _lines(title: str, total: int, start: int) -> Update:
             if before < done:
                 left = _left((now - since) * max(0, total - done) / (done - before))
             said = filter(None, (f"{title}: {done:,} of {total:,}", _told(metrics), left))
-            print(", ".join(said), file=sys.stderr, flush=True)
+            say(", ".join(said))
         if len(marks) == 1:
             marks.append((now, done))
 

@@ -111,6 +111,6 @@ def test_a_run_leaves_a_record_that_is_read_again(tmp_path, capsys):
     assert record.opened[0].times_opened == 1 and set(record.tasks) == {"user_cold", "item_cold"}
     capsys.readouterr()
     (again,) = ranking.main(config)
-    assert "done before" in capsys.readouterr().out
+    assert "done before" in capsys.readouterr().err
     assert again.opened == record.opened
     assert dataclasses.replace(again, scores={}).arms == dataclasses.replace(record, scores={}).arms

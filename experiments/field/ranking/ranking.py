@@ -257,7 +257,7 @@ def one(name: str, config: Config) -> records.Record | None:
         dataclasses.replace(config, dataset=(name,)),
     )
     if path.is_file() and records.read(path).config_hash == records.config_hash(wanted):
-        print(f"{name}: done before, {path}")
+        progress.say(f"{name}: done before, {path}")
         record = records.read(path)
     else:
         record = run(name, config)
