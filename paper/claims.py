@@ -10,7 +10,7 @@ from types import ModuleType
 
 import numpy as np
 
-from metajax.results import records
+from metajax.results import records, tables
 from paper.edition import BASELINES, PRIMARY, Against, Results
 
 Claim = Callable[[Results], str]
@@ -98,15 +98,16 @@ def split(r: Results) -> str:
 
 def seeds(r: Results) -> str:
     """The number of training seeds, or the range of them."""
-    return _range([record.config["seeds"] for record in r.ratings.values()])
+    return ranged([record.config["seeds"] for record in r.ratings.values()])
 
 
 def steps(r: Results) -> str:
     """The number of outer steps, or the range of them."""
-    return _range([record.config["num_steps"] for record in r.ratings.values()])
+    return ranged([record.config["num_steps"] for record in r.ratings.values()])
 
 
-def _range(values: list[int]) -> str:
+def ranged(values: list[int]) -> str:
+    """One number, or the range of several."""
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
@@ -176,19 +177,24 @@ def item_mean_error(r: Results) -> str:
 
 
 def adapt(r: Results) -> str:
-    """Which methods use the labels of the support, by control N1."""
-    gaps = {m.name: r.adaptation(m) for m in r.methods()}
-    fail = [name for name, gap in gaps.items() if gap.low <= 0]
-    if not fail:
-        low, high = min(g.mean for g in gaps.values()), max(g.mean for g in gaps.values())
-        return (
-            f"All of them adapt: shuffling the support labels costs between {low:.3f} and "
-            f"{high:.3f} in squared error, with no interval touching 0"
-        )
-    return (
-        f"For {listed(fail)} the interval of the cost touches 0: there the table must not be "
-        "read as adaptation"
-    )
+    """What each method adapts to for new users, by the controls."""
+    found: dict[str, list[str]] = {}
+    for m in r.methods():
+        if not r.diverged(m):
+            found.setdefault(r.adapts(m), []).append(m.name)
+    order = (tables.TASTE, tables.LEVEL, tables.UNTASTED, tables.NOTHING)
+    parts = [
+        f"{listed(found[to])} adapt{'s' if len(found[to]) == 1 else ''} {to}"
+        for to in order
+        if to in found
+    ]
+    return listed(parts)
+
+
+def taste_costs(r: Results) -> str:
+    """What shuffled labels cost the methods that adapt to taste; empty if none does."""
+    gaps = [r.adaptation(m).mean for m in r.methods() if r.adapts(m) == tables.TASTE]
+    return f"between {min(gaps):.3f} and {max(gaps):.3f}" if gaps else ""
 
 
 def first_rating(r: Results) -> str:

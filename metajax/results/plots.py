@@ -32,6 +32,8 @@ COLORS = ("#b2182b", "#00798c", "#d9a400", "#20405f", "#7a5195", "#4f9d69", "#8d
 COLUMN = 3.3
 BESIDE_NAMES = 30
 """Characters of an axis label that fit below a plot with names at its left."""
+BESIDE = 0.08
+"""Places between two arms at the same number of ratings."""
 TEXT: Any = {
     "font.size": 7,
     "axes.titlesize": 8,
@@ -114,7 +116,10 @@ def k_shot(
     metric: str = "mae",
     arms: Sequence[str] | None = None,
 ) -> None:
-    """Saves the curve of a metric over the number of support ratings, one line per arm."""
+    """Saves the curve of a metric over the number of support ratings, one line per arm.
+
+    Intervals are bars, and the arms stand beside each other, so that none hides another's.
+    """
     conditions = [(str(k), f"k={k}") for k in record.shots] + [("all", "all")]
     places = np.arange(len(conditions))
     shown = list(arms or record.names())
@@ -127,7 +132,10 @@ def k_shot(
             ]
             means += [r.mean for r in results]
             width = 1.8 if arm == record.method else 1.0
-            banded(axes, i, places, results, arm, linewidth=width)
+            beside = places + BESIDE * (i - (len(shown) - 1) / 2)
+            axes.plot(beside, [r.mean for r in results], label=arm, linewidth=width, **look(i))
+            low, high = [r.low for r in results], [r.high for r in results]
+            axes.vlines(beside, low, high, color=look(i)["color"], linewidth=0.7, alpha=0.6)
         _keep_readable(axes, means)
         axes.set_xticks(places, [label for label, _ in conditions])
         finish(
