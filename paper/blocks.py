@@ -5,7 +5,7 @@ of the arm, paired by task, after Holm's correction over the arms of the column.
 diverged has no numbers, is not compared, and nobody's lead counts against it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,6 @@ from metajax.results import intervals, records, tables
 from metajax.results.tables import lower_is_better
 from paper.edition import ALPHA, PRIMARY
 
-MOST_ROWS = 46
-"""Rows that a page has room for, headings of blocks among them."""
 AUC, DRAWS = "auc", "auc_draws"
 """The AUC over all rows of a record, and what it is in bootstrap draws of items."""
 MIXTURES = (A10, A11)
@@ -142,26 +140,13 @@ def rows_of(block: Block, short: bool) -> tuple[list[list[str]], int | None]:
     return rows, bold
 
 
-def grids(
-    name: str, title: str, heads: Sequence[str], blocks: Sequence[Block], note: str
-) -> Iterator[tuple[str, tables.Grid]]:
-    """The blocks as tables that fit on a page: (name, table) of each."""
-    pages: list[list[tuple[Block, list[list[str]], int | None]]] = []
-    room = 0
+def grid_of(title: str, heads: Sequence[str], blocks: Sequence[Block], note: str) -> tables.Grid:
+    """The blocks as one table, each below its heading."""
+    rows, sections, bolds = [], [], []
     for block in blocks:
-        rows, bold = rows_of(block, short=len(heads) > 7)
-        if len(rows) + 1 > room:
-            pages.append([])
-            room = MOST_ROWS
-        pages[-1].append((block, rows, bold))
-        room -= len(rows) + 1
-    for number, page in enumerate(pages, 1):
-        rows, sections, bolds = [], [], []
-        for block, own, bold in page:
-            sections.append(len(rows))
-            rows.append([block.heading, *[""] * (len(heads) - 1)])
-            bolds += [] if bold is None else [len(rows) + bold]
-            rows += own
-        which = f" ({number} of {len(pages)})" if len(pages) > 1 else ""
-        each = f"{name}-{number}" if len(pages) > 1 else name
-        yield each, tables.Grid(title + which, heads, rows, 1, [note], sections, bolds)
+        own, bold = rows_of(block, short=len(heads) > 7)
+        sections.append(len(rows))
+        rows.append([block.heading, *[""] * (len(heads) - 1)])
+        bolds += [] if bold is None else [len(rows) + bold]
+        rows += own
+    return tables.Grid(title, heads, rows, 1, [note], sections, bolds)

@@ -30,8 +30,8 @@ CLAIMS = {
     for name, claim in claims.claims_of(module).items()
 }
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
-ONE_COLUMN = ("unlabeled",)
-"""Tables that are no wider than a column; all others stand across the page."""
+IN_TEXT = ("data", "claims", "further", "by-ratings-mse", "quality", "differences")
+"""Tables that float in the text, across the page; all others stand in the appendix."""
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")
 
 
@@ -94,8 +94,8 @@ def contents(r: Results) -> dict[str, str]:
     files = {"numbers.json": json.dumps(numbers, indent=1, sort_keys=True) + "\n"}
     found = grids_of(r)
     for name, table in found.items():
-        across = name not in ONE_COLUMN
-        files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=across)
+        floats = name in IN_TEXT
+        files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=floats, floats=floats)
         files[f"tables/{name}.tex"] = grid.latex(table, f"tab:{name}")
         files[f"tables/{name}.csv"] = grid.csv_text(table)
     files["checklist.md"] = checklist(r)
@@ -111,7 +111,7 @@ def contents(r: Results) -> dict[str, str]:
         "mixture": bool(mixture.mixtures(r)),
         "further": "further" in found,
         "by_ratings": begin("by-ratings"),
-        "measures": begin("measures-"),
+        "measures": "measures-fresh" in found,
         "ablations": bool(CLAIMS["ablations"](r)),
         "curves": curves(r) is not None,
         "fresh_curves": mixture.last_at_home(r) is not None,
@@ -129,7 +129,9 @@ def grids_of(r: Results) -> dict[str, grid.Grid]:
     grids |= {"claims": fresh.claims_table(r.registered)} if r.registered else {}
     further = mixture.further_table(r)
     grids |= {"further": further} if further else {}
-    grids |= mixture.by_ratings_tables(r) | mixture.measures_tables(r)
+    every = mixture.measures_table(r)
+    grids |= {"measures-fresh": every} if every else {}
+    grids |= mixture.by_ratings_tables(r)
     grids |= field_tables(r) | catalogue.catalogue_tables(r) | fresh.fresh_tables(r)
     return grids
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from metajax.results import intervals, records, tables
-from paper.blocks import Block, Column, ahead, grids
+from paper.blocks import Block, Column, ahead, grid_of
 from paper.claims import counted, listed, number
 from paper.edition import ALPHA, Results
 
@@ -31,13 +31,16 @@ def catalogue_tables(r: Results) -> dict[str, tables.Grid]:
     """ "T6-users-ndcg" and so on -> a table; none without records."""
     found = {}
     for scenario, who in WHO.items():
-        kept = [record for record in r.ranking.values() if scenario in record.tasks]
-        for metric, name in METRICS.items() if kept else ():
+        for metric, name in METRICS.items():
+            known = {key[::3] for record in r.ranking.values() for key in record.scores}
+            kept = [x for x in r.ranking.values() if scenario in x.tasks]
+            if not kept or (scenario, metric) not in known:
+                continue
             heads = ["arm", *(f"K = {k}" for k in kept[0].shots)]
             blocks = [_block(record, scenario, metric) for record in kept]
             title = f"T6: a whole catalogue ranked, {who}, {name}"
             key = f"T6-{who.split()[1]}-{metric.partition('@')[0]}"
-            found |= grids(key, title, heads, blocks, NOTE)
+            found[key] = grid_of(title, heads, blocks, NOTE)
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from metajax.results import records, tables
-from paper.blocks import AUC, Block, Column, ahead, grids
+from paper.blocks import AUC, Block, Column, ahead, grid_of
 from paper.claims import counted, listed, number
 from paper.edition import PRIMARY, SCENARIOS, Results
 
@@ -132,11 +132,10 @@ def _cross_sets(found: Sequence[tuple[str, records.Record]]) -> Table:
 
 @functools.lru_cache(maxsize=2)
 def field_tables(r: Results) -> dict[str, tables.Grid]:
-    """ "T2" or "T2-1" -> a table of one page, for those that have records."""
+    """ "T2" -> the table as it is shown, for those that have records."""
     return {
-        name: grid
-        for table, (title, heads, blocks, note) in tables_of(r).items()
-        for name, grid in grids(table, title, ["arm", *heads], blocks, note)
+        name: grid_of(table.title, ["arm", *table.heads], table.blocks, table.note)
+        for name, table in tables_of(r).items()
     }
 
 

@@ -53,7 +53,7 @@ def costs(r: Results) -> list[tuple[str, intervals.Interval]]:
         inner = record.config.get("inner_steps", 0)
         fallback = told.settings.get("steps", inner if told.role == records.METHOD else 0)
         count = int(fallback if steps is None else steps)
-        cost = f"{count} step{'s' * (count != 1)}" if count else "none"
+        cost = f"{count} step{'s' * (count != 1)}"
         error = records.interval(record.of("user_cold", arm, "all", PRIMARY), PRIMARY)
         found.append((f"{records.label(arm)}, {cost}", error))
     return sorted(found, key=lambda row: row[1].mean)

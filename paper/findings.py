@@ -7,7 +7,7 @@ import numpy as np
 from metajax.benchmark.boosting import A8
 from metajax.results import intervals, records, tables
 from paper.blocks import Column
-from paper.claims import counted, listed, number, ranged, sinusoid_scores
+from paper.claims import counted, few, listed, number, ranged, sinusoid_scores
 from paper.edition import PRIMARY, Results
 from paper.few_shot import accuracy, published
 from paper.field import COMPARED, tables_of, verdicts
@@ -142,7 +142,7 @@ def not_better(r: Results) -> str:
     said = {"user_cold": "for new users", "item_cold": "for new items", "both_cold": "for both"}
     parts = []
     for scenario in r.scenarios:
-        worse = listed(r.against("A2 fold-in", scenario).worse) or "none"
+        worse = few(r.against("A2 fold-in", scenario).worse) or "none"
         parts.append(f"{worse} {said.get(scenario, 'where both are known')}")
     total = counted(len(r.methods()), "meta-learner")
     return f"Of {total}, worse than fold-in after Holm are: {'; '.join(parts)}"
@@ -156,8 +156,8 @@ def no_meta_gain(r: Results) -> str:
     if not behind:
         return "Every meta-learner is ahead of fine-tuning its own network"
     return (
-        f"Meta-training buys nothing that can be told from fine-tuning the same network for "
-        f"{listed(behind)}, {number(len(behind))} of {number(total)}"
+        "Meta-training buys nothing that can be told from fine-tuning the same network for "
+        f"{number(len(behind))} of {number(total)} ({listed(behind)})"
     )
 
 
@@ -183,14 +183,14 @@ def more_points_hurt(r: Results) -> str:
     """Arms of the sinusoid whose error grows with more points; empty below two records."""
     order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.scenario[2:]))
     hurt = []
-    for few, many in itertools.pairwise(order):
-        a, b = sinusoid_scores(few), sinusoid_scores(many)
+    for less, more in itertools.pairwise(order):
+        a, b = sinusoid_scores(less), sinusoid_scores(more)
         for arm in a.keys() & b.keys():
             low, high = (intervals.mean_interval(intervals.mean_of_seeds(x[arm])) for x in (a, b))
             if high.low > low.high:
                 seeds = b[arm].mean(axis=1)
                 hurt.append(
-                    f"{arm} from {few.scenario[2:]} to {many.scenario[2:]} "
+                    f"{arm} from {less.scenario[2:]} to {more.scenario[2:]} "
                     f"points ({low.mean:.2f} to {high.mean:.2f}; its seeds lie between "
                     f"{seeds.min():.2f} and {seeds.max():.2f})"
                 )

@@ -19,6 +19,11 @@ WHO = {
 MEASURE = {"mse": "squared error", "mae": "absolute error", "ndcg@5": "nDCG@5"}
 
 
+def measure(metric: str) -> str:
+    """A metric in words."""
+    return MEASURE.get(metric, metric)
+
+
 def fresh_tables(r: Results) -> dict[str, tables.Grid]:
     """Name -> a method minus each arm, in one measure, in every place that was registered.
 
@@ -56,7 +61,7 @@ def _grid(group: Sequence[Comparison], metric: str, splits: str) -> tables.Grid:
         "tasks in parentheses), with the 95 % interval of a two-way bootstrap. Star: ahead, p "
         "below .05 after Holm over the arms of the column."
     )
-    title = f"{method} on fresh splits of {splits}: difference in {MEASURE.get(metric, metric)}"
+    title = f"{method} on fresh splits of {splits}: difference in {measure(metric)}"
     return tables.Grid(title, ["arm", *heads], rows, 1, [note])
 
 
@@ -88,7 +93,7 @@ def claims_table(found: Sequence[Comparison]) -> tables.Grid:
         "with and without ratings, mean over the splits."
     )
     heads = ["method", "data set", "splits", "claimed for"]
-    heads += [f"holds in {MEASURE.get(metric, metric)} for" for metric in metrics]
+    heads += [f"holds in {measure(metric)} for" for metric in metrics]
     heads += ["weights, rated", "weights, unrated"]
     title = "What was registered, and what became of it"
     return tables.Grid(title, heads, rows, len(heads) - 2, [note])
@@ -176,21 +181,23 @@ def _places(of: Sequence[Comparison]) -> str:
     for found in of:
         for metric in found.told["primary"]:
             held = [not found.not_beaten(s, metric, when) for s, when in found.places()]
-            won.setdefault(MEASURE.get(metric, metric), []).extend(held)
+            won.setdefault(measure(metric), []).extend(held)
     each = [f"{number(sum(w))} of {counted(len(w), 'place')} in {m}" for m, w in won.items()]
     return f"in {listed(each)}"
 
 
-def holds_in_order(r: Results) -> str:
-    """Of each registration of the mixture on the edition's data, where it holds in its first
-    measure; empty without."""
+def holds_on(r: Results) -> str:
+    """Of each registration of the mixture on the edition's data, in which places of its first
+    measure it holds; empty without."""
     parts = []
     for found in r.registered:
         if found.record.method != MIXED or found.told["dataset"] != r.edition.dataset:
             continue
-        metric, seeds = found.told["primary"][0], found.told["split_seeds"]
-        told = f"for {_held(found, metric)} of {_everywhere(found)}"
-        if (held := _held(found, metric)) not in ("all", "none"):
-            told = f"for {held}, of {_everywhere(found)}"
-        parts.append(f"on splits {seeds[0]} to {seeds[-1]} {told}")
-    return "; ".join(parts)
+        metric, seeds, places = found.told["primary"][0], found.told["split_seeds"], found.places()
+        won = [_whom(*p) for p in places if not found.not_beaten(p[0], metric, p[1])]
+        share = f"{number(len(won))} of {number(len(places))}"
+        if len(won) == len(places):
+            share = f"all {number(len(places))}"
+        who = f" ({listed(won)})" if won else ""
+        parts.append(f"{seeds[0]} to {seeds[-1]} in {share}{who}")
+    return "; on ".join(parts)

@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from metajax.benchmark.boosting import A8
 from metajax.benchmark.mixture import A10, A11, MIXED
-from metajax.results import intervals, records, registered, tables
+from metajax.results import records, registered, tables
 from metajax.results.registered import Comparison
-from paper.blocks import MOST_ROWS, shown
+from paper.blocks import shown
 from paper.claims import counted, listed, number
 from paper.edition import Results
 from paper.field import MEASURES
-from paper.fresh import MEASURE, WHO, splits_of
+from paper.fresh import WHO, measure, splits_of
 
 NEAREST = (A8, A10, A11)
 """The arms that the tables by number of ratings show: the strongest one, and the two controls."""
@@ -34,7 +32,7 @@ def further_table(r: Results) -> tables.Grid | None:
                 where = [splits_of(found, r), registered.place(scenario, when)]
                 cells = [_marked(gaps[arm], metric) if arm in gaps else "" for arm in others]
                 rows.append([*where, f"{found.size(scenario):,}", *cells])
-                measures.append(MEASURE.get(metric, metric))
+                measures.append(measure(metric))
     note = (
         f"The mixture minus the arm in {listed(list(dict.fromkeys(measures)))}, on the scale of "
         "each data set's ratings, with the 95 % interval of a two-way bootstrap over splits and "
@@ -72,13 +70,13 @@ def by_ratings_tables(r: Results) -> dict[str, tables.Grid]:
             every = [not one.not_beaten("user_cold", metric, f"k={k}") for k in shots]
             rows.append(["every arm", *("ahead" if won else "not ahead" for won in every)])
         note = (
-            f"The mixture minus the arm in {MEASURE.get(metric, metric)}, with the 95 % interval "
+            f"The mixture minus the arm in {measure(metric)}, with the 95 % interval "
             "of a two-way bootstrap over splits and new users. A star: the mixture is better; a "
             "dagger: the arm is; p is below .05 after Holm over the arms of the column. Every arm: "
             "whether the mixture is ahead of each that is no meta-learner. Registered are the "
             "claims of the table of registrations, not each of these columns."
         )
-        title = f"The mixture by the number of ratings shown, {MEASURE.get(metric, metric)}"
+        title = f"The mixture by the number of ratings shown, {measure(metric)}"
         name = f"by-ratings-{metric.replace('@', '-')}"
         found[name] = tables.Grid(title, heads, rows, 1, [note], sections)
     return found
@@ -100,64 +98,35 @@ def last_at_home(r: Results) -> Comparison | None:
     return found[-1] if found else None
 
 
-def measures_tables(r: Results) -> dict[str, tables.Grid]:
-    """ "fresh-measures" -> every arm on the last fresh splits of each data set, new users."""
+def measures_table(r: Results) -> tables.Grid | None:
+    """Every arm on the last fresh splits of each data set, new users, by all measures."""
     last = {one.told["dataset"]: one for one in mixtures(r) if one.conditions == [records.ALL]}
-    pages: list[tables.Grid] = []
-    heads = ["arm", *MEASURES.values()]
+    rows, sections, bold = [], [], []
+    for one in last.values():
+        sections.append(len(rows))
+        heading = f"{splits_of(one, r)}, {one.size('user_cold'):,} new users"
+        rows.append([heading, *[""] * len(MEASURES)])
+        own = _levels(one)
+        bold += [len(rows) + i for i, row in enumerate(own) if row[0] == MIXED]
+        rows += own
     note = (
         "New users of all splits together, with the 95 % interval of a two-way bootstrap over "
         "splits and users. In bold: the mixture. Which differences stand is told by the tables of "
         "differences, not by these."
     )
-    for one in last.values():
-        rows = _levels(one)
-        heading = f"{splits_of(one, r)}, {one.size('user_cold'):,} new users"
-        if not pages or len(pages[-1].rows) + len(rows) + 1 > MOST_ROWS:
-            title = "Every arm on fresh splits by all measures"
-            pages.append(tables.Grid(title, heads, [], 1, [note], [], []))
-        page = pages.pop()
-        first = len(page.rows)
-        bold = [
-            first + 1 + i for i, row in enumerate(rows) if row[0] == MIXED and "diverged" not in row
-        ]
-        pages.append(
-            page._replace(
-                rows=[*page.rows, [heading, *[""] * len(MEASURES)], *rows],
-                sections=[*page.sections, first],
-                bold=[*page.bold, *bold],
-            )
-        )
-    return {f"measures-{i}": page for i, page in enumerate(pages, 1)}
+    title, heads = "Every arm on fresh splits by all measures", ["arm", *MEASURES.values()]
+    return tables.Grid(title, heads, rows, 1, [note], sections, bold) if rows else None
 
 
 def _levels(found: Comparison) -> list[list[str]]:
     """Arms by measures, of new users: means over all splits with their intervals."""
-    ends = np.cumsum([one.tasks["user_cold"] for one in found.splits])[:-1]
-    record = found.record
-    sound = [arm for arm in record.names() if not found.diverged("user_cold", arm)]
-    cells: dict[str, list[str]] = {arm: [arm] for arm in record.names()}
-    for metric in MEASURES:
-        known = lambda arm, m=metric: records.Key("user_cold", arm, records.ALL, m) in record.scores
-        arms = [arm for arm in sound if known(arm)]
-        each: dict[str, intervals.Interval] = {}
-        if arms:
-            of = [record.of("user_cold", arm, records.ALL, metric) for arm in arms]
-            values = np.stack([intervals.mean_of_seeds(x) for x in of], axis=1)
-            each = dict(
-                zip(arms, intervals.two_way_bootstraps(np.split(values, ends)), strict=True)
-            )
-        for arm, row in cells.items():
-            lost = "" if arm in sound else "diverged"
-            row.append(shown(_root(each[arm], metric)) if arm in each else lost)
-    return list(cells.values())
-
-
-def _root(i: intervals.Interval, metric: str) -> intervals.Interval:
-    """The root of a mean squared error and of its interval; other means as they are."""
-    if metric != "mse":
-        return i
-    return i._replace(mean=i.mean**0.5, low=i.low**0.5, high=i.high**0.5)
+    rows = []
+    for arm in found.record.names():
+        known = lambda m, a=arm: records.Key("user_cold", a, records.ALL, m) in found.record.scores
+        means = {m: found.mean("user_cold", m, arm) for m in MEASURES if known(m)}
+        cells = {m: shown(mean) if mean else "diverged" for m, mean in means.items()}
+        rows.append([arm, *(cells.get(m, "") for m in MEASURES)])
+    return rows
 
 
 def share_of_trees(r: Results) -> str:
@@ -203,21 +172,24 @@ def without_trees(r: Results) -> str:
 
 
 def beside_controls(r: Results) -> str:
-    """How the mixture compares with A10 and A11 in each measure, over all registered places."""
-    counts: dict[tuple[str, str], list[int]] = {}
+    """In how many registered places the mixture is ahead of each control, and behind it."""
+    counts: dict[str, dict[str, list[int]]] = {}
     for found in mixtures(r):
         for metric in found.told["primary"]:
             for scenario, when in found.places():
                 gaps = found.gaps(scenario, metric, when)
                 for arm in (a for a in (A10, A11) if a in gaps):
-                    side = _side(gaps[arm], metric)
-                    counts.setdefault((metric, arm), [0, 0, 0])[side] += 1
+                    said = measure(metric)
+                    each = counts.setdefault(arm.partition(" ")[0], {}).setdefault(said, [])
+                    each.append(_side(gaps[arm], metric))
     told = []
-    for (metric, arm), (ahead, behind, level) in counts.items():
-        sides = [f"{number(n)} {how}" for n, how in ((ahead, "ahead"), (behind, "behind")) if n]
-        sides += [f"{number(level)} level"] if level else []
-        where = f"in {MEASURE.get(metric, metric)} beside {arm.partition(' ')[0]}"
-        told.append(f"{where} {listed(sides)}")
+    for arm, of in counts.items():
+        parts = []
+        for said, sides in of.items():
+            behind = f" (and behind in {number(sides.count(1))})" if 1 in sides else ""
+            won = f"{number(sides.count(0))} of {number(len(sides))}"
+            parts.append(f"{won} in {said}{behind}")
+        told.append(f"ahead of {arm} in {listed(parts)}")
     return "; ".join(told)
 
 
@@ -249,7 +221,7 @@ def by_ratings(r: Results) -> str:
             for won, where in ((home, f"on {r.edition.dataset}"), (away, "on the other logs"))
             if won
         ]
-        parts.append(f"in {MEASURE.get(metric, metric)} in {listed(told)}")
+        parts.append(f"in {measure(metric)} in {listed(told)}")
     return "; ".join(parts)
 
 

@@ -150,12 +150,14 @@ def latex(grid: Grid, label: str = "") -> str:
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
-    """The table in Typst, as a floating ``figure`` with horizontal rules only.
+def typst(grid: Grid, label: str = "", *, across: bool = False, floats: bool = True) -> str:
+    """The table in Typst, as a ``figure`` with horizontal rules only.
 
     Args:
       across: over all columns of the page.
+      floats: to the top of a page; else it stands where it is, and may go on on the next page.
     """
+    place = '  placement: top, scope: "parent",' if across else "  placement: auto,"
     columns = ", ".join(["left"] * grid.left + ["right"] * (len(grid.headings) - grid.left))
     cell = lambda text, strong=False: (
         f"[*{typst_text(text)}*]" if strong else f"[{typst_text(text)}]"
@@ -163,7 +165,7 @@ def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
     lines = [
         "#figure(",
         # at the foot of the page one across both columns may hide what stands there in a column
-        '  placement: top, scope: "parent",' if across else "  placement: auto,",
+        *([place] if floats else []),
         f"  caption: [{typst_text(' '.join([grid.title + '.', *grid.notes]))}],",
         f"  table(columns: {len(grid.headings)}, align: ({columns},), stroke: none,",
         "    table.hline(),",
