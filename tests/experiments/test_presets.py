@@ -12,10 +12,10 @@ import types
 
 import pytest
 
-from experiments import HERE, find, sources, stand_ins, with_config
+from experiments import HERE, find, sources, with_config
 from experiments.methods import anil, cnp, evidence, maml, melu, ridge_head
 from experiments.tools import search as tuning
-from metajax import settings
+from metajax import settings, stand_ins
 from metajax.benchmark import command, harness
 from metajax.results import records
 from metajax.types import UserError
