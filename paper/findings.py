@@ -191,8 +191,8 @@ def more_points_hurt(r: Results) -> str:
                 seeds = b[arm].mean(axis=1)
                 hurt.append(
                     f"{arm} from {less.scenario[2:]} to {more.scenario[2:]} "
-                    f"points ({low.mean:.2f} to {high.mean:.2f}; its seeds lie between "
-                    f"{seeds.min():.2f} and {seeds.max():.2f})"
+                    f"points ({low.mean:.2g} to {high.mean:.2g}; its seeds lie between "
+                    f"{seeds.min():.2g} and {seeds.max():.2g})"
                 )
     if len(order) < 2:
         return ""

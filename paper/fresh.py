@@ -139,24 +139,11 @@ def splits_of(found: Comparison, r: Results) -> str:
     return f"{dataset} (splits {seeds[0]} to {seeds[-1]})"
 
 
-def fresh_headline(r: Results) -> str:
-    """In how many registered places each method is ahead of all these arms; empty without.
-
-    The data set of the edition stands by itself, all others together.
-    """
-    own: dict[str, list[Comparison]] = {}
-    others: dict[str, list[Comparison]] = {}
-    for found in r.registered:
-        at_home = found.told["dataset"] == r.edition.dataset
-        (own if at_home else others).setdefault(records.label(found.record.method), []).append(
-            found
-        )
-    parts = [f"the {method} on {r.edition.dataset} {_places(of)}" for method, of in own.items()]
-    for method, of in others.items():
-        elsewhere = dict.fromkeys(found.told["dataset"] for found in of)
-        logs = f"{counted(len(elsewhere), 'other log')} ({listed(list(elsewhere))})"
-        parts.append(f"the {method} on {logs} {_places(of)}")
-    return "; ".join(parts)
+def at_home(r: Results) -> str:
+    """In how many registered places of the edition's data the mixture is ahead; or empty."""
+    of = [found for found in r.registered if found.told["dataset"] == r.edition.dataset]
+    of = [found for found in of if found.record.method == MIXED]
+    return _places(of) if of else ""
 
 
 def ridge_alone(r: Results) -> str:
@@ -182,8 +169,17 @@ def _places(of: Sequence[Comparison]) -> str:
         for metric in found.told["primary"]:
             held = [not found.not_beaten(s, metric, when) for s, when in found.places()]
             won.setdefault(measure(metric), []).extend(held)
-    each = [f"{number(sum(w))} of {counted(len(w), 'place')} in {m}" for m, w in won.items()]
-    return f"in {listed(each)}"
+    totals = {len(each) for each in won.values()}
+    if len(totals) > 1:
+        return listed(
+            [f"in {number(sum(w))} of {counted(len(w), 'place')} in {m}" for m, w in won.items()]
+        )
+    places = counted(*totals, "place")
+    if not any(map(any, won.values())):
+        return f"in none of {places}, in {' or '.join(won)}"
+    (first, held), *others = won.items()
+    rest = [f"in {number(sum(w))} of them in {m}" for m, w in others]
+    return listed([f"in {number(sum(held))} of {places} in {first}", *rest])
 
 
 def holds_on(r: Results) -> str:

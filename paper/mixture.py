@@ -147,7 +147,7 @@ def beyond_trees(r: Results) -> str:
     for found, scenario, when, _ in _beside_trees(r):
         metric = found.told["primary"][0]
         (won if found.ahead(scenario, metric, A11, when) else left).append(WHO[scenario])
-    parts = [f"it is ahead of A11 for {listed(won) or 'nobody'}"] if won or left else []
+    parts = [f"it is still ahead for {listed(won) or 'nobody'}"] if won or left else []
     parts += [f"not for {listed(left)}"] if left else []
     return ", but ".join(parts)
 

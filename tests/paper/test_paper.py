@@ -189,7 +189,7 @@ def test_findings_about_the_classics_follow_from_the_records(everything, folder)
     worse = dataclasses.replace(
         everything, sinusoid={"b": sines("K=10", worse=1.0), "a": sines("K=5")}
     )
-    assert "MAML from 5 to 10 points (0.50 to 1.50; its seeds lie between 1.50 and 1.50)" in (
+    assert "MAML from 5 to 10 points (0.5 to 1.5; its seeds lie between 1.5 and 1.5)" in (
         findings.more_points_hurt(worse)
     )
     small = load(folder)
