@@ -31,3 +31,8 @@ def test_no_number_is_typed_into_the_prose():
         prose,
     )
     assert len(prose) > 4000 and not re.findall(r"\d+", prose)
+
+
+def test_no_semicolon_is_lost():
+    """Typst takes one that follows a call or a block for its end; it is shown if escaped."""
+    assert not re.findall(r"[)\]];", (PAPER / "paper.typ").read_text())
