@@ -14,7 +14,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLOORS = [
     {"types"},
-    {"places", "settings", "stand_ins"},
+    {"places", "settings", "stand_ins", "platforms"},
     {"tree", "losses", "precision"},
     {"optim"},
     {"models"},
