@@ -171,6 +171,22 @@ def test_an_arm_that_diverged_says_so_and_nobody_is_ahead_of_it(everything):
         assert (len(grid.bold), stars > 0) == ((0, False) if arm == "A6 MAML" else (2, True))
 
 
+def test_a_mixture_leads_its_table_and_other_methods_are_not_judged_by_its_controls():
+    """The mixture is ahead of A10 by .1 and of MAML by .2, which is ahead of fold-in alone."""
+    from paper import blocks
+
+    offsets = {"A2 fold-in": 0.5, "A10 mixture": 0.1, "A6 MAML": 0.2, "A6 mixture": 0.0}
+    made = record("tables", offsets=offsets)
+    roles = {name: report.BASELINE for name in ("A2 fold-in", "A10 mixture")}
+    arms = [dataclasses.replace(a, role=roles.get(a.name, report.METHOD)) for a in made.arms]
+    column = blocks.Column(report.ALL, "mse")
+    block = blocks.Block("b", dataclasses.replace(made, arms=tuple(arms)), "user_cold", [column])
+    rows, bold = blocks.rows_of(block, short=False)
+    assert [row[0] for row in rows if row[1].endswith("*")] == list(offsets)[:3]
+    assert bold == 3 and block.method == "A6 mixture"
+    assert list(block.gaps(column, "A6 MAML")) == ["A2 fold-in", "A6 mixture"]
+
+
 def test_each_data_set_is_described_once_with_where_it_stands(everything):
     from paper.data_sets import data_table
 
