@@ -68,7 +68,7 @@ def _lines(title: str, total: int, start: int) -> Update:
     """Prints a line where the last one, or the start, is `EVERY` seconds ago.
 
     The time left is counted from the first update on, before which a program is compiled; at the
-    first update itself, from the start.
+    first update itself from the start, if a hundredth is done.
     """
     marks = [(time.monotonic(), start)]
     printed = marks[0][0]
@@ -80,7 +80,7 @@ def _lines(title: str, total: int, start: int) -> Update:
             printed = now
             since, before = next((m for m in reversed(marks) if m[1] < done), (now, done))
             left = "time left unknown"
-            if before < done:
+            if (len(marks) > 1 and before < done) or done - start >= total / 100:
                 left = _left((now - since) * max(0, total - done) / (done - before))
             said = filter(None, (f"{title}: {done:,} of {total:,}", _told(metrics), left))
             say(", ".join(said))
