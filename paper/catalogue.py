@@ -12,6 +12,12 @@ WHO = {"user_cold": "new users", "item_cold": "new items"}
 RIVALS, REGISTERED = ("R2 EASE", "R4 iALS"), (1, 3, 5)
 """The claim: for a new user with one, three and five interactions the method of a record has a
 higher nDCG@10 than each rival."""
+FIRST = "R5 meta ridge"
+METHODS = {
+    FIRST: "a meta-learned ridge head over factors of implicit feedback",
+    "R7 K-shot EASE": "K-shot EASE, a ridge regression over episodes of so many shown items,",
+}
+"""What was registered, in words; `FIRST` was on a draw of its own and held on no log."""
 NOTE = (
     "K is the number of interactions that are shown of each user. Means over users with their 95 % "
     "intervals. A star: the arm in bold is better, paired by user, after Holm over the arms of the "
@@ -61,6 +67,21 @@ def ranking(r: Results) -> str:
     if not told:
         return ""
     return f"it {ranking_verdict(r)}: {'; '.join(sorted(told))}"
+
+
+def ranking_method(r: Results) -> str:
+    """The methods of the registered claim, in words; empty without records."""
+    names = dict.fromkeys(record.method for record in r.ranking.values())
+    return listed([METHODS.get(name, name.partition(" ")[2]) for name in names])
+
+
+def ranking_before(r: Results) -> str:
+    """What was registered before the claim that is told, if it was not the first."""
+    if not r.ranking or any(record.method == FIRST for record in r.ranking.values()):
+        return ""
+    return (
+        f"An earlier claim, for {METHODS[FIRST]} on another draw, held on no log (docs/audit.md)."
+    )
 
 
 def ranking_verdict(r: Results) -> str:

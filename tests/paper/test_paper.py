@@ -362,6 +362,10 @@ def test_a_registered_claim_holds_only_where_all_of_its_comparisons_do(folder):
     )
     logs = {"a": ranked((0.1, 0.1, 0.1)), "b": ranked((0.1, 0.1, -0.01))}
     said = CLAIMS["ranking"](dataclasses.replace(r, ranking=logs))
+    assert CLAIMS["ranking-before"](dataclasses.replace(r, ranking=logs)) == ""
+    other = {"a": dataclasses.replace(logs["a"], method="R2 EASE")}
+    later = CLAIMS["ranking-before"](dataclasses.replace(r, ranking=other))
+    assert later.startswith("An earlier claim, for a meta-learned ridge head")
     assert said.startswith("it holds on one of two logs: on made it is ahead of EASE at one and")
     assert "ahead of iALS at one, three and five and behind EASE at five; on made it is" in said
     from paper import catalogue
