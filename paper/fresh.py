@@ -174,7 +174,7 @@ def _places(of: Sequence[Comparison]) -> str:
         return listed(
             [f"in {number(sum(w))} of {counted(len(w), 'place')} in {m}" for m, w in won.items()]
         )
-    places = counted(*totals, "place")
+    places = counted(max(totals), "place")
     if not any(map(any, won.values())):
         return f"in none of {places}, in {' or '.join(won)}"
     (first, held), *others = won.items()
