@@ -84,7 +84,7 @@ def kshot_ease(met: Sparse) -> Any:
         def solver(shots: int) -> tuple[Any, Moments]:
             moment = of_level(shots, active)
             single, last = moment.shown.diagonal(), met.shape[1]
-            normal = np.empty((last + 1, last + 1), np.float32)
+            normal = np.empty((last + 1, last + 1), np.float32, order="F")  # as LAPACK has it
             normal[:last, :last] = moment.shown.toarray()
             normal[np.arange(last), np.arange(last)] += penalty * shots**growth
             normal[last, :last] = normal[:last, last] = single
