@@ -28,6 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import tyro
 
+from metajax import places
 from metajax.types import UserError
 
 Preset = Literal["quick", "paper", "gpu"]
@@ -79,7 +80,7 @@ class Stored:
 
     def folder(self, name: str) -> pathlib.Path:
         """The folder ``--out``, else ``out/name``."""
-        return self.out or pathlib.Path("out") / name
+        return places.own(self.out or pathlib.Path("out") / name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from metajax.training import checkpoint as checkpoints
 from metajax.training import progress, resume
-from metajax.training.devices import warn_of_waiting
+from metajax.training.devices import lay, warn_of_waiting
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.resume import Progress
 from metajax.training.steps import (
@@ -128,7 +128,7 @@ def fit(
     piece = min(piece or block, block)
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
-    laid = functools.partial(jax.device_put, device=_where(at.state.params))
+    laid = functools.partial(lay, where=_where(at.state.params))
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)
     with ExitStack() as stack:

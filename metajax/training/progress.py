@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from metajax import places
+
 Update = Callable[[int, Mapping[str, float]], None]
 EVERY = 60.0
 """Seconds between two lines where standard error is no terminal."""
@@ -32,6 +34,9 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Update]:
       total: steps of the whole run.
       start: steps that were done before, by a run that this one goes on from.
     """
+    if places.process():  # the first of several processes speaks for all
+        yield lambda done, metrics: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(title, total, start)
