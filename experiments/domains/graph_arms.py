@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import benchmark
+from metajax import benchmark, losses
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, problem_of, with_columns
 from metajax.data import diversity, split
@@ -56,12 +56,14 @@ def rated(table: Interactions) -> Interactions:
 def of_items(table: Interactions, seed: int) -> Problem:
     """The problem whose tasks are items: 20 ratings to adapt on, all others to be judged on.
 
+    Choices on meta-validation are by squared error.
+
     Raises:
       UserError: fewer than ten items have enough ratings.
     """
     turned = swapped(table)
     options = {"num_support": SUPPORT, "min_rows": FEWEST_ROWS, "max_rows": len(table)}
-    return problem_of(turned, split.tanp(turned, seed, **options))
+    return problem_of(turned, split.tanp(turned, seed, **options), error=losses.squared_error)
 
 
 def with_content(problem: Problem, content_IxZ: np.ndarray) -> Problem:

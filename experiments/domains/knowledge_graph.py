@@ -69,6 +69,7 @@ def measured(config: Config) -> records.Record:
     from metajax.training.devices import check_even
 
     from . import graph_arms as arms
+    from . import rates
 
     began = time.perf_counter()
     table = arms.rated(named.chosen(config.data))
@@ -89,12 +90,12 @@ def measured(config: Config) -> records.Record:
             own = arms.with_content(problem, content)
             choices[name], ready[name] = arms.tuned(name, own, training, config.rates)
             update(len(ready), {"valid": choices[name]["valid"]})
-            progress.say(f"{name}: MAE {choices[name]['valid']:.4f} on validation")
+            progress.say(f"{name}: squared error {choices[name]['valid']:.4f} on validation")
     _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores: dict[records.Key, Any] = {}
     for name, content in starts.items():
-        source = arms.with_content(problem, content).valid[0]
-        scores |= arms.judged({name: ready[name]}, source, tests)
+        own = arms.with_content(problem, content)
+        scores |= rates.rated({name: ready[name]}, own, tests, report.SCENARIO)
     return benchmark.kept(
         report.name_of(config),
         NAME,
@@ -109,6 +110,7 @@ def measured(config: Config) -> records.Record:
         began=began,
         extra={
             **told,
+            **rates.scale_of(problem),
             "mirrors": mirrors,
             "triples": len(graph.head),
             GROUPS: arms.groups_of(problem, report.SCENARIO),

@@ -8,11 +8,19 @@ import pytest
 from compiled import compiled
 
 from experiments.domains import graph_arms as arms
-from experiments.domains import graph_report, hybrid, hybrid_arms, hybrid_report, knowledge_graph
+from experiments.domains import (
+    graph_report,
+    hybrid,
+    hybrid_arms,
+    hybrid_report,
+    knowledge_graph,
+    rates,
+)
+from metajax import losses
 from metajax.data.sources.graph import Graph
 from metajax.data.worlds.latent import rating_log
 from metajax.models.translations import margin_loss, transe
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Data, Output
 from metajax.types import UserError
 
@@ -81,6 +89,22 @@ def test_without_ratings_the_hybrid_reads_content_alone_and_dropping_leaves_adap
     assert of(compiled(dropped), one) == pytest.approx(of(learner, without))
 
 
+def test_arms_are_judged_by_every_measure_of_ratings_and_chosen_by_squared_error(problem):
+    """An arm that says the mean rating throughout: its errors follow from the labels."""
+    assert problem.error is losses.squared_error
+    tasks = problem.valid[1]
+    mean = lambda source, tasks, key: np.full((1, *tasks.query.label.shape), problem.mean)
+    found = rates.rated({"mean": mean}, problem, {"any": tasks}, "new items")
+    real, gap = np.asarray(tasks.query.mask), np.asarray(tasks.query.label) - problem.mean
+    of = lambda metric, at=records.ALL: found[records.Key("new items", "mean", at, metric)][0]
+    each = lambda off: (off * real).sum(axis=1) / real.sum(axis=1)
+    np.testing.assert_allclose(of("mse"), each(gap**2), rtol=1e-4)
+    np.testing.assert_allclose(of("mae", "k=0"), each(np.abs(gap)), rtol=1e-4)
+    judged = {key.metric for key in found if key.condition == records.ALL}
+    assert judged == set(tables.MEASURES)
+    assert rates.scale_of(problem)["ordinal"]["levels"] == 5
+
+
 def test_events_and_a_set_without_a_graph_get_one_line(tmp_path):
     with pytest.raises(UserError, match="synthetic has events"):
         arms.rated(dataclasses.replace(TABLE, label=1.0 + 0 * TABLE.label, scale=(0.0, 1.0)))
@@ -92,7 +116,7 @@ def test_events_and_a_set_without_a_graph_get_one_line(tmp_path):
 @pytest.mark.usefixtures("few_draws")
 @pytest.mark.parametrize(
     ("experiment", "report", "picture"),
-    [(knowledge_graph, graph_report, "mae.png"), (hybrid, hybrid_report, "density.png")],
+    [(knowledge_graph, graph_report, "error.png"), (hybrid, hybrid_report, "density.png")],
 )
 def test_the_stored_records_print_their_tables_and_draw(experiment, report, picture, tmp_path):
     config = experiment.Config(output=Output(from_records=True, out=tmp_path))
