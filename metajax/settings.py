@@ -37,7 +37,6 @@ T = TypeVar("T")
 Presets = Mapping[Preset, Mapping[str, Any]]
 """Preset -> setting -> value. ``paper`` names nothing: declared defaults are those of records."""
 
-
 PLACES = (
     *("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish"),
     "from_records",

@@ -100,12 +100,12 @@ def finish(axes: Any, x: str, y: str, lines: int) -> None:
 
 def _keep_readable(axes: Any, values: Sequence[float]) -> None:
     """Cuts the axis off above what has diverged, and says so, so that the rest stays readable."""
-    limit = 2.5 * float(np.median(values))
-    inside = [v for v in values if v <= limit]
-    if len(inside) < len(values):
+    finite = [v for v in values if np.isfinite(v)]
+    inside = [v for v in finite if v <= 2.5 * float(np.median(finite))]
+    if inside and len(inside) < len(values):
         margin = 0.1 * (max(inside) - min(inside)) + 1e-9
         axes.set_ylim(min(inside) - margin, max(inside) + 2 * margin)
-        told = f"off the scale: up to {max(values):.2g}"
+        told = f"off the scale: up to {max(finite):.2g}"
         axes.text(0.98, 0.97, told, transform=axes.transAxes, ha="right", va="top", fontsize=6)
 
 

@@ -65,6 +65,8 @@ def say(line: str) -> None:
     If that fails, because nobody reads it any more or the disk of a log is full, the run goes on:
     what it computes is worth more than the line.
     """
+    if places.process():  # the first of several processes speaks for all
+        return
     with contextlib.suppress(OSError, ValueError):
         print(line, file=sys.stderr, flush=True)
 

@@ -113,14 +113,11 @@ def gradient(
       adapts: a filter over the paths of the model's parameters.
       second_order: whether the outer gradient sees the derivative of the inner gradient.
       loss: (scores (N,), label (N,), mask (N,)) -> scalar.
-      reverse: differentiate the inner gradient as ``jax.grad`` of ``jax.grad`` does, and not by
-        `curvature.inner_gradient`. The numbers are the same; `metajax.platforms` says where it is
-        faster.
+      reverse: differentiate the inner gradient as ``jax.grad`` of ``jax.grad`` does, with the same
+        numbers; `metajax.platforms` says where that is faster.
     """
-    if not isinstance(inner, optim.Inner):
-        inner = optim.fixed(inner)
-    slope = reverse_gradient if reverse else inner_gradient
-    slope = slope if second_order else constant_gradient
+    inner = inner if isinstance(inner, optim.Inner) else optim.fixed(inner)
+    slope = (reverse_gradient if reverse else inner_gradient) if second_order else constant_gradient
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         theta = model.init(key, episode.profile, episode.support.inputs)
@@ -138,7 +135,6 @@ def gradient(
         rest, values = hoist(apply, state.fast, (params["model"], state.profile, examples.inputs))
         given = (values, examples.label, examples.mask)
         support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
-
         descent = lambda fast: slope(support_loss, fast, given)
         before, some = (state.fast, state.moments), jnp.any(examples.mask > 0)
         fast, moments = after_steps(descent, tx, before, some, num_steps)
