@@ -45,9 +45,9 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     print(
         f"{told['triples']:,} triples; {told['linked']} of {told['items']} items are linked; "
         f"dropped as mirrors: {', '.join(told['mirrors']) or 'none'}; paths over: "
-        f"{', '.join(told['paths'])}. Intervals are over items, seeds averaged first; nDCG@5 of an "
-        "item ranks those who rated it."
+        f"{', '.join(told['paths'])}."
     )
+    print(shots.OF_ITEMS)
     axis = f"ratings of the new item ({record.dataset})"
     lead = shots.of_ratings(record, SCENARIO, metric)
     shots.curves(lead, arms, heads, folder / "error.png", axis)

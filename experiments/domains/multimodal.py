@@ -201,10 +201,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     shots.ratings(title, record, scenario, record.names(), heads, list(told.values()))
     known = ", ".join(f"{name} {count}" for name, count in record.extra["known"].items())
     print(f"Known of {record.extra['items']} items: {known}.")
-    print(
-        "Intervals are over items, seeds averaged first; nDCG@5 of an item ranks those who rated "
-        "it. Of a difference, below 0 the first row has the lower error, above 0 the higher nDCG@5."
-    )
+    print(shots.OF_ITEMS)
+    print("Of a difference: below 0 the first row has the lower error, above 0 the higher nDCG@5.")
     lines = (NOTHING, ALL, PLAIN, *map(alone, MODALITIES))
     axis = f"ratings of the new item ({record.dataset})"
     measure = shots.of_ratings(record, scenario, metric)

@@ -80,6 +80,9 @@ def ratings(
         print(OLDER)
 
 
+OF_ITEMS = (
+    "Intervals are over items, seeds averaged first; nDCG@5 of an item ranks those who rated it."
+)
 OLDER = (
     "This record is older than the squared errors and nDCG@5 that a new run stores and leads with; "
     "it has absolute errors alone."

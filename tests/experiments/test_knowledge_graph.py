@@ -66,6 +66,7 @@ def test_no_test_item_is_known_and_supports_are_twenty(problem):
 
 def test_a_thinned_log_has_fewer_training_rows_and_the_same_tests():
     whole, thin = (hybrid_arms.thinned(TABLE, 0, density) for density in (1.0, 0.3))
+    assert thin.error is losses.squared_error
     share = len(thin.split.train_rows) / len(whole.split.train_rows)
     assert 0.2 < share < 0.4
     np.testing.assert_array_equal(
