@@ -49,13 +49,18 @@ def test_noise_has_the_length_of_the_lies():
     assert gap(noisy) == pytest.approx(gap(told), rel=1e-5) and gap(told) > 0
 
 
-def planted(kept: float) -> records.Record:
+MEASURES = ("mae", "mse", "ndcg@5")
+
+
+def planted(kept: float, metrics=MEASURES) -> records.Record:
     """A record whose robust arm keeps a share of what the plain one loses at 20 % of lies."""
     people = np.linspace(0.6, 0.8, 20)[None]
     scores = {}
     for arm, share in (("fold-in", 1.0), ("fold-in, Huber", kept), ("MAML", 1.0)):
         for i, condition in enumerate(adversarial_report.CONDITIONS):
-            scores[records.Key("lies", arm, condition, "mae")] = people + 0.02 * i * share
+            for metric in metrics:
+                values = people + (-0.02 if metric == "ndcg@5" else 0.02) * i * share
+                scores[records.Key("lies", arm, condition, metric)] = values
     arms = records.arms_of(dict.fromkeys(k.arm for k in scores))
     return records.made(
         "adversarial", adversarial.Config(), arms, scores, opened=(), scenario="lies"
@@ -64,24 +69,51 @@ def planted(kept: float) -> records.Record:
 
 def test_the_tables_say_what_a_defence_saves(tmp_path, capsys):
     record = planted(0.4)
-    assert adversarial_report.loss_kept(record, "fold-in, Huber") == pytest.approx(0.4, abs=1e-4)
-    assert adversarial_report.loss_kept(record, "fold-in") == pytest.approx(1.0)
+    for metric in MEASURES:
+        kept = lambda arm, m=metric: adversarial_report.loss_kept(record, arm, m)
+        assert kept("fold-in, Huber") == pytest.approx(0.4, abs=1e-3)
+        assert kept("fold-in") == pytest.approx(1.0)
     adversarial_report.report(record, tmp_path)
     said = capsys.readouterr().out
-    assert "lying supports" in said and "0.40" in said
+    places = [said.index(f"{name}, lying supports") for name in ("RMSE", "nDCG@5", "MAE")]
+    assert places == sorted(places) and said.count("0.40") >= 3
+    assert adversarial_report.OLDER not in said
     assert (tmp_path / "lies.png").stat().st_size > 10_000
+
+
+def test_a_record_of_absolute_errors_alone_says_so(tmp_path, capsys):
+    adversarial_report.report(planted(0.4, ("mae",)), tmp_path)
+    said = capsys.readouterr().out
+    assert adversarial_report.OLDER in said and "MAE, lying supports" in said
+    assert "RMSE" not in said.replace(adversarial_report.OLDER, "")
+
+
+def test_asked_items_are_moved_to_raise_the_squared_error():
+    """A score is the sum of an item's factors: each moves its length away from the label."""
+    score = lambda params, profile, inputs: inputs["factor"].sum(axis=1)
+    learner = pooled.pooled(Model(lambda key, profile, inputs: {}, score))
+    episode = person()
+    params = jax.jit(learner.init)(KEY, episode)
+    up = adversarial.against.uphill
+    moved = adversarial_parts.on_query(learner, params, 0.5, up)
+    found = np.asarray(jax.jit(lambda e: moved(learner.start(params, ()), e))(episode))
+    away = np.where(episode.query.label > 2, -1, 1) * (episode.query.label != 2)
+    np.testing.assert_allclose(found, 2 + 0.5**0.5 * away * episode.query.mask, atol=1e-2)
 
 
 def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
     people = np.linspace(0.6, 0.8, 20)[None]
     rooms = {
         "moved factors": [
-            (a, c, "mae") for a in ("plain", "outer") for c in ("all", "asked moved 0.5")
+            (a, c, metric)
+            for a in ("plain", "outer")
+            for c in ("all", "asked moved 0.5")
+            for metric in MEASURES
         ],
         "hostile users": [
             ("mean", kind, metric)
             for kind in adversarial.attempts(adversarial.Config(), "hostile")
-            for metric in ("mae", "pushed")
+            for metric in (*MEASURES, "pushed")
         ],
         "two domains": [("reversal", "all", m) for m in ("mse", "along", "domain")],
     }
@@ -91,7 +123,9 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
         record = records.made("adversarial", adversarial.Config(), arms, scores, opened=())
         adversarial_report.report(record, tmp_path)
         assert (tmp_path / f"{room.replace(' ', '-')}.png").stat().st_size > 5_000
-    assert "asked .5 minus plain" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "asked .5 minus plain" in said and adversarial_report.OLDER not in said
+    assert said.index("MSE minus honest") < said.index("nDCG@5 minus honest")
 
 
 def test_the_shares_of_hostile_users_are_a_range():
