@@ -84,4 +84,5 @@ def test_nobody_else_asks_for_the_platform_to_choose_by_it():
             if re.search(r"\.(default_backend|platform_dependent)\(", path.read_text()):
                 asking.add(str(path.relative_to(ROOT)))
     kernels = {"experiments/speed/on_chip.py", "experiments/speed/one_kernel.py"}
-    assert asking == ASKS | kernels
+    emulation = {"experiments/speed/precision.py"}  # a processor rounds no factors by itself
+    assert asking == ASKS | kernels | emulation
