@@ -24,7 +24,7 @@ import numpy as np
 from metajax import benchmark
 from metajax.data.sources import named
 from metajax.online import events, scores, timelines
-from metajax.results import ledger, records
+from metajax.results import ledger, records, tables
 from metajax.settings import Data, Output, Positive, Presets, Share
 from metajax.training import progress
 
@@ -244,16 +244,21 @@ def _new(index: np.ndarray, start: int) -> float:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table and saves the pictures."""
-    metric = "mae" if any(key.metric == "mae" for key in record.scores) else "log_loss"
-    show.table(record, metric, arms.FROZEN, arms.BIASES)
+    shown = [m for m in show.measures(record) if m != "brier"]
+    for metric in shown:
+        show.table(record, metric, arms.FROZEN, arms.BIASES)
+    if "mae" in shown:
+        print("An event is one rating: it is no list, which nDCG@5 could judge.")
+    metric, curve = shown[0], shown[-1]  # curves are of the absolute error, or of the log-loss
     new, ties = record.extra["new"], record.extra["ties"]
     print(f"events of new users {new[0]:.0%}, of new items {new[1]:.0%}; {ties:,} tied in time")
     for scenario in (record.scenario, f"{record.scenario}{show.SHUFFLED}"):
         gain = show.difference(record, arms.FROZEN, arms.ADAGRAD, metric, scenario)
-        print(f"{scenario}: AdaGrad gains {show.interval(gain)} over frozen")
+        what = tables.of_differences(metric)
+        print(f"{scenario}: AdaGrad gains {show.interval(gain)} over frozen in {what}")
     main_arms = [arms.OGD, arms.ADAGRAD, arms.FTRL, arms.RIDGE, arms.RETRAIN, arms.BIASES]
     show.over_time(
-        record, folder / "over-time.png", main_arms, f"{metric} minus frozen", arms.FROZEN
+        record, folder / "over-time.png", main_arms, f"{curve} minus frozen", arms.FROZEN
     )
     show.pareto(record, folder / "pareto.png", metric)
 

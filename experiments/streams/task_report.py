@@ -95,17 +95,11 @@ def minus(a: scores.UserLosses, b: scores.UserLosses) -> scores.EventMean:
     return scores.mean_of_events(scores.UserLosses(a.total - b.total, a.count))
 
 
-def measures(record: records.Record) -> list[str]:
-    """The metrics of a log's record, the first of which leads."""
-    known = {key.metric for key in record.scores}
-    return [metric for metric in (*tables.COMPARED, "mae", "brier") if metric in known]
-
-
 def of_log(record: records.Record, folder: pathlib.Path) -> None:
     """The tables of all tasks, new and returning users, and costs; a plot over time."""
-    for metric in measures(record):
+    for metric in show.measures(record):
         tables.terminal(_log_table(record, metric))
-    lead = measures(record)[0]
+    lead = show.measures(record)[0]
     if lead == "brier":
         print("The log has no ratings: clicks among drawn items have a Brier score, and no RMSE.")
     elif lead == "mae":
@@ -126,7 +120,7 @@ def _log_table(record: records.Record, metric: str) -> tables.Grid:
     title = f"{record.scenario}: {name} of {test:,} tasks ({new:,} new users) after {warm:,}"
     heads = [f"{name} [95 %]", f"{gap} minus {task_arms.PLAIN}", "new users", "returning"]
     heads = ["arm", *heads, f"backward transfer, {gap}"]
-    leads = metric == measures(record)[0]
+    leads = metric == show.measures(record)[0]
     if leads:
         heads += ["F to means", "share F<1", "gradients", "ms a task", "KB"]
     rows = []
@@ -136,9 +130,9 @@ def _log_table(record: records.Record, metric: str) -> tables.Grid:
         first, again, told = get(task_logs.NEW), get(task_logs.BACK), arm.settings
         gain = minus(first, again) if tables.lower_is_better(metric) else minus(again, first)
         cells = [
-            show.interval(_mean(own, metric)),
+            show.interval(show.mean(own, metric)),
             "" if arm.name == task_arms.PLAIN else show.interval(minus(own, plain), sign=True),
-            *(f"{_mean(get(g), metric, draws=1).mean:.4f}" for g in (task_logs.NEW, task_logs.OLD)),
+            *(f"{show.mean(x, metric, draws=1).mean:.4f}" for x in (first, get(task_logs.OLD))),
             f"{gain.mean:+.4f}",
         ]
         if leads:
@@ -151,12 +145,6 @@ def _log_table(record: records.Record, metric: str) -> tables.Grid:
         rows.append([arm.name, *cells])
     notes = ["nDCG@5 ranks what a task asks about."] if metric == "ndcg@5" else []
     return tables.Grid(title, heads, rows, notes=notes)
-
-
-def _mean(losses: scores.UserLosses, metric: str, **how: int) -> scores.EventMean:
-    """The mean over tasks with its interval over users; that of "mse" as its root."""
-    found = scores.mean_of_events(losses, **how)
-    return scores.EventMean(*np.sqrt(found).tolist()) if metric == "mse" else found
 
 
 def _told_after(record: records.Record) -> None:

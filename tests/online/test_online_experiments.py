@@ -50,7 +50,10 @@ def test_a_stored_record_prints_its_table_and_draws(path, tmp_path, capsys):
     else:
         online_meta.task_report.report(record, tmp_path)
         assert list(tmp_path.glob("over-time*.png"))
-    assert all(arm.name in capsys.readouterr().out for arm in record.arms[:1])
+    said = capsys.readouterr().out
+    assert all(arm.name in said for arm in record.arms[:1])
+    if record.experiment == "online" and "mse" in {key.metric for key in record.scores}:
+        assert -1 < said.find("RMSE of an event") < said.find("MAE of an event")
 
 
 def test_the_stream_of_the_synthetic_log_has_its_warm_up():
