@@ -1,12 +1,13 @@
 """``python -m experiments`` lists the commands; ``python -m experiments NAME`` runs one."""
 
 import ast
-import gc
 import pathlib
 import runpy
 import sys
 
-from . import find, sources, stand_ins
+from metajax import stand_ins
+
+from . import find, sources
 
 
 def first_line(path: pathlib.Path) -> str:
@@ -31,11 +32,7 @@ def run(name: str) -> None:
     if module is None:
         sys.exit(f"error: no experiment {name!r}; python -m {__package__} lists them all")
     start = lambda: runpy.run_module(f"{__package__}.{module}", run_name="__main__", alter_sys=True)
-    if {"-h", "--help"} & {*sys.argv}:
-        gc.disable()  # a tenth less to wait, and nothing to collect
-        stand_ins.run(start)
-    else:
-        start()
+    stand_ins.where_help_is_asked(start)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ import os
 import runpy
 import sys
 
+from metajax import stand_ins
+
 USAGE = """usage: metajax COMMAND [--help | options]
 
   describe LOG        show what a log of ratings or clicks holds, and how it can be split
@@ -31,12 +33,10 @@ def main() -> None:
     if name == "serve":  # a request's products are small: threads would only wait for each other
         os.environ.update({k: os.environ.get(k, "1") for k in ONE_THREAD})
     if name in COMMANDS:
-        command = importlib.import_module(f"metajax.commands.{name}")
         sys.argv[:2] = [f"metajax {name}"]
-        cli = importlib.import_module("metajax.benchmark.command").cli
-        cli(command.main, command.Config, stopped=STOPPED[name])
+        stand_ins.where_help_is_asked(lambda: _start(name))
     elif name == "describe":
-        _run("metajax.data")
+        stand_ins.where_help_is_asked(lambda: _run("metajax.data"))
     elif name == "experiments":
         del sys.argv[1]
         _run(experiments())
@@ -44,6 +44,12 @@ def main() -> None:
         print(USAGE, end="")
     else:
         sys.exit(f"error: no command {name!r}; metajax --help lists them all")
+
+
+def _start(name: str) -> None:
+    command = importlib.import_module(f"metajax.commands.{name}")
+    cli = importlib.import_module("metajax.benchmark.command").cli
+    cli(command.main, command.Config, stopped=STOPPED[name])
 
 
 def experiments() -> str:

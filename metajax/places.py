@@ -3,6 +3,7 @@
 import os
 import pathlib
 
+COORDINATOR = "JAX_COORDINATOR_ADDRESS"
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 RESULTS = CHECKOUT / "paper" / "results"
 """The published records in a checkout; an installed package has no such folder."""
@@ -36,3 +37,28 @@ def _folder(variable: str, below_home: str) -> pathlib.Path:
         return pathlib.Path(chosen)
     base = os.environ.get(variable)
     return (pathlib.Path(base) if base else pathlib.Path.home() / below_home) / "metajax"
+
+
+def processes() -> int:
+    """How many processes run the same command together, by ``JAX_NUM_PROCESSES``; 1 alone.
+
+    They are several only where ``JAX_COORDINATOR_ADDRESS`` says where they meet. Each runs the
+    whole command and trains its share of every batch; the first one prints and publishes.
+    """
+    return int(os.environ.get("JAX_NUM_PROCESSES", 1)) if COORDINATOR in os.environ else 1
+
+
+def process() -> int:
+    """The number of this process among them, by ``JAX_PROCESS_ID``; 0 alone."""
+    return int(os.environ.get("JAX_PROCESS_ID", 0)) if processes() > 1 else 0
+
+
+def own(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of a run's results for this process; all but the first have one in it."""
+    return folder / f"process-{process()}" if process() else folder
+
+
+def shared(folder: pathlib.Path) -> pathlib.Path:
+    """The folder, in that of the first process, of what all processes write together."""
+    parts = [part for part in folder.parts if part != f"process-{process()}"]
+    return pathlib.Path(*parts) if process() else folder

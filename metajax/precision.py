@@ -1,9 +1,11 @@
 """The precision of matrix products.
 
 By default a GPU rounds the factors of a float32 product to a mantissa of ten bits (TF32). Networks
-tolerate that; normal equations do not, since ``x' x`` squares the condition number of x. Whatever
-solves a linear system here is wrapped in `highest`; networks keep the platform's default, or what
-`metajax.adapters.mixed` gives them.
+tolerate that; normal equations do not, since ``x' x`` squares the condition number of x. Every
+product outside a network is wrapped in `highest`, or asks for ``precision="highest"`` itself:
+`tests/test_exact_products.py` reads the files for one that does not, and lists the networks. These
+keep the platform's default, or what `metajax.adapters.mixed` gives them; what either costs a
+meta-gradient is bounded in `tests/test_tf32.py`.
 """
 
 import functools

@@ -28,6 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import tyro
 
+from metajax import places
 from metajax.types import UserError
 
 Preset = Literal["quick", "paper", "gpu"]
@@ -35,7 +36,6 @@ Preset = Literal["quick", "paper", "gpu"]
 T = TypeVar("T")
 Presets = Mapping[Preset, Mapping[str, Any]]
 """Preset -> setting -> value. ``paper`` names nothing: declared defaults are those of records."""
-
 
 PLACES = (
     *("preset", "seeds_at_once", "devices", "out", "data_dir", "fresh", "publish"),
@@ -54,6 +54,10 @@ class Range(NamedTuple):
         if self.high < math.inf:
             return f"{self.low:g} to {self.high:g}"
         return f"{self.low:g} or more" if self.low > -math.inf else "a finite number"
+
+
+class Later(NamedTuple):
+    """Marks a setting added when there were records: at its default it is not in the digest."""
 
 
 Positive = Annotated[int, Range(1)]
@@ -75,7 +79,7 @@ class Stored:
 
     def folder(self, name: str) -> pathlib.Path:
         """The folder ``--out``, else ``out/name``."""
-        return self.out or pathlib.Path("out") / name
+        return places.own(self.out or pathlib.Path("out") / name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -278,11 +282,21 @@ def config_hash(config: Any) -> str:
     """A digest of a resolved configuration, as 12 hexadecimal digits.
 
     Where the data lie, where results go, the name of the preset and how many seeds go side by side
-    do not count, see `PLACES`. Two experiments of equal settings have equal digests.
+    do not count, see `PLACES`, and neither does the default of a setting that is `Later`. Two
+    experiments of equal settings have equal digests.
     """
-    named = {name: value for name, value in flat(config).items() if name not in PLACES}
+    apart = {*PLACES, *_untouched(config)}
+    named = {name: value for name, value in flat(config).items() if name not in apart}
     text = json.dumps(named, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _untouched(config: Any) -> Iterator[str]:
+    """The settings of `Later` that are at their default, of those that stand in no part."""
+    hints = typing.get_type_hints(type(config), include_extras=True)
+    for name, default in ((field.name, field.default) for field in dataclasses.fields(config)):
+        if Later() in typing.get_args(hints[name]) and getattr(config, name) == default:
+            yield name
 
 
 def option(name: str) -> str:

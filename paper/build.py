@@ -16,25 +16,22 @@ from typing import Literal
 
 import tyro
 
-from metajax.benchmark.mixture import MIXED
 from metajax.results import age, grid, records
 from metajax.types import UserError
-from paper import claims, findings, fresh
+from paper import catalogue, claims, data_sets, few_shot, findings, fresh, mixture
 from paper.edition import HERE, Results, editions, load
+from paper.field import curves, field_tables
 from paper.figures import figures
-from paper.grids import (
-    differences,
-    field_tables,
-    omniglot,
-    provenance,
-    quality,
-    sinusoids,
-    unlabeled,
-)
+from paper.grids import differences, measures, provenance, quality, sinusoids
 
-CLAIMS = claims.claims_of(claims) | claims.claims_of(findings) | claims.claims_of(fresh)
+CLAIMS = {
+    name: claim
+    for module in (claims, findings, fresh, mixture, catalogue, data_sets)
+    for name, claim in claims.claims_of(module).items()
+}
 CLAIM = re.compile(r'#say\("([^"]+)"\)')
-ACROSS = ("quality", "sinusoid", "records", "omniglot", "further", "T1", "T2", "T3", "T4", "T5")
+IN_TEXT = ("data", "claims", "further", "by-ratings-mse", "quality", "differences")
+"""Tables that float in the text, across the page; all others stand in the appendix."""
 CITED = re.compile(r"@([a-z]+\d{4}\w*)")
 
 
@@ -97,38 +94,46 @@ def contents(r: Results) -> dict[str, str]:
     files = {"numbers.json": json.dumps(numbers, indent=1, sort_keys=True) + "\n"}
     found = grids_of(r)
     for name, table in found.items():
-        across = name in ACROSS or name.startswith("fresh-")
-        files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=across)
+        floats = name in IN_TEXT
+        files[f"tables/{name}.typ"] = grid.typst(table, f"tab-{name}", across=floats, floats=floats)
         files[f"tables/{name}.tex"] = grid.latex(table, f"tab:{name}")
         files[f"tables/{name}.csv"] = grid.csv_text(table)
     files["checklist.md"] = checklist(r)
+    begin = lambda *firsts: [name for name in found if name.startswith(firsts)]
     parts = {
         "sinusoid": bool(r.sinusoid),
         "omniglot": bool(r.omniglot),
         "unlabeled": bool(r.unlabeled),
-        "field": list(field_tables(r)),
+        "field": begin("T1", "T2", "T3", "T4", "T5"),
         "boosting": bool(CLAIMS["against-boosting"](r)),
-        "ranking": bool(r.ranking),
-        "fresh": list(fresh.fresh_tables(r)),
-        "mixture": any(one.record.method == MIXED for one in r.registered),
+        "ranking": begin("T6"),
+        "fresh": begin("fresh-"),
+        "mixture": bool(mixture.mixtures(r)),
         "further": "further" in found,
-        "by_ratings": bool(CLAIMS["fresh-by-ratings"](r)),
+        "by_ratings": begin("by-ratings"),
+        "measures": "measures-fresh" in found,
         "ablations": bool(CLAIMS["ablations"](r)),
-        "curves": "T3" in field_tables(r),
+        "curves": curves(r) is not None,
+        "fresh_curves": mixture.last_at_home(r) is not None,
     }
     return files | {"parts.json": json.dumps(parts) + "\n"}
 
 
 def grids_of(r: Results) -> dict[str, grid.Grid]:
     """Name -> table, of all tables that the records allow."""
-    grids = {"quality": quality(r), "differences": differences(r), "records": provenance(r)}
+    grids = {"data": data_sets.data_table(r), "quality": quality(r), "measures": measures(r)}
+    grids |= {"differences": differences(r), "records": provenance(r)}
     grids |= {"sinusoid": sinusoids(r)} if r.sinusoid else {}
-    grids |= {"omniglot": omniglot(r)} if r.omniglot else {}
-    grids |= {"unlabeled": unlabeled(r)} if r.unlabeled else {}
-    grids |= {"fresh-claims": fresh.claims_table(r.registered)} if r.registered else {}
-    further = fresh.further_table(r)
+    grids |= {"omniglot": few_shot.omniglot(r)} if r.omniglot else {}
+    grids |= {"unlabeled": few_shot.unlabeled(r)} if r.unlabeled else {}
+    grids |= {"claims": fresh.claims_table(r.registered)} if r.registered else {}
+    further = mixture.further_table(r)
     grids |= {"further": further} if further else {}
-    return grids | field_tables(r) | fresh.fresh_tables(r)
+    every = mixture.measures_table(r)
+    grids |= {"measures-fresh": every} if every else {}
+    grids |= mixture.by_ratings_tables(r)
+    grids |= field_tables(r) | catalogue.catalogue_tables(r) | fresh.fresh_tables(r)
+    return grids
 
 
 def compile_pdf(folder: pathlib.Path) -> pathlib.Path:

@@ -5,12 +5,12 @@ text can only say what the records say.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import numpy as np
 
-from metajax.results import records
+from metajax.results import records, tables
 from paper.edition import BASELINES, PRIMARY, Against, Results
 
 Claim = Callable[[Results], str]
@@ -58,17 +58,30 @@ def _rmse(r: Results, arm: str, condition: str = "all", scenario: str = "user_co
     return records.interval(r.base.of(scenario, arm, condition, PRIMARY), PRIMARY).mean
 
 
+MOST_NAMES = 4
+"""Names that a sentence lists; of more it says how many they are, and a table has them."""
+
+
+def few(names: Sequence[str]) -> str:
+    """The names, or how many they are if that is more than a sentence should list.
+
+    >>> few(["a", "b"]), few(list("abcdef"))
+    ('a and b', 'six')
+    """
+    return listed(list(names)) if len(names) <= MOST_NAMES else number(len(names))
+
+
 def _sides(sides: Against, baseline: str) -> str:
     parts = []
-    outcomes = ("better", "worse", "cannot be told apart from it")
-    for names, outcome in zip(sides, outcomes, strict=True):
-        verb = "" if outcome.startswith("cannot") else "is " if len(names) == 1 else "are "
-        if not names:
-            verb = "" if outcome.startswith("cannot") else "is "
-        shown = f" ({listed(names)})" if names else ""
-        parts.append(f"{number(len(names))} {verb}{outcome}{shown}")
+    for names, outcome in zip(sides, ("better", "worse", ""), strict=True):
+        if not names and outcome != "better":
+            continue
+        be = "are" if len(names) > 1 else "is"
+        verb = f"{be} {outcome}" if outcome else "cannot be told apart from it"
+        told = f" ({listed(names)})" if 0 < len(names) <= MOST_NAMES else ""
+        parts.append(f"{number(len(names))} {verb}{told}")
     total = sum(map(len, sides))
-    return f"Of {counted(total, 'meta-learner')}, compared with {baseline}, {listed(parts)}"
+    return f"Of {counted(total, 'meta-learner')} compared with {baseline}, {listed(parts)}"
 
 
 def _count(part: str, key: str) -> Claim:
@@ -98,15 +111,16 @@ def split(r: Results) -> str:
 
 def seeds(r: Results) -> str:
     """The number of training seeds, or the range of them."""
-    return _range([record.config["seeds"] for record in r.ratings.values()])
+    return ranged([record.config["seeds"] for record in r.ratings.values()])
 
 
 def steps(r: Results) -> str:
     """The number of outer steps, or the range of them."""
-    return _range([record.config["num_steps"] for record in r.ratings.values()])
+    return ranged([record.config["num_steps"] for record in r.ratings.values()])
 
 
-def _range(values: list[int]) -> str:
+def ranged(values: list[int]) -> str:
+    """One number, or the range of several."""
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
@@ -176,19 +190,24 @@ def item_mean_error(r: Results) -> str:
 
 
 def adapt(r: Results) -> str:
-    """Which methods use the labels of the support, by control N1."""
-    gaps = {m.name: r.adaptation(m) for m in r.methods()}
-    fail = [name for name, gap in gaps.items() if gap.low <= 0]
-    if not fail:
-        low, high = min(g.mean for g in gaps.values()), max(g.mean for g in gaps.values())
-        return (
-            f"All of them adapt: shuffling the support labels costs between {low:.3f} and "
-            f"{high:.3f} in squared error, with no interval touching 0"
-        )
-    return (
-        f"For {listed(fail)} the interval of the cost touches 0: there the table must not be "
-        "read as adaptation"
-    )
+    """What each method adapts to for new users, by the controls."""
+    found: dict[str, list[str]] = {}
+    for m in r.methods():
+        if not r.diverged(m):
+            found.setdefault(r.adapts(m), []).append(m.name)
+    order = (tables.TASTE, tables.LEVEL, tables.UNTASTED, tables.NOTHING)
+    parts = [
+        f"{listed(found[to])} adapt{'s' if len(found[to]) == 1 else ''} {to}"
+        for to in order
+        if to in found
+    ]
+    return listed(parts)
+
+
+def taste_costs(r: Results) -> str:
+    """What shuffled labels cost the methods that adapt to taste; empty if none does."""
+    gaps = [r.adaptation(m).mean for m in r.methods() if r.adapts(m) == tables.TASTE]
+    return f"between {min(gaps):.3f} and {max(gaps):.3f}" if gaps else ""
 
 
 def first_rating(r: Results) -> str:
@@ -204,9 +223,10 @@ def first_rating(r: Results) -> str:
     if not hurt:
         return "No arm that adapts by gradient is made worse by a first rating"
     be = "is" if len(hurt) == 1 else "are"
+    who = f"{few(hurt)} of {number(len(arms))} arms" if len(hurt) > MOST_NAMES else few(hurt)
     return (
-        f"A first rating can hurt: {listed(hurt)} {be} worse with one support rating than with "
-        "none, by an interval that excludes 0"
+        f"A first rating can hurt: {who} {be} worse with one support rating than with none, by an "
+        "interval that excludes 0"
     )
 
 
@@ -236,13 +256,19 @@ def devices(r: Results) -> str:
 
 def sinusoid(r: Results) -> str:
     """The order of the learners on the sinusoid; empty where the edition has none."""
-    sentences = []
+    found: dict[tuple[str, str], list[tuple[str, float, float]]] = {}
     for record in r.sinusoid.values():
         scores = sinusoid_scores(record)
         errors = {arm: float(v.mean()) for arm, v in scores.items() if "oracle" not in arm}
         low, high = min(errors, key=lambda a: errors[a]), max(errors, key=lambda a: errors[a])
+        points = record.scenario.replace("K=", "")
+        found.setdefault((low, high), []).append((points, errors[low], errors[high]))
+    sentences = []
+    for (low, high), each in found.items():
+        points, best, worst = zip(*each, strict=True)
         sentences.append(
-            f"from {record.scenario.replace('K=', '')} points {low} has the lowest mean "
-            f"squared error ({errors[low]:.3f}) and {high} the highest ({errors[high]:.2f})"
+            f"from {listed(list(points))} points {low} has the lowest mean squared error "
+            f"({', '.join(f'{x:.3f}' for x in best)}) and {high} the highest "
+            f"({', '.join(f'{x:.2f}' for x in worst)})"
         )
     return listed(sentences) if sentences else ""

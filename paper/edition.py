@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from metajax.results import intervals, records, registered
+from metajax.results import intervals, records, registered, tables
 from metajax.types import UserError
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -55,9 +55,9 @@ class Against(NamedTuple):
     open: list[str]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Results:
-    """The records of an edition.
+    """The records of an edition; two are equal only if they are one, so that each can be a key.
 
     Attributes:
       edition: what was asked for.
@@ -125,12 +125,22 @@ class Results:
         shuffled = record.of(scenario, method.arm, "shuffled", PRIMARY)
         return records.difference(shuffled, record.of(scenario, method.arm, "all", PRIMARY))
 
+    def adapts(self, method: Method, scenario: str = "user_cold") -> str:
+        """What a method adapts to, by its controls in squared error; see `tables.adaptation`."""
+        return tables.adaptation(self.ratings[method.record], scenario, method.arm, PRIMARY)
+
+    def diverged(self, method: Method, scenario: str = "user_cold") -> bool:
+        """Whether a method diverged; then it is compared with nothing."""
+        record = self.ratings[method.record]
+        return tables.diverged(record, scenario, method.arm, metric=PRIMARY)
+
     def against(self, baseline: str, scenario: str = "user_cold") -> Against:
         """The methods better than a baseline, worse, and neither, with p-values after Holm.
 
-        Methods whose record has no such baseline are left out.
+        Methods whose record has no such baseline, or that diverged, are left out.
         """
         methods = [m for m in self.methods() if baseline in self.ratings[m.record].names()]
+        methods = [m for m in methods if not self.diverged(m, scenario)]
         gaps = [self.gap(m, baseline, scenario) for m in methods]
         p = intervals.holm(np.array([gap.p for gap in gaps]))
         sides = Against([], [], [])

@@ -1,182 +1,166 @@
-"""The field's tables T1 to T5 and Omniglot in the paper: grids and verdicts from their records."""
+"""The field's tables T1 to T5 in the paper, and who is ahead in them, from their records."""
 
-import re
-import tomllib
+import functools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import numpy as np
+from metajax.results import records, tables
+from paper.blocks import AUC, Block, Column, ahead, grid_of
+from paper.claims import counted, listed, number
+from paper.edition import PRIMARY, SCENARIOS, Results
 
-from metajax.results import intervals, records, tables
-from metajax.results.tables import lower_is_better
-from paper.edition import ALPHA, HERE, PRIMARY, SCENARIOS, Results
-
-PUBLISHED = HERE.parent / "third_party" / "published.toml"
-METRICS = {"T1": "ndcg@5", "T2": PRIMARY, "T3": PRIMARY, "T5": PRIMARY}
-TITLES = {
-    "T1": "T1: ranking of a new user's ratings and clicks, nDCG@5",
-    "T2": "T2: four scenarios, RMSE",
-    "T3": "T3: new users by the number of their ratings, RMSE",
-    "T4": "T4: new items of MovieLens 100K and 1M warming up, AUC after so many clicks",
-    "T5": "T5: the same learners on other data, RMSE of new users",
+MEASURES = {
+    PRIMARY: "RMSE",
+    "ndcg@5": "nDCG@5",
+    "mae": "MAE, raw",
+    "mae_calibrated": "MAE, calibrated",
+    "log_loss": "log-loss",
+    "crps": "CRPS",
 }
+"""What a table of ratings shows, in this order."""
+OF_ORDER = {"ndcg@5": "nDCG@5", "precision@5": "precision@5", "mrr@5": "MRR@5"}
+"""What T1 shows, whose lists are judged by their order."""
+COMPARED = {"T1": ("ndcg@5",), "T4": (AUC,)}
+"""The measures in which arms are compared in the text; RMSE and nDCG@5 in the other tables."""
+STAR = (
+    "Means over test tasks with their 95 % intervals. A star: the arm in bold is better, paired by "
+    "task, after Holm over the arms of the column of a block. Diverged arms are not compared."
+)
+EMPTY = (
+    "MAE is that of the scores as they are, and of the median of the distribution that the ordinal "
+    "link gives; log-loss and CRPS judge that distribution. Records of older code have not got "
+    "them: their cells are empty."
+)
 
 
-class Column(NamedTuple):
-    """A column of a table: a record, and where in it the scores are."""
+class Table(NamedTuple):
+    """A table: its title, its columns' headings, its blocks, and what is said below it."""
 
-    heading: str
-    record: records.Record
-    scenario: str
-    condition: str
-    metric: str
-
-
-def columns(r: Results, table: str) -> list[Column]:
-    """The columns of a table; none where it has no record."""
-    found: list[Column] = []
-    for name, record in r.tables.items():
-        _, kept, rest = name.split("-", 2)
-        if table == "T4" == kept:
-            shots = [(f"k={k}", str(k)) for k in record.shots]
-            where = rest.removesuffix("-ctr").removeprefix("ml-").upper()
-            found += [
-                Column(f"{where}, {said}", record, "item_cold", had, "auc") for had, said in shots
-            ]
-        elif table == "T3" and kept == "T2":
-            shots = [(f"k={k}", str(k)) for k in record.shots] + [("all", "all")]
-            found += [Column(said, record, "user_cold", had, PRIMARY) for had, said in shots]
-        elif table == "T2" == kept:
-            places = [s for s in SCENARIOS if s in record.tasks]
-            found += [Column(s.replace("_", "-"), record, s, "all", PRIMARY) for s in places]
-        elif table == kept and table in ("T1", "T5"):
-            where = rest.removesuffix("-users").removesuffix("-melu")
-            found.append(Column(where, record, "user_cold", "all", METRICS[table]))
-    return found
+    title: str
+    heads: Sequence[str]
+    blocks: Sequence[Block]
+    note: str
 
 
-def gaps(column: Column) -> dict[str, tuple[intervals.Interval, float]]:
-    """Other arm -> (method minus arm, p after Holm within the column)."""
-    record = column.record
-    method = record.method
-    if not method:
-        return {}
-    at = lambda arm: record.of(column.scenario, arm, column.condition, column.metric)
-    others = [arm for arm in record.names() if arm != method]
-    found = [records.difference(at(method), at(arm)) for arm in others]
-    p = intervals.holm(np.array([g.p for g in found]))
-    return {arm: (g, float(v)) for arm, g, v in zip(others, found, p, strict=True)}
-
-
-def ahead(gap: intervals.Interval, p: float, metric: str) -> bool:
-    """Whether the method is better than the arm, after Holm."""
-    return bool(p < ALPHA and (gap.high < 0 if lower_is_better(metric) else gap.low > 0))
-
-
-def field_tables(r: Results) -> dict[str, tables.Grid]:
+@functools.lru_cache(maxsize=2)
+def tables_of(r: Results) -> dict[str, Table]:
     """ "T1" -> its table, for those that have records."""
-    found = {}
-    for table in TITLES:
-        cols = columns(r, table)
-        if cols:
-            found[table] = _grid(table, cols)
-    return found
+    parts = [(*name.split("-", 2)[1:], record) for name, record in r.tables.items()]
+    of = lambda table: [(rest, record) for kept, rest, record in parts if kept == table]
+    made = {
+        "T1": _ordered(of("T1")),
+        "T2": _scenarios(of("T2")),
+        "T3": _by_ratings(of("T2")),
+        "T4": _warming_up(of("T4")),
+        "T5": _cross_sets(of("T5")),
+    }
+    return {name: table for name, table in made.items() if table.blocks}
 
 
-def _grid(table: str, cols: Sequence[Column]) -> tables.Grid:
-    arms = list(dict.fromkeys(a for c in cols for a in c.record.names()))
-    behind = [gaps(c) for c in cols]
-    rows = []
-    for arm in arms:
-        cells = [arm]
-        for c, others in zip(cols, behind, strict=True):
-            key = records.Key(c.scenario, arm, c.condition, c.metric)
-            if key not in c.record.scores:
-                cells.append("")
-                continue
-            values = intervals.mean_of_seeds(c.record.scores[key])
-            mean = float(np.nanmean(values)) ** (0.5 if c.metric == "mse" else 1.0)
-            star = arm in others and ahead(*others[arm], c.metric)
-            shown = f"{mean:.3f}" if abs(mean) < 100 else "diverged"
-            cells.append(shown + ("*" if star else ""))
-        rows.append(cells)
-    methods = [c.record.method for c in cols]
-    bold = [i for i, arm in enumerate(arms) if arm in methods]
-    note = "A star: the arm in bold is better, paired by task, after Holm within the column."
-    if table == "T4":
-        note = "Over all test rows, mean of the seeds."
-    plain = {name for c in cols for name in c.record.names(records.BASELINE)}
-    first = sum(arm in plain for arm in arms)
-    heads = ["arm", *(c.heading for c in cols)]
-    return tables.Grid(TITLES[table], heads, rows, 1, [note], [0, first], bold)
+def _sized(what: str, record: records.Record, scenario: str) -> str:
+    return f"{what} ({record.tasks[scenario]:,} test tasks)"
+
+
+def _ordered(found: Sequence[tuple[str, records.Record]]) -> Table:
+    """T1; the lists of ranking losses have no errors to diverge by."""
+    columns = [Column(records.ALL, metric) for metric in OF_ORDER]
+    named = lambda rest: rest.replace("-folds-0-1-2-3-4", ", five folds").replace(
+        "-click", " clicks"
+    )
+    blocks = [
+        Block(
+            _sized(named(rest).replace("-rating", " ratings"), x, "user_cold"),
+            x,
+            "user_cold",
+            columns,
+            "ndcg@5",
+        )
+        for rest, x in found
+    ]
+    title = "T1: the order of a new user's ratings and clicks"
+    return Table(title, list(OF_ORDER.values()), blocks, STAR)
+
+
+def _rated(heading: str, record: records.Record, scenario: str) -> Block:
+    columns = [Column(records.ALL, metric) for metric in MEASURES]
+    return Block(_sized(heading, record, scenario), record, scenario, columns)
+
+
+def _scenarios(found: Sequence[tuple[str, records.Record]]) -> Table:
+    blocks = [
+        _rated(scenario.replace("_", "-"), record, scenario)
+        for _, record in found
+        for scenario in SCENARIOS
+        if scenario in record.tasks
+    ]
+    return Table("T2: four scenarios", list(MEASURES.values()), blocks, f"{STAR} {EMPTY}")
+
+
+def _by_ratings(found: Sequence[tuple[str, records.Record]]) -> Table:
+    blocks, heads = [], []
+    for _, record in found:
+        heads = [*map(str, record.shots), "all"]
+        when = [*(f"k={k}" for k in record.shots), records.ALL]
+        blocks += [
+            Block(MEASURES[metric], record, "user_cold", [Column(c, metric) for c in when])
+            for metric in (PRIMARY, "ndcg@5")
+        ]
+    title = "T3: new users by the number of their ratings that are shown"
+    return Table(title, heads, blocks, f"{STAR} The other measures, with all ratings, are in T2.")
+
+
+def _warming_up(found: Sequence[tuple[str, records.Record]]) -> Table:
+    blocks, heads = [], []
+    for rest, record in found:
+        heads = [f"{k} clicks" for k in record.shots]
+        columns = [Column(f"k={k}", AUC) for k in record.shots]
+        what = f"{rest.removesuffix('-ctr')} ({record.extra.get('test_items', 0):,} new items)"
+        blocks.append(Block(what, record, "item_cold", columns, AUC))
+    note = (
+        "AUC over all test rows, mean of the seeds, with the 95 % interval of a bootstrap over "
+        "items. A star: the arm in bold is better after Holm over the arms of the column of a "
+        "block."
+    )
+    return Table("T4: new items warming up, AUC after so many clicks", heads, blocks, note)
+
+
+def _cross_sets(found: Sequence[tuple[str, records.Record]]) -> Table:
+    blocks = [_rated(rest.removesuffix("-users"), x, "user_cold") for rest, x in found]
+    title = "T5: the same learners on other data, new users"
+    return Table(title, list(MEASURES.values()), blocks, f"{STAR} {EMPTY}")
+
+
+@functools.lru_cache(maxsize=2)
+def field_tables(r: Results) -> dict[str, tables.Grid]:
+    """ "T2" -> the table as it is shown, for those that have records."""
+    return {
+        name: grid_of(table.title, ["arm", *table.heads], table.blocks, table.note)
+        for name, table in tables_of(r).items()
+    }
 
 
 def verdicts(r: Results) -> Iterator[str]:
-    """A sentence per table: where its method is ahead of every arm that is not meta-learned."""
-    for table in ("T1", "T2", "T3", "T5"):
-        cols = columns(r, table)
-        if not cols:
-            continue
-        won, lost = [], []
-        for c in cols:
-            plain = {a: g for a, g in gaps(c).items() if a in c.record.names(records.BASELINE)}
-            well = all(ahead(*g, c.metric) for g in plain.values())
-            (won if well else lost).append(c.heading)
-        name = records.label(cols[0].record.method)
-        if not lost:
-            yield f"in {table} the {name} is ahead of every arm that is not meta-learned"
-        elif not won:
-            yield f"in {table} the {name} is nowhere ahead of all arms that are not meta-learned"
-        else:
-            yield (
-                f"in {table} the {name} is ahead of every arm that is not meta-learned at "
-                f"{', '.join(won)}, and not at {', '.join(lost)}"
-            )
+    """Of each table and method: in how many places it is ahead of all that are no meta-learners."""
+    for table, told in tables_of(r).items():
+        methods = dict.fromkeys(m for b in told.blocks for m in (b.record.method, b.method) if m)
+        for method in methods:
+            blocks = [b for b in told.blocks if method in b.record.names()]
+            parts = []
+            for metric in COMPARED.get(table, (PRIMARY, "ndcg@5")):
+                won = [_won(b, c, method) for b in blocks for c in b.columns if c.metric == metric]
+                where = f"{number(sum(won))} of {counted(len(won), 'place')}"
+                parts.append(f"{where} by {tables.heading(metric)}")
+            yield f"in {table} the {records.label(method)} in {listed(parts)}"
 
 
-def published() -> dict[str, str]:
-    """ "setting|arm" -> the number of the literature for Omniglot."""
-    rows = tomllib.loads(PUBLISHED.read_text()).get("omniglot", [])
-    return {f"{row['scenario']}|{row['arm']}": row["value"] for row in rows}
+def _won(block: Block, column: Column, method: str) -> bool:
+    """Whether a method is ahead of all arms of a block that are no meta-learners."""
+    plain = set(block.record.names(records.BASELINE))
+    gaps = {arm: g for arm, g in block.gaps(column, method).items() if arm in plain}
+    return bool(gaps) and all(ahead(*g, column.metric) for g in gaps.values())
 
 
-def accuracy(record: records.Record) -> intervals.Interval:
-    """The accuracy of a record of Omniglot, in per cent."""
-    scores = record.of(record.scenario, record.method, "test", "accuracy")
-    i = records.interval(scores, "accuracy")
-    return i._replace(mean=100 * i.mean, low=100 * i.low, high=100 * i.high)
-
-
-def omniglot(r: Results) -> tables.Grid:
-    """Accuracies beside the published ones, and what they took."""
-    quoted = published()
-    order = lambda record: [int(n) for n in re.findall(r"\d+", record.scenario)]
-    rows = []
-    for record in sorted(r.omniglot.values(), key=order):
-        i, scenario, arm = accuracy(record), record.scenario, record.method
-        rows.append(
-            [
-                *(scenario, arm, f"{i.mean:.1f} [{i.low:.1f}, {i.high:.1f}]"),
-                quoted.get(f"{scenario}|{arm}", ""),
-                f"{record.extra['schedule']['num_steps']:,}",
-                f"{record.total_seconds / 60:.0f}",
-            ]
-        )
-    sections = [i for i, row in enumerate(rows) if i == 0 or row[0] != rows[i - 1][0]]
-    note = (
-        "Accuracy in per cent with its 95 % interval over test tasks, beside the published number; "
-        "outer steps and minutes of training on the device of the record."
-    )
-    heads = ["setting", "arm", "here", "published", "steps", "min."]
-    return tables.Grid("Omniglot", heads, rows, 2, [note], sections)
-
-
-def unlabeled(r: Results) -> tables.Grid:
-    """Accuracies of learners that were trained without labels, and the bounds around them."""
-    found = sorted(r.unlabeled.values(), key=lambda record: -accuracy(record).mean)
-    rows = []
-    for record in found:
-        i = accuracy(record)
-        rows.append([record.method, f"{i.mean:.1f} [{i.low:.1f}, {i.high:.1f}]"])
-    title = f"Omniglot, {found[0].scenario}"
-    return tables.Grid(title, ["arm", "accuracy"], rows, 1, ["95 % intervals over test tasks."])
+def curves(r: Results) -> records.Record | None:
+    """The record of T2 and T3, whose curves are drawn."""
+    table = tables_of(r).get("T3")
+    return table.blocks[0].record if table else None

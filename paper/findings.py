@@ -4,29 +4,39 @@ import itertools
 
 import numpy as np
 
-from metajax.results import intervals, records
-from paper.claims import counted, listed, number, sinusoid_scores
+from metajax.benchmark.boosting import A8
+from metajax.results import intervals, records, tables
+from paper.blocks import Column
+from paper.claims import counted, few, listed, number, ranged, sinusoid_scores
 from paper.edition import PRIMARY, Results
-from paper.field import accuracy, published, verdicts
+from paper.few_shot import accuracy, published
+from paper.field import COMPARED, tables_of, verdicts
 
 
 def omniglot(r: Results) -> str:
     """How far the accuracies are from the published ones; empty without records."""
-    quoted, near, far = published(), [], []
+    quoted, near, short = published(), [], []
     for record in r.omniglot.values():
-        scenario, arm, here = record.scenario, record.method, accuracy(record)
-        told = quoted.get(f"{scenario}|{arm}")
+        told = quoted.get(f"{record.scenario}|{record.method}")
         if told is None:
             continue
-        value = float(told.split()[0])
-        said = f"{arm}, {scenario} ({here.mean:.1f} against {value:.1f})"
-        (near if here.high >= value else far).append(said)
-    parts = []
-    if near:
-        parts.append(f"the interval reaches the published accuracy for {listed(near)}")
-    if far:
-        parts.append(f"the accuracy stays below the published one for {listed(far)}")
-    return "; ".join(parts)
+        here, value = accuracy(record), float(told.split()[0])
+        if here.high >= value:
+            near.append(f"{record.method}, {record.scenario}")
+        else:
+            short.append(value - here.mean)
+    if not near and not short:
+        return ""
+    total = counted(len(near) + len(short), "accuracy").replace("accuracys", "accuracies")
+    reached = f" ({'; '.join(near)})" if near else ""
+    parts = [
+        f"of {total} with a published one, {number(len(near))} reach{'es' * (len(near) == 1)} it "
+        f"by the upper end of the interval{reached}"
+    ]
+    if short:
+        low, high = min(short), max(short)
+        parts.append(f"the others stay {low:.1f} to {high:.1f} points below")
+    return ", ".join(parts)
 
 
 def unlabeled(r: Results) -> str:
@@ -46,8 +56,63 @@ def unlabeled(r: Results) -> str:
 
 def field(r: Results) -> str:
     """Where the methods of the tables are ahead; empty without records."""
-    found = list(verdicts(r))
-    return "; ".join(found)[:1].upper() + "; ".join(found)[1:]
+    return "; ".join(verdicts(r))
+
+
+def field_adapts(r: Results) -> str:
+    """What the methods of the tables adapt to, by their controls; empty without records."""
+    found: dict[str, dict[str, int]] = {}
+    for table, told in tables_of(r).items():
+        metric = COMPARED.get(table, (PRIMARY,))[0]
+        for block in told.blocks if table in ("T1", "T2", "T5") else ():
+            method = block.record.method
+            if block.known(method, Column(records.N1, metric)):
+                to = tables.adaptation(block.record, block.scenario, method, metric)
+                counts = found.setdefault(records.label(method), {})
+                counts[to] = counts.get(to, 0) + 1
+    each = []
+    for name, counts in found.items():
+        total = sum(counts.values())
+        parts = [f"{to} in {number(n)} of {number(total)} blocks" for to, n in counts.items()]
+        each.append(f"the {name} adapts {listed(parts)}")
+    return "; ".join(each)
+
+
+def field_trials(r: Results) -> str:
+    """How many search trials the arms of T1 to T5 had: one number, or the range."""
+    found = [x.config["trials"] for x in r.tables.values() if "trials" in x.config]
+    return f"{ranged(found)} search trials" if found else "no search"
+
+
+def field_steps(r: Results) -> str:
+    """How many outer steps the trained arms of T1 to T5 had: one number, or the range."""
+    found = [x.config["num_steps"] for x in r.tables.values() if "num_steps" in x.config]
+    return ranged(found) if found else "no"
+
+
+def old_records(r: Results) -> str:
+    """How many of the records are of older code."""
+    every = r.everything()
+    old = [name for name, record in every.items() if record.generation < records.GENERATION]
+    if not old:
+        return "All records are of the code that is here"
+    be = "is" if len(old) == 1 else "are"
+    return (
+        f"Of {len(every)} records {number(len(old))} {be} of older code, whose numbers a run of "
+        "today may not repeat; a list beside them names each"
+    )
+
+
+def without_boosting(r: Results) -> str:
+    """Which records of rating arms were made before boosted trees were among them."""
+    rated = r.ratings | r.tables
+    lack = [name for name, record in rated.items() if A8 not in record.names()]
+    if not lack:
+        return "All records of rating arms have boosted trees among them"
+    return (
+        f"Boosted trees and the stack are missing from {number(len(lack))} of {len(rated)} records "
+        f"of rating arms ({listed(sorted(lack))}); nothing in these is a lead over boosting"
+    )
 
 
 def ablations(r: Results) -> str:
@@ -72,38 +137,12 @@ def ablations(r: Results) -> str:
     return "; ".join(told)
 
 
-def ranking(r: Results) -> str:
-    """What became of the registered claim about ranking a whole catalogue; empty without records.
-
-    The claim: for a new user with one, three and five interactions the ridge head has a higher
-    nDCG@10 than EASE and than implicit ALS.
-    """
-    told, holds = [], 0
-    for record in r.ranking.values():
-        at = lambda arm, k, of=record: of.of("user_cold", arm, f"k={k}", "ndcg@10")
-        pairs = [
-            records.difference(at("R5 meta ridge", k), at(rival, k))
-            for rival in ("R2 EASE", "R4 iALS")
-            for k in (1, 3, 5)
-        ]
-        ahead, behind = sum(g.low > 0 for g in pairs), sum(g.high < 0 for g in pairs)
-        holds += ahead == len(pairs)
-        told.append(
-            f"{record.dataset}, ahead in {number(ahead)} and behind in {number(behind)} of "
-            f"{number(len(pairs))} comparisons"
-        )
-    if not told:
-        return ""
-    where = "on none" if not holds else f"on {number(holds)}"
-    return f"it holds {where} of {counted(len(told), 'log')} ({'; '.join(sorted(told))})"
-
-
 def not_better(r: Results) -> str:
     """Methods that lose to a closed form, scenario by scenario."""
     said = {"user_cold": "for new users", "item_cold": "for new items", "both_cold": "for both"}
     parts = []
     for scenario in r.scenarios:
-        worse = listed(r.against("A2 fold-in", scenario).worse) or "none"
+        worse = few(r.against("A2 fold-in", scenario).worse) or "none"
         parts.append(f"{worse} {said.get(scenario, 'where both are known')}")
     total = counted(len(r.methods()), "meta-learner")
     return f"Of {total}, worse than fold-in after Holm are: {'; '.join(parts)}"
@@ -117,8 +156,8 @@ def no_meta_gain(r: Results) -> str:
     if not behind:
         return "Every meta-learner is ahead of fine-tuning its own network"
     return (
-        f"Meta-training buys nothing that can be told from fine-tuning the same network for "
-        f"{listed(behind)}, {number(len(behind))} of {number(total)}"
+        "Meta-training buys nothing that can be told from fine-tuning the same network for "
+        f"{number(len(behind))} of {number(total)} ({listed(behind)})"
     )
 
 
@@ -144,16 +183,16 @@ def more_points_hurt(r: Results) -> str:
     """Arms of the sinusoid whose error grows with more points; empty below two records."""
     order = sorted(r.sinusoid.values(), key=lambda rec: int(rec.scenario[2:]))
     hurt = []
-    for few, many in itertools.pairwise(order):
-        a, b = sinusoid_scores(few), sinusoid_scores(many)
+    for less, more in itertools.pairwise(order):
+        a, b = sinusoid_scores(less), sinusoid_scores(more)
         for arm in a.keys() & b.keys():
             low, high = (intervals.mean_interval(intervals.mean_of_seeds(x[arm])) for x in (a, b))
             if high.low > low.high:
                 seeds = b[arm].mean(axis=1)
                 hurt.append(
-                    f"{arm} from {few.scenario[2:]} to {many.scenario[2:]} "
-                    f"points ({low.mean:.2f} to {high.mean:.2f}; its seeds lie between "
-                    f"{seeds.min():.2f} and {seeds.max():.2f})"
+                    f"{arm} from {less.scenario[2:]} to {more.scenario[2:]} "
+                    f"points ({low.mean:.2g} to {high.mean:.2g}; its seeds lie between "
+                    f"{seeds.min():.2g} and {seeds.max():.2g})"
                 )
     if len(order) < 2:
         return ""

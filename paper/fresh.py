@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metajax.benchmark.mixture import A10, A11, MIXED
+from metajax.benchmark.mixture import MIXED
 from metajax.results import records, registered, tables
 from metajax.results.registered import Comparison
-from paper.claims import listed, number
+from paper.claims import counted, listed, number
 from paper.edition import Results
 
 WHO = {
@@ -17,6 +17,11 @@ WHO = {
     "warm": "known ones",
 }
 MEASURE = {"mse": "squared error", "mae": "absolute error", "ndcg@5": "nDCG@5"}
+
+
+def measure(metric: str) -> str:
+    """A metric in words."""
+    return MEASURE.get(metric, metric)
 
 
 def fresh_tables(r: Results) -> dict[str, tables.Grid]:
@@ -33,7 +38,7 @@ def fresh_tables(r: Results) -> dict[str, tables.Grid]:
         told, label = group[0].told, records.label(group[0].record.method)
         for metric in told["primary"]:
             name = f"fresh-{place}-{told['dataset']}-{label}-{metric}".lower()
-            grid = _grid(group, metric, _splits(group[0], r))
+            grid = _grid(group, metric, splits_of(group[0], r))
             found[name.replace(" ", "-").replace("@", "-")] = grid
     return found
 
@@ -52,11 +57,11 @@ def _grid(group: Sequence[Comparison], metric: str, splits: str) -> tables.Grid:
         rows.append(cells)
     heads = [f"{registered.place(s, when)} ({found.size(s):,})" for found, s, when in places]
     note = (
-        f"The {method} minus the arm, over {number(len(first.splits))} fresh splits and "
-        "all their tasks (number in parentheses), with the 95 % interval of a two-way bootstrap. "
-        "A star: the method is ahead, and p is below .05 after Holm over the arms of the column."
+        f"The {method} minus the arm over {number(len(first.splits))} fresh splits (number of "
+        "tasks in parentheses), with the 95 % interval of a two-way bootstrap. Star: ahead, p "
+        "below .05 after Holm over the arms of the column."
     )
-    title = f"{method} on fresh splits of {splits}: difference in {MEASURE.get(metric, metric)}"
+    title = f"{method} on fresh splits of {splits}: difference in {measure(metric)}"
     return tables.Grid(title, ["arm", *heads], rows, 1, [note])
 
 
@@ -67,8 +72,7 @@ def fresh_splits(r: Results) -> str:
         users = {one.split.checksum: one.tasks["user_cold"] for one in found.splits if one.split}
         drawn.setdefault(found.told["dataset"], {}).update(users)
     draws = [
-        f"{number(len(users))} new draws of the split of {dataset} "
-        f"({sum(users.values()):,} new users in all)"
+        f"{number(len(users))} of {dataset} ({sum(users.values()):,} new users in all)"
         for dataset, users in drawn.items()
     ]
     return listed(draws)
@@ -77,21 +81,44 @@ def fresh_splits(r: Results) -> str:
 def claims_table(found: Sequence[Comparison]) -> tables.Grid:
     """Of each registration, where its claim holds, and what the mixture is made of."""
     metrics = list(dict.fromkeys(metric for one in found for metric in one.told["primary"]))
-    heads = [f"holds in {MEASURE.get(metric, metric)} for" for metric in metrics]
     rows = []
     for one in found:
         label, seeds = records.label(one.record.method), one.told["split_seeds"]
-        cells = [f"{label}, {one.told['dataset']}", f"{seeds[0]} to {seeds[-1]}"]
-        for metric in metrics:
-            held = _where(one, metric) or f"none of {listed([_whom(*p) for p in one.places()])}"
-            cells.append(held if metric in one.told["primary"] else "")
+        cells = [label, one.told["dataset"], f"{seeds[0]} to {seeds[-1]}", _everywhere(one)]
+        cells += [_held(one, metric) if metric in one.told["primary"] else "" for metric in metrics]
         rows.append([*cells, *(_weights(one, kind) for kind in ("rated", "unrated"))])
     note = (
-        "A claim holds where the method is ahead of every arm that is no meta-learner. Weights: "
-        "those of the meta-learner and of the boosting arms together, mean over the splits."
+        "A claim holds where the method is ahead of every arm that is no meta-learner and did not "
+        "diverge. Weights: those of the meta-learner and of all boosting arms together, for items "
+        "with and without ratings, mean over the splits."
     )
-    heads = ["claim", "splits", *heads, "weights, rated items", "weights, unrated items"]
-    return tables.Grid("what was registered, and what became of it", heads, rows, 2, [note])
+    heads = ["method", "data set", "splits", "claimed for"]
+    heads += [f"holds in {measure(metric)} for" for metric in metrics]
+    heads += ["weights, rated", "weights, unrated"]
+    title = "What was registered, and what became of it"
+    return tables.Grid(title, heads, rows, len(heads) - 2, [note])
+
+
+def _everywhere(found: Comparison) -> str:
+    """All that a registration is about: for whom, and after how many ratings."""
+    who = listed([WHO[s] for s in found.told["scenarios"]])
+    shots = [when.removeprefix("k=") for _, when in found.places() if when != records.ALL]
+    return f"{who}, {listed(list(dict.fromkeys(shots)))} ratings" if shots else who
+
+
+def _held(found: Comparison, metric: str) -> str:
+    """For whom the method is ahead of every arm that is no meta-learner, in a measure."""
+    places = found.places()
+    held = [place for place in places if not found.not_beaten(place[0], metric, place[1])]
+    if len(held) in (0, len(places)):
+        return "all" if held else "none"
+    return listed([_whom(*place) for place in held])
+
+
+def _whom(scenario: str, when: str) -> str:
+    """The tasks of a scenario, and how many of their ratings are shown if not all are."""
+    ratings = registered.place(scenario, when).partition(", ")[2]
+    return f"{WHO[scenario]} with {ratings}" if ratings else WHO[scenario]
 
 
 def _weights(found: Comparison, kind: str) -> str:
@@ -103,19 +130,7 @@ def _weights(found: Comparison, kind: str) -> str:
     return f"{of('A6'):.2f} and {of('A8'):.2f}"
 
 
-def _where(found: Comparison, metric: str) -> str:
-    """For whom the method is ahead of every arm that is no meta-learner, in a measure."""
-    held = [(s, when) for s, when in found.places() if not found.not_beaten(s, metric, when)]
-    return listed([_whom(*place) for place in held])
-
-
-def _whom(scenario: str, when: str) -> str:
-    """The tasks of a scenario, and how many of their ratings are shown if not all are."""
-    ratings = registered.place(scenario, when).partition(", ")[2]
-    return f"{WHO[scenario]} with {ratings}" if ratings else WHO[scenario]
-
-
-def _splits(found: Comparison, r: Results) -> str:
+def splits_of(found: Comparison, r: Results) -> str:
     """The data set; with its seeds, where another registration is about other splits of it."""
     dataset, seeds = found.told["dataset"], found.told["split_seeds"]
     others = [one.told for one in r.registered if one.told["dataset"] == dataset]
@@ -124,79 +139,61 @@ def _splits(found: Comparison, r: Results) -> str:
     return f"{dataset} (splits {seeds[0]} to {seeds[-1]})"
 
 
-def fresh_headline(r: Results) -> str:
-    """In how many of the registered places each method is ahead; empty without records."""
-    counts: dict[tuple[str, str], dict[str, list[bool]]] = {}
-    for found in r.registered:
-        who = records.label(found.record.method), found.told["dataset"]
-        for metric in found.told["primary"]:
-            won = [not found.not_beaten(s, metric, when) for s, when in found.places()]
-            counts.setdefault(who, {}).setdefault(MEASURE.get(metric, metric), []).extend(won)
-    each = [
-        f"the {method} on {dataset} in "
-        + listed([f"{number(sum(w))} of {number(len(w))} places in {m}" for m, w in won.items()])
-        for (method, dataset), won in counts.items()
-    ]
-    return "; ".join(each)
+def at_home(r: Results) -> str:
+    """In how many registered places of the edition's data the mixture is ahead; or empty."""
+    of = [found for found in r.registered if found.told["dataset"] == r.edition.dataset]
+    of = [found for found in of if found.record.method == MIXED]
+    return _places(of) if of else ""
 
 
-def further_table(r: Results) -> tables.Grid | None:
-    """The mixture minus the same without the meta-learner, and with further trees in its place."""
-    others, rows, measures = (A10, A11), [], []
-    for found in r.registered:
-        metric = found.told["primary"][0]
-        for scenario, when in found.places():
-            gaps = found.gaps(scenario, metric, when)
-            if found.record.method == MIXED and A11 in gaps:
-                where = [_splits(found, r), registered.place(scenario, when)]
-                cells = [_marked(gaps[arm], metric) if arm in gaps else "" for arm in others]
-                rows.append([*where, f"{found.size(scenario):,}", *cells])
-                measures.append(MEASURE.get(metric, metric))
-    note = (
-        f"The mixture minus the arm in {listed(list(dict.fromkeys(measures)))}, on the scale of "
-        "each data set's ratings, with the 95 % interval of a two-way bootstrap over splits and "
-        "tasks. A star: the mixture is better; a dagger: the arm is; p is below .05 after Holm "
-        "over the arms of the place, not over places."
-    )
-    heads = ["data set", "tasks", "number of tasks", *(f"minus {arm}" for arm in others)]
-    title = "what the ridge head adds to the mixture, and what it adds beyond further trees"
-    return tables.Grid(title, heads, rows, 2, [note]) if rows else None
+def ridge_alone(r: Results) -> str:
+    """Where methods that are no mixture are ahead of all that are no meta-learners; or empty."""
+    of = [found for found in r.registered if found.record.method != MIXED]
+    return _places(of) if of else ""
 
 
-def _marked(gap: registered.Gap, metric: str) -> str:
-    """A difference with its interval, and who is ahead if that stands after Holm."""
-    ahead, behind = (bool(arms) for arms in registered.told_apart({"arm": gap.found}, metric))
-    mark = "*" if ahead else "†" if behind else ""
-    return f"{gap.found:+.4f}" + (mark if gap.p < registered.ALPHA else "")
-
-
-def fresh_by_ratings(r: Results) -> str:
-    """After which numbers of ratings the mixture is ahead of, or behind, an arm; or empty."""
-    ahead, behind, shots = [], [], []
-    for found in mixtures_by_ratings(r):
-        for metric in found.told["primary"]:
-            where = f"in {MEASURE.get(metric, metric)} on {_splits(found, r)}"
-            each = found.by_ratings("user_cold", metric)
-            apart = {k: registered.told_apart(gaps, metric) for k, gaps in each.items()}
-            shots = list(each)
-            won = listed([k for k, (less, _) in apart.items() if len(less) == len(each[k])])
-            lost = listed([k for k, (_, more) in apart.items() if more])
-            ahead.append(f"after {won or 'none of these'} {where}")
-            behind += [f"after {lost} {where}"] if lost else []
-    if not ahead:
+def elsewhere(r: Results) -> str:
+    """Where the mixture is ahead on other data than the edition's; empty without."""
+    of = [found for found in r.registered if found.record.method == MIXED]
+    of = [found for found in of if found.told["dataset"] != r.edition.dataset]
+    if not of:
         return ""
-    others = (
-        f"an arm is ahead of it {listed(behind)}" if behind else "nowhere is an arm ahead of it"
-    )
-    each = "; ".join(ahead)
-    return f"of {listed(shots)} ratings it is ahead of every such arm {each}; {others}"
+    logs = dict.fromkeys(found.told["dataset"] for found in of)
+    return f"{counted(len(logs), 'other log')} ({listed(list(logs))}), {_places(of)}"
 
 
-def mixtures_by_ratings(r: Results) -> list[Comparison]:
-    """The comparisons of the mixture on tasks as they are that have scores of fewer ratings."""
-    return [
-        found
-        for found in r.registered
-        if found.record.method == MIXED and found.conditions == [records.ALL]
-        if found.by_ratings("user_cold", found.told["primary"][0])
-    ]
+def _places(of: Sequence[Comparison]) -> str:
+    """In how many of the places of some registrations the claim holds, measure by measure."""
+    won: dict[str, list[bool]] = {}
+    for found in of:
+        for metric in found.told["primary"]:
+            held = [not found.not_beaten(s, metric, when) for s, when in found.places()]
+            won.setdefault(measure(metric), []).extend(held)
+    totals = {len(each) for each in won.values()}
+    if len(totals) > 1:
+        return listed(
+            [f"in {number(sum(w))} of {counted(len(w), 'place')} in {m}" for m, w in won.items()]
+        )
+    places = counted(max(totals), "place")
+    if not any(map(any, won.values())):
+        return f"in none of {places}, in {' or '.join(won)}"
+    (first, held), *others = won.items()
+    rest = [f"in {number(sum(w))} of them in {m}" for m, w in others]
+    return listed([f"in {number(sum(held))} of {places} in {first}", *rest])
+
+
+def holds_on(r: Results) -> str:
+    """Of each registration of the mixture on the edition's data, in which places of its first
+    measure it holds; empty without."""
+    parts = []
+    for found in r.registered:
+        if found.record.method != MIXED or found.told["dataset"] != r.edition.dataset:
+            continue
+        metric, seeds, places = found.told["primary"][0], found.told["split_seeds"], found.places()
+        won = [_whom(*p) for p in places if not found.not_beaten(p[0], metric, p[1])]
+        share = f"{number(len(won))} of {number(len(places))}"
+        if len(won) == len(places):
+            share = f"all {number(len(places))}"
+        who = f" ({listed(won)})" if won else ""
+        parts.append(f"{seeds[0]} to {seeds[-1]} in {share}{who}")
+    return "; on ".join(parts)

@@ -36,6 +36,19 @@ def parts(of=None):
     return split.melu(of or table(), valid_users=0.2)
 
 
+def once(estimate: Callable) -> Callable:
+    """`represent`, computed once for the same content of log, rows and options."""
+    known: dict[tuple, Any] = {}
+
+    def kept(log, rows, **options):
+        key = (log.checksum(), np.asarray(rows).tobytes(), *sorted(options.items()))
+        if key not in known:
+            known[key] = estimate(log, rows, **options)
+        return known[key]
+
+    return kept
+
+
 # The pipeline in stages: what each makes of a table and its split.
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
+from metajax.adapters.mixed import mixed
 from metajax.data.worlds.domains import TwoDomains
 from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.amortized import neural_process
@@ -146,6 +147,20 @@ def embedded(dim: int, hidden: int) -> Model:
     return Model(init, apply)
 
 
+def _narrow_rows(users: LatentUsers) -> list[Row]:
+    """Learners over networks that compute in bfloat16, whose roundings are of 1/256."""
+    process = neural_process(mixed(labeled_features((8, 8))), mixed(conditioned_mlp((8,))), 8)
+    learners = {
+        "maml_narrow": gradient(mixed(vector_mlp((12,))), optax.sgd(0.1), 2),
+        "anil_narrow": gradient(
+            mixed(embedded(6, 12)), optax.sgd(0.1), 2, adapts=tree.under("head")
+        ),
+        "ridge_narrow": ridge(mixed(vector_features((6,))), mixed(vector_mlp((12,))), 6),
+        "neural_process_narrow": process,
+    }
+    return [Row(name, learner, users, tolerance=8 / 256) for name, learner in learners.items()]
+
+
 def _rows() -> list[Row]:
     """The learners of the core: by gradient, without tasks, in closed form."""
     users = LatentUsers(dim=4, num_support=12, num_query=8, random_shots=True)
@@ -187,6 +202,7 @@ def _rows() -> list[Row]:
         Row("per_label", per_label(ridge(identity(), zero(), users.dim), 2, side), users),
         Row("bias", ridge(last_column(), linear, 1), biased),
         Row("item_mean", pooled(linear), biased, adapts=False, outer=None),
+        *_narrow_rows(users),
     ]
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from jax.extend import core
@@ -13,18 +14,19 @@ from metajax.data.worlds.latent import LatentUsers
 from metajax.learners.closed_form import ridge
 from metajax.learners.ensemble import stacking_weights
 from metajax.learners.gradient.implicit import implicit
+from metajax.models import conv
 from metajax.models.towers import identity, vector_linear, vector_mlp
 from metajax.types import Episode
 
 
-def products(jaxpr: core.Jaxpr) -> Iterator[str]:
-    """The precision of each matrix product, those of inner programs too."""
+def multiplied(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """Each matrix product and convolution, those of inner programs too."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield str(equation.params["precision"])
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            yield equation
         for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=_is_program):
             if _is_program(inner):
-                yield from products(getattr(inner, "jaxpr", inner))
+                yield from multiplied(getattr(inner, "jaxpr", inner))
 
 
 def _is_program(value: object) -> bool:
@@ -34,7 +36,8 @@ def _is_program(value: object) -> bool:
 def traced(function: Callable, *arguments: object) -> list[str]:
     """The precisions of a function's products where the platform's own is TF32."""
     with jax.default_matmul_precision("tensorfloat32"):
-        return list(products(jax.make_jaxpr(function)(*arguments).jaxpr))
+        program = jax.make_jaxpr(function)(*arguments)
+    return [str(one.params["precision"]) for one in multiplied(program.jaxpr)]
 
 
 def _episode() -> Episode:
@@ -96,3 +99,39 @@ def test_a_narrow_network_computes_narrow_and_keeps_what_is_learned_wide():
     grads = jax.grad(score(narrow))(params)
     assert {leaf.dtype for leaf in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
     assert mixed(model, "float32") is model
+
+
+@pytest.mark.parametrize(
+    "convolve", [conv.patch_convolution, conv.shifted_convolution, conv.ordinary_convolution]
+)
+def test_a_narrow_convolution_and_its_derivatives_sum_in_float32(convolve):
+    """As the program states it; of nine products that are added, the sum is wide, too."""
+
+    def value(kernel, images):
+        narrow = convolve(images.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16))
+        assert narrow.dtype == jnp.bfloat16
+        return jnp.sum(narrow.astype(jnp.float32) ** 2)
+
+    gradient = jax.grad(value, (0, 1))
+    shapes = jnp.ones((3, 3, 2, 4)), jnp.ones((1, 6, 6, 2))
+    program = jax.make_jaxpr(gradient)(*shapes).jaxpr
+    kinds = {one.params["preferred_element_type"] for one in multiplied(program)}
+    assert kinds == {jnp.dtype("float32")}
+    assert {str(x.aval.dtype) for x in program.outvars} == {"float32"}
+    alone = jax.make_jaxpr(convolve)(*(x.astype(jnp.bfloat16) for x in shapes[::-1])).jaxpr
+    added = [one.outvars[0].aval.dtype for one in alone.eqns if one.primitive.name == "add"]
+    assert added == [jnp.float32] * len(added)
+    assert len(added) == (8 if convolve is conv.shifted_convolution else 0)
+
+
+def test_a_narrow_network_sums_in_float32():
+    """In bfloat16, 1 added to 256 is 256 again: a sum of 4096 ones would end there."""
+    count = 4096
+    model = mixed(vector_linear())
+    params = {"head": {"kernel": jnp.ones(count)}}
+    inputs = jnp.ones((2, count))
+    score = lambda params, inputs: model.apply(params, (), inputs)
+    np.testing.assert_array_equal(jax.jit(score)(params, inputs), count)
+    tall = jax.jit(jax.grad(lambda params, inputs: jnp.sum(score(params, inputs))))
+    one = {"head": {"kernel": jnp.ones(2)}}
+    np.testing.assert_array_equal(tall(one, jnp.ones((count, 2)))["head"]["kernel"], count)

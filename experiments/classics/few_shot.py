@@ -14,11 +14,12 @@ import optax
 
 from metajax.data import images
 from metajax.evaluation import evaluate
+from metajax.platforms import way
 from metajax.results import ledger, plots
 from metajax.results import records as report
 from metajax.results.intervals import Interval
 from metajax.results.tables import Grid, terminal
-from metajax.training import journal, loop
+from metajax.training import journal, loop, outer_gradient
 from metajax.training.devices import on_devices
 from metajax.types import Episode, Examples, MetaLearner, Params, PyTree, UserError
 
@@ -49,8 +50,6 @@ class Method(NamedTuple):
       num_tasks: tasks per outer step.
       ways, shots, queries: the training tasks.
       trains_wide: whether training tasks have other classes to tell apart than those of the test.
-      chunk_size: tasks per chunk of the outer gradient on a CPU, where small chunks stay in cache;
-        elsewhere all tasks are taken at once.
       num_looks: how often a training looks at the validation classes.
     """
 
@@ -63,7 +62,6 @@ class Method(NamedTuple):
     shots: int
     queries: int
     trains_wide: bool = False
-    chunk_size: int | None = 1
     num_looks: int = 25
 
 
@@ -102,8 +100,7 @@ def meta_train(
       UserError: a loss is not finite, or the checkpoints are another run's.
     """
     images.check(data, method.ways, method.shots + method.queries)
-    chunk = method.chunk_size if jax.default_backend() == "cpu" else None
-    gradient_fn = loop.outer_gradient(method.learner, chunk)
+    gradient_fn = outer_gradient.arranged(method.learner, way("images"))
     recipe = on_devices(devices, loop.recipe(method.learner, method.tx, gradient_fn))
     with journal.opened(folder.parent, title) as keep:
         return loop.fit(
@@ -166,7 +163,7 @@ def accuracies(
         key,
         right,
         fetch=drawn,
-        batch_size=None,  # convolutions of one task at a time stay in the cache of a CPU
+        batch_size=way("images").judged,
     )
 
 
@@ -233,7 +230,8 @@ def record_of(
 def schedule(method: Method) -> dict[str, Any]:
     """The numbers of a method: steps, tasks, ways, shots, queries, chunks."""
     inner = (method.learner.num_gradients, method.tested.num_gradients)
-    return {name: getattr(method, name) for name in Method._fields[3:]} | {"inner_steps": inner}
+    told = {name: getattr(method, name) for name in Method._fields[3:]}
+    return told | {"chunk_size": way("images").chunk_size, "inner_steps": inner}
 
 
 def gradients(method: Method) -> report.Gradients:

@@ -177,7 +177,7 @@ def measured(config: Config) -> records.Record:
         players = {name: Player(world, arm) for name, arm in arms_of(world).items()}
         tables = [world.learn(seed) for seed in range(config.seeds)]
         ready.append((world, players, tuned(world, players, tables[0]), tables))
-        print(f"{world.name}: settings chosen", flush=True)
+        progress.say(f"{world.name}: settings chosen")
     choices = {world.name: chosen for world, _, chosen, _ in ready}
     name = name_of(config)
     tests = ledger.checksum(name, [world.test for world in found], config.seeds)

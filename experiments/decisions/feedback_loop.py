@@ -159,7 +159,7 @@ def measured(config: Config) -> records.Record:
             update(len(scores), {"reward": scores[-1]})
     knobs = TRIALS[int(np.argmax(scores))]
     waits = latency(service, taught, valid, config.rounds)
-    print(f"settings chosen: rate {knobs[0]}, commits every {knobs[1]} rounds", flush=True)
+    progress.say(f"settings chosen: rate {knobs[0]}, commits every {knobs[1]} rounds")
     people = [service.people(200 + s, config.users) for s in range(config.seeds)]
     tests = ledger.checksum(NAME, people, config.rounds)
     chosen = {"rate": knobs[0], "every": knobs[1], "trials": len(TRIALS)}

@@ -30,6 +30,7 @@ from metajax.decide.environment import Log, Observation, Policy, drawing, play
 from metajax.models.towers import vector_mlp
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training import progress
 from metajax.training.devices import check_even, split_over
 from metajax.types import UserError
 
@@ -155,7 +156,7 @@ def measured(config: Config) -> records.Record:
         if curve.shape[1] > 1:
             parts = np.array_split(curve, 30, axis=1)
             history[arm] = {"reward": np.stack([p.mean(axis=1) for p in parts], axis=1).tolist()}
-            print(f"{arm}: {parts[-1].mean():.3f} a round at the end of training", flush=True)
+            progress.say(f"{arm}: {parts[-1].mean():.3f} a round at the end of training")
     choices = {"gamma": config.gamma, "steps": config.steps, "sessions": config.sessions}
     opened = records.open_tests(config, choices, NAME, ledger.checksum(NAME, config.test_people))
     scores, shapes = {}, {}

@@ -27,6 +27,7 @@ from metajax import benchmark
 from metajax.decide.click_users import ClickUsers
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training import progress
 
 from . import ask_bandit, meta_rl_report, rl_arms
 from .meta_rl_report import ASK, NAME, SCENARIO, SHOTS
@@ -126,7 +127,7 @@ def measured(config: Config) -> records.Record:
         seconds[kind] = time.perf_counter() - since
         parts = np.array_split(told, min(20, config.steps), axis=1)
         history[kind] = {"return": np.stack([p.mean(axis=1) for p in parts], axis=1).tolist()}
-        print(f"{kind}: {told[:, -10:].mean():.2f} clicks an episode at the end", flush=True)
+        progress.say(f"{kind}: {told[:, -10:].mean():.2f} clicks an episode at the end")
     rates: dict[str, Any] = {}
     settings: dict[str, Any] = {}
     early = max(1, config.steps // EARLY)

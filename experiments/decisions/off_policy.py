@@ -33,6 +33,7 @@ from metajax.decide import logged, off_policy, reward_model
 from metajax.decide.logged_world import LoggedWorld
 from metajax.results import ledger, records
 from metajax.settings import Output, Positive, Presets
+from metajax.training import progress
 from metajax.types import UserError
 
 from . import estimates, off_policy_report
@@ -195,7 +196,7 @@ def measured(config: Config) -> records.Record:
         return made(config, began, ledger.checksum(*own.logged), {}, extra)
     named.data_folder(config.data_dir)  # a missing folder is told before the work
     rows = on_clicks(config)
-    print("Open Bandit: six values estimated", flush=True)
+    progress.say("Open Bandit: six values estimated")
     scores = in_world(config)
     tests = ledger.checksum(NAME, config.logs, config.rounds)
     return made(config, began, tests, scores, {BANDIT: rows})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from metajax.data.sources.coat import Chosen
-from metajax.results import grid, groups, intervals, plots, records
+from metajax.results import grid, groups, intervals, plots, records, tables
 
 from ..classics.few_shot import published
 
@@ -20,7 +20,7 @@ MILDER = ", milder"
 FORMS = (OURS, SUPPORT, QUERY, OURS + MILDER, SUPPORT + MILDER, QUERY + MILDER)
 """What `CHOSEN` is one of, by the error of the random ratings that were set aside."""
 SHUFFLED, SHUFFLED_IPS = "debiased, shuffled", "MF-IPS, shuffled"
-METRICS = {"mse": "MSE", "mae": "MAE", "ndcg@5": "nDCG@5"}
+METRICS = ("mse", "ndcg@5", "mae")
 GROUPED = (MF, IPS, WEIGHED, PLAIN, OURS)
 FEWEST = 15
 """A group of fewer people has no row."""
@@ -79,11 +79,6 @@ def spread(weight: np.ndarray) -> dict[str, float]:
     return {"largest": float(weight.max()), "effective": float(effective)}
 
 
-def cell(x: np.ndarray) -> str:
-    """A mean with its interval over people."""
-    return f"{intervals.mean_interval(intervals.mean_of_seeds(x)):.3f}"
-
-
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     for scenario in (RANDOM, PUBLISHED):
@@ -101,25 +96,29 @@ def table(record: records.Record, scenario: str) -> grid.Grid:
     """Each arm: errors, ranking, and differences paired by person."""
     get = lambda arm, metric: record.of(scenario, arm, records.ALL, metric)
     quoted = published(record.experiment) if record.dataset == "coat" else {}
-    heads = ["arm", *METRICS.values(), f"MSE minus {PLAIN}", f"MSE minus {IPS}"]
+    compared = [(metric, other) for other in (PLAIN, IPS) for metric in tables.COMPARED]
+    heads = ["arm", *(f"{tables.heading(metric)} [95 %]" for metric in METRICS)]
+    heads += [f"{tables.of_differences(metric)} minus {other}" for metric, other in compared]
     if scenario == PUBLISHED:
-        heads.append("published MAE / MSE")
+        heads += ["MAE / MSE", "published MAE / MSE"]
     rows = []
     for arm in record.arms:
         if records.Key(scenario, arm.name, records.ALL, "mse") not in record.scores:
             continue
-        cells = [cell(get(arm.name, metric)) for metric in METRICS]
-        for other in (PLAIN, IPS):
-            gap = records.difference(get(arm.name, "mse"), get(other, "mse"))
+        cells = [f"{records.interval(get(arm.name, m), m):.3f}" for m in METRICS]
+        for metric, other in compared:
+            gap = records.difference(get(arm.name, metric), get(other, metric))
             cells.append("" if arm.name == other else f"{gap:+.3f}")
         if scenario == PUBLISHED:
+            both = [np.mean(get(arm.name, metric)) for metric in ("mae", "mse")]
+            cells.append(" / ".join(f"{mean:.3f}" for mean in both))
             cells.append(quoted.get(f"{scenario}|{arm.name}", ""))
         rows.append([arm.name, *cells])
     if scenario == PUBLISHED and quoted:
         names = {arm.name for arm in record.arms}
         for place, value in quoted.items():
             if (arm := place.partition("|")[2]) not in names:
-                rows.append([arm, *[""] * 5, value])
+                rows.append([arm, *[""] * (len(heads) - 2), value])
     title = f"{record.dataset}, {scenario}: {get(OURS, 'mse').shape[1]} people"
     return grid.Grid(title, heads, rows)
 

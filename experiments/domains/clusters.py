@@ -32,6 +32,7 @@ from metajax.settings import (
     SplitOptions,
     Training,
 )
+from metajax.training import progress
 
 from . import clusters_report as report
 
@@ -67,9 +68,9 @@ class Config:
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms, judges them and writes the record."""
     from metajax.evaluation import evaluate
-    from metajax.training import progress
 
     from . import clusters_arms as arms
+    from . import rates
 
     began = time.perf_counter()
     options = SplitOptions(protocol="users", split_seed=config.split_seed)
@@ -86,10 +87,10 @@ def measured(config: Config) -> records.Record:
             choices[name], params = arms.tuned(name, learner, problem, training, config.rates)
             ready[name] = (learner, params)
             update(len(ready), {"valid": choices[name]["valid"]})
-            print(f"{name}: MAE {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: squared error {choices[name]['valid']:.4f} on validation")
     source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
-    scores = arms.judged(ready, source, tests)
-    told |= arms.groups_of(ready, source, tests["user_cold"])
+    scores = rates.rated(ready, problem, tests, report.SCENARIO)
+    told |= rates.scale_of(problem) | arms.groups_of(ready, source, tests["user_cold"])
     told[GROUPS] = benchmark.groups_of(problem)
     return benchmark.kept(
         report.name_of(config),

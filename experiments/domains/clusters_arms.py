@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from metajax import losses
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, with_columns
 from metajax.data import diversity, episodes, split
@@ -17,7 +18,6 @@ from metajax.data.episodes import Source
 from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column, stored_mean
-from metajax.results import records
 from metajax.settings import Training
 from metajax.transforms import clustered as starts
 from metajax.types import Episode, MetaLearner, Params, UserError
@@ -25,7 +25,7 @@ from metajax.types import Episode, MetaLearner, Params, UserError
 from . import clusters_report as report
 from .label_arms import carried, names_of
 from .multi_label import GENRES
-from .rates import absolute_errors, best_of
+from .rates import best_of
 
 MORE = 5
 """k-means is run with at least that many seeds, to see how stable it is."""
@@ -165,22 +165,16 @@ def tuned(
 ) -> tuple[dict[str, Any], Params]:
     """What was chosen on validation, and the parameters (S, ...) of an arm.
 
-    The choice is by the error after 0, 1, 3, 5, 10 and 20 ratings, for starts matter most there.
+    The choice is by the squared error after 0, 1, 3, 5, 10 and 20 ratings, for starts matter most
+    there.
     """
-    few = dataclasses.replace(problem, shots=evaluate.SHOTS)
+    few = dataclasses.replace(problem, shots=evaluate.SHOTS, error=losses.squared_error)
 
     def fit(rate: float) -> tuple[float, dict[str, Any], Params]:
         found = trained_arm(name, learner, optax.adam(rate), few, training)
         return found.settings["valid"], found.settings, found.params
 
     return best_of(rates, fit)
-
-
-def judged(
-    ready: Mapping[str, Any], source: Source, tests: dict[str, Episode]
-) -> dict[records.Key, np.ndarray]:
-    """The absolute errors of all arms on the test users, which are open."""
-    return absolute_errors(ready, source, tests, report.SCENARIO)
 
 
 def groups_of(ready: Mapping[str, Any], source: Source, tasks: Episode) -> dict[str, Any]:

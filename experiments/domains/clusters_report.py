@@ -35,8 +35,9 @@ def of_clusters(record: records.Record) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def worst(record: records.Record, arm: str, condition: str) -> tuple[float, np.ndarray]:
-    """The largest mean error over the clusters, and the users of that cluster."""
-    error = intervals.mean_of_seeds(record.of(SCENARIO, arm, condition, "mae"))
+    """The largest mean error over the clusters, squared if stored, and that cluster's users."""
+    found = record.of(SCENARIO, arm, condition, shots.leading(record))
+    error = intervals.mean_of_seeds(found)
     return max(
         ((float(np.nanmean(error[mine])), mine) for _, mine in of_clusters(record)),
         key=lambda pair: pair[0],
@@ -45,27 +46,31 @@ def worst(record: records.Record, arm: str, condition: str) -> tuple[float, np.n
 
 def worst_measure(record: records.Record) -> shots.Measure:
     """The error in the cluster that is the worst for one start at that K."""
-    get = lambda arm, condition: record.of(SCENARIO, arm, condition, "mae")[
+    metric = shots.leading(record)
+    get = lambda arm, condition: record.of(SCENARIO, arm, condition, metric)[
         :, worst(record, ONE, condition)[1]
     ]
-    mean = lambda arm, c: intervals.mean_interval(intervals.mean_of_seeds(get(arm, c)))
+    mean = lambda arm, c: records.interval(get(arm, c), metric)
     gap = lambda a, b, c: records.difference(get(a, c), get(b, c))
-    return shots.Measure(f"MAE in the cluster that is the worst for {ONE}", mean, gap)
+    where = f"in the cluster that is the worst for {ONE}"
+    name, compared = (of(metric) for of in (tables.heading, tables.of_differences))
+    return shots.Measure(f"{name} {where}", mean, gap, f"{compared} {where}")
 
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     arms, heads = record.names(), shots.columns(record)
     pairs = [(arm, ONE) for arm in arms if arm != ONE]
-    measure = shots.per_task(record, SCENARIO, "mae", "MAE")
+    metric = shots.leading(record)
+    measure, apart = shots.of_ratings(record, SCENARIO, metric), worst_measure(record)
     users = len(record.extra["groups"])
     title = f"{record.dataset}, {users} new users"
-    for each in (measure, worst_measure(record)):
-        shots.table(title, each, arms, heads, 4)
-        shots.differences(title, each, pairs, heads, 4)
+    shots.ratings(title, record, SCENARIO, arms, heads, pairs)
+    shots.table(title, apart, arms, heads, 4)
+    shots.differences(title, apart, pairs, heads, 4)
     tables.terminal(by_cluster(record))
-    shown = f"{title}: MAE at K = 5"
-    groups.show(record, SCENARIO, (HARD, ONE), "mae", title=shown, condition=FEW)
+    shown = f"{title}: {measure.compared} at K = 5"
+    groups.show(record, SCENARIO, (HARD, ONE), metric, title=shown, condition=FEW)
     told = record.extra["stability"] | record.extra[STABILITY]
     for name, value in told.items():
         print(f"adjusted Rand index between seeds, {name}: {value:.2f} (1 the same, 0 chance)")
@@ -73,20 +78,21 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     for line in liked(record):
         print(line)
     axis = f"ratings of the new user ({record.dataset})"
-    shots.curves(measure, arms, heads, folder / "mae.png", axis)
+    shots.curves(measure, arms, heads, folder / "error.png", axis)
     rows = [
         (f"{arm}, K = {c.removeprefix('k=')}", measure.gap(arm, ONE, c))
         for arm, _ in pairs
         for c in ("k=1", FEW, records.ALL)
     ]
-    plots.forest(rows, folder / "differences.png", f"MAE minus {ONE}")
-    print(f"plots  {folder}/mae.png, differences.png")
+    plots.forest(rows, folder / "differences.png", f"{measure.compared} minus {ONE}")
+    print(f"plots  {folder}/error.png, differences.png")
 
 
 def by_cluster(record: records.Record) -> tables.Grid:
     """The error of each arm in each cluster of test users after five ratings."""
     arms = record.names()
-    get = lambda arm, mine: record.of(SCENARIO, arm, FEW, "mae")[:, mine]
+    metric = shots.leading(record)
+    get = lambda arm, mine: record.of(SCENARIO, arm, FEW, metric)[:, mine]
     rows = []
     for cluster, mine in of_clusters(record):
         means = [f"{np.nanmean(get(arm, mine)):.4f}" for arm in arms]
@@ -94,7 +100,8 @@ def by_cluster(record: records.Record) -> tables.Grid:
         rows.append([str(cluster + 1), str(mine.sum()), *means, shots.signed(gap, 4)])
     rows.append(["worst", "", *(f"{worst(record, arm, FEW)[0]:.4f}" for arm in arms), ""])
     heads = ["cluster", "users", *arms, f"{HARD} - {ONE}"]
-    return tables.Grid(f"{record.dataset}: MAE at K = 5 by cluster of the new users", heads, rows)
+    what = f"{tables.of_differences(metric)} at K = 5 by cluster of the new users"
+    return tables.Grid(f"{record.dataset}: {what}", heads, rows)
 
 
 def liked(record: records.Record) -> list[str]:

@@ -201,7 +201,7 @@ def measured(config: Config) -> records.Record:
                 ready[scenario, name] = make()
                 told = ready[scenario, name][0]
                 update(len(ready), {"valid": told.get("valid_mse", float("nan"))})
-                print(f"{scenario}: {name} {told}", flush=True)
+                progress.say(f"{scenario}: {name} {told}")
     names = list(dict.fromkeys(name for _, name in ready))
     choices = {n: {s: ready[s, n][0] for s in crossings} for n in names}
     users = [crossings[s].parts["test"] for s in crossings]

@@ -60,11 +60,11 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
 
 
 def values(record: records.Record, scenario: str) -> grid.Grid:
-    """Each arm's error and ranking after K ratings."""
+    """Each arm's error and ranking after K ratings, with 95 % intervals."""
     metric, rank = metrics(record)
     people = record.of(scenario, OURS, records.ALL, metric).shape[1]
     head = "RMSE" if metric == "mse" else TOLD[metric]
-    mean = lambda arm, at, one: records.interval(record.of(scenario, arm, at, one), one).mean
+    mean = lambda arm, at, one: records.interval(record.of(scenario, arm, at, one), one)
     rows = [
         [arm, *(f"{mean(arm, at, one):.3f}" for one in (metric, rank) for at in SHOWN)]
         for arm in record.names()

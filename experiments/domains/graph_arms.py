@@ -1,7 +1,6 @@
 """New items as tasks, and what they start from, for knowledge_graph."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import benchmark
+from metajax import benchmark, losses
 from metajax.benchmark.baselines import trained_arm
 from metajax.benchmark.problem import Problem, problem_of, with_columns
 from metajax.data import diversity, split
@@ -22,15 +21,15 @@ from metajax.evaluation import evaluate
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column
 from metajax.models.translations import margin_loss, transe, unit
-from metajax.results import groups, records
+from metajax.results import groups
 from metajax.settings import Training
 from metajax.training import loop
 from metajax.training.devices import on_devices, split_by_compiler
 from metajax.training.updates import optimizer
-from metajax.types import Episode, MetaLearner, Model, Params, PyTree, UserError
+from metajax.types import MetaLearner, Model, Params, PyTree, UserError
 
 from . import graph_report as report
-from .rates import absolute_errors, best_of
+from .rates import best_of
 
 SUPPORT = 20
 FEWEST_ROWS = 30
@@ -56,12 +55,14 @@ def rated(table: Interactions) -> Interactions:
 def of_items(table: Interactions, seed: int) -> Problem:
     """The problem whose tasks are items: 20 ratings to adapt on, all others to be judged on.
 
+    Choices on meta-validation are by squared error.
+
     Raises:
       UserError: fewer than ten items have enough ratings.
     """
     turned = swapped(table)
     options = {"num_support": SUPPORT, "min_rows": FEWEST_ROWS, "max_rows": len(table)}
-    return problem_of(turned, split.tanp(turned, seed, **options))
+    return problem_of(turned, split.tanp(turned, seed, **options), error=losses.squared_error)
 
 
 def with_content(problem: Problem, content_IxZ: np.ndarray) -> Problem:
@@ -222,13 +223,6 @@ def tuned(
 
     told, params = best_of(rates, fit)
     return told, (learner, params)
-
-
-def judged(
-    ready: Mapping[str, Any], source: Source, tests: dict[str, Episode]
-) -> dict[records.Key, np.ndarray]:
-    """The absolute errors of arms on the test items, which are open."""
-    return absolute_errors(ready, source, tests, report.SCENARIO)
 
 
 def groups_of(problem: Problem, scenario: str) -> dict[str, groups.Kinds]:

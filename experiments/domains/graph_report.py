@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import groups, records
+from metajax.results import groups, records, tables
 
 from . import shots
 
@@ -32,22 +32,23 @@ def roles(names: Iterable[str]) -> dict[str, str]:
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the picture."""
     arms, heads = record.names(), shots.columns(record, "20")
-    measure = shots.per_task(record, SCENARIO, "mae", "MAE")
-    items = record.of(SCENARIO, NOTHING, records.ALL, "mae").shape[1]
+    metric = shots.leading(record)
+    items = record.of(SCENARIO, NOTHING, records.ALL, metric).shape[1]
     title = f"{record.dataset}, {items} new items"
-    shots.table(title, measure, arms, heads, 4)
     pairs = [(arm, NOTHING) for arm in (GENRES, TRANSE, NEAR, PATHS)] + [(BOTH, GENRES)]
     pairs += [(arm, dealt) for arm, dealt in DEALT.items()]
     pairs += [(dealt, NOTHING) for dealt in DEALT.values()]
-    shots.differences(title, measure, pairs, heads, 4)
-    shown = f"{title}: MAE at K = 0"
-    groups.show(record, SCENARIO, (NEAR, GENRES), "mae", title=shown, condition="k=0")
+    shots.ratings(title, record, SCENARIO, arms, heads, pairs)
+    shown = f"{title}: {tables.of_differences(metric)} at K = 0"
+    groups.show(record, SCENARIO, (NEAR, GENRES), metric, title=shown, condition="k=0")
     told = record.extra
     print(
         f"{told['triples']:,} triples; {told['linked']} of {told['items']} items are linked; "
         f"dropped as mirrors: {', '.join(told['mirrors']) or 'none'}; paths over: "
-        f"{', '.join(told['paths'])}. Intervals are over items, seeds averaged first."
+        f"{', '.join(told['paths'])}."
     )
+    print(shots.OF_ITEMS)
     axis = f"ratings of the new item ({record.dataset})"
-    shots.curves(measure, arms, heads, folder / "mae.png", axis)
-    print(f"plot   {folder}/mae.png")
+    lead = shots.of_ratings(record, SCENARIO, metric)
+    shots.curves(lead, arms, heads, folder / "error.png", axis)
+    print(f"plot   {folder}/error.png")

@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.training import progress
 from metajax.types import UserError
 
 from . import hybrid_report as report
@@ -62,9 +63,8 @@ def measured(config: Config) -> records.Record:
     """Tunes and trains all arms at every density, judges them and writes the record."""
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
-    from metajax.training import progress
 
-    from . import graph_arms, hybrid_arms
+    from . import graph_arms, hybrid_arms, rates
 
     began = time.perf_counter()
     if not config.densities:
@@ -88,18 +88,18 @@ def measured(config: Config) -> records.Record:
                 )
                 choices.setdefault(name, {})[f"{density:g}"] = told
                 update(len(ready), {"valid": told["valid"]})
-                print(f"{density:.0%}, {name}: MAE {told['valid']:.4f} on validation", flush=True)
+                what = f"{density:.0%}, {name}: squared error"
+                progress.say(f"{what} {told['valid']:.4f} on validation")
     scores: dict[records.Key, Any] = {}
     groups: dict[str, Any] = {}
-    openings = []
+    openings, scale = [], rates.scale_of(problems[max(config.densities)])
     for density, problem in problems.items():
         _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
         openings += problem.opened
         for name in report.ARMS:
-            source = graph_arms.with_content(problem, content[name]).valid[0]
-            found = graph_arms.judged({name: ready[density, name]}, source, tests)
-            at = report.scenario(density)
-            scores |= {k._replace(scenario=at): v for k, v in found.items()}
+            own = graph_arms.with_content(problem, content[name])
+            arm = {name: ready[density, name]}
+            scores |= rates.rated(arm, own, tests, report.scenario(density))
         groups |= graph_arms.groups_of(problem, report.scenario(density))
     return benchmark.kept(
         report.name_of(config),
@@ -113,7 +113,7 @@ def measured(config: Config) -> records.Record:
         shots=tuple(k for k in evaluate.SHOTS if k < graph_arms.SUPPORT),
         data=records.data_of(table),
         began=began,
-        extra={"densities": list(config.densities), GROUPS: groups},
+        extra={"densities": list(config.densities), GROUPS: groups, **scale},
     )
 
 

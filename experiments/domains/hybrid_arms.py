@@ -40,7 +40,8 @@ def thinned(table: Interactions, seed: int, density: float) -> Problem:
     rng = np.random.default_rng([seed, 15])
     rows = parts.train_rows[rng.random(len(parts.train_rows)) < density]
     train, _ = split.grouped(turned, rng.permutation(rows), 2)
-    return problem_of(turned, dataclasses.replace(parts, train_rows=rows, train=train))
+    kept = dataclasses.replace(parts, train_rows=rows, train=train)
+    return problem_of(turned, kept, error=squared_error)
 
 
 def contents(table: Interactions) -> dict[str, np.ndarray]:

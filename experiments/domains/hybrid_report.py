@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import groups, plots, records
+from metajax.results import groups, plots, records, tables
 
 from . import shots
 
@@ -34,35 +34,32 @@ def scenario(density: float) -> str:
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables of every density and saves the pictures."""
     heads = shots.columns(record, "20")
-    densities = record.extra["densities"]
+    densities, metric = record.extra["densities"], shots.leading(record)
     for density in densities:
-        measure = shots.per_task(record, scenario(density), "mae", "MAE")
-        items = record.of(scenario(density), WHOLE, records.ALL, "mae").shape[1]
+        items = record.of(scenario(density), WHOLE, records.ALL, metric).shape[1]
         title = f"{record.dataset}, {scenario(density)}, {items} new items"
-        shots.table(title, measure, ARMS, heads, 4)
-        shots.differences(title, measure, PAIRS, heads, 4)
+        shots.ratings(title, record, scenario(density), ARMS, heads, PAIRS)
         groups.show(
-            record, scenario(density), (DROPPED, CLOSED), "mae",
-            title=f"{title}: MAE at K = 0", condition=COLD,
+            record, scenario(density), (DROPPED, CLOSED), metric,
+            title=f"{title}: {tables.of_differences(metric)} at K = 0", condition=COLD,
         )  # fmt: skip
-    print("Intervals are over items, seeds averaged first.")
-    measure = shots.per_task(record, scenario(max(densities)), "mae", "MAE")
+    print(shots.OF_ITEMS)
+    measure = shots.of_ratings(record, scenario(max(densities)), metric)
     axis = f"ratings of the new item ({record.dataset})"
-    shots.curves(measure, ARMS, heads, folder / "mae.png", axis)
+    shots.curves(measure, ARMS, heads, folder / "error.png", axis)
     by_density(record, folder / "density.png")
-    print(f"plots  {folder}/mae.png, density.png")
+    print(f"plots  {folder}/error.png, density.png")
 
 
 def by_density(record: records.Record, path: pathlib.Path) -> None:
     """Saves the error at K = 20 over the density, one line per arm."""
-    densities = record.extra["densities"]
+    densities, metric = record.extra["densities"], shots.leading(record)
     with plots.page(path, 2.9) as axes:
         for i, arm in enumerate(ARMS):
-            found = [
-                shots.per_task(record, scenario(d), "mae", "MAE").of(arm, records.ALL)
-                for d in densities
-            ]
+            measures = [shots.of_ratings(record, scenario(d), metric) for d in densities]
+            found = [measure.of(arm, records.ALL) for measure in measures]
             axes.plot(densities, [x.mean for x in found], label=arm, **plots.look(i))
         axes.set_xscale("log")
         axes.set_xticks(densities, [f"{d:.0%}" for d in densities])
-        plots.finish(axes, f"training ratings kept ({record.dataset})", "MAE at K = 20", len(ARMS))
+        error = f"{tables.heading(metric)} at K = 20"
+        plots.finish(axes, f"training ratings kept ({record.dataset})", error, len(ARMS))

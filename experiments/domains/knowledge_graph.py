@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Training
+from metajax.training import progress
 
 from . import graph_report as report
 
@@ -65,10 +66,10 @@ def measured(config: Config) -> records.Record:
     from metajax.data.sources import graph as graphs
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
-    from metajax.training import progress
     from metajax.training.devices import check_even
 
     from . import graph_arms as arms
+    from . import rates
 
     began = time.perf_counter()
     table = arms.rated(named.chosen(config.data))
@@ -89,12 +90,12 @@ def measured(config: Config) -> records.Record:
             own = arms.with_content(problem, content)
             choices[name], ready[name] = arms.tuned(name, own, training, config.rates)
             update(len(ready), {"valid": choices[name]["valid"]})
-            print(f"{name}: MAE {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: squared error {choices[name]['valid']:.4f} on validation")
     _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores: dict[records.Key, Any] = {}
     for name, content in starts.items():
-        source = arms.with_content(problem, content).valid[0]
-        scores |= arms.judged({name: ready[name]}, source, tests)
+        own = arms.with_content(problem, content)
+        scores |= rates.rated({name: ready[name]}, own, tests, report.SCENARIO)
     return benchmark.kept(
         report.name_of(config),
         NAME,
@@ -109,6 +110,7 @@ def measured(config: Config) -> records.Record:
         began=began,
         extra={
             **told,
+            **rates.scale_of(problem),
             "mirrors": mirrors,
             "triples": len(graph.head),
             GROUPS: arms.groups_of(problem, report.SCENARIO),

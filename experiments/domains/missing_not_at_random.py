@@ -226,7 +226,7 @@ def measured(config: Config) -> records.Record:
             choices[name], params = tuner.tuned(arm)
             ready[name] = (judgeable(name, arm.learner, params), arm.seen)
             update(len(ready) - 3, {"valid": choices[name]["valid_mse"]})
-            print(f"{name}: {choices[name]['valid_mse']:.3f} on validation", flush=True)
+            progress.say(f"{name}: {choices[name]['valid_mse']:.3f} on validation")
         for name, (base, weight) in other.items():
             choices[name], learner = dict(choices[base]), tried[base].learner
             params = tuner.trained(arms.Arm(learner, weight, weight), choices[base])

@@ -27,6 +27,7 @@ from metajax.data.sources.movielens import GENRES_100K
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions
+from metajax.training import progress
 from metajax.types import UserError
 
 from . import label_report as report
@@ -116,7 +117,6 @@ def made(config: Config, problem: Any, found: dict[str, Any]) -> dict[str, Any]:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms, judges them and writes the record."""
-    from metajax.training import progress
 
     from . import label_arms as arms
     from . import label_judge as judging
@@ -135,7 +135,7 @@ def measured(config: Config) -> records.Record:
             choices[name], params = tuner.tuned(learner, name == report.PERMUTED)
             ready[name] = (learner, params)
             update(len(ready) - 1, {"valid": choices[name]["valid"]})
-            print(f"{name}: log loss {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: log loss {choices[name]['valid']:.4f} on validation")
     for name, one in ready.items():
         choices[name]["cutoffs"] = judging.cutoffs(one, valid).round(5).tolist()
     opened_at = benchmark.freeze(config, choices)

@@ -24,6 +24,7 @@ from metajax import benchmark
 from metajax.data.sources import named
 from metajax.results import plots, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.training import progress
 
 from . import graph_report, shots
 
@@ -126,9 +127,8 @@ def name_of(config: Config) -> str:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all rows, judges them and writes the record."""
-    from metajax.training import progress
 
-    from . import graph_arms
+    from . import graph_arms, rates
     from . import multimodal_arms as arms
 
     began = time.perf_counter()
@@ -151,14 +151,16 @@ def measured(config: Config) -> records.Record:
                 name, own, training, config.rates, learner
             )
             update(len(ready), {"valid": choices[name]["valid"]})
-            print(f"{name}: MAE {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: squared error {choices[name]['valid']:.4f} on validation")
     _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     judged = {name: (name, row.out, row.permuted) for name, row in rows.items()}
     judged |= {name: (row, (m,), ()) for name, (row, m) in missing_rows().items()}
     scores: dict[records.Key, Any] = {}
     for name, (trained, out, others) in judged.items():
+        row = rows[trained]  # whose columns its scores were calibrated on, whatever the test lacks
+        own = arms.with_blocks(problem, arms.changed(blocks, row.out, row.permuted))
         source = arms.with_blocks(problem, arms.changed(blocks, out, others)).valid[0]
-        found = graph_arms.judged({name: ready[trained]}, source, tests)
+        found = rates.rated({name: ready[trained]}, own, tests, graph_report.SCENARIO, source)
         scores |= {k: v for k, v in found.items() if k.condition in CONDITIONS}
     roles = {name: row.role for name, row in rows.items()}
     roles |= dict.fromkeys(missing_rows(), records.ABLATION)
@@ -174,7 +176,7 @@ def measured(config: Config) -> records.Record:
         shots=SHOTS,
         data=records.data_of(table),
         began=began,
-        extra={"known": known, "items": table.num_items},
+        extra={"known": known, "items": table.num_items, **rates.scale_of(problem)},
     )
 
 
@@ -192,21 +194,22 @@ def pairs() -> dict[str, tuple[str, str]]:
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     heads = shots.columns(record, "20")
-    measure = shots.per_task(record, graph_report.SCENARIO, "mae", "MAE")
-    items = record.of(graph_report.SCENARIO, NOTHING, records.ALL, "mae").shape[1]
+    scenario, metric = graph_report.SCENARIO, shots.leading(record)
+    items = record.of(scenario, NOTHING, records.ALL, metric).shape[1]
     title = f"{record.dataset}, {items} new items"
-    shots.table(title, measure, record.names(), heads, 4)
     told = pairs()
-    shots.differences(title, measure, list(told.values()), heads, 4)
+    shots.ratings(title, record, scenario, record.names(), heads, list(told.values()))
     known = ", ".join(f"{name} {count}" for name, count in record.extra["known"].items())
     print(f"Known of {record.extra['items']} items: {known}.")
-    print("Intervals are over items, seeds averaged first. Below 0 the first row is better.")
+    print(shots.OF_ITEMS)
+    print("Of a difference: below 0 the first row has the lower error, above 0 the higher nDCG@5.")
     lines = (NOTHING, ALL, PLAIN, *map(alone, MODALITIES))
     axis = f"ratings of the new item ({record.dataset})"
-    shots.curves(measure, lines, heads, folder / "mae.png", axis)
+    measure = shots.of_ratings(record, scenario, metric)
+    shots.curves(measure, lines, heads, folder / "error.png", axis)
     gaps = [(short, measure.gap(a, b, COLD)) for short, (a, b) in told.items()]
-    plots.forest(gaps, folder / "differences.png", "MAE at K = 0")
-    print(f"plots  {folder}/mae.png, differences.png")
+    plots.forest(gaps, folder / "differences.png", f"{measure.compared} at K = 0")
+    print(f"plots  {folder}/error.png, differences.png")
 
 
 def main(config: Config) -> records.Record:

@@ -33,6 +33,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Output, Positive, Presets, Range, Share
+from metajax.training import progress
 from metajax.types import UserError
 
 from . import transfer_report as report
@@ -217,7 +218,6 @@ def judged(of: Any, found: Mapping[str, Chosen], shots: int) -> dict[str, np.nda
 def measured(config: Config) -> records.Record:
     """Chooses the settings of all arms in every pair of domains, judges them, writes a record."""
     from metajax.results import ledger
-    from metajax.training import progress
 
     began = time.perf_counter()
     makers, given = loaded(config)
@@ -233,7 +233,7 @@ def measured(config: Config) -> records.Record:
                     choices.setdefault(name, {})[f"{scenario}, k={k}"] = pick.told
             base = picked[config.shots[0]][report.SCRATCH].told["train"]
             update(len(ready), {"scratch": base})
-            print(f"{scenario}: settings chosen", flush=True)
+            progress.say(f"{scenario}: settings chosen")
     tests = [of.people["test"].asked_y for of, _ in ready.values()]
     opened = records.open_tests(config, choices, NAME, ledger.checksum(NAME, *tests))
     scores = {

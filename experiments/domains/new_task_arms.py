@@ -201,7 +201,7 @@ def made(
         value = max(score, key=lambda v: score[v])
         choices[name] = {"chosen": value, "valid_auc": score[value], "trials": len(tried)}
         ready[name] = tried[value]
-        print(f"{name}: AUC {score[value]:.3f} on episodes of the trained tasks", flush=True)
+        progress.say(f"{name}: AUC {score[value]:.3f} on episodes of the trained tasks")
 
     def heads(features: Params) -> dict[float, tuple[MetaLearner, Params]]:
         of = lambda p: head_params(features, WIDTH + 1, p, seeds)

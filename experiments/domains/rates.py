@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from metajax.benchmark import belief
+from metajax.benchmark.problem import Problem
 from metajax.data import episodes
 from metajax.evaluation import judge
 from metajax.results import records
@@ -30,6 +32,44 @@ def best_of(
     valid, told, params = tried[rate]
     errors = {f"{r:g}": round(found[0], 6) for r, found in tried.items()}
     return {**told, "rate": rate, "trials": len(tried), "valid": valid, "tried": errors}, params
+
+
+def rated(
+    ready: Mapping[str, Any],
+    problem: Problem,
+    tests: dict[str, Episode],
+    scenario: str,
+    source: episodes.Source | None = None,
+) -> dict[records.Key, np.ndarray]:
+    """The scores of arms on open test tasks, by every measure of ratings, at every K.
+
+    Squared and absolute errors and nDCG@5; for tasks as they are also what an ordinal link tells,
+    which is fitted to each arm's scores on the problem's meta-validation (see `benchmark.belief`).
+
+    Args:
+      ready: name -> learner and parameters (S, ...).
+      problem: with the columns that the arms were trained on.
+      scenario: what the scenario of ``tests`` is called in the record.
+      source: of the test's columns, where they are not the problem's.
+    """
+    levels = belief.levels_of(problem)
+    links = {} if levels is None else belief.links_of(ready, problem, levels)
+    found = judge.judge(
+        ready,
+        tests,
+        fetch=episodes.fetch,
+        source=source or problem.valid[0],
+        curves=list(tests),
+        main="mse",
+        links=links,
+    )
+    return {k._replace(scenario=scenario): v for k, v in found.items()}
+
+
+def scale_of(problem: Problem) -> dict[str, Any]:
+    """What a record's ``extra`` says of the rating levels, see `benchmark.belief.facts`."""
+    labels = problem.table.label[problem.split.train_rows]
+    return belief.facts(belief.levels_of(problem), labels, problem.unit)
 
 
 def absolute_errors(

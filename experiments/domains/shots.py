@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.results import intervals, plots, records, tables
+from metajax.results.readings import metrics_of
 
 
 class Measure(NamedTuple):
@@ -19,11 +20,13 @@ class Measure(NamedTuple):
       name: as a table prints it, with what is better.
       of: (arm, condition) -> its mean with an interval.
       gap: (arm, other arm, condition) -> their paired difference.
+      compared: what the difference is of; if empty, of what `name` says.
     """
 
     name: str
     of: Callable[[str, str], intervals.Interval]
     gap: Callable[[str, str, str], intervals.Interval]
+    compared: str = ""
 
 
 def per_task(record: records.Record, scenario: str, metric: str, name: str) -> Measure:
@@ -33,6 +36,57 @@ def per_task(record: records.Record, scenario: str, metric: str, name: str) -> M
         intervals.mean_of_seeds(get(arm, condition))
     )
     return Measure(name, mean, lambda a, b, c: records.difference(get(a, c), get(b, c)))
+
+
+def of_ratings(record: records.Record, scenario: str, metric: str) -> Measure:
+    """A measure of ratings as tables name it: the RMSE is the root of the mean over tasks."""
+    each = per_task(record, scenario, metric, tables.heading(metric))
+    root = lambda arm, condition: records.rooted(each.of(arm, condition), metric)
+    return each._replace(of=root, compared=tables.of_differences(metric))
+
+
+def leading(record: records.Record) -> str:
+    """The metric that tables of ratings begin with: squared error, absolute in older records."""
+    return metrics_of(record)[0]
+
+
+def ratings(
+    title: str,
+    record: records.Record,
+    scenario: str,
+    arms: Sequence[str],
+    heads: Mapping[str, str],
+    pairs: Sequence[tuple[str, str]],
+) -> None:
+    """Prints arms by every stored measure of ratings: RMSE and nDCG@5, with differences, then MAE.
+
+    Args:
+      pairs: the (arm, other arm) whose difference is printed.
+    """
+    known = metrics_of(record)
+    for metric in (m for m in (*tables.COMPARED, "mae") if m in known):
+        measure = of_ratings(record, scenario, metric)
+        table(title, measure, arms, heads, 4)
+        if metric in (*tables.COMPARED, known[0]):
+            differences(title, measure, pairs, heads, 4)
+    believed = [m for m in tables.CALIBRATED if m in known]
+    if believed:
+        of = lambda arm, m: records.interval(record.of(scenario, arm, records.ALL, m), m)
+        rows = [[arm, *(told(of(arm, m), 4) for m in believed)] for arm in arms]
+        names = ["arm", *(tables.heading(m) for m in believed)]
+        last = f"{title}, {heads[records.ALL]}: distributions over ratings"
+        tables.terminal(tables.Grid(last, names, rows, notes=tables.of_the_link(record)))
+    if "mse" not in known:
+        print(OLDER)
+
+
+OF_ITEMS = (
+    "Intervals are over items, seeds averaged first; nDCG@5 of an item ranks those who rated it."
+)
+OLDER = (
+    "This record is older than the squared errors and nDCG@5 that a new run stores and leads with; "
+    "it has absolute errors alone."
+)
 
 
 def columns(record: records.Record, most: str = "all") -> dict[str, str]:
@@ -84,11 +138,9 @@ def differences(
     rows = [
         [f"{a} - {b}", *(signed(measure.gap(a, b, c), digits) for c in heads)] for a, b in pairs
     ]
-    shown = tables.Grid(
-        f"{title}: paired differences in {measure.name}", ["arms", *heads.values()], rows,
-        notes=["A star marks an interval that excludes 0."],
-    )  # fmt: skip
-    tables.terminal(shown)
+    what = f"{title}: paired differences in {measure.compared or measure.name}"
+    notes = ["A star marks an interval that excludes 0."]
+    tables.terminal(tables.Grid(what, ["arms", *heads.values()], rows, notes=notes))
 
 
 def curves(

@@ -23,6 +23,7 @@ from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions, Training
+from metajax.training import progress
 
 from . import diversity_report as report
 
@@ -73,7 +74,6 @@ def picks(config: Config) -> dict[str, Any]:
 
 def measured(config: Config) -> records.Record:
     """Trains the learner in every way and world, judges it and writes the record."""
-    from metajax.training import progress
 
     from . import diversity_worlds as worlds
 
@@ -94,7 +94,7 @@ def measured(config: Config) -> records.Record:
                 )
                 choices.setdefault(name, {})[world.name] = told
                 update(len(ready), {"valid": told["valid"]})
-                print(f"{world.name}, {name}: {told['valid']:.4f} on validation", flush=True)
+                progress.say(f"{world.name}, {name}: {told['valid']:.4f} on validation")
     source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores: dict[records.Key, Any] = {}
     for world in tried:

@@ -156,7 +156,7 @@ def measured(config: Any) -> records.Record:
                 log_weight = ready[name]["own"]["theta"]["model"]["log_weight"]
                 choices[name]["weights"] = np.asarray(jax.vmap(weights)(log_weight)).tolist()
             update(len(ready), {"valid": choices[name]["valid"]})
-            print(f"{name}: {choices[name]['valid']:.4f} on validation", flush=True)
+            progress.say(f"{name}: {choices[name]['valid']:.4f} on validation")
     test = rows.part == labeled.TEST
     opened = records.open_tests(
         config, choices, f"{arms.NAME}-{rows.name}", ledger.checksum(rows.name, rows.label[test])

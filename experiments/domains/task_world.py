@@ -114,7 +114,7 @@ def measured(config: Any) -> records.Record:
                 given = (how, sample, world, keys, config.num_steps)
                 found[scenario, name] = loop.fit(*given, block=200).params["model"]
                 update(len(found), {})
-            print(f"{name}: trained", flush=True)
+            progress.say(f"{name}: trained")
     key = jax.random.key(99)
     chosen = {"rate": config.rate, "experts": EXPERTS, "width": WIDTH, "tower": TOWER}
     tests = ledger.checksum(NAME, key, config.test_rows)

@@ -35,6 +35,7 @@ from metajax.evaluation import protocols
 from metajax.evaluation.judge import judge
 from metajax.results import intervals, records, tables
 from metajax.settings import Output, Presets
+from metajax.training import progress
 from metajax.types import Episode, MetaLearner, UserError
 
 CUTS = ((10, 13), (5, 8), (2, 4))  # query rows, fewest rows of a task
@@ -208,11 +209,12 @@ def show(record: records.Record) -> None:
     """Prints errors and short lists by quadrant, and the full catalogue."""
     sets = record.extra["datasets"]
     for title, condition, metric in (
-        ("MAE, and what shuffled support labels add to it (N1)", "all", "mae"),
+        ("RMSE, and what shuffled support labels add to the MSE (N1)", "all", "mse"),
         ("nDCG@5 of the query rows", "all", "ndcg@5"),
+        ("MAE", "all", "mae"),
         ("full catalogue: nDCG@10", "full", "ndcg@10"),
     ):
-        headings = ["data set", "scenario", *ARMS] + ["N1 gap of fold-in"] * (metric == "mae")
+        headings = ["data set", "scenario", *ARMS] + ["N1 gap of fold-in"] * (metric == "mse")
         rows, sections = [], []
         for name, about in sets.items():
             sections.append(len(rows))
@@ -237,12 +239,11 @@ def _rows(
         cells = []
         for arm in ARMS:
             found = intervals.mean_interval(intervals.mean_of_seeds(of(arm)), draws=DRAWS)
-            cells.append(f"{found.mean:.4f} [{found.low:.3f}, {found.high:.3f}]")
-        if metric == "mae":
+            cells.append(tables.with_interval(records.rooted(found, metric)))
+        if metric == "mse":
             by_user = [intervals.mean_of_seeds(x) for x in (of(A2, "shuffled"), of(A2))]
             gap = intervals.paired_bootstrap(*by_user, draws=DRAWS)
-            star = "*" if gap.low > 0 or gap.high < 0 else " "
-            cells.append(f"{gap.mean:+.4f}{star}[{gap.low:+.3f}, {gap.high:+.3f}]")
+            cells.append(tables.signed(gap))
         size = str(count)
         if condition == "full":
             size = f"{min(count, MOST_RANKED)} x {about['candidates'][scenario]}"
@@ -261,7 +262,7 @@ def main(config: Config) -> None:
         found, about[name] = run(dataset, config)
         of = lambda key, name=name: key._replace(scenario=f"{name} {key.scenario}")
         scores |= {of(key): values for key, values in found.items()}
-        print(f"{name}: {about[name]['seconds']:.0f} s", flush=True)
+        progress.say(f"{name}: {about[name]['seconds']:.0f} s")
     arms = records.arms_of(ARMS, roles=records.BASELINE)
     opened = tuple(told.pop("opened") for told in about.values())
     record = records.made(

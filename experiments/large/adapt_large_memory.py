@@ -33,7 +33,7 @@ from metajax.models import sequence
 from metajax.models.transformer import Shape
 from metajax.results import records, tables
 from metajax.settings import Output, Positive, Presets, replace
-from metajax.training import journal, outer_gradient
+from metajax.training import journal, outer_gradient, progress
 from metajax.types import Episode, Examples, MetaLearner, Params
 
 from . import report as large_report
@@ -176,7 +176,7 @@ def run(config: Config) -> records.Record:
         for way, (num_tasks, chunk) in ways.items():
             program = compiled(learner, episode(config), num_tasks, chunk)
             plans.setdefault(arm, {})[way] = planned(program)
-            print(f"{arm}, {way}: {plans[arm][way] / 1e6:.0f} MB", flush=True)
+            progress.say(f"{arm}, {way}: {plans[arm][way] / 1e6:.0f} MB")
             if arm == LORA and chunk is not None:
                 kept[num_tasks] = program
         compiling[arm] = time.perf_counter() - began

@@ -52,16 +52,11 @@ def written(
     return record
 
 
-def shown(metric: str) -> str:
-    """The name of a metric's mean: `records.interval` takes the root of squared errors."""
-    return "rmse" if metric == "mse" else metric
-
-
 def plotted(record: records.Record, condition: str, metric: str, path: pathlib.Path) -> None:
     """Saves the mean of each arm with its interval over people, the first arm on top."""
     scores = lambda arm: record.of(record.scenario, arm, condition, metric)
     rows = [(arm, records.interval(scores(arm), metric)) for arm in record.names()]
-    plots.arms(rows, path, f"{shown(metric)}, {condition} ({record.dataset})")
+    plots.arms(rows, path, f"{tables.heading(metric)}, {condition} ({record.dataset})")
 
 
 def finished(
@@ -86,7 +81,7 @@ def show(
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
       quoted: print published numbers below, where they are of the same data.
     """
-    heads = [f"{shown(metric)}\n{condition}" for condition, metric in columns]
+    heads = [f"{tables.heading(metric)}\n{condition}" for condition, metric in columns]
     sized = any(arm.bytes_per_task is not None for arm in record.arms)
     rows = []
     for arm in record.arms:

@@ -196,7 +196,7 @@ def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, its table and the two differences it is about."""
     name = record_name("text_cold", config.text_model, config.data.dataset)
     record = records.stored(name) if config.output.from_records else run(config)
-    columns = [("hidden items", metric) for metric in ("ndcg@5", "mae", "mse")]
+    columns = [("hidden items", metric) for metric in ("mse", "ndcg@5", "mae")]
     large_report.show(record, columns, f"Items never rated, {name[10:]}: what content is worth")
     pairs = [
         ("titles", "genres"),
@@ -205,7 +205,7 @@ def main(config: Config) -> records.Record:
         ("titles permuted", "constant"),
         ("genres + permuted", "genres"),
     ]
-    for metric in ("ndcg@5", "mae"):
+    for metric in ("mse", "ndcg@5"):
         large_report.differences(record, metric, ("hidden items", metric), pairs)
     if not config.output.from_records:
         large_report.finished(record, name, config, columns[0])

@@ -37,7 +37,7 @@ def steered(config: Config, problem: benchmark.Problem) -> Model:
     """The network that a context steers."""
     from metajax.models.features import conditioned_mlp
 
-    return network(problem, config.embedding, conditioned_mlp(config.hidden))
+    return network(config, problem, conditioned_mlp(config.hidden))
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
+from metajax.adapters.mixed import mixed
 from metajax.learners.cold_start.cmml import cmml
 from metajax.models.towers import stored_mean
 from metajax.results import records
@@ -47,7 +48,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     """The network without a context, for A3 and A4."""
     from metajax.models.modulated import film_mlp, with_fixed_code
 
-    net = network(problem, config.embedding, film_mlp(config.hidden, config.hyper))
+    net = network(config, problem, film_mlp(config.hidden, config.hyper))
     return with_fixed_code(net, jnp.zeros(num_features(config, problem)))
 
 
@@ -58,9 +59,9 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
 
     width = num_features(config, problem)
     learner = cmml(
-        features(problem, config.embedding),
-        centered_labels(labeled_features((64, width)), problem.mean),
-        film_mlp(config.hidden, config.hyper),
+        features(config, problem),
+        centered_labels(mixed(labeled_features((64, width)), config.compute), problem.mean),
+        mixed(film_mlp(config.hidden, config.hyper), config.compute),
         width,
     )
     learner = residual(learner, stored_mean(problem.mean), shown=unchanged)

@@ -8,14 +8,17 @@ of which item factors and biases are estimated beforehand from all meta-training
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
+from metajax.adapters.mixed import Compute, mixed
 from metajax.learners.amortized import neural_process
 from metajax.models.towers import stored_mean
 from metajax.results import records
+from metajax.settings import Later
 from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model
 
@@ -28,6 +31,8 @@ class Base(benchmark.Config):
     """Rate of Adam across tasks."""
     embedding: benchmark.Positive = 16
     """Width of each category's embedding."""
+    compute: Annotated[Compute, Later()] = "float32"
+    """Type of activations; parameters, losses and steps are float32 either way."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,19 +45,21 @@ class Config(Base):
     """Widths of the hidden layers of the decoder."""
 
 
-def features(problem: benchmark.Problem, embedding: int) -> Model:
-    """The features of a user with each item, their categories embedded in so many dimensions."""
+def features(config: Base, problem: benchmark.Problem) -> Model:
+    """The features of a user with each item, their categories embedded."""
     from metajax.models.modulated import pair_features
 
     table = problem.table
-    return pair_features(table.user_features.sizes, table.item_features.sizes, embedding)
+    users, items = table.user_features.sizes, table.item_features.sizes
+    return mixed(pair_features(users, items, config.embedding), config.compute)
 
 
-def network(problem: benchmark.Problem, embedding: int, net: Model) -> Model:
+def network(config: Base, problem: benchmark.Problem, net: Model) -> Model:
     """The model, which a code steers, over these features, beside the mean rating."""
     from metajax.models.modulated import over_features
 
-    return over_features(features(problem, embedding), net, stored_mean(problem.mean))
+    net = mixed(net, config.compute)
+    return over_features(features(config, problem), net, stored_mean(problem.mean))
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
@@ -60,7 +67,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     from metajax.models.features import conditioned_mlp
     from metajax.models.modulated import with_fixed_code
 
-    net = network(problem, config.embedding, conditioned_mlp(config.hidden))
+    net = network(config, problem, conditioned_mlp(config.hidden))
     return with_fixed_code(net, jnp.zeros(config.code))
 
 
@@ -69,11 +76,12 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     from metajax.models.features import conditioned_mlp, labeled_features
     from metajax.models.modulated import centered_labels
 
+    encoder = mixed(labeled_features((64, config.code)), config.compute)
     learner = neural_process(
-        centered_labels(labeled_features((64, config.code)), problem.mean),
-        conditioned_mlp(config.hidden),
+        centered_labels(encoder, problem.mean),
+        mixed(conditioned_mlp(config.hidden), config.compute),
         config.code,
-        embed=features(problem, config.embedding),
+        embed=features(config, problem),
     )
     learner = residual(learner, stored_mean(problem.mean), shown=unchanged)
     return learner, optax.adam(config.outer_rate)

@@ -13,13 +13,16 @@ on ratings of the user that it had not adapted on.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
+from metajax.adapters.mixed import Compute, mixed
 from metajax.benchmark import baselines
 from metajax.data import episodes
 from metajax.data.episodes import Source
@@ -27,6 +30,7 @@ from metajax.learners import ensemble
 from metajax.learners.closed_form import ridge
 from metajax.models.towers import column, factor_mlp, stored_mean
 from metajax.results import records
+from metajax.settings import Later
 from metajax.training import loop
 from metajax.training.outer_gradient import loss_gradient
 from metajax.training.updates import optimizer
@@ -47,11 +51,14 @@ class Config(benchmark.Config):
     """Steps of Adam for stack and gate, on the meta-validation users."""
     hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the hidden layers of A3 and A4."""
+    compute: Annotated[Compute, Later()] = "float32"
+    """Type of activations of A3 and A4; the bases are closed forms, which are float32."""
 
 
 def model(config: Config, data: benchmark.Problem) -> Model:
     """The perceptron of A3 and A4."""
-    return factor_mlp(data.mean, config.hidden)
+    narrow = functools.partial(mixed, compute=config.compute)
+    return factor_mlp(data.mean, config.hidden, wrap=narrow)
 
 
 def bases(data: benchmark.Problem) -> tuple[list[MetaLearner], list[Params]]:

@@ -9,13 +9,16 @@ biases are estimated beforehand from all meta-training ratings.
 """
 
 import dataclasses
+from typing import Annotated
 
 import optax
 
 from metajax import benchmark, losses
+from metajax.adapters.mixed import Compute, mixed
 from metajax.learners.cold_start.lwa import lwa, nlba
 from metajax.models.towers import column, stored_mean
 from metajax.results import records
+from metajax.settings import Later
 from metajax.transforms.residual import residual, unchanged
 from metajax.types import MetaLearner, Model
 
@@ -28,12 +31,14 @@ class Config(benchmark.Config):
     """Rate of Adam across tasks."""
     hidden: tuple[benchmark.Positive, ...] = (64,)
     """Widths of NLBA's hidden layers."""
+    compute: Annotated[Compute, Later()] = "float32"
+    """Type of activations; parameters, losses and steps are float32 either way."""
 
 
-def features(problem: benchmark.Problem) -> tuple[Model, int]:
+def features(config: Config, problem: benchmark.Problem) -> tuple[Model, int]:
     """The features of items, and their number."""
     width = problem.table.item_features.columns["factor"].shape[1] + 1
-    return column("factor", constant=True), width
+    return mixed(column("factor", constant=True), config.compute), width
 
 
 def beside_mean(learner: MetaLearner, problem: benchmark.Problem) -> MetaLearner:
@@ -45,21 +50,25 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     """A linear model of the same features, for A3 and A4."""
     from metajax.models.items import linear_head
 
-    del config
-    embed, width = features(problem)
+    embed, width = features(config, problem)
     return linear_head(embed, stored_mean(problem.mean), width)
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """LWA and its outer optimizer."""
-    learner = lwa(*features(problem), threshold=problem.mean, loss=losses.squared_error)
+    found = features(config, problem)
+    learner = lwa(*found, threshold=problem.mean, loss=losses.squared_error)
     return beside_mean(learner, problem), optax.adam(config.outer_rate)
 
 
 def build_biases(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     """NLBA and its outer optimizer."""
     learner = nlba(
-        *features(problem), config.hidden, threshold=problem.mean, loss=losses.squared_error
+        *features(config, problem),
+        config.hidden,
+        threshold=problem.mean,
+        loss=losses.squared_error,
+        compute=config.compute,
     )
     return beside_mean(learner, problem), optax.adam(config.outer_rate)
 

@@ -11,6 +11,7 @@ Deviates: item factors and biases are estimated beforehand from all meta-trainin
 """
 
 import dataclasses
+import functools
 
 import optax
 
@@ -41,7 +42,8 @@ class Config(benchmark.Config):
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The perceptron over item factors that adapts."""
-    return mixed(factor_mlp(problem.mean, config.hidden), config.compute)
+    narrow = functools.partial(mixed, compute=config.compute)
+    return factor_mlp(problem.mean, config.hidden, wrap=narrow)
 
 
 def inner(config: Config) -> optax.GradientTransformation:

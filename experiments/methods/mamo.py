@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
+from metajax.adapters.mixed import mixed
 from metajax.learners.cold_start.mamo import mamo, memory_optimizer
 from metajax.models.towers import stored_mean, vector_mlp
 from metajax.results import records
@@ -43,7 +44,12 @@ class Config(Base):
 
 def body(config: Config, problem: benchmark.Problem) -> Model:
     """A layer over the features of a user with each item; ``layer`` is personal."""
-    embed = features(problem, config.embedding)
+    embed = features(config, problem)
+
+    def activated(layer: PyTree, profile: PyTree, x_NxE: jax.Array) -> jax.Array:
+        return jax.nn.relu(x_NxE @ layer["kernel"] + layer["bias"])
+
+    layer = mixed(Model(lambda *_: {}, activated), config.compute)
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
         key_embed, key_layer = jax.random.split(key)
@@ -54,14 +60,15 @@ def body(config: Config, problem: benchmark.Problem) -> Model:
 
     def apply(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
         x_NxE = embed.apply(params["embed"], profile, inputs)
-        return jax.nn.relu(x_NxE @ params["layer"]["kernel"] + params["layer"]["bias"])
+        return layer.apply(params["layer"], profile, x_NxE)
 
     return Model(init, apply)
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
     """The same layers without memories, for A3 and A4."""
-    below, head, offset = body(config, problem), vector_mlp((32,)), stored_mean(problem.mean)
+    head = mixed(vector_mlp((32,)), config.compute)
+    below, offset = body(config, problem), stored_mean(problem.mean)
 
     def init(key: jax.Array, profile: PyTree, inputs: PyTree) -> PyTree:
         key_body, key_head, key_offset = jax.random.split(key, 3)
@@ -88,8 +95,8 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     sizes = problem.table.user_features.sizes
     learner = mamo(
         body(config, problem),
-        vector_mlp((32,)),
-        user_features(sizes, config.embedding),
+        mixed(vector_mlp((32,)), config.compute),
+        mixed(user_features(sizes, config.embedding), config.compute),
         optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate)),
         config.inner_steps,
         num_features=config.features,

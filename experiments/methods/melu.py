@@ -14,13 +14,17 @@ warm users with at least 3 ratings; the output is a correction of the mean ratin
 """
 
 import dataclasses
+import functools
+from typing import Annotated
 
 import optax
 
 from metajax import benchmark, tree
+from metajax.adapters.mixed import Compute, mixed
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import melu_net
 from metajax.results import records
+from metajax.settings import Later
 from metajax.types import Model, UserError
 
 
@@ -38,6 +42,8 @@ class Config(benchmark.Config):
     """Width of each feature's embedding."""
     hidden: tuple[benchmark.Positive, ...] = (64, 64)
     """Widths of the decision layers."""
+    compute: Annotated[Compute, Later()] = "float32"
+    """Type of activations; parameters, losses and steps are float32 either way."""
 
 
 def model(config: Config, problem: benchmark.Problem) -> Model:
@@ -52,7 +58,8 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
             f"{problem.table.name}: MeLU knows users and items by their categories alone, and the "
             "log has none; name tables of them with --users and --items"
         )
-    return melu_net(users, items, problem.mean, config.embedding, config.hidden)
+    narrow = functools.partial(mixed, compute=config.compute)
+    return melu_net(users, items, problem.mean, config.embedding, config.hidden, wrap=narrow)
 
 
 def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:

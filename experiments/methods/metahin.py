@@ -23,6 +23,7 @@ import optax
 import scipy
 
 from metajax import benchmark
+from metajax.adapters.mixed import mixed
 from metajax.benchmark import problem
 from metajax.data.episodes import Source
 from metajax.data.features import links
@@ -100,7 +101,7 @@ def model(config: Config, given: benchmark.Problem) -> Model:
     from metajax.models.features import conditioned_mlp
     from metajax.models.modulated import with_fixed_code
 
-    net = network(given, config.embedding, conditioned_mlp(config.hidden))
+    net = network(config, given, conditioned_mlp(config.hidden))
     return with_fixed_code(net, jnp.zeros(config.code))
 
 
@@ -109,9 +110,9 @@ def build(config: Config, given: benchmark.Problem, name: str = "reach") -> benc
     from metajax.models.features import conditioned_mlp
 
     learner = metahin(
-        features(given, config.embedding),
+        features(config, given),
         Model(lambda key, profile, inputs: {}, lambda params, profile, inputs: inputs[name]),
-        conditioned_mlp(config.hidden),
+        mixed(conditioned_mlp(config.hidden), config.compute),
         num_paths=1 + len(columns_of(config, given.table)),
         num_code=config.code,
         path_rate=config.path_rate,

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from metajax import benchmark, tree
+from metajax.adapters.mixed import mixed
 from metajax.benchmark import problem
 from metajax.data.episodes import Source
 from metajax.data.features import links
@@ -95,7 +96,7 @@ def model(config: Config, given: benchmark.Problem) -> Model:
     """The network without gates, for A3 and A4; ``net`` holds the decision weights."""
     from metajax.models.modulated import with_fixed_code
 
-    return with_fixed_code(network(given, config.embedding, vector_mlp(config.hidden)), ())
+    return with_fixed_code(network(config, given, vector_mlp(config.hidden)), ())
 
 
 def build(config: Config, given: benchmark.Problem, name: str = "friend") -> benchmark.Built:
@@ -103,7 +104,7 @@ def build(config: Config, given: benchmark.Problem, name: str = "friend") -> ben
     from metajax.models.features import labeled_features
     from metajax.models.modulated import centered_labels
 
-    below = features(given, config.embedding)
+    below = features(config, given)
 
     def embed(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
         return below.apply(params["embed"], profile, inputs)
@@ -111,7 +112,7 @@ def build(config: Config, given: benchmark.Problem, name: str = "friend") -> ben
     learner = paml(
         model(config, given),
         embed,
-        centered_labels(labeled_features((32, config.code)), given.mean),
+        centered_labels(mixed(labeled_features((32, config.code)), config.compute), given.mean),
         lambda profile: (profile[name], profile[f"{name}_known"]),
         optax.chain(optax.clip(10.0), optax.sgd(config.inner_rate)),
         config.inner_steps,

@@ -25,11 +25,12 @@ from typing import Annotated, Literal
 import optax
 
 from metajax import benchmark, losses
+from metajax.adapters.mixed import Compute
 from metajax.data.features.represent import as_cold
 from metajax.evaluation import ordinal
 from metajax.learners import item_ridge, pooled
 from metajax.results import records
-from metajax.settings import Range
+from metajax.settings import Later, Range
 from metajax.transforms.augment import hide
 from metajax.transforms.committee import committee
 from metajax.transforms.ordered import ordered
@@ -74,6 +75,9 @@ class Config(benchmark.Config):
     """Learn features and offset; else only the prior over ALS factors is learned."""
     ablations: bool = False
     """Add an arm for each part left out."""
+    compute: Annotated[Compute, Later()] = "float32"
+    """Type of the networks' activations; parameters, losses, and solutions are float32 either way.
+    """
 
 
 LOSSES: dict[str, losses.Loss] = {
@@ -120,6 +124,7 @@ def recipe(config: Config, problem: benchmark.Problem) -> item_ridge.Recipe:
         hidden=config.hidden,
         offset_hidden=config.offset_hidden,
         blend=config.blend,
+        compute=config.compute,
     )
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import benchmark
+from metajax.adapters.mixed import mixed
 from metajax.learners.cold_start.tanp import tanp
 from metajax.models.towers import stored_mean
 from metajax.results import records
@@ -45,7 +46,7 @@ def model(config: Config, problem: benchmark.Problem) -> Model:
     """The decoder under a task embedding of ones, for A3 and A4."""
     from metajax.models.modulated import adaptive_decoder, with_fixed_code
 
-    net = network(problem, config.embedding, adaptive_decoder(config.hidden))
+    net = network(config, problem, adaptive_decoder(config.hidden))
     return with_fixed_code(net, (jnp.zeros(config.latent), jnp.ones(config.task)))
 
 
@@ -54,12 +55,13 @@ def build(config: Config, problem: benchmark.Problem) -> benchmark.Built:
     from metajax.models.features import labeled_features
     from metajax.models.modulated import adaptive_decoder, centered_labels
 
-    encoder = lambda width: centered_labels(labeled_features((32, 16, width)), problem.mean)
+    narrow = lambda model: mixed(model, config.compute)
+    encoder = lambda width: centered_labels(narrow(labeled_features((32, 16, width))), problem.mean)
     learner = tanp(
-        features(problem, config.embedding),
+        features(config, problem),
         encoder(config.latent),
         encoder(config.task),
-        adaptive_decoder(config.hidden),
+        narrow(adaptive_decoder(config.hidden)),
         stored_mean(problem.mean),
         num_latent=config.latent,
         num_codes=(config.latent, config.task),

@@ -36,7 +36,7 @@ from metajax.online.factorization import factorization, random_tables
 from metajax.online.rows import adagrad
 from metajax.results import records
 from metajax.settings import Output, Positive, Presets, replace
-from metajax.training import loop
+from metajax.training import loop, progress
 
 from ..large import report as large_report
 from .ecommerce import parts, runs
@@ -110,7 +110,7 @@ def written(config: Config, folder: pathlib.Path) -> tuple[shop.Shop, stream.Blo
 
 def _told(done: int, total: int) -> None:
     if done % 50 == 0 or done == total:
-        print(f"shop: piece {done} of {total}", flush=True)
+        progress.say(f"shop: piece {done} of {total}")
 
 
 def run(config: Config) -> records.Record:

@@ -190,7 +190,7 @@ def run(config: Any) -> records.Record:
         timed = way()
         micros = 1e6 * timed.cpu / (timed.users * ROUNDS)
         rows.append({"variant": name, **timed._asdict(), "micros": micros})
-        print(f"{name}: {micros:,.1f} us of processor time a decision", flush=True)
+        progress.say(f"{name}: {micros:,.1f} us of processor time a decision")
     record = records.made(
         "speed", config, records.arms_of(ways), scenario="bandits", opened=(),
         extra={"rows": rows, "rounds": ROUNDS}, peak_memory=journal.peak_memory(),

@@ -179,8 +179,8 @@ def main(config: Config) -> None:
     from . import bandits, curves, device_page, page
 
     if config.workload == ("bandits",):
-        stored = config.output.from_records
-        record = records.stored(bandits.NAME) if stored else bandits.run(config)
+        from_records = config.output.from_records
+        record = records.stored(bandits.NAME) if from_records else bandits.run(config)
         bandits.show(record, config.output.folder("speed"))
         return
     known = ", ".join((*problems.PROBLEMS, "bandits (alone)"))
@@ -193,7 +193,7 @@ def main(config: Config) -> None:
         cards = records.all_stored("speed-card*").values()
         print(f"wrote {page.write(map(device_page.markdown, cards))}")
         if records.path_of(curves.NAME).is_file():
-            curves.main(curves.Config(from_records=True))
+            curves.main(curves.Config(output=Stored(from_records=True)))
         return
     if config.device == "gpu":
         device_page.show(run_on_card(config))

@@ -1,8 +1,7 @@
-"""How each workload is done on each platform: choices that were measured there, in one place.
+"""How each workload is done on each platform: the library's way, and the levers beside it.
 
-A processor's core likes few tasks at a time, which stay in its cache, and supports cut to their
-length; a graphics card likes all tasks at once, as far as its memory goes. The choices for a card
-rest on two runs on an H200, of which the second is stored; the notebook has the figures of both.
+What the library chooses stands in `metajax.platforms`. The choices for a card rest on two runs on
+an H200, of which the second is stored; the notebook has the figures of both.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from metajax import platforms
 from metajax.models import conv
 
 from . import on_chip
@@ -19,7 +19,8 @@ def row_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     """`conv.patch_convolution` with the kernel's gradient made as (F, P) and not as (P, F).
 
     The product of a tall patch matrix, transposed, with a narrow one runs at 60 % of the speed of
-    its transpose on a processor. The barrier keeps the compiler from turning it back.
+    its transpose on a processor, which pays where the outer gradient transposes the inner one. The
+    barrier keeps the compiler from turning it back.
     """
     x_NxIxJxP = conv.patches(x_NxHxWxC)
     kernel_FxP = jax.lax.optimization_barrier(kernel.reshape(-1, kernel.shape[-1]).T)
@@ -58,8 +59,7 @@ class How(NamedTuple):
       num_outer: outer steps a program.
       convolve: the convolution of W2.
       normalize: the normalization of W2.
-      reverse: the outer gradient transposes the inner gradient as one writes it first, and does
-        not take `curvature.inner_gradient`.
+      reverse: of the learner of W2 and W4, see `learners.gradient.maml.gradient`.
       scanned: whether layers are a loop, which is compiled once for all of them.
       one_hot: tables of at most this many rows are looked up in W3 by a product with one-hot rows,
         whose gradient is a product too and not additions to a few addresses.
@@ -93,24 +93,35 @@ REPLAYED = (
 )
 """Whole loops are recorded once and replayed by the card, which starts them without the host."""
 
-HOW: dict[str, dict[str, How]] = {
-    "cpu": {
-        "W1": How(num_outer=50),
-        "W2": How(chunk_size=1, convolve=row_convolution),
-        "W2q15": How(chunk_size=1, convolve=row_convolution),
-        "W3": How(chunk_size=4, lengths=(12, 36)),
-        "W4": How(chunk_size=2),
-        "W4h": How(chunk_size=2),
-    },
+KINDS: dict[str, platforms.Kind] = {
+    "W1": "vectors",
+    "W2": "images",
+    "W2q15": "images",
+    "W3": "ratings",
+    "W4": "sequences",
+    "W4h": "sequences",
+}
+"""Workload -> the kind of its tasks."""
+BEYOND: dict[str, dict[str, dict[str, Any]]] = {
+    "cpu": {},
     "gpu": {
-        "W1": How(chunk_size=8192, num_outer=50),
-        "W2": How(chunk_size=1024, reverse=True),
-        "W2q15": How(chunk_size=256, reverse=True),
-        "W3": How(chunk_size=512, lengths=(20,), one_hot=32),
-        "W4": How(chunk_size=256, options=LIBRARY_PRODUCTS),
-        "W4h": How(chunk_size=256, options=LIBRARY_PRODUCTS),
+        "W2q15": {"chunk_size": 256},
+        "W3": {"one_hot": 32},
+        "W4": {"options": LIBRARY_PRODUCTS},
+        "W4h": {"options": LIBRARY_PRODUCTS},
     },
 }
+"""Platform -> workload -> what is chosen beyond the library's table, or otherwise."""
+
+
+def _chosen(platform: str, name: str) -> How:
+    """The library's way with a workload's kind of tasks, and what is chosen beyond it."""
+    way = platforms.way(KINDS[name], platform)
+    how = How(way.chunk_size, way.lengths, way.num_outer, reverse=way.reverse)
+    return how._replace(**BEYOND[platform].get(name, {}))
+
+
+HOW = {platform: {name: _chosen(platform, name) for name in KINDS} for platform in platforms.WAYS}
 """Platform -> workload -> what was fastest there, or on a card what its memory allows."""
 
 

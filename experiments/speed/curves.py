@@ -23,8 +23,8 @@ from metajax.benchmark import command
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.results import records
-from metajax.settings import Positive
-from metajax.training import outer_gradient
+from metajax.settings import Positive, Stored
+from metajax.training import outer_gradient, progress
 from metajax.types import Episode, Examples, MetaLearner
 
 from . import tables
@@ -46,10 +46,7 @@ class Config:
     """Rows of a support, at one inner step and 25 tasks."""
     items: tuple[Positive, ...] = (10_000, 100_000, 1_000_000, 10_000_000)
     """Rows of a table of which a batch touches 640."""
-    publish: bool = False
-    """Store the record in paper/results."""
-    from_records: bool = False
-    """Draw the figure from the stored record, without running anything."""
+    output: Stored = Stored()
 
 
 def batch(num_tasks: int, shots: int) -> Episode:
@@ -103,7 +100,7 @@ def curve(label: str, axis: str, points: tuple[int, ...], at: Callable[[int], di
     found = [at(n) for n in points]
     for n, values in zip(points, found, strict=True):
         told = ", ".join(f"{v:.2f} {name}" for name, v in values.items())
-        print(f"{axis} {n:>6}, {label}: {told}", flush=True)
+        progress.say(f"{axis} {n:>6}, {label}: {told}")
     columns = {name: [values[name] for values in found] for name in found[0]}
     return {"label": label, "axis": axis, "points": list(points), **columns}
 
@@ -155,14 +152,13 @@ def draw(lines: list[dict]) -> None:
 
 def main(config: Config) -> None:
     """Measures and stores the curves, or draws the stored ones."""
-    if config.from_records:
+    if config.output.from_records:
         draw(records.stored(NAME).extra["curves"])
         print(f"wrote {PICTURE}")
         return
-    lines = curves(config)
-    if config.publish:
-        extra = {"curves": lines}
-        records.publish(NAME, records.made("speed", config, scenario="cost curves", extra=extra))
+    extra = {"curves": curves(config)}
+    record = records.made("speed", config, scenario="cost curves", extra=extra)
+    records.write(config.output.folder("speed"), NAME, record, config.output.publish)
 
 
 if __name__ == "__main__":

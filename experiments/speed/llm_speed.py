@@ -27,6 +27,7 @@ from metajax.models.language import constrained, decoder, pretrained
 from metajax.models.language.pretrained import Pretrained
 from metajax.results import records, tables
 from metajax.settings import Output, Positive, Presets
+from metajax.training import progress
 
 from ..large import report as large_report
 from ..large.titles import Searcher, Text
@@ -120,7 +121,7 @@ def run(config: Config) -> records.Record:
         counts[arm] = count
         for metric, values in timed(call, config.repeats).items():
             scores[records.Key("calls", arm, "one by one", metric)] = values
-        print(f"{arm}: {scores[records.Key('calls', arm, 'one by one', 'seconds')]} s", flush=True)
+        progress.say(f"{arm}: {scores[records.Key('calls', arm, 'one by one', 'seconds')]} s")
     facts = {"cores": len(os.sched_getaffinity(0)), "load": os.getloadavg(), "loading": load}
     facts |= {"tokens": counts, "parameters": sum(x.size for x in jax.tree.leaves(model.params))}
     return large_report.written(

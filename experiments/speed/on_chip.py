@@ -79,10 +79,11 @@ def chip_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def summed_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same as sums over places and channels, which a compiler fuses with what follows."""
-    patches = conv.patches(x_NxHxWxC)
-    taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1])
+    wide = jnp.promote_types(x_NxHxWxC.dtype, jnp.float32)
+    patches = conv.patches(x_NxHxWxC).astype(wide)
+    taps = kernel.reshape(-1, 1, 1, 1, kernel.shape[-1]).astype(wide)
     terms = [patches[..., i : i + 1] * tap for i, tap in enumerate(taps)]
-    return functools.reduce(jnp.add, terms)
+    return functools.reduce(jnp.add, terms).astype(x_NxHxWxC.dtype)
 
 
 def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:

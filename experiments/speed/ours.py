@@ -15,6 +15,7 @@ from metajax.adapters.mixed import mixed
 from metajax.learners.gradient.fast_perceptron import fast_maml
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
+from metajax.platforms import Way
 from metajax.training import devices, loop, outer_gradient
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
@@ -140,7 +141,7 @@ def _by_gradient(
     how: How,
 ) -> MetaLearner:
     """The learner of a network that tells classes, whose activations are its model's."""
-    del narrow, how
+    del narrow
     return gradient(
         model,
         optax.sgd(problem.rate),
@@ -148,6 +149,7 @@ def _by_gradient(
         adapts=problem.adapts,
         second_order=second_order,
         loss=losses.class_cross_entropy,
+        reverse=how.reverse,
     )
 
 
@@ -270,23 +272,6 @@ def _with(apply: Callable, frozen: PyTree, narrow: bool) -> Model:
     return model._replace(apply=whole)
 
 
-def _gradient(
-    learner: MetaLearner, how: How, prepare: Callable[[How], outer_gradient.Prepare] | None
-) -> outer_gradient.GradientFn:
-    """The outer gradient in the measured way."""
-    tasks = outer_gradient.of_tasks(learner)
-    if how.lengths:
-        tasks = outer_gradient.cut_to_length(tasks, how.lengths)
-    if how.chunk_size is not None:
-        tasks = outer_gradient.in_chunks(tasks, how.chunk_size)
-    found = (
-        outer_gradient.of_batch(tasks)
-        if prepare is None
-        else outer_gradient.prepared(tasks, prepare(how))
-    )
-    return outer_gradient.sorted_by_length(found) if how.lengths else found
-
-
 def _task(
     apply: Callable,
     loss: losses.Loss,
@@ -346,10 +331,8 @@ def library(
         network = jax.checkpoint(network) if how.remat else network
         model = _with(network, frozen, narrow)
         learner = nested(workload.learner(model, problem, num_steps, second_order, narrow, how))
-        if how.reverse:
-            task = _task(model.apply, workload.loss, problem, num_steps, second_order)
-            learner = learner._replace(loss=lambda p, e, key: (task(p, frozen, e), {}))
-        gradient_fn = _gradient(learner, how, workload.prepare)
+        prepare = workload.prepare and workload.prepare(how)
+        gradient_fn = outer_gradient.arranged(learner, Way(how.chunk_size, how.lengths), prepare)
         if how.one_kernel:
             gradient_fn = one_kernel.gradient(problem.rate, num_steps, second_order, how.one_kernel)
         if mesh is not None:

@@ -2,12 +2,11 @@
 
 Run: python -m experiments.speed.precision
 The gradient of every workload at one and at five inner steps, whole tasks at once, by the library:
-in float32 with exact products, in float32 as the platform rounds its factors (TF32 on a graphics
-card), and with bfloat16 activations. The error is ||g - g64|| / ||g64|| over all learned weights;
-g64 is computed on the processor.
+in float32 with exact products, in float32 with factors rounded to TF32 (by a graphics card itself;
+on a processor `tf32.rounded` does it), and with bfloat16 activations. The error is
+||g - g64|| / ||g64|| over all learned weights; g64 is computed on the processor.
 """
 
-import contextlib
 import dataclasses
 
 import jax
@@ -17,9 +16,10 @@ import optax
 from metajax.benchmark import command
 from metajax.results import records
 from metajax.settings import Positive, Stored
+from metajax.training import progress
 from metajax.types import PyTree
 
-from . import choices, ours
+from . import choices, ours, tf32
 from .device_worker import BF16, FLOAT32, TF32
 
 
@@ -47,11 +47,13 @@ def gradient(name: str, num_steps: int, num_tasks: int, precision: str) -> np.nd
     """The meta-gradient of a workload by the library, all learned weights one after the other."""
     exact, narrow = precision == FLOAT32, precision == BF16
     how = choices.how(name, narrow=narrow)._replace(num_outer=1, chunk_size=None)
-    with jax.default_matmul_precision("highest") if exact else contextlib.nullcontext():
+    with jax.default_matmul_precision("highest" if exact else "default"):
         program = ours.library(
             name, num_steps, True, how, num_tasks=num_tasks, narrow=narrow, outer=KEEP
         )
-        state, _ = program.run(program.state, program.data)
+        on_processor = precision == TF32 and jax.default_backend() == "cpu"
+        run = jax.jit(tf32.rounded(program.run)) if on_processor else program.run
+        state, _ = run(program.state, program.data)
     return _flat(state.opt_state)
 
 
@@ -85,7 +87,7 @@ def main(config: Config) -> records.Record:
             found = errors(name, num_steps, config.tasks)
             rows.append({"name": name, "num_steps": num_steps, "errors": found})
             figures = "  ".join(f"{precision} {error:.1e}" for precision, error in found.items())
-            print(f"{name}, {num_steps} inner steps: {figures}", flush=True)
+            progress.say(f"{name}, {num_steps} inner steps: {figures}")
             record = records.made("speed", config, scenario="precision", extra={"rows": rows})
             records.write(
                 config.output.folder("speed"), "speed-precision", record, config.output.publish

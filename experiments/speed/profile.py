@@ -22,7 +22,7 @@ import jax
 
 from metajax.benchmark import command
 from metajax.results import records
-from metajax.settings import Positive
+from metajax.settings import Positive, Stored
 from metajax.types import UserError
 
 from . import ours, problems
@@ -51,8 +51,7 @@ class Config:
     """Inner steps."""
     calls: Positive = 5
     """Programs traced."""
-    publish: bool = False
-    """Store the record in paper/results."""
+    output: Stored = Stored()
 
 
 def computations(program: str) -> dict[str, list[str]]:
@@ -154,23 +153,29 @@ def _by_time(item: tuple[str, float]) -> float:
     return -item[1]
 
 
-def main(config: Config) -> None:
-    """Prints where the time goes, and stores it."""
+def measured(stem: str, name: str, config: Config) -> records.Record:
+    """The record of one workload, made and written."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    rows = [profile(variant, name, config) for variant in ("plain", "metajax")]
+    scenario = f"{name}, {config.steps} inner steps: where the time goes"
+    extra = {"title": problems.PROBLEMS[name]().title, "rows": rows}
+    record = records.made("speed", config, scenario=scenario, extra=extra)
+    records.write(config.output.folder("speed"), stem, record, config.output.publish)
+    return record
+
+
+def main(config: Config) -> None:
+    """Stores where the time goes, or reads it, and prints it."""
     for name in config.workload:
         if name not in problems.PROBLEMS:
-            raise UserError(
-                f"no workload {name!r}; the known ones are {', '.join(problems.PROBLEMS)}"
-            )
-        rows = [profile(variant, name, config) for variant in ("plain", "metajax")]
-        for row in rows:
+            known = ", ".join(problems.PROBLEMS)
+            raise UserError(f"no workload {name!r}; the known ones are {known}")
+        stem = f"speed-profile-{name.lower()}-{config.steps}"
+        from_records = config.output.from_records
+        record = records.stored(stem) if from_records else measured(stem, name, config)
+        for row in record.extra["rows"]:
             told = ", ".join(f"{kind} {ms:.2f}" for kind, ms in row["kinds"].items())
             print(f"{name} {row['variant']}: {row['milliseconds']:.2f} ms: {told}", flush=True)
-        if config.publish:
-            scenario = f"{name}, {config.steps} inner steps: where the time goes"
-            extra = {"title": problems.PROBLEMS[name]().title, "rows": rows}
-            record = records.made("speed", config, scenario=scenario, extra=extra)
-            records.publish(f"speed-profile-{name.lower()}-{config.steps}", record)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from metajax.profiling import collectives
 from metajax.results import records, tables
 from metajax.settings import Positive, Stored, replace
 from metajax.training import devices as shard
-from metajax.training import loop
+from metajax.training import loop, progress
 from metajax.types import Episode, Examples, MetaLearner, UserError
 
 from ..large import report as large_report
@@ -141,7 +141,7 @@ def run(config: Config) -> records.Record:
         for way in (ONE, DEVICES, PROCESSES):
             load.append(os.getloadavg()[0])
             found.setdefault(way, []).append(measured(config, way, cores))
-            print(way, found[way][-1], flush=True)
+            progress.say(f"{way} {found[way][-1]}")
     scores = {
         records.Key("scaling", way, f"{config.tasks} tasks a device", unit): np.stack(
             [each[name] for each in made]

@@ -21,10 +21,11 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import vector_mlp
 from metajax.optim import touched_rows
 from metajax.results import records
-from metajax.settings import Positive
-from metajax.training import loop, outer_gradient, updates
+from metajax.settings import Positive, Stored
+from metajax.training import loop, outer_gradient, progress, updates
 from metajax.types import Episode, Examples, MetaLearner, Params
 
+NAME = "speed-tables"
 WIDTH, TASKS, SHOTS = 64, 32, 10
 
 
@@ -38,8 +39,7 @@ class Config:
     """Steps of each way."""
     dense_up_to: Positive = 1_000_000
     """Largest table for the dense ways."""
-    publish: bool = False
-    """Store the record in paper/results."""
+    output: Stored = Stored()
 
 
 @functools.cache
@@ -176,29 +176,35 @@ def _in_turns(config: Config, num_items: int, ways: tuple[str, ...]) -> dict[str
     return seconds
 
 
-def main(config: Config) -> None:
-    """Prints milliseconds by size, and the ratio of the largest table to the smallest."""
+def run(config: Config) -> records.Record:
+    """Measures every size in turn, and writes the record."""
     scores, middle = {}, {}
     for num_items in config.items:
         for name, values in measured(config, num_items).items():
             scenario = f"{num_items} items"
             scores[records.Key(scenario, name, "step", "cpu_seconds")] = np.array([values])
             middle[name, num_items] = 1e3 * statistics.median(values)
-            print(f"{num_items:>10,} x {WIDTH}  {name:<18} {middle[name, num_items]:9.2f} ms")
+            progress.say(f"{scenario}, {name}: {middle[name, num_items]:.2f} ms")
     first, last = config.items[0], config.items[-1]
-    growth = middle["touched rows", last] / middle["touched rows", first]
-    ahead = middle["torch SparseAdam", last] / middle["touched rows", last]
-    print(f"touched rows: {last:,} items take {growth:.2f}x the time of {first:,}")
-    print(f"touched rows: {ahead:.2f}x torch SparseAdam at {last:,} items")
-    if config.publish:
-        extra = {
-            "milliseconds": {f"{name}, {n}": v for (name, n), v in middle.items()},
-            "growth": growth,
-            "ahead_of_torch": ahead,
-        }
-        arms = records.arms_of(dict.fromkeys(key.arm for key in scores))
-        record = records.made("speed", config, arms, scores, scenario="large tables", extra=extra)
-        records.publish("speed-tables", record)
+    extra = {
+        "milliseconds": {f"{name}, {n}": v for (name, n), v in middle.items()},
+        "growth": middle["touched rows", last] / middle["touched rows", first],
+        "ahead_of_torch": middle["torch SparseAdam", last] / middle["touched rows", last],
+    }
+    arms = records.arms_of(dict.fromkeys(key.arm for key in scores))
+    record = records.made("speed", config, arms, scores, scenario="large tables", extra=extra)
+    records.write(config.output.folder("speed"), NAME, record, config.output.publish)
+    return record
+
+
+def main(config: Config) -> None:
+    """Prints milliseconds by size, and the ratio of the largest table to the smallest."""
+    record = records.stored(NAME) if config.output.from_records else run(config)
+    facts, (first, *_, last) = record.extra, record.config["items"]
+    for name, milliseconds in facts["milliseconds"].items():
+        print(f"{name:<28} {milliseconds:9.2f} ms")
+    print(f"touched rows: {last:,} items take {facts['growth']:.2f}x the time of {first:,}")
+    print(f"touched rows: {facts['ahead_of_torch']:.2f}x torch SparseAdam at {last:,} items")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ import numpy as np
 from metajax import benchmark
 from metajax.data.sources import named
 from metajax.online import events, scores, timelines
-from metajax.results import ledger, records
+from metajax.results import ledger, records, tables
 from metajax.settings import Data, Output, Positive, Presets, Share
+from metajax.training import progress
 
 from . import arms, peer, show
 
@@ -113,7 +114,7 @@ class Bench:
                     self.plan, player, rates, begin, self.size.get(name, 1)
                 )  # fmt: skip
             self.settings[name] = {"rate": rate, "valid_mse": tried, "trials": len(rates)}
-            print(f"{name}: rate {rate:g}", flush=True)
+            progress.say(f"{name}: rate {rate:g}")
 
     def _ridge_rate(self, player: arms.Player, rates: tuple, begin: arms.Warm, half: int):
         label = self.plan.events.label[half : self.plan.num_warm]
@@ -215,7 +216,7 @@ def measured(config: Config) -> records.Record:
     losses = {}
     for arm, (player, _, dim) in players.items():
         losses[arm] = bench.play(arm, player, dim)
-        print(f"{arm}: {next(iter(losses[arm].values())).mean():.4f}", flush=True)
+        progress.say(f"{arm}: {next(iter(losses[arm].values())).mean():.4f}")
     mixed, control = out_of_time(config, bench, players)
     first = lambda arm: next(iter(losses[arm].values()))
     edges = np.linspace(0, len(stream) - start - 1, 41).astype(int)[1:]
@@ -243,16 +244,21 @@ def _new(index: np.ndarray, start: int) -> float:
 
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table and saves the pictures."""
-    metric = "mae" if any(key.metric == "mae" for key in record.scores) else "log_loss"
-    show.table(record, metric, arms.FROZEN, arms.BIASES)
+    shown = [m for m in show.measures(record) if m != "brier"]
+    for metric in shown:
+        show.table(record, metric, arms.FROZEN, arms.BIASES)
+    if "mae" in shown:
+        print("An event is one rating: it is no list, which nDCG@5 could judge.")
+    metric, curve = shown[0], shown[-1]  # curves are of the absolute error, or of the log-loss
     new, ties = record.extra["new"], record.extra["ties"]
     print(f"events of new users {new[0]:.0%}, of new items {new[1]:.0%}; {ties:,} tied in time")
     for scenario in (record.scenario, f"{record.scenario}{show.SHUFFLED}"):
         gain = show.difference(record, arms.FROZEN, arms.ADAGRAD, metric, scenario)
-        print(f"{scenario}: AdaGrad gains {show.interval(gain)} over frozen")
+        what = tables.of_differences(metric)
+        print(f"{scenario}: AdaGrad gains {show.interval(gain)} over frozen in {what}")
     main_arms = [arms.OGD, arms.ADAGRAD, arms.FTRL, arms.RIDGE, arms.RETRAIN, arms.BIASES]
     show.over_time(
-        record, folder / "over-time.png", main_arms, f"{metric} minus frozen", arms.FROZEN
+        record, folder / "over-time.png", main_arms, f"{curve} minus frozen", arms.FROZEN
     )
     show.pareto(record, folder / "pareto.png", metric)
 

@@ -12,7 +12,7 @@ from metajax.online import factorization as mf
 from metajax.online import rows, scores, timelines
 from metajax.online.events import Events, rounds
 from metajax.results import ledger, records, tables
-from metajax.training import journal
+from metajax.training import journal, progress
 from metajax.types import UserError
 
 from . import show
@@ -141,7 +141,7 @@ def measured(config: Any) -> records.Record:
             key = records.Key(stream.name, name, records.ALL, metric)
             found[key] = (one.total / one.count)[None]
         told = f"{np.abs(gap).mean():.4f}, {settings[name]['events_per_second']:,.0f} events/s"
-        print(f"{name}: {told}", flush=True)
+        progress.say(f"{name}: {told}")
     roles = dict.fromkeys(OURS, records.METHOD) | dict.fromkeys((MF, FM), records.BASELINE)
     return records.made(
         NAME, config, records.arms_of(played, roles=roles, settings=settings), found,
@@ -158,14 +158,22 @@ def measured(config: Any) -> records.Record:
 def report(record: records.Record) -> None:
     """Prints both sides: loss, difference to river's factorization, events a second."""
     title = f"{record.scenario}: river {record.extra['river']} beside ours, one core"
-    heads, rows = ("arm", "mae of an event", f"minus {MF}", "events a second", "times"), []
+    known, rows = show.measures(record), []
+    heads = [f"{tables.heading(m)} of an event" for m in known]
+    gaps = [f"{tables.of_differences(m)} minus {MF}" for m in known]
+    heads = ["arm", *(h for pair in zip(heads, gaps, strict=True) for h in pair)]
+    heads += ["events a second", "times"]
     base = record.arm(MF).settings["events_per_second"]
     for arm in record.arms:
         speed = arm.settings["events_per_second"]
-        own = show.interval(scores.mean_of_events(show.users(record, arm.name, "mae")))
-        gap = show.difference(record, arm.name, MF, "mae")
-        told = "" if arm.name == MF else show.interval(gap, sign=True)
-        rows.append([arm.name, own, told, f"{speed:,.0f}", f"{speed / base:.1f}"])
+        cells = []
+        for metric in known:
+            gap = show.difference(record, arm.name, MF, metric)
+            cells += [
+                show.interval(show.mean(show.users(record, arm.name, metric), metric)),
+                "" if arm.name == MF else show.interval(gap, sign=True),
+            ]
+        rows.append([arm.name, *cells, f"{speed:,.0f}", f"{speed / base:.1f}"])
     tables.terminal(tables.Grid(title, heads, rows))
 
 

@@ -40,10 +40,23 @@ def interval(value: found.EventMean, sign: bool = False) -> str:
     return f"{value.mean:{plus}.4f} [{value.low:{plus}.4f}, {value.high:{plus}.4f}]"
 
 
+def mean(losses: found.UserLosses, metric: str, **how: int) -> found.EventMean:
+    """The mean over events with its interval over users; that of "mse" as its root."""
+    mean = found.mean_of_events(losses, **how)
+    return found.EventMean(*np.sqrt(mean).tolist()) if metric == "mse" else mean
+
+
+def measures(record: records.Record) -> list[str]:
+    """The measures of a stream that tables show, the first of which leads."""
+    known = {key.metric for key in record.scores}
+    return [m for m in ("mse", "ndcg@5", "mae", "log_loss", "brier") if m in known]
+
+
 def table(record: records.Record, metric: str, reference: str, baseline: str) -> None:
     """Prints each arm: loss, difference to the reference, fitness, what it cost."""
     title = f"{record.scenario}: {len(record.extra[EVENTS_OF]):,} users of the test"
-    heads = ("arm", f"{metric} of an event", f"minus {reference}", f"F to {baseline}", "share F<1")
+    gap = f"{tables.of_differences(metric)} minus {reference}"
+    heads = ("arm", f"{tables.heading(metric)} of an event", gap, f"F to {baseline}", "share F<1")
     rows = []
     for arm in record.arms:
         own, base = users(record, arm.name, metric), users(record, baseline, metric)
@@ -53,7 +66,7 @@ def table(record: records.Record, metric: str, reference: str, baseline: str) ->
             difference(record, arm.name, reference, metric), sign=True
         )  # fmt: skip
         rows.append([
-            arm.name, interval(found.mean_of_events(own)), gap,
+            arm.name, interval(mean(own, metric)), gap,
             f"{fit.geometric:.3f}", f"{fit.below:.2f}",
             f"{cost.get('gradients_per_event', 0.0):.2f}", f"{cost.get('us_per_event', 0.0):.2f}",
         ])  # fmt: skip
@@ -92,7 +105,7 @@ def pareto(record: records.Record, path: pathlib.Path, metric: str) -> None:
     """Saves quality against time for each event, the undominated arms joined."""
     cost = {arm.name: arm.settings.get("us_per_event", np.nan) for arm in record.arms}
     points = {
-        name: (float(us), found.mean_of_events(users(record, name, metric), draws=1).mean)
+        name: (float(us), mean(users(record, name, metric), metric, draws=1).mean)
         for name, us in cost.items()
     }
-    plots.pareto(points, path, "processor time, us an event", metric)
+    plots.pareto(points, path, "processor time, us an event", tables.heading(metric))

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax.data.sources import named
+from metajax.evaluation import evaluate
 from metajax.models.towers import vector_mlp
 from metajax.online import events, scores, tasks, timelines, warm
 from metajax.online.tasks import Schedule, Tasks
 from metajax.results import ledger, records
+from metajax.training import progress
 from metajax.types import Episode, UserError
 
 from . import show, task_arms
@@ -77,9 +79,31 @@ def losses(answers: np.ndarray, found: Episode, unit: float) -> dict[str, np.nda
     gap = np.where(mask > 0, unit * (answers - label), 0.0)
     gap = np.where(np.isfinite(gap), gap, np.inf)
     return {
+        "mse": (gap**2).sum(axis=1) / count,
         "mae": np.abs(gap).sum(axis=1) / count,
-        "brier": (gap**2).sum(axis=1) / count,
     }
+
+
+def ranked(answers: np.ndarray, found: Episode) -> np.ndarray:
+    """nDCG@5 (T,) of the tasks' queries, whose labels are graded 1 to 5; answers (T, Q).
+
+    Answers to a task of which one is no number count as nothing found.
+    """
+    judged = jax.jit(evaluate.rating_metrics)(answers, found, jax.random.key(0))["ndcg@5"]
+    broken = ((found.query.mask > 0) & ~np.isfinite(answers)).any(axis=1)
+    return np.where(broken, 0.0, judged)
+
+
+def measured(log: "Log", answers: np.ndarray, found: Episode) -> dict[str, np.ndarray]:
+    """Metric -> its values (T,) of the tasks, the first of which leads.
+
+    Squared error, nDCG@5 and absolute error of ratings; of clicks, told by 0 and 1 and asked beside
+    items that were drawn, the squared error alone, which is the Brier score.
+    """
+    loss = losses(answers, found, log.unit)
+    if log.implicit:
+        return {"brier": loss["mse"]}
+    return {"mse": loss["mse"], "ndcg@5": ranked(answers, found), "mae": loss["mae"]}
 
 
 class Bench:
@@ -138,7 +162,7 @@ class Bench:
 
         def loss(name: str, rate: float) -> float:
             answers, _ = self.answers(name, starts, rate, 0, part)
-            return float(losses(answers, found, log.unit)["brier"].mean())
+            return float(losses(answers, found, log.unit)["mse"].mean())
 
         def fine_tuned(rate: float) -> float:
             self.inner = rate
@@ -149,7 +173,7 @@ class Bench:
         for name, arm in self.arms.items():
             rate, tried = best_rate(arm.rates, lambda r, n=name: loss(n, r))
             settings[name] = {"rate": rate, "valid_mse": tried, "fine_tuning": self.inner}
-            print(f"{name}: rate {rate:g}", flush=True)
+            progress.say(f"{name}: rate {rate:g}")
         return settings | {BASE: {"rate": 0.0}}
 
 
@@ -173,7 +197,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
     opened = records.open_tests(config, rates, "online_meta", tests)
     firsts = np.flatnonzero(found.nth == 0)
     again = log.part(start, stop, sizes.batch)
-    users, metric = log.stream.num_users, "brier" if log.implicit else "mae"
+    users = log.stream.num_users
     groups = {records.ALL: found.nth >= 0, NEW: found.nth == 0, OLD: found.nth > 0}
     name = named.short_name(config.data.dataset)
     kept: dict[records.Key, list[np.ndarray]] = {}
@@ -183,19 +207,20 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
         for arm in [*bench.arms, BASE]:
             rate = settings[arm]["rate"]
             answers, played = bench.answers(arm, starts, rate, seed, part)
-            loss = losses(answers, test, log.unit)
-            for group, chosen in groups.items():
-                key = records.Key(name, arm, group, metric)
-                kept.setdefault(key, []).append(by_user(loss[metric], found, chosen, users))
+            own = measured(log, answers, test)
             late = _frozen_answers(bench, arm, rate, played.state, again, starts, seed)
-            key = records.Key(name, arm, BACK, metric)
-            back = losses(late, test, log.unit)[metric]
-            kept.setdefault(key, []).append(by_user(back, found, groups[NEW], users))
-            curves.setdefault(arm, []).append(scores.over_time(loss[metric], 40))
+            for metric, back in measured(log, late, test).items():
+                for group, chosen in groups.items():
+                    key = records.Key(name, arm, group, metric)
+                    kept.setdefault(key, []).append(by_user(own[metric], found, chosen, users))
+                key = records.Key(name, arm, BACK, metric)
+                kept.setdefault(key, []).append(by_user(back, found, groups[NEW], users))
+            lead = next(iter(own.values()))
+            curves.setdefault(arm, []).append(scores.over_time(lead, 40))
             settings[arm]["ms_per_task"] = 1e3 * played.seconds / len(found)
             settings[arm]["gradients"] = task_arms.gradients(arm, sizes)
             settings[arm]["bytes"] = task_arms.size_of(played.state)
-            print(f"{arm}: {loss[metric].mean():.4f}", flush=True)
+            progress.say(f"{arm}: {lead.mean():.4f}")
     there = np.flatnonzero(np.bincount(found.user, minlength=users) > 0)
     edges = np.linspace(0, len(found) - 1, 41).astype(int)[1:]
     arms = [*bench.arms, BASE]

@@ -7,6 +7,7 @@ import numpy as np
 from metajax.online import scores
 from metajax.results import plots, records, tables
 
+from ..domains.shots import OLDER
 from . import show, task_arms, task_logs, worlds
 
 LINES = [
@@ -95,35 +96,55 @@ def minus(a: scores.UserLosses, b: scores.UserLosses) -> scores.EventMean:
 
 
 def of_log(record: records.Record, folder: pathlib.Path) -> None:
-    """Loss of all tasks, of new and returning users, backward transfer, fitness and costs."""
-    metric = next(iter(record.scores)).metric
+    """The tables of all tasks, new and returning users, and costs; a plot over time."""
+    for metric in show.measures(record):
+        tables.terminal(_log_table(record, metric))
+    lead = show.measures(record)[0]
+    if lead == "brier":
+        print("The log has no ratings: clicks among drawn items have a Brier score, and no RMSE.")
+    elif lead == "mae":
+        print(OLDER)
+    _told_after(record)
+    lines = [arm for arm in LINES if arm != task_arms.PLAIN_FROZEN]
+    name = tables.of_differences(lead)
+    show.over_time(
+        record, folder / "over-time.png", lines, f"{name} minus no meta, frozen",
+        task_arms.PLAIN_FROZEN,
+    )  # fmt: skip
+
+
+def _log_table(record: records.Record, metric: str) -> tables.Grid:
+    """A measure of the tasks of a log: its mean by group, differences, and, if it leads, costs."""
     warm, test, new = record.extra["tasks"]
-    title = f"{record.scenario}: {metric} of {test:,} tasks ({new:,} new users) after {warm:,}"
-    heads = ("all", f"minus {task_arms.PLAIN}", "new users", "returning", "backward transfer")
-    heads = ("arm", *heads, "F to means", "share F<1", "gradients", "ms a task", "KB")
+    name, gap = tables.heading(metric), tables.of_differences(metric)
+    title = f"{record.scenario}: {name} of {test:,} tasks ({new:,} new users) after {warm:,}"
+    heads = [f"{name} [95 %]", f"{gap} minus {task_arms.PLAIN}", "new users", "returning"]
+    heads = ["arm", *heads, f"backward transfer, {gap}"]
+    leads = metric == show.measures(record)[0]
+    if leads:
+        heads += ["F to means", "share F<1", "gradients", "ms a task", "KB"]
     rows = []
     for arm in record.arms:
         get = lambda group, name=arm.name: users(record, name, metric, group)
-        own, base = get(records.ALL), users(record, task_arms.BASE, metric, records.ALL)
-        plain = users(record, task_arms.PLAIN, metric, records.ALL)
-        fit = scores.fitness(own.total / own.count, base.total / base.count)
-        mean = lambda group, get=get: f"{scores.mean_of_events(get(group), 1).mean:.4f}"
-        back = minus(get(task_logs.NEW), get(task_logs.BACK))
-        told = arm.settings
-        rows.append([
-            arm.name, show.interval(scores.mean_of_events(own)),
+        own, plain = get(records.ALL), users(record, task_arms.PLAIN, metric, records.ALL)
+        first, again, told = get(task_logs.NEW), get(task_logs.BACK), arm.settings
+        gain = minus(first, again) if tables.lower_is_better(metric) else minus(again, first)
+        cells = [
+            show.interval(show.mean(own, metric)),
             "" if arm.name == task_arms.PLAIN else show.interval(minus(own, plain), sign=True),
-            mean(task_logs.NEW), mean(task_logs.OLD), f"{back.mean:+.4f}",
-            f"{fit.geometric:.3f}", f"{fit.below:.2f}", f"{told.get('gradients', 0):.1f}",
-            f"{told.get('ms_per_task', 0):.2f}", f"{(arm.bytes_per_task or 0) / 1e3:.0f}",
-        ])  # fmt: skip
-    tables.terminal(tables.Grid(title, heads, rows))
-    _told_after(record)
-    lines = [arm for arm in LINES if arm != task_arms.PLAIN_FROZEN]
-    show.over_time(
-        record, folder / "over-time.png", lines, f"{metric} minus no meta, frozen",
-        task_arms.PLAIN_FROZEN,
-    )  # fmt: skip
+            *(f"{show.mean(x, metric, draws=1).mean:.4f}" for x in (first, get(task_logs.OLD))),
+            f"{gain.mean:+.4f}",
+        ]
+        if leads:
+            base = users(record, task_arms.BASE, metric, records.ALL)
+            fit = scores.fitness(own.total / own.count, base.total / base.count)
+            cells += [
+                f"{fit.geometric:.3f}", f"{fit.below:.2f}", f"{told.get('gradients', 0):.1f}",
+                f"{told.get('ms_per_task', 0):.2f}", f"{(arm.bytes_per_task or 0) / 1e3:.0f}",
+            ]  # fmt: skip
+        rows.append([arm.name, *cells])
+    notes = ["nDCG@5 ranks what a task asks about."] if metric == "ndcg@5" else []
+    return tables.Grid(title, heads, rows, notes=notes)
 
 
 def _told_after(record: records.Record) -> None:

@@ -33,6 +33,7 @@ from metajax.online.meta import meta
 from metajax.online.prequential import Online
 from metajax.results import ledger, plots, records, tables
 from metajax.settings import Hardware, Output, Positive, Presets
+from metajax.training import progress
 
 from . import task_arms, worlds
 from .play import Player
@@ -152,7 +153,7 @@ def measured(config: Config) -> records.Record:
                 excess = values - found[task_arms.BEST]
                 curve = scores.recovery(excess, jumped, worlds.AFTER)
                 recovers[scenario][arm] = np.round(curve, 4).tolist()
-            print(f"{scenario}: {found[named(0.0)].mean():.3f} without a pull", flush=True)
+            progress.say(f"{scenario}: {found[named(0.0)].mean():.3f} without a pull")
     control = dict.fromkeys((RANDOM, ZERO), records.CONTROL)
     roles = dict.fromkeys((BASELINE, task_arms.BEST), records.BASELINE) | control
     roles = dict.fromkeys(arms, records.METHOD) | roles

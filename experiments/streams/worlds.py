@@ -13,6 +13,7 @@ from metajax.models.towers import vector_linear
 from metajax.online import drift, scores
 from metajax.online.drift import DriftStream, Stream
 from metajax.results import ledger, records
+from metajax.training import progress
 from metajax.types import Episode
 
 from . import task_arms
@@ -178,7 +179,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
     chosen = {}
     for name in WORLDS:
         chosen[name] = tuned(bench, world_of(name, config.calm))
-        print(f"{name}: rates chosen", flush=True)
+        progress.say(f"{name}: rates chosen")
     tests = ledger.checksum("drift", config.streams, config.world_tasks, config.calm)
     rates = {name: told[0] for name, told in chosen.items()}
     opened = records.open_tests(config, rates, "online_meta", tests)
@@ -219,7 +220,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
                 ]
                 kept[records.Key(name, arm, JUMP, "mse")] = np.mean(after, axis=1)[None]
                 recovers[name][arm] = np.round(np.nanmean(after, axis=0), 4).tolist()
-            print(f"{name}: {arm} {table.mean():.4f}", flush=True)
+            progress.say(f"{name}: {arm} {table.mean():.4f}")
     names = [*bench.arms, task_arms.BEST, OFFLINE]
     settings = _settings(config, sizes, names, chosen, seconds)
     roles = {arm: task_arms.ROLES.get(arm, records.METHOD) for arm in names}

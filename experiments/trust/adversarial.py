@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import benchmark
+from metajax import benchmark, losses
 from metajax.benchmark import harness
 from metajax.data import episodes
 from metajax.data.sources import named
@@ -49,6 +49,7 @@ from .adversarial_arms import (
     errors,
     learned_embeddings,
     maml,
+    rated,
     trained,
 )
 
@@ -91,35 +92,37 @@ class Config:
     }
 
 
-def lied_errors(arm: Arm, tasks: Any, source: Any) -> jax.Array:
-    """The error (C, T) of each person under each of `report.CONDITIONS`."""
+def lied_errors(arm: Arm, tasks: Any, source: Any) -> dict[str, jax.Array]:
+    """Metric -> its values (C, T) for each person under each of `report.CONDITIONS`."""
     under = lambda alter: errors(arm.learner, arm.params, tasks, source, alter)
     shares = jnp.asarray((0.0, *report.SHARES))
     lied = jax.lax.map(lambda share: under(parts.lies(share)), shares)
-    return jnp.concatenate([lied, under(parts.noise_of(parts.lies(TUNED_AT)))[None]])
+    noisy = under(parts.noise_of(parts.lies(TUNED_AT)))
+    return {metric: jnp.concatenate([x, noisy[metric][None]]) for metric, x in lied.items()}
 
 
-def moved_errors(arm: Arm, tasks: Any, source: Any) -> dict[str, jax.Array]:
-    """Condition -> the error (T,) of each person, factors moved by who knows the answers."""
+def moved_errors(arm: Arm, tasks: Any, source: Any) -> dict[str, dict[str, jax.Array]]:
+    """Condition -> metric -> (T,) of each person, factors moved by who knows the answers."""
     fetch, key = episodes.fetch_from(source), jax.random.key(5)
 
-    def asked(size: float | jax.Array, direction: Any, steps: int = 1) -> jax.Array:
+    def asked(size: float | jax.Array, direction: Any, steps: int = 1) -> dict[str, jax.Array]:
         measure = parts.on_query(arm.learner, arm.params, size, direction, steps)
         run = evaluate.after_adapting
-        return run(arm.learner, arm.params, tasks, key, measure, fetch=fetch)
+        return rated(run(arm.learner, arm.params, tasks, key, measure, fetch=fetch), tasks)
 
-    def rated(size: float, direction: Any) -> jax.Array:
+    def support(size: float, direction: Any) -> dict[str, jax.Array]:
         alter = parts.on_support(arm.learner, arm.params, size, direction)
         return errors(arm.learner, arm.params, tasks, source, alter)
 
     up, noise = against.uphill, against.anywhere
     sizes = (0.0, 0.25, 0.5, 1.0)
     by_size = jax.lax.map(lambda size: asked(size, up), jnp.asarray(sizes))
-    found = {f"asked moved {s:g}" if s else records.ALL: by_size[i] for i, s in enumerate(sizes)}
+    names = [f"asked moved {size:g}" if size else records.ALL for size in sizes]
+    found = {name: {k: x[i] for k, x in by_size.items()} for i, name in enumerate(names)}
     found["asked moved .5, signs"] = asked(0.5, against.signs)
     found["asked moved .5, PGD"] = asked(0.5, up, 8)
     found["asked moved .5, noise"] = asked(0.5, noise)
-    found["rated moved .5"], found["rated moved .5, noise"] = rated(0.5, up), rated(0.5, noise)
+    found["rated moved .5"], found["rated moved .5, noise"] = support(0.5, up), support(0.5, noise)
     return found
 
 
@@ -195,10 +198,12 @@ def judged_lies(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     found: Scores = {}
     for arm, one in arms.items():
         run = jax.jit(lambda p, t, o=one: lied_errors(o._replace(params=p), t, source))
-        errors_SxCxT = np.stack([np.asarray(run(params, tasks)) for params in one.every()])
-        for i, condition in enumerate(report.CONDITIONS):
-            found[records.Key(report.LIES, arm, condition, "mae")] = errors_SxCxT[:, i]
-        print(f"lies, {arm}: judged", flush=True)
+        each = [run(params, tasks) for params in one.every()]
+        for metric in each[0]:
+            values_SxCxT = np.stack([np.asarray(of_seed[metric]) for of_seed in each])
+            for i, condition in enumerate(report.CONDITIONS):
+                found[records.Key(report.LIES, arm, condition, metric)] = values_SxCxT[:, i]
+        progress.say(f"lies, {arm}: judged")
     return found
 
 
@@ -208,10 +213,11 @@ def judged_moves(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     for arm, one in arms.items():
         run = jax.jit(lambda p, t, o=one: moved_errors(o._replace(params=p), t, source))
         each = [jax.tree.map(np.asarray, run(params, tasks)) for params in one.every()]
-        for condition in each[0]:
-            key = records.Key(report.MOVED, arm, condition, "mae")
-            found[key] = np.stack([of_seed[condition] for of_seed in each])
-        print(f"moved factors, {arm}: judged", flush=True)
+        for condition, by_metric in each[0].items():
+            for metric in by_metric:
+                key = records.Key(report.MOVED, arm, condition, metric)
+                found[key] = np.stack([of_seed[condition][metric] for of_seed in each])
+        progress.say(f"moved factors, {arm}: judged")
     return found
 
 
@@ -224,7 +230,7 @@ def judged_hostile(
     def run(params: Params, tasks: Any):
         def of_seed(params: Params) -> dict[str, jax.Array]:
             clean = errors(learner, params, tasks, source, evaluate.unaltered)
-            return {"mae": clean, "pushed": pushed(learner, params, tasks, source, target)}
+            return clean | {"pushed": pushed(learner, params, tasks, source, target)}
 
         return jax.lax.map(of_seed, params)
 
@@ -241,6 +247,7 @@ def attacked(config: Config, attack: str) -> records.Record:
     if not config.hostile or not all(0 < share < 1 for share in config.hostile):
         raise UserError("--hostile: give shares of users above 0 and below 1, as 0.01 0.05")
     problem = benchmark.load(config.data, config.split, config.training.num_support)
+    problem = dataclasses.replace(problem, error=losses.squared_error)
     folder = config.output.folder(f"adversarial-{name}")
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from metajax import losses
 from metajax.data import episodes
 from metajax.data.worlds.domains import TwoDomains
 from metajax.evaluation import evaluate
@@ -105,20 +106,17 @@ def on_query(
     direction: Direction,
     num_steps: int = 1,
 ) -> evaluate.Measure:
-    """A measure: the mean absolute error with the factors of asked items moved, after adapting."""
+    """A measure: scores (Q,) with the factors of asked items moved to raise the squared error."""
 
     def measure(state: PyTree, episode: Episode) -> jax.Array:
         query = episode.query
-
-        def error(x: jax.Array) -> jax.Array:
-            scores = learner.predict(params, state, with_factors(query.inputs, x))
-            return jnp.sum(jnp.abs(scores - query.label) * query.mask) / jnp.sum(query.mask)
-
+        scores = lambda x: learner.predict(params, state, with_factors(query.inputs, x))
+        error = lambda x: losses.squared_error(scores(x), query.label, query.mask)
         moved = adversarial.perturbed(
             error, factors(query.inputs), size, jax.random.key(3), direction=direction,
             num_steps=num_steps,
         )  # fmt: skip
-        return error(moved)
+        return scores(moved)
 
     return measure
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from metajax.results import plots, records
-from metajax.results.tables import Grid, terminal
+from metajax.results.tables import COMPARED, Grid, heading, of_differences, terminal
+
+from ..domains.shots import OLDER
 
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
 EMBEDDED, APR, APR_NOISE = "embeddings learned", "APR", "APR, random noise"
@@ -24,17 +26,35 @@ MOVES = {
     "rated moved .5, noise": "rated noise",
 }
 """Conditions of moved factors, and what heads their columns."""
+SHOWN = (records.ALL, "asked moved 0.5")
+"""Of these the tables have intervals."""
 MAIN, NOISE = "lies 20%", "noise as 20%"
 CONDITIONS = (records.ALL, *(f"lies {share:.0%}" for share in SHARES), NOISE)
 
 
-def told(x: np.ndarray, y: np.ndarray | None = None) -> str:
-    """A mean, or a paired difference, with its interval over people; a star where 0 is outside."""
+def told(x: np.ndarray, y: np.ndarray | None = None, metric: str = "") -> str:
+    """A mean, or a paired difference, with its interval over people; a star where 0 is outside.
+
+    Args:
+      metric: of a mean; that of "mse" is shown as its root.
+    """
     if y is None:
-        return f"{records.interval(x, 'mae'):.4f}"
+        return f"{records.interval(x, metric):.4f}"
     gap = records.difference(x, y)
     star = "*" if gap.low > 0 or gap.high < 0 else ""
     return f"{gap.mean:+.4f}{star} [{gap.low:+.4f}, {gap.high:+.4f}]"
+
+
+def mean(x: np.ndarray, metric: str) -> float:
+    """The mean; that of "mse" as its root."""
+    found = float(np.nanmean(x))
+    return found**0.5 if metric == "mse" else found
+
+
+def measures(record: records.Record) -> list[str]:
+    """The measures of ratings that a record has, in the order in which tables show them."""
+    known = {key.metric for key in record.scores}
+    return [metric for metric in (*COMPARED, "mae") if metric in known]
 
 
 def grid(title: str, heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> Grid:
@@ -47,44 +67,49 @@ def arms_in(record: records.Record, room: str) -> list[str]:
     return list(dict.fromkeys(key.arm for key in record.scores if key.scenario == room))
 
 
-def loss_kept(record: records.Record, arm: str) -> float:
+def loss_kept(record: records.Record, arm: str, metric: str) -> float:
     """What an arm loses at 20 % of lies, as a share of what its plain one loses."""
     plain = FOLD_IN if arm.startswith(FOLD_IN) else MAML
-    of = lambda name, condition: record.of(LIES, name, condition, "mae").mean()
+    of = lambda name, condition: np.nanmean(record.of(LIES, name, condition, metric))
     clean = of(plain, records.ALL)
     return float((of(arm, MAIN) - clean) / (of(plain, MAIN) - clean))
 
 
-def lies_table(record: records.Record) -> Grid:
-    """Lying supports: errors, and what each defence costs and saves against its plain arm."""
+def lies_table(record: records.Record, metric: str) -> Grid:
+    """Lying supports: a measure, and what each defence costs and saves against its plain arm."""
     rows = []
     for arm in arms_in(record, LIES):
         plain = FOLD_IN if arm.startswith(FOLD_IN) else MAML
-        of = lambda condition, arm=arm: record.of(LIES, arm, condition, "mae")
-        base = lambda condition, p=plain: record.of(LIES, p, condition, "mae")
-        cells = [told(of(records.ALL))]
+        of = lambda condition, arm=arm: record.of(LIES, arm, condition, metric)
+        base = lambda condition, p=plain: record.of(LIES, p, condition, metric)
+        cells = [told(of(records.ALL), metric=metric)]
         cells += ["" if arm == plain else told(of(records.ALL), base(records.ALL))]
-        cells += [f"{of(f'lies {s:.0%}').mean():.4f}" for s in SHARES]
-        cells += [told(of(MAIN), base(records.ALL)), f"{loss_kept(record, arm):.2f}"]
-        cells += [f"{of(NOISE).mean():.4f}"]
+        cells += [f"{mean(of(f'lies {s:.0%}'), metric):.4f}" for s in SHARES]
+        cells += [told(of(MAIN), base(records.ALL)), f"{loss_kept(record, arm, metric):.2f}"]
+        cells += [f"{mean(of(NOISE), metric):.4f}"]
         rows.append((arm, cells))
-    heads = ["clean MAE", "minus plain", *(f"lies {s:.0%}" for s in SHARES)]
-    heads += ["lies 20% minus plain, clean", "share of its loss", NOISE]
-    return grid("lying supports: a share of a person's ratings is the opposite", heads, rows)
+    gap = of_differences(metric)
+    heads = [f"clean {heading(metric)}", f"{gap} minus plain", *(f"lies {s:.0%}" for s in SHARES)]
+    heads += [f"{gap}, lies 20% minus plain, clean", "share of its loss", NOISE]
+    what = f"{heading(metric)}, lying supports"
+    return grid(f"{what}: a share of a person's ratings is the opposite", heads, rows)
 
 
-def moved_table(record: records.Record) -> Grid:
-    """Moved item factors."""
+def moved_table(record: records.Record, metric: str) -> Grid:
+    """Moved item factors, by one measure."""
     plain = PLAIN if PLAIN in record.names() else EMBEDDED
     known = {k.condition for k in record.scores if k.scenario == MOVED and k.arm == plain}
     conditions = [c for c in MOVES if c in known]
     rows = []
     for arm in arms_in(record, MOVED):
-        mean = [f"{record.of(MOVED, arm, c, 'mae').mean():.4f}" for c in conditions]
-        at = lambda name: record.of(MOVED, name, "asked moved 0.5", "mae")
-        rows.append((arm, [*mean, "" if arm == plain else told(at(arm), at(plain))]))
-    heads = [*(MOVES[c] for c in conditions), f"asked .5 minus {plain}"]
-    return grid("MAE, factors moved of items asked about or rated (MAML)", heads, rows)
+        of = lambda c, arm=arm: record.of(MOVED, arm, c, metric)
+        at = lambda name: record.of(MOVED, name, "asked moved 0.5", metric)
+        short = lambda c, of=of: f"{mean(of(c), metric):.4f}"
+        cells = [told(of(c), metric=metric) if c in SHOWN else short(c) for c in conditions]
+        rows.append((arm, [*cells, "" if arm == plain else told(at(arm), at(plain))]))
+    heads = [*(MOVES[c] for c in conditions), f"{of_differences(metric)}, asked .5 minus {plain}"]
+    what = f"{heading(metric)}, factors moved of items asked about or rated (MAML)"
+    return grid(what, heads, rows)
 
 
 def hostile_kinds(record: records.Record) -> list[str]:
@@ -99,16 +124,18 @@ def shilling(record: records.Record) -> list[str]:
 
 def hostile_table(record: records.Record) -> Grid:
     """Hostile users in meta-training, and their effect on honest ones."""
-    (honest, *kinds), rows = hostile_kinds(record), []
+    (honest, *kinds), rows, known = hostile_kinds(record), [], measures(record)
     for rule in arms_in(record, HOSTILE):
         of = lambda kind, metric, rule=rule: record.of(HOSTILE, rule, kind, metric)
-        rows.append((f"{rule}, {honest}", [told(of(honest, "mae")), "", ""]))
+        means = [cell for m in known for cell in (told(of(honest, m), metric=m), "")]
+        rows.append((f"{rule}, {honest}", [*means, ""]))
         for kind in kinds:
             pushed = told(of(kind, "pushed"), of(honest, "pushed"))
-            gap = told(of(kind, "mae"), of(honest, "mae"))
-            rows.append((f"{rule}, {kind}", ["", gap, pushed if kind in shilling(record) else ""]))
-    heads = ["MAE", f"MAE minus {honest}", "rise of the item pushed"]
-    return grid("hostile users in meta-training, honest new users", heads, rows)
+            gaps = [cell for m in known for cell in ("", told(of(kind, m), of(honest, m)))]
+            rows.append((f"{rule}, {kind}", [*gaps, pushed if kind in shilling(record) else ""]))
+    heads = [h for m in known for h in (heading(m), f"{of_differences(m)} minus {honest}")]
+    what = "hostile users in meta-training, honest new users"
+    return grid(what, [*heads, "rise of the item pushed"], rows)
 
 
 def domains_table(record: records.Record) -> Grid:
@@ -129,9 +156,14 @@ def domains_table(record: records.Record) -> Grid:
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table of an attack and saves its picture."""
     room = next(iter(record.scores)).scenario
-    tables = {LIES: lies_table, MOVED: moved_table, HOSTILE: hostile_table, DOMAINS: domains_table}
-    terminal(tables[room](record))
+    if room in (LIES, MOVED):
+        for metric in measures(record):
+            terminal((lies_table if room == LIES else moved_table)(record, metric))
+    else:
+        terminal((hostile_table if room == HOSTILE else domains_table)(record))
     print("Means [95 %] over people; differences paired by person, a star where 0 is outside.")
+    if room != DOMAINS and "mse" not in measures(record):
+        print(OLDER)
     if room == LIES:
         print(
             "Share of its loss: what the arm loses at 20 % of lies against the plain clean arm, "
@@ -153,28 +185,31 @@ CHOSEN = ("threshold", "penalty times")
 
 def lies_picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves the error over the share of lies, a line for each arm."""
-    names = arms_in(record, LIES)
+    names, metric = arms_in(record, LIES), measures(record)[0]
+    of = lambda arm, c: mean(record.of(LIES, arm, c, metric), metric)
     with plots.page(path, 3.2) as axes:
         for i, arm in enumerate(names):
             at = [records.ALL, *(f"lies {s:.0%}" for s in SHARES)]
-            means = [record.of(LIES, arm, c, "mae").mean() for c in at]
+            means = [of(arm, c) for c in at]
             axes.plot([0.0, *SHARES], means, label=arm, **plots.look(i))
-        plots.finish(axes, "share of a person's ratings that are the opposite", "MAE", len(names))
+        axis = "share of a person's ratings that are the opposite"
+        plots.finish(axes, axis, heading(metric), len(names))
 
 
 def moved_picture(record: records.Record, path: pathlib.Path) -> None:
     """Saves clean error against the error under attack, both lower is better."""
+    metric = measures(record)[0]
+    of = lambda arm, c: mean(record.of(MOVED, arm, c, metric), metric)
     points = {
-        arm: tuple(
-            float(record.of(MOVED, arm, c, "mae").mean()) for c in (records.ALL, "asked moved 0.5")
-        )
+        arm: tuple(of(arm, c) for c in (records.ALL, "asked moved 0.5"))
         for arm in arms_in(record, MOVED)
     }
     with plots.page(path, 2.7) as axes:
         for i, (arm, (clean, moved)) in enumerate(points.items()):
             style = plots.look(i) | {"linestyle": "none", "markersize": 5}
             axes.plot(clean, moved, label=arm, **style)
-        plots.finish(axes, "MAE, clean", "MAE, factors moved by 0.5", len(points))
+        name = heading(metric)
+        plots.finish(axes, f"{name}, clean", f"{name}, factors moved by 0.5", len(points))
 
 
 def hostile_picture(record: records.Record, path: pathlib.Path) -> None:

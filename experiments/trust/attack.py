@@ -15,6 +15,7 @@ import numpy as np
 from metajax.data import episodes
 from metajax.evaluation import judge
 from metajax.federated import membership
+from metajax.training import progress
 from metajax.types import Episode, MetaLearner, Params
 
 from . import own_data, priv_arms
@@ -57,7 +58,7 @@ def run(config: Any, people: People) -> dict[str, dict[str, list[float]]]:
             score = membership.likelihood_ratio(np.log(error + 1e-6), member)
             told = membership.auc_interval(score, member)
             found[arm][f"{epsilon:g}"] = [told.mean, told.low, told.high]
-            print(f"attack on {arm}, epsilon {epsilon:g}: AUC {told.mean:.3f}", flush=True)
+            progress.say(f"attack on {arm}, epsilon {epsilon:g}: AUC {told.mean:.3f}")
     return found
 
 

@@ -273,7 +273,7 @@ def measured(config: Config) -> records.Record:
         scores |= keyed(f"{name}, {learner}", values)
         few = jax.tree.map(lambda x: x[: config.feature_people], people)
         by_feature[learner] = of_features(arm, few, fetch) if config.feature_people else {}
-        print(f"{name}, {learner}: explained", flush=True)
+        progress.say(f"{name}, {learner}: explained")
     for learner, arm in in_world.items():
         values, curves[f"{WORLD}, {learner}"] = judge(arm, drawn, own, shuffled, WORLD_TASKS.causes)
         scores |= keyed(f"{WORLD}, {learner}", values)

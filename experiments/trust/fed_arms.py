@@ -20,7 +20,7 @@ from metajax.learners import closed_form, pooled
 from metajax.learners.gradient.maml import gradient
 from metajax.models import towers
 from metajax.results import records
-from metajax.training import journal, loop
+from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices, split_by_compiler
 from metajax.types import Episode, MetaLearner, Model, Params, PyTree
 
@@ -233,7 +233,7 @@ def train(
         fitted, refused = fit(f"{name} {rate:g}", how, plan, folder)
         best = np.asarray(finite(fitted.history["valid"])).min(axis=1).mean()
         found[rate] = best, how, fitted, refused
-        print(f"{name} at {rate:g}: validation MSE {found[rate][0]:.4f}", flush=True)
+        progress.say(f"{name} at {rate:g}: validation MSE {found[rate][0]:.4f}")
     rate = min(found, key=lambda r: found[r][0])
     error, how, fitted, refused = found[rate]
     settings: dict[str, Any] = {"rate": rate, "valid": float(error), "refused": refused}

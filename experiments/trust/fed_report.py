@@ -59,18 +59,21 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table, the verdict and the controls, and saves the pictures."""
     at, clients = record.scenario, record.extra["clients"]
     title = f"{record.dataset}: {record.extra['test']} new people, {clients:,} clients"
-    heads = ("RMSE", "MAE", f"MSE minus {FEDAVG}", "nDCG@5", "no support", "shuffled")
+    gaps = [f"{tables.of_differences(metric)} minus {FEDAVG}" for metric in tables.COMPARED]
+    heads = ("RMSE [95 %]", "nDCG@5 [95 %]", "MAE", *gaps, "no support", "shuffled")
     heads, rows = ("arm", *heads, "KB a round", "rounds to target", "MB to target"), []
     for arm in record.arms:
         get = lambda metric, when=records.ALL, a=arm.name: record.of(at, a, when, metric)
         mse = get("mse")
-        gap = records.difference(mse, record.of(at, FEDAVG, records.ALL, "mse"))
+        against = lambda metric, get=get: records.difference(
+            get(metric), record.of(at, FEDAVG, records.ALL, metric)
+        )
         more = lambda when, get=get, mse=mse: f"{np.mean(get('mse', when)) - np.mean(mse):+.4f}"
         when = reached(record, arm.name)
         rows.append([
-            arm.name, f"{records.interval(mse, 'mse').mean:.4f}",
-            f"{np.mean(get('mae')):.4f}", "" if arm.name == FEDAVG else f"{gap:+.4f}",
-            f"{np.nanmean(get('ndcg@5')):.4f}",
+            arm.name, *(tables.with_interval(records.interval(get(m), m)) for m in tables.COMPARED),
+            f"{np.mean(get('mae')):.4f}",
+            *("" if arm.name == FEDAVG else tables.signed(against(m)) for m in tables.COMPARED),
             more(records.N0), more(records.N1),
             f"{(arm.settings['down'] + arm.settings['up']) / 1e3:.1f}",
             "" if when.rounds is None else f"{when.rounds}",

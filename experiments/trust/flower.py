@@ -26,7 +26,7 @@ from metajax.federated import flower, rounds, simulator
 from metajax.learners.gradient.maml import gradient
 from metajax.models import towers
 from metajax.settings import Data, Output, Positive
-from metajax.training import checkpoint, loop
+from metajax.training import checkpoint, loop, progress
 from metajax.types import Episode, MetaLearner, Params, UserError
 
 from . import own_data
@@ -130,7 +130,7 @@ def served(config: Config, params: Params, folder: pathlib.Path) -> Params:
         done = found.step if found else 0
         params, state = found.tree if found else (params, None)
         if done:
-            print(f"goes on after round {done} of {config.rounds}", flush=True)
+            progress.say(f"goes on after round {done} of {config.rounds}")
         if done == config.rounds:
             return params
         # a lower score is kept longer: the newest round

@@ -25,7 +25,8 @@ def levels_of(record: records.Record) -> list[float]:
 def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables, the verdict and the controls, and saves the pictures."""
     title = f"{record.dataset}: {record.extra['test']} new people, {record.extra['people']:,} train"
-    heads = ("RMSE", "MAE", "nDCG@5", f"MSE minus {BIAS}", "no support", "shuffled")
+    gaps = [f"{tables.of_differences(metric)} minus {BIAS}" for metric in tables.COMPARED]
+    heads = ("RMSE [95 %]", "nDCG@5 [95 %]", "MAE", *gaps, "no support", "shuffled")
     rows, sections = [], []
     get = lambda arm, metric="mse", when=records.ALL: record.of(SCENARIO, arm, when, metric)
     for epsilon in levels_of(record):
@@ -34,15 +35,19 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
             name = named_at(arm, epsilon)
             if name not in record.names():
                 continue
-            mse, base = get(name), get(named_at(BIAS, epsilon))
-            gap = "" if arm == BIAS else f"{records.difference(mse, base):+.4f}"
+            mse, base = get(name), named_at(BIAS, epsilon)
+            against = lambda metric, name=name, base=base: records.difference(
+                get(name, metric), get(base, metric)
+            )
             more = lambda when, name=name, mse=mse: (
                 f"{np.mean(get(name, when=when)) - np.mean(mse):+.4f}"
             )
             rows.append([
-                f"{epsilon:g}", arm, f"{records.interval(mse, 'mse').mean:.4f}",
-                f"{np.mean(get(name, 'mae')):.4f}", f"{np.nanmean(get(name, 'ndcg@5')):.4f}",
-                gap, more(records.N0), more(records.N1),
+                f"{epsilon:g}", arm,
+                *(tables.with_interval(records.interval(get(name, m), m)) for m in tables.COMPARED),
+                f"{np.mean(get(name, 'mae')):.4f}",
+                *("" if arm == BIAS else tables.signed(against(m)) for m in tables.COMPARED),
+                more(records.N0), more(records.N1),
             ])  # fmt: skip
     tables.terminal(tables.Grid(title, ("epsilon", "arm", *heads), rows, 2, sections=sections))
     verdict(record)

@@ -165,7 +165,7 @@ def trained(
         arms[name] = maml, priv_arms.judged(levels, params)
         error = priv_arms.valid_errors(*arms[name], people, config.judged)
         told[name] = {"valid": np.asarray(error).round(4).tolist(), "clip": how.clip}
-        print(f"{name}: validation MSE {told[name]['valid']}", flush=True)
+        progress.say(f"{name}: validation MSE {told[name]['valid']}")
     return arms, told
 
 
@@ -186,7 +186,9 @@ def measured(config: Config) -> records.Record:
     spent = budgets(config)  # refuses before anything is read or trained
     people = own_data.load(config.data, config.split_seed, config.most_rows)
     if config.delta * people.num_clients >= 1:
-        print(f"warning: delta {config.delta:g} is not below 1 over {people.num_clients} people")
+        progress.say(
+            f"warning: delta {config.delta:g} is not below 1 over {people.num_clients} people"
+        )
     attacked = attack.run(config, people) if config.shadows else {}
     arms, told = trained(config, people, spent)
     opened = records.open_tests(config, told, "private", people.split.checksum())

@@ -61,7 +61,11 @@ def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> 
             if not options.get("from_records"):
                 require_writable(options.get("out"))
             devices.make_available(options.get("devices", 1))
-            main(found)
+            with contextlib.ExitStack() as stack:
+                if places.process():  # the first of several processes speaks for all
+                    silence = stack.enter_context(open(os.devnull, "w"))
+                    stack.enter_context(contextlib.redirect_stdout(silence))
+                main(found)
     except UserError as error:
         sys.exit(f"error: {error}")
     except BrokenPipeError:  # the reader, such as head, has seen enough

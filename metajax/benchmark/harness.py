@@ -110,7 +110,7 @@ def judge(
         {key: in_unit(key.metric, values, problem.unit) for key, values in found.items()}
     )
     for line in told:
-        print(line)
+        progress.say(line)
     return scores
 
 
@@ -142,6 +142,12 @@ def _metrics_of(problem: Problem) -> Metrics:
     if problem.events:
         return evaluate.event_metrics(problem.table.scale[0])
     return evaluate.rating_metrics
+
+
+def name_of(name: str, config: Any) -> str:
+    """The name of an experiment's record: with the data set, and its activations if narrow."""
+    narrow = "-bf16" * (getattr(config, "compute", "float32") == "bfloat16")
+    return f"{name}-{named.short_name(config.data.dataset)}{narrow}"
 
 
 def run_experiment(
@@ -178,10 +184,10 @@ def run_experiment(
       table: prints a record.
     """
     output = config.output
-    short = named.short_name(config.data.dataset)
-    folder = output.folder(f"{name}-{short}")
+    called = name_of(name, config)
+    folder = output.folder(called)
     if output.from_records:
-        record = records.stored(f"{name}-{short}", otherwise=folder)
+        record = records.stored(called, otherwise=folder)
         table(record)
         return record
     began = time.perf_counter()
@@ -197,7 +203,7 @@ def run_experiment(
     record = judged(
         name, config, method, problem, arms, seconds, began, metrics, main=main, notes=notes
     )
-    path = records.write(folder, f"{name}-{short}", record, output.publish)
+    path = records.write(folder, called, record, output.publish)
     table(record)
     print(f"record {path}")
     plots.k_shot(record, curves_of(record.tasks)[0], folder / "k_shot.png", main)

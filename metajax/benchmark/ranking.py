@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import scipy.sparse as sp
 
-from metajax.benchmark.ranking_arms import Fit, Scorer, Sparse
+from metajax.benchmark.ranking_arms import Fit, Prepare, Scorer, Sparse
 from metajax.data.split import Split, Tasks
 from metajax.data.table import Interactions
 from metajax.tuning import search
@@ -73,6 +73,12 @@ def lists_of(
     return Lists(ones(given & (nth < shots)), ones(liked & is_query), allowed)
 
 
+def among(lists: Lists, items: np.ndarray) -> Lists:
+    """The lists over the given items alone, (I,) booleans: what arms know that never saw others."""
+    of = lambda matrix: sp.csr_matrix(matrix[:, items])
+    return Lists(of(lists.history), of(lists.relevant), lists.candidates[items])
+
+
 def list_metrics(
     scorer: Scorer, lists: Lists, key: jax.Array, block: int = 512
 ) -> dict[str, np.ndarray]:
@@ -119,10 +125,12 @@ class Ranker(NamedTuple):
       score: histories (T, I) -> scores (T, I).
       settings: what was chosen; ``valid`` is its quality on meta-validation, ``trials`` how many
         settings were tried.
+      fit: settings by name -> scorer, to fit it again, as with another seed.
     """
 
     score: Scorer
     settings: dict[str, Any]
+    fit: Fit
 
 
 def quality(scorer: Scorer, valid: Sequence[Lists]) -> float:
@@ -134,7 +142,7 @@ def quality(scorer: Scorer, valid: Sequence[Lists]) -> float:
 
 
 def tuned(
-    fit: Fit,
+    prepare: Prepare,
     space: search.Space,
     met: Sparse,
     valid: Sequence[Lists],
@@ -146,7 +154,7 @@ def tuned(
     """The arm with the settings of greatest `quality` on meta-validation.
 
     Args:
-      fit: (interactions (U, I), settings by name) -> scorer.
+      prepare: interactions (U, I) -> settings by name -> scorer, see `ranking_arms`.
       space: the settings to search, beginning in the middle; an arm without any has one trial.
       met: (U, I) interactions of the training users.
       valid: lists of validation users, e.g. at several numbers of shots.
@@ -154,19 +162,20 @@ def tuned(
       folder: where trials are kept; a later call with the same folder continues the search.
       report: called with the quality of each trial.
     """
+    fit = prepare(met)
     if not space:
-        scorer = fit(met)
-        return Ranker(scorer, {"valid": quality(scorer, valid), "trials": 1})
+        scorer = fit()
+        return Ranker(scorer, {"valid": quality(scorer, valid), "trials": 1}, fit)
 
     def objective(settings: dict[str, Any], watch: search.Watch) -> float:
-        found = quality(fit(met, **settings), valid)
+        found = quality(fit(**settings), valid)
         report(found)
         return -found
 
     begin = search.middle(space)
     found = search.tune(objective, space, trials, folder=folder, name="ranker", first=begin)
     settings = found.best | {"valid": -found.score, "trials": num_finished(found)}
-    return Ranker(fit(met, **found.best), settings)
+    return Ranker(fit(**found.best), settings, fit)
 
 
 def num_finished(found: search.Found) -> int:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import losses, tree
+from metajax import losses, precision, tree
 from metajax.evaluation.door import (
     first_line,
     refuse_infinite,
@@ -214,10 +214,12 @@ PROPERTIES = (
 """All that one task can tell of a learner."""
 
 
+@precision.highest
 def check(learner: MetaLearner, episode: Episode, *, quick: bool = False) -> None:
     """Returns nothing if the learner keeps the contract on this task.
 
-    First every function is traced for its shapes, then each of `PROPERTIES` is tried.
+    First every function is traced for its shapes, then each of `PROPERTIES` is tried, with exact
+    products: where a platform rounds factors, two programs of one number differ.
 
     Args:
       learner: the learner, before training.

@@ -6,12 +6,14 @@ estimates from a log.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
 from metajax import losses
+from metajax.adapters.mixed import Compute, mixed
 from metajax.learners import closed_form, ensemble, pooled
 from metajax.models.items import item_features, item_offset
 from metajax.models.towers import stored_mean
@@ -38,6 +40,8 @@ class Recipe:
       hidden, offset_hidden: widths of the two networks.
       blend: whether a second network, which does not adapt, is blended in by shares that depend on
         the number of examples, see `ensemble.blended`.
+      compute: the type of the networks' activations, see `adapters.mixed`; stored columns, sums and
+        solutions are float32 either way.
     """
 
     mean: float
@@ -52,6 +56,7 @@ class Recipe:
     hidden: int = 32
     offset_hidden: int = 64
     blend: bool = False
+    compute: Compute = "float32"
 
 
 def columns_as_features(names: tuple[str, ...], constant: bool) -> Model:
@@ -69,8 +74,10 @@ def networks(recipe: Recipe) -> tuple[Model, Model]:
     mean = recipe.mean / recipe.scale
     if not recipe.learned:
         return columns_as_features(recipe.start, recipe.constant), stored_mean(mean, recipe.bias)
-    features = item_features(recipe.start, recipe.extra, recipe.hidden)
-    return features, item_offset(recipe.user_sizes, mean, recipe.offset_hidden, bias=recipe.bias)
+    wrap = functools.partial(mixed, compute=recipe.compute)
+    features = item_features(recipe.start, recipe.extra, recipe.hidden, wrap=wrap)
+    sizes, hidden = recipe.user_sizes, recipe.offset_hidden
+    return features, item_offset(sizes, mean, hidden, bias=recipe.bias, wrap=wrap)
 
 
 def learner(recipe: Recipe, loss: losses.Loss = losses.absolute_error) -> MetaLearner:

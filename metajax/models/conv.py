@@ -24,9 +24,15 @@ STRIDE = 2
 
 def ordinary_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     """The 3 x 3 convolution of stride 2 with SAME padding, by ``lax.conv``; shapes: `Convolve`."""
-    return jax.lax.conv_general_dilated(
-        x_NxHxWxC, kernel, (STRIDE, STRIDE), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    outputs = jax.lax.conv_general_dilated(
+        x_NxHxWxC,
+        kernel,
+        (STRIDE, STRIDE),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        preferred_element_type=_wide(x_NxHxWxC),
     )
+    return outputs.astype(x_NxHxWxC.dtype)
 
 
 def patch_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -36,7 +42,9 @@ def patch_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     becomes a grouped convolution, which is tens of times slower on a CPU.
     """
     x_NxIxJxP = patches(x_NxHxWxC)
-    flat = x_NxIxJxP.reshape(-1, x_NxIxJxP.shape[-1]) @ kernel.reshape(-1, kernel.shape[-1])
+    flat = _summed_wide(
+        x_NxIxJxP.reshape(-1, x_NxIxJxP.shape[-1]), kernel.reshape(-1, kernel.shape[-1])
+    ).astype(x_NxHxWxC.dtype)
     return flat.reshape(*x_NxIxJxP.shape[:3], kernel.shape[-1])
 
 
@@ -48,10 +56,20 @@ def shifted_convolution(x_NxHxWxC: jax.Array, kernel: jax.Array) -> jax.Array:
     """
     taps = kernel.reshape(SIZE * SIZE, *kernel.shape[2:])
     maps = _shifted(x_NxHxWxC)
-    total = maps[0] @ taps[0]
+    total = _summed_wide(maps[0], taps[0])
     for x_NxIxJxC, tap in zip(maps[1:], taps[1:], strict=True):
-        total = total + x_NxIxJxC @ tap
-    return total
+        total = total + _summed_wide(x_NxIxJxC, tap)
+    return total.astype(x_NxHxWxC.dtype)
+
+
+def _wide(x: jax.Array) -> jnp.dtype:
+    """The type that products with these factors are summed in: float32 for bfloat16."""
+    return jnp.promote_types(x.dtype, jnp.float32)
+
+
+def _summed_wide(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The product (..., F) of (..., C) and (C, F), summed and given in float32 at least."""
+    return jnp.matmul(x, kernel, preferred_element_type=_wide(x))
 
 
 def patches(x_NxHxWxC: jax.Array) -> jax.Array:
@@ -85,7 +103,7 @@ def batch_statistics(x_NxHxWxF: jax.Array, present: jax.Array) -> jax.Array:
     References: Ioffe, Szegedy, "Batch normalization", ICML 2015.
     """
     weight, kind = present.reshape(-1, 1, 1, 1), x_NxHxWxF.dtype
-    wide = jnp.promote_types(kind, jnp.float32)  # sums of narrow values are wide
+    wide = _wide(x_NxHxWxF)  # sums of narrow values are wide
     count = jnp.maximum(jnp.sum(present, dtype=wide), 1.0)
     total = count * x_NxHxWxF.shape[1] * x_NxHxWxF.shape[2]
     kept = jnp.where(weight > 0, x_NxHxWxF, 0.0)

@@ -13,6 +13,7 @@ from flax import nnx
 
 from metajax.models import mlp
 from metajax.models.bridge import from_nnx
+from metajax.models.towers import Wrap, unwrapped
 from metajax.types import Model, PyTree
 
 
@@ -32,7 +33,7 @@ def _start(inputs: Mapping[str, jax.Array], start: Sequence[str]) -> jax.Array:
 
 
 class _Features(nnx.Module):
-    """The features of `item_features`."""
+    """The learned part (N, D + ``extra``) of `item_features`."""
 
     def __init__(
         self,
@@ -46,18 +47,18 @@ class _Features(nnx.Module):
         small = nnx.initializers.normal(0.02)
         self.body = nnx.Linear(_evidence(inputs).shape[-1], hidden, rngs=rngs)
         self.head = nnx.Linear(hidden, dim, kernel_init=small, rngs=rngs)
-        self.start, self.extra = tuple(start), extra
 
     def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
         del profile
-        learned_NxD = self.head(jax.nn.gelu(self.body(_evidence(inputs))))
-        start_NxD = jnp.pad(_start(inputs, self.start), ((0, 0), (0, self.extra)))
-        ones = jnp.ones((learned_NxD.shape[0], 1), learned_NxD.dtype)
-        return jnp.concatenate([ones, start_NxD + learned_NxD], axis=1)
+        return self.head(jax.nn.gelu(self.body(_evidence(inputs))))
 
 
 def item_features(
-    start: Sequence[str] = ("factor", "bayes"), extra: int = 4, hidden: int = 32
+    start: Sequence[str] = ("factor", "bayes"),
+    extra: int = 4,
+    hidden: int = 32,
+    *,
+    wrap: Wrap = unwrapped,
 ) -> Model:
     """Item features (N, 1 + D + ``extra``): a constant 1, then stored columns plus a learned part.
 
@@ -65,29 +66,38 @@ def item_features(
       start: the stored columns, D wide together.
       extra: further features, which start near 0.
       hidden: width of the hidden layer.
+      wrap: of the network of the learned part, see `towers.Wrap`.
     """
-    return from_nnx(lambda rngs, profile, inputs: _Features(rngs, inputs, start, extra, hidden))
+    net = wrap(
+        from_nnx(lambda rngs, profile, inputs: _Features(rngs, inputs, start, extra, hidden))
+    )
+
+    def apply(params: PyTree, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
+        learned_NxD = net.apply(params, profile, inputs)
+        start_NxD = jnp.pad(_start(inputs, start), ((0, 0), (0, extra)))
+        ones = jnp.ones((learned_NxD.shape[0], 1), learned_NxD.dtype)
+        return jnp.concatenate([ones, start_NxD + learned_NxD], axis=1)
+
+    return Model(net.init, apply)
 
 
 class _Offset(nnx.Module):
-    """The network of `item_offset`."""
+    """The learned part of `item_offset`."""
 
     def __init__(
         self,
         rngs: nnx.Rngs,
         inputs: Mapping[str, jax.Array],
         user_sizes: Mapping[str, int],
-        mean: float,
         hidden: int,
         dim: int,
-        bias: str,
     ):
         table = lambda size: nnx.Embed(size, dim, rngs=rngs)
         self.embed = nnx.Dict({name: table(size) for name, size in user_sizes.items()})
         width = _evidence(inputs).shape[-1] + dim * len(user_sizes)
         self.body = nnx.Linear(width, hidden, rngs=rngs)
         self.head = nnx.Linear(hidden, 1, kernel_init=nnx.initializers.normal(0.02), rngs=rngs)
-        self.names, self.mean, self.bias = tuple(user_sizes), mean, bias
+        self.names = tuple(user_sizes)
 
     def __call__(
         self, profile: Mapping[str, jax.Array], inputs: Mapping[str, jax.Array]
@@ -96,7 +106,7 @@ class _Offset(nnx.Module):
         user = [mlp.mean_embedding(self.embed[name], profile[name]) for name in self.names]
         user_NxF = [jnp.broadcast_to(u, (x_NxE.shape[0], *u.shape)) for u in user]
         hidden = jax.nn.gelu(self.body(jnp.concatenate([x_NxE, *user_NxF], axis=1)))
-        return self.mean + inputs[self.bias] + self.head(hidden)[:, 0]
+        return self.head(hidden)[:, 0]
 
 
 def item_offset(
@@ -105,6 +115,8 @@ def item_offset(
     hidden: int = 64,
     dim: int = 8,
     bias: str = "bias",
+    *,
+    wrap: Wrap = unwrapped,
 ) -> Model:
     """Scores (N,) where only the user's profile is known: ``mean + b_i + f(item, profile)``.
 
@@ -114,10 +126,10 @@ def item_offset(
       hidden: width of the hidden layer.
       dim: width of each embedding.
       bias: the input column b_i.
+      wrap: of the network f, see `towers.Wrap`.
     """
-    return from_nnx(
-        lambda rngs, profile, inputs: _Offset(rngs, inputs, user_sizes, mean, hidden, dim, bias)
-    )
+    net = from_nnx(lambda rngs, profile, inputs: _Offset(rngs, inputs, user_sizes, hidden, dim))
+    return mlp.added(lambda inputs: mean + inputs[bias], wrap(net))
 
 
 def linear_head(embed: Model, offset: Model, num_features: int) -> Model:

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from metajax.types import Model, PyTree
+
 Activation = Callable[[jax.Array], jax.Array]
 
 
@@ -29,6 +31,19 @@ def activate_after(
     for layer in layers:
         x = act(layer(x))
     return x
+
+
+def added(known: Callable[[PyTree], jax.Array | float], model: Model) -> Model:
+    """What is known of the inputs plus what the model gives for them; the parameters are its own.
+
+    Args:
+      known: inputs -> what has no parameters, such as stored means, of the shape of the scores.
+    """
+
+    def apply(params: PyTree, profile: PyTree, inputs: PyTree) -> jax.Array:
+        return known(inputs) + model.apply(params, profile, inputs)
+
+    return Model(model.init, apply)
 
 
 def mean_embedding(table: nnx.Embed, index: jax.Array) -> jax.Array:

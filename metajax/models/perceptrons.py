@@ -4,7 +4,7 @@ They stand in a file of their own that is imported when such a model is made: Fl
 a second to import, which a command that only prints its help need not wait for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,15 +28,14 @@ class Perceptron(nnx.Module):
 
 
 class FactorMlp(Perceptron):
-    """A perceptron on stored item factors that corrects the stored mean."""
+    """A perceptron on stored item factors and biases."""
 
-    def __init__(self, rngs: nnx.Rngs, factor: jax.Array, mean: float, hidden: Sequence[int]):
+    def __init__(self, rngs: nnx.Rngs, factor: jax.Array, hidden: Sequence[int]):
         super().__init__(rngs, factor.shape[-1] + 1, hidden)
-        self.mean = mean
 
     def __call__(self, profile: PyTree, inputs: Mapping[str, jax.Array]) -> jax.Array:
         x_NxD = jnp.concatenate([inputs["factor"], inputs["bias"][:, None]], axis=1)
-        return self.mean + inputs["bias"] + super().__call__(profile, x_NxD)
+        return super().__call__(profile, x_NxD)
 
 
 class MeluNet(Perceptron):
@@ -47,7 +46,6 @@ class MeluNet(Perceptron):
         rngs: nnx.Rngs,
         user_sizes: Mapping[str, int],
         item_sizes: Mapping[str, int],
-        mean: float,
         dim: int,
         hidden: Sequence[int],
     ):
@@ -57,7 +55,6 @@ class MeluNet(Perceptron):
             | {f"item_{k}": table(n) for k, n in item_sizes.items()}
         )
         super().__init__(rngs, dim * (len(user_sizes) + len(item_sizes)), hidden)
-        self.mean = mean
         self.user_names, self.item_names = tuple(user_sizes), tuple(item_sizes)
 
     def __call__(self, profile: Mapping, inputs: Mapping) -> jax.Array:
@@ -66,7 +63,7 @@ class MeluNet(Perceptron):
         user_NxE = [jnp.broadcast_to(e, (n, *e.shape)) for e in user]
         item_NxE = [mlp.mean_embedding(self.embed[f"item_{k}"], inputs[k]) for k in self.item_names]
         x_NxD = jnp.concatenate([*user_NxE, *item_NxE], axis=1)
-        return self.mean + super().__call__(profile, x_NxD)
+        return super().__call__(profile, x_NxD)
 
 
 def vector_mlp(hidden: Sequence[int]) -> Model:
@@ -74,9 +71,10 @@ def vector_mlp(hidden: Sequence[int]) -> Model:
     return from_nnx(lambda rngs, profile, inputs: Perceptron(rngs, inputs.shape[-1], hidden))
 
 
-def factor_mlp(mean: float, hidden: Sequence[int]) -> Model:
+def factor_mlp(mean: float, hidden: Sequence[int], wrap: Callable[[Model], Model]) -> Model:
     """See `towers.factor_mlp`."""
-    return from_nnx(lambda rngs, profile, inputs: FactorMlp(rngs, inputs["factor"], mean, hidden))
+    net = from_nnx(lambda rngs, profile, inputs: FactorMlp(rngs, inputs["factor"], hidden))
+    return mlp.added(lambda inputs: mean + inputs["bias"], wrap(net))
 
 
 def melu_net(
@@ -85,8 +83,8 @@ def melu_net(
     mean: float,
     dim: int,
     hidden: Sequence[int],
+    wrap: Callable[[Model], Model],
 ) -> Model:
     """See `towers.melu_net`."""
-    return from_nnx(
-        lambda rngs, profile, inputs: MeluNet(rngs, user_sizes, item_sizes, mean, dim, hidden)
-    )
+    net = from_nnx(lambda rngs, profile, inputs: MeluNet(rngs, user_sizes, item_sizes, dim, hidden))
+    return mlp.added(lambda inputs: mean, wrap(net))

@@ -5,12 +5,20 @@ of `metajax.tree`: ``embed/...`` are embeddings, ``body/...`` hidden layers, ``h
 layer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from metajax.types import Model, PyTree
+
+Wrap = Callable[[Model], Model]
+"""What a network is wrapped in before means are added to it, such as `adapters.mixed.mixed`."""
+
+
+def unwrapped(model: Model) -> Model:
+    """The model itself."""
+    return model
 
 
 def vector_mlp(hidden: Sequence[int] = (40, 40)) -> Model:
@@ -65,15 +73,20 @@ def constant_feature() -> Model:
     )
 
 
-def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64)) -> Model:
+def factor_mlp(mean: float, hidden: Sequence[int] = (64, 64), *, wrap: Wrap = unwrapped) -> Model:
     """Scores (N,) by an MLP f on frozen item factors: ``mean + b_i + f(factor_i, b_i)``.
 
     Items enter through the stored columns ``factor`` (N, D) and ``bias`` (N,), so that a cold item
     whose factors were predicted from its content is served by the same parameters.
+
+    Args:
+      mean: added to the scores, the mean rating.
+      hidden: widths of the hidden layers.
+      wrap: of f alone, see `Wrap`.
     """
     from metajax.models import perceptrons
 
-    return perceptrons.factor_mlp(mean, hidden)
+    return perceptrons.factor_mlp(mean, hidden, wrap)
 
 
 def melu_net(
@@ -82,6 +95,8 @@ def melu_net(
     mean: float,
     dim: int = 32,
     hidden: Sequence[int] = (64, 64),
+    *,
+    wrap: Wrap = unwrapped,
 ) -> Model:
     """MeLU's network: one embedding per feature, averaged over its values, then decision layers.
 
@@ -93,10 +108,11 @@ def melu_net(
       mean: added to the scores, the mean rating.
       dim: width of each embedding.
       hidden: widths of the decision layers.
+      wrap: of the network without the mean, see `Wrap`.
 
     References: Lee et al., "MeLU: meta-learned user preference estimator for cold-start
     recommendation", KDD 2019.
     """
     from metajax.models import perceptrons
 
-    return perceptrons.melu_net(user_sizes, item_sizes, mean, dim, hidden)
+    return perceptrons.melu_net(user_sizes, item_sizes, mean, dim, hidden, wrap)

@@ -27,7 +27,8 @@ class Grid(NamedTuple):
       rows: cells, as many per row as there are headings.
       left: how many columns, from the left, hold words; all others hold numbers.
       notes: lines printed below the table.
-      sections: indices of the rows that begin a new group.
+      sections: indices of the rows that begin a new group; one whose other cells are empty is the
+        group's heading, and LaTeX and Typst let it run over all columns.
       bold: indices of the rows that matter most.
     """
 
@@ -103,6 +104,11 @@ def csv_text(grid: Grid) -> str:
     return text.getvalue()
 
 
+def _is_heading(grid: Grid, i: int) -> bool:
+    """Whether a row is the heading of a group: it begins one, and has its first cell only."""
+    return i in grid.sections and bool(grid.rows[i][0]) and not any(grid.rows[i][1:])
+
+
 LATEX: dict[str, str] = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
@@ -135,17 +141,23 @@ def latex(grid: Grid, label: str = "") -> str:
     for i, row in enumerate(grid.rows):
         if i and i in grid.sections:
             lines.append(r"\midrule")
+        if _is_heading(grid, i):
+            span = len(grid.headings)
+            lines.append(rf"\multicolumn{{{span}}}{{l}}{{\textit{{{safe(row[0])}}}}} \\")
+            continue
         cells = [rf"\textbf{{{safe(c)}}}" if c and i in grid.bold else safe(c) for c in row]
         lines.append(" & ".join(cells) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}", ""])
 
 
-def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
-    """The table in Typst, as a floating ``figure`` with horizontal rules only.
+def typst(grid: Grid, label: str = "", *, across: bool = False, floats: bool = True) -> str:
+    """The table in Typst, as a ``figure`` with horizontal rules only.
 
     Args:
       across: over all columns of the page.
+      floats: to the top of a page; else it stands where it is, and may go on on the next page.
     """
+    place = '  placement: top, scope: "parent",' if across else "  placement: auto,"
     columns = ", ".join(["left"] * grid.left + ["right"] * (len(grid.headings) - grid.left))
     cell = lambda text, strong=False: (
         f"[*{typst_text(text)}*]" if strong else f"[{typst_text(text)}]"
@@ -153,7 +165,7 @@ def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
     lines = [
         "#figure(",
         # at the foot of the page one across both columns may hide what stands there in a column
-        '  placement: top, scope: "parent",' if across else "  placement: auto,",
+        *([place] if floats else []),
         f"  caption: [{typst_text(' '.join([grid.title + '.', *grid.notes]))}],",
         f"  table(columns: {len(grid.headings)}, align: ({columns},), stroke: none,",
         "    table.hline(),",
@@ -163,6 +175,10 @@ def typst(grid: Grid, label: str = "", *, across: bool = False) -> str:
     for i, row in enumerate(grid.rows):
         if i and i in grid.sections:
             lines.append("    table.hline(stroke: 0.3pt),")
+        if _is_heading(grid, i):
+            span = len(grid.headings)
+            lines.append(f"    table.cell(colspan: {span}, align: left)[_{typst_text(row[0])}_],")
+            continue
         lines.append("    " + ", ".join(cell(c, bool(c) and i in grid.bold) for c in row) + ",")
     lines += ["    table.hline(),", "  ),", f"){f' <{label}>' if label else ''}", ""]
     return "\n".join(lines)

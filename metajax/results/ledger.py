@@ -88,7 +88,7 @@ def enter(
     path = places.state() / "ledger" / f"{tests}.jsonl"
     line = _line(ticket)
     try:
-        _append(path, [line])
+        _append(path, [] if places.process() else [line])
     except OSError as error:
         print(f"the opening of the test tasks is not in the ledger: {error}", file=sys.stderr)
     shared = lines(published / PUBLISHED) if published else ()

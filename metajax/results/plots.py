@@ -32,6 +32,8 @@ COLORS = ("#b2182b", "#00798c", "#d9a400", "#20405f", "#7a5195", "#4f9d69", "#8d
 COLUMN = 3.3
 BESIDE_NAMES = 30
 """Characters of an axis label that fit below a plot with names at its left."""
+BESIDE = 0.08
+"""Places between two arms at the same number of ratings."""
 TEXT: Any = {
     "font.size": 7,
     "axes.titlesize": 8,
@@ -98,12 +100,12 @@ def finish(axes: Any, x: str, y: str, lines: int) -> None:
 
 def _keep_readable(axes: Any, values: Sequence[float]) -> None:
     """Cuts the axis off above what has diverged, and says so, so that the rest stays readable."""
-    limit = 2.5 * float(np.median(values))
-    inside = [v for v in values if v <= limit]
-    if len(inside) < len(values):
+    finite = [v for v in values if np.isfinite(v)]
+    inside = [v for v in finite if v <= 2.5 * float(np.median(finite))]
+    if inside and len(inside) < len(values):
         margin = 0.1 * (max(inside) - min(inside)) + 1e-9
         axes.set_ylim(min(inside) - margin, max(inside) + 2 * margin)
-        told = f"off the scale: up to {max(values):.2g}"
+        told = f"off the scale: up to {max(finite):.2g}"
         axes.text(0.98, 0.97, told, transform=axes.transAxes, ha="right", va="top", fontsize=6)
 
 
@@ -114,7 +116,10 @@ def k_shot(
     metric: str = "mae",
     arms: Sequence[str] | None = None,
 ) -> None:
-    """Saves the curve of a metric over the number of support ratings, one line per arm."""
+    """Saves the curve of a metric over the number of support ratings, one line per arm.
+
+    Intervals are bars, and the arms stand beside each other, so that none hides another's.
+    """
     conditions = [(str(k), f"k={k}") for k in record.shots] + [("all", "all")]
     places = np.arange(len(conditions))
     shown = list(arms or record.names())
@@ -127,7 +132,10 @@ def k_shot(
             ]
             means += [r.mean for r in results]
             width = 1.8 if arm == record.method else 1.0
-            banded(axes, i, places, results, arm, linewidth=width)
+            beside = places + BESIDE * (i - (len(shown) - 1) / 2)
+            axes.plot(beside, [r.mean for r in results], label=arm, linewidth=width, **look(i))
+            low, high = [r.low for r in results], [r.high for r in results]
+            axes.vlines(beside, low, high, color=look(i)["color"], linewidth=0.7, alpha=0.6)
         _keep_readable(axes, means)
         axes.set_xticks(places, [label for label, _ in conditions])
         finish(

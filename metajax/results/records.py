@@ -198,7 +198,7 @@ def write(
         _add(archive, "scores.bin", packed, zipfile.ZIP_STORED)
     path = folder / f"{name}{SUFFIX}"
     _replace(path, content.getvalue())
-    if also_publish:
+    if also_publish and not places.process():
         publish(name, record)
     return path
 

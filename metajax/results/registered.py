@@ -60,7 +60,8 @@ class Comparison:
 
     def __init__(self, splits: Sequence[records.Record], told: Mapping[str, Any]):
         first, named = splits[0], set(told["arms"])
-        keys = [key for key in first.scores if key.arm in named]
+        in_all = set.intersection(*(set(one.scores) for one in splits))
+        keys = [key for key in first.scores if key.arm in named and key in in_all]
         self.told, self.splits = told, list(splits)
         self.conditions = [f"k={k}" for k in told.get("shots", ())] or [records.ALL]
         self.record = dataclasses.replace(

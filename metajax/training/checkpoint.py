@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import tree
+from metajax import places, tree
 from metajax.types import PyTree, UserError
 
 KEEP_LAST = 2
@@ -72,7 +72,7 @@ def opened(folder: pathlib.Path, identity: str) -> Iterator[Store]:
     from orbax.checkpoint import v1 as ocp
 
     _quiet()
-    folder = folder.resolve()
+    folder = places.shared(folder.resolve())
     pending: list[Any] = []
     checkpointers: list[Any] = []
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from metajax import places
 from metajax.training.outer_gradient import GradientFn, task_keys
 from metajax.training.steps import Recipe
 from metajax.types import Episode, Params, PyTree, UserError
@@ -59,15 +60,31 @@ def make_available(count: int) -> None:
     """Makes ``count`` devices available to JAX, on a CPU by splitting it into that many.
 
     Call it before anything is computed, since JAX fixes its devices at the first computation.
+    Where several processes run the same command, see `places.processes`, this one joins the others,
+    and ``count`` is that of all of them together.
 
     Raises:
-      UserError: there are fewer devices.
+      UserError: there are fewer devices, or they do not divide over the processes.
     """
-    if count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+    if places.processes() > 1:
+        _join(count, places.processes())
+    elif count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):  # settled already: what there is must do
             jax.config.update("jax_num_cpu_devices", count)
     if count > 1:  # one there is; to count them would settle what a process may yet join
         _check(count)
+
+
+def _join(count: int, num_processes: int) -> None:
+    """Joins the other processes, with as many devices of a CPU as each has to bring."""
+    if count % num_processes:
+        raise UserError(
+            f"{num_processes} processes (JAX_NUM_PROCESSES) cannot share --devices {count}; ask "
+            f"for a multiple of {num_processes}"
+        )
+    jax.config.update("jax_num_cpu_devices", count // num_processes)
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(num_processes=num_processes, process_id=places.process())
 
 
 def _check(count: int) -> None:
@@ -101,9 +118,21 @@ def place(mesh: Mesh, tree: PyTree, axis: str | None = None) -> PyTree:
 
     Every process must pass the same arrays; each keeps its own shard.
     """
-    where = NamedSharding(mesh, PartitionSpec() if axis is None else PartitionSpec(axis))
+    spec = PartitionSpec() if axis is None else PartitionSpec(axis)
+    return lay(tree, NamedSharding(mesh, spec))
+
+
+def lay(tree: PyTree, where: jax.sharding.Sharding | None) -> PyTree:
+    """The tree where a sharding says, over the devices of several processes as well.
+
+    Every process must pass the same arrays.
+    """
+    if where is None or where.is_fully_addressable:
+        return jax.device_put(tree, where)
 
     def put(leaf: jax.Array) -> jax.Array:
+        if isinstance(leaf, jax.Array) and leaf.sharding == where:
+            return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             data = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

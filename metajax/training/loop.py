@@ -18,9 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metajax.training import checkpoint as checkpoints
 from metajax.training import progress, resume
-from metajax.training.devices import warn_of_waiting
+from metajax.training.devices import lay, warn_of_waiting
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.resume import Progress
 from metajax.training.steps import (
@@ -107,8 +106,7 @@ def fit(
       sample, data: what draws the batch of a step, and from what; that goes to the devices.
       keys: (S,) one key per seed.
       num_steps, block: outer steps in all, and between two checks by the host.
-      piece: outer steps of one call of the device, after which a checkpoint can be written; by
-        default a whole block. Long blocks are cut, so that a run that is killed loses little.
+      piece: outer steps between two moments when a checkpoint can be written; by default a block.
       title: of a progress bar; without one there is none.
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the steps done and the mean metrics.
@@ -124,26 +122,20 @@ def fit(
     if num_steps < 1:
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     assert validate or not patience, "a plateau is one of the validation score"
-    block = min(block, num_steps)
-    piece = min(piece or block, block)
+    sizes = min(piece or block, block, num_steps), min(block, num_steps), num_steps
     run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
     at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
-    laid = functools.partial(jax.device_put, device=_where(at.state.params))
+    laid = functools.partial(lay, where=_where(at.state.params))
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)
     with ExitStack() as stack:
-        save = lambda at, last: None
-        if checkpoint is not None:
-            identity = resume.identity(run_block, judge, at, data, block, piece)
-            store = stack.enter_context(checkpoints.opened(checkpoint, identity))
-            save = resume.saver(store, save_every)
-            at = placed(resume.resumed(store, at, num_steps, block, checkpoint))
+        run = run_block, judge, data
+        at, save = resume.going_on(stack, checkpoint, run, at, sizes, save_every)
+        at = placed(at)
         tell = _teller(stack, title, at.done, num_steps, report)
         more = lambda at: not _ended(at, num_steps, seconds, patience)
         while more(at):
-            end = min(at.done - at.done % block + block, num_steps)
-            length = min(piece, end - at.done)
-            at = _advance(run_block, judge, at, data, length, end, go_on)
+            at = _advance(run_block, judge, at, data, sizes, go_on)
             save(at, not more(at))
             tell(at)
     return Fitted(at.best, at.best_step, at.history, at.state, at.seconds, _diverged(at.broken))
@@ -231,16 +223,17 @@ def _advance(
     judge: Callable | None,
     at: Progress,
     data: PyTree,
-    length: int,
-    end: int,
+    sizes: tuple[int, int, int],
     go_on: bool,
 ) -> Progress:
-    """Where the run stands ``length`` steps later, within the block that ends at step ``end``.
+    """Where the run stands a piece later; ``sizes`` are those of a piece, a block and the run.
 
     Raises:
       UserError: a seed diverged, and ``go_on`` is false.
     """
-    began = time.perf_counter()
+    began, (piece, block, num_steps) = time.perf_counter(), sizes
+    end = min(at.done - at.done % block + block, num_steps)
+    length = min(piece, end - at.done)
     state, info = run_block(at.state, data, length)
     told = {k: np.asarray(v) for k, v in info.items()}
     if at.within:

@@ -9,6 +9,8 @@ where memory or time is short; none of them changes a number beyond rounding:
 
     tasks = in_chunks(cut_to_length(of_tasks(learner), (16, 64)), 8)
     gradient_fn = sorted_by_length(of_batch(tasks))
+
+`arranged` puts them together as `metajax.platforms` says for this platform.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
+from metajax.platforms import Way
 from metajax.types import Episode, MetaLearner, Params, PyTree, UserError
 
 Info = dict[str, jax.Array]
@@ -56,6 +59,22 @@ def outer_gradient(learner: MetaLearner, chunk_size: int | None = None) -> Gradi
     """
     gradient = of_tasks(learner)
     return of_batch(gradient if chunk_size is None else in_chunks(gradient, chunk_size))
+
+
+def arranged(learner: MetaLearner, way: Way, prepare: Prepare | None = None) -> GradientFn:
+    """The same gradient, computed in a platform's way with tasks of some kind.
+
+        gradient_fn = arranged(learner, platforms.way("ratings"))
+
+    Args:
+      way: its ``chunk_size`` and ``lengths`` are used.
+      prepare: see `prepared`.
+    """
+    tasks = of_tasks(learner)
+    tasks = cut_to_length(tasks, way.lengths) if way.lengths else tasks
+    tasks = tasks if way.chunk_size is None else in_chunks(tasks, way.chunk_size)
+    found = of_batch(tasks) if prepare is None else prepared(tasks, prepare)
+    return sorted_by_length(found) if way.lengths else found
 
 
 def loss_gradient(loss: Callable[[Params, Any, jax.Array], tuple[jax.Array, Info]]) -> GradientFn:

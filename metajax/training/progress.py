@@ -15,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from metajax import places
+
 Update = Callable[[int, Mapping[str, float]], None]
 EVERY = 60.0
 """Seconds between two lines where standard error is no terminal."""
@@ -32,6 +34,9 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Update]:
       total: steps of the whole run.
       start: steps that were done before, by a run that this one goes on from.
     """
+    if places.process():  # the first of several processes speaks for all
+        yield lambda done, metrics: None
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _lines(title, total, start)
@@ -54,11 +59,23 @@ def bar(title: str, total: int, start: int = 0) -> Iterator[Update]:
         yield update
 
 
+def say(line: str) -> None:
+    """Prints a line about a run that goes on, on standard error.
+
+    If that fails, because nobody reads it any more or the disk of a log is full, the run goes on:
+    what it computes is worth more than the line.
+    """
+    if places.process():  # the first of several processes speaks for all
+        return
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
 def _lines(title: str, total: int, start: int) -> Update:
     """Prints a line where the last one, or the start, is `EVERY` seconds ago.
 
     The time left is counted from the first update on, before which a program is compiled; at the
-    first update itself, from the start.
+    first update itself from the start, if a hundredth is done.
     """
     marks = [(time.monotonic(), start)]
     printed = marks[0][0]
@@ -70,10 +87,10 @@ def _lines(title: str, total: int, start: int) -> Update:
             printed = now
             since, before = next((m for m in reversed(marks) if m[1] < done), (now, done))
             left = "time left unknown"
-            if before < done:
+            if (len(marks) > 1 and before < done) or done - start >= total / 100:
                 left = _left((now - since) * max(0, total - done) / (done - before))
             said = filter(None, (f"{title}: {done:,} of {total:,}", _told(metrics), left))
-            print(", ".join(said), file=sys.stderr, flush=True)
+            say(", ".join(said))
         if len(marks) == 1:
             marks.append((now, done))
 

@@ -4,6 +4,7 @@ import hashlib
 import pathlib
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +67,30 @@ def saver(store: checkpoints.Store, every: float) -> Callable[[Progress, bool], 
         saved = time.perf_counter()
 
     return save
+
+
+def going_on(
+    stack: ExitStack,
+    folder: pathlib.Path | None,
+    run: tuple[Any, Any, PyTree],
+    at: Progress,
+    sizes: tuple[int, int, int],
+    every: float,
+) -> tuple[Progress, Callable[[Progress, bool], None]]:
+    """Where a run goes on from, and what saves it; without a folder, where it stands and nothing.
+
+    Args:
+      stack: closes the checkpoints in the end.
+      run: the programs of a block and of its judge, and the data.
+      sizes: outer steps of a piece, of a block and of the run.
+      every: see `saver`.
+    """
+    if folder is None:
+        return at, lambda at, last: None
+    (run_block, judge, data), (piece, block, num_steps) = run, sizes
+    told = identity(run_block, judge, at, data, block, piece)
+    store = stack.enter_context(checkpoints.opened(folder, told))
+    return resumed(store, at, num_steps, block, folder), saver(store, every)
 
 
 def _arrays(at: Progress) -> dict[str, PyTree]:

@@ -6,6 +6,7 @@ import importlib
 import math
 import pathlib
 import re
+from typing import Annotated
 
 import jax
 import pytest
@@ -146,6 +147,21 @@ def test_what_is_not_said_of_a_file_changes_no_digest():
     other = settings.replace(config, user="wer")
     assert other.data.read == said and settings.config_hash(other) != settings.config_hash(config)
     assert not {field.name for field in dataclasses.fields(said)} & settings.flat(config).keys()
+
+
+def test_a_later_setting_counts_in_the_digest_only_where_it_is_not_the_default():
+    @dataclasses.dataclass(frozen=True)
+    class Before:
+        rate: float = 0.1
+
+    @dataclasses.dataclass(frozen=True)
+    class After(Before):
+        compute: Annotated[str, settings.Later()] = "float32"
+
+    assert settings.flat(After())["compute"] == "float32"
+    assert settings.config_hash(After()) == settings.config_hash(Before())
+    assert settings.config_hash(After(compute="bfloat16")) != settings.config_hash(Before())
+    assert settings.config_hash(After(rate=0.2)) == settings.config_hash(Before(rate=0.2))
 
 
 def test_a_named_data_set_needs_no_word_on_its_columns():

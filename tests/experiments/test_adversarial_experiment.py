@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 
 from experiments.trust import (
     adversarial,
@@ -19,14 +20,15 @@ KEY = jax.random.key(0)
 
 
 def person(real: int = 10) -> Episode:
-    mask = (jnp.arange(12) < real) * 1.0
-    rows = Examples({"factor": jnp.ones((12, 2))}, 1.0 + jnp.arange(12) % 5, mask)
+    mask, label = np.float32(np.arange(12) < real), np.float32(1 + np.arange(12) % 5)
+    rows = Examples({"factor": np.ones((12, 2), np.float32)}, label, mask)
     return Episode((), rows, rows)
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.0, 0), (0.2, 2), (0.4, 4), (1.0, 10)])
 def test_so_many_ratings_are_the_opposite_and_padding_is_left(share, count):
-    before, after = person().support, adversarial_parts.lies(share)(KEY, person()).support
+    lies = jax.jit(adversarial_parts.lies(share))
+    before, after = jax.tree.map(np.asarray, (person().support, lies(KEY, person()).support))
     told = np.asarray(after.label != before.label)
     neutral = np.asarray(before.label == 3.0)  # whose opposite is the same
     assert told.sum() <= count <= (told | neutral).sum()
@@ -36,19 +38,29 @@ def test_so_many_ratings_are_the_opposite_and_padding_is_left(share, count):
 
 def test_noise_has_the_length_of_the_lies():
     lies = adversarial_parts.lies(0.4)
-    noisy = adversarial_parts.noise_of(lies)(KEY, person()).support
-    told = lies(jax.random.split(KEY)[0], person()).support
-    gap = lambda x: float(jnp.linalg.norm((x.label - person().support.label) * x.mask))
+
+    @jax.jit
+    def both(key, one):
+        noisy = adversarial_parts.noise_of(lies)(key, one)
+        return noisy.support, lies(jax.random.split(key)[0], one).support
+
+    noisy, told = jax.tree.map(np.asarray, both(KEY, person()))
+    gap = lambda x: float(np.linalg.norm((x.label - person().support.label) * x.mask))
     assert gap(noisy) == pytest.approx(gap(told), rel=1e-5) and gap(told) > 0
 
 
-def planted(kept: float) -> records.Record:
+MEASURES = ("mae", "mse", "ndcg@5")
+
+
+def planted(kept: float, metrics=MEASURES) -> records.Record:
     """A record whose robust arm keeps a share of what the plain one loses at 20 % of lies."""
     people = np.linspace(0.6, 0.8, 20)[None]
     scores = {}
     for arm, share in (("fold-in", 1.0), ("fold-in, Huber", kept), ("MAML", 1.0)):
         for i, condition in enumerate(adversarial_report.CONDITIONS):
-            scores[records.Key("lies", arm, condition, "mae")] = people + 0.02 * i * share
+            for metric in metrics:
+                values = people + (-0.02 if metric == "ndcg@5" else 0.02) * i * share
+                scores[records.Key("lies", arm, condition, metric)] = values
     arms = records.arms_of(dict.fromkeys(k.arm for k in scores))
     return records.made(
         "adversarial", adversarial.Config(), arms, scores, opened=(), scenario="lies"
@@ -57,24 +69,51 @@ def planted(kept: float) -> records.Record:
 
 def test_the_tables_say_what_a_defence_saves(tmp_path, capsys):
     record = planted(0.4)
-    assert adversarial_report.loss_kept(record, "fold-in, Huber") == pytest.approx(0.4, abs=1e-4)
-    assert adversarial_report.loss_kept(record, "fold-in") == pytest.approx(1.0)
+    for metric in MEASURES:
+        kept = lambda arm, m=metric: adversarial_report.loss_kept(record, arm, m)
+        assert kept("fold-in, Huber") == pytest.approx(0.4, abs=1e-3)
+        assert kept("fold-in") == pytest.approx(1.0)
     adversarial_report.report(record, tmp_path)
     said = capsys.readouterr().out
-    assert "lying supports" in said and "0.40" in said
+    places = [said.index(f"{name}, lying supports") for name in ("RMSE", "nDCG@5", "MAE")]
+    assert places == sorted(places) and said.count("0.40") >= 3
+    assert adversarial_report.OLDER not in said
     assert (tmp_path / "lies.png").stat().st_size > 10_000
+
+
+def test_a_record_of_absolute_errors_alone_says_so(tmp_path, capsys):
+    adversarial_report.report(planted(0.4, ("mae",)), tmp_path)
+    said = capsys.readouterr().out
+    assert adversarial_report.OLDER in said and "MAE, lying supports" in said
+    assert "RMSE" not in said.replace(adversarial_report.OLDER, "")
+
+
+def test_asked_items_are_moved_to_raise_the_squared_error():
+    """A score is the sum of an item's factors: each moves its length away from the label."""
+    score = lambda params, profile, inputs: inputs["factor"].sum(axis=1)
+    learner = pooled.pooled(Model(lambda key, profile, inputs: {}, score))
+    episode = person()
+    params = jax.jit(learner.init)(KEY, episode)
+    up = adversarial.against.uphill
+    moved = adversarial_parts.on_query(learner, params, 0.5, up)
+    found = np.asarray(jax.jit(lambda e: moved(learner.start(params, ()), e))(episode))
+    away = np.where(episode.query.label > 2, -1, 1) * (episode.query.label != 2)
+    np.testing.assert_allclose(found, 2 + 0.5**0.5 * away * episode.query.mask, atol=1e-2)
 
 
 def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
     people = np.linspace(0.6, 0.8, 20)[None]
     rooms = {
         "moved factors": [
-            (a, c, "mae") for a in ("plain", "outer") for c in ("all", "asked moved 0.5")
+            (a, c, metric)
+            for a in ("plain", "outer")
+            for c in ("all", "asked moved 0.5")
+            for metric in MEASURES
         ],
         "hostile users": [
             ("mean", kind, metric)
             for kind in adversarial.attempts(adversarial.Config(), "hostile")
-            for metric in ("mae", "pushed")
+            for metric in (*MEASURES, "pushed")
         ],
         "two domains": [("reversal", "all", m) for m in ("mse", "along", "domain")],
     }
@@ -84,7 +123,9 @@ def test_every_attack_has_its_table_and_picture(tmp_path, capsys):
         record = records.made("adversarial", adversarial.Config(), arms, scores, opened=())
         adversarial_report.report(record, tmp_path)
         assert (tmp_path / f"{room.replace(' ', '-')}.png").stat().st_size > 5_000
-    assert "asked .5 minus plain" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "asked .5 minus plain" in said and adversarial_report.OLDER not in said
+    assert said.index("MSE minus honest") < said.index("nDCG@5 minus honest")
 
 
 def test_the_shares_of_hostile_users_are_a_range():
@@ -103,11 +144,13 @@ def test_embeddings_that_are_learned_are_moved_with_the_stored_ones():
         lambda key, profile, inputs: {"w": jnp.array([1.0, -2.0])},
         lambda params, profile, inputs: inputs["factor"] @ params["w"],
     ))  # fmt: skip
-    learner = adversarial_arms.embedded(linear, 3, 2)
-    rows = Examples({"factor": jnp.ones((4, 2)), "item": jnp.array([0, 1, 2, 2])},
-                    jnp.zeros(4), jnp.ones(4))  # fmt: skip
+    learner = compiled(adversarial_arms.embedded(linear, 3, 2))
+    ones = np.ones((4, 2), np.float32)
+    inputs = {"factor": ones, "item": np.array([0, 1, 2, 2])}
+    rows = Examples(inputs, 0 * ones[:, 0], ones[:, 0])
     params = learner.init(KEY, Episode((), rows, rows))
     state = learner.start(params, ())
     np.testing.assert_allclose(learner.predict(params, state, rows.inputs), -1.0)
-    moved = {**params, "table": params["table"].at[2, 0].set(0.5)}
+    moved = {**params, "table": np.array(params["table"])}
+    moved["table"][2, 0] = 0.5
     np.testing.assert_allclose(learner.predict(moved, state, rows.inputs), [-1, -1, -0.5, -0.5])

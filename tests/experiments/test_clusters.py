@@ -66,13 +66,19 @@ def test_one_cluster_is_refused():
         check(experiment.Config(clusters=1))
 
 
-def test_the_worst_cluster_is_the_one_of_the_largest_error():
+@pytest.mark.usefixtures("few_draws")
+@pytest.mark.parametrize("metric", ["mae", "mse"])
+def test_the_worst_cluster_is_the_one_of_the_largest_error(metric):
     error = np.repeat([[1.0, 3.0, 2.0]], 2, axis=0).repeat(12, axis=1)
-    scores = {records.Key(report.SCENARIO, report.ONE, records.ALL, "mae"): error}
+    scores = {records.Key(report.SCENARIO, report.ONE, records.ALL, metric): error}
     groups = {"groups": np.repeat([0, 1, 2], 12).tolist()}
     record = records.made("x", experiment.Config(), (), scores, opened=(), extra=groups)
     value, mine = report.worst(record, report.ONE, records.ALL)
     assert value == 3.0 and mine.nonzero()[0].tolist() == list(range(12, 24))
+    apart = report.worst_measure(record)
+    named, mean = {"mae": ("MAE", 3.0), "mse": ("RMSE", 3.0**0.5)}[metric]
+    assert apart.name.startswith(named)
+    assert apart.of(report.ONE, records.ALL).mean == pytest.approx(mean)
 
 
 @pytest.mark.usefixtures("few_draws")
@@ -82,4 +88,4 @@ def test_the_stored_record_prints_its_tables_and_draws(tmp_path, capsys):
         pytest.skip("no record of clusters is stored")
     experiment.main(config)
     assert report.GATE in capsys.readouterr().out
-    assert (tmp_path / "mae.png").is_file() and (tmp_path / "differences.png").is_file()
+    assert (tmp_path / "error.png").is_file() and (tmp_path / "differences.png").is_file()

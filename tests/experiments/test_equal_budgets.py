@@ -7,8 +7,10 @@ import types
 import numpy as np
 import pytest
 
+from experiments.field.ranking import meta, ranking
 from experiments.field.tables import contenders, tables
-from metajax.benchmark import baselines, boosting, mixture, problem, stacking
+from metajax.benchmark import baselines, boosting, mixture, problem, ranking_arms, stacking
+from metajax.benchmark import ranking as lists
 from metajax.benchmark.arm import Fitted
 from metajax.data import split
 from metajax.data.worlds import latent
@@ -134,3 +136,38 @@ def test_ways_to_warm_up_have_the_budget_of_the_arms_beside_them(monkeypatch, tm
     assert (ways.num_steps, ways.patience) == (training.num_steps, training.patience)
     assert (ways.trials, ways.trial_steps) == (budget.trials, budget.trial_steps)
     assert ways.seeds == training.seeds
+
+
+def test_arms_that_rank_catalogues_have_equal_trials_seeds_and_a_plateau(monkeypatch, tmp_path):
+    config = ranking.Config()
+    assert config.trials >= 30 and config.seeds >= 5 and 0 < config.patience < config.num_steps
+    searches, trainings, fits = [], [], []
+
+    def tune(objective, space, num_trials, *, folder, name, first):
+        searches.append((num_trials, first == search.middle(space)))
+        objective(first, lambda *now: None)
+        return search.Found(dict(first), -1.0, [search.Trial(dict(first), 1.0, "complete")], {})
+
+    def fit(met, begin, head, rate, *, valid, seeds, num_steps, patience=0, **more):
+        trainings.append((seeds, num_steps, patience, more["num_tasks"]))
+        return meta.Trained([None] * seeds, np.ones(seeds), np.ones(seeds, int))
+
+    monkeypatch.setattr(search, "tune", tune)
+    monkeypatch.setattr(meta, "fit", fit)
+    monkeypatch.setattr(lists, "quality", lambda *given: 0.5)
+    spaces = {arm: space for arm, (_, space) in ranking_arms.RANKERS.items()}
+    prepare = lambda met: lambda **settings: fits.append(settings)
+    counted = {arm: (prepare, space) for arm, space in spaces.items()}
+    monkeypatch.setattr(ranking, "RANKERS", counted)
+    for arm in spaces:
+        fits.clear()
+        made = ranking.classic(arm, None, [], config, tmp_path)
+        assert len(made.scorers) == (config.seeds if arm in ranking.SEEDED else 1)
+        assert len({tuple(f.items()) for f in fits if "seed" in f}) == len(made.scorers) - 1
+    assert {arm for arm, space in spaces.items() if not space} == {"R0 popularity"}
+    for arm in ranking.HEADS:
+        ranking.meta_learned(arm, None, None, [], config, tmp_path)
+    assert searches == [(config.trials, True)] * (len(spaces) - 1 + len(ranking.HEADS))
+    short, whole = set(trainings[::2]), set(trainings[1::2])
+    assert short == {(1, config.trial_steps, 0, config.num_tasks)}
+    assert whole == {(config.seeds, config.num_steps, config.patience, config.num_tasks)}

@@ -162,5 +162,5 @@ def test_a_table_is_tuned_by_equal_trials_and_goes_on_where_it_stood(tmp_path, m
 def test_every_contender_is_tuned_over_settings_it_has():
     for arm, contender in contenders.CONTENDERS.items():
         config = contender.module.Config()
-        for name in (*contender.space, *[k for v in contender.differs.values() for k in v]):
+        for name in (*contender.space, *[k for v in contender.further.values() for k in v]):
             assert hasattr(config, name), f"{arm} has no setting {name}"

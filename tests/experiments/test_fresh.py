@@ -173,6 +173,14 @@ def test_the_page_of_experiments_begins_with_the_registered_claims():
     assert index.registered_claims(level[:1]) == "", "a split is missing"
 
 
+def test_a_measure_that_one_split_lacks_is_not_shown():
+    one, other = splits({"A2 fold-in": 0.2, "A6 MAML": 0.0})
+    fewer = {k: v for k, v in one.scores.items() if k.metric != "mae"}
+    found = registered.comparisons([dataclasses.replace(one, scores=fewer), other])[1]
+    headings = report.grid_of(found, "user_cold").headings
+    assert "MAE" not in headings and "nDCG@5" in headings
+
+
 def test_a_registration_is_judged_by_its_own_arms():
     level = splits({"A2 fold-in": 0.2, "A3 joint": 0.0, "A6 MAML": 0.0})
     few, every = registered.comparisons(level)

@@ -78,10 +78,10 @@ def test_the_doubly_robust_loss_is_the_true_mean_where_the_imputation_is_right()
     data = {"rows": rows, "user": LOG.user_features, "item": LOG.item_features}
     data = jax.tree.map(np.asarray, data) | {"penalty": np.zeros(2)}
     data = jax.tree.map(jax.numpy.asarray, data)
-    episode = jax.tree.map(lambda x: x[0], draw(data, jax.random.key(0)))
-    params = jax.jit(learner.init)(jax.random.key(1), episode)
-    flat = jax.tree.map(lambda x: 0 * x, params)
-    flat["imputed"]["level"] = flat["imputed"]["level"] + 3.0
+    episode = jax.tree.map(lambda x: np.asarray(x)[0], draw(data, jax.random.key(0)))
+    params = jax.eval_shape(learner.init, jax.random.key(1), episode)
+    flat = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+    flat["imputed"]["level"] = flat["imputed"]["level"] + np.float32(3.0)
     level = lambda e, v: e._replace(label=0 * e.label + v)
     same = episode._replace(support=level(episode.support, 3.0), query=level(episode.query, 3.0))
     found = jax.jit(learner.loss)(flat, same, jax.random.key(2))[0]
@@ -94,7 +94,7 @@ def test_weights_reach_the_support_and_the_loss_apart():
     tasks = arms.tasks(LOG, arms.rows_of(LOG.chosen, hidden, hidden), arms.rows_of(
         LOG.random, hidden, hidden))  # fmt: skip
     profile = tasks.profile | {"penalty": np.zeros((12, 2), np.float32)}
-    episode = jax.tree.map(lambda x: x[0], tasks._replace(profile=profile))
+    episode = jax.tree.map(lambda x: np.asarray(x)[0], tasks._replace(profile=profile))
     params = jax.jit(learner.init)(jax.random.key(0), episode)
     of = jax.jit(learner.loss)
     loss = lambda e: float(of(params, e, jax.random.key(1))[0])

@@ -107,8 +107,8 @@ def test_without_a_record_it_says_so(tmp_path, monkeypatch):
 def test_the_tables_and_pictures_are_those_of_the_record(tmp_path, capsys):
     rng = np.random.default_rng(0)
     names = [*multimodal.trained_rows(), *multimodal.missing_rows()]
-    key = lambda name, at: records.Key(graph_report.SCENARIO, name, at, "mae")
-    scores = {key(n, c): rng.random((1, 30)) for n in names for c in multimodal.CONDITIONS}
+    key = lambda name, at: records.Key(graph_report.SCENARIO, name, at, "mse")
+    scores = {key(n, c): 1 + rng.random((1, 30)) for n in names for c in multimodal.CONDITIONS}
     scores |= {key(multimodal.ALL, c): scores[key(multimodal.NOTHING, c)] - 0.5 for c in ("k=0",)}
     record = records.made(
         "multimodal", multimodal.Config(), records.arms_of(names), scores, shots=multimodal.SHOTS,
@@ -116,8 +116,9 @@ def test_the_tables_and_pictures_are_those_of_the_record(tmp_path, capsys):
     )  # fmt: skip
     multimodal.report(record, tmp_path)
     said = capsys.readouterr().out
+    assert "30 new items: RMSE" in said
     assert "all, dropout - nothing" in said and "-0.5000*[-0.5000, -0.5000]" in said
-    assert (tmp_path / "mae.png").is_file() and (tmp_path / "differences.png").is_file()
+    assert (tmp_path / "error.png").is_file() and (tmp_path / "differences.png").is_file()
 
 
 @pytest.mark.slow
@@ -139,7 +140,7 @@ def test_a_whole_run_finds_the_modality_that_tells_and_not_the_permuted(tmp_path
     monkeypatch.setattr(arms, "blocks_of", lambda *_: blocks)
     given = {"seeds": 1, "num_steps": 60, "num_tasks": 16, "rates": (0.01,)}
     record = multimodal.main(multimodal.Config(Output(tmp_path), **given))
-    get = lambda name: record.of(graph_report.SCENARIO, name, "k=0", "mae")
+    get = lambda name: record.of(graph_report.SCENARIO, name, "k=0", "mse")
     gap = lambda pair: records.difference(*map(get, multimodal.pairs()[pair]))
     for pair in ("plot alone - nothing", "all - without plot", "all - plot permuted"):
         assert gap(pair).high < 0, pair

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import compiled
 
 from experiments.domains import new_task, new_task_arms, new_task_report
 from metajax.data.sources import labeled
@@ -57,10 +58,12 @@ def test_a_head_of_raw_inputs_learns_a_linear_task_and_not_from_permuted_labels(
 
 
 def test_a_network_scores_a_new_task_alike_before_it_has_a_label():
-    learner = new_task_arms.fine_tuned(0.1)
-    example = jax.tree.map(lambda v: v[0], new_task_arms.drawn(ROWS, 1, labeled.TEST, 10, 5, 0))
-    example = new_task_arms.fetch(example, jnp.asarray(X))
-    params = jax.jit(learner.init)(jax.random.key(0), example)
+    learner = compiled(new_task_arms.fine_tuned(0.1))
+    example = jax.tree.map(
+        lambda v: np.asarray(v)[0], new_task_arms.drawn(ROWS, 1, labeled.TEST, 10, 5, 0)
+    )
+    example = jax.jit(new_task_arms.fetch)(example, X)
+    params = learner.init(jax.random.key(0), example)
     state = learner.start(params, ())
     np.testing.assert_array_equal(learner.predict(params, state, example.query.inputs), 0.0)
 
@@ -74,8 +77,8 @@ def test_the_group_whose_labels_are_noise_is_told_from_the_other():
         np.repeat(np.arange(3), 400), (False, False), about=about,
     )  # fmt: skip
     tasks = {"K=10": new_task_arms.drawn(rows, 1, labeled.TEST, 10, 12, seed=0)}
-    score = jnp.asarray(np.where(hard, 0.0, x))  # right of women, all alike of men
-    arm = lambda source, drawn, key: score[drawn.query.inputs["row"]][None]
+    score = np.where(hard, 0.0, x).astype(np.float32)  # right of women, all alike of men
+    arm = lambda source, drawn, key: score[np.asarray(drawn.query.inputs["row"])][None]
     ready = dict.fromkeys(new_task_report.GROUPED, arm)
     found, told = new_task_arms.by_group(rows, jnp.asarray(rows.x), ready, tasks)
     assert {k.arm for k in found} == set(ready)

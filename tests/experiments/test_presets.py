@@ -1,5 +1,6 @@
 """Presets: every experiment has them, options override them, `paper` is what records used."""
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -11,11 +12,11 @@ import types
 
 import pytest
 
-from experiments import HERE, find, sources, stand_ins, with_config
-from experiments.methods import anil, evidence, maml
+from experiments import HERE, find, sources, with_config
+from experiments.methods import anil, cnp, evidence, maml, melu, ridge_head
 from experiments.tools import search as tuning
-from metajax import settings
-from metajax.benchmark import command
+from metajax import settings, stand_ins
+from metajax.benchmark import command, harness
 from metajax.results import records
 from metajax.types import UserError
 
@@ -143,6 +144,32 @@ def test_every_preset_names_settings_that_exist():
         assert set(table) <= {"quick", "gpu"}, name
         assert all(set(told) <= known for told in table.values()), name
         assert settings.with_preset(config, "quick") != config, name
+
+
+def test_every_table_of_a_method_may_be_computed_narrow_and_has_a_record_of_its_own():
+    tables = [n for _, n, path in sources() if "benchmark.run_experiment(" in path.read_text()]
+    assert len(tables) > 20
+    for name in tables:
+        config = command.parse(module(name).Config, ["--compute", "bfloat16"])
+        wide = settings.replace(config, compute="float32")
+        assert wide == command.parse(module(name).Config, []), name
+        assert settings.config_hash(config) != settings.config_hash(wide), name
+        assert harness.name_of(name, config) == f"{harness.name_of(name, wide)}-bf16"
+
+
+def test_the_records_of_the_default_activations_are_known_as_theirs():
+    """Digests are those of stored records, and of the settings before there was this one."""
+    for name in ("anil", "foma", "finetune", "fold_in"):
+        record = records.facts(records.path_of(f"{name}-ml-1m"))
+        assert record is not None
+        assert settings.config_hash(module(name).Config()) == record.config_hash, name
+    for config in (ridge_head.Config(), cnp.Config(), melu.Config()):
+        apart = {*settings.PLACES, "compute"}
+        told = {name: value for name, value in settings.flat(config).items() if name not in apart}
+        before = hashlib.blake2b(
+            json.dumps(told, sort_keys=True, default=str).encode(), digest_size=6
+        )
+        assert settings.config_hash(config) == before.hexdigest()
 
 
 def required() -> list[str]:

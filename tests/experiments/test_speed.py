@@ -50,7 +50,7 @@ def test_what_is_not_there_is_refused_in_one_line(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="no records"):
         benchmark.main(benchmark.Config(output=Stored(from_records=True)))
     with pytest.raises(UserError, match="no record"):
-        curves.main(curves.Config(from_records=True))
+        curves.main(curves.Config(output=Stored(from_records=True)))
 
 
 def test_the_version_of_sources_on_the_path_is_unknown(tmp_path, monkeypatch):

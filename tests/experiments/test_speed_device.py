@@ -86,19 +86,26 @@ def test_a_small_run_on_the_processor(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name, num_steps",
+    "name, num_steps, rounded, narrow",
     [
-        ("W1", 1),
-        pytest.param("W1", 5, marks=pytest.mark.slow),
-        pytest.param("W3", 1, marks=pytest.mark.slow),
+        ("W1", 1, 2e-3, 0.01),
+        pytest.param("W1", 5, 5e-3, 0.1, marks=pytest.mark.slow),
+        pytest.param("W2", 1, 0.2, 0.4, marks=pytest.mark.slow),
+        pytest.param("W3", 1, 0.02, 0.05, marks=pytest.mark.slow),
+        pytest.param("W4", 1, 0.04, 0.15, marks=pytest.mark.slow),
     ],
 )
-def test_the_error_of_the_meta_gradient_in_every_precision(name, num_steps):
-    """Float32 is exact to its rounding; bfloat16 activations cost a few per cent."""
-    found = precision.errors(name, num_steps, 8)
+def test_the_error_of_the_meta_gradient_in_every_precision(name, num_steps, rounded, narrow):
+    """Float32 is exact to its rounding; TF32, emulated here, and bfloat16 stay below the bounds.
+
+    A second-order gradient jumps where rounding flips a ReLU: that is most of the error of W2,
+    whose images are noise, and why bfloat16 is less than eight times as far off there. On a card
+    TF32 was 9.6e-2 off in W2, and is 9.7e-2 here.
+    """
+    found = precision.errors(name, num_steps, 8 if name != "W4" else 2)
     assert found["float32"] < 1e-5
-    assert found["tf32"] < 5e-3  # the same as float32 on a processor
-    assert 1e-4 < found["bf16"] < 0.1
+    assert 1e-4 < found["tf32"] < rounded
+    assert found["tf32"] < found["bf16"] < narrow
 
 
 def test_choices_name_every_workload_on_every_platform():

@@ -75,6 +75,20 @@ def test_moments_of_one_pass_are_those_of_two():
     close(pairs[0], pairs[1], 1e-4)
 
 
+@pytest.mark.parametrize(
+    "name", ["W1", *(pytest.param(name, marks=pytest.mark.slow) for name in ("W2", "W3", "W4"))]
+)
+def test_the_choices_of_both_platforms_give_the_same_weights(name):
+    """Eight tasks, so that the chunks of a processor are several, and one on a card."""
+    after = []
+    for platform in ("cpu", "gpu"):
+        how = choices.HOW[platform][name]._replace(num_outer=2, options=())
+        program = ours.library(name, 1, True, how, num_tasks=8)
+        state, losses = program.run(program.state, program.data)
+        after.append((state.params, losses))
+    close(after[0], after[1], 1e-3)
+
+
 CHEAP = [("W1", "metajax, one kernel"), ("W1", "metajax, sums")]
 DEAR = [("W2", f"metajax, {way}") for way in ("on chip one pass", "patches", "on chip remat")]
 DEAR += [("W3", f"metajax, {way}") for way in ("whole", "whole looked up", "quarters")]

@@ -1,6 +1,7 @@
 """The experiments on streams: they refuse what cannot be played, and print what is stored."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ from experiments.streams import (
     peer,
     task_arms,
     task_logs,
+    task_report,
     update_rule,
     worlds,
 )
@@ -48,7 +50,10 @@ def test_a_stored_record_prints_its_table_and_draws(path, tmp_path, capsys):
     else:
         online_meta.task_report.report(record, tmp_path)
         assert list(tmp_path.glob("over-time*.png"))
-    assert all(arm.name in capsys.readouterr().out for arm in record.arms[:1])
+    said = capsys.readouterr().out
+    assert all(arm.name in said for arm in record.arms[:1])
+    if record.experiment == "online" and "mse" in {key.metric for key in record.scores}:
+        assert -1 < said.find("RMSE of an event") < said.find("MAE of an event")
 
 
 def test_the_stream_of_the_synthetic_log_has_its_warm_up():
@@ -99,8 +104,47 @@ def test_an_answer_that_is_no_number_counts_as_infinitely_wrong():
     found = jax.tree.map(lambda x: x[:2], log.episodes)
     answers = np.zeros(found.query.label.shape)
     answers[0, 0] = np.nan
-    loss = task_logs.losses(answers, found, log.unit)["mae"]
-    assert np.isinf(loss[0]) and np.isfinite(loss[1])
+    told = task_logs.measured(log, answers, found)
+    assert list(told) == ["mse", "ndcg@5", "mae"]
+    for loss in (told["mse"], told["mae"]):
+        assert np.isinf(loss[0]) and np.isfinite(loss[1])
+    assert told["ndcg@5"][0] == 0.0 < told["ndcg@5"][1]
+    right = np.array(found.query.label)
+    told = task_logs.measured(log, right, found)
+    np.testing.assert_allclose(told["ndcg@5"], 1.0, rtol=1e-6)
+    np.testing.assert_allclose(told["mse"], 0.0, atol=1e-12)
+    clicks = task_logs.measured(
+        SimpleNamespace(unit=1.0, implicit=True), np.zeros(right.shape), found
+    )
+    assert list(clicks) == ["brier"]
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_tables_of_a_log_lead_with_rmse_and_older_records_say_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(task_report.show, "over_time", lambda *_: None)
+    arm_names = [task_arms.PLAIN, task_arms.FTML, task_arms.BASE]
+    rng = np.random.default_rng(0)
+    groups = (records.ALL, task_logs.NEW, task_logs.OLD, task_logs.BACK)
+    extra = {
+        "events_of": {group: [2] * 12 for group in groups}, "tasks": [5, 24, 12],
+        "curves": {arm: rng.random(40).tolist() for arm in arm_names}, "times": None,
+    }  # fmt: skip
+    for metrics in (("mse", "ndcg@5", "mae"), ("mae",), ("brier",)):
+        scores = {
+            records.Key("x", arm, group, metric): 0.25 + 0.01 * rng.random((1, 12))
+            for metric in metrics for arm in arm_names for group in groups
+        }  # fmt: skip
+        config, named = online_meta.Config(), records.arms_of(arm_names)
+        record = records.made("online_meta", config, named, scores, scenario="x", extra=extra)
+        task_report.report(record, tmp_path)
+        said = " ".join(capsys.readouterr().out.split())
+        assert (task_report.OLDER in said) == (metrics == ("mae",))
+        assert ("no RMSE" in said) == (metrics == ("brier",))
+        if len(metrics) == 3:
+            places = [said.index(f"x: {n} of 24") for n in ("RMSE", "nDCG@5", "MAE")]
+            assert places == sorted(places) and "MSE minus no meta" in said
+            own = task_report.users(record, task_arms.FTML, "mse", records.ALL)
+            assert f"{(own.total.sum() / own.count.sum()) ** 0.5:.4f} [" in said
 
 
 def test_the_worlds_differ_in_what_drifts_alone():

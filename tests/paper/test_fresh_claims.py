@@ -9,7 +9,7 @@ from metajax.benchmark.mixture import A10, A11, MIXED
 from metajax.results import records as report
 from metajax.results import registered
 from metajax.results.intervals import Interval
-from paper import edition, fresh
+from paper import edition, fresh, mixture
 from paper.build import CLAIMS
 from paper.edition import Results
 
@@ -31,18 +31,14 @@ def test_each_registration_of_fresh_splits_has_its_table_and_its_verdict(two_spl
     gap = "+0.1000 [+0.1000, +0.1000]"
     assert cells["A7 hier. Bayes"] == [gap, gap, "", ""], "the second was not asked about it"
     assert [row[0] for row in grid.rows] == list(BASELINES)
-    assert CLAIMS["fresh-splits"](two_splits) == (
-        "two new draws of the split of synthetic (50 new users in all)"
-    )
+    assert CLAIMS["fresh-splits"](two_splits) == ("two of synthetic (50 new users in all)")
     told = fresh.claims_table(two_splits.registered)
-    assert told.headings[:3] == ["claim", "splits", "holds in absolute error for"]
-    assert told.rows == [
-        ["MAML, synthetic", "1 to 2", "none of new users and known ones", "", ""],
-        ["MAML, synthetic", "1 to 2", "new users and known ones", "", ""],
+    assert told.headings[:5] == [
+        *("method", "data set", "splits", "claimed for", "holds in absolute error for")
     ]
-    assert CLAIMS["fresh-headline"](two_splits) == (
-        "the MAML on synthetic in two of four places in absolute error"
-    )
+    who = ["MAML", "synthetic", "1 to 2", "new users and known ones"]
+    assert told.rows == [[*who, "none", "", ""], [*who, "all", "", ""]]
+    assert CLAIMS["ridge-alone"](two_splits) == "in two of four places in absolute error"
     name = next(iter(two_splits.fresh))
     half = dataclasses.replace(two_splits, fresh={name: two_splits.fresh[name]})
     assert half.registered == [] and fresh.fresh_tables(half) == {}
@@ -60,9 +56,9 @@ def test_what_a_meta_learner_adds_to_a_mixture_is_told_with_its_weights(two_spli
     tables = fresh.fresh_tables(r).values()
     behind = [cell for grid in tables for row in grid.rows if row[0] == A10 for cell in row[1:]]
     assert set(behind) == {"-0.1000 [-0.1000, -0.1000]*"}
-    assert fresh.further_table(r) is None, "A11 is not among the arms"
+    assert mixture.further_table(r) is None, "A11 is not among the arms"
     told = fresh.claims_table(r.registered)
-    assert [row[3:] for row in told.rows] == [["0.30 and 0.70", "0.00 and 1.00"]] * 2
+    assert [row[5:] for row in told.rows] == [["0.30 and 0.70", "0.00 and 1.00"]] * 2
 
 
 def test_after_which_ratings_a_mixture_is_ahead_is_told(two_splits):
@@ -76,12 +72,16 @@ def test_after_which_ratings_a_mixture_is_ahead_is_told(two_splits):
     r = dataclasses.replace(
         two_splits, fresh={name: changed(one) for name, one in two_splits.fresh.items()}
     )
-    assert CLAIMS["fresh-by-ratings"](two_splits) == "", "there is no mixture"
-    where = "in absolute error on synthetic"
-    assert CLAIMS["fresh-by-ratings"](r) == (
-        f"of 0 and 5 ratings it is ahead of every such arm after 0 {where}; after 0 {where}; an "
-        f"arm is ahead of it after 5 {where} and after 5 {where}"
-    )
+    assert CLAIMS["by-ratings"](two_splits) == "", "there is no mixture"
+    assert CLAIMS["by-ratings"](r) == "in absolute error in two of four columns on synthetic"
+    (grid,) = mixture.by_ratings_tables(r).values()
+    assert grid.headings == ["minus", "0 ratings", "5 ratings"]
+    better, worse = "-.100 [-.100, -.100]*", "+.200 [+.200, +.200]†"
+    assert grid.rows[:3] == [
+        ["synthetic, 50 new users", "", ""],
+        ["A10 mixture", better, worse],
+        ["every arm", "ahead", "not ahead"],
+    ]
 
 
 def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_splits):
@@ -99,11 +99,11 @@ def test_two_registrations_of_a_data_set_are_told_apart_by_their_splits(two_spli
     }
     r = dataclasses.replace(two_splits, fresh=two_splits.fresh | later)
     assert len(r.registered) == 3
-    assert [row[1] for row in fresh.claims_table(r.registered).rows] == ["1 to 2"] * 2 + [
+    assert [row[2] for row in fresh.claims_table(r.registered).rows] == ["1 to 2"] * 2 + [
         "11 to 12"
     ]
     assert any("splits 11 to 12" in grid.title for grid in fresh.fresh_tables(r).values())
-    assert "four new draws of the split of synthetic (100 new users" in CLAIMS["fresh-splits"](r)
+    assert "four of synthetic (100 new users" in CLAIMS["fresh-splits"](r)
 
 
 def mixed(one: report.Record, weights: dict) -> report.Record:
@@ -133,8 +133,15 @@ def test_what_the_meta_learner_adds_beside_further_trees_is_told(two_splits):
         return dataclasses.replace(one, arms=arms, scores=scores, extra={"registrations": said})
 
     each = {name: further(one) for name, one in two_splits.fresh.items()}
-    found = fresh.further_table(dataclasses.replace(two_splits, fresh=each))
+    found = mixture.further_table(dataclasses.replace(two_splits, fresh=each))
     assert found is not None and "in absolute error" in found.notes[0]
+    r = dataclasses.replace(two_splits, fresh=each)
+    assert CLAIMS["beyond-trees"](r) == "it is still ahead for new users, but not for known ones"
+    assert CLAIMS["share-of-trees"](r) == "between 0 and 200 per cent"
+    assert CLAIMS["beside-controls"](r) == (
+        "ahead of A10 in two of two in absolute error; ahead of A11 in one of two in absolute "
+        "error (and behind in one)"
+    )
     assert found.headings[3:] == [f"minus {arm}" for arm in (A10, A11)]
     better, worse = "-0.1000 [-0.1000, -0.1000]*", "+0.1000 [+0.1000, +0.1000]†"
     assert found.rows == [
@@ -145,6 +152,6 @@ def test_what_the_meta_learner_adds_beside_further_trees_is_told(two_splits):
 
 def test_a_difference_that_holm_takes_away_has_no_mark():
     apart = Interval(-0.1, -0.2, -0.01, 0.03, 50, 0)
-    assert fresh._marked(registered.Gap(apart, 0.03), "mse").endswith("]*")
-    assert fresh._marked(registered.Gap(apart, 0.03), "ndcg@5").endswith("]†")
-    assert fresh._marked(registered.Gap(apart, 0.09), "mse").endswith("]")
+    assert mixture._marked(registered.Gap(apart, 0.03), "mse").endswith("]*")
+    assert mixture._marked(registered.Gap(apart, 0.03), "ndcg@5").endswith("]†")
+    assert mixture._marked(registered.Gap(apart, 0.09), "mse").endswith("]")

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from matplotlib import figure
 from small_records import record
@@ -46,6 +47,14 @@ def test_an_arm_that_diverges_does_not_hide_the_others(tmp_path, drawn):
     axes = drawn[0][0].axes
     assert axes.get_ylim()[1] < 2.0
     assert [text.get_text() for text in axes.texts] == ["off the scale: up to 1e+09"]
+
+
+def test_an_arm_whose_predictions_are_not_finite_does_not_stop_the_curve(tmp_path, drawn):
+    made = record()
+    made.scores[records.Key("user_cold", "A4 fine-tuned", "k=5", "mae")] += float("inf")
+    plots.k_shot(made, "user_cold", tmp_path / "k.png")
+    finite = {line.get_label(): np.isfinite(line.get_ydata()).all() for line in drawn[0]}
+    assert not finite["A4 fine-tuned"] and finite["A6 MAML"]
 
 
 def test_no_two_arms_look_alike_in_grey():

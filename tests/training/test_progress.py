@@ -65,3 +65,7 @@ def test_the_only_update_so_far_counts_from_the_start(clock, capfd):
         clock.now = 65.0
         update(1, {"mae": 0.75})
     assert capfd.readouterr().err == "arms: 1 of 61, mae 0.7500, 1 h 05 min left\n"
+    with progress.bar("steps", 60_000) as update:
+        clock.now = 130.0
+        update(20, {})
+    assert capfd.readouterr().err == "steps: 20 of 60,000, time left unknown\n"

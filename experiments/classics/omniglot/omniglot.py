@@ -35,6 +35,7 @@ from metajax.learners.gradient.implicit import implicit
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.metric import prototypes
 from metajax.models import conv
+from metajax.platforms import way
 from metajax.results import records as report
 from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import checkpoint, journal
@@ -197,6 +198,7 @@ def _unrolled(
             adapts=adapts,
             second_order=second_order,
             loss=CROSS_ENTROPY,
+            reverse=way("images").reverse,
         )
 
     return _maml_like(config, arm, learner)

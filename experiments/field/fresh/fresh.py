@@ -78,7 +78,7 @@ class Config:
     """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
 
 
-SHOWN = ("mae", "mae_calibrated", "log_loss", "crps")
+SHOWN = ("mae", "mae_calibrated", "mse_calibrated", "log_loss", "crps")
 """Measures that are stored beside the primary ones, of tasks as they are."""
 DESIGNS = {design.name: design for design in (field.MELU, field.USERS)}
 """Whose tasks a split has: MeLU's four scenarios, or new users of any activity above 12."""

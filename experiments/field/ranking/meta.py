@@ -10,13 +10,14 @@ References: Bertinetto, Henriques, Torr, Vedaldi, "Meta-learning with differenti
 solvers", ICLR 2019; Snell, Swersky, Zemel, "Prototypical networks", NeurIPS 2017.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.sparse as sp
 
 from metajax.benchmark import ranking
 from metajax.benchmark.ranking_arms import Scorer, Sparse
@@ -149,27 +150,77 @@ def sampler(num_tasks: int) -> Callable[[Users, jax.Array], Episode]:
     return lambda users, key: jax.vmap(one, (None, 0))(users, jax.random.split(key, num_tasks))
 
 
-def scorer_of(made: MetaLearner, params: Params) -> Scorer:
-    """A trained learner as a function from histories to scores of all items."""
-    num_items = params["bias"].shape[0]
+Scores = Callable[[Params, jax.Array, jax.Array], jax.Array]
+"""(params, items shown (T, W), their mask) -> scores (T, I) of all items."""
 
+
+def scores_of(made: MetaLearner, num_items: int) -> Scores:
+    """The scores of all items for users who were shown some."""
     every = jnp.arange(num_items)
     asked = Examples(every, jnp.ones(num_items), jnp.ones(num_items))
 
-    @jax.jit
     def score(params: Params, item: jax.Array, mask: jax.Array) -> jax.Array:
         whole = lambda shown: Episode((), shown, asked)
         tasks, key = Examples(item, mask, mask), jax.random.key(0)
         return evaluate.predictions(made, params, tasks, key, fetch=whole)
 
-    def of(histories: Sparse) -> np.ndarray:
-        width = 2 ** max(0, int(np.diff(histories.indptr).max(initial=1)) - 1).bit_length()
-        item, mask = np.zeros((2, histories.shape[0], max(1, width)))
-        for i, (a, b) in enumerate(zip(histories.indptr[:-1], histories.indptr[1:], strict=True)):
-            item[i, : b - a], mask[i, : b - a] = histories.indices[a:b], 1.0
-        return np.asarray(score(params, jnp.asarray(item, jnp.int32), jnp.asarray(mask)))
+    return score
+
+
+def _padded(histories: Sparse) -> tuple[jax.Array, jax.Array]:
+    """Item numbers (T, W) of histories, and their mask; W is a power of 2."""
+    width = 2 ** max(0, int(np.diff(histories.indptr).max(initial=1)) - 1).bit_length()
+    item, mask = np.zeros((2, histories.shape[0], max(1, width)))
+    for i, (a, b) in enumerate(zip(histories.indptr[:-1], histories.indptr[1:], strict=True)):
+        item[i, : b - a], mask[i, : b - a] = histories.indices[a:b], 1.0
+    return jnp.asarray(item, jnp.int32), jnp.asarray(mask, jnp.float32)
+
+
+def scorer_of(made: MetaLearner, params: Params) -> Scorer:
+    """A trained learner as a function from histories to scores of all items."""
+    score = jax.jit(scores_of(made, params["bias"].shape[0]))
+    return lambda histories: np.asarray(score(params, *_padded(histories)))
+
+
+def validation(made: MetaLearner, valid: Sequence[ranking.Lists]) -> Callable[[Params], jax.Array]:
+    """Minus `ranking.quality` as a JAX function of the parameters: what training is stopped by."""
+    gain = 1.0 / jnp.log2(jnp.arange(2.0, 12.0))
+    told = []
+    for lists in valid:
+        relevant = lists.relevant.toarray() * lists.candidates
+        some = np.flatnonzero(relevant.any(axis=1))
+        history, wanted = sp.csr_matrix(lists.history[some]), jnp.asarray(relevant[some])
+        seen = jnp.asarray((history.toarray() > 0) | ~lists.candidates)
+        shown = _padded(history)
+        told.append((shown, seen, wanted))
+
+    def of(params: Params) -> jax.Array:
+        found = []
+        for shown, seen, wanted in told:
+            score = scores_of(made, wanted.shape[1])(params, *shown)
+            score = jnp.where(seen, -jnp.inf, score)
+            best = jax.lax.top_k(score, min(10, score.shape[1]))[1]
+            hit = jnp.take_along_axis(wanted, best, axis=1)
+            most = jnp.minimum(wanted.sum(axis=1).astype(jnp.int32), 10)
+            ideal = jnp.cumsum(gain)[most - 1]
+            found.append(jnp.mean(hit @ gain[: hit.shape[1]] / ideal))
+        return -jnp.mean(jnp.stack(found))
 
     return of
+
+
+class Trained(NamedTuple):
+    """Meta-learners of several seeds, each at its best outer step on validation.
+
+    Attributes:
+      scorers: one of each seed.
+      valid: (S,) `ranking.quality` of each on validation.
+      best_step: (S,) the outer step of each.
+    """
+
+    scorers: list[Scorer]
+    valid: np.ndarray
+    best_step: np.ndarray
 
 
 def fit(
@@ -177,25 +228,28 @@ def fit(
     begin: Start,
     head: Head,
     rate: float,
+    valid: Sequence[ranking.Lists],
     *,
     seeds: int,
     num_steps: int,
     num_tasks: int,
+    block: int = 50,
     devices: int = 1,
     **options: Any,
-) -> list[Scorer]:
-    """A meta-trained scorer for each seed; the last parameters are kept.
+) -> Trained:
+    """Meta-trained scorers.
 
     Args:
       rate: of Adam across tasks.
-      options: of `loop.fit`, such as ``report``.
+      valid: lists of validation users, which choose the step.
+      block: outer steps between two looks at them.
+      options: of `loop.fit`, such as ``patience``.
     """
     made = learner(begin, head)
     # The rate stands in the state, so that all trials are one compiled program.
     tx = optax.chain(
         optax.clip_by_global_norm(1.0),
         optax.scale_by_adam(),
-        optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, num_steps)),
         optax.inject_hyperparams(optax.scale)(step_size=-rate),
     )
     fitted = loop.fit(
@@ -204,8 +258,10 @@ def fit(
         users_of(met),
         jax.random.split(jax.random.key(1), seeds),
         num_steps,
-        block=max(1, num_steps // 10),
+        block=block,
+        validate=validation(made, valid),
         **options,
     )
     of_seed = lambda i: jax.tree.map(lambda x: x[i], fitted.params)
-    return [scorer_of(made, of_seed(i)) for i in range(seeds)]
+    scorers = [scorer_of(made, of_seed(i)) for i in range(seeds)]
+    return Trained(scorers, -fitted.history["valid"].min(axis=1), fitted.best_step)

@@ -2,9 +2,10 @@
 
 A new user shows K items, and the arm ranks the others. For new users, a random half of what they
 met has to be found among all known items; for new items, what the user met of items that no arm was
-trained on. Every arm scores new items by the known items with the most similar content, and logs
-without content have none. Arms are fitted on training users, each searched by as many trials, from
-the middle of its space, and chosen by nDCG@10 of validation users at K = 1, 5 and 20.
+trained on. Every arm scores new items by the known items with the most similar content. Arms are
+fitted on training users, each searched by as many trials, from the middle of its space, and chosen
+by nDCG@10 of validation users at K = 1, 5 and 20. What is trained across tasks is trained until
+these users' nDCG@10 has not risen for --patience outer steps.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
@@ -27,7 +28,8 @@ import jax
 import numpy as np
 
 from metajax.benchmark import ranking
-from metajax.benchmark.ranking_arms import RANKERS, Scorer, ials_items, with_content
+from metajax.benchmark.ranking_arms import RANKERS, Scorer, Sparse, with_content
+from metajax.benchmark.ranking_ials import ials_items
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import progress
@@ -37,8 +39,13 @@ from metajax.types import UserError
 
 from . import meta, report, worlds
 
-IALS, RIDGE, PROTOTYPES = "R4 iALS", "R5 meta ridge", "R6 prototypes"
+IALS, RIDGE, PROTOTYPES, KSHOT = "R4 iALS", "R5 meta ridge", "R6 prototypes", "R7 K-shot EASE"
 HEADS: dict[str, meta.Head] = {RIDGE: "ridge", PROTOTYPES: "mean"}
+METHODS = {*HEADS, KSHOT}
+SEEDED = {IALS}
+"""Arms besides the trained ones whose scores depend on a seed."""
+LONGEST = 64
+"""Length of the vectors of R5 and R6 at most; they start from those of implicit ALS."""
 CHOSEN_AT = (1, 5, 20)
 MOST_VALID = 400
 """Validation users that settings are chosen by, at most."""
@@ -56,12 +63,16 @@ class Config:
     """Folder of the named data sets; by default METAJAX_DATA, else ./data."""
     split_seed: int = 0
     """Seed of who is new."""
-    trials: Positive = 6
+    trials: Positive = 30
     """Settings tried for every arm, on meta-validation."""
-    seeds: Positive = 2
-    """Training seeds of the meta-learners; the other arms have one."""
-    num_steps: Positive = 200
-    """Outer steps of a meta-learner, in a trial and in the end."""
+    trial_steps: Positive = 100
+    """Outer steps of a trial of a meta-learner that is trained."""
+    seeds: Positive = 5
+    """Seeds of every arm that depends on one."""
+    num_steps: Positive = 2_000
+    """Outer steps of a meta-learner, at most."""
+    patience: Positive = 200
+    """Outer steps without a higher nDCG@10 of validation users after which a training ends."""
     num_tasks: Positive = 64
     """Users per outer step."""
 
@@ -69,11 +80,13 @@ class Config:
         "quick": {
             "dataset": ("synthetic",),
             "trials": 2,
+            "trial_steps": 20,
             "seeds": 2,
             "num_steps": 60,
+            "patience": 40,
             "num_tasks": 16,
         },
-        "gpu": {"num_steps": 3_000, "num_tasks": 256, "seeds": 5, "trials": 30},
+        "gpu": {"num_tasks": 256, "num_steps": 5_000},
     }
 
 
@@ -93,24 +106,25 @@ def run(name: str, config: Config) -> records.Record:
     world = worlds.load(name, config.data_dir)
     lists = ranking.ranking_of(world.table, config.split_seed, threshold=world.threshold)
     folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
-    valid = [_some(lists.valid["user_cold"][shots]) for shots in CHOSEN_AT]
-    arms = {arm: classic(arm, lists, valid, config, folder) for arm in RANKERS}
-    begin = start_of(arms[IALS], lists)
-    arms |= {arm: meta_learned(arm, begin, lists, valid, config, folder) for arm in HEADS}
+    met, valid = fitted_on(lists)
+    arms = {arm: classic(arm, met, valid, config, folder) for arm in RANKERS}
+    begin = start_of(arms[IALS], met)
+    arms |= {arm: meta_learned(arm, begin, met, valid, config, folder) for arm in HEADS}
+    arms = {arm: arms[arm] for arm in sorted(arms)}
     choices = {arm: made.settings for arm, made in arms.items()}
     tests = checksum(lists.test)
     opening = records.open_tests(config, choices, "ranking", tests)
     since = time.perf_counter()
     scores = judged(arms, lists, world)
     tasks = {s: at[1].history.shape[0] for s, at in lists.test.items() if _is_told(s, world)}
-    roles = {arm: records.METHOD if arm in HEADS else records.BASELINE for arm in arms}
+    roles = {arm: records.METHOD if arm in METHODS else records.BASELINE for arm in arms}
     listed = {s: int(at[1].candidates.sum()) for s, at in lists.test.items() if s in tasks}
     return records.made(
         "ranking",
         config,
         [records.Arm(arm, roles[arm], made.settings, made.seconds) for arm, made in arms.items()],
         scores,
-        method=RIDGE,
+        method=KSHOT,
         protocol="new users, random halves",
         data=records.data_of(world.table),
         split=records.Split(
@@ -132,10 +146,17 @@ def _is_told(scenario: str, world: worlds.World) -> bool:
     return scenario != "item_cold" or world.content is not None
 
 
-def _some(lists: ranking.Lists) -> ranking.Lists:
-    """The lists of at most `MOST_VALID` users; they are in no order."""
-    first = slice(0, MOST_VALID)
-    return lists._replace(history=lists.history[first], relevant=lists.relevant[first])
+def fitted_on(lists: ranking.Ranking) -> tuple[Sparse, list[ranking.Lists]]:
+    """What arms see: interactions (U, J) of the J known items, and validation lists of these."""
+    met = lists.met[:, lists.known]
+    met = met[np.diff(met.indptr) > 0]
+    first = slice(0, MOST_VALID)  # users are in no order
+    valid = []
+    for shots in CHOSEN_AT:
+        every = ranking.among(lists.valid["user_cold"][shots], lists.known)
+        some = every._replace(history=every.history[first], relevant=every.relevant[first])
+        valid.append(some)
+    return met, valid
 
 
 def checksum(test: Mapping[str, Mapping[int, ranking.Lists]]) -> str:
@@ -152,49 +173,52 @@ def checksum(test: Mapping[str, Mapping[int, ranking.Lists]]) -> str:
 
 
 def classic(
-    arm: str, lists: ranking.Ranking, valid: list[ranking.Lists], config: Config, folder: Any
+    arm: str, met: Sparse, valid: list[ranking.Lists], config: Config, folder: pathlib.Path
 ) -> Made:
-    """One of the classics, searched."""
-    began, (fit, space) = time.perf_counter(), RANKERS[arm]
+    """One of `RANKERS`, searched, and fitted by each seed if it depends on one."""
+    began, (prepare, space) = time.perf_counter(), RANKERS[arm]
     with progress.bar(arm, config.trials) as update:
         done = itertools.count(1)
         found = ranking.tuned(
-            fit,
+            prepare,
             space,
-            lists.met,
+            met,
             valid,
             config.trials,
             folder=folder / "trials" / arm.replace(" ", "-"),
             report=lambda quality: update(next(done), {"nDCG@10": quality}),
         )
-    return Made([found.score], found.settings, time.perf_counter() - began)
+    chosen, scorers = {name: found.settings[name] for name in space}, [found.score]
+    if arm in SEEDED:
+        scorers += [found.fit(**chosen, seed=seed) for seed in range(1, config.seeds)]
+    return Made(scorers, found.settings, time.perf_counter() - began)
 
 
-def start_of(ials: Made, lists: ranking.Ranking) -> meta.Start:
-    """What meta-learners start from: the vectors of the tuned implicit ALS, and its fold-in."""
-    known = {k: ials.settings[k] for k in ("unobserved", "penalty", "dim")}
-    vectors, num_items = ials_items(lists.met, **known), lists.met.shape[1]
+def start_of(ials: Made, met: Sparse) -> meta.Start:
+    """What meta-learners start from: vectors by the settings of the tuned implicit ALS."""
+    known = {k: ials.settings[k] for k in ("unobserved", "penalty")}
+    vectors = ials_items(met, **known, dim=min(LONGEST, ials.settings["dim"]))
     # a new user's penalty is per interaction and pair; few interactions leave that of the pairs
-    penalty = known["penalty"] * (10 + known["unobserved"] * num_items)
-    return meta.Start(vectors, known["unobserved"], penalty, lists.known)
+    penalty = known["penalty"] * (10 + known["unobserved"] * met.shape[1])
+    return meta.Start(vectors, known["unobserved"], penalty, np.ones(met.shape[1], bool))
 
 
 def meta_learned(
     arm: str,
     begin: meta.Start,
-    lists: ranking.Ranking,
+    met: Sparse,
     valid: list[ranking.Lists],
     config: Config,
     folder: pathlib.Path,
 ) -> Made:
-    """A meta-learner, its outer rate searched."""
+    """A meta-learner: its rate is searched by short trainings, then it trains to a plateau."""
     began = time.perf_counter()
     fit = functools.partial(
         meta.fit,
-        lists.met,
+        met,
         begin,
         HEADS[arm],
-        num_steps=config.num_steps,
+        valid=valid,
         num_tasks=config.num_tasks,
         devices=config.hardware.devices,
     )
@@ -203,7 +227,7 @@ def meta_learned(
         done = itertools.count(1)
 
         def objective(settings: dict[str, Any], watch: search.Watch) -> float:
-            found = ranking.quality(fit(rate=settings["rate"], seeds=1)[0], valid)
+            found = float(fit(settings["rate"], seeds=1, num_steps=config.trial_steps).valid[0])
             update(next(done), {"nDCG@10": found})
             return -found
 
@@ -216,10 +240,20 @@ def meta_learned(
             name="ranker",
             first=search.middle(space),
         )
-    scorers = fit(rate=found.best["rate"], seeds=config.seeds)
-    quality = float(np.mean([ranking.quality(one, valid) for one in scorers]))
-    settings = found.best | {"valid": quality, "trials": ranking.num_finished(found)}
-    return Made(scorers, settings, time.perf_counter() - began)
+    trained = fit(
+        found.best["rate"],
+        seeds=config.seeds,
+        num_steps=config.num_steps,
+        patience=config.patience,
+        title=arm,
+        checkpoint=folder / "checkpoints" / arm.replace(" ", "-"),
+    )
+    settings = found.best | {
+        "valid": float(trained.valid.mean()),
+        "trials": ranking.num_finished(found),
+        "best steps": trained.best_step.tolist(),
+    }
+    return Made(trained.scorers, settings, time.perf_counter() - began)
 
 
 def judged(
@@ -231,10 +265,13 @@ def judged(
         if not _is_told(scenario, world):
             continue
         for (arm, made), (shots, tests) in itertools.product(arms.items(), at.items()):
-            wrap = lambda scorer: scorer
+            scorers = made.scorers
             if scenario == "item_cold":
-                wrap = functools.partial(with_content, content=world.content, known=lists.known)
-            each = [ranking.list_metrics(wrap(s), tests, jax.random.key(7)) for s in made.scorers]
+                content = functools.partial(with_content, content=world.content, known=lists.known)
+                scorers = [content(scorer) for scorer in scorers]
+            else:
+                tests = ranking.among(tests, lists.known)
+            each = [ranking.list_metrics(s, tests, jax.random.key(7)) for s in scorers]
             for metric in each[0]:
                 key = records.Key(scenario, arm, f"k={shots}", metric)
                 scores[key] = np.stack([found[metric] for found in each]).astype(np.float32)
@@ -257,7 +294,7 @@ def one(name: str, config: Config) -> records.Record | None:
         dataclasses.replace(config, dataset=(name,)),
     )
     if path.is_file() and records.read(path).config_hash == records.config_hash(wanted):
-        print(f"{name}: done before, {path}")
+        progress.say(f"{name}: done before, {path}")
         record = records.read(path)
     else:
         record = run(name, config)

@@ -46,6 +46,8 @@ def load(name: str, data_dir: pathlib.Path | None = None) -> World:
     implicit = bool(np.ptp(table.label) == 0)
     threshold = -np.inf if implicit else low + (LIKED - 1) / 4 * (high - low)
     content = content_matrix(table.item_features, table.num_items)
+    if not content.shape[1] and table.item_titles is not None:
+        content = content_matrix(words_of(table.item_titles), table.num_items)
     return World(table, float(threshold), sp.csr_matrix(content) if content.shape[1] else None)
 
 
@@ -67,11 +69,7 @@ def online_retail(folder: pathlib.Path | str) -> Interactions:
     customer = np.repeat(read["invoice_customer"], read["invoice_n_items"]).astype(np.int64)
     keep = read["is_product"].astype(bool)[read["item"]]
     pairs = np.unique(np.stack([customer[keep], read["item"][keep].astype(np.int64)], 1), axis=0)
-    words = [str(text).lower().split() for text in read["description"]]
-    times = collections.Counter(itertools.chain.from_iterable(words))
-    often = {word for word, count in times.items() if count > 1}
-    column, size = categorical([[w for w in text if w in often] for text in words])
-    item_ids = np.arange(len(words))
+    item_ids, descriptions = np.arange(len(read["description"])), read["description"].astype(str)
     return files.assemble(
         RETAIL,
         pairs[:, 0],
@@ -79,6 +77,15 @@ def online_retail(folder: pathlib.Path | str) -> Interactions:
         np.ones(len(pairs)),
         None,
         files.IMPLICIT,
-        item_features=Features({"word": column}, {"word": size}),
-        item_titles=np.array([str(text) for text in read["description"]]),
+        item_features=words_of(descriptions),
+        item_titles=descriptions,
     )
+
+
+def words_of(titles: np.ndarray) -> Features:
+    """The words of items' titles, in lower case; one that only one item has tells nothing."""
+    words = [str(text).lower().split() for text in titles]
+    times = collections.Counter(itertools.chain.from_iterable(map(set, words)))
+    often = {word for word, count in times.items() if count > 1}
+    column, size = categorical([[w for w in text if w in often] for text in words])
+    return Features({"word": column}, {"word": size})

@@ -209,7 +209,9 @@ def one_fold(
     made, notes = contenders.all_arms(part.methods, ready, training, budget, design.goal)
     method, metrics = part.methods[0], metrics_of(design)
     record = benchmark.judged(
-        "tables", config, method, ready, made, {}, began, metrics, notes=notes
+        *("tables", config, method, ready, made, {}, began, metrics),
+        main=design.metric,
+        notes=notes,
     )
     return dataclasses.replace(
         record,

@@ -278,15 +278,16 @@ def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = record_name("adapt_large", config.text_model, config.data.dataset)
     record = records.stored(name) if config.output.from_records else run(config)
-    for metric in ("ndcg@5", "mse"):
+    for metric in ("mse", "ndcg@5"):
         columns = [(f"k={k}", metric) for k in SHOTS]
-        large_report.show(record, columns, f"New people, {name[12:]}: {metric} after K ratings")
+        large_report.show(record, columns, f"New people, {name[12:]}: after K ratings")
     squared = partial(record.of, "new people", condition="k=50", metric="mse")
     for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")
         print(f"mean over people of each one's RMSE at 50 ratings: {arm}: {own:.4f}")
     pairs = [(RIDGE, arm) for arm in record.names()]
-    large_report.differences(record, "ndcg@5 at 50", ("k=50", "ndcg@5"), pairs)
+    for metric in ("mse", "ndcg@5"):
+        large_report.differences(record, f"{metric} at 50", ("k=50", metric), pairs)
     print("milliseconds to adapt:", record.extra["milliseconds"])
     if not config.output.from_records:
         large_report.finished(record, name, config, (f"k={SHOTS[-1]}", "ndcg@5"))

@@ -269,11 +269,11 @@ def main(config: Config) -> records.Record:
     name = name_of(config)
     record = records.stored(name) if config.output.from_records else run(config)
     shown = [
-        metric for metric in ("ndcg@5", "mse") if any(metric == k.metric for k in record.scores)
+        metric for metric in ("mse", "ndcg@5") if any(metric == k.metric for k in record.scores)
     ]
     for metric in shown:
         columns = [(f"k={k}", metric) for k in SHOTS]
-        large_report.show(record, columns, f"New people, {name[10:]}: {metric} after K ratings")
+        large_report.show(record, columns, f"New people, {name[10:]}: after K ratings")
     for metric in shown:
         column = (f"k={SHOTS[-1]}", metric)
         large_report.differences(record, f"{metric} after {SHOTS[-1]}", column, PAIRS)

@@ -27,6 +27,7 @@ from metajax.data.sources import named
 from metajax.evaluation import next_item
 from metajax.results import ledger, plots, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Stored, replace
+from metajax.training import progress
 
 from .. import report as large_report
 from ..sasrec import sasrec
@@ -126,7 +127,7 @@ def run(config: Config) -> records.Record:
                 ranks.setdefault((arm, condition), []).append(rank)
             seconds[arm], size[arm], milliseconds[arm] = made.seconds, made.size, took
             told = {k: next_item.rank_metrics(v)["ndcg@10"].mean() for k, v in places.items()}
-            print(arm, told, flush=True)
+            progress.say(f"{arm} {told}")
     scores = {
         records.Key("leave-one-out", arm, condition, metric): values
         for (arm, condition), rows in ranks.items()

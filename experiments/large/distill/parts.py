@@ -18,7 +18,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.learners import in_context
 from metajax.models import sequence
 from metajax.settings import config_hash
-from metajax.training import journal, loop
+from metajax.training import journal, loop, progress
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.transforms.distill import rank_cross_entropy, soft_cross_entropy
 from metajax.types import Episode, MetaLearner, Params
@@ -221,7 +221,7 @@ class Workshop:
             tx = adam(steps, config.rate)
             found, took = self.fit(name, learner, tx, steps, seed, told=told)
             made[name] = Made(self.little, found, 4 * tree.size(found), took)
-            print(f"{name}: {took:.0f} s", flush=True)
+            progress.say(f"{name}: {took:.0f} s")
         return made
 
     def pruned(self, teacher: Made, seed: int) -> dict[str, Made]:

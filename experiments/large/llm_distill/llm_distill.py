@@ -33,6 +33,7 @@ from metajax.data.table import Interactions
 from metajax.models.language import bert, pretrained, vectors
 from metajax.results import plots, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
+from metajax.training import progress
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -146,7 +147,7 @@ def of_titles(
     try:
         small = bert.reader()
     except UserError as error:
-        print(f"the arm with {content.SMALL} is left out: {error}")
+        progress.say(f"the arm with {content.SMALL} is left out: {error}")
         return found, took, size
     found[content.SMALL] = small(names)
     took[content.SMALL] = per_title(small, names[: config.timed])

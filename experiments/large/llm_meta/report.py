@@ -14,7 +14,7 @@ from ..llm_uses.report import permuted
 from .ways import FIRST, LAST, LORA, PROMPT, REPTILE, SECOND, TUNED
 
 SCENARIO = "known items, new people"
-METRICS = ("ndcg@5", "mse")
+METRICS = ("mse", "ndcg@5")
 
 
 def arm(kind: str, how: str) -> str:
@@ -59,7 +59,7 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
     for metric in METRICS:
         title = f"{facts['people']} new people, {record.dataset}, {facts['model']}"
         columns = [(f"k={k}", metric) for k in shots]
-        large_report.show(record, columns, f"{title}: {metric} after K ratings", quoted=False)
+        large_report.show(record, columns, f"{title}: after K ratings", quoted=False)
     last, lost = shots[-1], diverged(record)
     for metric in METRICS:
         column = (f"k={last}", metric)

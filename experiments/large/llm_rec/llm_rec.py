@@ -32,6 +32,7 @@ from metajax.evaluation import next_item
 from metajax.models.language import pretrained
 from metajax.results import ledger, records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, config_hash, replace
+from metajax.training import progress
 from metajax.types import UserError
 
 from .. import report as large_report
@@ -158,7 +159,8 @@ def judged(
             items = search(test)
             found.setdefault(arm, []).append(ranks(items, held.target[test], held.seen[test]))
             seconds[arm] = took + time.perf_counter() - began
-            print(arm, next_item.rank_metrics(found[arm][-1])["ndcg@10"].mean(), flush=True)
+            quality = next_item.rank_metrics(found[arm][-1])["ndcg@10"].mean()
+            progress.say(f"{arm} {quality}")
     places = {arm: np.stack(rows) for arm, rows in found.items()}
     return simple(data, held, train, test, config.beam) | places, seconds
 

@@ -21,6 +21,7 @@ from metajax.data.table import Interactions
 from metajax.models.language import pretrained
 from metajax.serving import model as serving
 from metajax.serving.catalogue import Catalogue, parse_said
+from metajax.training import progress
 from metajax.types import UserError
 
 from ..titles import Searcher, fitting, names_of
@@ -145,7 +146,7 @@ def recommender(table: Interactions, folder: pathlib.Path) -> serving.Model:
         found = serving.load(folder)
         if found.about["log"]["checksum"] == table.checksum():
             return found
-    print(f"training a recommender once, into {folder}", flush=True)
+    progress.say(f"training a recommender once, into {folder}")
     return training.train(table, folder, training.Settings(num_steps=0))
 
 

@@ -97,16 +97,17 @@ def searched(
                 if found and not said:  # the first one compiles
                     said = True
                     rest = (len(people) - i - 1) * cost["seconds"] / 60
-                    print(
+                    progress.say(
                         f"a person takes {cost['seconds']:.1f} s, {cost['processor']:.1f} s of "
-                        f"processor time; the others {rest:.0f} minutes more",
-                        flush=True,
+                        f"processor time; the others {rest:.0f} minutes more"
                     )
             found.append(kept[key])
             update(i + 1, {"seconds": found[-1]["seconds"]})
     short = sum(row["left_out"] > 0 for row in found)
     if short:
-        print(f"the oldest titles did not fit and were left out for {short} of {len(found)} people")
+        progress.say(
+            f"the oldest titles did not fit and were left out for {short} of {len(found)} people"
+        )
     return found
 
 

@@ -160,10 +160,9 @@ def answers(
                 seconds.append(cost[0])
                 if len(seconds) == 2:  # the first one compiles
                     rest = (count - i - 1) * cost[0] / 60
-                    print(
+                    progress.say(
                         f"a person takes {cost[0]:.1f} s, {cost[1]:.1f} s of processor time; the "
-                        f"others {rest:.0f} minutes more",
-                        flush=True,
+                        f"others {rest:.0f} minutes more"
                     )
             update(i + 1, {})
     found = {arm: np.array([kept[str(i)][arm] for i in range(count)]) for arm in asked}
@@ -229,7 +228,7 @@ def title_vectors(config: Config, table: Interactions, out: pathlib.Path) -> dic
         bert.packaged_folder()
         found[content.SMALL] = vectors.cached(texts, None, out / "titles-minilm.npz")
     except UserError as error:
-        print(f"the arms with {content.SMALL} are left out: {error}")
+        progress.say(f"the arms with {content.SMALL} are left out: {error}")
     return found
 
 

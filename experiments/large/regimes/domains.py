@@ -16,7 +16,7 @@ from metajax.data.sources import named
 from metajax.evaluation import evaluate, metrics
 from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import pooled
-from metajax.training import loop
+from metajax.training import loop, progress
 from metajax.training.devices import on_devices, split_second_axis
 from metajax.types import Episode, Examples, MetaLearner, Model, Params, PyTree
 
@@ -186,7 +186,7 @@ def arms(pair: Domain, steps: int, seeds: int, devices: int = 1) -> dict[str, Ma
         began = time.perf_counter()
         learner, params, told = build()
         made[arm] = Made(learner, params, time.perf_counter() - began, told)
-        print(arm, told, f"{made[arm].seconds:.0f} s", flush=True)
+        progress.say(f"{arm} {told} {made[arm].seconds:.0f} s")
 
     keep(SOURCE, lambda: (shop.ridge_head(plain), *tuned_head(plain, {}, valid)))
     base = joint(data, steps, seeds, devices)
@@ -217,5 +217,5 @@ def judged(
         for shots in SHOTS:
             scores[arm, shots] = judge(learner, test, shots, num_tasks)(params)
         means = [round(float(scores[arm, k].mean()), 4) for k in SHOTS]
-        print(f"{name}: {arm} {means}", flush=True)
+        progress.say(f"{name}: {arm} {means}")
     return scores

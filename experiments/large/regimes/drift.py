@@ -22,7 +22,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.learners.pooled import fine_tuned, pooled
 from metajax.models import transformer
 from metajax.models.towers import identity, vector_linear, vector_mlp
-from metajax.training import loop
+from metajax.training import loop, progress
 from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Model, Params
 
@@ -162,7 +162,7 @@ def trained(
             ready[arm, name] = Ready(learner, params)
             took = time.perf_counter() - began
             seconds[arm] = seconds.get(arm, 0.0) + took
-            print(f"{name}: {arm} trained, {took:.0f} s", flush=True)
+            progress.say(f"{name}: {arm} trained, {took:.0f} s")
         began, joint = time.perf_counter(), ready[NONE, name].params
         tuned_arms = fine_tuned_arms(joint, people_of(world, 2, keep, 200), seeds)
         took = (time.perf_counter() - began) / len(tuned_arms)
@@ -184,5 +184,5 @@ def judged(
         scores[BEST] = jax.vmap(functools.partial(world.kalman, keep))(test)[None]
         for arm, found in scores.items():
             errors[arm, name] = np.asarray(each(found))
-            print(f"{name}: {arm} {errors[arm, name].mean():.4f}", flush=True)
+            progress.say(f"{name}: {arm} {errors[arm, name].mean():.4f}")
     return errors

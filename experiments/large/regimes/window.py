@@ -19,6 +19,7 @@ from metajax.data.histories.sequences import Sequences
 from metajax.evaluation import next_item
 from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
+from metajax.training import progress
 from metajax.transforms.pretrained import starting_from
 from metajax.types import Examples, MetaLearner, Model, Params, PyTree
 
@@ -201,7 +202,7 @@ class Arms:
             began = time.perf_counter()
             found[arm] = make()
             self.seconds[arm] = time.perf_counter() - began
-            print(f"{arm}: ready, {self.seconds[arm]:.0f} s", flush=True)
+            progress.say(f"{arm}: ready, {self.seconds[arm]:.0f} s")
         return found
 
 
@@ -237,12 +238,12 @@ def judged(
             reader = lab.exactly(arms.settings_of, context)
             rank = arms.places(arms.as_it_is(reader), arms.test)
             room.setdefault(context, []).append(each(rank))
-            print(f"{context} items of context: {ndcg(rank):.4f}", flush=True)
+            progress.say(f"{context} items of context: {ndcg(rank):.4f}")
         for arm, made in by_name.items():
             began = time.perf_counter()
             rank = arms.places(made, arms.test)
             arms.seconds[arm] += time.perf_counter() - began
             scores.setdefault(arm, []).append(each(rank))
-            print(f"{arm}: {ndcg(rank):.4f} {arms.seconds[arm]:.0f} s", flush=True)
+            progress.say(f"{arm}: {ndcg(rank):.4f} {arms.seconds[arm]:.0f} s")
     stack = lambda rows: {name: np.stack(values) for name, values in rows.items()}
     return stack(scores), stack(room)

@@ -18,6 +18,7 @@ from metajax.models import sequence
 from metajax.results import ledger, records
 from metajax.results.partial import Partial
 from metajax.settings import PLACES, flat, replace
+from metajax.training import progress
 from metajax.types import Params
 
 from . import arms as sasrec_arms
@@ -133,7 +134,7 @@ def simple_arms(
         best, valid_ndcg = sasrec_arms.chosen(make, grid, data, valid, key_valid)
         settings = {"chosen": str(best), "valid_ndcg": valid_ndcg, "trials": len(grid)}
         found[name] = Simple(make, best, settings, time.perf_counter() - began)
-        print(name, settings, flush=True)
+        progress.say(f"{name} {settings}")
     return found
 
 
@@ -201,7 +202,7 @@ def _blends(config: Config, data: Sequences, settings: sequence.Settings, of_see
     key_valid, _ = jax.random.split(jax.random.key(4))
     model = [blend.log_probabilities(settings, params, valid) for params in of_seeds]
     found = blend.chosen(model, _tables(simple, data, valid), valid, key_valid)
-    print({arm: one._asdict() for arm, one in found.items()}, flush=True)
+    progress.say(str({arm: one._asdict() for arm, one in found.items()}))
     return Blended(simple, found, time.perf_counter() - began)
 
 
@@ -232,7 +233,8 @@ def _trained(config: Config, data: Sequences, name: str, out: pathlib.Path, stor
         f"{label}, seed {seed}": {"best_step": one.best_step, "valid": one.valid}
         for seed, one in enumerate(of_seeds)
     }
-    print(label, {seed: max(one.valid) for seed, one in enumerate(of_seeds)}, flush=True)
+    best = {seed: max(one.valid) for seed, one in enumerate(of_seeds)}
+    progress.say(f"{label} {best}")
     each = [one.params for one in of_seeds]
     mixed = _blends(config, data, settings, each) if name == recipes.OWN else None
     weights = {} if mixed is None else {a: b._asdict() for a, b in mixed.blends.items()}

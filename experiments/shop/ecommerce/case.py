@@ -15,6 +15,7 @@ from metajax.data.histories import log as rows
 from metajax.data.worlds import commerce
 from metajax.data.worlds import shop as shops
 from metajax.optim.touched_rows import Tabled
+from metajax.training import progress
 from metajax.types import MetaLearner, Params
 
 from . import judge, parts, runs
@@ -88,7 +89,7 @@ def prepare(
     world: commerce.World, folder: pathlib.Path, num_test: int, num_ranked: int, width: int
 ) -> Case:
     """The shop of a world, generated if it is not there, split by users."""
-    tell = lambda n, of: print(f"{folder}: piece {n} of {of}", flush=True) if n == of else None
+    tell = lambda n, of: progress.say(f"{folder}: piece {n} of {of}") if n == of else None
     shop = shops.generate(world, folder, tell)
     log = rows.Log.of(shop.offsets, shop.item, shop.label)
     edges = [int(share * world.num_users) for share in (0.9, 0.95, 1.0)]

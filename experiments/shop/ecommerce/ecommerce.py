@@ -37,6 +37,7 @@ import numpy as np
 from metajax.data.worlds import commerce
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets, replace
+from metajax.training import progress
 from metajax.types import Params
 
 from ...large import report as large_report
@@ -162,7 +163,7 @@ def arms_of(config: Config, shop: case.Case, folder: pathlib.Path, seed: int):
         train = functools.partial(case.train, shop, arm, *plan(config.num_steps), start, devices)
         own, items, settings[arm] = _kept(folder / f"{i}-{seed}.npz", train)
         seconds[arm] = settings[arm].pop("seconds")
-        print(f"{folder.name}: {arm}, seed {seed}: {settings[arm]}", flush=True)
+        progress.say(f"{folder.name}: {arm}, seed {seed}: {settings[arm]}")
         arms[arm] = case.judged(shop, arm, own, items)
         if arm == case.JOINT:
             for name, (made, told) in case.of_joint(shop, own, items).items():
@@ -205,7 +206,7 @@ def one_shop(config: Config, tau: float) -> tuple[dict[records.Key, np.ndarray],
             scores = case.test_truth(shop) if made is None else case.test(shop, made)
             for which, values in scores.items():
                 found.setdefault(records.Key(f"tau={tau:g}", arm, *which), []).append(values)
-            print(f"tau {tau:g}: {arm} tested, {time.perf_counter() - began:.0f} s", flush=True)
+            progress.say(f"tau {tau:g}: {arm} tested, {time.perf_counter() - began:.0f} s")
     facts = {
         "users": world.num_users,
         "items": world.num_items,

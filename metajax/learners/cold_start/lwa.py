@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import losses, precision
+from metajax.adapters.mixed import Compute, mixed
 from metajax.learners.parts import query_loss
 from metajax.types import Episode, Examples, MetaLearner, Model, PyTree
 
@@ -86,11 +87,16 @@ def nlba(
     threshold: float = 0.5,
     pool: Pool = by_mean,
     loss: losses.Loss = losses.log_loss,
+    compute: Compute = "float32",
 ) -> MetaLearner:
     """Non-linear bias adaptation: a network whose biases are linear in R_0 and R_1.
 
     Every layer is ``W x + b + V_0 R_0 + V_1 R_1``, with ReLU between layers; of the layers' weights
-    and biases only what R adds differs between tasks. Arguments are those of `lwa`.
+    and biases only what R adds differs between tasks. Other arguments are those of `lwa`.
+
+    Args:
+      hidden: widths of the hidden layers.
+      compute: the type of activations, see `adapters.mixed`.
 
     References: Vartak et al., NeurIPS 2017, section 4.2.
     """
@@ -113,7 +119,9 @@ def nlba(
             x_NxD = (jax.nn.relu(x_NxD) if i else x_NxD) @ layer["kernel"] + bias[None, :]
         return x_NxD[:, 0]
 
-    return _by_classes(embed, num_features, parameters, score, threshold, pool, loss)
+    net = mixed(Model(lambda *_: {}, lambda params, classes, x: score(params, x, classes)), compute)
+    narrow = lambda params, x_NxD, classes_2xD: net.apply(params, classes_2xD, x_NxD)
+    return _by_classes(embed, num_features, parameters, narrow, threshold, pool, loss)
 
 
 def _by_classes(

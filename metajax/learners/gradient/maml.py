@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from metajax import losses, optim, tree
-from metajax.learners.gradient.curvature import inner_gradient
+from metajax.learners.gradient.curvature import inner_gradient, reverse_gradient
 from metajax.learners.gradient.hoist import hoist
 from metajax.learners.parts import constant_gradient, query_loss
 from metajax.types import Adapted, Episode, Examples, MetaLearner, Model, PyTree
@@ -93,6 +93,7 @@ def gradient(
     adapts: tree.Filter = tree.everything,
     second_order: bool = True,
     loss: losses.Loss = losses.squared_error,
+    reverse: bool = False,
 ) -> MetaLearner:
     """A learner that takes ``num_steps`` inner optimizer steps on the support loss.
 
@@ -103,7 +104,7 @@ def gradient(
 
     The derivative of an inner step is defined for reverse mode only (`curvature.inner_gradient`):
     ``jax.grad`` and ``jax.vjp`` through ``adapt`` work; ``jax.jvp``, ``jax.jacfwd`` and
-    ``jax.hessian`` raise a TypeError, unless ``second_order`` is off.
+    ``jax.hessian`` raise a TypeError, unless ``second_order`` is off or ``reverse`` on.
 
     Args:
       model: the model; its parameters and the inner rates form ``{"model": ..., "rates": ...}``.
@@ -112,10 +113,11 @@ def gradient(
       adapts: a filter over the paths of the model's parameters.
       second_order: whether the outer gradient sees the derivative of the inner gradient.
       loss: (scores (N,), label (N,), mask (N,)) -> scalar.
+      reverse: differentiate the inner gradient as ``jax.grad`` of ``jax.grad`` does, with the same
+        numbers; `metajax.platforms` says where that is faster.
     """
-    if not isinstance(inner, optim.Inner):
-        inner = optim.fixed(inner)
-    slope = inner_gradient if second_order else constant_gradient
+    inner = inner if isinstance(inner, optim.Inner) else optim.fixed(inner)
+    slope = (reverse_gradient if reverse else inner_gradient) if second_order else constant_gradient
 
     def init(key: jax.Array, episode: Episode) -> PyTree:
         theta = model.init(key, episode.profile, episode.support.inputs)
@@ -133,7 +135,6 @@ def gradient(
         rest, values = hoist(apply, state.fast, (params["model"], state.profile, examples.inputs))
         given = (values, examples.label, examples.mask)
         support_loss = lambda fast, given: loss(rest(fast, given[0]), *given[1:])
-
         descent = lambda fast: slope(support_loss, fast, given)
         before, some = (state.fast, state.moments), jnp.any(examples.mask > 0)
         fast, moments = after_steps(descent, tx, before, some, num_steps)
