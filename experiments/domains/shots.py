@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from metajax.results import intervals, plots, records, tables
-from metajax.results.readings import metrics_of
+from metajax.results.readings import OLDER, metrics_of
 
 
 class Measure(NamedTuple):
@@ -82,10 +82,6 @@ def ratings(
 
 OF_ITEMS = (
     "Intervals are over items, seeds averaged first; nDCG@5 of an item ranks those who rated it."
-)
-OLDER = (
-    "This record is older than the squared errors and nDCG@5 that a new run stores and leads with; "
-    "it has absolute errors alone."
 )
 
 

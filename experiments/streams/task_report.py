@@ -6,8 +6,8 @@ import numpy as np
 
 from metajax.online import scores
 from metajax.results import plots, records, tables
+from metajax.results.readings import OLDER
 
-from ..domains.shots import OLDER
 from . import show, task_arms, task_logs, worlds
 
 LINES = [

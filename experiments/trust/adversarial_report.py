@@ -6,9 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from metajax.results import plots, records
+from metajax.results.readings import OLDER
 from metajax.results.tables import COMPARED, Grid, heading, of_differences, terminal
-
-from ..domains.shots import OLDER
 
 FOLD_IN, MAML, PLAIN = "fold-in", "MAML", "plain"
 EMBEDDED, APR, APR_NOISE = "embeddings learned", "APR", "APR, random noise"

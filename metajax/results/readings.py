@@ -14,6 +14,10 @@ MEASURES = {
     "crps": "CRPS",
 }
 """What a table of ratings shows, in this order, where the record has it: how it is headed."""
+OLDER = (
+    "This record is older than the squared errors and nDCG@5 that a new run stores and leads with; "
+    "it has absolute errors alone."
+)
 FAR_OFF = 2.0
 """An arm with so many times the squared error of the item mean is taken for diverged."""
 
