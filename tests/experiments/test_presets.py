@@ -11,6 +11,7 @@ import tomllib
 import types
 
 import pytest
+from option_lists import listed
 
 from experiments import HERE, find, sources, with_config
 from experiments.methods import anil, cnp, evidence, maml, melu, ridge_head
@@ -41,30 +42,15 @@ def module(name: str) -> types.ModuleType:
     return importlib.import_module(with_config(f"experiments.{find(name)}"))
 
 
-LISTS = """
-import contextlib, io, json, sys
-from experiments import __main__, sources
-
-said = {}
-for _, name, _ in sources():
-    sys.argv = ["experiments", "--help"]
-    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
-        __main__.run(name)
-    jax = sys.modules.get("jax")
-    said[name] = out.getvalue(), jax is None or type(jax).__name__ == "_Library"
-print(json.dumps(said))
-"""
-"""Each experiment's list of options, and whether it was given without JAX."""
-
-
 @pytest.fixture(scope="module")
 def lists() -> dict[str, tuple[str, bool]]:
     """The lists of options, all in one process of their own."""
-    wide = dict(os.environ, COLUMNS="80")
-    command_line = [sys.executable, "-W", "ignore", "-c", LISTS]
-    done = subprocess.run(command_line, cwd=ROOT, env=wide, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return listed(
+        "from experiments import __main__, sources",
+        "[name for _, name, _ in sources()]",
+        "[]",
+        "__main__.run(name)",
+    )
 
 
 def test_help_names_the_presets_and_the_folder(lists):
