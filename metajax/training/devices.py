@@ -66,6 +66,7 @@ def make_available(count: int) -> None:
     Raises:
       UserError: there are fewer devices, or they do not divide over the processes.
     """
+    _check_processes()
     if places.processes() > 1:
         _join(count, places.processes())
     elif count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -73,6 +74,17 @@ def make_available(count: int) -> None:
             jax.config.update("jax_num_cpu_devices", count)
     if count > 1:  # one there is; to count them would settle what a process may yet join
         _check(count)
+
+
+def _check_processes() -> None:
+    """Refuses an environment that does not say how many processes meet, and which one this is."""
+    if places.COORDINATOR not in os.environ:
+        return
+    for name in ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
+        if not os.environ.get(name, "").isdecimal():
+            raise UserError(f"{places.COORDINATOR} is set, so {name} must be set to a number")
+    if not places.process() < max(places.processes(), 1):
+        raise UserError("JAX_PROCESS_ID counts from 0 and must be below JAX_NUM_PROCESSES")
 
 
 def _join(count: int, num_processes: int) -> None:

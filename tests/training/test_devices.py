@@ -48,6 +48,23 @@ def test_a_process_joins_the_others_with_its_share_of_the_devices(second_of_two,
         devices.make_available(1)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("JAX_NUM_PROCESSES", "two", "JAX_NUM_PROCESSES must be set to a number"),
+        ("JAX_PROCESS_ID", "", "JAX_PROCESS_ID must be set to a number"),
+        ("JAX_PROCESS_ID", "2", "must be below JAX_NUM_PROCESSES"),
+    ],
+)
+def test_an_environment_that_makes_no_sense_gets_one_line(
+    second_of_two, monkeypatch, name, value, said
+):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **given: pytest.fail("it joins"))
+    with pytest.raises(UserError, match=said):
+        devices.make_available(2)
+
+
 def test_only_the_first_process_writes_where_the_user_looks(second_of_two, tmp_path, capsys):
     assert Output(out=tmp_path).folder("maml") == tmp_path / "process-1"
     assert places.shared(tmp_path / "process-1" / "checkpoints") == tmp_path / "checkpoints"
