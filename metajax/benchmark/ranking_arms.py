@@ -14,6 +14,7 @@ References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 20
 Koren, "Revisiting the performance of iALS on item recommendation benchmarks", RecSys 2022.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -166,37 +167,94 @@ def with_content(scorer: Scorer, content: Sparse, known: np.ndarray, neighbors: 
     return score
 
 
+def discounted(prepare: Prepare) -> Prepare:
+    """The arm with one more setting, ``discount``, of how much its scores favor popular items.
+
+    The scores of an item that n users have met are divided by ``n ** discount``.
+    """
+
+    def prepared(met: Sparse) -> Fit:
+        fit, divide = prepare(met), discount_of(met)
+        return lambda *, discount=0.0, **settings: divide(fit(**settings), discount)
+
+    return prepared
+
+
+def discount_of(met: Sparse) -> Callable[[Scorer, float], Scorer]:
+    """(scorer, discount) -> the scorer that divides by a power of each item's number of users."""
+    popular = np.maximum(np.asarray(met.sum(axis=0)).ravel(), 1.0)
+    return lambda scorer, discount: lambda histories: scorer(histories) / popular**discount
+
+
+def _one_level(shots: int) -> Prepare:
+    """K-shot EASE with one regression, whatever a user has shown; its penalty does not grow."""
+
+    def prepare(met: Sparse) -> Fit:
+        return functools.partial(kshot_ease(met, levels=(shots,)), growth=0.0)
+
+    return discounted(prepare)
+
+
+DISCOUNT = Real(-0.5, 0.5)
+"""The discounts that are searched; 0, in the middle, leaves scores as they are."""
 RANKERS: dict[str, tuple[Prepare, Space]] = {
     "R0 popularity": (popularity, {}),
     "R1 item-kNN": (
-        item_knn,
-        {"neighbors": Whole(10, 1000, log=True), "shrink": Real(0.3, 300.0, log=True)},
+        discounted(item_knn),
+        {
+            "neighbors": Whole(10, 1000, log=True),
+            "shrink": Real(0.3, 300.0, log=True),
+            "discount": DISCOUNT,
+        },
     ),
-    "R2 EASE": (ease, {"penalty": Real(3.0, 10_000.0, log=True)}),
+    "R2 EASE": (
+        discounted(ease),
+        {"penalty": Real(3.0, 10_000.0, log=True), "discount": DISCOUNT},
+    ),
     "R3 SLIM": (
-        slim,
+        discounted(slim),
         {
             "alpha": Real(1e-5, 0.1, log=True),
             "l1_share": Real(0.05, 0.9),
             "neighbors": Whole(20, 100, log=True),
+            "discount": DISCOUNT,
         },
     ),
     "R4 iALS": (
-        ials,
+        discounted(ials),
         {
             "unobserved": Real(0.003, 3.0, log=True),
             "penalty": Real(1e-4, 1.0, log=True),
             "dim": Whole(16, 256, log=True),
+            "discount": DISCOUNT,
         },
     ),
     "R7 K-shot EASE": (
-        kshot_ease,
+        discounted(kshot_ease),
         {
             "penalty": Real(0.03, 30.0, log=True),
             "growth": Real(0.0, 1.5),
             "active": Choice((0.5, 0.0, 1.0)),
-            "discount": Real(-0.3, 0.3),
+            "discount": DISCOUNT,
         },
     ),
 }
 """Arm -> how it is prepared and fitted, and the space that its settings are searched in."""
+_KSHOT = RANKERS["R7 K-shot EASE"][1]
+_ONE_LEVEL = {name: space for name, space in _KSHOT.items() if name != "growth"}
+HALF = 10**9
+"""A number of shown items that every user is short of: each shows half of what they met."""
+ABLATIONS: dict[str, tuple[Prepare, Space]] = {
+    "R2a EASE, no discount": (ease, {"penalty": RANKERS["R2 EASE"][1]["penalty"]}),
+    "R7a K-shot EASE, half shown": (_one_level(HALF), _ONE_LEVEL),
+    "R7b K-shot EASE, K = 5 alone": (_one_level(5), _ONE_LEVEL),
+    "R7c K-shot EASE, no intercept": (
+        discounted(functools.partial(kshot_ease, intercept=False)),
+        _KSHOT,
+    ),
+    "R7d K-shot EASE, no discount": (
+        kshot_ease,
+        {name: space for name, space in _KSHOT.items() if name != "discount"},
+    ),
+}
+"""Arms with a part left out, searched like the rest: what each part gives."""

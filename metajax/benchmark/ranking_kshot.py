@@ -16,6 +16,7 @@ Bertinetto et al., "Meta-learning with differentiable closed-form solvers", ICLR
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,20 +67,20 @@ def moments(met: Sparse, shots: int, active: float = 0.0) -> Moments:
     return Moments(shown, found, met.T @ (weight * (n - k) / n), weight.sum())
 
 
-def kshot_ease(met: Sparse) -> Any:
+def kshot_ease(met: Sparse, levels: Sequence[int] = LEVELS, intercept: bool = True) -> Any:
     """K-shot EASE of the interactions (U, I) of training users.
+
+    Args:
+      levels: the numbers of shown items that a regression is made for.
+      intercept: whether a regression has one; without it a user without history gets zeros.
 
     Returns:
       Settings -> a scorer as in `ranking_arms`. Settings: ``penalty`` of the ridge at K = 1, at
-      other K times ``K ** growth``; the intercept has none; ``active`` as in `moments`;
-      ``discount``: an item that n users have met has its scores divided by ``n ** discount``.
+      other K times ``K ** growth``; the intercept has none; ``active`` as in `moments`.
     """
     of_level = functools.cache(functools.partial(moments, met))
-    popular = np.maximum(np.asarray(met.sum(axis=0)).ravel(), 1.0)
 
-    def fit(
-        penalty: float = 1.0, growth: float = 1.0, active: float = 0.5, discount: float = 0.0
-    ) -> Any:
+    def fit(penalty: float = 1.0, growth: float = 1.0, active: float = 0.5) -> Any:
         @functools.cache
         def solver(shots: int) -> tuple[Any, Moments]:
             moment = of_level(shots, active)
@@ -87,23 +88,23 @@ def kshot_ease(met: Sparse) -> Any:
             normal = np.empty((last + 1, last + 1), np.float32, order="F")  # as LAPACK has it
             normal[:last, :last] = moment.shown.toarray()
             normal[np.arange(last), np.arange(last)] += penalty * shots**growth
-            normal[last, :last] = normal[:last, last] = single
+            normal[last, :last] = normal[:last, last] = single * intercept
             normal[last, last] = moment.users
             return linalg.cho_factor(normal, lower=True, overwrite_a=True), moment
 
         def score(histories: Sparse) -> np.ndarray:
             size = np.maximum(np.diff(histories.indptr), 1)
-            level = np.abs(np.log(size[:, None] / np.array(LEVELS))).argmin(axis=1)
+            level = np.abs(np.log(size[:, None] / np.array(levels))).argmin(axis=1)
             scores = np.empty(histories.shape, np.float32)
             for i in np.unique(level):
-                factor, moment = solver(LEVELS[i])
+                factor, moment = solver(levels[i])
                 rows = np.flatnonzero(level == i)
-                shown = np.ones((len(rows), histories.shape[1] + 1), np.float32)
-                shown[:, :-1] = histories[rows].toarray()
+                shown = np.empty((len(rows), histories.shape[1] + 1), np.float32)
+                shown[:, :-1], shown[:, -1] = histories[rows].toarray(), intercept
                 weight = linalg.cho_solve(factor, shown.T).T
                 of_items = weight[:, :-1] @ moment.found.toarray()
                 scores[rows] = of_items + weight[:, -1:] * moment.wanted
-            return scores / popular**discount
+            return scores
 
         return score
 

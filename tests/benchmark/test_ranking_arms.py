@@ -103,14 +103,30 @@ def test_ials_solves_each_side_in_closed_form(met, histories, d):
     )
 
 
-@pytest.mark.parametrize("name", ranking_arms.RANKERS)
+ARMS = ranking_arms.RANKERS | ranking_arms.ABLATIONS
+
+
+@pytest.mark.parametrize("name", ARMS)
 def test_every_arm_folds_in_a_user_without_history(met, name):
-    prepare, space = ranking_arms.RANKERS[name]
+    prepare, space = ARMS[name]
     fit = prepare(met)
     scores = fit(**search.middle(space))(sp.csr_matrix((2, 15), dtype=np.float32))
     assert scores.shape == (2, 15) and np.isfinite(scores).all()
-    if name not in ("R0 popularity", "R7 K-shot EASE"):
+    if name == "R0 popularity" or ("K-shot" in name and "no intercept" not in name):
+        assert np.ptp(scores) > 0
+    else:
         np.testing.assert_allclose(scores, 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, (_, space) in ARMS.items() if "discount" in space])
+def test_a_discount_divides_by_a_power_of_popularity(met, histories, name):
+    prepare, space = ARMS[name]
+    fit, settings = prepare(met), search.middle(space)
+    assert settings["discount"] == 0
+    count = np.asarray(met.sum(axis=0)).ravel()
+    plain, less = (fit(**settings | {"discount": d})(histories) for d in (0.0, 0.5))
+    np.testing.assert_allclose(less, plain / np.sqrt(count), rtol=1e-5)
+    assert np.abs(plain).max() > 0
 
 
 def test_unknown_items_score_like_the_items_of_their_content(met, histories):

@@ -53,13 +53,25 @@ def test_a_history_has_the_regression_of_the_nearest_number(met):
     assert together[0].argmax() == popular.argmax()
 
 
-def test_active_users_weigh_more_and_popular_items_less_if_asked(met):
+def test_active_users_weigh_more_if_asked(met):
     even, odd = (ranking_kshot.moments(met, 1, active) for active in (0.0, 1.0))
     n = np.diff(met.indptr)
     n = n[n >= 2]
     rows = met[np.diff(met.indptr) >= 2].toarray()
     np.testing.assert_allclose(even.wanted, (rows * ((n - 1) / n)[:, None]).sum(0), rtol=1e-6)
     np.testing.assert_allclose(odd.wanted, (rows * (n - 1)[:, None]).sum(0) / n.mean(), rtol=1e-6)
-    fit, one = ranking_kshot.kshot_ease(met), sp.csr_matrix(np.eye(7)[:2])
-    count = np.asarray(met.sum(axis=0)).ravel()
-    np.testing.assert_allclose(fit(discount=0.5)(one), fit()(one) / np.sqrt(count), rtol=1e-5)
+
+
+def test_its_parts_can_be_left_out(met):
+    """One regression is that of its number of items, and without an intercept no ridge has one."""
+    history = sp.csr_matrix(np.tril(np.ones((4, 7)), -1)[1:])  # of 1 to 3 items
+    whole, growth = ranking_kshot.kshot_ease(met), {"growth": 0.0}
+    three = ranking_kshot.kshot_ease(met, levels=(3,))(**growth)(history)
+    np.testing.assert_allclose(three[2:], whole(**growth)(history)[2:], atol=1e-6)
+    assert np.abs(three[0] - whole(**growth)(history)[0]).max() > 1e-3
+    weight, shown, found = (np.array(x) for x in zip(*episodes(met, 1), strict=True))
+    shown = shown[:, :-1]
+    learned = np.linalg.solve((shown.T * weight) @ shown + np.eye(7), (shown.T * weight) @ found)
+    fit = ranking_kshot.kshot_ease(met, intercept=False)
+    scores = fit(active=0.0)(sp.csr_matrix(np.eye(7)))
+    np.testing.assert_allclose(scores, learned, atol=1e-5)

@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from experiments.field.ranking import meta, ranking
 from experiments.field.tables import contenders, tables
@@ -155,10 +156,14 @@ def test_arms_that_rank_catalogues_have_equal_trials_seeds_and_a_plateau(monkeyp
     monkeypatch.setattr(search, "tune", tune)
     monkeypatch.setattr(meta, "fit", fit)
     monkeypatch.setattr(lists, "quality", lambda *given: 0.5)
-    spaces = {arm: space for arm, (_, space) in ranking_arms.RANKERS.items()}
+    arms = ranking_arms.RANKERS | ranking_arms.ABLATIONS
+    spaces = {arm: space for arm, (_, space) in arms.items()}
+    discounted = {arm for arm, space in spaces.items() if "discount" in space}
+    plain = {"R0 popularity", "R2a EASE, no discount", "R7d K-shot EASE, no discount"}
+    assert discounted == set(spaces) - plain
     prepare = lambda met: lambda **settings: fits.append(settings)
     counted = {arm: (prepare, space) for arm, space in spaces.items()}
-    monkeypatch.setattr(ranking, "RANKERS", counted)
+    monkeypatch.setattr(ranking, "CLASSICS", counted)
     for arm in spaces:
         fits.clear()
         made = ranking.classic(arm, None, [], config, tmp_path)
@@ -166,7 +171,7 @@ def test_arms_that_rank_catalogues_have_equal_trials_seeds_and_a_plateau(monkeyp
         assert len({tuple(f.items()) for f in fits if "seed" in f}) == len(made.scorers) - 1
     assert {arm for arm, space in spaces.items() if not space} == {"R0 popularity"}
     for arm in ranking.HEADS:
-        ranking.meta_learned(arm, None, None, [], config, tmp_path)
+        ranking.meta_learned(arm, None, sp.eye(3, format="csr"), [], config, tmp_path)
     assert searches == [(config.trials, True)] * (len(spaces) - 1 + len(ranking.HEADS))
     short, whole = set(trainings[::2]), set(trainings[1::2])
     assert short == {(1, config.trial_steps, 0, config.num_tasks)}

@@ -5,7 +5,8 @@ met has to be found among all known items; for new items, what the user met of i
 trained on. Every arm scores new items by the known items with the most similar content. Arms are
 fitted on training users, each searched by as many trials, from the middle of its space, and chosen
 by nDCG@10 of validation users at K = 1, 5 and 20. What is trained across tasks is trained until
-these users' nDCG@10 has not risen for --patience outer steps.
+these users' nDCG@10 has not risen for --patience outer steps. Every arm may discount popular items:
+how much is one of its settings. Ablations leave out a part of EASE or K-shot EASE, tuned anew.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
@@ -28,7 +29,15 @@ import jax
 import numpy as np
 
 from metajax.benchmark import ranking
-from metajax.benchmark.ranking_arms import RANKERS, Scorer, Sparse, with_content
+from metajax.benchmark.ranking_arms import (
+    ABLATIONS,
+    DISCOUNT,
+    RANKERS,
+    Scorer,
+    Sparse,
+    discount_of,
+    with_content,
+)
 from metajax.benchmark.ranking_ials import ials_items
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
@@ -42,6 +51,8 @@ from . import meta, report, worlds
 IALS, RIDGE, PROTOTYPES, KSHOT = "R4 iALS", "R5 meta ridge", "R6 prototypes", "R7 K-shot EASE"
 HEADS: dict[str, meta.Head] = {RIDGE: "ridge", PROTOTYPES: "mean"}
 METHODS = {*HEADS, KSHOT}
+CLASSICS = RANKERS | ABLATIONS
+"""Arms that are no training across tasks by gradients."""
 SEEDED = {IALS}
 """Arms besides the trained ones whose scores depend on a seed."""
 LONGEST = 64
@@ -107,7 +118,7 @@ def run(name: str, config: Config) -> records.Record:
     lists = ranking.ranking_of(world.table, config.split_seed, threshold=world.threshold)
     folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
     met, valid = fitted_on(lists)
-    arms = {arm: classic(arm, met, valid, config, folder) for arm in RANKERS}
+    arms = {arm: classic(arm, met, valid, config, folder) for arm in CLASSICS}
     begin = start_of(arms[IALS], met)
     arms |= {arm: meta_learned(arm, begin, met, valid, config, folder) for arm in HEADS}
     arms = {arm: arms[arm] for arm in sorted(arms)}
@@ -117,7 +128,8 @@ def run(name: str, config: Config) -> records.Record:
     since = time.perf_counter()
     scores = judged(arms, lists, world)
     tasks = {s: at[1].history.shape[0] for s, at in lists.test.items() if _is_told(s, world)}
-    roles = {arm: records.METHOD if arm in METHODS else records.BASELINE for arm in arms}
+    roles = dict.fromkeys(arms, records.BASELINE) | dict.fromkeys(METHODS, records.METHOD)
+    roles |= dict.fromkeys(ABLATIONS, records.ABLATION)
     listed = {s: int(at[1].candidates.sum()) for s, at in lists.test.items() if s in tasks}
     return records.made(
         "ranking",
@@ -175,8 +187,8 @@ def checksum(test: Mapping[str, Mapping[int, ranking.Lists]]) -> str:
 def classic(
     arm: str, met: Sparse, valid: list[ranking.Lists], config: Config, folder: pathlib.Path
 ) -> Made:
-    """One of `RANKERS`, searched, and fitted by each seed if it depends on one."""
-    began, (prepare, space) = time.perf_counter(), RANKERS[arm]
+    """One of `CLASSICS`, searched, and fitted by each seed if it depends on one."""
+    began, (prepare, space) = time.perf_counter(), CLASSICS[arm]
     with progress.bar(arm, config.trials) as update:
         done = itertools.count(1)
         found = ranking.tuned(
@@ -212,7 +224,7 @@ def meta_learned(
     folder: pathlib.Path,
 ) -> Made:
     """A meta-learner: its rate is searched by short trainings, then it trains to a plateau."""
-    began = time.perf_counter()
+    began, divide = time.perf_counter(), discount_of(met)
     fit = functools.partial(
         meta.fit,
         met,
@@ -227,11 +239,16 @@ def meta_learned(
         done = itertools.count(1)
 
         def objective(settings: dict[str, Any], watch: search.Watch) -> float:
-            found = float(fit(settings["rate"], seeds=1, num_steps=config.trial_steps).valid[0])
+            trained = fit(settings["rate"], seeds=1, num_steps=config.trial_steps)
+            scorer = divide(trained.scorers[0], settings["discount"])
+            found = ranking.quality(scorer, valid)
             update(next(done), {"nDCG@10": found})
             return -found
 
-        space: search.Space = {"rate": search.Real(1e-4, 3e-2, log=True)}
+        space: search.Space = {
+            "rate": search.Real(1e-4, 3e-2, log=True),
+            "discount": DISCOUNT,
+        }
         found = search.tune(
             objective,
             space,
@@ -248,12 +265,13 @@ def meta_learned(
         title=arm,
         checkpoint=folder / "checkpoints" / arm.replace(" ", "-"),
     )
+    scorers = [divide(scorer, found.best["discount"]) for scorer in trained.scorers]
     settings = found.best | {
-        "valid": float(trained.valid.mean()),
+        "valid": float(np.mean([ranking.quality(scorer, valid) for scorer in scorers])),
         "trials": ranking.num_finished(found),
         "best steps": trained.best_step.tolist(),
     }
-    return Made(trained.scorers, settings, time.perf_counter() - began)
+    return Made(scorers, settings, time.perf_counter() - began)
 
 
 def judged(

@@ -56,11 +56,16 @@ def _heads(record: records.Record) -> list[str]:
     return [f"K={k}" for k in record.shots]
 
 
+def compared(record: records.Record) -> list[str]:
+    """The arms but for those that leave out a part of another."""
+    return record.names(records.METHOD, records.BASELINE)
+
+
 def behind(record: records.Record, scenario: str, metric: str = "ndcg@10") -> list[str]:
     """A line for each number of shots: of which arms the method is not ahead, after Holm."""
     lines = []
     for k in record.shots:
-        others = [arm for arm in record.names() if arm != record.method]
+        others = [arm for arm in compared(record) if arm != record.method]
         of = lambda name, k=k: record.of(scenario, name, f"k={k}", metric)
         gaps = [records.difference(of(record.method), of(arm)) for arm in others]
         p = intervals.holm(np.array([gap.p for gap in gaps]))
@@ -88,7 +93,7 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
     """Saves nDCG@10 of new users by the number of shown items, one line per arm."""
     places = np.arange(len(record.shots))
     with plots.page(path, 2.9) as axes:
-        for i, arm in enumerate(record.names()):
+        for i, arm in enumerate(compared(record)):
             found = [
                 records.interval(record.of("user_cold", arm, f"k={k}", "ndcg@10"), "ndcg@10")
                 for k in record.shots
@@ -100,5 +105,5 @@ def plot(record: records.Record, path: pathlib.Path) -> None:
             axes,
             f"items that the new user has shown ({record.dataset})",
             "nDCG@10, whole catalogue",
-            len(record.arms),
+            len(compared(record)),
         )
