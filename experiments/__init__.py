@@ -78,7 +78,10 @@ class _Commands(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
-        if package == __name__ and find(name):
+        by_path = package.startswith(f"{__name__}.") and fullname == f"{__name__}.{find(name)}"
+        helps = sys.argv[0] == "-m" and {"-h", "--help"} & {*sys.argv}  # only while -m seeks it
+        by_name = package == __name__ and name not in ROOMS and find(name)
+        if by_name or (by_path and helps):
             return importlib.util.spec_from_loader(fullname, _Command())
         command = package.rpartition(".")[2]
         if name != "__main__" or package != f"{__name__}.{find(command)}":
@@ -87,4 +90,4 @@ class _Commands(importlib.abc.MetaPathFinder):
         return importlib.util.spec_from_loader(fullname, _Command(), origin=str(file))
 
 
-sys.meta_path.append(_Commands())
+sys.meta_path.insert(0, _Commands())  # before files are sought: a list of options needs none

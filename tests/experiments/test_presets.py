@@ -64,6 +64,15 @@ def test_help_needs_none_of_the_libraries_that_compute(lists):
     assert {name for name, (_, without) in lists.items() if not without} == set()
 
 
+@pytest.mark.parametrize("name", ["experiments.maml", "experiments.methods.maml"])
+def test_help_of_a_module_imports_no_library_either(name):
+    command_line = [sys.executable, "-X", "importtime", "-m", name, "--help"]
+    ran = subprocess.run(command_line, capture_output=True, text=True, timeout=60, check=True)
+    assert "usage: python -m experiments.methods.maml" in ran.stdout
+    imported = {line.rpartition("|")[2].strip() for line in ran.stderr.splitlines()}
+    assert "metajax.stand_ins" in imported and "jax._src.api" not in imported
+
+
 def test_help_is_the_same_without_the_libraries(lists, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     for name in ("maml", "sinusoid", "regimes"):
