@@ -40,15 +40,24 @@ def rounded(function: Callable, every: int = 1) -> Callable:
     return emulated
 
 
-def _run(program: core.ClosedJaxpr, given: list, number: Iterator[int], every: int) -> list:
+Program = Any
+"""A jaxpr, closed or not: one class in JAX from 0.12 on, two before."""
+
+
+def _bare(program: Program) -> core.Jaxpr:
+    return getattr(program, "jaxpr", program)
+
+
+def _run(program: Program, given: list, number: Iterator[int], every: int) -> list:
     """The outputs of a program whose products are rounded."""
-    values: dict[Any, Any] = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
-    values |= zip(program.jaxpr.invars, given, strict=True)
+    bare, constants = _bare(program), getattr(program, "consts", [])
+    values: dict[Any, Any] = dict(zip(bare.constvars, constants, strict=True))
+    values |= zip(bare.invars, given, strict=True)
     read = lambda x: x.val if isinstance(x, core.Literal) else values[x]
-    for one in program.jaxpr.eqns:
+    for one in bare.eqns:
         found = _done(one, [read(x) for x in one.invars], number, every)
         values |= zip(one.outvars, found, strict=True)
-    return [read(x) for x in program.jaxpr.outvars]
+    return [read(x) for x in bare.outvars]
 
 
 def _done(one: core.JaxprEqn, operands: list, number: Iterator[int], every: int) -> list:
@@ -56,8 +65,7 @@ def _done(one: core.JaxprEqn, operands: list, number: Iterator[int], every: int)
     name, params = one.primitive.name, one.params
     inner = [params[key] for key in INLINED if _is_program(params.get(key))]
     if inner and name not in LOOPS:
-        whole = inner[0] if isinstance(inner[0], core.ClosedJaxpr) else _closed(inner[0])
-        return _run(whole, operands, number, every)
+        return _run(inner[0], operands, number, every)
     if name in LOOPS:
         inside = lambda x: _rounded_program(x, number, every) if _is_program(x) else x
         params = jax.tree.map(inside, params, is_leaf=_is_program)
@@ -75,16 +83,10 @@ def _round(x: jax.Array) -> jax.Array:
 
 
 def _is_program(value: object) -> bool:
-    return isinstance(value, core.Jaxpr | core.ClosedJaxpr)
+    return isinstance(_bare(value), core.Jaxpr)
 
 
-def _closed(program: core.Jaxpr) -> core.ClosedJaxpr:
-    return core.ClosedJaxpr(program, [])
-
-
-def _rounded_program(
-    program: core.ClosedJaxpr, number: Iterator[int], every: int
-) -> core.ClosedJaxpr:
+def _rounded_program(program: Program, number: Iterator[int], every: int) -> Program:
     """The program of a loop with its products rounded."""
     shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in program.in_avals]
     return jax.make_jaxpr(lambda *given: _run(program, list(given), number, every))(*shapes)

@@ -53,10 +53,9 @@ def _parts(params: dict[str, Any]) -> list[core.Jaxpr]:
     found = []
     for value in params.values():
         for each in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(each, core.ClosedJaxpr):
-                found.append(each.jaxpr)
-            elif isinstance(each, core.Jaxpr):
-                found.append(each)
+            program = getattr(each, "jaxpr", each)  # where it is closed
+            if isinstance(program, core.Jaxpr):
+                found.append(program)
     return found
 
 
