@@ -365,7 +365,9 @@ def test_a_registered_claim_holds_only_where_all_of_its_comparisons_do(folder):
     assert CLAIMS["ranking-before"](dataclasses.replace(r, ranking=logs)) == ""
     other = {"a": dataclasses.replace(logs["a"], method="R2 EASE")}
     later = CLAIMS["ranking-before"](dataclasses.replace(r, ranking=other))
-    assert later.startswith("An earlier claim, for a meta-learned ridge head")
+    assert later.startswith(
+        "Of two earlier claims on other draws, one for a meta-learned ridge head"
+    )
     assert said.startswith("it holds on one of two logs: on made it is ahead of EASE at one and")
     assert "ahead of iALS at one, three and five and behind EASE at five; on made it is" in said
     from paper import catalogue
@@ -373,6 +375,23 @@ def test_a_registered_claim_holds_only_where_all_of_its_comparisons_do(folder):
     grids = catalogue.catalogue_tables(dataclasses.replace(r, ranking=logs))
     assert list(grids) == ["T6-users-ndcg"] and len(grids["T6-users-ndcg"].sections) == 2
     assert grids["T6-users-ndcg"].rows[1][1].endswith("*"), "of EASE at one the head is ahead"
+
+
+def test_parts_of_a_ranking_are_told_by_where_leaving_them_out_costs(folder):
+    from paper.build import CLAIMS
+
+    made, part = ranked((0.1, -0.1, 0.0)), "R7d K-shot EASE, no discount"
+    arms = (*made.arms, report.Arm(part, report.ABLATION, {}, 0.0))
+    scores = {
+        key._replace(arm=part): values for key, values in made.scores.items() if "R2" in key.arm
+    }
+    more = dataclasses.replace(made, arms=arms, scores=made.scores | scores)
+    r = load(folder)
+    assert CLAIMS["ranking-parts"](dataclasses.replace(r, ranking={"a": made})) == ""
+    assert CLAIMS["ranking-parts"](dataclasses.replace(r, ranking={"a": more, "b": more})) == (
+        "beside no discount of popular items, it is ahead in two and behind in two of six "
+        "comparisons"
+    )
 
 
 def test_parts_of_the_ridge_head_are_told_by_what_leaving_them_out_costs(folder):
