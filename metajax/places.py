@@ -59,6 +59,11 @@ def own(folder: pathlib.Path) -> pathlib.Path:
 
 
 def shared(folder: pathlib.Path) -> pathlib.Path:
-    """The folder, in that of the first process, of what all processes write together."""
-    parts = [part for part in folder.parts if part != f"process-{process()}"]
-    return pathlib.Path(*parts) if process() else folder
+    """The folder, in that of the first process, of what all processes write together.
+
+    The last part of that name is what `own` has put there; an earlier one is of the user's path.
+    """
+    parts, mine = list(folder.parts), f"process-{process()}"
+    if process() and mine in parts:
+        del parts[len(parts) - 1 - parts[::-1].index(mine)]
+    return pathlib.Path(*parts)

@@ -1,6 +1,7 @@
 """What is asked of JAX's devices, and when."""
 
 import os
+import pathlib
 import socket
 import subprocess
 import sys
@@ -35,6 +36,13 @@ def second_of_two(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
+
+
+def test_what_is_written_together_lies_in_the_first_processs_folder(second_of_two, monkeypatch):
+    theirs = pathlib.Path("/runs/process-1/out")  # a user's folder may have the name
+    assert places.shared(places.own(theirs) / "trials") == theirs / "trials"
+    monkeypatch.setenv("JAX_PROCESS_ID", "0")
+    assert places.own(theirs) == places.shared(theirs) == theirs
 
 
 def test_a_process_joins_the_others_with_its_share_of_the_devices(second_of_two, monkeypatch):
