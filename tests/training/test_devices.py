@@ -112,12 +112,10 @@ def test_two_processes_run_an_experiment_as_one_does(tmp_path):
     assert alone.communicate(timeout=900) and alone.returncode == 0
     one, two = (records.read(tmp_path / name / "maml-synthetic.record") for name in ("one", "two"))
     assert one.scores.keys() == two.scores.keys()
-    for (
-        key,
-        scores,
-    ) in one.scores.items():  # a list may turn round where two scores are all but equal
-        if key.metric == "mse":
-            np.testing.assert_allclose(two.scores[key], scores, rtol=1e-3, atol=2e-3)
+    for key, scores in one.scores.items():
+        if key.metric == "mse":  # a list may turn round where two scores are all but equal
+            step = 1 / 128  # of what a record keeps of a squared error
+            np.testing.assert_allclose(two.scores[key], scores, rtol=1e-3, atol=step + 1e-6)
         assert two.scores[key].mean() == pytest.approx(scores.mean(), rel=5e-3, abs=5e-3)
     opened = (tmp_path / "home-two" / "ledger").glob("*.jsonl")
     assert sum(len(path.read_text().splitlines()) for path in opened) == 1
