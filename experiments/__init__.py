@@ -79,7 +79,7 @@ class _Commands(importlib.abc.MetaPathFinder):
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
         package, _, name = fullname.rpartition(".")
         by_path = package.startswith(f"{__name__}.") and fullname == f"{__name__}.{find(name)}"
-        helps = sys.argv[0] == "-m" and {"-h", "--help"} & {*sys.argv}  # only while -m seeks it
+        helps = sys.argv[:1] == ["-m"] and {"-h", "--help"} & {*sys.argv}  # only while -m seeks it
         by_name = package == __name__ and name not in ROOMS and find(name)
         if by_name or (by_path and helps):
             return importlib.util.spec_from_loader(fullname, _Command())

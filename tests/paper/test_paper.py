@@ -341,59 +341,6 @@ def test_a_claim_or_a_reference_that_is_not_there_fails(
         paper.contents(load(folder))
 
 
-def ranked(ahead_of_ease: tuple[float, ...]) -> report.Record:
-    """A catalogue ranked for 40 users: the ridge head is ahead of EASE by so much at 1, 3 and 5."""
-    scores = {}
-    for k, ahead in zip((1, 3, 5), ahead_of_ease, strict=True):
-        for arm, level in (("R2 EASE", 0.1), ("R4 iALS", 0.05), ("R5 meta ridge", 0.1 + ahead)):
-            values = np.full((2, 40), level) + np.arange(40) / 1e4
-            scores[report.Key("user_cold", arm, f"k={k}", "ndcg@10")] = values
-    arms = report.arms_of(("R2 EASE", "R4 iALS", "R5 meta ridge"))
-    made = record("ranking", arms=arms, method="R5 meta ridge", shots=(1, 3, 5))
-    return dataclasses.replace(made, scores=scores)
-
-
-def test_a_registered_claim_holds_only_where_all_of_its_comparisons_do(folder):
-    from paper.build import CLAIMS
-
-    r = load(folder)
-    assert (
-        CLAIMS["ranking"](r) == CLAIMS["ranking-verdict"](r) == "" and CLAIMS["ablations"](r) == ""
-    )
-    logs = {"a": ranked((0.1, 0.1, 0.1)), "b": ranked((0.1, 0.1, -0.01))}
-    said = CLAIMS["ranking"](dataclasses.replace(r, ranking=logs))
-    assert CLAIMS["ranking-before"](dataclasses.replace(r, ranking=logs)) == ""
-    other = {"a": dataclasses.replace(logs["a"], method="R2 EASE")}
-    later = CLAIMS["ranking-before"](dataclasses.replace(r, ranking=other))
-    assert later.startswith(
-        "Of two earlier claims on other draws, one for a meta-learned ridge head"
-    )
-    assert said.startswith("it holds on one of two logs: on made it is ahead of EASE at one and")
-    assert "ahead of iALS at one, three and five and behind EASE at five; on made it is" in said
-    from paper import catalogue
-
-    grids = catalogue.catalogue_tables(dataclasses.replace(r, ranking=logs))
-    assert list(grids) == ["T6-users-ndcg"] and len(grids["T6-users-ndcg"].sections) == 2
-    assert grids["T6-users-ndcg"].rows[1][1].endswith("*"), "of EASE at one the head is ahead"
-
-
-def test_parts_of_a_ranking_are_told_by_where_leaving_them_out_costs(folder):
-    from paper.build import CLAIMS
-
-    made, part = ranked((0.1, -0.1, 0.0)), "R7d K-shot EASE, no discount"
-    arms = (*made.arms, report.Arm(part, report.ABLATION, {}, 0.0))
-    scores = {
-        key._replace(arm=part): values for key, values in made.scores.items() if "R2" in key.arm
-    }
-    more = dataclasses.replace(made, arms=arms, scores=made.scores | scores)
-    r = load(folder)
-    assert CLAIMS["ranking-parts"](dataclasses.replace(r, ranking={"a": made})) == ""
-    assert CLAIMS["ranking-parts"](dataclasses.replace(r, ranking={"a": more, "b": more})) == (
-        "beside no discount of popular items, it is ahead in two and behind in two of six "
-        "comparisons"
-    )
-
-
 def test_parts_of_the_ridge_head_are_told_by_what_leaving_them_out_costs(folder):
     from paper.build import CLAIMS
 

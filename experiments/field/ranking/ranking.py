@@ -5,8 +5,9 @@ met has to be found among all known items; for new items, what the user met of i
 trained on. Every arm scores new items by the known items with the most similar content. Arms are
 fitted on training users, each searched by as many trials, from the middle of its space, and chosen
 by nDCG@10 of validation users at K = 1, 5 and 20. What is trained across tasks is trained until
-these users' nDCG@10 has not risen for --patience outer steps. Every arm may discount popular items:
-how much is one of its settings. Ablations leave out a part of EASE or K-shot EASE, tuned anew.
+these users' nDCG@10 has not risen for --patience outer steps. Every arm but popularity may
+discount popular items: how much is one of its settings. Ablations leave out a part of EASE or
+K-shot EASE, tuned anew.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
