@@ -40,6 +40,33 @@ def test_ease_is_a_ridge_regression_of_each_item_on_the_others(met, histories):
     np.testing.assert_allclose(scores, histories.toarray() @ weight, atol=1e-5)
 
 
+@pytest.mark.parametrize("kept", [1.0, 0.6])
+def test_edlae_is_the_regression_of_the_expected_dropout(met, histories, kept):
+    """The moments of dropped inputs: kept alone on the diagonal, kept squared beside it."""
+    x, penalty = met.toarray().astype(np.float64), 7.0
+    common = x.T @ x * kept**2
+    np.fill_diagonal(common, x.sum(axis=0) * kept)
+    weight = np.zeros((15, 15))
+    for j in range(15):
+        others = np.delete(np.arange(15), j)
+        normal = common[np.ix_(others, others)] + penalty * kept**2 * np.eye(14)
+        weight[others, j] = np.linalg.solve(normal, kept * x[:, others].T @ x[:, j]) * kept
+    scores = ranking_arms.edlae(met)(penalty=penalty, kept=kept)(histories)
+    np.testing.assert_allclose(scores, histories.toarray() @ weight, atol=1e-5)
+
+
+def test_edlae_of_samples_is_the_closed_form(met):
+    """Ridge regression on many drawn dropouts of the training rows comes to the same weights."""
+    rng, x, kept, penalty, draws = np.random.default_rng(4), met.toarray(), 0.6, 7.0, 4000
+    shown = np.concatenate([x * (rng.random(x.shape) < kept) for _ in range(draws)])
+    others, wanted = np.arange(1, 15), np.tile(x[:, 0], draws)
+    a = shown[:, others]
+    normal = a.T @ a / draws + penalty * kept**2 * np.eye(14)
+    sampled = np.linalg.solve(normal, a.T @ wanted / draws) * kept
+    scores = ranking_arms.edlae(met)(penalty=penalty, kept=kept)(sp.identity(15, format="csr"))
+    np.testing.assert_allclose(scores[1:, 0], sampled, atol=5e-3)
+
+
 def test_slim_meets_the_conditions_of_its_optimum(met):
     x, alpha, share = met.toarray().astype(np.float64), 0.01, 0.5
     scorer = ranking_arms.slim(met)(alpha=alpha, l1_share=share, neighbors=15, num_sweeps=2000)

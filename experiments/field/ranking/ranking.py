@@ -6,8 +6,9 @@ trained on. Every arm scores new items by the known items with the most similar 
 fitted on training users, each searched by as many trials, from the middle of its space, and chosen
 by nDCG@10 of validation users at K = 1, 5 and 20. What is trained across tasks is trained until
 these users' nDCG@10 has not risen for --patience outer steps. Every arm but popularity may
-discount popular items: how much is one of its settings. Ablations leave out a part of EASE or
-K-shot EASE, tuned anew.
+discount popular items: how much is one of its settings. The stack weighs the classics, as they were
+chosen, by what validation users found. Ablations leave out a part of EASE or K-shot EASE, tuned
+anew.
 
 References: Steck, "Embarrassingly shallow autoencoders for sparse data", WWW 2019; Ning, Karypis,
 "SLIM", ICDM 2011; Rendle, Krichene, Zhang, Koren, "Revisiting the performance of iALS on item
@@ -40,6 +41,7 @@ from metajax.benchmark.ranking_arms import (
     with_content,
 )
 from metajax.benchmark.ranking_ials import ials_items
+from metajax.benchmark.ranking_stack import stack
 from metajax.results import ledger, records
 from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import progress
@@ -50,6 +52,7 @@ from metajax.types import UserError
 from . import meta, report, worlds
 
 IALS, RIDGE, PROTOTYPES, KSHOT = "R4 iALS", "R5 meta ridge", "R6 prototypes", "R7 K-shot EASE"
+STACK = "R9 stack"
 HEADS: dict[str, meta.Head] = {RIDGE: "ridge", PROTOTYPES: "mean"}
 METHODS = {*HEADS, KSHOT}
 CLASSICS = RANKERS | ABLATIONS
@@ -120,6 +123,7 @@ def run(name: str, config: Config) -> records.Record:
     folder = config.output.folder("ranking") / _slug(name) / records.config_hash(config)
     met, valid = fitted_on(lists)
     arms = {arm: classic(arm, met, valid, config, folder) for arm in CLASSICS}
+    arms[STACK] = stacked([arms[arm] for arm in RANKERS if arm not in METHODS], valid)
     begin = start_of(arms[IALS], met)
     arms |= {arm: meta_learned(arm, begin, met, valid, config, folder) for arm in HEADS}
     arms = {arm: arms[arm] for arm in sorted(arms)}
@@ -205,6 +209,14 @@ def classic(
     if arm in SEEDED:
         scorers += [found.fit(**chosen, seed=seed) for seed in range(1, config.seeds)]
     return Made(scorers, found.settings, time.perf_counter() - began)
+
+
+def stacked(arms: list[Made], valid: list[ranking.Lists]) -> Made:
+    """The plain stack of arms, each by its first seed."""
+    began = time.perf_counter()
+    scorer = stack([made.scorers[0] for made in arms], valid, CHOSEN_AT)
+    settings = {"valid": ranking.quality(scorer, valid)}
+    return Made([scorer], settings, time.perf_counter() - began)
 
 
 def start_of(ials: Made, met: Sparse) -> meta.Start:
