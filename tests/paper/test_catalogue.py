@@ -21,10 +21,11 @@ def ranked(ahead_of_ease: tuple[float, ...]) -> report.Record:
     """A catalogue ranked for 40 users: the ridge head is ahead of EASE by so much at 1, 3 and 5."""
     scores = {}
     for k, ahead in zip((1, 3, 5), ahead_of_ease, strict=True):
-        for arm, level in (("R2 EASE", 0.1), ("R4 iALS", 0.05), ("R5 meta ridge", 0.1 + ahead)):
+        levels = (*dict.fromkeys(catalogue.RIVALS, 0.05).items(), ("R5 meta ridge", 0.1 + ahead))
+        for arm, level in (*levels, ("R2 EASE", 0.1)):
             values = np.full((2, 40), level) + np.arange(40) / 1e4
             scores[report.Key("user_cold", arm, f"k={k}", "ndcg@10")] = values
-    arms = report.arms_of(("R2 EASE", "R4 iALS", "R5 meta ridge"))
+    arms = report.arms_of((*catalogue.RIVALS, "R5 meta ridge"))
     made = record("ranking", arms=arms, method="R5 meta ridge", shots=(1, 3, 5))
     return dataclasses.replace(made, scores=scores)
 
@@ -36,10 +37,11 @@ def test_a_registered_claim_holds_only_where_all_of_its_comparisons_do():
     assert said_of("ranking-before", **logs) == ""
     later = said_of("ranking-before", a=dataclasses.replace(logs["a"], method="R2 EASE"))
     assert later.startswith(
-        "Of two earlier claims on other draws, one for a meta-learned ridge head"
+        "Of three earlier claims on other draws, one for a meta-learned ridge head"
     )
     assert said.startswith("it holds on one of two logs: on made it is ahead of EASE at one and")
-    assert "ahead of iALS at one, three and five and behind EASE at five; on made it is" in said
+    rest = "ahead of iALS at one, three and five, ahead of EDLAE at one, three and five"
+    assert f"{rest} and behind EASE at five; on made it is" in said
     grids = catalogue.catalogue_tables(dataclasses.replace(NOTHING, ranking=logs))
     assert list(grids) == ["T6-users-ndcg"] and len(grids["T6-users-ndcg"].sections) == 2
     assert grids["T6-users-ndcg"].rows[1][1].endswith("*"), "of EASE at one the head is ahead"
@@ -52,8 +54,14 @@ def test_parts_of_a_ranking_are_told_by_where_leaving_them_out_costs():
         key._replace(arm=part): values for key, values in made.scores.items() if "R2" in key.arm
     }
     more = dataclasses.replace(made, arms=arms, scores=made.scores | scores)
-    assert said_of("ranking-parts", a=made) == ""
+    assert said_of("ranking-parts", a=made) == said_of("ranking-stack", a=made) == ""
     assert said_of("ranking-parts", a=more, b=more) == (
         "beside no discount of popular items, it is ahead in two and behind in two of six "
         "comparisons"
+    )
+    stack = {key._replace(arm="R9 stack"): values for key, values in scores.items()}
+    arms = (*made.arms, report.Arm("R9 stack", report.BASELINE, {}, 0.0))
+    beside = dataclasses.replace(made, arms=arms, scores=made.scores | stack)
+    assert said_of("ranking-stack", a=beside) == (
+        "beside this stack, it is ahead in one and behind in one of three comparisons"
     )
