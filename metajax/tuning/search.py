@@ -42,6 +42,8 @@ class Choice:
     values: tuple[Any, ...]
 
 
+INTERRUPTED = "interrupted"
+"""The mark of a trial that a person stopped; it is no part of the budget."""
 Space = Mapping[str, Real | Whole | Choice]
 Watch = Callable[[int, Mapping[str, float]], None]
 
@@ -64,7 +66,8 @@ def middle(space: Space) -> dict[str, Any]:
 
 
 class Trial(NamedTuple):
-    """One trial: its ``settings``, its validation ``score`` or NaN, and Optuna's ``state``."""
+    """One trial: its ``settings``, its validation ``score`` or NaN, and Optuna's ``state``, or
+    `INTERRUPTED`."""
 
     settings: dict[str, Any]
     score: float
@@ -104,7 +107,8 @@ def tune(
         ``watch(step, metrics)`` with ``valid`` in the metrics, a trial that is worse than the
         median of the earlier ones at that step is stopped. A `UserError`, as a diverged run raises
         it, means no score.
-      folder: where the study is stored: a later call, or another process, continues it.
+      folder: where the study is stored: a later call, or another process, continues it. A trial
+        that was interrupted is not one of ``num_trials``.
       name: of the study.
       seed: of the sampler.
       first: settings to try first, such as those that were used before.
@@ -123,9 +127,14 @@ def tune(
     study = optuna.create_study(
         study_name=name, storage=_storage(folder), load_if_exists=True, direction="minimize"
     )
-    if first is not None:
-        study.enqueue_trial(dict(first), skip_if_exists=True)
-    count = lambda: len(study.get_trials(states=(*ended, optuna.trial.TrialState.FAIL)))
+    spent = lambda: [
+        t
+        for t in study.get_trials(states=(*ended, optuna.trial.TrialState.FAIL))
+        if INTERRUPTED not in t.user_attrs
+    ]
+    count = lambda: len(spent())
+    if first is not None and not _has(first, spent()):
+        study.enqueue_trial(dict(first))
     study.sampler = optuna.samplers.TPESampler(seed=seed + count(), n_startup_trials=8)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
 
@@ -136,13 +145,22 @@ def tune(
                 if trial.should_prune():
                     raise optuna.TrialPruned
 
-        score = objective({k: _suggest(trial, k, s) for k, s in space.items()}, watch)
+        try:
+            score = objective({k: _suggest(trial, k, s) for k, s in space.items()}, watch)
+        except KeyboardInterrupt:
+            trial.set_user_attr(INTERRUPTED, True)
+            raise
         return score if math.isfinite(score) else math.nan
 
     stop = lambda study, trial: study.stop() if count() >= num_trials else None
     if count() < num_trials:
         study.optimize(one, n_trials=num_trials - count(), callbacks=[stop], catch=(UserError,))
     return _found(study)
+
+
+def _has(first: Mapping[str, Any], trials: Sequence[Any]) -> bool:
+    """Whether some trial was asked to have these settings."""
+    return any(t.system_attrs.get("fixed_params") == dict(first) for t in trials)
 
 
 def _storage(folder: pathlib.Path | None) -> Any:
@@ -166,7 +184,8 @@ def _found(study: Any) -> Found:
     import optuna
 
     last = lambda t: t.value if t.value is not None else math.nan
-    trials = [Trial(dict(t.params), last(t), t.state.name.lower()) for t in study.get_trials()]
+    state = lambda t: INTERRUPTED if INTERRUPTED in t.user_attrs else t.state.name.lower()
+    trials = [Trial(dict(t.params), last(t), state(t)) for t in study.get_trials()]
     whole = [t for t in trials if t.state == "complete"]
     if not whole:
         raise UserError("no trial has a score: every run diverged; narrow the ranges")

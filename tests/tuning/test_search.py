@@ -50,9 +50,27 @@ def test_a_search_goes_on_where_it_stood_and_stops_when_done(tmp_path):
         search.tune(counted, SPACE, 6, folder=tmp_path)
     found = search.tune(counted, SPACE, 6, folder=tmp_path)
     done = [t for t in found.trials if t.state == "complete"]
-    assert len(done) == 5 and len(calls) == 6, "the interrupted trial counts as a failed one"
+    assert len(done) == 6 and len(calls) == 7, "the interrupted trial is no part of the budget"
+    assert [t.state for t in found.trials].count(search.INTERRUPTED) == 1
     again = search.tune(counted, SPACE, 6, folder=tmp_path)
-    assert len(calls) == 6 and again.best == found.best
+    assert len(calls) == 7 and again.best == found.best
+
+
+def test_settings_to_try_first_are_tried_although_their_trial_was_stopped(tmp_path):
+    pytest.importorskip("optuna")
+    begin, calls = search.middle(SPACE), []
+
+    def stopped(settings, watch):
+        calls.append(settings)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return bowl(settings, watch)
+
+    with pytest.raises(KeyboardInterrupt):
+        search.tune(stopped, SPACE, 3, folder=tmp_path, first=begin)
+    search.tune(stopped, SPACE, 3, folder=tmp_path, first=begin)
+    search.tune(stopped, SPACE, 4, folder=tmp_path, first=begin)
+    assert calls[0] == calls[1] == begin and calls.count(begin) == 2 and len(calls) == 5
 
 
 def test_hopeless_trials_are_pruned_and_diverged_ones_survived():
