@@ -239,12 +239,13 @@ def work(members: Sequence[Member], out: pathlib.Path, retry: bool) -> list[str]
 def estimate(member: Member, out: pathlib.Path) -> float | None:
     """The seconds a member may take, by the record of the same experiment that is most alike.
 
-    Records on the same data come first; the time is scaled by outer steps times seeds.
+    A record of the same configuration comes first, then those that have most of the options'
+    values; of these the slowest counts. The time is scaled by outer steps times seeds.
     """
     experiment = member.module.rpartition(".")[2]
-    dataset = dict(itertools.pairwise(member.options)).get("--dataset")
+    asked = {word for word in member.options if not word.startswith("--")}
     places = [report.RESULTS, *(p for p in out.parent.glob("*") if p.is_dir()), *out.glob("*")]
-    found: list[tuple[bool, float]] = []
+    found: list[tuple[bool, int, float]] = []
     for path in itertools.chain.from_iterable(map(report.files, places)):
         record = report.facts(path)
         if record is None or record.experiment != experiment or not record.total_seconds:
@@ -252,8 +253,10 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
         past, total = record.config, record.total_seconds
         steps = past.get("num_steps", 0) * past.get("seeds", 0)
         scale = member.steps / steps if member.steps and steps else 1.0
-        found.append((past.get("dataset") == dataset, total * scale))
-    return max(found)[1] if found else None
+        each = [x for value in past.values() for x in (value if type(value) is list else [value])]
+        alike = len(asked & set(map(str, each)))
+        found.append((record.config_hash == member.config_hash, alike, total * scale))
+    return max(found)[2] if found else None
 
 
 def overview(members: Sequence[Member], out: pathlib.Path) -> tables.Grid:

@@ -230,7 +230,8 @@ def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
     """300 steps x 2 seeds took 60 s; 600 x 4 should take 240 s; another data set counts less."""
     for dataset, seconds in (("ml-1m", 60.0), ("ml-100k", 7.0)):
         config = {**record().config, "dataset": dataset}
-        made = record("imagined", config=config, seconds={"total": seconds})
+        known = {"seconds": {"total": seconds}, "config_hash": f"of {dataset}"}
+        made = record("imagined", config=config, **known)
         records.write(tmp_path / "out" / dataset, "made", made)
     member = suite.Member("m", "experiments.imagined", ("--dataset", "ml-1m"), "x", 600 * 4)
     assert suite.estimate(member, tmp_path / "out" / "suite") == pytest.approx(240.0)
@@ -239,6 +240,8 @@ def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
     records.write(tmp_path / "out" / "few", "few", made)
     classic = member._replace(module="experiments.few", options=(), steps=200)
     assert suite.estimate(classic, tmp_path / "out" / "suite") == pytest.approx(60.0)
+    same = member._replace(config_hash="of ml-100k")
+    assert suite.estimate(same, tmp_path / "out" / "suite") == pytest.approx(4 * 7.0)
     unknown = member._replace(module="experiments.unheard")
     assert suite.estimate(unknown, tmp_path / "out" / "suite") is None
 
