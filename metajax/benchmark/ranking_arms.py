@@ -82,7 +82,8 @@ def edlae(met: Sparse) -> Fit:
         normal = common.copy(order="F")
         normal[np.diag_indices_from(normal)] += penalty + count * (1.0 - kept) / kept
         factor, _ = linalg.cho_factor(normal, lower=True, overwrite_a=True)
-        inverse = linalg.lapack.spotri(factor, lower=1, overwrite_c=1)[0]
+        (invert,) = linalg.get_lapack_funcs(("potri",), (factor,))
+        inverse = invert(factor, lower=1, overwrite_c=1)[0]
         inverse = np.tril(inverse) + np.tril(inverse, -1).T
         weight = inverse / -np.diag(inverse)
         np.fill_diagonal(weight, 0.0)
