@@ -180,7 +180,7 @@ def tuned(
 
 def num_finished(found: search.Found) -> int:
     """How many trials of a search finished; one that was interrupted is tried again."""
-    return sum(trial.state not in ("running", search.INTERRUPTED) for trial in found.trials)
+    return sum(trial.state in ("complete", "pruned", "fail") for trial in found.trials)
 
 
 class Ranking(NamedTuple):

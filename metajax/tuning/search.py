@@ -123,17 +123,12 @@ def tune(
     except ImportError as error:
         raise UserError("the search needs optuna; pip install 'metajax[search]'") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     study = optuna.create_study(
         study_name=name, storage=_storage(folder), load_if_exists=True, direction="minimize"
     )
-    spent = lambda: [
-        t
-        for t in study.get_trials(states=(*ended, optuna.trial.TrialState.FAIL))
-        if INTERRUPTED not in t.user_attrs
-    ]
-    count = lambda: len(spent())
-    if first is not None and not _has(first, spent()):
+    count = lambda: len(_spent(study))
+    tried = [t.system_attrs.get("fixed_params") for t in _spent(study)]
+    if first is not None and dict(first) not in tried and count() < num_trials:
         study.enqueue_trial(dict(first))
     study.sampler = optuna.samplers.TPESampler(seed=seed + count(), n_startup_trials=8)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=5)
@@ -158,9 +153,10 @@ def tune(
     return _found(study)
 
 
-def _has(first: Mapping[str, Any], trials: Sequence[Any]) -> bool:
-    """Whether some trial was asked to have these settings."""
-    return any(t.system_attrs.get("fixed_params") == dict(first) for t in trials)
+def _spent(study: Any) -> list[Any]:
+    """The trials that are part of the budget: those that ended, but for what a person stopped."""
+    ended = [trial for trial in study.get_trials() if trial.state.is_finished()]
+    return [trial for trial in ended if INTERRUPTED not in trial.user_attrs]
 
 
 def _storage(folder: pathlib.Path | None) -> Any:

@@ -36,41 +36,28 @@ def test_tpe_finds_the_bowl_and_names_what_matters():
     assert sum(found.importance.values()) == pytest.approx(1.0)
 
 
-def test_a_search_goes_on_where_it_stood_and_stops_when_done(tmp_path):
-    pytest.importorskip("optuna")
-    calls = []
-
-    def counted(settings, watch):
-        calls.append(settings)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return bowl(settings, watch)
-
-    with pytest.raises(KeyboardInterrupt):
-        search.tune(counted, SPACE, 6, folder=tmp_path)
-    found = search.tune(counted, SPACE, 6, folder=tmp_path)
-    done = [t for t in found.trials if t.state == "complete"]
-    assert len(done) == 6 and len(calls) == 7, "the interrupted trial is no part of the budget"
-    assert [t.state for t in found.trials].count(search.INTERRUPTED) == 1
-    again = search.tune(counted, SPACE, 6, folder=tmp_path)
-    assert len(calls) == 7 and again.best == found.best
-
-
-def test_settings_to_try_first_are_tried_although_their_trial_was_stopped(tmp_path):
+@pytest.mark.parametrize("stopped", [1, 4])
+def test_a_search_goes_on_where_it_stood_and_stops_when_done(tmp_path, stopped):
+    """The trial that a person stopped, the first or a later one, is no part of the budget."""
     pytest.importorskip("optuna")
     begin, calls = search.middle(SPACE), []
 
-    def stopped(settings, watch):
+    def counted(settings, watch):
         calls.append(settings)
-        if len(calls) == 1:
+        if len(calls) == stopped:
             raise KeyboardInterrupt
         return bowl(settings, watch)
 
+    run = lambda trials: search.tune(counted, SPACE, trials, folder=tmp_path, first=begin)
     with pytest.raises(KeyboardInterrupt):
-        search.tune(stopped, SPACE, 3, folder=tmp_path, first=begin)
-    search.tune(stopped, SPACE, 3, folder=tmp_path, first=begin)
-    search.tune(stopped, SPACE, 4, folder=tmp_path, first=begin)
-    assert calls[0] == calls[1] == begin and calls.count(begin) == 2 and len(calls) == 5
+        run(6)
+    found = run(6)
+    states = [trial.state for trial in found.trials]
+    assert states.count("complete") == 6 and states.count(search.INTERRUPTED) == 1
+    assert len(calls) == 7 and calls[0] == begin
+    assert calls.count(begin) == (2 if stopped == 1 else 1), "what comes first is tried"
+    assert run(6).best == found.best and len(calls) == 7
+    assert len(run(7).trials) == 8 and len(calls) == 8
 
 
 def test_hopeless_trials_are_pruned_and_diverged_ones_survived():
