@@ -15,15 +15,13 @@ def first_line(path: pathlib.Path) -> str:
     return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
-def show() -> None:
-    """Prints every command by its room."""
-    print(f"usage: python -m {__package__} NAME [--help | options]\n")
-    last = ""
+def listing() -> str:
+    """Every command by its room, with the first line of its docstring."""
+    lines, last = [f"usage: python -m {__package__} NAME [--help | options]\n"], ""
     for room, name, path in sources():
-        if room != last:
-            print(f"{room}/")
-        print(f"  {name:<22}{first_line(path)}")
+        lines += [f"{room}/"] * (room != last) + [f"  {name:<22}{first_line(path)}"]
         last = room
+    return "\n".join(lines)
 
 
 def run(name: str) -> None:
@@ -39,7 +37,7 @@ def main() -> None:
     """Runs the command that the first argument names, or lists all of them."""
     name = sys.argv[1] if len(sys.argv) > 1 else ""
     if name in ("", "-h", "--help"):
-        show()
+        print(listing())  # at once: a reader such as head may stop early
     else:
         del sys.argv[1]
         run(name)

@@ -20,7 +20,7 @@ import numpy as np
 from tyro.conf import Positional
 
 from metajax import benchmark
-from metajax.benchmark import baselines, command, harness
+from metajax.benchmark import command, harness, trials
 from metajax.benchmark.problem import Problem
 from metajax.data.sources import named
 from metajax.results import plots, records, tables
@@ -103,7 +103,7 @@ def score(
 ) -> float:
     """The meta-validation error of a method: mean over seeds of the best step."""
     learner, tx = build(config, problem)
-    return baselines.trial(learner, tx, problem, config.training, watch)
+    return trials.trial(learner, tx, problem, config.training, watch)
 
 
 def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:

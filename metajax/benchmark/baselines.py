@@ -110,37 +110,7 @@ def sampler(problem: Problem, training: Training) -> loop.Sampler:
     return loop.sampler(draw, training.num_tasks)
 
 
-def trial(
-    learner: MetaLearner,
-    tx: optax.GradientTransformation,
-    problem: Problem,
-    training: Training,
-    watch: Callable[[int, Mapping[str, float]], None],
-) -> float:
-    """The validation error of a training run whose parameters are thrown away.
-
-    The error is the lowest of each seed's blocks, averaged over the seeds; infinite if a seed never
-    had a finite one.
-
-    Args:
-      tx: the outer optimizer.
-      watch: (step, metrics) -> None, called three times or more; it may raise to end the trial, as
-        a pruner does.
-    """
-    fitted = loop.fit(
-        on_devices(training.devices, loop.recipe(learner, tx)),
-        sampler(problem, training),
-        problem.train,
-        jax.random.split(jax.random.key(1), training.seeds),
-        training.num_steps,
-        block=max(1, min(100, training.num_steps // 3)),
-        validate=lambda params: valid_error(learner, params, problem),
-        report=watch,
-    )
-    return _best(fitted)
-
-
-def _best(fitted: loop.Fitted) -> float:
+def best_error(fitted: loop.Fitted) -> float:
     """The lowest validation score of each seed, averaged; infinite if a seed never had one."""
     valid = fitted.history["valid"]
     return float(np.where(np.isfinite(valid), valid, np.inf).min(axis=1).mean())
@@ -193,7 +163,7 @@ def trained_arm(
             )
         parts.append(fitted)
     fitted = _together(parts)
-    settings: dict[str, Any] = {"best_step": fitted.best_step.tolist(), "valid": _best(fitted)}
+    settings: dict[str, Any] = {"best_step": fitted.best_step.tolist(), "valid": best_error(fitted)}
     if training.patience:
         settings["num_steps"] = int(np.max(fitted.state.step))
     if fitted.diverged:

@@ -40,12 +40,14 @@ from metajax.types import Params, PyTree, UserError
 __all__ = [
     "Diverged",
     "Fitted",
+    "Programs",
     "Recipe",
     "Sampler",
     "TrainState",
     "fit",
     "init",
     "outer_gradient",
+    "programs",
     "recipe",
     "sampler",
     "step",
@@ -79,6 +81,27 @@ class Fitted(NamedTuple):
     diverged: tuple[Diverged, ...] = ()
 
 
+class Programs(NamedTuple):
+    """The programs of a training; each is compiled for the shapes that it is first called with.
+
+    Attributes:
+      begin: (data, keys (S,)) -> the state before the first step, leaves (S, ...).
+      block: (state, data, length) -> the state after ``length`` steps, and what each step told.
+      judge: parameters, leaves (S, ...) -> (S,) validation scores; None without validation.
+    """
+
+    begin: Callable[[PyTree, jax.Array], TrainState]
+    block: Callable[[TrainState, PyTree, int], tuple[TrainState, dict[str, jax.Array]]]
+    judge: Callable[[Params], jax.Array] | None
+
+
+def programs(recipe: Recipe, sample: Sampler, validate: Validate | None = None) -> Programs:
+    """The programs of `fit`, to be used for several trainings."""
+    begin = lambda data, keys: jax.vmap(lambda key: init(recipe, key, sample(data, key)))(keys)
+    judge = validate and jax.jit(_over_seeds(validate))
+    return Programs(jax.jit(begin), _block_of(recipe, sample), judge)
+
+
 def fit(
     recipe: Recipe,
     sample: Sampler,
@@ -96,6 +119,7 @@ def fit(
     go_on: bool = False,
     seconds: float = float("inf"),
     patience: int = 0,
+    compiled: Programs | None = None,
 ) -> Fitted:
     """The parameters after ``num_steps`` outer steps, for all seeds in one program.
 
@@ -115,6 +139,7 @@ def fit(
       seconds: the training ends with the block after so much time in the loop.
       patience: the training ends when no seed has had a lower validation score for so many outer
         steps, which is a plateau; 0 takes all ``num_steps``.
+      compiled: `programs` of this recipe, sample and validation; by default they are made here.
 
     Raises:
       UserError: something is not finite; checkpoints are of another run, damaged, not writable.
@@ -123,8 +148,8 @@ def fit(
         raise UserError(f"{num_steps} outer steps train nothing; ask for 1 or more")
     assert validate or not patience, "a plateau is one of the validation score"
     sizes = min(piece or block, block, num_steps), min(block, num_steps), num_steps
-    run_block, judge = _block_of(recipe, sample), validate and jax.jit(_over_seeds(validate))
-    at = _fresh(jax.jit(jax.vmap(lambda key: init(recipe, key, sample(data, key))))(keys))
+    begin, run_block, judge = compiled or programs(recipe, sample, validate)
+    at = _fresh(begin(data, keys))
     laid = functools.partial(lay, where=_where(at.state.params))
     placed = lambda at: at._replace(state=laid(at.state))
     at, data = placed(at), laid(data)

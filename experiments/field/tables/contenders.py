@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from metajax.benchmark import baselines, boosting, mixture, stacking, strong
+from metajax.benchmark import baselines, boosting, mixture, stacking, strong, trials
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7, Trained
 from metajax.benchmark.boosting import A8, A8_REDRAWN
@@ -60,11 +60,14 @@ class Contender(NamedTuple):
       module: the experiment, with ``Config`` and ``build``.
       space: the settings to search.
       further: goal -> more of them where it is the goal.
+      constant: the numbers among them that each trial compiles a program for: as an argument of
+        one program for all trials (`benchmark.trials`) they would be rounded otherwise.
     """
 
     module: types.ModuleType
     space: Space
     further: Mapping[Goal, Space] = {}
+    constant: frozenset[str] = frozenset()
 
     def space_of(self, goal: Goal) -> Space:
         """All that is searched."""
@@ -73,6 +76,7 @@ class Contender(NamedTuple):
 
 OUTER = Real(3e-4, 3e-3, log=True)
 INNER = Real(0.02, 0.3, log=True)
+INNER_RATE = frozenset({"inner_rate"})
 HIDDEN: Space = {"hidden_share": Choice((0.3, 0.0))}
 ORDER: Mapping[Goal, Space] = {"lists": {"ordered": Choice((False, True))}}
 """Goal -> whether an arm that is trained is also trained to order, see `transforms.ordered`."""
@@ -88,8 +92,8 @@ CONTENDERS: dict[str, Contender] = {
             "clicks": HIDDEN,
         },
     ),
-    "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}),
-    "A6 ANIL": Contender(anil, {"inner_rate": INNER, "outer_rate": OUTER}),
+    "A6 MAML": Contender(maml, {"inner_rate": INNER, "outer_rate": OUTER}, constant=INNER_RATE),
+    "A6 ANIL": Contender(anil, {"inner_rate": INNER, "outer_rate": OUTER}, constant=INNER_RATE),
     "A6 Meta-SGD": Contender(metasgd, {"inner_rate": INNER, "outer_rate": OUTER}),
     "A6 CNP": Contender(cnp, {"outer_rate": OUTER, "code": Choice((32, 64))}),
     "A6 TaNP": Contender(tanp, {"outer_rate": OUTER, "divergence": Real(1e-3, 0.1, log=True)}),
@@ -180,10 +184,9 @@ def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> d
         rate = optax.cosine_decay_schedule(chosen["outer_rate"], steps)
         return to_order(learner, chosen), optax.adamw(rate, weight_decay=1e-4)
 
-    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
-        short = dataclasses.replace(training, num_steps=budget.trial_steps, seeds=1)
-        return baselines.trial(*build(chosen, short.num_steps), problem, short, watch)
-
+    short = dataclasses.replace(training, num_steps=budget.trial_steps, seeds=1)
+    of_short = lambda chosen: build(chosen, short.num_steps)
+    objective = trials.trials(of_short, problem, short, {"outer_rate"})
     space: Space = {"network": Choice(("item and profile", "perceptron")), "outer_rate": OUTER}
     space = {**space, **more, **ORDER.get(goal, {})}
     best, told = _tuned(A3, objective, space, budget)
@@ -220,10 +223,11 @@ def meta_trained(
         learner, tx = module.build(module.Config(training=training, **settings), problem)
         return to_order(learner, chosen), tx
 
-    def objective(chosen: dict[str, Any], watch: search.Watch) -> float:
-        return baselines.trial(*build(chosen, short), problem, short, watch)
-
-    best, told = _tuned(arm, objective, CONTENDERS[arm].space_of(goal), budget)
+    space = CONTENDERS[arm].space_of(goal)
+    real = {name for name, values in space.items() if isinstance(values, Real)}
+    numbers = real - CONTENDERS[arm].constant
+    objective = trials.trials(lambda chosen: build(chosen, short), problem, short, numbers)
+    best, told = _tuned(arm, objective, space, budget)
     learner, tx = build(best, training)
     trained = baselines.trained_arm(arm, learner, tx, problem, training, budget.folder)
     return trained._replace(settings=told | trained.settings)
