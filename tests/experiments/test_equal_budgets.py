@@ -47,7 +47,8 @@ def spent():
         searches[name] = (num_trials, first == search.middle(space))
         if name in map(slug, TRAINED):
             trials[name] = objective(first, lambda *now: None)
-        return search.Found(dict(first), 1.0, [None] * num_trials, {})
+        ended = search.Trial(dict(first), 1.0, "complete")
+        return search.Found(dict(first), 1.0, [ended] * num_trials, {})
 
     def trained_arm(arm, learner, tx, problem, training, folder):
         trainings[arm] = training

@@ -131,7 +131,7 @@ def _tuned(
         name=slug,
         first=search.middle(space),
     )
-    told = {"trials": len(found.trials), "valid_of_trials": round(found.score, 5)}
+    told = {"trials": found.spent, "valid_of_trials": round(found.score, 5)}
     return found.best, found.best | told
 
 
