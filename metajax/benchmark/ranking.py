@@ -174,13 +174,8 @@ def tuned(
 
     begin = search.middle(space)
     found = search.tune(objective, space, trials, folder=folder, name="ranker", first=begin)
-    settings = found.best | {"valid": -found.score, "trials": num_finished(found)}
+    settings = found.best | {"valid": -found.score, "trials": found.spent}
     return Ranker(fit(**found.best), settings, fit)
-
-
-def num_finished(found: search.Found) -> int:
-    """How many trials of a search finished; one that was interrupted is tried again."""
-    return sum(trial.state in ("complete", "pruned", "fail") for trial in found.trials)
 
 
 class Ranking(NamedTuple):

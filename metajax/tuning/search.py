@@ -89,6 +89,11 @@ class Found(NamedTuple):
     trials: list[Trial]
     importance: dict[str, float]
 
+    @property
+    def spent(self) -> int:
+        """How many trials ended; one that was interrupted is not part of the budget."""
+        return sum(trial.state in ("complete", "pruned", "fail") for trial in self.trials)
+
 
 def tune(
     objective: Callable[[dict[str, Any], Watch], float],

@@ -47,7 +47,8 @@ def spent():
         searches[name] = (num_trials, first == search.middle(space))
         if name in map(slug, TRAINED):
             trials[name] = objective(first, lambda *now: None)
-        return search.Found(dict(first), 1.0, [None] * num_trials, {})
+        ended = search.Trial(dict(first), 1.0, "complete")
+        return search.Found(dict(first), 1.0, [ended] * num_trials, {})
 
     def trained_arm(arm, learner, tx, problem, training, folder):
         trainings[arm] = training
@@ -61,7 +62,7 @@ def spent():
         patch.setattr(contenders.trials, "trials", of)
         patch.setattr(baselines, "closed_form_arms", lambda problem: {a: made() for a in closed})
         patch.setattr(baselines, "trained_arm", trained_arm)
-        patch.setattr(baselines, "fine_tuned_arm", lambda *given: made())
+        patch.setattr(baselines, "fine_tuning", lambda *given: lambda rates: made())
         patch.setattr(boosting, "booster", lambda *given, **named: lambda settings, backend: fitted)
         patch.setattr(mixture, "mixture_arm", lambda problem, arms, role: mixed(arms, role))
         patch.setattr(stacking, "stacker", lambda *given: lambda penalty: made())

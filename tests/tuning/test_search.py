@@ -54,6 +54,7 @@ def test_a_search_goes_on_where_it_stood_and_stops_when_done(tmp_path, stopped):
     found = run(6)
     states = [trial.state for trial in found.trials]
     assert states.count("complete") == 6 and states.count(search.INTERRUPTED) == 1
+    assert found.spent == 6
     assert len(calls) == 7 and calls[0] == begin
     assert calls.count(begin) == (2 if stopped == 1 else 1), "what comes first is tried"
     assert run(6).best == found.best and len(calls) == 7

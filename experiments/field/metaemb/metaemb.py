@@ -225,7 +225,7 @@ def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Confi
     first = {name: getattr(config, name) for name in space}
     folder = config.output.out and config.output.out / "trials" / arm.lower().replace(" ", "-")
     found = search.tune(objective, space, config.trials, folder=folder, name=arm, first=first)
-    told = found.best | {"trials": len(found.trials), "valid": found.score}
+    told = found.best | {"trials": found.spent, "valid": found.score}
     return dataclasses.replace(config, **found.best), told
 
 

@@ -281,7 +281,7 @@ def meta_learned(
     scorers = [divide(scorer, found.best["discount"]) for scorer in trained.scorers]
     settings = found.best | {
         "valid": float(np.mean([ranking.quality(scorer, valid) for scorer in scorers])),
-        "trials": ranking.num_finished(found),
+        "trials": found.spent,
         "best steps": trained.best_step.tolist(),
     }
     return Made(scorers, settings, time.perf_counter() - began)
