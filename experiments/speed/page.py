@@ -9,7 +9,7 @@ from metajax.results import records as report
 from metajax.results.tables import Grid, terminal
 from metajax.types import UserError
 
-from . import bandits
+from . import bandits, searches
 from .worker import TWO_CORES
 
 PAGE = places.documents() / "speed.md"
@@ -199,6 +199,7 @@ def write(more: Iterable[str] = ()) -> pathlib.Path:
     parts += ["## Where the time goes\n"] * bool(profiles) + [*map(profile, profiles)]
     parts += map(tables, stored("speed-tables"))
     parts += [CURVES] * bool(stored("speed-curves"))
+    parts += map(searches.markdown, stored(searches.NAME))
     parts += map(bandits.markdown, stored(bandits.NAME))
     PAGE.parent.mkdir(parents=True, exist_ok=True)
     PAGE.write_text("\n".join([*parts, *more]))

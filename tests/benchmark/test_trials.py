@@ -8,7 +8,7 @@ from metajax.benchmark.trials import trials
 from metajax.data import split
 from metajax.data.worlds import latent
 from metajax.settings import Training
-from metajax.tuning.search import Real, middle
+from metajax.tuning.search import middle
 
 TRAINING = Training(seeds=1, num_steps=6, num_tasks=4, num_support=16)
 
@@ -25,10 +25,11 @@ def compared(arm, ready):
     The trials differ in their numbers alone, and their errors must be those of constants, but for
     what another order of the compiler's rounding does: the suite compiles with options of its own.
     """
-    module, space = contenders.CONTENDERS[arm].module, contenders.CONTENDERS[arm].space
-    numbers = {name for name, of in space.items() if isinstance(of, Real)}
-    numbers -= contenders.CONTENDERS[arm].constant
-    first = middle(space)
+    module, numbers = (
+        contenders.CONTENDERS[arm].module,
+        contenders.CONTENDERS[arm].numbers("ratings"),
+    )
+    first = middle(contenders.CONTENDERS[arm].space)
     second = first | {name: 1.3 * first[name] for name in numbers}
     built = []
 

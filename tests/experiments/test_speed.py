@@ -5,7 +5,17 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.speed import benchmark, choices, curves, measure, ours, page, problems, profile
+from experiments.speed import (
+    benchmark,
+    choices,
+    curves,
+    measure,
+    ours,
+    page,
+    problems,
+    profile,
+    searches,
+)
 from metajax import losses, tree
 from metajax.learners.gradient.maml import gradient
 from metajax.models import conv
@@ -33,6 +43,25 @@ def test_figures_and_ratios_by_hand():
     text = page.markdown(record)
     assert "| metajax | 2,000 | 10.00 | 1.5 | 300 | 10 % | 100 |" in text
     assert "skipped: too long" in text
+
+
+def test_the_trials_of_a_search_by_hand():
+    """30 trials of 10 s are 300 s; one of 12 s and 29 of 2 s are 70 s."""
+    of = lambda way: records.Key("A6 LWA", way, "trial", "cpu_seconds")
+    scores = {
+        of(searches.CONSTANTS): np.array([[9.0, 11.0, 10.0]]),
+        of(searches.ARGUMENTS): np.array([[12.0, 1.0, 3.0]]),
+    }
+    record = records.Record(
+        "speed",
+        config={"arms": ["A6 LWA"], "trial_steps": 150, "dataset": "ml-100k"},
+        extra={"largest difference of errors": {"A6 LWA": 0.0}},
+        scores=scores,
+    )
+    assert searches.cells(record) == [["A6 LWA", "10.0", "12.0", "2.0", "4.3x", "0"]]
+    assert "| A6 LWA | 10.0 | 12.0 | 2.0 | 4.3x | 0 |" in searches.markdown(record)
+    with pytest.raises(UserError, match="there is no A6 XYZ; there are A6 ridge head"):
+        searches.main(searches.Config(arms=("A6 XYZ",)))
 
 
 def test_ways_that_compute_another_loss_stop_the_run():

@@ -73,6 +73,11 @@ class Contender(NamedTuple):
         """All that is searched."""
         return {**self.space, **self.further.get(goal, {}), **ORDER.get(goal, {})}
 
+    def numbers(self, goal: Goal) -> frozenset[str]:
+        """The settings that are arguments of the program of all trials."""
+        real = {name for name, of in self.space_of(goal).items() if isinstance(of, Real)}
+        return frozenset(real - self.constant)
+
 
 OUTER = Real(3e-4, 3e-3, log=True)
 INNER = Real(0.02, 0.3, log=True)
@@ -218,11 +223,9 @@ def meta_trained(
         learner, tx = module.build(module.Config(training=training, **settings), problem)
         return to_order(learner, chosen), tx
 
-    space = CONTENDERS[arm].space_of(goal)
-    real = {name for name, values in space.items() if isinstance(values, Real)}
-    numbers = real - CONTENDERS[arm].constant
-    objective = trials.trials(lambda chosen: build(chosen, short), problem, short, numbers)
-    best, told = _tuned(arm, objective, space, budget)
+    numbers, of_short = CONTENDERS[arm].numbers(goal), lambda chosen: build(chosen, short)
+    objective = trials.trials(of_short, problem, short, numbers)
+    best, told = _tuned(arm, objective, CONTENDERS[arm].space_of(goal), budget)
     learner, tx = build(best, training)
     trained = baselines.trained_arm(arm, learner, tx, problem, training, budget.folder)
     return trained._replace(settings=told | trained.settings)
