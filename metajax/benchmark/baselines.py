@@ -264,17 +264,32 @@ def fine_tuned_arm(
     Raises:
       UserError: no setting has a finite error.
     """
-    began = time.perf_counter()
+    return fine_tuning(model, joint, problem, most_steps, adapts)(rates)
+
+
+def fine_tuning(
+    model: Model,
+    joint: Trained,
+    problem: Problem,
+    most_steps: int = 20,
+    adapts: tree.Filter = tree.everything,
+) -> Callable[[tuple[float, ...]], Trained]:
+    """rates -> `fine_tuned_arm`, compiled once for all calls with equally many rates."""
     tune = functools.partial(pooled.fine_tuned, model, adapts=adapts)
     by_step = jax.jit(functools.partial(_valid_by_step, tune, problem, most_steps))
-    score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
-    row, column = np.unravel_index(_lowest(score_RxN, A4), score_RxN.shape)
-    rate, steps = rates[row], int(column) + 1
-    settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
-    grid = score_RxN.astype(float).round(5).tolist()
-    settings |= {"trials": score_RxN.size, "rates": rates, "grid": grid}
-    chosen = tune(optax.sgd(rate), steps)
-    return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
+
+    def best(rates: tuple[float, ...]) -> Trained:
+        began = time.perf_counter()
+        score_RxN = np.asarray(by_step(joint.params, jnp.asarray(rates))).mean(axis=0)
+        row, column = np.unravel_index(_lowest(score_RxN, A4), score_RxN.shape)
+        rate, steps = rates[row], int(column) + 1
+        settings = {"rate": rate, "steps": steps, "valid": float(score_RxN[row, column])}
+        grid = score_RxN.astype(float).round(5).tolist()
+        settings |= {"trials": score_RxN.size, "rates": rates, "grid": grid}
+        chosen = tune(optax.sgd(rate), steps)
+        return Trained(chosen, joint.params, settings, {}, time.perf_counter() - began)
+
+    return best
 
 
 def _valid_by_step(

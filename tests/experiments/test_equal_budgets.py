@@ -61,7 +61,7 @@ def spent():
         patch.setattr(contenders.trials, "trials", of)
         patch.setattr(baselines, "closed_form_arms", lambda problem: {a: made() for a in closed})
         patch.setattr(baselines, "trained_arm", trained_arm)
-        patch.setattr(baselines, "fine_tuned_arm", lambda *given: made())
+        patch.setattr(baselines, "fine_tuning", lambda *given: lambda rates: made())
         patch.setattr(boosting, "booster", lambda *given, **named: lambda settings, backend: fitted)
         patch.setattr(mixture, "mixture_arm", lambda problem, arms, role: mixed(arms, role))
         patch.setattr(stacking, "stacker", lambda *given: lambda penalty: made())

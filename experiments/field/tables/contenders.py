@@ -196,16 +196,11 @@ def joint(problem: Problem, training: Training, budget: Budget, goal: Goal) -> d
         )
     }
     found[A3] = found[A3]._replace(settings=told | found[A3].settings)
-    network = network_of(best)
-
-    def of_rate(settings: Mapping[str, float], watch: search.Watch | None = None) -> float:
-        return baselines.fine_tuned_arm(network, found[A3], problem, (settings["rate"],)).settings[
-            "valid"
-        ]
-
+    tuning = baselines.fine_tuning(network_of(best), found[A3], problem)
+    of_rate = lambda settings, watch: tuning((settings["rate"],)).settings["valid"]
     rates: Space = {"rate": Real(0.003, 0.1, log=True)}
     best, told = _tuned(A4, of_rate, rates, budget)
-    found[A4] = baselines.fine_tuned_arm(network, found[A3], problem, (best["rate"],))
+    found[A4] = tuning((best["rate"],))
     settings = {k: v for k, v in found[A4].settings.items() if k not in ("rates", "grid")}
     found[A4] = found[A4]._replace(settings=settings | told)
     return found
