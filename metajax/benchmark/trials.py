@@ -56,9 +56,8 @@ def trials(
     @functools.lru_cache(maxsize=8)
     def prepared(others: tuple[tuple[str, Any], ...]) -> Callable[..., loop.Fitted]:
         built = lambda given: build({**dict(others), **given})
-        recipe = arguments.recipe(lambda given: loop.recipe(*built(given)))
-        recipe = on_devices(training.devices, recipe)
-        sample = arguments.sampler(sampler(problem, training))
+        of = lambda given: on_devices(training.devices, loop.recipe(*built(given)))
+        recipe, sample = arguments.recipe(of), arguments.sampler(sampler(problem, training))
         judge = lambda at: valid_error(built(at.numbers)[0], at.params, problem)
         compiled = loop.programs(recipe, sample, judge)
         return functools.partial(loop.fit, recipe, sample, validate=judge, compiled=compiled)

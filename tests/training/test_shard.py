@@ -65,7 +65,7 @@ def both(tmp_path_factory) -> dict:
     return told(subprocess.Popen(command, env=place, stdout=subprocess.PIPE, text=True))
 
 
-@pytest.mark.parametrize("training", ["meta_learning", "sequences", "tables"])
+@pytest.mark.parametrize("training", ["meta_learning", "sequences", "tables", "carried"])
 def test_a_training_on_two_devices_is_that_on_one(both, training):
     """Tasks dealt in chunks, rows of one batch dealt by the compiler, touched rows of a table."""
     one, two = both[training]

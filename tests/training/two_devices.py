@@ -20,7 +20,7 @@ from metajax.learners.gradient.maml import gradient
 from metajax.models import sequence
 from metajax.models.towers import vector_mlp
 from metajax.optim.touched_rows import Tabled, row_gradient
-from metajax.training import devices, loop
+from metajax.training import arguments, devices, loop
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.updates import touched_rows
 from metajax.types import Episode, Examples, UserError
@@ -89,6 +89,15 @@ def tables(count: int):
     return loop.fit(recipe, sample, (), keys(2), 5, block=2)
 
 
+def carried(count: int):
+    """MAML of two seeds whose outer rate is an argument of the program, as in a search."""
+    learner = gradient(vector_mlp((4,)), optax.sgd(0.1), 1)
+    make = lambda given: devices.on_devices(count, loop.recipe(learner, optax.adam(given["rate"])))
+    sample = loop.world_sampler(LatentUsers(dim=3, num_support=4, num_query=4), 8)
+    data = {"rate": jnp.float32(0.01)}, ()
+    return loop.fit(arguments.recipe(make), arguments.sampler(sample), data, keys(2), 5, block=2)
+
+
 def refusal(work: Callable[[], object]) -> str:
     """What the user is told."""
     try:
@@ -106,7 +115,8 @@ def numbers(fitted: loop.Fitted) -> list:
 
 def main(folder: str) -> None:
     devices.make_available(2)
-    made = {f.__name__: (numbers(f(1)), numbers(f(2))) for f in (meta_learning, sequences, tables)}
+    each = meta_learning, sequences, tables, carried
+    made = {f.__name__: (numbers(f(1)), numbers(f(2))) for f in each}
     meta_learning(2, pathlib.Path(folder), 4)
     resumed = meta_learning(2, pathlib.Path(folder))
     made["resumed"] = (made["meta_learning"][1], numbers(resumed))
