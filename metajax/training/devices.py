@@ -27,7 +27,8 @@ from metajax.types import Episode, Params, PyTree, UserError
 TASKS, ROWS = "tasks", "rows"
 IN_ORDER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
 """Operations of a program one after the other, each on all cores. Side by side, batches of linear
-systems wait forever for each other's threads on few cores (jaxlib 0.10.2; not 0.11.2)."""
+systems wait forever for each other's threads on few cores (jaxlib 0.10.2; not 0.11.2). The option
+makes that rare, but some operations still run side by side."""
 
 
 def in_order() -> None:
