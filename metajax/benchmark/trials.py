@@ -49,8 +49,8 @@ def trials(
       build: settings -> a learner and its outer optimizer.
       numbers: the settings that are arguments of the compiled program, see `training.arguments`:
         one program serves all their values, for each choice of the other settings. ``build`` may
-        compute with them, and cannot look at their values. A number that multiplies constants of a
-        program, as an inner rate does, is rounded otherwise as an argument.
+        compute with them, and cannot look at their values. As an argument a number may be rounded
+        otherwise than as a constant: MAML's inner rate is.
     """
 
     @functools.lru_cache(maxsize=8)
