@@ -134,8 +134,8 @@ def markdown(record: records.Record) -> str:
         "Processor seconds of a trial in the searches of the field's tables, compiling included "
         "(`python -m experiments.speed.searches`). *30 trials* is how many times as long they take "
         "with a program for each trial, *errors apart* the largest difference of the validation "
-        "errors of the two ways. Inner rates of MAML and ANIL stay constants of a program for each "
-        "trial, because as arguments they are rounded otherwise."
+        "errors of the two ways. MAML's inner rate is rounded otherwise as an argument; it and "
+        "ANIL's stay constants of a program for each trial."
     )
     return f"## Searches\n\n{told}\n\n{markdown_of(grid(record))}\n"
 

@@ -13,10 +13,8 @@ from metajax.benchmark.problem import Problem, valid_error
 from metajax.settings import Training
 from metajax.training import arguments, loop
 from metajax.training.devices import on_devices
+from metajax.tuning.search import Watch
 from metajax.types import MetaLearner
-
-Watch = Callable[[int, Mapping[str, float]], None]
-"""(step, metrics), called three times or more in a trial; it may raise to end it, as a pruner."""
 
 
 def trial(
@@ -33,6 +31,7 @@ def trial(
 
     Args:
       tx: the outer optimizer.
+      watch: called three times or more; it may raise to end the trial, as a pruner does.
     """
     return trials(lambda settings: (learner, tx), problem, training)({}, watch)
 

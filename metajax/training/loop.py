@@ -130,15 +130,14 @@ def fit(
       sample, data: what draws the batch of a step, and from what; that goes to the devices.
       keys: (S,) one key per seed.
       num_steps, block: outer steps in all, and between two checks by the host.
-      piece: outer steps between two moments when a checkpoint can be written; by default a block.
+      piece: outer steps between two possible checkpoints; by default a block.
       title: of a progress bar; without one there is none.
       validate: params of one seed -> scalar, lower is better.
       report: called after each block with the steps done and the mean metrics.
       checkpoint: folder for checkpoints, written every ``save_every`` seconds and at the end.
       go_on: keep the best parameters of a seed that is no longer finite (`Fitted.diverged`).
       seconds: the training ends with the block after so much time in the loop.
-      patience: the training ends when no seed has had a lower validation score for so many outer
-        steps, which is a plateau; 0 takes all ``num_steps``.
+      patience: outer steps without a lower validation score of any seed that end it; 0 for never.
       compiled: `programs` of this recipe, sample and validation; by default they are made here.
 
     Raises:
@@ -151,12 +150,11 @@ def fit(
     begin, run_block, judge = compiled or programs(recipe, sample, validate)
     at = _fresh(begin(data, keys))
     laid = functools.partial(lay, where=_where(at.state.params))
-    placed = lambda at: at._replace(state=laid(at.state))
-    at, data = placed(at), laid(data)
+    at, data = at._replace(state=laid(at.state)), laid(data)
     with ExitStack() as stack:
-        run = run_block, judge, data
-        at, save = resume.going_on(stack, checkpoint, run, at, sizes, save_every)
-        at = placed(at)
+        run = (run_block, judge, data), at, sizes
+        at, save = resume.going_on(stack, checkpoint, *run, save_every)
+        at = at._replace(state=laid(at.state))
         tell = _teller(stack, title, at.done, num_steps, report)
         more = lambda at: not _ended(at, num_steps, seconds, patience)
         while more(at):

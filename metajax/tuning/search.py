@@ -114,8 +114,7 @@ def tune(
         it, means no score.
       folder: where the study is stored: a later call, or another process, continues it. A trial
         that was interrupted is not one of ``num_trials``.
-      name: of the study.
-      seed: of the sampler.
+      name, seed: of the study, and of its sampler.
       first: settings to try first, such as those that were used before.
 
     Raises:
