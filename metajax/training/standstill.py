@@ -40,7 +40,7 @@ def watched(every: float = EVERY, times: int = TIMES) -> Iterator[None]:
     It does nothing unless the process is `arm`-ed and could stand still, see `devices.may_wait`.
 
     Args:
-      every, times: seconds between two looks, and how many in a row see no work in what stands still.
+      every, times: seconds between two looks, and how many without work in a row end it.
     """
     if not (_armed.is_set() and devices.may_wait() and places.processes() == 1):
         yield
