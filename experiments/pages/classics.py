@@ -207,7 +207,8 @@ of the query batch (transductive); the variant with layer norm classifies each i
 {omniglot}
 
 Training schedules and times follow. The runs took minutes, on one core of a shared two-core
-machine unless a GPU is named; MAML's published schedules are 60,000 steps of 16 or 32 tasks. Inner
+machine unless a GPU is named, which up to six other runs shared at the time; MAML's published
+schedules are 60,000 steps of 16 or 32 tasks. Inner
 rates and numbers of inner steps are those of the papers, or were chosen on validation classes where
 one long inner step learns more in a few minutes than five short ones (`INNER` in
 `experiments/classics/omniglot/omniglot.py`; `experiments/LOG.md` says what was tried). The cell is

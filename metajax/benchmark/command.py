@@ -20,7 +20,7 @@ import tyro
 from metajax import places, settings
 from metajax.results import records
 from metajax.settings import Preset
-from metajax.training import devices, journal
+from metajax.training import devices, journal, standstill
 from metajax.types import UserError
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -51,6 +51,7 @@ def cli(main: Callable[[Any], Any], config: type, *, stopped: str = GOES_ON) -> 
       stopped: the message after a signal: what is kept, and what the same command does next.
     """
     devices.in_order()
+    standstill.arm()
     _keep_programs()
     try:
         with _signals():

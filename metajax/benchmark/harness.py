@@ -41,7 +41,7 @@ from metajax.evaluation.check import check
 from metajax.learners import pooled
 from metajax.results import groups, plots, records, tables
 from metajax.settings import Data, Output, SplitOptions, Training
-from metajax.training import journal, progress
+from metajax.training import journal, progress, standstill
 from metajax.types import Episode, MetaLearner, Model
 
 
@@ -275,7 +275,8 @@ def judged(
     settings = {arm: trained.settings for arm, trained in arms.items()}
     _, opened = problem.open_test(freeze(config, settings), name)
     since = time.perf_counter()
-    scores = judge(arms, problem, opened, metrics, curves, main)
+    with standstill.watched():
+        scores = judge(arms, problem, opened, metrics, curves, main)
     spent = {"test": time.perf_counter() - since, "total": time.perf_counter() - began}
     notes = [*notes, *unfinished(arms, config.training)]
     took, labels = gradients(arms, config.training), problem.table.label[problem.split.train_rows]

@@ -41,14 +41,19 @@ def in_order() -> None:
         os.environ["XLA_FLAGS"] = f"{IN_ORDER} {flags}".strip()
 
 
-def warn_of_waiting(version: str = "", cores: int | None = None) -> None:
-    """Warns where a program may wait forever, see `IN_ORDER`: old, on few cores, not `in_order`."""
+def may_wait(version: str = "", cores: int | None = None) -> bool:
+    """Whether a program may wait forever, see `IN_ORDER`: on few cores, with an old jaxlib."""
     version = version or importlib.metadata.version("jaxlib")
     mine = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))
     few = 1 < (cores or len(mine(0))) < 8 and jax.default_backend() == "cpu"
-    old = tuple(int(part) for part in version.split(".")[:2]) < (0, 11)
+    return few and tuple(int(part) for part in version.split(".")[:2]) < (0, 11)
+
+
+def warn_of_waiting(version: str = "", cores: int | None = None) -> None:
+    """Warns where a program `may_wait` forever and does not run `in_order`."""
     told = IN_ORDER in os.environ.get("XLA_FLAGS", "") or "NPROC" in os.environ
-    if few and old and not told:
+    if may_wait(version, cores) and not told:
+        version = version or importlib.metadata.version("jaxlib")
         warnings.warn(
             f"with jaxlib {version} on few cores a program that solves linear systems may wait "
             "forever: call metajax.training.devices.in_order() before anything is computed, or "

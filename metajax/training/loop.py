@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from metajax.training import progress, resume
+from metajax.training import progress, resume, standstill
 from metajax.training.devices import lay, warn_of_waiting
 from metajax.training.outer_gradient import outer_gradient
 from metajax.training.resume import Progress
@@ -151,7 +151,7 @@ def fit(
     at = _fresh(begin(data, keys))
     laid = functools.partial(lay, where=_where(at.state.params))
     at, data = at._replace(state=laid(at.state)), laid(data)
-    with ExitStack() as stack:
+    with ExitStack() as stack, standstill.watched():
         run = (run_block, judge, data), at, sizes
         at, save = resume.going_on(stack, checkpoint, *run, save_every)
         at = at._replace(state=laid(at.state))

@@ -171,6 +171,25 @@ def test_adapted_unadapted_and_what_adapting_changes_by_pencil():
     assert {k[0] for k in found} == {"cold"} and all(v.shape == (1, 1) for v in found.values())
 
 
+def test_scenarios_of_different_widths_are_judged_in_one_program():
+    """Supports of one label and of two, a query of 4: errors of 4 - 1 and of 1 + 2 x 2 - 4."""
+    wide = Examples(np.zeros((1, 2), int), np.array([[1.0, 2.0]]), np.ones((1, 2)))
+    narrow = Examples(np.zeros((1, 1), int), np.array([[1.0]]), np.ones((1, 1)))
+    query = Examples(np.zeros((1, 1), int), np.array([[4.0]]), np.ones((1, 1)))
+    tasks = {n: Episode(np.zeros(1, int), s, query) for n, s in (("one", narrow), ("two", wide))}
+    nobody = Tasks(*[np.zeros(1, np.int32)] * 5)
+    source = episodes.Source(nobody, {}, {"bias": jnp.zeros(1)})
+    found = as_published.scores_of(
+        sum_of_labels(),
+        {"a": jnp.zeros(1)},
+        source,
+        jax.device_put(tasks),
+        evaluate.rating_metrics,
+    )
+    assert found["one", "all", "mae"].tolist() == [[3.0]]
+    assert found["two", "all", "mae"].tolist() == [[1.0]]
+
+
 def test_ties_are_broken_alike_in_every_condition():
     """Who never adapts has the same nDCG adapted, unadapted and shuffled, though all is a tie."""
     ten = np.tile(np.arange(10)[None], (40, 1))

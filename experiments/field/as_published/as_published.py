@@ -27,7 +27,7 @@ from metajax import benchmark, losses
 from metajax.benchmark.problem import Problem, freeze
 from metajax.data import episodes
 from metajax.data.episodes import Source
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, judge
 from metajax.results import records
 from metajax.settings import Hardware, Output, Positive, Presets
 from metajax.training import journal
@@ -97,7 +97,7 @@ def scores_of(
     them are one list of tasks for one program, and ties are broken alike. The metric ``change`` is
     the mean absolute change of a prediction caused by adapting.
     """
-    tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *opened.values())
+    tasks = judge.together(list(opened.values()))
     ends = np.cumsum([len(t.query.label) for t in opened.values()])
     key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
     keys = jax.random.split(key_alter, int(ends[-1]))

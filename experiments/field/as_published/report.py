@@ -11,7 +11,12 @@ from metajax.results.intervals import Interval
 
 from ..metaemb.report import SCENARIO
 
-SHOWN = {"mae": "MAE", "ndcg@5": "nDCG@5", "auc": "AUC"}
+SHOWN = {"mse": "RMSE", "mae": "MAE", "ndcg@5": "nDCG@5", "auc": "AUC"}
+
+
+def shown(metric: str) -> list[str]:
+    """The metrics of a row's lines: ratings have squared error first, then MAE as published."""
+    return ["mse", "mae"] if metric == "mse" else [metric]
 
 
 def mean_of(record: records.Record, scenario: str, arm: str, condition: str, metric: str) -> float:
@@ -50,10 +55,10 @@ def changed(value: float) -> str:
     return f"{value:.4f}" if value >= 1e-3 or value == 0 else f"{value:.1e}"
 
 
-def cells(record: records.Record, arm: str, scenario: str) -> list[str]:
-    """The cells of a learner in one scenario."""
+def cells(record: records.Record, arm: str, scenario: str, metric: str) -> list[str]:
+    """The cells of a learner in one scenario, by one metric."""
     facts: Mapping[str, Any] = record.extra["rows"][arm]
-    metric, published = facts["metric"], facts["published"].get(scenario)
+    published = None if metric == "mse" else facts["published"].get(scenario)
     mean = lambda condition: f"{mean_of(record, scenario, arm, condition, metric):.4f}"
     return [
         arm,
@@ -74,7 +79,8 @@ def grid(record: records.Record) -> tables.Grid:
     rows, sections, notes = [], [], []
     for arm, facts in record.extra["rows"].items():
         sections.append(len(rows))
-        rows += [cells(record, arm, scenario) for scenario in facts["scenarios"]]
+        metrics = shown(facts["metric"])
+        rows += [cells(record, arm, s, metric) for s in facts["scenarios"] for metric in metrics]
         differs = f" Differs: {facts['differs']}." if facts["differs"] else ""
         notes.append(f"{arm}. As given: {facts['given']}.{differs}")
     heads = (
@@ -92,10 +98,10 @@ def grid(record: records.Record) -> tables.Grid:
     seeds = record.config["seeds"]
     title = f"As published: {seeds} seed{'s' * (seeds != 1)}, nothing tuned, last parameters"
     legend = (
-        "MAE: lower is better; nDCG@5 and AUC: higher is better. A star marks a difference whose "
-        "interval, paired by task (AUC: by item), excludes 0. Mean |change|: how much adapting "
-        "changes a prediction, in rating points or, for clicks, in probability. Steps: outer steps "
-        "taken here / published."
+        "RMSE and MAE: lower is better; nDCG@5 and AUC: higher is better. Lines of RMSE compare "
+        "squared errors. A star marks a difference whose interval, paired by task (AUC: by item), "
+        "excludes 0. Mean |change|: how much adapting changes a prediction, in rating points or, "
+        "for clicks, in probability. Steps: outer steps taken here / published."
     )
     return tables.Grid(title, heads, rows, 4, (legend, *notes), sections)
 
@@ -112,9 +118,10 @@ def gains(record: records.Record) -> list[tuple[str, Interval]]:
         metric = facts["metric"]
         cold = [s for s in facts["scenarios"] if s.endswith(("user_cold", SCENARIO))]
         d = gap(record, (cold or facts["scenarios"])[0], arm, metric, "k=0")
-        if metric == "mae":
+        if metric in ("mse", "mae"):
             d = d._replace(mean=-d.mean, low=-d.high, high=-d.low)
-        found.append((f"{arm}, {SHOWN[metric]}", d))
+        name = "squared error" if metric == "mse" else SHOWN[metric]
+        found.append((f"{arm}, {name}", d))
     return found
 
 
