@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from experiments.field.metaemb import metaemb
+from experiments.field.metaemb import metaemb, training
 from experiments.field.tables import clicks, contenders
+from metajax import losses
 from metajax.benchmark import boosting, stacking
 from metajax.benchmark.arm import Fitted
 from metajax.data import table
 from metajax.data.episodes import Source, Tasks
 from metajax.data.sources import named
 from metajax.evaluation import protocols
+from metajax.learners import pooled
+from metajax.models import ctr
 from metajax.settings import Data, Training
 from metajax.types import Episode, Examples, MetaLearner
 
@@ -83,11 +86,11 @@ def test_every_arm_of_the_tables_warms_items_up(tmp_path):
     config = metaemb.Config(
         data=Data("synthetic"), hot=100, seeds=1, base_steps=20, num_steps=10, num_tasks=4
     )
-    training = Training(seeds=1, num_steps=10, num_tasks=4, num_support=60)
+    asked = Training(seeds=1, num_steps=10, num_tasks=4, num_support=60)
     budget = contenders.Budget(1, 3, tmp_path)
     shots = protocols.ctr_warmup().shots
     methods = ("A6 ridge head",)
-    also = lambda log, parts: clicks.arms(methods, log, parts, training, budget, shots)
+    also = lambda log, parts: clicks.arms(methods, log, parts, asked, budget, shots)
     record = metaemb.run(config, also)
     assert record.names()[0] == record.method == "A6 ridge head"
     assert {"A1 bias", "A7 hier. Bayes", "Meta-Embedding", boosting.A8} < set(record.names())
@@ -97,3 +100,47 @@ def test_every_arm_of_the_tables_warms_items_up(tmp_path):
             auc = record.of("item_cold", arm, f"k={k}", "auc")
             assert np.all((auc >= 0) & (auc <= 1)), arm
             assert np.isfinite(record.of("item_cold", arm, f"k={k}", "log_loss")).all(), arm
+
+
+@pytest.fixture(scope="module")
+def warm():
+    """Configuration, items, and a click model that two steps have trained."""
+    config = metaemb.Config(data=Data("synthetic"), hot=100, num_tasks=4)
+    data = metaemb.load(config, protocols.ctr_warmup(hot=config.hot))
+    table = ctr.with_table(data.base, data.table.num_items, config.embedding)
+    learner, steps = pooled.pooled(table, loss=losses.log_loss), metaemb.steps_of(config)
+    found = training.fitted("click model", learner, data, config.outer_rate, steps, 2, 1)
+    return config, data, jax.tree.map(lambda x: x[0], found.params["model"])
+
+
+def check_trials(arm, warm):
+    """The second trial of a program has the validation loss of a program for its rates alone."""
+    config, data, trained = warm
+    steps, seen = metaemb.steps_of(config), []
+
+    def way(rates):
+        seen.append(rates)
+        return metaemb.build(dataclasses.replace(config, **rates), data, trained)[arm]
+
+    trial = training.trials(arm, way, data, steps, 3)
+    first = trial({"inner_rate": 1.0, "outer_rate": 1e-3})
+    once, rates = len(seen), {"inner_rate": 0.3, "outer_rate": 2e-3}
+    second = trial(rates)
+    assert len(seen) == once, "the second trial makes a program of its own"
+    learner, moves, _ = way(rates)
+    rate, num_steps = (rates["outer_rate"], 3) if moves else (0.0, 1)
+    alone = training.fitted(arm, learner, data, rate, steps, num_steps, 1)
+    assert second == pytest.approx(float(alone.history["valid"].min()), rel=1e-6)
+    assert first != second
+
+
+def test_one_program_serves_all_rates_of_a_way(warm):
+    check_trials("mean embedding", warm)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "arm", ["random embedding", "Meta-Embedding", "MWUF", "CVAR", "DropoutNet"]
+)
+def test_one_program_serves_all_rates_of_each_way(arm, warm):
+    check_trials(arm, warm)

@@ -37,13 +37,13 @@ from metajax.learners import pooled
 from metajax.learners.item_warm_up import cvar, dropout_net, meta_embedding, mwuf
 from metajax.results import records
 from metajax.settings import Data, Hardware, Output, Positive, Presets, Range
-from metajax.training import loop
-from metajax.training.devices import on_devices
 from metajax.transforms.pretrained import starting_from
 from metajax.tuning import search
 from metajax.types import Episode, MetaLearner, Model, Params, UserError
 
+from . import training
 from .report import METHOD, SCENARIO, plot, show, weighted_auc
+from .training import Items, Way
 
 MOST_DRAWS, MOST_WEIGHTS = 500, 12_000_000
 """Bootstrap draws of the AUC: fewer where there are so many rows that their weights fill memory."""
@@ -89,29 +89,6 @@ class Config:
         "quick": {"dataset": "synthetic", "seeds": 1, "base_steps": 200, "num_steps": 100},
         "gpu": {"seeds": 5, "base_steps": 20_000, "num_steps": 10_000, "num_tasks": 128},
     }
-
-
-class Items(NamedTuple):
-    """Items as tasks: the table, its split, the source of training tasks, the click model."""
-
-    table: Interactions
-    split: Split
-    source: episodes.Source
-    base: Model
-    in_time: bool
-
-
-class Way(NamedTuple):
-    """A way to warm up, not trained yet.
-
-    Attributes:
-      trained: whether outer steps train it; else it is judged as it starts.
-      role: what it is in a table.
-    """
-
-    learner: MetaLearner
-    trained: bool = True
-    role: str = records.METHOD
 
 
 Logits = Callable[[Episode, Sequence[int]], jax.Array]
@@ -174,36 +151,9 @@ def load(config: Config, protocol: protocols.Protocol) -> Items:
     return Items(table, split, episodes.source_of_items(split.train, table), base, in_time)
 
 
-def fitted(
-    name: str,
-    learner: MetaLearner,
-    data: Items,
-    config: Config,
-    num_steps: int,
-    seeds: int,
-    patience: int = 0,
-) -> loop.Fitted:
-    """The learner's parameters (S, ...), best on meta-validation after the first phase."""
-    valid = jax.tree.map(jnp.asarray, episodes.fixed(data.split.valid[SCENARIO], 0))
-    draw = functools.partial(episodes.draw, num_support=60, num_query=40)
-
-    def validate(params: Params) -> jax.Array:
-        alter = evaluate.first_shots(data.split.num_query)
-        key, fetch = jax.random.key(0), episodes.fetch_from(data.source)
-        scores = evaluate.predictions(learner, params, valid, key, fetch=fetch, alter=alter)
-        return jnp.mean(jax.vmap(losses.log_loss)(scores, *valid.query[1:]))
-
-    tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(config.outer_rate))
-    return loop.fit(
-        on_devices(config.hardware.devices, loop.recipe(learner, tx)),
-        loop.sampler(draw, config.num_tasks),
-        data.source,
-        jax.random.split(jax.random.key(1), seeds),
-        num_steps,
-        title=name,
-        validate=validate,
-        patience=patience,
-    )
+def steps_of(config: Config) -> training.Steps:
+    """What an outer step sees."""
+    return training.Steps(config.num_tasks, config.hardware.devices)
 
 
 def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Config, dict]:
@@ -211,13 +161,9 @@ def tuned(arm: str, data: Items, config: Config, trained: Params) -> tuple[Confi
     if config.trials == 0:
         return config, {}
 
-    def objective(chosen: dict[str, float], watch: search.Watch) -> float:
-        way = build(dataclasses.replace(config, **chosen), data, trained)[arm]
-        steps, rate = (config.trial_steps, chosen["outer_rate"]) if way.trained else (1, 0.0)
-        short = dataclasses.replace(config, outer_rate=rate)
-        found = fitted(arm, way.learner, data, short, steps, 1)
-        return float(found.history["valid"].min())
-
+    way = lambda rates: build(dataclasses.replace(config, **rates), data, trained)[arm]
+    trial = training.trials(arm, way, data, steps_of(config), config.trial_steps)
+    objective = lambda rates, watch: trial(rates)
     space = {
         "inner_rate": search.Real(0.1, 10.0, log=True),
         "outer_rate": search.Real(3e-4, 3e-3, log=True),
@@ -328,7 +274,8 @@ def run(config: Config, also: Also | None = None) -> records.Record:
     others, notes = also(data.table, data.split) if also else Others({}, ())
     table = ctr.with_table(data.base, data.table.num_items, config.embedding)
     joint = pooled.pooled(table, loss=losses.log_loss)
-    base = fitted("click model", joint, data, config, config.base_steps, 1)
+    rate, steps = config.outer_rate, steps_of(config)
+    base = training.fitted("click model", joint, data, rate, steps, config.base_steps, 1)
     trained = jax.tree.map(lambda x: x[0], base.params["model"])
     arms = dict(others)
     for arm in build(config, data, trained):
@@ -337,7 +284,7 @@ def run(config: Config, also: Also | None = None) -> records.Record:
         learner, is_trained, role = build(best, data, trained)[arm]
         if is_trained:
             of = (config.num_steps, config.seeds, config.patience)
-            params = fitted(arm, learner, data, best, *of).params
+            params = training.fitted(arm, learner, data, best.outer_rate, steps, *of).params
         else:
             params = _untrained(learner, data, config.seeds)
         seconds = time.perf_counter() - start
