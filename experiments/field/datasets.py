@@ -3,8 +3,8 @@
 What can be had without meta-training, where users and items are new. There are four quadrants, as
 in MeLU (warm, user-cold, item-cold, both-cold), with its published cold users and items where a
 data set has them. Logs too thin for 10 query rows get 5 or 2; those without enough tasks in each
-quadrant are cut by user alone. Measures are RMSE, nDCG@5 of the query rows, MAE and, for at most 500
-tasks, nDCG@10 of the full catalogue (in item-cold tasks, of the cold items).
+quadrant are cut by user alone. Measures are RMSE, nDCG@5 of the query rows, MAE and, for at most
+500 tasks, nDCG@10 of the full catalogue (in item-cold tasks, of the cold items).
 
 Run: python -m experiments datasets
 Published: none under this protocol.
