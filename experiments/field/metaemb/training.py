@@ -54,7 +54,7 @@ class Steps(NamedTuple):
     def recipe(self, learner: MetaLearner, outer_rate: float | jax.Array) -> Recipe:
         """The recipe of a learner: Adam, the gradient bounded."""
         tx = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(outer_rate))
-        return on_devices(self.devices, loop.recipe(learner, tx))
+        return loop.recipe(learner, tx)
 
     def sample(self) -> loop.Sampler:
         """What draws a step's tasks: 60 rows adapt, 40 judge."""
@@ -83,7 +83,7 @@ def fitted(
 ) -> loop.Fitted:
     """The learner's parameters (S, ...), best on meta-validation after the first phase."""
     return loop.fit(
-        steps.recipe(learner, outer_rate),
+        on_devices(steps.devices, steps.recipe(learner, outer_rate)),
         steps.sample(),
         data.source,
         jax.random.split(jax.random.key(1), seeds),
@@ -112,7 +112,8 @@ def trials(
     trained = way({}).trained
 
     def of(rates: Mapping[str, Any]) -> Recipe:
-        return steps.recipe(way(rates).learner, rates["outer_rate"] if trained else 0.0)
+        outer_rate = rates["outer_rate"] if trained else 0.0
+        return on_devices(steps.devices, steps.recipe(way(rates).learner, outer_rate))
 
     recipe, sample = arguments.recipe(of), arguments.sampler(steps.sample())
     validate = lambda at: valid_loss(way(at.numbers).learner, data, at.params)
