@@ -6,8 +6,6 @@ The links of all arms are fitted in the same way, on the same meta-validation ta
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.benchmark.problem import Problem
@@ -40,21 +38,8 @@ def links_of(
       levels: (L,) of `levels_of`.
     """
     source, tasks = problem.valid
-    query, ratings = tasks.query, jnp.asarray(levels)
-    fit = jax.jit(jax.vmap(lambda score: ordinal.fit(score, query.label, query.mask, ratings)))
-    return {
-        name: fit(
-            judge.scored(
-                arm,
-                tasks,
-                jax.random.key(4),
-                fetch=episodes.fetch,
-                source=source,
-                predict=problem.predict,
-            )
-        )
-        for name, arm in arms.items()
-    }
+    given = {"fetch": episodes.fetch, "source": source, "predict": problem.predict}
+    return judge.links_of(arms, tasks, levels, **given)
 
 
 def facts(levels: np.ndarray | None, labels: np.ndarray, unit: float) -> dict[str, Any]:
