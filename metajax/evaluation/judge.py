@@ -166,8 +166,8 @@ def judge(
             ready[arm] = np.asarray(predicted)
         scores |= _split(arm, counts, rate(predicted, tasks, key_ties), main)
         if links and arm in links:
-            believed = _believed(links[arm], predicted[:, :size], first, key_ties)
-            scores |= _split(arm, whole, believed, main)
+            proper = believed(links[arm], predicted[:, :size], first, key_ties)
+            scores |= _split(arm, whole, proper, main)
         if fresh is not None:
             found = rate(_in_parts(fresh, first, size, key_predict), first, key_ties)
             scores |= _split(arm, untrained, found, main)
@@ -220,10 +220,15 @@ def _programs(
 
 
 @jax.jit
-def _believed(
+def believed(
     links: ordinal.Link, scores: jax.Array, tasks: Episode, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """The `ordinal.PROPER` metrics (S, T) of scores (S, T, Q), one seed after the other."""
+    """The `ordinal.PROPER` metrics (S, T) of scores (S, T, Q), one seed after the other.
+
+    Args:
+      links: of the S seeds, see `links_of`.
+      tasks: (T, ...), whose query labels and masks are read.
+    """
     return jax.lax.map(lambda given: ordinal.proper(*given, tasks, key), (links, scores))
 
 

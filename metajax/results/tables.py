@@ -179,10 +179,11 @@ def _rated_row(
 
 def of_the_link(record: records.Record) -> list[str]:
     """What is said of the distributions over ratings, if there are any, and of their scale."""
-    if "crps" not in metrics_of(record):
+    known = {key.metric for key in record.scores}
+    if "crps" not in known:
         return []
     told = record.extra.get("ordinal", {})
-    count, known = told.get("levels", 0), metrics_of(record)
+    count = told.get("levels", 0)
     root = " and RMSE cal. the RMSE of its mean" * ("mse_calibrated" in known)
     lines = [
         f"{', '.join(MEASURES[m] for m in CALIBRATED if m in known)} judge a distribution over "
