@@ -162,6 +162,33 @@ def test_an_answer_that_is_no_number_counts_as_infinitely_wrong():
     assert list(clicks) == ["brier"]
 
 
+def test_answers_with_a_link_are_judged_as_distributions_in_the_unit_of_the_log():
+    config = dict(data=Data("synthetic"), train_steps=2, most_events=9_000, hidden=4)
+    log = task_logs.Log(online_meta.Config(**config))
+    bench = task_logs.Bench(log, online_meta.Config(**config), task_arms.Sizes())
+    settings = {task_arms.BASE: {"rate": 0.0}, task_arms.SCRATCH: {"rate": 0.01}}
+    bench.trainers = {}  # neither of the two is taught by the warm-up
+    links = bench.links(settings, 0)
+    _, _, found = bench.held_out()
+    answers = np.zeros(found.query.label.shape)
+    answers[0, 0] = np.nan
+    for name in settings:
+        told = task_logs.measured(log, answers, found, links[name])
+        assert set(told) == {"mse", "ndcg@5", "mae", *ordinal.PROPER}
+        for metric in ordinal.PROPER:
+            assert np.isinf(told[metric][0]) and np.isfinite(told[metric][1:]).all()
+    label, mask = log.stars(found)
+    assert set(np.unique(np.round(label[mask > 0], 3))) <= set(log.levels.tolist())
+    even = links[task_arms.BASE]._replace(slope=np.float32(0))  # scores say nothing
+    p = np.asarray(ordinal.probabilities(even, np.zeros(1)))[0]
+    crps = task_logs.measured(log, answers, found, even)["crps"][1]
+    own = label[1][mask[1] > 0][:, None] <= log.levels[None, :-1]
+    by_hand = ((np.cumsum(p)[:-1] - own) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(crps, by_hand, rtol=1e-4)
+    log.levels = None
+    assert bench.links(settings, 0) == {}
+
+
 @pytest.mark.usefixtures("few_draws")
 def test_tables_of_a_log_lead_with_rmse_and_older_records_say_so(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(task_report.show, "over_time", lambda *_: None)
