@@ -14,17 +14,21 @@ from metajax.evaluation import judge, ordinal
 from metajax.types import UserError
 
 
-def levels_of(problem: Problem) -> np.ndarray | None:
-    """The L rating levels (L,) that distributions are over; None if all training ratings are equal.
+def levels_in(labels: np.ndarray, scale: tuple[float, float]) -> np.ndarray | None:
+    """The L rating levels (L,) that distributions are over; None if all labels (n,) are equal.
 
     Half stars and ten stars are levels as they are; a continuous scale is cut into 41 levels, see
     `ordinal.levels_of`.
     """
-    labels = problem.table.label[problem.split.train_rows]
     try:
-        return ordinal.levels_of(labels, problem.table.scale)
+        return ordinal.levels_of(labels, scale)
     except UserError:
         return None
+
+
+def levels_of(problem: Problem) -> np.ndarray | None:
+    """The `levels_in` the training ratings of a problem."""
+    return levels_in(problem.table.label[problem.split.train_rows], problem.table.scale)
 
 
 def links_of(
