@@ -243,7 +243,7 @@ def measured(config: Config) -> records.Record:
 def rated(found: data.Crossing) -> np.ndarray:
     """The ratings (n,) of the target that training people gave."""
     train = found.parts["train"]
-    return found.rows.label[train][found.rows.mask[train] > 0]
+    return np.asarray(found.rows.label)[train][np.asarray(found.rows.mask)[train] > 0]
 
 
 def scale_of(found: data.Crossing, scale: tuple[float, float]) -> dict[str, Any]:
