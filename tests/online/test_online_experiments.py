@@ -69,6 +69,7 @@ def test_each_seed_has_a_link_that_knows_nothing_of_the_test(capsys, monkeypatch
     monkeypatch.setattr(arms, "BLOCK_EVENTS", 256)
     plan = online.plan_of(online.Config(data=Data("synthetic"), most_events=400))
     levels = online.belief.levels_in(plan.events.label[:200], plan.events.scale)
+    assert levels is not None
 
     def played(plan: arms.Plan) -> tuple[online.Bench, dict]:
         bench = online.Bench(dataclasses.replace(plan, passes=1), 2)
@@ -163,9 +164,10 @@ def test_an_answer_that_is_no_number_counts_as_infinitely_wrong():
 
 
 def test_answers_with_a_link_are_judged_as_distributions_in_the_unit_of_the_log():
-    config = dict(data=Data("synthetic"), train_steps=2, most_events=9_000, hidden=4)
-    log = task_logs.Log(online_meta.Config(**config))
-    bench = task_logs.Bench(log, online_meta.Config(**config), task_arms.Sizes())
+    config = online_meta.Config(data=Data("synthetic"), most_events=9_000, hidden=4)
+    log = task_logs.Log(config)
+    assert log.levels is not None
+    levels, bench = log.levels, task_logs.Bench(log, config, task_arms.Sizes())
     settings = {task_arms.BASE: {"rate": 0.0}, task_arms.SCRATCH: {"rate": 0.01}}
     bench.trainers = {}  # neither of the two is taught by the warm-up
     links = bench.links(settings, 0)
@@ -178,11 +180,11 @@ def test_answers_with_a_link_are_judged_as_distributions_in_the_unit_of_the_log(
         for metric in ordinal.PROPER:
             assert np.isinf(told[metric][0]) and np.isfinite(told[metric][1:]).all()
     label, mask = log.stars(found)
-    assert set(np.unique(np.round(label[mask > 0], 3))) <= set(log.levels.tolist())
+    assert set(np.unique(np.round(label[mask > 0], 3))) <= set(levels.tolist())
     even = links[task_arms.BASE]._replace(slope=np.float32(0))  # scores say nothing
     p = np.asarray(ordinal.probabilities(even, np.zeros(1)))[0]
     crps = task_logs.measured(log, answers, found, even)["crps"][1]
-    own = label[1][mask[1] > 0][:, None] <= log.levels[None, :-1]
+    own = label[1][mask[1] > 0][:, None] <= levels[None, :-1]
     by_hand = ((np.cumsum(p)[:-1] - own) ** 2).sum(axis=1).mean()
     np.testing.assert_allclose(crps, by_hand, rtol=1e-4)
     log.levels = None
