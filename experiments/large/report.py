@@ -117,10 +117,16 @@ def rated(
         columns = [(c, metric) for c in conditions if (c, metric) in known]
         if columns:
             show(record, columns, title, quoted=quoted)
-    last = [(conditions[-1], m) for m in tables.CALIBRATED if (conditions[-1], m) in known]
-    if last:
+    distributions(record, conditions[-1], title)
+
+
+def distributions(record: records.Record, condition: str, title: str) -> None:
+    """Prints the calibrated and proper scores under a condition, where the record has them."""
+    known = {k.metric for k in record.scores if k[0] == record.scenario and k[2] == condition}
+    columns = [(condition, metric) for metric in tables.CALIBRATED if metric in known]
+    if columns:
         told, notes = f"{title}: distributions over ratings", tables.of_the_link(record)
-        show(record, last, told, quoted=False, notes=notes)
+        show(record, columns, told, quoted=False, notes=notes)
 
 
 def believed(
