@@ -69,13 +69,8 @@ def ratings(
         table(title, measure, arms, heads, 4)
         if metric in (*tables.COMPARED, known[0]):
             differences(title, measure, pairs, heads, 4)
-    believed = [m for m in tables.CALIBRATED if m in known]
-    if believed:
-        of = lambda arm, m: records.interval(record.of(scenario, arm, records.ALL, m), m)
-        rows = [[arm, *(told(of(arm, m), 4) for m in believed)] for arm in arms]
-        names = ["arm", *(tables.heading(m) for m in believed)]
-        last = f"{title}, {heads[records.ALL]}: distributions over ratings"
-        tables.terminal(tables.Grid(last, names, rows, notes=tables.of_the_link(record)))
+    rows = {arm: (scenario, arm, records.ALL) for arm in arms}
+    tables.show_distributions(record, f"{title}, {heads[records.ALL]}", rows)
     if "mse" not in known:
         print(OLDER)
 
