@@ -90,7 +90,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         grid.terminal(table(record, scenario))
         if scenario == RANDOM:
             title = f"{record.dataset}, {scenario}"
-            shots.distributions(title, record, scenario, record.names(), [OF_ASIDE])
+            rows = {arm: (scenario, arm, records.ALL) for arm in record.names()}
+            tables.show_distributions(record, title, rows, [OF_ASIDE])
     if found := by_group(record):
         grid.terminal(found)
     for line in notes(record):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metajax.results import grid, groups, intervals, plots, records
+from metajax.results import grid, groups, intervals, plots, records, tables
 from metajax.results.readings import metrics_of
 
 from . import shots
@@ -51,7 +51,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
         if "mae" in metrics_of(record, scenario):
             grid.terminal(absolute(record, scenario))
         last = f"{record.dataset}, {scenario}, {NAMES[records.ALL]}"
-        shots.distributions(last, record, scenario, record.names())
+        rows = {arm: (scenario, arm, records.ALL) for arm in record.names()}
+        tables.show_distributions(record, last, rows)
         title = f"{record.dataset}, {scenario}: {TOLD[metrics(record)[0]]} at K=0 by group"
         pair = (OURS, EMCDR)
         found = groups.table(

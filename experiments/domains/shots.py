@@ -69,28 +69,10 @@ def ratings(
         table(title, measure, arms, heads, 4)
         if metric in (*tables.COMPARED, known[0]):
             differences(title, measure, pairs, heads, 4)
-    distributions(f"{title}, {heads[records.ALL]}", record, scenario, arms)
+    rows = {arm: (scenario, arm, records.ALL) for arm in arms}
+    tables.show_distributions(record, f"{title}, {heads[records.ALL]}", rows)
     if "mse" not in known:
         print(OLDER)
-
-
-def distributions(
-    title: str,
-    record: records.Record,
-    scenario: str,
-    arms: Sequence[str],
-    notes: Sequence[str] = (),
-) -> None:
-    """Prints what an ordinal link makes of the scores of arms, where the record has it."""
-    believed = [m for m in tables.CALIBRATED if m in metrics_of(record, scenario)]
-    if believed:
-        of = lambda arm, m: records.interval(record.of(scenario, arm, records.ALL, m), m)
-        rows = [[arm, *(told(of(arm, m), 4) for m in believed)] for arm in arms]
-        names = ["arm", *(tables.heading(m) for m in believed)]
-        said = [*tables.of_the_link(record), *notes]
-        tables.terminal(
-            tables.Grid(f"{title}: distributions over ratings", names, rows, notes=said)
-        )
 
 
 OF_ITEMS = (

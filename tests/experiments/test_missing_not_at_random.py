@@ -12,7 +12,7 @@ from experiments.domains import missing_not_at_random as experiment
 from metajax.data.sources import coat
 from metajax.data.worlds.chosen import liked_first
 from metajax.evaluation import ordinal
-from metajax.results import records
+from metajax.results import records, tables
 from metajax.settings import Output
 from metajax.types import UserError
 
@@ -142,7 +142,8 @@ def test_links_are_fitted_on_what_is_set_aside_and_judge_what_is_tested_alone(ca
 
     facts = experiment.belief.facts(experiment.levels_of(log), log.chosen[log.chosen > 0], 1.0)
     record = records.made("x", experiment.Config(), records.arms_of(ready), scores, extra=facts)
-    report.shots.distributions("x", record, report.RANDOM, record.names(), [report.OF_ASIDE])
+    rows = {arm: (report.RANDOM, arm, records.ALL) for arm in record.names()}
+    tables.show_distributions(record, "x", rows, [report.OF_ASIDE])
     said = " ".join(capsys.readouterr().out.split())
     assert -1 < said.find("MAE cal.") < said.find("log-loss") < said.find("CRPS")
     assert "over 5 ratings" in said and "random ratings that are set aside" in said
