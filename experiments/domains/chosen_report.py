@@ -9,6 +9,7 @@ from metajax.data.sources.coat import Chosen
 from metajax.results import grid, groups, intervals, plots, records, tables
 
 from ..classics.few_shot import published
+from . import shots
 
 RANDOM, PUBLISHED = "random items", "as published"
 ITEM, BIAS, WEIGHED = "item mean", "bias model", "bias model, weighed"
@@ -22,6 +23,10 @@ FORMS = (OURS, SUPPORT, QUERY, OURS + MILDER, SUPPORT + MILDER, QUERY + MILDER)
 SHUFFLED, SHUFFLED_IPS = "debiased, shuffled", "MF-IPS, shuffled"
 METRICS = ("mse", "ndcg@5", "mae")
 GROUPED = (MF, IPS, WEIGHED, PLAIN, OURS)
+OF_ASIDE = (
+    "Meta-validation of the link is the few random ratings that are set aside, so that every arm "
+    "knows the level of random ratings."
+)
 FEWEST = 15
 """A group of fewer people has no row."""
 
@@ -83,6 +88,10 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     for scenario in (RANDOM, PUBLISHED):
         grid.terminal(table(record, scenario))
+        if scenario == RANDOM:
+            title = f"{record.dataset}, {scenario}"
+            rows = {arm: (scenario, arm, records.ALL) for arm in record.names()}
+            tables.show_distributions(record, title, rows, [OF_ASIDE])
     if found := by_group(record):
         grid.terminal(found)
     for line in notes(record):
