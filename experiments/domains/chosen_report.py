@@ -9,7 +9,6 @@ from metajax.data.sources.coat import Chosen
 from metajax.results import grid, groups, intervals, plots, records, tables
 
 from ..classics.few_shot import published
-from . import shots
 
 RANDOM, PUBLISHED = "random items", "as published"
 ITEM, BIAS, WEIGHED = "item mean", "bias model", "bias model, weighed"

@@ -8,8 +8,6 @@ import numpy as np
 from metajax.results import grid, groups, intervals, plots, records, tables
 from metajax.results.readings import metrics_of
 
-from . import shots
-
 ITEM, FOLD_IN, NO_SOURCE = "item mean", "target-only fold-in", "ours, no source"
 CMF, EMCDR, EMCDR_MLP = "CMF", "EMCDR, linear", "EMCDR, MLP"
 TMCDR, PTUPCDR, OURS, BY_EM = "TMCDR", "PTUPCDR", "ours", "ours, by EM alone"
