@@ -211,8 +211,10 @@ def show_distributions(
     metrics = [metric for metric in CALIBRATED if metric in known]
     if not metrics:
         return
-    told = lambda place, m: f"{records.interval(record.of(*place, m), m):.4f}"
-    cells = [[name, *(told(place, m) for m in metrics)] for name, place in rows.items()]
+    cells = []
+    for name, (scenario, arm, condition) in rows.items():
+        of = [records.interval(record.of(scenario, arm, condition, m), m) for m in metrics]
+        cells.append([name, *(f"{found:.4f}" for found in of)])
     heads, notes = ["arm", *(heading(m) for m in metrics)], of_the_link(record)
     terminal(Grid(f"{title}: distributions over ratings", heads, cells, notes=notes))
 
