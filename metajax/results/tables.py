@@ -219,7 +219,7 @@ def show_distributions(
     places = [functools.partial(records.Key, *at) for at in rows.values()]
     has = lambda metric: all(place(metric) in record.scores for place in places)
     metrics = [metric for metric in CALIBRATED if has(metric)]
-    if not metrics:
+    if not places or not metrics:
         return
     cells = []
     for name, (scenario, arm, condition) in rows.items():
