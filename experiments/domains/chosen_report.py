@@ -22,6 +22,10 @@ FORMS = (OURS, SUPPORT, QUERY, OURS + MILDER, SUPPORT + MILDER, QUERY + MILDER)
 SHUFFLED, SHUFFLED_IPS = "debiased, shuffled", "MF-IPS, shuffled"
 METRICS = ("mse", "ndcg@5", "mae")
 GROUPED = (MF, IPS, WEIGHED, PLAIN, OURS)
+OF_ASIDE = (
+    "Meta-validation of the link is the few random ratings that are set aside, so that every arm "
+    "knows the level of random ratings."
+)
 FEWEST = 15
 """A group of fewer people has no row."""
 
@@ -83,6 +87,10 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     for scenario in (RANDOM, PUBLISHED):
         grid.terminal(table(record, scenario))
+        if scenario == RANDOM:
+            title = f"{record.dataset}, {scenario}"
+            rows = {arm: (scenario, arm, records.ALL) for arm in record.names()}
+            tables.show_distributions(record, title, rows, [OF_ASIDE])
     if found := by_group(record):
         grid.terminal(found)
     for line in notes(record):

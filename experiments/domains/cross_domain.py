@@ -9,7 +9,8 @@ and keeps it unless meta-learning is better on validation people by more than a 
 the paired difference: with few of them the lowest error means little. Its item vectors are fitted
 to both domains, and the score of CMF is one more feature; bridges connect the vectors of each
 domain's own factorization, as in their papers. Every trained arm has the same number of trials on
-validation users. Controls: training on mismatched pairs of users.
+validation users, on whom the ordinal link of each arm is fitted too. Controls: training on
+mismatched pairs of users.
 
 References: Man et al., IJCAI 2017; Zhu et al., SIGIR 2021; Zhu et al., WSDM 2022; Singh and Gordon,
 KDD 2008.
@@ -32,9 +33,10 @@ import jax
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.data.shared_users import Pair
 from metajax.data.sources import named
-from metajax.evaluation import evaluate, judge
+from metajax.evaluation import evaluate, judge, ordinal
 from metajax.learners.cold_start import cross_domain as learners
 from metajax.results import ledger, records
 from metajax.results.groups import GROUPS
@@ -47,6 +49,7 @@ from . import cross_arms as arms
 from . import cross_data as data
 from . import cross_factors as factors
 from . import cross_report as report
+from . import rates
 
 NAME = "cross_domain"
 
@@ -86,7 +89,9 @@ def name_of(config: Config) -> str:
     return f"{NAME}-{short[0]}-to-{short[1]}"
 
 
-Ready = tuple[dict[str, Any], judge.Judged, Callable[[Episode], Episode]]
+Columns = Callable[[Episode, np.ndarray], Episode]
+"""(the tasks of people, these people (n,)) -> the tasks with the columns of an arm."""
+Ready = tuple[dict[str, Any], judge.Judged, Columns]
 """What was chosen of an arm, what is judged, and what gives its tasks their columns."""
 
 
@@ -126,7 +131,7 @@ def trained(
             told, _, params = tuner.tuned(arm, first=start, **how)
             kept.add(place, [told, params])
         chosen[name], params = restored(kept[place])
-        return chosen[name], (arm.learner, params), lambda tasks: tasks
+        return chosen[name], (arm.learner, params), lambda tasks, users: tasks
 
     for name, arm in made.items():
         yield name, partial(run, name, arm)
@@ -136,7 +141,7 @@ def trained(
 
 def closed(pair: Pair, tuner: arms.Tuner) -> Iterator[tuple[str, Callable[[], Ready]]]:
     """(name, its tuning) of the arms in closed form; their tasks get columns of their own."""
-    same: Callable[[Episode], Episode] = lambda tasks: tasks
+    same: Columns = lambda tasks, users: tasks
     mean = lambda source, tasks, key: np.asarray(tasks.query.inputs["offset"])[None]
     yield report.ITEM, lambda: ({"trials": 1}, mean, same)
 
@@ -154,7 +159,7 @@ def closed(pair: Pair, tuner: arms.Tuner) -> Iterator[tuple[str, Callable[[], Re
             found.append((float(arms.error(one, params, tasks)), penalty, one, fit))
         valid, penalty, one, fit = min(found, key=lambda f: f[0])
         told = {"penalty": penalty, "trials": len(found), "valid_mse": valid}
-        mine = lambda tasks: factors.with_columns(fit, pair, tasks, parts["test"])
+        mine = lambda tasks, users: factors.with_columns(fit, pair, tasks, users)
         return told, (one, params), mine
 
     def estimated() -> Ready:
@@ -206,10 +211,12 @@ def measured(config: Config) -> records.Record:
     choices = {n: {s: ready[s, n][0] for s in crossings} for n in names}
     users = [crossings[s].parts["test"] for s in crossings]
     tests = ledger.checksum(NAME, pair.target.label, pair.target.item, *users)
+    links = links_of(ready, crossings, pair.target.scale)
     opened = partial.opening(config, lambda: records.open_tests(config, choices, NAME, tests))
     scores: dict[records.Key, np.ndarray] = {}
     for (scenario, name), (_, one, columns) in ready.items():
-        scores |= judged(crossings[scenario], scenario, name, one, columns)
+        link = links.get((scenario, name))
+        scores |= judged(crossings[scenario], scenario, name, one, columns, link)
     target = pair.target
     record = benchmark.kept(
         name_of(config),
@@ -222,6 +229,7 @@ def measured(config: Config) -> records.Record:
         data=records.data_of(target),
         began=began,
         extra={
+            **scale_of(next(iter(crossings.values())), target.scale),
             "scenarios": list(crossings),
             "shared": pair.shared,
             "implicit": bool(crossings[scenario].implicit),
@@ -232,20 +240,62 @@ def measured(config: Config) -> records.Record:
     return record
 
 
+def rated(found: data.Crossing) -> np.ndarray:
+    """The ratings (n,) of the target that training people gave."""
+    train = found.parts["train"]
+    return np.asarray(found.rows.label)[train][np.asarray(found.rows.mask)[train] > 0]
+
+
+def scale_of(found: data.Crossing, scale: tuple[float, float]) -> dict[str, Any]:
+    """What a record says of the rating levels; nothing of events."""
+    if found.implicit:
+        return {}
+    return belief.facts(belief.levels_in(rated(found), scale), rated(found), 1.0)
+
+
+def links_of(
+    ready: dict[tuple[str, str], Ready],
+    crossings: dict[str, data.Crossing],
+    scale: tuple[float, float],
+) -> dict[tuple[str, str], ordinal.Link]:
+    """(scenario, arm) -> its link to ratings, on validation people; none where rows are events."""
+    links = {}
+    for scenario, found in crossings.items():
+        levels = None if found.implicit else belief.levels_in(rated(found), scale)
+        if levels is None:
+            continue
+        of = {
+            name: rates.on_own(one, tasks_of(found, "valid", columns))
+            for (where, name), (_, one, columns) in ready.items()
+            if where == scenario
+        }
+        own = judge.links_of(of, data.tasks(found, found.parts["valid"]), levels)
+        links |= {(scenario, name): link for name, link in own.items()}
+    return links
+
+
+def tasks_of(found: data.Crossing, part: str, columns: Columns) -> Episode:
+    """The tasks of the people of a part, with the columns of an arm."""
+    users = found.parts[part]
+    return columns(data.tasks(found, users), users)
+
+
 def judged(
     found: data.Crossing,
     scenario: str,
     name: str,
     one: judge.Judged,
-    columns: Callable[[Episode], Episode],
+    columns: Columns,
+    link: ordinal.Link | None = None,
 ) -> dict[records.Key, np.ndarray]:
-    """The scores of an arm after K ratings of hidden people."""
-    tasks = columns(data.tasks(found, found.parts["test"]))
+    """The scores of an arm after K ratings of hidden people; after all, of its link too."""
+    tasks = tasks_of(found, "test", columns)
     metrics = evaluate.event_metrics(0.0) if found.implicit else evaluate.rating_metrics
     scorer = lambda source, given, key: judge.scored(one, given, key)  # no fresh parameters: N3
-    scores = judge.judge({name: scorer}, {scenario: tasks}, metrics=metrics, curves=(scenario,))
+    given = {"curves": (scenario,), "links": {} if link is None else {name: link}}
+    scores = judge.judge({name: scorer}, {scenario: tasks}, metrics=metrics, **given)
     kept = (*report.SHOWN, records.N1)
-    return {k: v for k, v in scores.items() if k.condition in kept and k.metric != "mae"}
+    return {k: v for k, v in scores.items() if k.condition in kept}
 
 
 def main(config: Config) -> records.Record:

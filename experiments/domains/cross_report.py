@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from metajax.results import grid, groups, intervals, plots, records
+from metajax.results import grid, groups, intervals, plots, records, tables
+from metajax.results.readings import metrics_of
 
 ITEM, FOLD_IN, NO_SOURCE = "item mean", "target-only fold-in", "ours, no source"
 CMF, EMCDR, EMCDR_MLP = "CMF", "EMCDR, linear", "EMCDR, MLP"
@@ -45,6 +46,11 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     for scenario in record.extra["scenarios"]:
         grid.terminal(values(record, scenario))
         grid.terminal(gaps(record, scenario))
+        if "mae" in metrics_of(record, scenario):
+            grid.terminal(absolute(record, scenario))
+        last = f"{record.dataset}, {scenario}, {NAMES[records.ALL]}"
+        rows = {arm: (scenario, arm, records.ALL) for arm in record.names()}
+        tables.show_distributions(record, last, rows)
         title = f"{record.dataset}, {scenario}: {TOLD[metrics(record)[0]]} at K=0 by group"
         pair = (OURS, EMCDR)
         found = groups.table(
@@ -72,6 +78,14 @@ def values(record: records.Record, scenario: str) -> grid.Grid:
     heads = ["arm", *(f"{name} {NAMES[at]}" for name in (head, TOLD[rank]) for at in SHOWN)]
     title = f"{record.dataset}, {scenario}: {people} people, new in the target"
     return grid.Grid(title, heads, rows)
+
+
+def absolute(record: records.Record, scenario: str) -> grid.Grid:
+    """Each arm's absolute error after K ratings, with 95 % intervals."""
+    mean = lambda arm, at: records.interval(record.of(scenario, arm, at, "mae"), "mae")
+    rows = [[arm, *(f"{mean(arm, at):.3f}" for at in SHOWN)] for arm in record.names()]
+    heads = ["arm", *(f"MAE {NAMES[at]}" for at in SHOWN)]
+    return grid.Grid(f"{record.dataset}, {scenario}: absolute errors", heads, rows)
 
 
 def gaps(record: records.Record, scenario: str) -> grid.Grid:

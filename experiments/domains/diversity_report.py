@@ -4,7 +4,7 @@ import pathlib
 from typing import Any
 
 from metajax.data.sources import named
-from metajax.results import groups, records
+from metajax.results import groups, records, tables
 
 from . import shots
 
@@ -39,19 +39,21 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the tables and saves the pictures."""
     arms, heads = [name for name in record.names() if name != BAYES], shots.columns(record)
     others = [(arm, UNIFORM) for arm in arms if arm != UNIFORM] + [(DPP, RANDOM)]
-    real = shots.per_task(record, REAL, "mae", "MAE")
+    real, lead = shots.per_task(record, REAL, "mae", "MAE"), shots.leading(record, REAL)
     people = record.of(REAL, UNIFORM, records.ALL, "mae").shape[1]
     title = f"{record.dataset}, {people} new users"
-    shots.table(title, real, arms, heads, 4)
-    shots.differences(title, real, others, heads, 4)
+    shots.ratings(title, record, REAL, arms, heads, others)
+    if lead != "mae":  # which the registration is about
+        shots.differences(title, real, others, heads, 4)
     for scenario in (FREQUENT, RARE):
         measure = shots.per_task(record, scenario, "mse", "squared error")
         shots.table(f"simulated, {scenario}", measure, [*arms, BAYES], SIMULATED)
         shots.differences(f"simulated, {scenario}", measure, others, SIMULATED)
-    what = f"{record.dataset}: MAE with other support or parameters, minus with the own support"
-    shots.controls(record, what, REAL, (UNIFORM, DPP), "mae", "sampler")
-    shown = f"{title}: MAE at K = 5"
-    groups.show(record, REAL, (DPP, UNIFORM), "mae", title=shown, condition="k=5")
+    name = tables.of_differences(lead)
+    what = f"{record.dataset}: {name} with other support or parameters, minus with the own support"
+    shots.controls(record, what, REAL, (UNIFORM, DPP), lead, "sampler")
+    shown = f"{title}: {name} at K = 5"
+    groups.show(record, REAL, (DPP, UNIFORM), lead, title=shown, condition="k=5")
     said, found = verdict(record)
     pairs = "; ".join(f"{c}: {shots.signed(x, 4)}" for c, x in found.items())
     own = (record.dataset, record.config["split_seed"]) == REGISTERED

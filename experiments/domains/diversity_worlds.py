@@ -24,7 +24,7 @@ from metajax.training.devices import on_devices
 from metajax.types import Episode, MetaLearner, Params
 
 from . import diversity_report as report
-from .rates import absolute_errors, best_of
+from .rates import best_of, rated
 
 SHOTS = evaluate.SHOTS
 INNER = optax.chain(optax.clip(10.0), optax.sgd(0.1))
@@ -77,7 +77,7 @@ class Ratings:
         self, arms: Mapping[str, Any], source: Any, tests: dict[str, Episode]
     ) -> dict[records.Key, np.ndarray]:
         """The scores of all arms on the test users, which are open."""
-        return absolute_errors(arms, source, tests, report.REAL)
+        return rated(arms, self.problem, tests, report.REAL, source, main="")
 
 
 class Kinds:

@@ -8,7 +8,9 @@ propensities; beside it stand the same learner without weights, item means, bias
 factorization: plain, by inverse propensity scores (MF-IPS) and doubly robust (MF-DR). Every trained
 arm gets a trial per seed, judged by the error of held-out chosen ratings, weighed by propensity.
 Which form the debiased learner has (weights on the support, on the outer loss or on both, clipped
-lightly or more) is chosen by the error of the few random ratings that are set aside.
+lightly or more) is chosen by the error of the few random ratings that are set aside. So is the
+ordinal link of each arm and seed fitted on these: no other ratings are left that no arm is trained
+on, for in the end all learn from all chosen ones. Every arm then knows the level of random ratings.
 The control is shuffled propensities; equal ones are the learner without weights.
 
 References: Schnabel et al., ICML 2016; Wang et al., ICML 2019.
@@ -27,17 +29,19 @@ import jax
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.data.sources import coat, named
 from metajax.data.worlds import chosen as worlds
-from metajax.evaluation import judge
+from metajax.evaluation import judge, ordinal
 from metajax.results import ledger, records
 from metajax.results.groups import GROUPS
 from metajax.settings import Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
-from metajax.types import MetaLearner, UserError
+from metajax.types import Episode, MetaLearner, UserError
 
 from . import chosen_arms as arms
 from . import chosen_report as report
+from . import rates
 
 NAME = "missing_not_at_random"
 NAIVE = "naive_bayes"
@@ -134,19 +138,41 @@ def made(log: coat.Chosen, own: np.ndarray, mild: np.ndarray) -> dict[str, arms.
     }
 
 
+def set_aside(log: coat.Chosen, seen: np.ndarray, aside: np.ndarray) -> Episode:
+    """The tasks of the random ratings that are set aside (U, I), of supports with these weights."""
+    ones = np.ones(log.chosen.shape)
+    query = arms.rows_of(np.where(aside, log.random, 0), ones, ones)
+    return arms.tasks(log, arms.rows_of(log.chosen, seen, ones), query)
+
+
 def chosen_form(
     log: coat.Chosen, ready: dict[str, tuple[Any, np.ndarray]], aside: np.ndarray
 ) -> dict[str, float]:
     """Form -> the squared error of the random ratings that are set aside (U, I)."""
-    ones, found = np.ones(log.chosen.shape), {}
-    query = arms.rows_of(np.where(aside, log.random, 0), ones, ones)
+    found = {}
     for name in report.FORMS:
         one, seen = ready[name]
-        tasks = arms.tasks(log, arms.rows_of(log.chosen, seen, ones), query)
-        scores = judge.scored(one, tasks, jax.random.key(4))
+        tasks = set_aside(log, seen, aside)
+        scores, query = judge.scored(one, tasks, jax.random.key(4)), tasks.query
         off = (np.asarray(scores) - query.label[None]) ** 2 * query.mask[None]
         found[name] = float(off.sum() / query.mask.sum() / len(off))
     return found
+
+
+def links_of(
+    log: coat.Chosen, ready: dict[str, tuple[Any, np.ndarray]], aside: np.ndarray
+) -> dict[str, ordinal.Link]:
+    """Arm -> the link of each of its seeds, on the random ratings that are set aside (U, I)."""
+    own = lambda one, seen: rates.on_own(one, set_aside(log, seen, aside))
+    scorers = {name: own(*given) for name, given in ready.items()}
+    tasks = set_aside(log, np.ones(log.chosen.shape), aside)
+    return judge.links_of(scorers, tasks, levels_of(log))
+
+
+def levels_of(log: coat.Chosen) -> np.ndarray:
+    """The ratings (L,) that distributions are over: those that people gave what they chose."""
+    given = log.chosen[log.chosen > 0]
+    return ordinal.levels_of(given, (float(given.min()), float(given.max())))
 
 
 def variants(
@@ -168,9 +194,14 @@ def variants(
 
 
 def judged(
-    log: coat.Chosen, arm: str, one: Any, seen: np.ndarray, aside: np.ndarray
+    log: coat.Chosen,
+    arm: str,
+    one: Any,
+    seen: np.ndarray,
+    aside: np.ndarray,
+    link: ordinal.Link,
 ) -> dict[records.Key, np.ndarray]:
-    """The scores of one arm in both scenarios."""
+    """The scores of one arm in both scenarios; of its link in that without what is set aside."""
     ones = np.ones(log.chosen.shape)
     fresh = np.where((log.chosen > 0) | aside, 0, log.random)
     support, width = arms.rows_of(log.chosen, seen, ones), int((log.random > 0).sum(1).max())
@@ -178,7 +209,9 @@ def judged(
         report.RANDOM: arms.tasks(log, support, arms.rows_of(fresh, ones, ones, width)),
         report.PUBLISHED: arms.tasks(log, support, arms.rows_of(log.random, ones, ones, width)),
     }
-    return judge.judge({arm: one}, scenarios, main="mse")
+    found = judge.judge({arm: one}, scenarios, main="mse", links={arm: link})
+    told = lambda key: key.scenario == report.PUBLISHED and key.metric in ordinal.PROPER
+    return {key: values for key, values in found.items() if not told(key)}
 
 
 def scorer(table: np.ndarray) -> judge.Scorer:
@@ -237,11 +270,12 @@ def measured(config: Config) -> records.Record:
     ready[report.CHOSEN] = ready[form]
     choices[report.CHOSEN] = choices[form] | {"form": form, "aside_mse": errors}
     name = f"{NAME}-{log.name}"
+    links = links_of(log, ready, aside)
     test = ledger.checksum(NAME, log.random, aside)
     opened = records.open_tests(config, choices, NAME, test)
     scores: dict[records.Key, np.ndarray] = {}
     for arm, (one, seen) in ready.items():
-        scores |= judged(log, arm, one, seen, aside)
+        scores |= judged(log, arm, one, seen, aside, links[arm])
     used = {k for k in scores if NAIVE.replace("_", " ") in k.arm and k.scenario != report.RANDOM}
     scores = {k: v for k, v in scores.items() if k not in used}  # it has seen some of these
     return benchmark.kept(
@@ -255,6 +289,7 @@ def measured(config: Config) -> records.Record:
         data=data_of(log),
         began=began,
         extra={
+            **belief.facts(levels_of(log), log.chosen[rated], 1.0),
             GROUPS: {report.RANDOM: report.groups_of(log)},
             "aside": int(aside.sum()),
             "weights": {k: report.spread(w[rated]) for k, w in weights.items()},

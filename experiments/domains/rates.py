@@ -40,6 +40,7 @@ def rated(
     tests: dict[str, Episode],
     scenario: str,
     source: episodes.Source | None = None,
+    main: str = "mse",
 ) -> dict[records.Key, np.ndarray]:
     """The scores of arms on open test tasks, by every measure of ratings, at every K.
 
@@ -51,6 +52,7 @@ def rated(
       problem: with the columns that the arms were trained on.
       scenario: what the scenario of ``tests`` is called in the record.
       source: of the test's columns, where they are not the problem's.
+      main: the only metric that is kept of controls; empty keeps all.
     """
     levels = belief.levels_of(problem)
     links = {} if levels is None else belief.links_of(ready, problem, levels)
@@ -60,7 +62,7 @@ def rated(
         fetch=episodes.fetch,
         source=source or problem.valid[0],
         curves=list(tests),
-        main="mse",
+        main=main,
         links=links,
     )
     return {k._replace(scenario=scenario): v for k, v in found.items()}
@@ -72,11 +74,6 @@ def scale_of(problem: Problem) -> dict[str, Any]:
     return belief.facts(belief.levels_of(problem), labels, problem.unit)
 
 
-def absolute_errors(
-    ready: Mapping[str, Any], source: episodes.Source, tests: dict[str, Episode], scenario: str
-) -> dict[records.Key, np.ndarray]:
-    """The absolute errors of all arms on open test tasks, under a scenario's name."""
-    given = {"fetch": episodes.fetch, "source": source, "curves": list(tests), "main": "mae"}
-    found = judge.judge(ready, tests, **given)
-    kept = {k: v for k, v in found.items() if k.metric == "mae"}
-    return {k._replace(scenario=scenario): v for k, v in kept.items()}
+def on_own(one: judge.Judged, own: Episode) -> judge.Scorer:
+    """An arm that scores its own tasks in place of those given: the same rows, other columns."""
+    return lambda source, tasks, key: judge.scored(one, own, key)

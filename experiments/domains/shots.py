@@ -45,9 +45,9 @@ def of_ratings(record: records.Record, scenario: str, metric: str) -> Measure:
     return each._replace(of=root, compared=tables.of_differences(metric))
 
 
-def leading(record: records.Record) -> str:
+def leading(record: records.Record, scenario: str = "") -> str:
     """The metric that tables of ratings begin with: squared error, absolute in older records."""
-    return metrics_of(record)[0]
+    return metrics_of(record, scenario)[0]
 
 
 def ratings(
@@ -63,19 +63,14 @@ def ratings(
     Args:
       pairs: the (arm, other arm) whose difference is printed.
     """
-    known = metrics_of(record)
+    known = metrics_of(record, scenario)
     for metric in (m for m in (*tables.COMPARED, "mae") if m in known):
         measure = of_ratings(record, scenario, metric)
         table(title, measure, arms, heads, 4)
         if metric in (*tables.COMPARED, known[0]):
             differences(title, measure, pairs, heads, 4)
-    believed = [m for m in tables.CALIBRATED if m in known]
-    if believed:
-        of = lambda arm, m: records.interval(record.of(scenario, arm, records.ALL, m), m)
-        rows = [[arm, *(told(of(arm, m), 4) for m in believed)] for arm in arms]
-        names = ["arm", *(tables.heading(m) for m in believed)]
-        last = f"{title}, {heads[records.ALL]}: distributions over ratings"
-        tables.terminal(tables.Grid(last, names, rows, notes=tables.of_the_link(record)))
+    rows = {arm: (scenario, arm, records.ALL) for arm in arms}
+    tables.show_distributions(record, f"{title}, {heads[records.ALL]}", rows)
     if "mse" not in known:
         print(OLDER)
 

@@ -76,6 +76,7 @@ def measured(config: Config) -> records.Record:
     """Trains the learner in every way and world, judges it and writes the record."""
 
     from . import diversity_worlds as worlds
+    from . import rates
 
     began = time.perf_counter()
     ways = picks(config)  # before anything is read: too few candidates are refused here
@@ -112,7 +113,7 @@ def measured(config: Config) -> records.Record:
         shots=worlds.SHOTS,
         data=records.data_of(problem.table),
         began=began,
-        extra={GROUPS: benchmark.groups_of(problem)},
+        extra={**rates.scale_of(problem), GROUPS: benchmark.groups_of(problem)},
     )
 
 

@@ -3,7 +3,10 @@
 What a scorer without any learning gets, under RecBole-MetaRec's protocol (ratings, clicks;
 MovieLens 100K and 1M) and under MeLU's (MovieLens 1M). Beside each number stands the one of an
 independent NumPy program, written before this code, and their distance in standard errors over
-random splits (of MeLU: over random query rows).
+random splits (of MeLU: over random query rows). Before that stand the errors of the same rows as
+predictions of ratings; under MetaRec's protocol, whose splits have validation users, also the
+proper scores of an ordinal link that is fitted on these. (MetaRec's nDCG counts the five
+highest-rated items as relevant; of MeLU's rows nDCG@5 has the gain 2^rating - 1.)
 
 Reference: Lee et al., "MeLU", KDD 2019; RecBole-MetaRec, github.com/nuster1128/RecBole-MetaRec.
 Run: python -m experiments protocols
@@ -15,7 +18,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -23,15 +26,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.data import episodes, split
 from metajax.data.features import represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
-from metajax.evaluation import protocols
+from metajax.evaluation import evaluate, ordinal, protocols
 from metajax.results import ledger, records, tables
 from metajax.settings import Output, Positive, Presets
+from metajax.types import Episode
 
 METRICS = ("precision@5", "recall@5", "hit@5", "ndcg@5", "mrr@5")
+RATED = ("mse", "mae", *ordinal.PROPER)
+OLDER = "This record is older than the squared errors that a new run stores and leads with."
 DRAW = "mae drawing variance"
 CONTENT_COLUMNS = ("rated", "genre_imdb", "director", "actor", "decade")
 
@@ -128,7 +135,10 @@ def metarec(table: Interactions, num_splits: int) -> dict[str, np.ndarray]:
         parts = [protocol.split(prepared, seed) for seed in range(num_splits)]
         for arm, scorer in scorers.items():
             values = [_judged(protocol, prepared, part, scorer) for part in parts]
-            for metric in METRICS:
+            if mode == "rating":
+                rated = [_rated(prepared, part, scorer, arm != RANDOM) for part in parts]
+                values = [v | told for v, told in zip(values, rated, strict=True)]
+            for metric in (m for m in (*METRICS, *RATED) if m in values[0]):
                 name = records.Key(f"{table.name} {mode}", arm, "all", metric)
                 found[name] = np.stack([v[metric] for v in values])
     return found
@@ -157,13 +167,41 @@ def _judged(protocol: protocols.Protocol, table: Interactions, part: split.Split
     return {metric: np.nan_to_num(np.asarray(values)) for metric, values in found.items()}
 
 
+def _rated(
+    table: Interactions, part: split.Split, scorer: Scorer, errors: bool
+) -> dict[str, np.ndarray]:
+    """The `RATED` metrics (T,) of a scorer on the test tasks; its link is fitted on validation.
+
+    Args:
+      errors: whether scores are ratings, minus the mean rating; else they are for ordering alone.
+    """
+    labels = table.label[part.train_rows]
+    levels, key = jnp.asarray(ordinal.levels_of(labels, table.scale)), jax.random.key(part.seed)
+
+    def scored(tasks: split.Tasks) -> tuple[jax.Array, Episode]:
+        fixed = jax.tree.map(jnp.asarray, episodes.fixed(tasks, part.num_query))
+        score = scorer(table, part, np.asarray(fixed.query.inputs)) + labels.mean()
+        return jnp.asarray(score, jnp.float32), fixed
+
+    score, tasks = scored(part.valid["user_cold"])
+    link = _fit(score, tasks.query.label, tasks.query.mask, levels)
+    score, tasks = scored(part.test["user_cold"])
+    found = _proper(link, score, tasks, key)
+    if errors:
+        found |= {m: v for m, v in _errors(score, tasks, key).items() if m in ("mse", "mae")}
+    return {metric: np.asarray(values) for metric, values in found.items()}
+
+
+_fit, _proper, _errors = map(jax.jit, (ordinal.fit, ordinal.proper, evaluate.rating_metrics))
+
+
 @functools.cache
 def _judge(judge: protocols.Judge) -> protocols.Judge:
     return jax.jit(judge)
 
 
 def melu(table: Interactions, num_draws: int) -> dict[str, np.ndarray]:
-    """Absolute errors (draws, T) per task, of every row of `MELU` in every state."""
+    """Errors and nDCG@5 (draws, T) per task, of every row of `MELU` in every state."""
     draws = [_melu_draw(table, seed) for seed in range(num_draws)]
     return {name: np.stack([draw[name] for draw in draws]) for name in draws[0]}
 
@@ -201,6 +239,9 @@ def _melu_draw(table: Interactions, seed: int) -> dict[str, np.ndarray]:
             name = lambda metric, s=state, a=arm: records.Key(f"melu {s}", a, "all", metric)
             found[name("mae")] = error.mean(axis=1)
             found[name(DRAW)] = error.var(axis=1, ddof=1) / part.num_query * (1 - drawn)
+            wide = jnp.asarray(np.broadcast_to(score, error.shape), jnp.float32)
+            more = _errors(wide, task, jax.random.key(seed))
+            found |= {name(metric): np.asarray(more[metric]) for metric in ("mse", "ndcg@5")}
     return found
 
 
@@ -244,8 +285,12 @@ def compare(
 
 
 def show(record: records.Record) -> int:
-    """Prints every row beside the expected one; returns how many lie outside two errors."""
+    """Prints the errors, and every row beside the expected one.
+
+    Returns how many lie outside two standard errors.
+    """
     outside = 0
+    _errors_of(record)
     for scenario, arms in METAREC.items():
         rows = {(scenario, arm): expected for arm, expected in arms.items()}
         columns = [(metric, lambda key, m=metric: (*key, m)) for metric in METRICS]
@@ -275,24 +320,69 @@ def _table(record: records.Record, title: str, rows, columns) -> int:
     return int(outside)
 
 
+def _errors_of(record: records.Record) -> None:
+    """Prints RMSE, nDCG@5, MAE and what else is told of ratings, with differences to one row."""
+    if not any(key.metric == "mse" for key in record.scores):
+        print(OLDER)
+        return
+    notes = ("Differences are paired by user; * marks an interval that excludes 0.",)
+    metarec = [name for name in METAREC if name.endswith(" rating")]
+    told = [*tables.of_the_link(record), "Random scores order alone, and have no error."]
+    _rated_table(record, "MetaRec", metarec, ITEM_MEAN, (*notes, *told))
+    _rated_table(record, "MeLU, ml-1m", [f"melu {s}" for s in split.SCENARIOS], CONTENT, notes)
+
+
+def _rated_table(
+    record: records.Record, title: str, scenarios: Sequence[str], bar: str, notes: Sequence[str]
+) -> None:
+    """Prints the measures of ratings of every row, and ``bar`` minus each in the compared ones."""
+    known = {key.metric for key in record.scores if key.scenario in scenarios}
+    shown = [metric for metric in tables.MEASURES if metric in known]
+    rows, sections = [], []
+    for scenario in scenarios:
+        of = {(k.arm, k.metric): v for k, v in record.scores.items() if k.scenario == scenario}
+        sections.append(len(rows))
+        rows.append([scenario, *[""] * (len(shown) + len(tables.COMPARED))])
+        for arm in dict.fromkeys(arm for arm, _ in of):
+            mean = lambda m, of=of, arm=arm: records.interval(of[arm, m], m)
+            whole = lambda m, mean=mean: tables.with_interval(mean(m))
+            told = [
+                "" if (arm, m) not in of else whole(m) if m in tables.COMPARED
+                else f"{mean(m).mean:.4f}" for m in shown
+            ]  # fmt: skip
+            gaps = [
+                "" if arm == bar or (arm, m) not in of
+                else tables.signed(records.difference(of[bar, m], of[arm, m]))
+                for m in tables.COMPARED
+            ]  # fmt: skip
+            rows.append([f"  {arm}", *told, *gaps])
+    heads = [f"{tables.MEASURES[m]} [95 %]" if m in tables.COMPARED else tables.MEASURES[m]
+             for m in shown]  # fmt: skip
+    gaps = [f"{tables.of_differences(m)}: {bar} - row" for m in tables.COMPARED]
+    heads = ["row", *heads, *gaps]
+    tables.terminal(tables.Grid(f"{title}: ratings", heads, rows, 1, notes, sections))
+
+
 def main(config: Config) -> None:
     """Computes all rows, writes the record and prints the tables."""
     if config.output.from_records:
         show(records.stored("protocols"))
         return
     began = time.perf_counter()
-    scores, checksums, opened = {}, {}, []
+    scores, checksums, opened, told = {}, {}, [], {}
     for name in ("ml-100k", "ml-1m"):
         table = named.load(name, config.data_dir)
         checksums[name] = table.checksum()
         tests = ledger.checksum(checksums[name], config.num_splits, config.num_draws)
         opened.append(records.open_tests(config, {}, "protocols", tests))
         scores |= metarec(table, config.num_splits)
+        levels = ordinal.levels_of(table.label, table.scale)  # of both logs: 1 to 5 stars
+        told = belief.facts(levels, table.label, 1.0)
     scores |= melu(table, config.num_draws)
     arms = records.arms_of(dict.fromkeys(key.arm for key in scores), roles=records.BASELINE)
     record = benchmark.kept(
         "protocols", "protocols", config, arms, scores, began=began,
-        opened=tuple(opened), extra={"data": checksums},
+        opened=tuple(opened), extra={"data": checksums, **told},
     )  # fmt: skip
     show(record)
     path = records.path_of("protocols", config.output.folder("protocols"))

@@ -4,10 +4,14 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from metajax.data import episodes
+from metajax.evaluation import judge, ordinal
 from metajax.results import plots, records, tables
 from metajax.training import journal
+from metajax.types import Episode
 
 from ..classics import few_shot
 
@@ -74,12 +78,14 @@ def show(
     title: str,
     *,
     quoted: bool = True,
+    notes: Sequence[str] = (),
 ) -> None:
     """Prints the mean of each arm with its interval over people, seeds averaged first.
 
     Args:
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
       quoted: print published numbers below, where they are of the same data.
+      notes: what else is said below.
     """
     heads = [f"{tables.heading(metric)}\n{condition}" for condition, metric in columns]
     sized = any(arm.bytes_per_task is not None for arm in record.arms)
@@ -94,8 +100,57 @@ def show(
         rows.append([*cells, f"{arm.seconds or 0.0:.0f}", *sizes])
     heads = ["arm", *heads, "seconds", *["bytes per user"] * sized]
     published = few_shot.published(record.experiment) if quoted else {}
-    notes = [f"published: {row}: {text}" for row, text in published.items()]
+    notes = [*(f"published: {row}: {text}" for row, text in published.items()), *notes]
     tables.terminal(tables.Grid(title, heads, rows, notes=notes))
+
+
+def rated(
+    record: records.Record, conditions: Sequence[str], title: str, *, quoted: bool = True
+) -> None:
+    """Prints every stored measure of ratings: RMSE, nDCG@5, MAE, then distributions over ratings.
+
+    The first three are printed under each condition, the distributions under the last one alone;
+    a record from before a measure was stored has no table of it.
+    """
+    known = {(k.condition, k.metric) for k in record.scores if k.scenario == record.scenario}
+    for metric in (*tables.COMPARED, "mae"):
+        columns = [(c, metric) for c in conditions if (c, metric) in known]
+        if columns:
+            show(record, columns, title, quoted=quoted)
+    distributions(record, conditions[-1], title)
+
+
+def distributions(record: records.Record, condition: str, title: str) -> None:
+    """Prints the calibrated and proper scores under a condition, where the record has them."""
+    known = {k.metric for k in record.scores if k[0] == record.scenario and k[2] == condition}
+    columns = [(condition, metric) for metric in tables.CALIBRATED if metric in known]
+    if columns:
+        told, notes = f"{title}: distributions over ratings", tables.of_the_link(record)
+        show(record, columns, told, quoted=False, notes=notes)
+
+
+def believed(
+    arms: Mapping[str, judge.Judged],
+    links: Mapping[str, ordinal.Link],
+    source: episodes.Source,
+    tasks: Episode,
+    where: tuple[str, str],
+) -> dict[records.Key, np.ndarray]:
+    """The `ordinal.PROPER` metrics (S, T) of arms on open test tasks with all of their support.
+
+    Args:
+      arms: name -> learner and parameters, leaves (S, ...).
+      links: of the arms, fitted on meta-validation; an arm without one is left out.
+      source: of the columns of the tasks.
+      where: scenario and condition, as the record names them.
+    """
+    (scenario, condition), found = where, {}
+    given = {"fetch": episodes.fetch, "source": source}
+    for name, link in links.items():
+        scores = judge.scored(arms[name], tasks, jax.random.key(3), **given)
+        for metric, values in judge.believed(link, scores, tasks, jax.random.key(4)).items():
+            found[records.Key(scenario, name, condition, metric)] = np.asarray(values)
+    return found
 
 
 def differences(

@@ -5,6 +5,10 @@ content; a hidden item gets the predicted bias and factors, and every user's fac
 content is none, genres, title embeddings of MiniLM, or both; the control uses the titles of other
 films.
 
+Distributions over ratings: for each draw a fifth of the items that are not hidden is hidden as
+well, everything is fitted anew without their ratings, and the ordinal link of each arm is fitted on
+what it then says of them.
+
 References: Reimers, Gurevych, EMNLP 2019; Gantner et al., ICDM 2010 (attributes to factors).
 Run: python -m experiments text_cold            (needs the extra `text`)
      python -m experiments text_cold --text-model smollm2 --seeds 3    (the extra `llm`)
@@ -17,6 +21,7 @@ import dataclasses
 import functools
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import jax
@@ -24,13 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.data.features import factors, represent
 from metajax.data.sources import named
 from metajax.data.table import Features, Interactions
-from metajax.evaluation import metrics
+from metajax.evaluation import metrics, ordinal
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, Share, replace
-from metajax.types import UserError
+from metajax.types import Episode, Examples, UserError
 
 from . import report as large_report
 from .titles import record_name
@@ -93,8 +99,14 @@ def fitted(table: Interactions, warm: np.ndarray, dim: int) -> tuple:
     return mean, bias, count, found
 
 
-def judge(score: np.ndarray, table: Interactions, cold: np.ndarray, key: jax.Array):
-    """Per-user metrics of the scores of hidden items; NaN for users with fewer than 5 of them."""
+def asked_of(score: np.ndarray, table: Interactions, cold: np.ndarray) -> tuple[jax.Array, Episode]:
+    """Scores (num_users, Q) of the first rows of each user where ``cold`` holds, and their ratings.
+
+    Users with fewer than 5 of them have none.
+
+    Args:
+      score: (n,) of every row of the table.
+    """
     rows = np.flatnonzero(cold)
     rows = rows[np.argsort(table.user[rows], kind="stable")]
     count = np.bincount(table.user[rows], minlength=table.num_users)
@@ -103,13 +115,45 @@ def judge(score: np.ndarray, table: Interactions, cold: np.ndarray, key: jax.Arr
     mask = (place < count[:, None]) & (count >= 5)[:, None]
     at = rows[np.where(mask, start[:, None] + place, 0)]
     scores, labels, real = (jnp.asarray(x) for x in (score[at], table.label[at], mask * 1.0))
+    query = Examples((), labels, real)
+    return scores, Episode((), query, query)
+
+
+def judge(
+    score: np.ndarray,
+    table: Interactions,
+    cold: np.ndarray,
+    key: jax.Array,
+    link: ordinal.Link | None = None,
+) -> dict[str, jax.Array]:
+    """Per-user metrics of the scores of hidden items; NaN for users with fewer than 5 of them.
+
+    With a link of the arm's scores, the metrics `ordinal.PROPER`, too.
+    """
+    scores, tasks = asked_of(score, table, cold)
+    labels, real = tasks.query.label, tasks.query.mask
     ndcg = functools.partial(metrics.ndcg, k=5)
     keys = jax.random.split(key, table.num_users)
-    return {
+    found = {
         "mae": jax.vmap(metrics.mae)(scores, labels, real),
         "mse": jax.vmap(metrics.rmse)(scores, labels, real) ** 2,
         "ndcg@5": jax.vmap(ndcg)(scores, labels, real, keys),
     }
+    return found if link is None else found | _proper(link, scores, tasks, key)
+
+
+def link_of(
+    score: np.ndarray, table: Interactions, cold: np.ndarray, levels: np.ndarray
+) -> ordinal.Link:
+    """The ordinal link of an arm's scores (n,) of rows that nobody is tested on.
+
+    Args: as `judge`, and the rating levels (L,).
+    """
+    scores, tasks = asked_of(score, table, cold)
+    return _fit(scores, tasks.query.label, tasks.query.mask, jnp.asarray(levels))
+
+
+_fit, _proper = jax.jit(ordinal.fit), jax.jit(ordinal.proper)
 
 
 class Predicted(NamedTuple):
@@ -119,31 +163,71 @@ class Predicted(NamedTuple):
       cold: (R,) which rows of the table are of hidden items.
       scores: arm -> (C,) scores of those rows.
       penalties: arm -> the penalty chosen on items that are not hidden.
+      links: arm -> its ordinal link, see `linked`.
     """
 
     cold: np.ndarray
     scores: dict[str, np.ndarray]
     penalties: dict[str, float]
+    links: dict[str, ordinal.Link]
 
 
 def predicted(config: Config, table: Interactions, text: np.ndarray, seed: int) -> Predicted:
     """The scores of every arm, for one draw of hidden items."""
     rng = np.random.default_rng((7, seed))  # not the draw that chooses the penalty
     hidden = rng.random(table.num_items) < config.cold_share
+    known_of = contents(table, text, rng)
     cold = hidden[table.item]
-    mean, bias, count, found = fitted(table, ~cold, config.dim)
+    told = told_of(table, known_of, hidden, ~cold, config.dim, seed)
+    scores = {arm: score[cold] for arm, (score, _) in told.items()}
+    penalties = {arm: penalty for arm, (_, penalty) in told.items()}
+    return Predicted(cold, scores, penalties, linked(config, table, known_of, hidden, seed))
+
+
+def told_of(
+    table: Interactions,
+    known_of: Mapping[str, np.ndarray],
+    hidden: np.ndarray,
+    warm: np.ndarray,
+    dim: int,
+    seed: int,
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Arm -> scores (n,) of all rows by what content says of their items, and its penalty.
+
+    Args:
+      known_of: of `contents`.
+      hidden: (num_items,) which items nothing is known of but their content.
+      warm: (n,) the rows that are learned from.
+    """
+    mean, bias, count, found = fitted(table, warm, dim)
     trust = np.where(hidden, 0.0, count / (count + 40.0))
     scale = np.sqrt(np.mean(np.sum(found.item[~hidden].astype(float) ** 2, axis=1)))
     target = np.column_stack([bias * 3.0, found.item / scale])  # about equal variance
-    scores, penalties = {}, {}
-    for arm, content in contents(table, text, rng).items():
+    results = {}
+    for arm, content in known_of.items():
         told, penalty = represent.content_prediction(content, target, trust, PENALTIES, seed)
         item_bias, item_factor = told[:, 0] / 3.0, told[:, 1:] * scale
         of_user, user, item = found.user, table.user, table.item
         taste = np.sum(of_user[user, 1:] * item_factor[item], axis=1)
         score = (mean + of_user[user, 0] + item_bias[item] + taste).astype(np.float32)
-        scores[arm], penalties[arm] = score[cold], penalty
-    return Predicted(cold, scores, penalties)
+        results[arm] = score, penalty
+    return results
+
+
+def linked(
+    config: Config,
+    table: Interactions,
+    known_of: Mapping[str, np.ndarray],
+    hidden: np.ndarray,
+    seed: int,
+) -> dict[str, ordinal.Link]:
+    """Arm -> its ordinal link, fitted where further items are hidden; the test's are left out."""
+    drawn = np.random.default_rng((8, seed)).random(table.num_items) < config.cold_share
+    asked = (drawn & ~hidden)[table.item]
+    warm = ~(drawn | hidden)[table.item]
+    told = told_of(table, known_of, drawn | hidden, warm, config.dim, seed)
+    levels = ordinal.levels_of(table.label[warm], table.scale)
+    return {arm: link_of(score, table, asked, levels) for arm, (score, _) in told.items()}
 
 
 def judged(told: Predicted, table: Interactions, seed: int) -> dict[str, dict[str, np.ndarray]]:
@@ -152,7 +236,8 @@ def judged(told: Predicted, table: Interactions, seed: int) -> dict[str, dict[st
     for arm, score in told.scores.items():
         everywhere = np.zeros(len(table.label), np.float32)
         everywhere[told.cold] = score
-        found = judge(everywhere, table, told.cold, jax.random.key(seed))
+        key, link = jax.random.key(seed), told.links[arm]
+        found = judge(everywhere, table, told.cold, key, link)
         results[arm] = {metric: np.asarray(values) for metric, values in found.items()}
     return results
 
@@ -183,13 +268,15 @@ def run(config: Config) -> records.Record:
             [found[arm][metric] for found in by_seed]
         )
         for arm in ARMS
-        for metric in ("mae", "mse", "ndcg@5")
+        for metric in by_seed[0][arm]
     }
     seconds["total"] = time.perf_counter() - began
     data = records.Data(table.name, table.checksum(), table.num_users)
+    levels = ordinal.levels_of(table.label, table.scale)
     return large_report.written(
-        name, "text_cold", "item-cold", ARMS, config, scores, seconds, opened=[opened], data=data
-    )
+        name, "text_cold", "item-cold", ARMS, config, scores, seconds, opened=[opened], data=data,
+        extra=belief.facts(levels, table.label, 1.0),
+    )  # fmt: skip
 
 
 def main(config: Config) -> records.Record:
@@ -197,7 +284,9 @@ def main(config: Config) -> records.Record:
     name = record_name("text_cold", config.text_model, config.data.dataset)
     record = records.stored(name) if config.output.from_records else run(config)
     columns = [("hidden items", metric) for metric in ("mse", "ndcg@5", "mae")]
-    large_report.show(record, columns, f"Items never rated, {name[10:]}: what content is worth")
+    title = f"Items never rated, {name[10:]}: what content is worth"
+    large_report.show(record, columns, title)
+    large_report.distributions(record, "hidden items", title)
     pairs = [
         ("titles", "genres"),
         ("genres + titles", "genres"),

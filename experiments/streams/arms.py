@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.evaluation import ordinal
 from metajax.online import factorization as mf
 from metajax.online import rows, warm
 from metajax.online.events import Events, rounds
@@ -14,6 +15,7 @@ from metajax.online.prequential import Online, frozen
 from metajax.online.recursive import recursive_ridge
 from metajax.online.window import retrained
 
+from . import believed
 from .play import Make, Played, Player, best_rate
 
 FROZEN, BIASES = "frozen", "biases alone, AdaGrad"
@@ -165,14 +167,24 @@ def tuned(
     return best_rate(rates, loss)
 
 
-def losses(plan: Plan, played: Played, start: int) -> dict[str, np.ndarray]:
-    """Losses of each event from ``start`` on, by metric."""
+def link(plan: Plan, played: Played, start: int, levels: np.ndarray) -> ordinal.Link:
+    """The link to the ratings (L,) of what was played from ``start`` to the end of the warm-up."""
+    score, label = np.clip(played.scores, *plan.events.scale), plan.events.label
+    return believed.link(score, label[start : plan.num_warm], np.ones(len(score)), levels)
+
+
+def losses(
+    plan: Plan, played: Played, start: int, link: ordinal.Link | None = None
+) -> dict[str, np.ndarray]:
+    """Losses of each event from ``start`` on, by metric; with a link to ratings, of it too."""
     label = plan.events.label[start:]
     score = played.scores.astype(float)
     low, high = plan.events.scale
     score = np.clip(score, low, high)
     if not plan.implicit:
-        return {"mae": np.abs(score - label), "mse": (score - label) ** 2}
+        found = {"mae": np.abs(score - label), "mse": (score - label) ** 2}
+        column = (score[:, None], label[:, None], np.ones((len(label), 1)))
+        return found if link is None else found | believed.proper(link, *column)
     chance = np.clip(score, 1e-3, 1 - 1e-3)
     nll = -np.where(label > 0, np.log(chance), np.log(1 - chance))
     return {"log_loss": nll, "brier": (score - label) ** 2}

@@ -4,7 +4,8 @@ A log is played in order of time. Its first half is a warm-up, whose second half
 every event is predicted first and learned from afterwards. All factor models begin with the same
 tables. Losses are means over events, and intervals resample users with all their events. The
 fitness F is each user's loss divided by that of biases learned online; printed are its geometric
-mean and the share of users below 1.
+mean and the share of users below 1. An ordinal link gives every arm a distribution over ratings: it
+is fitted, for each seed, to what the arm predicts of the half of the warm-up that chooses rates.
 
 References: McMahan et al., KDD 2013; Duchi et al., JMLR 2011; Gama et al., 2013; Kalman, 1960.
 Run: python -m experiments online --dataset ml-100k
@@ -17,18 +18,22 @@ Deviates: in a log without ratings, each event has one randomly drawn item besid
 import dataclasses
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.data.sources import named
+from metajax.evaluation import ordinal
 from metajax.online import events, scores, timelines
 from metajax.results import ledger, records, tables
 from metajax.settings import Data, Output, Positive, Presets, Share
 from metajax.training import progress
 
 from . import arms, peer, show
+from .play import Played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,8 @@ class Bench:
         self.size = {name: k for k, name in arms.EVERY.items()}
         self.settings: dict[str, dict[str, Any]] = {}
         self.begins: dict[int, list[arms.Warm]] = {}
+        self.start = 0
+        self.links: dict[str, list[ordinal.Link]] = {}
 
     def players(self) -> dict[str, tuple[arms.Player, tuple[float, ...], int]]:
         """Arm -> its player, its rates and the factors of its tables."""
@@ -126,9 +133,9 @@ class Bench:
 
         return arms.best_rate(rates, loss)
 
-    def warm(self) -> None:
-        """Tables of the whole warm-up, a set for each seed; those of biases alone have no seed."""
-        stop = self.plan.num_warm
+    def warm(self, stop: int) -> None:
+        """Tables of the events before ``stop``, a set for each seed; biases alone have no seed."""
+        self.start = stop
         for dim, seeds in ((self.plan.dim, self.seeds), (0, 1)):
             self.begins[dim] = [
                 arms.batched(
@@ -137,23 +144,40 @@ class Bench:
                 for seed in range(seeds)
             ]
 
-    def play(self, name: str, player: arms.Player, dim: int) -> dict[str, np.ndarray]:
-        """Losses (S, n) of the events of the test, by metric; costs go to the settings."""
-        plan, out, seconds = self.plan, [], 0.0
-        told, size = self.settings[name], self.size.get(name, 1)
-        test = plan.stretch(plan.num_warm, len(plan.events), size)
+    def played(
+        self, name: str, player: arms.Player, dim: int, stop: int
+    ) -> Iterator[tuple[int, Played]]:
+        """(seed, how an arm plays the events before ``stop``), from where its tables end."""
+        plan, start, rate = self.plan, self.start, self.settings[name]["rate"]
+        part = plan.stretch(start, stop, self.size.get(name, 1))
         for seed, begin in enumerate(self.begins[dim]):
             state = None
             if name == arms.RIDGE:
-                state = player(told["rate"], begin, plan.stretch(0, plan.num_warm)).state
+                state = player(rate, begin, plan.stretch(0, start)).state
             if name == arms.RETRAIN:
-                begin = arms.first_tables(plan, seed, dim, plan.num_warm)
-                before = plan.stretch(plan.num_warm // 2, plan.num_warm)
-                state = player(told["rate"], begin, before).state
-            played = player(told["rate"], begin, test, state)
-            out.append(arms.losses(plan, played, plan.num_warm))
-            seconds += played.seconds
+                begin = arms.first_tables(plan, seed, dim, start)
+                window = plan.num_warm - plan.num_warm // 2
+                before = plan.stretch(max(start - window, 0), start)
+                state = player(rate, begin, before).state
+            yield seed, player(rate, begin, part, state)
+
+    def believe(self, players: dict, levels: np.ndarray) -> None:
+        """Links to the ratings (L,) of every arm and seed, on the events that chose the rates."""
+        self.warm(self.plan.num_warm // 2)
+        for name, (player, _, dim) in players.items():
+            self.links[name] = [
+                arms.link(self.plan, played, self.start, levels)
+                for _, played in self.played(name, player, dim, self.plan.num_warm)
+            ]
+
+    def play(self, name: str, player: arms.Player, dim: int) -> dict[str, np.ndarray]:
+        """Losses (S, n) of the events of the test, by metric; costs go to the settings."""
+        plan, out, seconds, told = self.plan, [], 0.0, self.settings[name]
         count = len(plan.events) - plan.num_warm
+        for seed, played in self.played(name, player, dim, len(plan.events)):
+            link = self.links[name][seed] if name in self.links else None
+            out.append(arms.losses(plan, played, plan.num_warm, link))
+            seconds += played.seconds
         told["us_per_event"] = 1e6 * seconds / count / len(out)
         told["gradients_per_event"] = gradients(name, plan)
         return {metric: np.stack([one[metric] for one in out]) for metric in out[0]}
@@ -193,7 +217,7 @@ def out_of_time(config: Config, bench: Bench, players: dict) -> tuple[arms.Plan,
     mixed = Bench(plan_of(config, shuffle=True), 1)
     mixed.trainer = bench.trainer
     mixed.settings = {arm: dict(told) for arm, told in bench.settings.items()}
-    mixed.warm()
+    mixed.warm(mixed.plan.num_warm)
     chosen = (arms.FROZEN, arms.ADAGRAD)
     return mixed.plan, {arm: mixed.play(arm, *players[arm][::2]) for arm in chosen}
 
@@ -206,13 +230,16 @@ def measured(config: Config) -> records.Record:
     bench = Bench(plan, config.seeds)
     players = bench.players()
     bench.choose(players)
+    levels = None if plan.implicit else belief.levels_in(stream.label[:start], stream.scale)
+    if levels is not None:
+        bench.believe(players, levels)
     test = (stream.user[start:], stream.item[start:], stream.label[start:])
     tests, choices = (
         ledger.checksum("online", *test),
         {a: t["rate"] for a, t in bench.settings.items()},
     )
     opened = records.open_tests(config, choices, "online", tests)
-    bench.warm()
+    bench.warm(start)
     losses = {}
     for arm, (player, _, dim) in players.items():
         losses[arm] = bench.play(arm, player, dim)
@@ -229,6 +256,7 @@ def measured(config: Config) -> records.Record:
         began=began, scenario=name, opened=(opened,),
         data=records.Data(name, "", stream.num_users, stream.num_items, len(stream)),
         extra={
+            **belief.facts(levels, stream.label[:start], 1.0),
             show.EVENTS_OF: counts(plan), f"{show.EVENTS_OF}{show.SHUFFLED}": counts(mixed),
             "curves": {arm: scores.over_time(first(arm).mean(axis=0)).tolist() for arm in losses},
             "times": stream.time[start:][edges].tolist(), "ties": stream.ties,
@@ -247,6 +275,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
     shown = [m for m in show.measures(record) if m != "brier"]
     for metric in shown:
         show.table(record, metric, arms.FROZEN, arms.BIASES)
+    show.distributions(record)
     if "mae" in shown:
         print("An event is one rating: it is no list, which nDCG@5 could judge.")
     metric, curve = shown[0], shown[-1]  # curves are of the absolute error, or of the log-loss

@@ -3,7 +3,9 @@
 Users arrive in order of time and come back; each visit is a task with the few events known so far.
 All arms start from a warm-up with the same number of outer steps; then each predicts the queries of
 a round, and learns from the tasks that have ended. A task's loss is compared on logs with that of a
-closed form, on drifting worlds with that of the Bayes tracker.
+closed form, on drifting worlds with that of the Bayes tracker. Of ratings there is also what an
+ordinal link makes of each arm's answers; it is fitted, for each seed, on the last third of the
+warm-up, on which rates are chosen.
 
 References: Finn et al., ICML 2019 (FTML); Acar et al., ICML 2021 (MOML); Sun et al., SIGIR 2021
 (FORM); Gupta et al., NeurIPS 2020 (La-MAML); Lopez-Paz, Ranzato, NeurIPS 2017 (backward transfer).

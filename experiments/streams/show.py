@@ -2,6 +2,7 @@
 
 import datetime
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,15 +42,46 @@ def interval(value: found.EventMean, sign: bool = False) -> str:
 
 
 def mean(losses: found.UserLosses, metric: str, **how: int) -> found.EventMean:
-    """The mean over events with its interval over users; that of "mse" as its root."""
-    mean = found.mean_of_events(losses, **how)
-    return found.EventMean(*np.sqrt(mean).tolist()) if metric == "mse" else mean
+    """The mean over events with its interval over users; that of squared errors as its root."""
+    mean, squared = found.mean_of_events(losses, **how), metric in ("mse", "mse_calibrated")
+    return found.EventMean(*np.sqrt(mean).tolist()) if squared else mean
 
 
 def measures(record: records.Record) -> list[str]:
-    """The measures of a stream that tables show, the first of which leads."""
-    known = {key.metric for key in record.scores}
+    """The measures of a stream that tables show, the first of which leads.
+
+    Those of distributions over ratings are `believed_in`.
+    """
+    known = {key.metric for key in record.scores} - set(believed_in(record))
     return [m for m in ("mse", "ndcg@5", "mae", "log_loss", "brier") if m in known]
+
+
+def believed_in(record: records.Record) -> list[str]:
+    """The measures of distributions over ratings that a record has; none if it has no ratings."""
+    known = {key.metric for key in record.scores}
+    return [m for m in tables.CALIBRATED if m in known] if "crps" in known else []
+
+
+def distributions(
+    record: records.Record,
+    losses: Callable[[str, str], found.UserLosses] | None = None,
+    unit: str = "an event",
+) -> None:
+    """Prints what an ordinal link makes of each arm's scores, where the record has it.
+
+    Args:
+      losses: (arm, metric) -> losses by user; those of `users` by default.
+      unit: what means are over.
+    """
+    shown = believed_in(record)
+    if not shown:
+        return
+    of = losses or (lambda arm, metric: users(record, arm, metric))
+    cell = lambda arm, m: interval(mean(of(arm, m), m))
+    title = f"{record.scenario}: distributions over ratings, means of {unit}"
+    heads = ("arm", *(f"{tables.heading(m)} [95 %]" for m in shown))
+    rows = [[arm, *(cell(arm, m) for m in shown)] for arm in record.names()]
+    tables.terminal(tables.Grid(title, heads, rows, notes=tables.of_the_link(record)))
 
 
 def table(record: records.Record, metric: str, reference: str, baseline: str) -> None:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.benchmark import belief
 from metajax.data.sources import named
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.models.towers import vector_mlp
 from metajax.online import events, scores, tasks, timelines, warm
 from metajax.online.tasks import Schedule, Tasks
@@ -16,7 +17,7 @@ from metajax.results import ledger, records
 from metajax.training import progress
 from metajax.types import Episode, UserError
 
-from . import show, task_arms
+from . import believed, show, task_arms
 from .play import Player, best_rate
 from .task_arms import BASE, Sizes
 
@@ -31,6 +32,7 @@ class Log:
 
     Ratings are told to the learners in standard deviations of the warm-up around its mean, so that
     rates mean the same on every scale; ``unit`` is that deviation, 1 where the log tells clicks.
+    ``levels`` (L,) are the ratings of the warm-up, None for clicks.
 
     Raises:
       UserError: the log has no sound times, or too few tasks for a warm-up.
@@ -55,10 +57,17 @@ class Log:
             )
         place = int(self.tasks.asked[self.num_warm])
         early = stream.label[:place]
+        self.early, self.mean = early, float(early.mean())
+        self.levels = None if self.implicit else belief.levels_in(early, stream.scale)
         self.stream, self.unit = stream, 1.0 if self.implicit else max(float(early.std()), 1e-6)
         label = ((stream.label - early.mean()) / self.unit).astype(np.float32)
         columns = warm.columns(dataclasses.replace(stream, label=label), place, 8)
         self.episodes = tasks.episodes(self.tasks, columns, label)
+
+    def stars(self, found: Episode) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and masks (T, Q) of the tasks' queries, in the unit of the log."""
+        label, mask = np.asarray(found.query.label), np.asarray(found.query.mask)
+        return self.unit * label + self.mean, mask
 
     def part(self, start: int, stop: int, size: int) -> tuple[Tasks, Schedule, Any]:
         """Tasks [start, stop) with their schedule and rounds."""
@@ -94,16 +103,20 @@ def ranked(answers: np.ndarray, found: Episode) -> np.ndarray:
     return np.where(broken, 0.0, judged)
 
 
-def measured(log: "Log", answers: np.ndarray, found: Episode) -> dict[str, np.ndarray]:
+def measured(
+    log: "Log", answers: np.ndarray, found: Episode, link: ordinal.Link | None = None
+) -> dict[str, np.ndarray]:
     """Metric -> its values (T,) of the tasks, the first of which leads.
 
-    Squared error, nDCG@5 and absolute error of ratings; of clicks, told by 0 and 1 and asked beside
-    items that were drawn, the squared error alone, which is the Brier score.
+    Squared error, nDCG@5 and absolute error of ratings, with a link what it tells of them, too; of
+    clicks, told by 0 and 1 and asked beside items that were drawn, the squared error alone, which
+    is the Brier score.
     """
     loss = losses(answers, found, log.unit)
     if log.implicit:
         return {"brier": loss["mse"]}
-    return {"mse": loss["mse"], "ndcg@5": ranked(answers, found), "mae": loss["mae"]}
+    told = {"mse": loss["mse"], "ndcg@5": ranked(answers, found), "mae": loss["mae"]}
+    return told if link is None else told | believed.proper(link, answers, *log.stars(found))
 
 
 class Bench:
@@ -128,11 +141,15 @@ class Bench:
             for kind, learner in self.learners.items()
         }
         self.inner = 0.05
+        self.taught: dict[tuple[int, int], dict[str, Any]] = {}
 
     def starts(self, count: int, seed: int) -> dict[str, Any]:
-        """What the first ``count`` tasks teach each learner."""
-        known = jax.tree.map(lambda x: x[: self.log.num_warm], self.log.episodes)
-        return {kind: train(known, count, seed) for kind, train in self.trainers.items()}
+        """What the first ``count`` tasks teach each learner, once for a seed."""
+        if (count, seed) not in self.taught:
+            known = jax.tree.map(lambda x: x[: self.log.num_warm], self.log.episodes)
+            found = {kind: train(known, count, seed) for kind, train in self.trainers.items()}
+            self.taught[count, seed] = found
+        return self.taught[count, seed]
 
     def start(self, name: str, starts: dict[str, Any], seed: int) -> Any:
         """Where an arm begins."""
@@ -153,12 +170,26 @@ class Bench:
         out[schedule.asked[place[0], place[1]], place[2]] = played.scores
         return out, played
 
+    def held_out(self) -> tuple[int, tuple, Episode]:
+        """The last third of the warm-up: its first task, its part and its episodes."""
+        log, early = self.log, self.log.num_warm * 2 // 3
+        found = jax.tree.map(lambda x: x[early : log.num_warm], log.episodes)
+        return early, log.part(early, log.num_warm, self.sizes.batch), found
+
+    def links(self, settings: dict[str, dict[str, Any]], seed: int) -> dict[str, ordinal.Link]:
+        """Arm -> its link to ratings, on the tasks that chose rates; empty where there are none."""
+        levels, (early, part, found) = self.log.levels, self.held_out()
+        if levels is None:
+            return {}
+        starts = self.starts(early, seed)
+        answers = lambda name: self.answers(name, starts, settings[name]["rate"], seed, part)[0]
+        told = self.log.stars(found)
+        return {name: believed.link(answers(name), *told, levels) for name in settings}
+
     def choose(self) -> dict[str, dict[str, Any]]:
         """Rates, by the last third of the warm-up, from what the rest of it teaches."""
-        log = self.log
-        early = log.num_warm * 2 // 3
-        starts, part = self.starts(early, 0), log.part(early, log.num_warm, self.sizes.batch)
-        found = jax.tree.map(lambda x: x[early : log.num_warm], log.episodes)
+        log, (early, part, found) = self.log, self.held_out()
+        starts = self.starts(early, 0)
 
         def loss(name: str, rate: float) -> float:
             answers, _ = self.answers(name, starts, rate, 0, part)
@@ -194,6 +225,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
     found, test = part[0], jax.tree.map(lambda x: x[start:stop], log.episodes)
     tests = ledger.checksum("online_meta", found.query, log.stream.label)
     rates = {name: told["rate"] for name, told in settings.items()}
+    links = [bench.links(settings, seed) for seed in range(config.seeds)]
     opened = records.open_tests(config, rates, "online_meta", tests)
     firsts = np.flatnonzero(found.nth == 0)
     again = log.part(start, stop, sizes.batch)
@@ -207,12 +239,13 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
         for arm in [*bench.arms, BASE]:
             rate = settings[arm]["rate"]
             answers, played = bench.answers(arm, starts, rate, seed, part)
-            own = measured(log, answers, test)
+            own = measured(log, answers, test, links[seed].get(arm))
             late = _frozen_answers(bench, arm, rate, played.state, again, starts, seed)
-            for metric, back in measured(log, late, test).items():
+            for metric, values in own.items():
                 for group, chosen in groups.items():
                     key = records.Key(name, arm, group, metric)
-                    kept.setdefault(key, []).append(by_user(own[metric], found, chosen, users))
+                    kept.setdefault(key, []).append(by_user(values, found, chosen, users))
+            for metric, back in measured(log, late, test).items():
                 key = records.Key(name, arm, BACK, metric)
                 kept.setdefault(key, []).append(by_user(back, found, groups[NEW], users))
             lead = next(iter(own.values()))
@@ -234,6 +267,7 @@ def run(config: Any, sizes: Sizes) -> dict[str, Any]:
         "scenario": name, "opened": opened,
         "data": records.Data(name, "", users, log.stream.num_items, len(log.stream)),
         "extra": {
+            **belief.facts(log.levels, log.early, 1.0),
             show.EVENTS_OF: {group: count(chosen) for group, chosen in groups.items()}
             | {BACK: count(groups[NEW])},
             "curves": {arm: np.mean(rows, axis=0).tolist() for arm, rows in curves.items()},

@@ -99,6 +99,8 @@ def of_log(record: records.Record, folder: pathlib.Path) -> None:
     """The tables of all tasks, new and returning users, and costs; a plot over time."""
     for metric in show.measures(record):
         tables.terminal(_log_table(record, metric))
+    everyone = lambda arm, metric: users(record, arm, metric, records.ALL)
+    show.distributions(record, everyone, "a task")
     lead = show.measures(record)[0]
     if lead == "brier":
         print("The log has no ratings: clicks among drawn items have a Brier score, and no RMSE.")

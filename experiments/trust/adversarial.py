@@ -27,10 +27,10 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses
-from metajax.benchmark import harness
+from metajax.benchmark import belief, harness
 from metajax.data import episodes
 from metajax.data.sources import named
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.results import ledger, records
 from metajax.settings import Data, Output, Positive, Presets, SplitOptions, Training
 from metajax.training import journal, loop, progress, robust
@@ -48,6 +48,7 @@ from .adversarial_arms import (
     against_moves,
     errors,
     learned_embeddings,
+    linked,
     maml,
     rated,
     trained,
@@ -92,27 +93,31 @@ class Config:
     }
 
 
-def lied_errors(arm: Arm, tasks: Any, source: Any) -> dict[str, jax.Array]:
+def lied_errors(
+    arm: Arm, link: ordinal.Link | None, tasks: Any, source: Any
+) -> dict[str, jax.Array]:
     """Metric -> its values (C, T) for each person under each of `report.CONDITIONS`."""
-    under = lambda alter: errors(arm.learner, arm.params, tasks, source, alter)
+    under = lambda alter: errors(arm.learner, arm.params, tasks, source, alter, link=link)
     shares = jnp.asarray((0.0, *report.SHARES))
     lied = jax.lax.map(lambda share: under(parts.lies(share)), shares)
     noisy = under(parts.noise_of(parts.lies(TUNED_AT)))
     return {metric: jnp.concatenate([x, noisy[metric][None]]) for metric, x in lied.items()}
 
 
-def moved_errors(arm: Arm, tasks: Any, source: Any) -> dict[str, dict[str, jax.Array]]:
+def moved_errors(
+    arm: Arm, link: ordinal.Link | None, tasks: Any, source: Any
+) -> dict[str, dict[str, jax.Array]]:
     """Condition -> metric -> (T,) of each person, factors moved by who knows the answers."""
     fetch, key = episodes.fetch_from(source), jax.random.key(5)
 
     def asked(size: float | jax.Array, direction: Any, steps: int = 1) -> dict[str, jax.Array]:
         measure = parts.on_query(arm.learner, arm.params, size, direction, steps)
         run = evaluate.after_adapting
-        return rated(run(arm.learner, arm.params, tasks, key, measure, fetch=fetch), tasks)
+        return rated(run(arm.learner, arm.params, tasks, key, measure, fetch=fetch), tasks, link)
 
     def support(size: float, direction: Any) -> dict[str, jax.Array]:
         alter = parts.on_support(arm.learner, arm.params, size, direction)
-        return errors(arm.learner, arm.params, tasks, source, alter)
+        return errors(arm.learner, arm.params, tasks, source, alter, link=link)
 
     up, noise = against.uphill, against.anywhere
     sizes = (0.0, 0.25, 0.5, 1.0)
@@ -197,8 +202,8 @@ def judged_lies(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     """The errors of the arms against lying supports."""
     found: Scores = {}
     for arm, one in arms.items():
-        run = jax.jit(lambda p, t, o=one: lied_errors(o._replace(params=p), t, source))
-        each = [run(params, tasks) for params in one.every()]
+        run = jax.jit(lambda p, link, t, o=one: lied_errors(o._replace(params=p), link, t, source))
+        each = [run(*of_seed, tasks) for of_seed in one.every()]
         for metric in each[0]:
             values_SxCxT = np.stack([np.asarray(of_seed[metric]) for of_seed in each])
             for i, condition in enumerate(report.CONDITIONS):
@@ -211,8 +216,8 @@ def judged_moves(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     """The errors of the arms against moved factors."""
     found: Scores = {}
     for arm, one in arms.items():
-        run = jax.jit(lambda p, t, o=one: moved_errors(o._replace(params=p), t, source))
-        each = [jax.tree.map(np.asarray, run(params, tasks)) for params in one.every()]
+        run = jax.jit(lambda p, link, t, o=one: moved_errors(o._replace(params=p), link, t, source))
+        each = [jax.tree.map(np.asarray, run(*of_seed, tasks)) for of_seed in one.every()]
         for condition, by_metric in each[0].items():
             for metric in by_metric:
                 key = records.Key(report.MOVED, arm, condition, metric)
@@ -221,23 +226,39 @@ def judged_moves(arms: dict[str, Arm], tasks: Any, source: Any) -> Scores:
     return found
 
 
+Linked = tuple[Params, ordinal.Link | None]
+"""Parameters and the ordinal links of their seeds, leaves (S, ...)."""
+
+
+def with_links(
+    problem: benchmark.Problem, found: dict[tuple[str, str], Params]
+) -> dict[tuple[str, str], Linked]:
+    """What came of each (rule, condition) with its links, all fitted in one program: `linked`."""
+    every = jax.tree.map(lambda *x: jnp.concatenate(x), *found.values())
+    arm = linked({MAML: Arm(maml(problem), {}, {}, seeds=every)}, problem)[MAML]
+    seeds = len(jax.tree.leaves(every)[0]) // len(found)
+    own = lambda i: jax.tree.map(lambda x: x[i * seeds : (i + 1) * seeds], arm.links)
+    return {name: (params, own(i)) for i, (name, params) in enumerate(found.items())}
+
+
 def judged_hostile(
-    learner: MetaLearner, found: dict[tuple[str, str], Params], tasks: Any, source: Any, target: int
+    learner: MetaLearner, found: dict[tuple[str, str], Linked], tasks: Any, source: Any, target: int
 ) -> Scores:
     """The errors of honest people, and the rating predicted of the item that was pushed."""
 
     @jax.jit
-    def run(params: Params, tasks: Any):
-        def of_seed(params: Params) -> dict[str, jax.Array]:
-            clean = errors(learner, params, tasks, source, evaluate.unaltered)
+    def run(given: Linked, tasks: Any):
+        def of_seed(given: Linked) -> dict[str, jax.Array]:
+            params, link = given
+            clean = errors(learner, params, tasks, source, evaluate.unaltered, link=link)
             return clean | {"pushed": pushed(learner, params, tasks, source, target)}
 
-        return jax.lax.map(of_seed, params)
+        return jax.lax.map(of_seed, given)
 
     return {
         records.Key(report.HOSTILE, rule, kind, metric): np.asarray(x)
-        for (rule, kind), params in found.items()
-        for metric, x in run(params, tasks).items()
+        for (rule, kind), given in found.items()
+        for metric, x in run(given, tasks).items()
     }
 
 
@@ -252,7 +273,7 @@ def attacked(config: Config, attack: str) -> records.Record:
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     arms: dict[str, Arm] = {}
-    hostile, target = {}, target_item(problem)
+    hostile, target = dict[tuple[str, str], Linked](), target_item(problem)
     if attack == "lies":
         arms = against_lies(problem, config, folder)
     elif attack == "moved":
@@ -261,7 +282,8 @@ def attacked(config: Config, attack: str) -> records.Record:
     elif attack == "embeddings":
         arms = learned_embeddings(problem, config, folder)
     else:
-        hostile = under_hostile(problem, config, target, attack)
+        hostile = with_links(problem, under_hostile(problem, config, target, attack))
+    arms = linked(arms, problem)
     choices = {"pushed": target} | {k: a.settings for k, a in arms.items()}
     source, opened = problem.open_test(benchmark.freeze(config, choices), "adversarial")
     scenario = "user_cold" if "user_cold" in opened else next(iter(opened))
@@ -271,13 +293,16 @@ def attacked(config: Config, attack: str) -> records.Record:
     else:
         scores = (judged_lies if attack == "lies" else judged_moves)(arms, tasks, source)
     roles = {k: a.role for k, a in arms.items()}
+    levels, labels = belief.levels_of(problem), problem.table.label[problem.split.train_rows]
     return records.made(
         "adversarial", config,
         records.arms_of(dict.fromkeys(k.arm for k in scores), roles=roles, settings=choices),
         scores, scenario=next(iter(scores)).scenario, data=harness.data_of(problem),
         split=harness.split_of(problem), opened=(problem.opened[-1],),
         seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={"pushed": target, "people": scenario},
+        extra={
+            "pushed": target, "people": scenario, **belief.facts(levels, labels, problem.unit),
+        },
     )  # fmt: skip
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses, tree
-from metajax.benchmark import baselines
+from metajax.benchmark import baselines, belief
 from metajax.data import episodes
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, judge, ordinal
 from metajax.learners.gradient.maml import gradient
 from metajax.models.towers import factor_mlp
 from metajax.results import records
@@ -39,6 +39,7 @@ class Arm(NamedTuple):
 
     Attributes:
       seeds: the parameters (S, ...) of all seeds; None if there is nothing random.
+      links: the ordinal link of each seed, leaves (S, ...), see `linked`; None before.
     """
 
     learner: MetaLearner
@@ -46,13 +47,18 @@ class Arm(NamedTuple):
     settings: dict[str, Any]
     role: str = records.METHOD
     seeds: Params | None = None
+    links: ordinal.Link | None = None
 
-    def every(self) -> list[Params]:
-        """The parameters of each seed."""
-        if self.seeds is None:
-            return [self.params]
-        count = len(jax.tree.leaves(self.seeds)[0])
-        return [jax.tree.map(lambda x, i=i: x[i], self.seeds) for i in range(count)]
+    def stacked(self) -> Params:
+        """The parameters of all seeds, leaves (S, ...)."""
+        one = self.seeds is None
+        return jax.tree.map(lambda x: jnp.asarray(x)[None], self.params) if one else self.seeds
+
+    def every(self) -> list[tuple[Params, ordinal.Link | None]]:
+        """The parameters of each seed, and its link."""
+        given = self.stacked(), self.links
+        count = len(jax.tree.leaves(given)[0])
+        return [jax.tree.map(lambda x, i=i: x[i], given) for i in range(count)]
 
 
 def maml(problem: benchmark.Problem, loss: losses.Loss = losses.squared_error) -> MetaLearner:
@@ -67,16 +73,35 @@ def errors(
     source: Any,
     alter: evaluate.Alteration,
     seed: int | jax.Array = 11,
+    link: ordinal.Link | None = None,
 ) -> dict[str, jax.Array]:
-    """The measures of ratings (T,) of each task, see `evaluate.rating_metrics`; support altered."""
+    """The measures of ratings (T,) of each task, see `evaluate.rating_metrics`; support altered.
+
+    Args:
+      link: of one seed, from `linked`; None leaves out what is said of distributions.
+    """
     options = {"fetch": episodes.fetch_from(source), "alter": alter}
     scores = evaluate.predictions(learner, params, tasks, jax.random.key(seed), **options)
-    return rated(scores, tasks)
+    return rated(scores, tasks, link)
 
 
-def rated(scores: jax.Array, tasks: Any) -> dict[str, jax.Array]:
+def rated(scores: jax.Array, tasks: Any, link: ordinal.Link | None = None) -> dict[str, jax.Array]:
     """The measures of ratings (T,) of scores (T, Q)."""
-    return evaluate.rating_metrics(scores, tasks, jax.random.key(13))
+    return evaluate.rating_metrics(scores, tasks, jax.random.key(13), link)
+
+
+def linked(arms: dict[str, Arm], problem: benchmark.Problem) -> dict[str, Arm]:
+    """The arms with the ordinal links of their seeds, fitted on clean meta-validation tasks.
+
+    An honest service does not know that it is attacked: under every attack the link stays this one.
+    """
+    levels = belief.levels_of(problem)
+    if levels is None or not arms:
+        return arms
+    ready = {name: (arm.learner, arm.stacked()) for name, arm in arms.items()}
+    source, tasks = problem.valid
+    links = judge.links_of(ready, tasks, levels, fetch=episodes.fetch, source=source)
+    return {name: arm._replace(links=links[name]) for name, arm in arms.items()}
 
 
 def tried(

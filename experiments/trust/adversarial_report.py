@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from metajax.results import plots, records
+from metajax.results import plots, records, tables
 from metajax.results.readings import OLDER
 from metajax.results.tables import COMPARED, Grid, heading, of_differences, terminal
 
@@ -28,6 +28,11 @@ MOVES = {
 SHOWN = (records.ALL, "asked moved 0.5")
 """Of these the tables have intervals."""
 MAIN, NOISE = "lies 20%", "noise as 20%"
+BELIEVED = {
+    LIES: {records.ALL: "clean", MAIN: MAIN},
+    MOVED: {condition: MOVES[condition] for condition in SHOWN},
+}
+"""Attack -> the conditions in which distributions are judged, and what they are called."""
 CONDITIONS = (records.ALL, *(f"lies {share:.0%}" for share in SHARES), NOISE)
 
 
@@ -137,6 +142,18 @@ def hostile_table(record: records.Record) -> Grid:
     return grid(what, [*heads, "rise of the item pushed"], rows)
 
 
+def show_believed(record: records.Record, room: str) -> None:
+    """Prints what distributions over ratings are worth, clean and under the main attack."""
+    under = BELIEVED.get(room) or {kind: kind for kind in hostile_kinds(record)}
+    rows = {
+        f"{arm}, {said}": (room, arm, condition)
+        for arm in arms_in(record, room)
+        for condition, said in under.items()
+    }
+    title = f"{room}, links of clean meta-validation tasks"
+    tables.show_distributions(record, title, rows)
+
+
 def domains_table(record: records.Record) -> Grid:
     """Gradient reversal in the world of two domains."""
     rows = []
@@ -160,6 +177,7 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
             terminal((lies_table if room == LIES else moved_table)(record, metric))
     else:
         terminal((hostile_table if room == HOSTILE else domains_table)(record))
+    show_believed(record, room)
     print("Means [95 %] over people; differences paired by person, a star where 0 is outside.")
     if room != DOMAINS and "mse" not in measures(record):
         print(OLDER)

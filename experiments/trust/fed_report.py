@@ -80,6 +80,8 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
             "" if when.bytes is None else f"{when.bytes / 1e6:.2f}",
         ])  # fmt: skip
     tables.terminal(tables.Grid(title, heads, rows))
+    places = {arm: (at, arm, records.ALL) for arm in record.names()}
+    tables.show_distributions(record, title, places)
     verdict(record)
     pictures(record, folder)
 

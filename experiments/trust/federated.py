@@ -131,15 +131,18 @@ def measured(config: Config) -> records.Record:
     arms = trained(plan, folder)
     people = plan.people
     choices = {arm: told.settings for arm, told in arms.items()}
+    ready = {arm: (told.learner, told.params) for arm, told in arms.items()}
+    links = own_data.links_of(ready, people, plan.judged)  # before the test is opened
     opened = records.open_tests(config, choices, "federated", people.split.checksum())
     test = laid_out(people.split.test["user_cold"], people.split.num_query)
     with progress.bar("test", len(arms)) as update:
         scores = judge.judge(
-            {arm: (told.learner, told.params) for arm, told in arms.items()},
+            ready,
             {SCENARIO: test},
             fetch=episodes.fetch,
             source=plan.judged,
             main="mse",
+            links=links,
             report=lambda done: update(done, {}),
         )
     roles = dict.fromkeys(arms, records.METHOD)
@@ -158,7 +161,7 @@ def measured(config: Config) -> records.Record:
         data=records.data_of(people.table),
         extra={
             "clients": people.num_clients, "test": len(test.query.label),
-            "sums_bytes": 2 * 4 * people.table.num_items,
+            "sums_bytes": 2 * 4 * people.table.num_items, **people.scale,
         },
     )  # fmt: skip
 

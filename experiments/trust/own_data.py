@@ -8,17 +8,19 @@ ratings that it is to predict.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax.benchmark import splits
+from metajax.benchmark import belief, splits
 from metajax.benchmark.problem import laid_out
 from metajax.data import episodes, split
 from metajax.data.episodes import Source
 from metajax.data.table import Interactions
+from metajax.evaluation import judge, ordinal
 from metajax.federated.simulator import Draw
 from metajax.settings import Data, SplitOptions
 from metajax.transforms.item_table import item_table
@@ -51,6 +53,8 @@ class People:
       mean: the mean training rating.
       content: (I, G) public columns of items: genres, year.
       valid: episodes of the validation people, indices of items.
+      levels: the rating levels (L,) that distributions are over, see `ordinal.levels_of`.
+      scale: what a record says of them, see `belief.facts`.
     """
 
     table: Interactions
@@ -58,6 +62,8 @@ class People:
     mean: float
     content: np.ndarray
     valid: Episode
+    levels: np.ndarray
+    scale: dict[str, Any]
 
     @property
     def num_clients(self) -> int:
@@ -69,7 +75,7 @@ def load(data: Data, seed: int, most_rows: int) -> People:
     """The people of a data set, all with 20 to ``most_rows`` ratings.
 
     Raises:
-      UserError: the data set is missing, or tells only what happened.
+      UserError: the data set is missing, tells only what happened, or all its ratings are equal.
     """
     options = SplitOptions("users", seed, min_rows=20, max_rows=most_rows)
     made = splits.make(data, options)
@@ -77,7 +83,23 @@ def load(data: Data, seed: int, most_rows: int) -> People:
         raise UserError(f"{made.table.name} has no ratings; give a data set that has, as ml-1m")
     mean = float(made.split.train.label.mean())
     valid = laid_out(made.split.valid["user_cold"], made.split.num_query)
-    return People(made.table, made.split, mean, content_of(made.table), valid)
+    labels = made.table.label[made.split.train_rows]
+    levels = ordinal.levels_of(labels, made.table.scale)
+    scale = belief.facts(levels, labels, made.unit)
+    return People(made.table, made.split, mean, content_of(made.table), valid, levels, scale)
+
+
+def links_of(
+    arms: Mapping[str, judge.Judged], people: People, source: Source
+) -> dict[str, ordinal.Link]:
+    """Arm -> the ordinal links of its seeds or privacy levels, leaves (S, ...).
+
+    They are fitted on all validation people, none of whom is a client.
+
+    Args:
+      source: columns for people who are not in the sums.
+    """
+    return judge.links_of(arms, people.valid, people.levels, fetch=episodes.fetch, source=source)
 
 
 def content_of(table: Interactions) -> np.ndarray:

@@ -50,6 +50,9 @@ def report(record: records.Record, folder: pathlib.Path) -> None:
                 more(records.N0), more(records.N1),
             ])  # fmt: skip
     tables.terminal(tables.Grid(title, ("epsilon", "arm", *heads), rows, 2, sections=sections))
+    names = [named_at(arm, float(epsilon)) for epsilon, arm, *_ in rows]
+    places = {name: (SCENARIO, name, records.ALL) for name in names}
+    tables.show_distributions(record, title, places)
     verdict(record)
     errors(record, folder / "epsilon.png")
     if record.extra["attack"]:

@@ -12,8 +12,8 @@ Run: python -m experiments private
      python -m experiments private --dataset ml-100k
      python -m experiments private --from-records prints the stored table.
 Published: none under this protocol.
-Deviates: settings are chosen on validation people, who are volunteers outside of the guarantee; the
-noise is drawn from a key in the configuration, so that the run can be repeated.
+Deviates: settings and links are chosen on validation people, who are volunteers outside of the
+guarantee; the noise is drawn from a key in the configuration, so that the run can be repeated.
 """
 
 import dataclasses
@@ -191,6 +191,8 @@ def measured(config: Config) -> records.Record:
         )
     attacked = attack.run(config, people) if config.shadows else {}
     arms, told = trained(config, people, spent)
+    source = priv_arms.plain_source(people)
+    links = own_data.links_of(arms, people, source)  # of each level, before the test is opened
     opened = records.open_tests(config, told, "private", people.split.checksum())
     test = laid_out(people.split.test["user_cold"], people.split.num_query)
     with progress.bar("test", len(arms)) as update:
@@ -198,8 +200,9 @@ def measured(config: Config) -> records.Record:
             arms,
             {SCENARIO: test},
             fetch=episodes.fetch,
-            source=priv_arms.plain_source(people),
+            source=source,
             main="mse",
+            links=links,
             report=lambda done: update(done, {}),
         )
     names, kept = by_level(scores, [b.epsilon for b in spent.alone])
@@ -215,7 +218,7 @@ def measured(config: Config) -> records.Record:
         scenario=SCENARIO, opened=(opened,), data=records.data_of(people.table),
         extra={
             "people": people.num_clients, "test": len(test.query.label), "attack": attacked,
-            "settings": told, "fixed_epsilon": fixed,
+            "settings": told, "fixed_epsilon": fixed, **people.scale,
             "noise": {
                 arm: {f"{b.epsilon:g}": [b.sums, b.rest] for b in budgets}
                 for arm, budgets in noise.items()

@@ -6,8 +6,6 @@ The links of all arms are fitted in the same way, on the same meta-validation ta
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from metajax.benchmark.problem import Problem
@@ -16,17 +14,21 @@ from metajax.evaluation import judge, ordinal
 from metajax.types import UserError
 
 
-def levels_of(problem: Problem) -> np.ndarray | None:
-    """The L rating levels (L,) that distributions are over; None if all training ratings are equal.
+def levels_in(labels: np.ndarray, scale: tuple[float, float]) -> np.ndarray | None:
+    """The L rating levels (L,) that distributions are over; None if all labels (n,) are equal.
 
     Half stars and ten stars are levels as they are; a continuous scale is cut into 41 levels, see
     `ordinal.levels_of`.
     """
-    labels = problem.table.label[problem.split.train_rows]
     try:
-        return ordinal.levels_of(labels, problem.table.scale)
+        return ordinal.levels_of(labels, scale)
     except UserError:
         return None
+
+
+def levels_of(problem: Problem) -> np.ndarray | None:
+    """The `levels_in` the training ratings of a problem."""
+    return levels_in(problem.table.label[problem.split.train_rows], problem.table.scale)
 
 
 def links_of(
@@ -40,21 +42,8 @@ def links_of(
       levels: (L,) of `levels_of`.
     """
     source, tasks = problem.valid
-    query, ratings = tasks.query, jnp.asarray(levels)
-    fit = jax.jit(jax.vmap(lambda score: ordinal.fit(score, query.label, query.mask, ratings)))
-    return {
-        name: fit(
-            judge.scored(
-                arm,
-                tasks,
-                jax.random.key(4),
-                fetch=episodes.fetch,
-                source=source,
-                predict=problem.predict,
-            )
-        )
-        for name, arm in arms.items()
-    }
+    given = {"fetch": episodes.fetch, "source": source, "predict": problem.predict}
+    return judge.links_of(arms, tasks, levels, **given)
 
 
 def facts(levels: np.ndarray | None, labels: np.ndarray, unit: float) -> dict[str, Any]:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from metajax import tree
-from metajax.evaluation import metrics
+from metajax.evaluation import metrics, ordinal
 from metajax.types import Episode, MetaLearner, Params, PyTree
 
 Alteration = Callable[[jax.Array, Episode], Episode]
@@ -177,11 +177,14 @@ def predictions(
     return after_adapting(learner, params, tasks, key, measure, **options)
 
 
-def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict[str, jax.Array]:
+def rating_metrics(
+    scores: jax.Array, episodes: Episode, key: jax.Array, link: ordinal.Link | None = None
+) -> dict[str, jax.Array]:
     """Per-task metrics (T,) of predicted ratings (T, Q): ``mae``, ``mse``, ``ndcg@5``.
 
     In units of the labels: stars, and stars squared. The RMSE of a table is the root of the mean of
-    ``mse`` over tasks. nDCG grades the labels of all tasks on one scale.
+    ``mse`` over tasks. nDCG grades the labels of all tasks on one scale. With the link that was
+    fitted to an arm's scores on meta-validation, the metrics `ordinal.PROPER`, too.
     """
     query = episodes.query
     real = query.mask > 0
@@ -191,11 +194,12 @@ def rating_metrics(scores: jax.Array, episodes: Episode, key: jax.Array) -> dict
     )
     keys = jax.random.split(key, scores.shape[0])
     args = (scores, query.label, query.mask)
-    return {
+    of_scores = {
         "mae": jax.vmap(metrics.mae)(*args),
         "mse": jax.vmap(metrics.rmse)(*args) ** 2,
         "ndcg@5": jax.vmap(functools.partial(metrics.ndcg, k=5, scale=scale))(*args, keys),
     }
+    return of_scores if link is None else of_scores | ordinal.proper(link, scores, episodes, key)
 
 
 def event_metrics(low: float) -> Metrics:

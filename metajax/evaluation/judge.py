@@ -51,8 +51,6 @@ class Mixture:
 
 Judged = tuple[MetaLearner, Params] | Scorer
 """A learner with its parameters, leaves (S, ...) of S seeds; or what gives scores itself."""
-PROPER = ("mae_calibrated", "mse_calibrated", "log_loss", "crps")
-"""What is kept of `ordinal.metrics_of`; its nDCG is that of the scores, which it orders alike."""
 
 
 def others_support(key: jax.Array, episodes: Episode) -> Episode:
@@ -144,7 +142,7 @@ def judge(
       main: for the controls N0, N2 and N3 only this metric is kept; empty keeps all.
       predict: computes the scores, see `evaluate.predictions`.
       links: arm -> the ordinal link of its seeds, leaves (S, ...); tasks as they are ("all") are
-        judged by its distribution too, see `PROPER`.
+        judged by its distribution too, see `ordinal.PROPER`.
       report: called with the number of arms that are done.
     """
     key_alter, key_predict, key_ties = jax.random.split(jax.random.key(2), 3)
@@ -168,8 +166,8 @@ def judge(
             ready[arm] = np.asarray(predicted)
         scores |= _split(arm, counts, rate(predicted, tasks, key_ties), main)
         if links and arm in links:
-            believed = _believed(links[arm], predicted[:, :size], first, key_ties)
-            scores |= _split(arm, whole, believed, main)
+            proper = believed(links[arm], predicted[:, :size], first, key_ties)
+            scores |= _split(arm, whole, proper, main)
         if fresh is not None:
             found = rate(_in_parts(fresh, first, size, key_predict), first, key_ties)
             scores |= _split(arm, untrained, found, main)
@@ -222,18 +220,16 @@ def _programs(
 
 
 @jax.jit
-def _believed(
+def believed(
     links: ordinal.Link, scores: jax.Array, tasks: Episode, key: jax.Array
 ) -> dict[str, jax.Array]:
-    """The `PROPER` metrics (S, T) of scores (S, T, Q), one seed after the other."""
+    """The `ordinal.PROPER` metrics (S, T) of scores (S, T, Q), one seed after the other.
 
-    def one(given: tuple[ordinal.Link, jax.Array]) -> dict[str, jax.Array]:
-        link, score = given
-        p = ordinal.probabilities(link, score)
-        found = ordinal.metrics_of(p, link.levels, tasks, key)
-        return {name: found[name] for name in PROPER}
-
-    return jax.lax.map(one, (links, scores))
+    Args:
+      links: of the S seeds, see `links_of`.
+      tasks: (T, ...), whose query labels and masks are read.
+    """
+    return jax.lax.map(lambda given: ordinal.proper(*given, tasks, key), (links, scores))
 
 
 def scorer(
@@ -261,6 +257,28 @@ def scored(
 ) -> jax.Array:
     """Scores (S, T, Q) of an arm with S seeds for stored tasks; arguments are those of `judge`."""
     return jnp.asarray(scorer(judged, fetch=fetch, predict=predict)(source, tasks, key))
+
+
+def links_of(
+    arms: Mapping[str, Judged],
+    tasks: Episode,
+    levels: np.ndarray,
+    *,
+    fetch: Callable[..., Episode] = evaluate.as_it_is,
+    source: Any = None,
+    predict: Predict = evaluate.predictions,
+) -> dict[str, ordinal.Link]:
+    """Arm -> the maximum-likelihood link of each of its S seeds, leaves (S, ...).
+
+    Args:
+      tasks: of meta-validation, the same for all arms; links are fitted on their query rows.
+      levels: (L,) of `ordinal.levels_of`.
+      fetch, source, predict: as in `judge`.
+    """
+    query, ratings = tasks.query, jnp.asarray(levels)
+    fit = jax.jit(jax.vmap(lambda score: ordinal.fit(score, query.label, query.mask, ratings)))
+    given = {"fetch": fetch, "source": source, "predict": predict}
+    return {name: fit(scored(arm, tasks, jax.random.key(4), **given)) for name, arm in arms.items()}
 
 
 def _num_seeds(params: Params) -> int:

@@ -24,6 +24,8 @@ from metajax.evaluation import metrics
 from metajax.types import Episode, UserError
 
 MOST_LEVELS = 41
+PROPER = ("mae_calibrated", "mse_calibrated", "log_loss", "crps")
+"""What is kept of `metrics_of`; its nDCG is that of the scores, which it orders alike."""
 FAR = 1e4  # a cut point beyond every score
 NEWTON_STEPS = 40
 
@@ -202,6 +204,14 @@ def metrics_of(
         "log_loss": jax.vmap(log_loss, (0, None, 0, 0))(p, levels, *true),
         "crps": jax.vmap(crps, (0, None, 0, 0))(p, levels, *true),
     }
+
+
+def proper(
+    link: Link, scores: jax.Array, episodes: Episode, key: jax.Array
+) -> dict[str, jax.Array]:
+    """The `PROPER` metrics (T,) of what a link makes of the scores (T, Q) of tasks."""
+    found = metrics_of(probabilities(link, scores), link.levels, episodes, key)
+    return {name: found[name] for name in PROPER}
 
 
 def _logits(count: jax.Array) -> jax.Array:

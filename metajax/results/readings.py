@@ -53,9 +53,10 @@ def rated(record: records.Record) -> bool:
     return metrics_of(record)[:1] == ["mse"]
 
 
-def metrics_of(record: records.Record) -> list[str]:
-    """The metrics of a record; the first is the one in which arms are compared."""
-    known = dict.fromkeys(key.metric for key in record.scores if key.condition == records.ALL)
+def metrics_of(record: records.Record, scenario: str = "") -> list[str]:
+    """The metrics of a record, or of one scenario; the first is the one that compares arms."""
+    mine = [k for k in record.scores if scenario in ("", k.scenario)]
+    known = dict.fromkeys(key.metric for key in mine if key.condition == records.ALL)
     return [*(m for m in MEASURES if m in known), *(m for m in known if m not in MEASURES)]
 
 

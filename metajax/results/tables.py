@@ -1,6 +1,6 @@
 """Tables of records: for the terminal at any width, and as Markdown, LaTeX, Typst and CSV."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from rich.console import Console
@@ -66,6 +66,7 @@ __all__ = [
     "resting",
     "rests_on",
     "show",
+    "show_distributions",
     "signed",
     "terminal",
     "with_interval",
@@ -179,10 +180,11 @@ def _rated_row(
 
 def of_the_link(record: records.Record) -> list[str]:
     """What is said of the distributions over ratings, if there are any, and of their scale."""
-    if "crps" not in metrics_of(record):
+    known = {key.metric for key in record.scores}
+    if "crps" not in known:
         return []
     told = record.extra.get("ordinal", {})
-    count, known = told.get("levels", 0), metrics_of(record)
+    count = told.get("levels", 0)
     root = " and RMSE cal. the RMSE of its mean" * ("mse_calibrated" in known)
     lines = [
         f"{', '.join(MEASURES[m] for m in CALIBRATED if m in known)} judge a distribution over "
@@ -195,6 +197,28 @@ def of_the_link(record: records.Record) -> list[str]:
             f"counts as the nearest, at most {told['step'] / 2:.3g} away."
         )
     return lines
+
+
+def show_distributions(
+    record: records.Record,
+    title: str,
+    rows: Mapping[str, tuple[str, str, str]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Prints the measures of distributions over ratings, with intervals, if a record has them.
+
+    Args:
+      rows: what a row is called -> its scenario, arm and condition.
+      notes: what else is said below.
+    """
+    has = lambda metric: all(records.Key(*at, metric) in record.scores for at in rows.values())
+    metrics = [metric for metric in CALIBRATED if has(metric)]
+    if not metrics:
+        return
+    told = lambda place, m: f"{records.interval(record.of(*place, m), m):.4f}"
+    cells = [[name, *(told(place, m) for m in metrics)] for name, place in rows.items()]
+    heads, said = ["arm", *(heading(m) for m in metrics)], [*of_the_link(record), *notes]
+    terminal(Grid(f"{title}: distributions over ratings", heads, cells, notes=said))
 
 
 def _directions(metrics: Sequence[str]) -> str:

@@ -9,7 +9,7 @@ import pytest
 import scipy.optimize
 import scipy.special
 
-from metajax.evaluation import metrics, ordinal
+from metajax.evaluation import evaluate, metrics, ordinal
 from metajax.types import Episode, Examples, UserError
 
 SCALES = {
@@ -247,6 +247,11 @@ def test_calibration_helps_every_error_and_keeps_the_order():
     by_score = ndcg(scores, tasks.query.label, tasks.query.mask, keys)
     np.testing.assert_allclose(found["ndcg@5_calibrated"], by_score, atol=1e-6)
     assert {k: v.shape for k, v in found.items()} == dict.fromkeys(found, (400,))
+    rated = jax.jit(evaluate.rating_metrics)
+    plain, linked = (rated(scores, tasks, jax.random.key(0), *x) for x in ((), (link,)))
+    assert [*linked] == sorted({*plain, *ordinal.PROPER})
+    for name in ordinal.PROPER:
+        np.testing.assert_allclose(linked[name], found[name], atol=1e-6)
 
 
 def test_levels_are_those_that_occur_or_a_grid():

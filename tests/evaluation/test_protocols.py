@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from proper import assert_proper
 
 from experiments.field import protocols as reproduced
 from metajax.benchmark import splits
@@ -252,6 +253,23 @@ def test_real_rows_of_ml_100k(data_dir):
                 record, (scenario, arm, "precision@5"), expected.values[0], expected.num_splits
             )
             assert abs(z) < 3, (scenario, arm)
+    rated = {k: v for k, v in record.scores.items() if k.scenario == "ml-100k rating"}
+    assert_proper(records.Record("protocols", (), rated), "all")
+    guess, mean = (
+        np.mean(rated[records.Key("ml-100k rating", arm, "all", "log_loss")])
+        for arm in (reproduced.RANDOM, reproduced.ITEM_MEAN)
+    )
+    assert mean < guess, "who knows the items predicts their ratings better than who does not"
+
+
+def test_every_row_of_melu_has_squared_errors_and_ndcg_beside_its_absolute_errors():
+    found = reproduced.melu(latent.rating_log(num_users=150, num_items=60), 1)
+    rows = [key for key in found if key.metric == "mae"]
+    assert {key.arm for key in rows} == {*reproduced.MELU}
+    for key in rows:
+        squared, ndcg = (found[key._replace(metric=m)] for m in ("mse", "ndcg@5"))
+        assert squared.shape == found[key].shape == ndcg.shape
+        assert (squared >= found[key] ** 2 - 1e-5).all() and ((ndcg > 0) & (ndcg <= 1.001)).all()
 
 
 CLASSES = ("Config", "Stored", "Output", "SplitOptions", "Training")

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from proper import assert_proper
 
 from experiments.large.adapt_large import adapt_large
 from metajax.models.language import vectors
@@ -32,6 +33,8 @@ def test_every_row_stands_in_a_record_that_is_named_after_the_text_model(tmp_pat
     for row in rows:
         found = record.of("new people", row, "k=5", "ndcg@5")
         assert found.shape[0] == 2 and np.isfinite(found).any()
+    assert_proper(record, "k=50")
+    assert record.extra["ordinal"]["levels"] > 1
     kept = {arm.name: arm.bytes_per_task for arm in record.arms}
     assert kept[adapt_large.NO_ADAPTATION] == 0 and kept[adapt_large.LORA]
     assert set(record.extra["milliseconds"]) == set(record.names())

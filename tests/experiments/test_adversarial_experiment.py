@@ -12,6 +12,10 @@ from experiments.trust import (
     adversarial_parts,
     adversarial_report,
 )
+from metajax import benchmark
+from metajax.benchmark import command
+from metajax.benchmark.problem import Problem
+from metajax.evaluation import judge, ordinal
 from metajax.learners import pooled
 from metajax.results import records
 from metajax.types import Episode, Examples, Model, UserError
@@ -52,7 +56,7 @@ def test_noise_has_the_length_of_the_lies():
 MEASURES = ("mae", "mse", "ndcg@5")
 
 
-def planted(kept: float, metrics=MEASURES) -> records.Record:
+def planted(kept: float, metrics=(*MEASURES, *ordinal.PROPER)) -> records.Record:
     """A record whose robust arm keeps a share of what the plain one loses at 20 % of lies."""
     people = np.linspace(0.6, 0.8, 20)[None]
     scores = {}
@@ -62,9 +66,8 @@ def planted(kept: float, metrics=MEASURES) -> records.Record:
                 values = people + (-0.02 if metric == "ndcg@5" else 0.02) * i * share
                 scores[records.Key("lies", arm, condition, metric)] = values
     arms = records.arms_of(dict.fromkeys(k.arm for k in scores))
-    return records.made(
-        "adversarial", adversarial.Config(), arms, scores, opened=(), scenario="lies"
-    )
+    told = {"opened": (), "scenario": "lies", "extra": {"ordinal": {"levels": 5}}}
+    return records.made("adversarial", adversarial.Config(), arms, scores, **told)
 
 
 def test_the_tables_say_what_a_defence_saves(tmp_path, capsys):
@@ -77,6 +80,11 @@ def test_the_tables_say_what_a_defence_saves(tmp_path, capsys):
     said = capsys.readouterr().out
     places = [said.index(f"{name}, lying supports") for name in ("RMSE", "nDCG@5", "MAE")]
     assert places == sorted(places) and said.count("0.40") >= 3
+    last = said[said.index("distributions over ratings") :]
+    assert places[-1] < said.index(last)
+    heads = [last.index(name) for name in ("MAE cal.", "RMSE cal.", "log-loss", "CRPS")]
+    assert heads == sorted(heads) and "fold-in, Huber, lies 20%" in last
+    assert said.count("judge a distribution over 5 ratings") == 1
     assert adversarial_report.OLDER not in said
     assert (tmp_path / "lies.png").stat().st_size > 10_000
 
@@ -86,6 +94,55 @@ def test_a_record_of_absolute_errors_alone_says_so(tmp_path, capsys):
     said = capsys.readouterr().out
     assert adversarial_report.OLDER in said and "MAE, lying supports" in said
     assert "RMSE" not in said.replace(adversarial_report.OLDER, "")
+    assert "distribution" not in said
+
+
+def untrained(name, learner, problem, *_) -> adversarial_arms.Arm:
+    """An arm of two seeds as they begin."""
+    keys = jax.random.split(KEY, 2)
+    seeds = jax.jit(jax.vmap(learner.init, (0, None)))(keys, problem.example)
+    return adversarial_arms.Arm(learner, jax.tree.map(lambda x: x[0], seeds), {}, seeds=seeds)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", ["lies", "moved", "hostile"])
+def test_distributions_are_judged_by_one_link_that_no_attack_and_no_test_reached(
+    attack, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
+    options = ["--preset", "quick", "--attack", attack, "--out", str(tmp_path)]
+    config = command.parse(adversarial.Config, options)
+    problem = benchmark.load(config.data, config.split, config.training.num_support)
+    plain = untrained("", adversarial_arms.maml(problem), problem)
+    kinds = {("mean", kind): plain.seeds for kind in adversarial.attempts(config, attack)}
+    monkeypatch.setattr(adversarial, "under_hostile", lambda *_: kinds)
+    monkeypatch.setattr(adversarial, "trained", untrained)
+    monkeypatch.setattr(adversarial, "against_lies", lambda *_: {"MAML": plain})
+    monkeypatch.setattr(adversarial, "against_moves", lambda *_: {"plain": plain})
+    happened, fit, open_test = [], judge.links_of, Problem.open_test
+
+    def fitted(arms, tasks, *given, **more):
+        happened.append("links")
+        for mine, valid in zip(*map(jax.tree.leaves, (tasks, problem.valid[1])), strict=True):
+            np.testing.assert_array_equal(mine, valid)
+        return fit(arms, tasks, *given, **more)
+
+    def opened(self, *given):
+        happened.append("test")
+        return open_test(self, *given)
+
+    monkeypatch.setattr(judge, "links_of", fitted)
+    monkeypatch.setattr(Problem, "open_test", opened)
+    record = adversarial.attacked(config, attack)
+    assert happened == ["links", "test"]
+    assert record.extra["ordinal"] == {"levels": 5, "even": False, "step": 1.0}
+    judged = [key for key in record.scores if key.metric == "mse"]
+    assert len(judged) >= 4
+    for key in judged:
+        errors = record.scores[key]
+        for metric in ordinal.PROPER:
+            values = record.scores[key._replace(metric=metric)]
+            assert values.shape == errors.shape and np.isfinite(values).all()
 
 
 def test_asked_items_are_moved_to_raise_the_squared_error():

@@ -13,6 +13,7 @@ from experiments.domains import cross_report as report
 from metajax.data import shared_users
 from metajax.data.features import behavior
 from metajax.data.table import Features, Interactions
+from metajax.evaluation import ordinal
 from metajax.results import records
 from metajax.settings import Output
 from metajax.training import loop
@@ -105,6 +106,40 @@ def test_no_column_of_a_training_user_was_fitted_to_that_user():
     other = data.side(changed, known)
     fold = of.fold[7]
     np.testing.assert_allclose(of.held_out[1][fold], other.held_out[1][fold], atol=0.02)
+
+
+def test_links_are_fitted_on_validation_people_and_arms_have_their_own_columns():
+    pair = shared_users.paired(log("a", range(140), 15, 0), log("b", range(140), 15, 1))
+    found = data.crossing(pair, 0.5, data.side(pair.source, np.arange(len(pair.source))))
+    mean = lambda source, tasks, key: np.asarray(tasks.query.inputs["offset"])[None]
+    true = lambda source, tasks, key: np.asarray(tasks.query.inputs["true"])[None]
+
+    def told(tasks, users):  # the labels themselves are a column of the second arm
+        query = tasks.query
+        return tasks._replace(query=query._replace(inputs=query.inputs | {"true": query.label}))
+
+    ready = {("half", report.ITEM): ({}, mean, lambda tasks, users: tasks)}
+    ready |= {("half", report.OURS): ({}, true, told)}
+    links = experiment.links_of(ready, {"half": found}, (1.0, 5.0))
+    assert links["half", report.OURS].slope[0] > 5 * links["half", report.ITEM].slope[0]
+    scores = {}
+    for (scenario, name), (_, one, columns) in ready.items():
+        given = (one, columns, links[scenario, name])
+        scores |= experiment.judged(found, scenario, name, *given)
+    for key in [key for key in scores if key.metric == "mse"]:
+        assert key._replace(metric="mae") in scores
+        for metric in ordinal.PROPER if key.condition == records.ALL else ():
+            assert np.isfinite(scores[key._replace(metric=metric)]).all()
+    loss = lambda name: scores[records.Key("half", name, records.ALL, "log_loss")].mean()
+    assert loss(report.OURS) < 0.5 < 1.0 < loss(report.ITEM)
+
+    label = np.array(found.rows.label)
+    label[found.parts["test"]] = 1.0
+    other = found._replace(rows=found.rows._replace(label=label))
+    again = experiment.links_of(ready, {"half": other}, (1.0, 5.0))
+    np.testing.assert_array_equal(again["half", report.ITEM].cuts, links["half", report.ITEM].cuts)
+    events = found._replace(implicit=True)
+    assert experiment.links_of(ready, {"half": events}, (0.0, 1.0)) == {}
 
 
 @pytest.mark.usefixtures("few_draws")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from proper import assert_proper
 
 from experiments.large import augment, text_cold
 from experiments.large import report as large_report
@@ -16,9 +17,11 @@ from experiments.large.llm_uses import llm_uses
 from experiments.large.sasrec import sasrec
 from experiments.shop import latency
 from metajax.data.histories import sequences as histories
+from metajax.data.sources import named
 from metajax.evaluation import next_item
+from metajax.models.language import vectors
 from metajax.results import records
-from metajax.settings import Output
+from metajax.settings import Data, Output
 from metajax.types import UserError
 
 EXPERIMENTS = {
@@ -70,6 +73,29 @@ def test_a_table_prints_what_the_record_holds(tmp_path, capsys):
     large_report.show(record, columns, "Next item")
     shown = capsys.readouterr().out
     assert "0.5000 [" in shown and "published: " in shown
+
+
+@pytest.mark.slow
+def test_cold_items_have_distributions_whose_links_saw_other_items(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
+    draw = lambda texts, model, path: np.random.default_rng(5).normal(size=(len(texts), 3))
+    monkeypatch.setattr(vectors, "cached", draw)
+    asked, link_of = [], text_cold.link_of
+
+    def kept(score, table, cold, levels):
+        asked.append(np.unique(table.item[cold]))
+        return link_of(score, table, cold, levels)
+
+    monkeypatch.setattr(text_cold, "link_of", kept)
+    config = text_cold.Config(Output(tmp_path / "out"), Data("synthetic"), dim=2, seeds=1)
+    record = text_cold.main(config)
+    assert_proper(record, "hidden items")
+    table = named.load("synthetic")
+    hidden = np.random.default_rng((7, 0)).random(table.num_items) < config.cold_share
+    assert len(asked) == len(text_cold.ARMS) and all(len(items) for items in asked)
+    assert not hidden[np.concatenate(asked)].any()
+    levels = record.extra["ordinal"]["levels"]
+    assert f"distribution over {levels} ratings" in capsys.readouterr().out
 
 
 def test_places_of_a_beam_count_new_items_alone():

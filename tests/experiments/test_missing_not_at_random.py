@@ -1,5 +1,7 @@
 """The experiment on chosen ratings: its parts, what it refuses, its stored record."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from experiments.domains import chosen_report as report
 from experiments.domains import missing_not_at_random as experiment
 from metajax.data.sources import coat
 from metajax.data.worlds.chosen import liked_first
-from metajax.results import records
+from metajax.evaluation import ordinal
+from metajax.results import records, tables
 from metajax.settings import Output
 from metajax.types import UserError
 
@@ -109,6 +112,41 @@ def test_weights_reach_the_support_and_the_loss_apart():
     assert loss(with_weight("query", "asked")) != pytest.approx(plain)
     assert loss(with_weight("support", "asked")) == pytest.approx(plain)
     assert loss(with_weight("query", "seen")) == pytest.approx(plain)
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_links_are_fitted_on_what_is_set_aside_and_judge_what_is_tested_alone(capsys):
+    log = liked_first(users=40, items=20)
+    ones = np.ones(log.chosen.shape)
+    _, aside = experiment.held_out(experiment.Config(aside=0.3), log)
+    table = lambda off: arms.bias_table(log.chosen, ones, off, True)[None]
+    ready = {name: (experiment.scorer(table((d, d))), ones) for name, d in
+             ((report.ITEM, 1.0), (report.PLAIN, 3.0), (report.OURS, 9.0))}  # fmt: skip
+    links = experiment.links_of(log, ready, aside)
+    scores = {}
+    for name, (one, seen) in ready.items():
+        scores |= experiment.judged(log, name, one, seen, aside, links[name])
+    main = [k for k in scores if k.metric == "mse" and k.condition == records.ALL]
+    assert {k.scenario for k in main} == {report.RANDOM, report.PUBLISHED}
+    for key in main:
+        for metric in ordinal.PROPER:
+            found = scores.get(key._replace(metric=metric))
+            assert (found is not None) == (key.scenario == report.RANDOM)
+            assert found is None or np.isfinite(found[np.isfinite(scores[key])]).all()
+
+    changed = dataclasses.replace(log, random=np.where(aside, log.random, 6 - log.random))
+    changed = dataclasses.replace(changed, random=np.where(log.random > 0, changed.random, 0))
+    again = experiment.links_of(changed, ready, aside)
+    for a, b in zip(*map(jax.tree.leaves, (links, again)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    facts = experiment.belief.facts(experiment.levels_of(log), log.chosen[log.chosen > 0], 1.0)
+    record = records.made("x", experiment.Config(), records.arms_of(ready), scores, extra=facts)
+    rows = {arm: (report.RANDOM, arm, records.ALL) for arm in record.names()}
+    tables.show_distributions(record, "x", rows, [report.OF_ASIDE])
+    said = " ".join(capsys.readouterr().out.split())
+    assert -1 < said.find("MAE cal.") < said.find("log-loss") < said.find("CRPS")
+    assert "over 5 ratings" in said and "random ratings that are set aside" in said
 
 
 def test_people_are_grouped_by_what_is_known_of_them():

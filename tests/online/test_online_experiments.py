@@ -18,6 +18,7 @@ from experiments.streams import (
     update_rule,
     worlds,
 )
+from metajax.evaluation import ordinal
 from metajax.results import records
 from metajax.settings import Data, Output
 from metajax.types import UserError
@@ -61,6 +62,49 @@ def test_the_stream_of_the_synthetic_log_has_its_warm_up():
     assert (len(plan.events), plan.num_warm, plan.implicit) == (400, 200, False)
     with pytest.raises(UserError, match="too short for a warm-up"):
         online.plan_of(online.Config(data=Data("synthetic"), warm_up=1.0))
+
+
+@pytest.mark.usefixtures("few_draws")
+def test_each_seed_has_a_link_that_knows_nothing_of_the_test(capsys, monkeypatch):
+    monkeypatch.setattr(arms, "BLOCK_EVENTS", 256)
+    plan = online.plan_of(online.Config(data=Data("synthetic"), most_events=400))
+    levels = online.belief.levels_in(plan.events.label[:200], plan.events.scale)
+    assert levels is not None
+
+    def played(plan: arms.Plan) -> tuple[online.Bench, dict]:
+        bench = online.Bench(dataclasses.replace(plan, passes=1), 2)
+        players = bench.players()
+        players = {name: players[name] for name in (arms.FROZEN, arms.BIASES)}
+        bench.choose(players)
+        bench.believe(players, levels)
+        bench.warm(plan.num_warm)
+        return bench, {name: bench.play(name, *one[::2]) for name, one in players.items()}
+
+    bench, losses = played(plan)
+    counts = {name: len(links) for name, links in bench.links.items()}
+    assert counts == {arms.FROZEN: 2, arms.BIASES: 1}
+    scores = online.kept("synthetic", plan, losses)
+    for key in [key for key in scores if key.metric == "mse"]:
+        for metric in ordinal.PROPER:
+            found = scores[key._replace(metric=metric)]
+            assert found.shape == scores[key].shape and np.isfinite(found).all()
+    extra = online.belief.facts(levels, plan.events.label[:200], 1.0)
+    extra |= {"events_of": online.counts(plan)}
+    given = (online.Config(), records.arms_of(losses), scores)
+    record = records.made("online", *given, scenario="synthetic", extra=extra)
+    online.show.distributions(record)
+    said = capsys.readouterr().out
+    assert -1 < said.find("MAE cal.") < said.find("log-loss") < said.find("CRPS")
+    assert f"over {len(levels)} ratings" in said
+    assert online.show.measures(record) == ["mse", "mae"]
+
+    label = np.array(plan.events.label)
+    label[plan.num_warm :] = label[plan.num_warm :][::-1]
+    other, _ = played(
+        dataclasses.replace(plan, events=dataclasses.replace(plan.events, label=label))
+    )
+    for a, b in zip(*map(jax.tree.leaves, (bench.links, other.links)), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_people_nobody_met_start_as_the_mean_person():
@@ -117,6 +161,34 @@ def test_an_answer_that_is_no_number_counts_as_infinitely_wrong():
         SimpleNamespace(unit=1.0, implicit=True), np.zeros(right.shape), found
     )
     assert list(clicks) == ["brier"]
+
+
+def test_answers_with_a_link_are_judged_as_distributions_in_the_unit_of_the_log():
+    config = online_meta.Config(data=Data("synthetic"), most_events=9_000, hidden=4)
+    log = task_logs.Log(config)
+    assert log.levels is not None
+    levels, bench = log.levels, task_logs.Bench(log, config, task_arms.Sizes())
+    settings = {task_arms.BASE: {"rate": 0.0}, task_arms.SCRATCH: {"rate": 0.01}}
+    bench.trainers = {}  # neither of the two is taught by the warm-up
+    links = bench.links(settings, 0)
+    _, _, found = bench.held_out()
+    answers = np.zeros(found.query.label.shape)
+    answers[0, 0] = np.nan
+    for name in settings:
+        told = task_logs.measured(log, answers, found, links[name])
+        assert set(told) == {"mse", "ndcg@5", "mae", *ordinal.PROPER}
+        for metric in ordinal.PROPER:
+            assert np.isinf(told[metric][0]) and np.isfinite(told[metric][1:]).all()
+    label, mask = log.stars(found)
+    assert set(np.unique(np.round(label[mask > 0], 3))) <= set(levels.tolist())
+    even = links[task_arms.BASE]._replace(slope=np.float32(0))  # scores say nothing
+    p = np.asarray(ordinal.probabilities(even, np.zeros(1)))[0]
+    crps = task_logs.measured(log, answers, found, even)["crps"][1]
+    own = label[1][mask[1] > 0][:, None] <= levels[None, :-1]
+    by_hand = ((np.cumsum(p)[:-1] - own) ** 2).sum(axis=1).mean()
+    np.testing.assert_allclose(crps, by_hand, rtol=1e-4)
+    log.levels = None
+    assert bench.links(settings, 0) == {}
 
 
 @pytest.mark.usefixtures("few_draws")

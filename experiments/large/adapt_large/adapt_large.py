@@ -28,13 +28,13 @@ import optax
 
 from metajax import benchmark, losses, optim, tree
 from metajax.adapters.lora import lora
-from metajax.benchmark import baselines
+from metajax.benchmark import baselines, belief
 from metajax.benchmark.baselines import Trained
 from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, problem_of
 from metajax.data import episodes, split
 from metajax.data.sources import named
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.learners import closed_form, pooled
 from metajax.learners.amortized import neural_process
 from metajax.learners.gradient.maml import gradient
@@ -44,6 +44,7 @@ from metajax.settings import replace
 from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model, Params, PyTree
 
+from ...domains.rates import scale_of
 from .. import report as large_report
 from ..titles import record_name
 from .parts import clipped, evidence, perceptron, shortened, with_text
@@ -212,8 +213,13 @@ def _valid(learner, params: Params, problem: Problem) -> jax.Array:
     return problem.error(scores, tasks.query.label, tasks.query.mask)
 
 
-def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[records.Key, np.ndarray]:
-    """Per-person test scores (S, T) of every row and K."""
+def judged(
+    trained: dict[str, Trained],
+    problem: Problem,
+    ticket: records.Opening,
+    links: dict[str, ordinal.Link],
+) -> dict[records.Key, np.ndarray]:
+    """Per-person test scores (S, T) of every row and K; after all ratings also by the links."""
     source, opened = problem.open_test(ticket, "adapt_large")
     tasks, fetch = opened["user_cold"], episodes.fetch_from(source)
     scores = {}
@@ -228,7 +234,16 @@ def judged(trained: dict[str, Trained], problem: Problem, ticket) -> dict[record
             for i, k in enumerate(SHOTS):
                 key = records.Key("new people", name, f"k={k}", metric)
                 scores[key] = np.asarray(values)[:, i]
-    return scores
+    arms = {name: (arm.learner, arm.params) for name, arm in trained.items()}
+    where = ("new people", f"k={SHOTS[-1]}")
+    return scores | large_report.believed(arms, links, source, tasks, where)
+
+
+def links_of(trained: dict[str, Trained], problem: Problem) -> dict[str, ordinal.Link]:
+    """Row -> the ordinal links of its seeds, fitted on the people of meta-validation."""
+    levels = belief.levels_of(problem)
+    arms = {name: (arm.learner, arm.params) for name, arm in trained.items()}
+    return {} if levels is None else belief.links_of(arms, problem, levels)
 
 
 def cost(trained: dict[str, Trained], problem: Problem) -> tuple[dict[str, int], dict[str, float]]:
@@ -259,11 +274,13 @@ def run(config: Config) -> records.Record:
     trained = baselines.closed_form_arms(problem)
     trained |= jointly_trained(config, problem) | meta_trained(config, problem)
     chosen = {name: arm.settings for name, arm in trained.items()}
-    scores = judged(trained, problem, benchmark.freeze(config, chosen))
+    links = links_of(trained, problem)
+    scores = judged(trained, problem, benchmark.freeze(config, chosen), links)
     size, milliseconds = cost(trained, problem)
     about = {
         "split": problem.split.checksum(),
         "test people": problem.split.test["user_cold"].num_tasks,
+        **scale_of(problem),
     }
     seconds = {name: arm.seconds for name, arm in trained.items()}
     seconds["total"] = time.perf_counter() - began
@@ -278,9 +295,8 @@ def main(config: Config) -> records.Record:
     """The record of the experiment, run or read, and its tables."""
     name = record_name("adapt_large", config.text_model, config.data.dataset)
     record = records.stored(name) if config.output.from_records else run(config)
-    for metric in ("mse", "ndcg@5"):
-        columns = [(f"k={k}", metric) for k in SHOTS]
-        large_report.show(record, columns, f"New people, {name[12:]}: after K ratings")
+    conditions = [f"k={k}" for k in SHOTS]
+    large_report.rated(record, conditions, f"New people, {name[12:]}: after K ratings")
     squared = partial(record.of, "new people", condition="k=50", metric="mse")
     for arm in record.names():
         own = records.interval(np.sqrt(squared(arm=arm)), "rmse")

@@ -1,7 +1,7 @@
 """The arms of `attention`, and what of their adapted focus is measured."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 
 from metajax import optim, tree
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, judge, ordinal
 from metajax.learners.history import reader
 from metajax.models import attention
 from metajax.types import Episode, MetaLearner, Params, PyTree
@@ -136,6 +136,58 @@ def rank_correlation(a: jax.Array, b: jax.Array) -> float:
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return 0.0
     return float(scipy.stats.spearmanr(first, second).statistic)
+
+
+def scored(
+    arms: dict[str, tuple[MetaLearner, Params]], tasks: Any, fetch: evaluate.Fetch
+) -> Iterator[tuple[str, jax.Array]]:
+    """Each arm and each control of those that adapt, and its scores (S, T, Q) of whole histories.
+
+    A control is scored by its own rule: with another's focus, or adapted on shuffled ratings.
+    """
+    others, shuffled = zip(*CONTROLS.values(), strict=True)
+
+    def of(name: str, learner: MetaLearner, params: Params) -> jax.Array:
+        alter = evaluate.shuffled_labels if name in shuffled else evaluate.unaltered
+
+        def of_seed(params: Params) -> jax.Array:
+            if name in others:
+                return with_focus_of_another(learner, params, tasks, fetch, alter)
+            told = {"fetch": fetch, "alter": alter}
+            return evaluate.predictions(learner, params, tasks, jax.random.key(3), **told)
+
+        return jax.jit(lambda p: jax.lax.map(of_seed, p))(params)
+
+    for name, (learner, params) in arms.items():
+        for each in (name, *CONTROLS.get(name, ())):
+            yield each, of(each, learner, params)
+
+
+def links_of(
+    arms: dict[str, tuple[MetaLearner, Params]],
+    tasks: Episode,
+    fetch: evaluate.Fetch,
+    levels: np.ndarray,
+) -> dict[str, ordinal.Link]:
+    """Arm or control -> the ordinal links of its seeds, fitted on tasks of meta-validation."""
+    query, ratings = tasks.query, jnp.asarray(levels)
+    of_seed = lambda score: ordinal.fit(score, query.label, query.mask, ratings)
+    fit = jax.jit(jax.vmap(of_seed))
+    return {name: fit(scores) for name, scores in scored(arms, tasks, fetch)}
+
+
+def believed(
+    arms: dict[str, tuple[MetaLearner, Params]],
+    links: Mapping[str, ordinal.Link],
+    tasks: Episode,
+    fetch: evaluate.Fetch,
+) -> dict[tuple[str, str], np.ndarray]:
+    """(arm, metric of `ordinal.PROPER`) -> (S, T) of test tasks with whole histories."""
+    found = {}
+    for name, scores in scored(arms, tasks, fetch):
+        proper = judge.believed(links[name], scores, tasks, jax.random.key(4))
+        found |= {(name, metric): np.asarray(values) for metric, values in proper.items()}
+    return found
 
 
 def judged(

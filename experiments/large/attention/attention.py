@@ -21,6 +21,7 @@ and what content says), not embeddings of their own; DIN's activation is silu in
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,19 +30,20 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses
-from metajax.benchmark import baselines
+from metajax.benchmark import baselines, belief
 from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, problem_of
 from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.data.worlds.interest import SharpOrFlat
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.results import ledger, records
 from metajax.settings import Positive, Presets, config_hash, replace
 from metajax.training import journal, loop
 from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
+from ...domains.rates import scale_of
 from .. import report as large_report
 from . import arms as parts
 from .arms import ADAPTED, CONTROLS, DIN, GLOBAL, SEARCHED, SOLVED, SOLVED_GLOBAL
@@ -101,6 +103,8 @@ class Ready(NamedTuple):
       truth: (T,) true temperatures, None where nobody knows them.
       opened: the openings of the test.
       data: what the record says of the data.
+      links: of the arms and controls, fitted on meta-validation; none in the world.
+      scale: what the record says of the ratings.
     """
 
     tasks: Any
@@ -109,6 +113,8 @@ class Ready(NamedTuple):
     truth: jax.Array | None
     opened: list[records.Opening]
     data: records.Data | None
+    links: Mapping[str, ordinal.Link] = {}
+    scale: Mapping[str, Any] = {}
 
 
 def optimizer(config: Config) -> optax.GradientTransformation:
@@ -204,9 +210,14 @@ def of_ratings(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
             name, learner, tx, problem, config.training, config.output.out
         )
     chosen = {name: arm.settings for name, arm in trained.items()}
+    (known, valid), levels = problem.valid, belief.levels_of(problem)
+    arms, links = {name: (arm.learner, arm.params) for name, arm in trained.items()}, {}
+    if levels is not None:
+        links = parts.links_of(arms, valid, episodes.fetch_from(known), levels)
     source, opened = problem.open_test(benchmark.freeze(config, chosen), "attention")
     tasks, fetch = opened["user_cold"], episodes.fetch_from(source)
-    return Ready(tasks, fetch, seen, None, problem.opened, data_of(problem)), trained
+    told = (problem.opened, data_of(problem), links, scale_of(problem))
+    return Ready(tasks, fetch, seen, None, *told), trained
 
 
 def facts_of(ready: Ready, learner: MetaLearner, params: Params) -> dict[str, list[float]]:
@@ -240,12 +251,16 @@ def run(config: Config) -> records.Record:
     ready, trained = (of_world if config.data.dataset == WORLD else of_ratings)(config)
     arms = {name: (arm.learner, arm.params) for name, arm in trained.items()}
     found = parts.judged(arms, ready.tasks, ready.fetch, SHOTS)
-    kept = ("mse",) if ready.truth is not None else ("mse", "ndcg@5")
+    kept = ("mse",) if ready.truth is not None else ("mse", "ndcg@5", "mae")
     scores = {
         records.Key(SCENARIO, arm, condition, metric): values
         for (arm, condition, metric), values in found.items()
         if metric in kept
     }
+    if ready.links:
+        last = parts.believed(arms, ready.links, ready.tasks, ready.fetch)
+        key = lambda arm, metric: records.Key(SCENARIO, arm, f"k={SHOTS[-1]}", metric)
+        scores |= {key(*which): values for which, values in last.items()}
     names = list(dict.fromkeys(arm for arm, _, _ in found))
     seconds = {name: arm.seconds for name, arm in trained.items()}
     seconds["total"] = time.perf_counter() - began
@@ -254,7 +269,8 @@ def run(config: Config) -> records.Record:
         opened=ready.opened, data=ready.data,
         settings={name: arm.settings for name, arm in trained.items()},
         extra={
-            "focus": {name: facts_of(ready, *arms[name]) for name in (ADAPTED, SEARCHED, SOLVED)}
+            "focus": {name: facts_of(ready, *arms[name]) for name in (ADAPTED, SEARCHED, SOLVED)},
+            **ready.scale,
         },
     )  # fmt: skip
 
@@ -271,9 +287,8 @@ def main(config: Config) -> records.Record:
     shown = [
         metric for metric in ("mse", "ndcg@5") if any(metric == k.metric for k in record.scores)
     ]
-    for metric in shown:
-        columns = [(f"k={k}", metric) for k in SHOTS]
-        large_report.show(record, columns, f"New people, {name[10:]}: after K ratings")
+    conditions = [f"k={k}" for k in SHOTS]
+    large_report.rated(record, conditions, f"New people, {name[10:]}: after K ratings")
     for metric in shown:
         column = (f"k={SHOTS[-1]}", metric)
         large_report.differences(record, f"{metric} after {SHOTS[-1]}", column, PAIRS)
