@@ -4,7 +4,10 @@ What can be had without meta-training, where users and items are new. There are 
 in MeLU (warm, user-cold, item-cold, both-cold), with its published cold users and items where a
 data set has them. Logs too thin for 10 query rows get 5 or 2; those without enough tasks in each
 quadrant are cut by user alone. Measures are RMSE, nDCG@5 of the query rows, MAE and, for at most
-500 tasks, nDCG@10 of the full catalogue (in item-cold tasks, of the cold items).
+500 tasks, nDCG@10 of the full catalogue (in item-cold tasks, of the cold items). The proper scores
+are of an ordinal link that is fitted to each arm on meta-validation; of an implicit log, whose
+labels are 0 and 1, its log-loss is that of the probability of an event, its CRPS the Brier score,
+and its calibrated MAE the share of wrong guesses.
 
 Run: python -m experiments datasets
 Published: none under this protocol.
@@ -23,13 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
 from metajax.benchmark.problem import Problem, freeze, problem_of
 from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.data.table import Interactions
 from metajax.evaluation import catalogue as ranking
-from metajax.evaluation import protocols
+from metajax.evaluation import ordinal, protocols
 from metajax.evaluation.judge import judge
 from metajax.results import intervals, records, tables
 from metajax.settings import Output, Presets
@@ -41,6 +45,7 @@ FEWEST_TASKS = 30
 MOST_RANKED = 500  # tasks of a scenario whose full catalogue is ranked, drawn at random
 DRAWS = 2000  # of the bootstrap of a cell
 ARMS = (A0, A1, A2)
+JOINT = "arms"
 FIXED = 1e6  # a prior precision that no support can move
 
 
@@ -129,8 +134,10 @@ def run(name: str, config: Config) -> tuple[dict[records.Key, np.ndarray], dict]
     parts, min_rows = cut(table, config.split_seed)
     problem = problem_of(table, parts)
     learner, params, settings = closed_form(problem)
+    levels = belief.levels_of(problem)
+    links = {} if levels is None else belief.links_of({JOINT: (learner, params)}, problem, levels)
     source, opened = problem.open_test(freeze(config, settings), "datasets")
-    scores = judged(learner, params, source, opened)
+    scores = judged(learner, params, source, opened, links)
     known = np.unique(table.item[parts.train_rows])
     catalogue = {"user_cold": known, "item_cold": np.setdiff1d(np.unique(table.item), known)}
     catalogue = {k: v for k, v in catalogue.items() if k in opened}
@@ -156,6 +163,7 @@ def run(name: str, config: Config) -> tuple[dict[records.Key, np.ndarray], dict]
         "opened": problem.opened[-1],
         "seconds": time.perf_counter() - began,
         "cpu_seconds": time.process_time() - cpu_began,
+        **belief.facts(levels, table.label[parts.train_rows], problem.unit),
     }
     return scores, facts
 
@@ -167,15 +175,19 @@ def drawn(tasks: Episode, seed: int) -> Episode:
 
 
 def judged(
-    learner: MetaLearner, params: Any, source: Any, opened: dict[str, Episode]
+    learner: MetaLearner,
+    params: Any,
+    source: Any,
+    opened: dict[str, Episode],
+    links: dict[str, ordinal.Link],
 ) -> dict[records.Key, np.ndarray]:
     """Per-task scores (1, T) of the arms, as they are and under the controls.
 
-    The arms are one learner with parameters of their own, and are judged as if they were seeds.
+    The arms are one learner with parameters of their own, and are judged as if they were seeds; so
+    are their links, under the name `JOINT`.
     """
-    found = judge(
-        {"arms": (learner, params)}, opened, fetch=episodes.fetch, source=source, main="mae"
-    )
+    given = {"fetch": episodes.fetch, "source": source, "main": "mae", "links": links}
+    found = judge({JOINT: (learner, params)}, opened, **given)
     return {
         key._replace(arm=arm): values[i][None]
         for key, values in found.items()
@@ -206,10 +218,13 @@ def ranked(
 def show(record: records.Record) -> None:
     """Prints errors and short lists by quadrant, and the full catalogue."""
     sets = record.extra["datasets"]
+    stored = {key.metric for key in record.scores}
+    believed = [metric for metric in tables.CALIBRATED if metric in stored]
     for title, condition, metric in (
         ("RMSE, and what shuffled support labels add to the MSE (N1)", "all", "mse"),
         ("nDCG@5 of the query rows", "all", "ndcg@5"),
         ("MAE", "all", "mae"),
+        *((tables.heading(metric), "all", metric) for metric in believed),
         ("full catalogue: nDCG@10", "full", "ndcg@10"),
     ):
         headings = ["data set", "scenario", *ARMS] + ["N1 gap of fold-in"] * (metric == "mse")
@@ -217,12 +232,27 @@ def show(record: records.Record) -> None:
         for name, about in sets.items():
             sections.append(len(rows))
             rows += _rows(record, name, about, condition, metric)
-        tables.terminal(tables.Grid(title, headings, rows, 2, sections=sections))
+        notes = told_of(sets) if metric == "crps" else ()
+        tables.terminal(tables.Grid(title, headings, rows, 2, notes, sections))
     total, cpu = (sum(about[k] for about in sets.values()) for k in ("seconds", "cpu_seconds"))
     print(
         "Mean over users with its 95 % interval. 'query' is the number of query rows per task; "
         f"implicit logs have sampled negatives. {total:.0f} s in all, {cpu:.0f} s on a core."
     )
+
+
+def told_of(sets: dict[str, Any]) -> list[str]:
+    """What is said of the distributions: over how many ratings, for each data set."""
+    scales = {name: about["ordinal"] for name, about in sets.items() if "ordinal" in about}
+    levels = ", ".join(f"{name} {told['levels']}" for name, told in scales.items())
+    even = [name for name, told in scales.items() if told["even"]]
+    lines = [
+        "MAE cal., RMSE cal., log-loss and CRPS judge a distribution over the ratings, which the "
+        "same ordinal link gives, fitted to each arm's scores on meta-validation; MAE cal. is the "
+        f"MAE of its median, RMSE cal. the RMSE of its mean. Ratings that occur: {levels}."
+    ]
+    told = f"Continuous, so that evenly spaced levels stand for the ratings: {', '.join(even)}."
+    return [*lines, *[told] * bool(even)]
 
 
 def _rows(

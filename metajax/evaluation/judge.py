@@ -229,7 +229,8 @@ def believed(
       links: of the S seeds, see `links_of`.
       tasks: (T, ...), whose query labels and masks are read.
     """
-    return jax.lax.map(lambda given: ordinal.proper(*given, tasks, key), (links, scores))
+    of_seed = lambda given: ordinal.proper(given[0], given[1], tasks, key)
+    return jax.lax.map(of_seed, (links, scores))
 
 
 def scorer(

@@ -1,5 +1,6 @@
 """Tables of records: for the terminal at any width, and as Markdown, LaTeX, Typst and CSV."""
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -211,12 +212,15 @@ def show_distributions(
       rows: what a row is called -> its scenario, arm and condition.
       notes: what else is said below.
     """
-    has = lambda metric: all(records.Key(*at, metric) in record.scores for at in rows.values())
+    places = [functools.partial(records.Key, *at) for at in rows.values()]
+    has = lambda metric: all(place(metric) in record.scores for place in places)
     metrics = [metric for metric in CALIBRATED if has(metric)]
     if not metrics:
         return
-    told = lambda place, m: f"{records.interval(record.of(*place, m), m):.4f}"
-    cells = [[name, *(told(place, m) for m in metrics)] for name, place in rows.items()]
+    cells = []
+    for name, (scenario, arm, condition) in rows.items():
+        of = [records.interval(record.of(scenario, arm, condition, m), m) for m in metrics]
+        cells.append([name, *(f"{found:.4f}" for found in of)])
     heads, said = ["arm", *(heading(m) for m in metrics)], [*of_the_link(record), *notes]
     terminal(Grid(f"{title}: distributions over ratings", heads, cells, notes=said))
 

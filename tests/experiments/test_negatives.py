@@ -3,11 +3,24 @@
 import dataclasses
 
 import numpy as np
+from proper import assert_proper
 
+from experiments.field import datasets
 from experiments.field.datasets import with_negatives
 from metajax.data import negatives, split
 from metajax.data.table import Interactions
 from metajax.data.worlds import latent
+from metajax.results import records
+
+
+def test_every_arm_of_a_log_has_proper_scores_where_it_has_squared_errors(tmp_path, monkeypatch):
+    monkeypatch.setenv("METAJAX_HOME", str(tmp_path / "home"))
+    scores, facts = datasets.run("synthetic", datasets.Config())
+    assert_proper(records.Record("datasets", (), scores), "all")
+    assert {key.arm for key in scores} == {*datasets.ARMS}
+    assert facts["ordinal"]["levels"] > 1
+    told = datasets.told_of({"synthetic": facts})
+    assert f"synthetic {facts['ordinal']['levels']}" in told[0]
 
 
 def events(change_of: np.ndarray | None = None) -> Interactions:
