@@ -232,7 +232,7 @@ def show(record: records.Record) -> None:
         for name, about in sets.items():
             sections.append(len(rows))
             rows += _rows(record, name, about, condition, metric)
-        notes = told_of(sets) if metric == "crps" else ()
+        notes = told_of(record) if metric == "crps" else ()
         tables.terminal(tables.Grid(title, headings, rows, 2, notes, sections))
     total, cpu = (sum(about[k] for about in sets.values()) for k in ("seconds", "cpu_seconds"))
     print(
@@ -241,17 +241,14 @@ def show(record: records.Record) -> None:
     )
 
 
-def told_of(sets: dict[str, Any]) -> list[str]:
+def told_of(record: records.Record) -> list[str]:
     """What is said of the distributions: over how many ratings, for each data set."""
+    sets = record.extra["datasets"]
     scales = {name: about["ordinal"] for name, about in sets.items() if "ordinal" in about}
     levels = ", ".join(f"{name} {told['levels']}" for name, told in scales.items())
-    even = [name for name, told in scales.items() if told["even"]]
-    lines = [
-        "MAE cal., RMSE cal., log-loss and CRPS judge a distribution over the ratings, which the "
-        "same ordinal link gives, fitted to each arm's scores on meta-validation; MAE cal. is the "
-        f"MAE of its median, RMSE cal. the RMSE of its mean. Ratings that occur: {levels}."
-    ]
-    told = f"Continuous, so that evenly spaced levels stand for the ratings: {', '.join(even)}."
+    even = ", ".join(name for name, told in scales.items() if told["even"])
+    told = f"Of continuous ratings, evenly spaced levels stand for them: {even}."
+    lines = tables.of_the_link(record, f"the ratings of each data set ({levels})")
     return [*lines, *[told] * bool(even)]
 
 

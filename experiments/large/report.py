@@ -78,14 +78,12 @@ def show(
     title: str,
     *,
     quoted: bool = True,
-    notes: Sequence[str] = (),
 ) -> None:
     """Prints the mean of each arm with its interval over people, seeds averaged first.
 
     Args:
       columns: (condition, metric) of each column; an arm without such scores has an empty cell.
       quoted: print published numbers below, where they are of the same data.
-      notes: what else is said below.
     """
     heads = [f"{tables.heading(metric)}\n{condition}" for condition, metric in columns]
     sized = any(arm.bytes_per_task is not None for arm in record.arms)
@@ -100,7 +98,7 @@ def show(
         rows.append([*cells, f"{arm.seconds or 0.0:.0f}", *sizes])
     heads = ["arm", *heads, "seconds", *["bytes per user"] * sized]
     published = few_shot.published(record.experiment) if quoted else {}
-    notes = [*(f"published: {row}: {text}" for row, text in published.items()), *notes]
+    notes = [f"published: {row}: {text}" for row, text in published.items()]
     tables.terminal(tables.Grid(title, heads, rows, notes=notes))
 
 
@@ -122,11 +120,9 @@ def rated(
 
 def distributions(record: records.Record, condition: str, title: str) -> None:
     """Prints the calibrated and proper scores under a condition, where the record has them."""
-    known = {k.metric for k in record.scores if k[0] == record.scenario and k[2] == condition}
-    columns = [(condition, metric) for metric in tables.CALIBRATED if metric in known]
-    if columns:
-        told, notes = f"{title}: distributions over ratings", tables.of_the_link(record)
-        show(record, columns, told, quoted=False, notes=notes)
+    judged = {k.arm for k in record.scores if (k.condition, k.metric) == (condition, "crps")}
+    rows = {arm: (record.scenario, arm, condition) for arm in record.names() if arm in judged}
+    tables.show_distributions(record, title, rows)
 
 
 def believed(

@@ -179,8 +179,12 @@ def _rated_row(
     return cells
 
 
-def of_the_link(record: records.Record) -> list[str]:
-    """What is said of the distributions over ratings, if there are any, and of their scale."""
+def of_the_link(record: records.Record, over: str = "") -> list[str]:
+    """What is said of the distributions over ratings, if there are any, and of their scale.
+
+    Args:
+      over: what they are over, where the record is of several scales; else ``extra`` tells.
+    """
     known = {key.metric for key in record.scores}
     if "crps" not in known:
         return []
@@ -189,8 +193,8 @@ def of_the_link(record: records.Record) -> list[str]:
     root = " and RMSE cal. the RMSE of its mean" * ("mse_calibrated" in known)
     lines = [
         f"{', '.join(MEASURES[m] for m in CALIBRATED if m in known)} judge a distribution over "
-        f"{count} ratings. The same ordinal link, fitted to each arm's scores on meta-validation, "
-        f"gives it; MAE cal. (calibrated) is the MAE of its median{root}."
+        f"{over or f'{count} ratings'}. The same ordinal link, fitted to each arm's scores on "
+        f"meta-validation, gives it; MAE cal. (calibrated) is the MAE of its median{root}."
     ]
     if told.get("even"):
         lines.append(
@@ -215,7 +219,7 @@ def show_distributions(
     places = [functools.partial(records.Key, *at) for at in rows.values()]
     has = lambda metric: all(place(metric) in record.scores for place in places)
     metrics = [metric for metric in CALIBRATED if has(metric)]
-    if not metrics:
+    if not places or not metrics:
         return
     cells = []
     for name, (scenario, arm, condition) in rows.items():

@@ -18,7 +18,7 @@ from metajax.benchmark import command, problem
 from metajax.data import episodes, split
 from metajax.data.split import Tasks
 from metajax.data.worlds import latent
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.results import records
 from metajax.settings import Output
 from metajax.types import Episode, Examples, MetaLearner, UserError
@@ -206,6 +206,34 @@ def test_ties_are_broken_alike_in_every_condition():
         same = found["cold", condition, "ndcg@5"]
         np.testing.assert_array_equal(found["cold", "all", "ndcg@5"], same)
     assert found["cold", "all", "ndcg@5"].std() > 0.05
+
+
+def test_links_of_validation_judge_the_distributions_of_every_scenario():
+    """Of a planted level: who repeats the mean of the support is surer than who says nothing."""
+    given = log()
+    tests = {name: problem.laid_out(t, given.split.num_query)
+             for name, t in given.split.test.items()}  # fmt: skip
+    mean = lambda e: jnp.sum(e.label * e.mask) / jnp.maximum(jnp.sum(e.mask), 1.0)
+    tells = sum_of_labels()._replace(adapt=lambda params, state, e, key: mean(e))
+    silent = tells._replace(adapt=lambda params, state, e, key: state)
+    params = {"a": jnp.zeros(2)}
+    one, other = (as_published.believed((x, params), given, tests) for x in (tells, silent))
+    assert set(one) == {(s, "all", m) for s in tests for m in ordinal.PROPER}
+    assert all(v.shape[0] == 2 and np.isfinite(v).all() for v in one.values())
+    gain = [other[s, "all", "crps"].mean() - one[s, "all", "crps"].mean() for s in tests]
+    assert np.mean(gain) > 0
+
+
+def test_distributions_stand_in_a_table_of_their_own():
+    record = made()
+    key = records.Key("log user_cold", "A", "all", "mae")
+    told = {key._replace(metric=m): np.full((1, 30), 0.5) for m in ordinal.PROPER}
+    record.extra["rows"]["A"]["ordinal"] = {"levels": 5, "even": False, "step": 1.0}
+    grid = as_published_report.distributions(
+        dataclasses.replace(record, scores={**record.scores, **told})
+    )
+    (row,) = grid.rows
+    assert row[:3] == ["A", "log user_cold", "5"] and row[3].startswith("0.5000 [")
 
 
 def made() -> records.Record:

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from proper import assert_proper
 
 from experiments.large import text_cold
 from experiments.large.llm_distill import llm_distill, served, student
@@ -149,7 +150,9 @@ def test_teacher_student_and_controls_stand_in_one_record(tmp_path, monkeypatch,
     )  # fmt: skip
     record = llm_distill.main(config)
     assert record is not None
-    said = capsys.readouterr().out
+    assert_proper(record, "k=5")
+    assert not any(k.metric == "crps" for k in record.scores if k.condition != "k=5")
+    said = "".join(capsys.readouterr())  # a missing encoder is told on standard error
     rows = {llm_distill.arm(x) for x in (llm_distill.TAUGHT, llm_distill.OTHERS, content.LARGE)}
     assert rows | {content.GENRES} <= set(record.names())
     assert "ms of processor time, 8 bytes" in said and "is left out" in said

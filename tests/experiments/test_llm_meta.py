@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from proper import assert_proper
 
 from experiments.large.llm_meta import frozen, llm_meta, report, ways
 from experiments.large.llm_uses import prompts
@@ -200,6 +201,8 @@ def test_all_ways_stand_in_one_record(tmp_path, monkeypatch, capsys):
         assert report.arm(kind, how) in said
         own = record.of(report.SCENARIO, report.arm(kind, how), "k=3", "mse")
         assert np.isfinite(own).all() and own.shape == (1, 6)
+    assert_proper(record, "k=3")
+    assert np.isfinite(record.of(report.SCENARIO, prompts.RATING, "k=3", "crps")).sum() == 2
     asked = record.of(report.SCENARIO, prompts.RATING, "k=3", "ndcg@5")
     assert np.isnan(asked).sum() == 4
     assert "shuffled labels" in said and (tmp_path / "out" / "curves-LoRA.png").is_file()
@@ -209,7 +212,7 @@ def test_all_ways_stand_in_one_record(tmp_path, monkeypatch, capsys):
     far = lambda key: 9.0 * (key.arm == lora and key.metric == "mse")
     broken = dataclasses.replace(record, scores={k: v + far(k) for k, v in record.scores.items()})
     report.show(record, tmp_path)
-    assert f"{lora} - " in (fine := capsys.readouterr().out) and "diverged" not in fine
+    assert f"{lora} - " in (fine := capsys.readouterr().out) and f"{lora}: diverged" not in fine
     report.show(broken, tmp_path)
     told = capsys.readouterr().out
     assert f"{lora}: diverged" in told and f"{lora} - A" not in told

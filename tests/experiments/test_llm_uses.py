@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from proper import assert_proper
 
 from experiments.large.llm_uses import content, llm_uses, prompts, report
 from metajax.benchmark.baselines import A0
@@ -162,6 +163,9 @@ def test_all_arms_stand_in_one_record_and_a_stopped_run_goes_on(small, tmp_path,
     assert "known items, 3 new people" in said and "titles permuted" in said
     known = report.of_scenario(record, report.KNOWN).names()
     assert {prompts.RATING, llm_uses.OTHERS, llm_uses.PRIOR, llm_uses.RANDOM} <= {*known}
+    assert_proper(record, "k=2")
+    judged = {(k.scenario, k.arm) for k in record.scores if k.metric == "crps"}
+    assert {(report.KNOWN, prompts.RATING), (report.NEW, content.LARGE)} <= judged
     assert sum(name.startswith("A") for name in known) == 4
     new = report.of_scenario(record, report.NEW).names()
     assert {content.CONSTANT, content.LARGE, content.PERMUTED, content.SMALL} <= {*new}

@@ -19,7 +19,8 @@ def test_every_arm_of_a_log_has_proper_scores_where_it_has_squared_errors(tmp_pa
     assert_proper(records.Record("datasets", (), scores), "all")
     assert {key.arm for key in scores} == {*datasets.ARMS}
     assert facts["ordinal"]["levels"] > 1
-    told = datasets.told_of({"synthetic": facts})
+    extra = {"datasets": {"synthetic": facts}}
+    told = datasets.told_of(records.Record("datasets", (), scores, extra=extra))
     assert f"synthetic {facts['ordinal']['levels']}" in told[0]
 
 

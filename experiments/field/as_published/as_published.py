@@ -24,6 +24,7 @@ import numpy as np
 import optax
 
 from metajax import benchmark, losses
+from metajax.benchmark import belief
 from metajax.benchmark.problem import Problem, freeze
 from metajax.data import episodes
 from metajax.data.episodes import Source
@@ -124,12 +125,38 @@ def scores_of(
     }
 
 
+def believed(
+    arm: tuple[MetaLearner, Params], given: Problem, opened: Mapping[str, Episode]
+) -> dict[tuple[str, str, str], np.ndarray]:
+    """(scenario, "all", metric of `ordinal.PROPER`) -> (S, T), by links fitted on validation.
+
+    Args:
+      arm: a learner with its parameters, leaves (S, ...).
+      given: whose meta-validation tasks the links of its seeds are fitted on.
+    """
+    levels, tasks = belief.levels_of(given), judge.together(list(opened.values()))
+    if levels is None:
+        return {}
+    (link,) = belief.links_of({"": arm}, given, levels).values()
+    told = {"fetch": episodes.fetch, "source": given.valid[0]}
+    found = judge.believed(
+        link, judge.scored(arm, tasks, jax.random.key(3), **told), tasks, jax.random.key(4)
+    )
+    ends = np.cumsum([len(t.query.label) for t in opened.values()])[:-1]
+    return {
+        (scenario, "all", metric): part
+        for metric, values in found.items()
+        for scenario, part in zip(opened, np.split(np.asarray(values), ends, axis=1), strict=True)
+    }
+
+
 def of_users(
     dataset: str, design: tables.Design, names: list[str], config: Config
 ) -> Iterator[Made]:
     """The learners of one data set and design, one after the other.
 
-    The test tasks are opened at once: there is nothing to choose.
+    The test tasks are opened at once: there is nothing to choose, and ordinal links are fitted on
+    meta-validation alone.
     """
     dataset = config.dataset or dataset
     given = tables.prepared(dataset, design, config.data_dir, 0, 90)
@@ -145,6 +172,8 @@ def of_users(
         folder = (folder_of(config), config.seeds, config.hardware.devices)
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
         values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(design))
+        values |= believed((learner, found.params), mine, opened)
+        labels = mine.table.label[mine.split.train_rows]
         scores = {
             records.Key(f"{dataset} {scenario}", name, *rest): value
             for (scenario, *rest), value in values.items()
@@ -165,6 +194,7 @@ def of_users(
                 "published": {} if config.dataset else numbers,
                 "scenarios": list(numbers) or [f"{dataset} user_cold"],
                 "opened": given.opened[-1],
+                **belief.facts(belief.levels_of(mine), labels, mine.unit),
             },
         )
 

@@ -14,9 +14,10 @@ from ..metaemb.report import SCENARIO
 SHOWN = {"mse": "RMSE", "mae": "MAE", "ndcg@5": "nDCG@5", "auc": "AUC"}
 
 
-def shown(metric: str) -> list[str]:
-    """The metrics of a row's lines: ratings have squared error first, then MAE as published."""
-    return ["mse", "mae"] if metric == "mse" else [metric]
+def shown(facts: Mapping[str, Any]) -> list[str]:
+    """The metrics of a row's lines: ratings have squared error first, nDCG@5, and MAE."""
+    rated = facts["metric"] == "mse" or facts.get("ordinal", {}).get("levels", 0) > 2
+    return ["mse", "ndcg@5", "mae"] if rated else [facts["metric"]]
 
 
 def mean_of(record: records.Record, scenario: str, arm: str, condition: str, metric: str) -> float:
@@ -58,7 +59,8 @@ def changed(value: float) -> str:
 def cells(record: records.Record, arm: str, scenario: str, metric: str) -> list[str]:
     """The cells of a learner in one scenario, by one metric."""
     facts: Mapping[str, Any] = record.extra["rows"][arm]
-    published = None if metric == "mse" else facts["published"].get(scenario)
+    own = "mae" if facts["metric"] == "mse" else facts["metric"]
+    published = facts["published"].get(scenario) if metric == own else None
     mean = lambda condition: f"{mean_of(record, scenario, arm, condition, metric):.4f}"
     return [
         arm,
@@ -79,8 +81,12 @@ def grid(record: records.Record) -> tables.Grid:
     rows, sections, notes = [], [], []
     for arm, facts in record.extra["rows"].items():
         sections.append(len(rows))
-        metrics = shown(facts["metric"])
-        rows += [cells(record, arm, s, metric) for s in facts["scenarios"] for metric in metrics]
+        rows += [
+            cells(record, arm, scenario, metric)
+            for scenario in facts["scenarios"]
+            for metric in shown(facts)
+            if records.Key(scenario, arm, "all", metric) in record.scores
+        ]
         differs = f" Differs: {facts['differs']}." if facts["differs"] else ""
         notes.append(f"{arm}. As given: {facts['given']}.{differs}")
     heads = (
@@ -107,8 +113,27 @@ def grid(record: records.Record) -> tables.Grid:
 
 
 def show(record: records.Record) -> None:
-    """Prints the table."""
+    """Prints the tables."""
     tables.terminal(grid(record))
+    if any(key.metric == "crps" for key in record.scores):
+        tables.terminal(distributions(record))
+
+
+def distributions(record: records.Record) -> tables.Grid:
+    """The table of distributions over ratings, or over clicks, of the adapted learners."""
+    rows, sections = [], []
+    for arm, facts in record.extra["rows"].items():
+        if "ordinal" not in facts:
+            continue
+        sections.append(len(rows))
+        for scenario in facts["scenarios"]:
+            of = lambda m, s=scenario, a=arm: records.interval(record.of(s, a, "all", m), m)
+            told = [tables.with_interval(of(metric)) for metric in tables.CALIBRATED]
+            rows.append([arm, scenario, str(facts["ordinal"]["levels"]), *told])
+    heads = ("learner", "tasks", "levels", *map(tables.heading, tables.CALIBRATED))
+    notes = tables.of_the_link(record, "as many ratings as there are levels, of clicks over two")
+    title = "As published, adapted: distributions over ratings"
+    return tables.Grid(title, heads, rows, 2, notes, sections)
 
 
 def gains(record: records.Record) -> list[tuple[str, Interval]]:

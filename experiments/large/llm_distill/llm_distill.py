@@ -18,6 +18,7 @@ Deviates: a teacher's first principal components are taught, as many as `--dim` 
 """
 
 import dataclasses
+import itertools
 import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,7 @@ from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.training import progress
 from metajax.types import UserError
 
+from ...domains import rates
 from .. import report as large_report
 from ..llm_uses import content, llm_uses
 from ..titles import names_of
@@ -168,11 +170,12 @@ def run(config: Config) -> records.Record:
         config, names, read[content.LARGE], made
     )
     settings = {"penalty": "chosen by five folds of the items that are not hidden"}
-    opened = records.open_tests(config, settings, "llm_distill", problem.split.checksum())
     given = (table, problem.split)
     sizes = config.hidden_share, config.factors
     draws = [content.draw(*given, told, seed, *sizes) for seed in range(config.seeds)]
-    found = content.judged(*given, draws, config.shots)
+    links = content.links_of(*given, draws, max(config.shots))
+    opened = records.open_tests(config, settings, "llm_distill", problem.split.checksum())
+    found = content.judged(*given, draws, config.shots, links)
     every = [content.CONSTANT, content.GENRES, *map(arm, told), arm(content.PERMUTED)]
     scores = {
         records.Key(SCENARIO, name, f"k={k}", metric): values
@@ -190,7 +193,7 @@ def run(config: Config) -> records.Record:
     served.save(folder_of(config), *given, draws[0], arm(TAUGHT), reader, told_of)
     about |= {"bytes": {content.LARGE: size, TAUGHT: pupil.size}}
     about |= {"explained": {k: [one.explained for one in v] for k, v in made.items()}}
-    about |= {"people": next(iter(scores.values())).shape[1]}
+    about |= {"people": next(iter(scores.values())).shape[1], **rates.scale_of(problem)}
     return large_report.written(
         name, "llm_distill", SCENARIO, [n for n in every if any(k.arm == n for k in scores)],
         config, scores, {"total": time.perf_counter() - began}, opened=[opened],
@@ -228,8 +231,8 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
     """Prints the table, what each encoder costs, and the differences; saves the plot."""
     shots = sorted({int(key.condition.removeprefix("k=")) for key in record.scores})
     facts = record.extra
-    title = f"{SCENARIO}, {record.dataset}, {facts['model']}: {METRIC} of hidden items"
-    large_report.show(record, [(f"k={k}", METRIC) for k in shots], title, quoted=False)
+    title = f"{SCENARIO}, {record.dataset}, {facts['model']}: hidden items"
+    large_report.rated(record, [f"k={k}" for k in shots], title, quoted=False)
     for name, took in facts["milliseconds"].items():
         size = facts["bytes"].get(name)
         told = "" if size is None else f", {size:,} bytes"
@@ -246,8 +249,8 @@ def show(record: records.Record, folder: pathlib.Path) -> None:
     pairs = [(TAUGHT, content.LARGE), (TAUGHT, OTHERS), (TAUGHT, LETTERS), (TAUGHT, content.SMALL)]
     named_so = [(arm(a), arm(b)) for a, b in pairs]
     named_so += [(arm(x), content.GENRES) for x in (TAUGHT, content.LARGE, content.SMALL)]
-    for k in shots:
-        large_report.differences(record, f"{METRIC}, K={k}", (f"k={k}", METRIC), named_so)
+    for metric, k in itertools.product(("mse", METRIC), shots):
+        large_report.differences(record, f"{metric}, K={k}", (f"k={k}", metric), named_so)
     draw(record, folder)
 
 

@@ -22,6 +22,7 @@ a catalogue is read once for all people; `--layers` and `--top` change it.
 import dataclasses
 import pathlib
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -34,7 +35,7 @@ from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, laid_out
 from metajax.data import episodes
 from metajax.data.sources import named
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, judge, ordinal
 from metajax.models.language import pretrained, vectors
 from metajax.models.transformer import Shape
 from metajax.results import records
@@ -42,6 +43,7 @@ from metajax.results.partial import Partial
 from metajax.settings import Data, Hardware, Output, Positive, Presets, config_hash, replace
 from metajax.types import Episode, UserError
 
+from ...domains.rates import scale_of
 from .. import report as large_report
 from ..llm_uses import llm_uses
 from ..llm_uses.prompts import RATING, Asker
@@ -81,7 +83,7 @@ class Config:
     outer_rate: float = 5e-3
     """Adam's rate across people, decayed to 0 along a cosine."""
     valid_people: Positive = 24
-    """Validation people on whom fine-tuning is tuned."""
+    """Validation people on whom fine-tuning is tuned, and all ordinal links are fitted."""
     shots: tuple[int, ...] = (0, 1, 5, 10, 20)
     """Ratings that are known of a person."""
     people: Positive = 200
@@ -133,13 +135,27 @@ def trained(config: Config, problem: Problem, shape: Shape, shared: Frozen) -> d
 
 
 def judged(
-    config: Config, problem: Problem, found: dict[str, ways.Way], arms: Any, tasks: Episode
+    config: Config,
+    problem: Problem,
+    found: dict[str, ways.Way],
+    arms: Any,
+    tasks: Episode,
+    links: Mapping[str, ordinal.Link],
 ) -> dict[records.Key, np.ndarray]:
-    """Scores (1, people) of all arms but the prompt at each K, and with shuffled labels."""
+    """Scores (1, people) of all arms but the prompt at each K, and with shuffled labels.
+
+    What the links tell stands under the largest K.
+    """
     source, scores = problem.valid[0], {}
+    last, where = config.shots.index(max(config.shots)), (report.SCENARIO, f"k={max(config.shots)}")
     conditions = [*(f"k={k}" for k in config.shots), report.shuffled(max(config.shots))]
     for name, way in found.items():
-        for metric, rows in ways.judged(way, source, tasks, config.shots).items():
+        values = ways.judged(way, source, tasks, config.shots)
+        own = jnp.asarray(values.pop("scores")[last])[None]
+        proper = judge.believed(links[name], own, tasks, jax.random.key(4)) if links else {}
+        for metric, rows in proper.items():
+            scores[records.Key(where[0], name, where[1], metric)] = np.asarray(rows)
+        for metric, rows in values.items():
             for condition, values in zip(conditions, rows, strict=True):
                 scores[records.Key(report.SCENARIO, name, condition, metric)] = values[None]
     fetch = episodes.fetch_from(source)
@@ -152,11 +168,16 @@ def judged(
             for i, k in enumerate(config.shots):
                 key = records.Key(report.SCENARIO, name, f"k={k}", metric)
                 scores[key] = np.asarray(rows)[i][None]
-    return scores
+    return scores | llm_uses.believed(problem, arms, {}, tasks, links, where)
 
 
 def in_words(
-    config: Config, asker: Asker, tasks: Episode, names: list[str], kept: Partial
+    config: Config,
+    asker: Asker,
+    tasks: Episode,
+    names: list[str],
+    kept: Partial,
+    links: Mapping[str, ordinal.Link],
 ) -> dict[records.Key, np.ndarray]:
     """Scores (1, people) of the model asked in words; NaN for those about whom it is not asked."""
     told = llm_uses.answers(
@@ -164,10 +185,14 @@ def in_words(
     )
     count, scores = len(told[RATING]), {}
     some = jax.tree.map(lambda x: x[:count], tasks)
-    judge = jax.jit(evaluate.rating_metrics)
+    metrics_of, most = jax.jit(evaluate.rating_metrics), max(config.shots)
     for name, answers in told.items():
         for i, k in enumerate(config.shots):
-            values = judge(jnp.asarray(answers[:, i], jnp.float32), some, jax.random.key(i))
+            given = jnp.asarray(answers[:, i], jnp.float32), some, jax.random.key(i)
+            values = metrics_of(*given)
+            if k == most and name in links:
+                proper = judge.believed(links[name], given[0][None], *given[1:])
+                values |= {metric: rows[0] for metric, rows in proper.items()}
             for metric, rows in values.items():
                 row = np.full((1, tasks.query.label.shape[0]), np.nan)
                 row[0, :count] = np.asarray(rows)
@@ -192,18 +217,21 @@ def run(config: Config) -> records.Record:
     seconds = {"the catalogue": time.perf_counter() - began}
     found = trained(config, problem, shape, shared)
     settings = {name: arm.settings for name, arm in {**arms, **found}.items()}
+    links = llm_uses.links_of(config, problem, arms, asker, names, config.valid_people)
+    links |= ways.links_of(found, problem, config.valid_people)
     tests = problem.split.checksum()
     kept = Partial(out / "people.jsonl", {"config": config_hash(config), "asked": tests})
     opened = kept.opening(config, lambda: records.open_tests(config, settings, "llm_meta", tests))
     stored = laid_out(problem.split.test["user_cold"], llm_uses.NUM_QUERY)
     stored = jax.tree.map(lambda x: x[: config.people], stored)
-    scores = judged(config, problem, found, arms, stored)
-    scores |= in_words(config, asker, stored, names, kept)
+    scores = judged(config, problem, found, arms, stored, links)
+    scores |= in_words(config, asker, stored, names, kept, links)
     size = {arm: ways.size_of(way, problem.example.profile) for arm, way in found.items()}
     seconds |= {arm: way.seconds for arm, way in found.items()}
     seconds["total"] = time.perf_counter() - began
     about = {"model": model.name, "people": stored.query.label.shape[0], "asked": config.asked}
     about |= {"prompt": shared.prompt.shape[0], "training people": len(problem.split.train.owner)}
+    about |= scale_of(problem)
     every = list(dict.fromkeys(key.arm for key in scores))
     return large_report.written(
         name, "llm_meta", report.SCENARIO, every, config, scores, seconds, opened=[opened],

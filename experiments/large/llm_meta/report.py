@@ -56,10 +56,8 @@ def diverged(record: records.Record) -> set[str]:
 def show(record: records.Record, folder: pathlib.Path) -> None:
     """Prints a table of each metric, and the differences it is about; saves the plots."""
     shots, facts = shots_of(record), record.extra
-    for metric in METRICS:
-        title = f"{facts['people']} new people, {record.dataset}, {facts['model']}"
-        columns = [(f"k={k}", metric) for k in shots]
-        large_report.show(record, columns, f"{title}: after K ratings", quoted=False)
+    title = f"{facts['people']} new people, {record.dataset}, {facts['model']}: after K ratings"
+    large_report.rated(record, [f"k={k}" for k in shots], title, quoted=False)
     last, lost = shots[-1], diverged(record)
     for metric in METRICS:
         column = (f"k={last}", metric)

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,10 +14,11 @@ from jax.sharding import Mesh
 from metajax import optim, tree
 from metajax.adapters.conditions import soft_prompt
 from metajax.adapters.lora import lora
+from metajax.benchmark import belief
 from metajax.benchmark.baselines import sampler, state_bytes
 from metajax.benchmark.problem import Problem
 from metajax.data import episodes
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, ordinal
 from metajax.learners import pooled
 from metajax.learners.gradient.maml import gradient
 from metajax.models.transformer import Shape
@@ -219,7 +220,8 @@ def judged(
 ) -> dict[str, np.ndarray]:
     """Metric -> (K + 1, T) of the people after each number of ratings; last, after all, shuffled.
 
-    Shuffled labels are a person's own in another order.
+    Shuffled labels are a person's own in another order. Under ``scores`` are the scores (K + 1, T,
+    Q) that the metrics are of.
     """
 
     @jax.jit
@@ -237,12 +239,34 @@ def judged(
                 learner, params, tasks, jax.random.key(3),
                 fetch=fetch, alter=alter, batch_size=AT_ONCE,
             )  # fmt: skip
-            return evaluate.rating_metrics(scores, tasks, jax.random.key(4))
+            found = evaluate.rating_metrics(scores, tasks, jax.random.key(4))
+            return found | {"scores": scores}
 
         counts = jnp.asarray([*shots, max(shots)])
         return jax.lax.map(at, (counts, jnp.arange(len(shots) + 1) == len(shots)))
 
     return {k: np.asarray(v) for k, v in run(way.params, way.shared, source, tasks).items()}
+
+
+def links_of(found: Mapping[str, Way], problem: Problem, people: int) -> dict[str, ordinal.Link]:
+    """Way -> its ordinal link, leaves (1, ...), fitted on some validation people."""
+    (source, tasks), levels = problem.valid, belief.levels_of(problem)
+    if levels is None:
+        return {}
+    tasks = jax.tree.map(lambda x: x[:people], tasks)
+    query, ratings = tasks.query, jnp.asarray(levels)
+
+    def link_of(way: Way) -> ordinal.Link:
+        def fit(params: Params, shared: Frozen, source: episodes.Source) -> ordinal.Link:
+            told: Any = {"fetch": episodes.fetch_from(source), "batch_size": AT_ONCE}
+            learner, key = way.make(shared), jax.random.key(3)
+            scores = evaluate.predictions(learner, params, tasks, key, **told)
+            return ordinal.fit(scores, query.label, query.mask, ratings)
+
+        link = jax.jit(fit)(way.params, way.shared, source)
+        return jax.tree.map(lambda x: x[None], link)
+
+    return {name: link_of(way) for name, way in found.items()}
 
 
 def size_of(way: Way, profile: PyTree) -> int:

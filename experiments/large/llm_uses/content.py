@@ -5,7 +5,7 @@ are regressed on content, as in `text_cold`. A new person is solved by ridge reg
 first K ratings of items that are not hidden, and orders the hidden ones that they have rated.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from metajax.data import split
 from metajax.data.features import represent
 from metajax.data.table import Features, Interactions
+from metajax.evaluation import ordinal
 
 from .. import text_cold
 
@@ -114,27 +115,63 @@ def draw(
 
 
 def judged(
-    table: Interactions, parts: split.Split, draws: Sequence[Draw], shots: Sequence[int]
+    table: Interactions,
+    parts: split.Split,
+    draws: Sequence[Draw],
+    shots: Sequence[int],
+    links: Sequence[Mapping[str, ordinal.Link]],
 ) -> dict[tuple[str, int, str], np.ndarray]:
     """(arm, K, metric) -> scores (draws, people) of the people of the split's test.
 
     Someone with fewer than five ratings of hidden items has no score, NaN.
+
+    Args:
+      links: of `links_of`, for the largest K.
     """
     people = people_of(parts)
     found: dict[tuple[str, int, str], list[np.ndarray]] = {}
     for seed, one in enumerate(draws):
-        seen = one.order[~one.hidden[table.item[one.order]]]
-        asked = np.zeros(len(table), bool)
-        asked[one.order] = one.hidden[table.item[one.order]]
         for k in shots:
-            own = people_vectors(table, people, seen, k, one.mean + one.bias, one.factor)
-            for arm, guess in one.told.items():
-                score = one.mean + scored(table, asked, people, own, guess, one.size)
-                values = text_cold.judge(score, table, asked, jax.random.key(seed))
-                for metric in ("ndcg@5", "mse"):
-                    of_people = np.asarray(values[metric])[people]
-                    found.setdefault((arm, k, metric), []).append(of_people)
+            for arm, score, asked in scores_of(table, one, people, one.order, k):
+                link = links[seed][arm] if k == max(shots) else None
+                values = text_cold.judge(score, table, asked, jax.random.key(seed), link)
+                for metric, of_all in values.items():
+                    found.setdefault((arm, k, metric), []).append(np.asarray(of_all)[people])
     return {key: np.stack(values) for key, values in found.items()}
+
+
+def links_of(
+    table: Interactions, parts: split.Split, draws: Sequence[Draw], k: int
+) -> list[dict[str, ordinal.Link]]:
+    """Arm -> its ordinal link, of each draw.
+
+    It is fitted to the scores of validation people for hidden items, after K ratings of others.
+    """
+    people = parts.valid["user_cold"].owner
+    rows = np.flatnonzero(np.isin(table.user, people))
+    levels = ordinal.levels_of(table.label[parts.train_rows], table.scale)
+    found = []
+    for seed, one in enumerate(draws):
+        order = np.random.default_rng((21, seed)).permutation(rows)
+        told = scores_of(table, one, people, order, k)
+        found.append({a: text_cold.link_of(x, table, asked, levels) for a, x, asked in told})
+    return found
+
+
+def scores_of(
+    table: Interactions, one: Draw, people: np.ndarray, order: np.ndarray, k: int
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Each arm, its scores (n,) after K ratings of each person, and which rows they are of (n,).
+
+    Args:
+      order: (R,) the rows of these people, in the order in which they are met.
+    """
+    seen = order[~one.hidden[table.item[order]]]
+    asked = np.zeros(len(table), bool)
+    asked[order] = one.hidden[table.item[order]]
+    own = people_vectors(table, people, seen, k, one.mean + one.bias, one.factor)
+    for arm, guess in one.told.items():
+        yield arm, one.mean + scored(table, asked, people, own, guess, one.size), asked
 
 
 def people_vectors(

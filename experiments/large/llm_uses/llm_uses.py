@@ -13,6 +13,8 @@ Run: python -m experiments llm_uses             (ml-1m, 200 people; the extra `l
      python -m experiments llm_uses --from-records prints the stored table.
 Published: none under this protocol.
 Deviates: one wording of each prompt, fixed before these people were looked at; nothing is tuned.
+Ordinal links, for distributions over ratings, are fitted on validation people, a quarter as many as
+are judged; the model is asked about them after all shots alone.
 """
 
 import dataclasses
@@ -27,20 +29,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax import benchmark
-from metajax.benchmark import baselines
+from metajax.benchmark import baselines, belief
 from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, laid_out, problem_of
 from metajax.data import episodes, split
 from metajax.data.sources import named
 from metajax.data.table import Interactions
-from metajax.evaluation import evaluate
+from metajax.evaluation import evaluate, judge, ordinal
 from metajax.models.language import pretrained
 from metajax.results import records
 from metajax.results.partial import Partial
 from metajax.settings import Data, Output, Positive, Presets, Share, config_hash, replace
 from metajax.training import progress
-from metajax.types import Episode, UserError
+from metajax.types import Episode, Params, UserError
 
+from ...domains.rates import scale_of
 from .. import report as large_report
 from ..titles import names_of
 from . import content, report
@@ -189,14 +192,80 @@ def known_arms(problem: Problem) -> Known:
     return Known(arms, {name: arm.settings for name, arm in arms.items()})
 
 
+def links_of(
+    config: Any,
+    problem: Problem,
+    arms: Mapping[str, baselines.Trained],
+    asker: Asker,
+    names: list[str],
+    people: int,
+) -> dict[str, ordinal.Link]:
+    """Arm that predicts ratings -> its ordinal link, leaves (1, ...); of prompts `RATING` alone.
+
+    Args:
+      config: its ``draw`` and ``shots``; links are of the largest number of shots.
+      people: number of the validation people whom all links are fitted on, at most.
+    """
+    (source, tasks), levels = problem.valid, belief.levels_of(problem)
+    if levels is None:
+        return {}
+    tasks = jax.tree.map(lambda x: x[:people], tasks)
+    given = {name: (arm.learner, _first(arm.params)) for name, arm in arms.items()}
+    found = judge.links_of(given, tasks, levels, fetch=episodes.fetch, source=source)
+    dealt = np.random.default_rng(config.draw).permutation(len(names))
+    query, shots = tasks.query, (max(config.shots),)
+    for arm, known in ((RATING, names), (OTHERS, [names[i] for i in dealt])):
+        asked = range(query.label.shape[0])
+        scores = [asker(RATING, rated(tasks, i, known), shots)[0] for i in asked]
+        score, ratings = jnp.asarray(np.stack(scores), jnp.float32), jnp.asarray(levels)
+        link = jax.jit(ordinal.fit)(score, query.label, query.mask, ratings)
+        found[arm] = jax.tree.map(lambda x: x[None], link)
+    return found
+
+
+def _first(params: Params) -> Params:
+    """The parameters of the first seed alone, leaves (1, ...)."""
+    return jax.tree.map(lambda x: x[:1], params)
+
+
+def believed(
+    problem: Problem,
+    arms: Mapping[str, baselines.Trained],
+    told: Mapping[str, np.ndarray],
+    tasks: Episode,
+    links: Mapping[str, ordinal.Link],
+    where: tuple[str, str],
+) -> dict[records.Key, np.ndarray]:
+    """The `ordinal.PROPER` metrics (1, people) of closed-form arms and of prompts, after all shots.
+
+    Args:
+      told: prompt -> its answers (people, Q).
+      links: of `links_of`.
+      where: scenario and condition.
+    """
+    given = {name: (arm.learner, _first(arm.params)) for name, arm in arms.items()}
+    own = {name: links[name] for name in given if name in links}
+    found = large_report.believed(given, own, problem.valid[0], tasks, where)
+    for name in (name for name in told if name in links):
+        scores = jnp.asarray(told[name], jnp.float32)[None]
+        for metric, values in judge.believed(links[name], scores, tasks, jax.random.key(4)).items():
+            found[records.Key(where[0], name, where[1], metric)] = np.asarray(values)
+    return found
+
+
 def known_items(
-    config: Config, problem: Problem, tasks: Episode, arms: Known, told: Mapping[str, np.ndarray]
+    config: Config,
+    problem: Problem,
+    tasks: Episode,
+    arms: Known,
+    told: Mapping[str, np.ndarray],
+    links: Mapping[str, ordinal.Link],
 ) -> dict[records.Key, np.ndarray]:
     """Scores (1, people) of every arm at each K, on the same people and ratings."""
     count = next(iter(told.values())).shape[0]
     tasks = jax.tree.map(lambda x: x[:count], tasks)
     fetch, found = episodes.fetch_from(problem.valid[0]), {}
-    judge = jax.jit(evaluate.rating_metrics)
+    metrics_of = jax.jit(evaluate.rating_metrics)
     for name, arm in arms.arms.items():
         params = jax.tree.map(lambda x: x[0], arm.params)
         values = evaluate.k_shot(
@@ -210,12 +279,15 @@ def known_items(
         for i, k in enumerate(config.shots):
             if name.startswith(PRIOR) and k == 0:
                 continue  # nothing is left of it
-            values = judge(jnp.asarray(scores[:, i], jnp.float32), tasks, jax.random.key(i))
-            kept = ("ndcg@5", "mse") if name in (RATING, OTHERS) else ("ndcg@5",)
+            values = metrics_of(jnp.asarray(scores[:, i], jnp.float32), tasks, jax.random.key(i))
+            kept = ("ndcg@5", "mse", "mae") if name in (RATING, OTHERS) else ("ndcg@5",)
             for metric in kept:
                 key = records.Key(report.KNOWN, name, f"k={k}", metric)
                 found[key] = np.asarray(values[metric])[None]
-    return found
+    most = max(config.shots)
+    last = {name: told[name][:, config.shots.index(most)] for name in (RATING, OTHERS)}
+    where = (report.KNOWN, f"k={most}")
+    return found | believed(problem, arms.arms, last, tasks, links, where)
 
 
 def title_vectors(config: Config, table: Interactions, out: pathlib.Path) -> dict[str, np.ndarray]:
@@ -243,6 +315,11 @@ def run(config: Config) -> records.Record:
     of_titles = title_vectors(config, table, out)
     arms = known_arms(problem)
     asker = Asker(pretrained.load(config.checkpoint))
+    few = max(1, config.people // 4)
+    links = links_of(config, problem, arms.arms, asker, names, few)
+    given = (table, problem.split, of_titles)
+    draws = [content.draw(*given, s, config.hidden_share, config.dim) for s in range(config.seeds)]
+    of_new = content.links_of(table, problem.split, draws, max(config.shots))
     people = problem.split.checksum()
     of_any_size = config_hash(replace(config, people=1))  # with more people it goes on
     kept = Partial(out / "people.jsonl", {"config": of_any_size, "asked": people})
@@ -251,10 +328,8 @@ def run(config: Config) -> records.Record:
     )
     stored = laid_out(problem.split.test["user_cold"], NUM_QUERY)
     told = answers(config, asker, stored, names, kept)
-    scores = known_items(config, problem, stored, arms, told)
-    given = (table, problem.split, of_titles)
-    draws = [content.draw(*given, s, config.hidden_share, config.dim) for s in range(config.seeds)]
-    new = content.judged(table, problem.split, draws, config.shots)
+    scores = known_items(config, problem, stored, arms, told, links)
+    new = content.judged(table, problem.split, draws, config.shots, of_new)
     scores |= {
         records.Key(report.NEW, arm, f"k={k}", metric): values
         for (arm, k, metric), values in new.items()
@@ -263,6 +338,7 @@ def run(config: Config) -> records.Record:
     every = list(dict.fromkeys(key.arm for key in scores))
     about = {"people": len(told[RATING]), "fresh people": stored.query.label.shape[0]}
     about |= {"cost": {"seconds": cost[:, 0], "processor": cost[:, 1]}, "model": asker.model.name}
+    about |= scale_of(problem)
     return large_report.written(
         name, "llm_uses", report.KNOWN, every, config, scores,
         {"total": time.perf_counter() - began}, opened=[opened],

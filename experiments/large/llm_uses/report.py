@@ -1,6 +1,7 @@
 """Tables, differences and plots of `llm_uses`, read from the record alone."""
 
 import dataclasses
+import itertools
 import pathlib
 
 import numpy as np
@@ -128,10 +129,10 @@ def show(
         one = of_scenario(record, scenario)
         people = record.extra["people"] if scenario == KNOWN else record.extra["fresh people"]
         title = f"{scenario}, {people} new people, {record.dataset}, {record.extra['model']}"
-        large_report.show(one, [(f"k={k}", METRIC) for k in shots], title, quoted=False)
-        for k in [k for k in shots if k > 0]:
-            column, asked = (f"k={k}", METRIC), pairs(record, scenario)
-            large_report.differences(one, f"{METRIC}, K={k}", column, asked)
+        large_report.rated(one, [f"k={k}" for k in shots], title, quoted=False)
+        for metric, k in itertools.product(("mse", METRIC), [k for k in shots if k > 0]):
+            column, asked = (f"k={k}", metric), pairs(record, scenario)
+            large_report.differences(one, f"{metric}, K={k}", column, asked)
     tables.terminal(in_one(record, adapted))
     cost = record.extra["cost"]
     print(
