@@ -223,9 +223,9 @@ class Hardware:
     """Number of devices over which the batch of a training step is split."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Training:
-    """How every trained arm of a rating experiment is trained."""
+    """How every trained arm of a rating experiment is trained; every setting is given by name."""
 
     seeds: Positive = 3
     """Number of training seeds; they train side by side in one program."""

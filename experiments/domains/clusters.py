@@ -30,7 +30,6 @@ from metajax.settings import (
     Presets,
     Range,
     SplitOptions,
-    Training,
 )
 from metajax.training import progress
 
@@ -77,8 +76,7 @@ def measured(config: Config) -> records.Record:
     problem = benchmark.load(config.data, options)
     centers, told = arms.grouped(problem, config.clusters, config.seeds)
     problem = arms.with_random_clusters(problem, told["sizes"])
-    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
-    training = Training(config.seeds, 0, *sizes)
+    training = rates.training_of(config)
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
     tried = arms.made(problem, centers)

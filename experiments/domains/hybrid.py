@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
 from metajax.types import UserError
 
@@ -71,8 +71,7 @@ def measured(config: Config) -> records.Record:
         raise UserError("no share of the ratings is told; give one or more --densities")
     table = graph_arms.rated(named.chosen(config.data))
     content = hybrid_arms.contents(table)
-    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
-    training = Training(config.seeds, 0, *sizes)
+    training = rates.training_of(config)
     choices: dict[str, dict[str, Any]] = {}
     ready: dict[tuple[float, str], Any] = {}
     problems = {}

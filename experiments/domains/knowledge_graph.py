@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Hardware, Output, Positive, Presets, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets
 from metajax.training import progress
 
 from . import graph_report as report
@@ -81,8 +81,7 @@ def measured(config: Config) -> records.Record:
     check_even(devices, config.num_tasks)
     given = (problem, table, graph, config.dim, config.graph_steps, devices)
     starts, told = arms.starts(*given)
-    sizes = (config.num_steps, config.num_tasks, 32, devices)
-    training = Training(config.seeds, 0, *sizes)
+    training = rates.training_of(config)
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}
     with progress.bar(NAME.replace("_", " "), len(starts)) as update:

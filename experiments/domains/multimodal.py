@@ -23,7 +23,7 @@ from typing import Any, ClassVar, NamedTuple
 from metajax import benchmark
 from metajax.data.sources import named
 from metajax.results import plots, records
-from metajax.settings import Data, Hardware, Output, Positive, Presets, Share, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets, Share
 from metajax.training import progress
 
 from . import graph_report, shots
@@ -138,8 +138,7 @@ def measured(config: Config) -> records.Record:
     problem = graph_arms.of_items(table, config.split_seed)
     blocks = arms.blocks_of(problem, side, config.dim)
     known = {name: int((x != 0).any(axis=1).sum()) for name, x in blocks.items()}
-    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
-    training = Training(config.seeds, 0, *sizes)
+    training = rates.training_of(config)
     rows = trained_rows()
     choices: dict[str, Any] = {}
     ready: dict[str, Any] = {}

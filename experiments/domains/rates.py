@@ -10,7 +10,19 @@ from metajax.benchmark.problem import Problem
 from metajax.data import episodes
 from metajax.evaluation import judge
 from metajax.results import records
+from metajax.settings import Training
 from metajax.types import Episode, Params, UserError
+
+
+def training_of(config: Any) -> Training:
+    """How an experiment of this room trains, by its own settings; supports have 32 ratings."""
+    return Training(
+        seeds=config.seeds,
+        num_steps=config.num_steps,
+        num_tasks=config.num_tasks,
+        num_support=32,
+        devices=config.hardware.devices,
+    )
 
 
 def best_of(

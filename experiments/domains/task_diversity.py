@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 from metajax import benchmark
 from metajax.results import records
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions, Training
+from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions
 from metajax.training import progress
 
 from . import diversity_report as report
@@ -82,8 +82,7 @@ def measured(config: Config) -> records.Record:
     ways = picks(config)  # before anything is read: too few candidates are refused here
     options = SplitOptions(protocol="users", split_seed=config.split_seed)
     problem = benchmark.load(config.data, options)
-    sizes = (config.num_steps, config.num_tasks, 32, config.hardware.devices)
-    training = Training(config.seeds, 0, *sizes)
+    training = rates.training_of(config)
     tried = (worlds.Ratings(problem, training), worlds.Kinds(training))
     choices: dict[str, dict[str, Any]] = {}
     ready: dict[tuple[str, str], Any] = {}

@@ -133,9 +133,13 @@ def probabilities(link: Link, score: jax.Array) -> jax.Array:
 
 @jax.jit
 def median(p: jax.Array, levels: jax.Array) -> jax.Array:
-    """The lowest level (...,) with at least half of the probability (..., L) up to it."""
-    reached = jnp.cumsum(p, axis=-1) >= 0.5 - 1e-6
-    return levels[jnp.argmax(reached, axis=-1)]
+    """The lowest level (...,) with at least half of the probability (..., L) up to it.
+
+    NaN where the probabilities are: the scores of an arm that has diverged.
+    """
+    up_to = jnp.cumsum(p, axis=-1)
+    found = levels[jnp.argmax(up_to >= 0.5 - 1e-6, axis=-1)]
+    return jnp.where(jnp.isnan(up_to[..., -1]), jnp.nan, found)
 
 
 @jax.jit

@@ -211,6 +211,7 @@ def test_proper_scores_by_pencil():
     assert np.isnan(crps(p, levels, label, np.zeros(2)))
     p[0, 0] = np.nan
     assert np.isnan(log_loss(p, levels, label, mask))
+    np.testing.assert_array_equal(np.isnan(median(p, levels)), [True, False])
 
 
 def test_the_true_distribution_has_the_best_proper_scores():

@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from experiments.domains import clusters, shots
+from experiments.domains import (
+    clusters,
+    hybrid,
+    knowledge_graph,
+    multimodal,
+    rates,
+    shots,
+    task_diversity,
+)
 from metajax.results import records, tables
+from metajax.settings import Hardware, Training, replace
 
 METRICS = {"mae": 0.5, "mse": 0.25, "ndcg@5": 0.5, "crps": 0.5}
 HEADS = {"k=0": "K = 0", records.ALL: "K = 20"}
@@ -45,3 +54,19 @@ def test_a_record_of_absolute_errors_alone_prints_them_and_says_so(capsys):
     assert "t: MAE" in said and "differences in MAE" in said and shots.OLDER in said
     assert "RMSE" not in said.replace(shots.OLDER, "")
     assert tables.CALIBRATED[0] not in said
+
+
+ROOMS = (clusters, hybrid, knowledge_graph, multimodal, task_diversity)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.__name__.rpartition(".")[2])
+def test_a_training_is_what_the_settings_say(room):
+    said = {"seeds": 2, "num_steps": 70, "num_tasks": 6}
+    config = replace(room.Config(), **said, hardware=Hardware(3))
+    assert rates.training_of(config) == Training(**said, num_support=32, devices=3, patience=0)
+
+
+def test_settings_of_a_training_are_given_by_name_alone():
+    """By place, a setting that is put between two others would shift all later ones."""
+    with pytest.raises(TypeError):
+        Training(2, 0, 70)  # pyright: ignore[reportCallIssue]
