@@ -240,7 +240,8 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
     """The seconds a member may take, by the record of the same experiment that is most alike.
 
     A record of the same configuration comes first, then those that have most of the options'
-    values; of these the slowest counts. The time is scaled by outer steps times seeds.
+    values, in their settings or their names (that of `tables T4` is of another experiment, which
+    T4 calls); of these the slowest counts. The time is scaled by outer steps times seeds.
     """
     experiment = member.module.rpartition(".")[2]
     asked = {word for word in member.options if not word.startswith("--")}
@@ -248,13 +249,16 @@ def estimate(member: Member, out: pathlib.Path) -> float | None:
     found: list[tuple[bool, int, float]] = []
     for path in itertools.chain.from_iterable(map(report.files, places)):
         record = report.facts(path)
-        if record is None or record.experiment != experiment or not record.total_seconds:
+        words = path.stem.split("-")
+        if record is None or not record.total_seconds:
+            continue
+        if experiment not in (record.experiment, words[0]):
             continue
         past, total = record.config, record.total_seconds
         steps = past.get("num_steps", 0) * past.get("seeds", 0)
         scale = member.steps / steps if member.steps and steps else 1.0
         each = [x for value in past.values() for x in (value if type(value) is list else [value])]
-        alike = len(asked & set(map(str, each)))
+        alike = len(asked & {*map(str, each), *words})
         found.append((record.config_hash == member.config_hash, alike, total * scale))
     return max(found)[2] if found else None
 

@@ -11,6 +11,7 @@ from experiments.pages import index
 from metajax.benchmark.baselines import A0, A1, A2, A3, A4, A7
 from metajax.benchmark.boosting import A8, A8_ALONE
 from metajax.benchmark.stacking import A9
+from metajax.results import records
 from metajax.settings import Output, Training
 from metajax.types import UserError
 
@@ -52,6 +53,17 @@ def test_pooled_folds_have_the_users_of_all():
     gap, _ = report.ahead(made, "user_cold", "all", "mae")["A2 fold-in"]
     np.testing.assert_allclose(gap.mean, -0.3, atol=1e-6)
     assert made.arm("A6 MAML").settings == {"trials": 5, "folds": [{"trials": 5}] * 2}
+
+
+def test_a_record_of_folds_names_them_all_and_has_a_hash_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "one_fold", lambda *_: record(settings=SETTINGS))
+    monkeypatch.setattr(tables.tables_report, "save_figures", lambda *_: None)
+    config = tables.Config("T1", output=Output(tmp_path), folds=(0, 1))
+    part = tables.TABLES["T1"].parts[0]
+    made = tables.run_part(tables.RATING, config, part)
+    assert made.config["folds"] == [0, 1]
+    alone = dataclasses.replace(config, folds=(0,))
+    assert made.config_hash == records.config_hash(config) != records.config_hash(alone)
 
 
 @pytest.mark.parametrize(

@@ -242,6 +242,10 @@ def test_the_estimate_scales_an_earlier_record_by_steps_and_seeds(tmp_path):
     assert suite.estimate(classic, tmp_path / "out" / "suite") == pytest.approx(60.0)
     same = member._replace(config_hash="of ml-100k")
     assert suite.estimate(same, tmp_path / "out" / "suite") == pytest.approx(4 * 7.0)
+    called = record("called", config={}, seconds={"total": 9.0})
+    records.write(tmp_path / "out" / "called", "imagined-T4-ml-20m", called)
+    table = member._replace(options=("T4", "--parts", "ml-20m"))
+    assert suite.estimate(table, tmp_path / "out" / "suite") == pytest.approx(9.0)
     unknown = member._replace(module="experiments.unheard")
     assert suite.estimate(unknown, tmp_path / "out" / "suite") is None
 

@@ -150,7 +150,9 @@ def run_part(design: Design, config: Config, part: Part) -> report.Record:
         record = one_fold(design, config, part, 0, folder)
     else:
         part = part._replace(methods=part.methods[:1])
-        record = pooled([_kept_fold(design, config, part, fold, folder) for fold in config.folds])
+        each = [_kept_fold(design, config, part, fold, folder) for fold in config.folds]
+        of_all = {"config": report.settings_of(config), "config_hash": report.config_hash(config)}
+        record = dataclasses.replace(pooled(each), **of_all)
     report.write(folder, name, record, config.output.publish)
     tables_report.save_figures(name, record, folder)
     journal.write_checksums(folder)
