@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from metajax.benchmark import belief
+from metajax.evaluation import ordinal
 from metajax.online import factorization as mf
 from metajax.online import rows, scores, timelines
 from metajax.online.events import Events, rounds
@@ -15,7 +17,7 @@ from metajax.results import ledger, records, tables
 from metajax.training import journal, progress
 from metajax.types import UserError
 
-from . import show
+from . import believed, show
 from .play import Player, best_rate
 
 MF, FM = "river BiasedMF", "river FMRegressor"
@@ -116,7 +118,10 @@ def sides(stream: Events, dim: int) -> dict[str, tuple[Side, tuple[float, ...]]]
 
 
 def measured(config: Any) -> records.Record:
-    """Plays both sides in one run; rates are chosen on the first tenth, before the rest is met."""
+    """Plays both sides in one run; rates and links are of the first tenth, before the rest is met.
+
+    Every arm's distribution over ratings is that of the ordinal link of its scores there.
+    """
     began = time.perf_counter()
     stream = timelines.load(config.data.dataset, config.data.data_dir)
     if config.most_events:
@@ -125,18 +130,23 @@ def measured(config: Any) -> records.Record:
     first, label, user = stream.part(0, num_warm), stream.label[num_warm:], stream.user[num_warm:]
     clipped = lambda score: np.clip(score, *stream.scale)
     error = lambda score: float(np.mean((clipped(score) - first.label) ** 2))
-    played, settings, found = sides(stream, config.dim), {}, {}
+    levels = ordinal.levels_of(first.label, stream.scale)
+    played, settings, links, found = sides(stream, config.dim), {}, {}, {}
     for name, (play, rates) in played.items():
         rate, tried = best_rate(rates, lambda r, p=play: error(p(r, first)[0]))
         settings[name] = {"rate": rate, "valid_mse": tried}
+        warm = clipped(play(rate, first)[0])
+        links[name] = believed.link(warm, first.label, np.ones(num_warm), levels)
     tests = ledger.checksum(NAME, user, stream.item[num_warm:], label)
     chosen = {name: told["rate"] for name, told in settings.items()}
     opened = records.open_tests(config, chosen, NAME, tests)
     for name, (play, _) in played.items():
         score, seconds = play(chosen[name], stream)
-        gap = clipped(score)[num_warm:] - label
+        score = clipped(score)[num_warm:]
+        gap, ones = score - label, np.ones((len(label), 1))
+        proper = believed.proper(links[name], score[:, None], label[:, None], ones)
         settings[name]["events_per_second"] = len(stream) / seconds
-        for metric, values in {"mae": np.abs(gap), "mse": gap**2}.items():
+        for metric, values in {"mae": np.abs(gap), "mse": gap**2, **proper}.items():
             one = scores.by_user(values, user)
             key = records.Key(stream.name, name, records.ALL, metric)
             found[key] = (one.total / one.count)[None]
@@ -151,6 +161,7 @@ def measured(config: Any) -> records.Record:
         extra={
             show.EVENTS_OF: scores.by_user(np.ones(len(user)), user).count.astype(int).tolist(),
             "river": river().__version__,
+            **belief.facts(levels, first.label, 1.0),
         },
     )  # fmt: skip
 
@@ -175,6 +186,7 @@ def report(record: records.Record) -> None:
             ]
         rows.append([arm.name, *cells, f"{speed:,.0f}", f"{speed / base:.1f}"])
     tables.terminal(tables.Grid(title, heads, rows))
+    show.distributions(record)
 
 
 def main(config: Any) -> records.Record:
