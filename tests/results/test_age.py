@@ -38,7 +38,10 @@ def test_a_record_made_now_is_of_this_code(tmp_path):
 
 
 def test_the_list_of_the_published_records_is_true():
-    assert age.check(records.RESULTS) > 0
+    older = age.check(records.RESULTS)
+    text = (records.RESULTS / age.LIST).read_text()
+    assert text == age.listing(records.RESULTS)
+    assert text.count("\n") == older + age.HEAD.count("\n")
 
 
 @dataclasses.dataclass(frozen=True)
