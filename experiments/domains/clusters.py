@@ -66,6 +66,7 @@ class Config:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms, judges them and writes the record."""
+    from metajax.benchmark import belief
     from metajax.evaluation import evaluate
 
     from . import clusters_arms as arms
@@ -88,7 +89,7 @@ def measured(config: Config) -> records.Record:
             progress.say(f"{name}: squared error {choices[name]['valid']:.4f} on validation")
     source, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
     scores = rates.rated(ready, problem, tests, report.SCENARIO)
-    told |= rates.scale_of(problem) | arms.groups_of(ready, source, tests["user_cold"])
+    told |= belief.scale_of(problem) | arms.groups_of(ready, source, tests["user_cold"])
     told[GROUPS] = benchmark.groups_of(problem)
     return benchmark.kept(
         report.name_of(config),

@@ -61,6 +61,7 @@ class Config:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms at every density, judges them and writes the record."""
+    from metajax.benchmark import belief
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
 
@@ -91,7 +92,7 @@ def measured(config: Config) -> records.Record:
                 progress.say(f"{what} {told['valid']:.4f} on validation")
     scores: dict[records.Key, Any] = {}
     groups: dict[str, Any] = {}
-    openings, scale = [], rates.scale_of(problems[max(config.densities)])
+    openings, scale = [], belief.scale_of(problems[max(config.densities)])
     for density, problem in problems.items():
         _, tests = problem.open_test(benchmark.freeze(config, choices), NAME)
         openings += problem.opened

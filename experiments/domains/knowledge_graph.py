@@ -63,6 +63,7 @@ class Config:
 
 def measured(config: Config) -> records.Record:
     """Tunes and trains all arms, judges them and writes the record."""
+    from metajax.benchmark import belief
     from metajax.data.sources import graph as graphs
     from metajax.data.sources import named
     from metajax.evaluation import evaluate
@@ -109,7 +110,7 @@ def measured(config: Config) -> records.Record:
         began=began,
         extra={
             **told,
-            **rates.scale_of(problem),
+            **belief.scale_of(problem),
             "mirrors": mirrors,
             "triples": len(graph.head),
             GROUPS: arms.groups_of(problem, report.SCENARIO),

@@ -128,6 +128,8 @@ def name_of(config: Config) -> str:
 def measured(config: Config) -> records.Record:
     """Tunes and trains all rows, judges them and writes the record."""
 
+    from metajax.benchmark import belief
+
     from . import graph_arms, rates
     from . import multimodal_arms as arms
 
@@ -175,7 +177,7 @@ def measured(config: Config) -> records.Record:
         shots=SHOTS,
         data=records.data_of(table),
         began=began,
-        extra={"known": known, "items": table.num_items, **rates.scale_of(problem)},
+        extra={"known": known, "items": table.num_items, **belief.scale_of(problem)},
     )
 
 

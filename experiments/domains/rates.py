@@ -80,12 +80,6 @@ def rated(
     return {k._replace(scenario=scenario): v for k, v in found.items()}
 
 
-def scale_of(problem: Problem) -> dict[str, Any]:
-    """What a record's ``extra`` says of the rating levels, see `benchmark.belief.facts`."""
-    labels = problem.table.label[problem.split.train_rows]
-    return belief.facts(belief.levels_of(problem), labels, problem.unit)
-
-
 def on_own(one: judge.Judged, own: Episode) -> judge.Scorer:
     """An arm that scores its own tasks in place of those given: the same rows, other columns."""
     return lambda source, tasks, key: judge.scored(one, own, key)

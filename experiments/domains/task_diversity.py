@@ -75,6 +75,8 @@ def picks(config: Config) -> dict[str, Any]:
 def measured(config: Config) -> records.Record:
     """Trains the learner in every way and world, judges it and writes the record."""
 
+    from metajax.benchmark import belief
+
     from . import diversity_worlds as worlds
     from . import rates
 
@@ -112,7 +114,7 @@ def measured(config: Config) -> records.Record:
         shots=worlds.SHOTS,
         data=records.data_of(problem.table),
         began=began,
-        extra={**rates.scale_of(problem), GROUPS: benchmark.groups_of(problem)},
+        extra={**belief.scale_of(problem), GROUPS: benchmark.groups_of(problem)},
     )
 
 

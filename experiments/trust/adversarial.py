@@ -293,16 +293,13 @@ def attacked(config: Config, attack: str) -> records.Record:
     else:
         scores = (judged_lies if attack == "lies" else judged_moves)(arms, tasks, source)
     roles = {k: a.role for k, a in arms.items()}
-    levels, labels = belief.levels_of(problem), problem.table.label[problem.split.train_rows]
     return records.made(
         "adversarial", config,
         records.arms_of(dict.fromkeys(k.arm for k in scores), roles=roles, settings=choices),
         scores, scenario=next(iter(scores)).scenario, data=harness.data_of(problem),
         split=harness.split_of(problem), opened=(problem.opened[-1],),
         seconds={"total": time.perf_counter() - began}, peak_memory=journal.peak_memory(),
-        extra={
-            "pushed": target, "people": scenario, **belief.facts(levels, labels, problem.unit),
-        },
+        extra={"pushed": target, "people": scenario, **belief.scale_of(problem)},
     )  # fmt: skip
 
 

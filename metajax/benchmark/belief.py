@@ -59,3 +59,9 @@ def facts(levels: np.ndarray | None, labels: np.ndarray, unit: float) -> dict[st
     even = not np.isin(labels, levels).all()
     step = float(np.diff(levels).min()) * unit
     return {"ordinal": {"levels": len(levels), "even": even, "step": step}}
+
+
+def scale_of(problem: Problem) -> dict[str, Any]:
+    """The `facts` of the rating levels of a problem, for a record's ``extra``."""
+    labels = problem.table.label[problem.split.train_rows]
+    return facts(levels_of(problem), labels, problem.unit)

@@ -17,6 +17,7 @@ from experiments.domains import (
     rates,
 )
 from metajax import losses
+from metajax.benchmark import belief
 from metajax.data.sources.graph import Graph
 from metajax.data.worlds.latent import rating_log
 from metajax.models.translations import margin_loss, transe
@@ -103,7 +104,7 @@ def test_arms_are_judged_by_every_measure_of_ratings_and_chosen_by_squared_error
     np.testing.assert_allclose(of("mae", "k=0"), each(np.abs(gap)), rtol=1e-4)
     judged = {key.metric for key in found if key.condition == records.ALL}
     assert judged == set(tables.MEASURES)
-    assert rates.scale_of(problem)["ordinal"]["levels"] == 5
+    assert belief.scale_of(problem)["ordinal"]["levels"] == 5
 
 
 def test_events_and_a_set_without_a_graph_get_one_line(tmp_path):

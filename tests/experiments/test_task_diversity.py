@@ -9,9 +9,9 @@ import pytest
 from experiments import HERE
 from experiments.domains import diversity_report as report
 from experiments.domains import diversity_worlds as worlds
-from experiments.domains import rates
 from experiments.domains import task_diversity as experiment
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.evaluation import ordinal
 from metajax.results import records
 from metajax.settings import Data, Output, SplitOptions
@@ -70,7 +70,7 @@ def test_ratings_are_judged_by_every_measure_and_the_rule_still_reads_absolute_e
             for condition in report.SIMULATED:
                 simulated[records.Key(scenario, arm, condition, "mse")] = np.ones((1, 9))
     known = [f"k={k}" for k in worlds.SHOTS if f"k={k}" in {key.condition for key in scores}]
-    kept = {"shots": tuple(int(k[2:]) for k in known), "extra": rates.scale_of(problem)}
+    kept = {"shots": tuple(int(k[2:]) for k in known), "extra": belief.scale_of(problem)}
     monkeypatch.setattr(report.shots, "controls", lambda *args: print("controls in", args[4]))
     monkeypatch.setattr(report.shots, "curves", lambda *args: None)
     named = records.arms_of((*names, report.BAYES))

@@ -173,7 +173,6 @@ def of_users(
         found = fitted(name, learner, tx, sample, mine.train, steps, per_epoch, *folder)
         values = scores_of(learner, found.params, mine.valid[0], opened, tables.metrics_of(design))
         values |= believed((learner, found.params), mine, opened)
-        labels = mine.table.label[mine.split.train_rows]
         scores = {
             records.Key(f"{dataset} {scenario}", name, *rest): value
             for (scenario, *rest), value in values.items()
@@ -194,7 +193,7 @@ def of_users(
                 "published": {} if config.dataset else numbers,
                 "scenarios": list(numbers) or [f"{dataset} user_cold"],
                 "opened": given.opened[-1],
-                **belief.facts(belief.levels_of(mine), labels, mine.unit),
+                **belief.scale_of(mine),
             },
         )
 

@@ -44,7 +44,6 @@ from metajax.settings import replace
 from metajax.transforms.residual import residual, unchanged
 from metajax.types import Model, Params, PyTree
 
-from ...domains.rates import scale_of
 from .. import report as large_report
 from ..titles import record_name
 from .parts import clipped, evidence, perceptron, shortened, with_text
@@ -280,7 +279,7 @@ def run(config: Config) -> records.Record:
     about = {
         "split": problem.split.checksum(),
         "test people": problem.split.test["user_cold"].num_tasks,
-        **scale_of(problem),
+        **belief.scale_of(problem),
     }
     seconds = {name: arm.seconds for name, arm in trained.items()}
     seconds["total"] = time.perf_counter() - began

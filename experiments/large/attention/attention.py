@@ -43,7 +43,6 @@ from metajax.training import journal, loop
 from metajax.training.devices import on_devices
 from metajax.types import MetaLearner, Params, PyTree
 
-from ...domains.rates import scale_of
 from .. import report as large_report
 from . import arms as parts
 from .arms import ADAPTED, CONTROLS, DIN, GLOBAL, SEARCHED, SOLVED, SOLVED_GLOBAL
@@ -216,7 +215,7 @@ def of_ratings(config: Config) -> tuple[Ready, dict[str, baselines.Trained]]:
         links = parts.links_of(arms, valid, episodes.fetch_from(known), levels)
     source, opened = problem.open_test(benchmark.freeze(config, chosen), "attention")
     tasks, fetch = opened["user_cold"], episodes.fetch_from(source)
-    told = (problem.opened, data_of(problem), links, scale_of(problem))
+    told = (problem.opened, data_of(problem), links, belief.scale_of(problem))
     return Ready(tasks, fetch, seen, None, *told), trained
 
 

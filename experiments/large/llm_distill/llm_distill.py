@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from metajax import benchmark
+from metajax.benchmark import belief
 from metajax.benchmark.harness import data_of
 from metajax.data.sources import named
 from metajax.data.split import Split
@@ -37,7 +38,6 @@ from metajax.settings import Data, Output, Positive, Presets, Share, replace
 from metajax.training import progress
 from metajax.types import UserError
 
-from ...domains import rates
 from .. import report as large_report
 from ..llm_uses import content, llm_uses
 from ..titles import names_of
@@ -193,7 +193,7 @@ def run(config: Config) -> records.Record:
     served.save(folder_of(config), *given, draws[0], arm(TAUGHT), reader, told_of)
     about |= {"bytes": {content.LARGE: size, TAUGHT: pupil.size}}
     about |= {"explained": {k: [one.explained for one in v] for k, v in made.items()}}
-    about |= {"people": next(iter(scores.values())).shape[1], **rates.scale_of(problem)}
+    about |= {"people": next(iter(scores.values())).shape[1], **belief.scale_of(problem)}
     return large_report.written(
         name, "llm_distill", SCENARIO, [n for n in every if any(k.arm == n for k in scores)],
         config, scores, {"total": time.perf_counter() - began}, opened=[opened],

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from metajax import benchmark
-from metajax.benchmark import baselines
+from metajax.benchmark import baselines, belief
 from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, laid_out
 from metajax.data import episodes
@@ -43,7 +43,6 @@ from metajax.results.partial import Partial
 from metajax.settings import Data, Hardware, Output, Positive, Presets, config_hash, replace
 from metajax.types import Episode, UserError
 
-from ...domains.rates import scale_of
 from .. import report as large_report
 from ..llm_uses import llm_uses
 from ..llm_uses.prompts import RATING, Asker
@@ -231,7 +230,7 @@ def run(config: Config) -> records.Record:
     seconds["total"] = time.perf_counter() - began
     about = {"model": model.name, "people": stored.query.label.shape[0], "asked": config.asked}
     about |= {"prompt": shared.prompt.shape[0], "training people": len(problem.split.train.owner)}
-    about |= scale_of(problem)
+    about |= belief.scale_of(problem)
     every = list(dict.fromkeys(key.arm for key in scores))
     return large_report.written(
         name, "llm_meta", report.SCENARIO, every, config, scores, seconds, opened=[opened],

@@ -43,7 +43,6 @@ from metajax.settings import Data, Output, Positive, Presets, Share, config_hash
 from metajax.training import progress
 from metajax.types import Episode, Params, UserError
 
-from ...domains.rates import scale_of
 from .. import report as large_report
 from ..titles import names_of
 from . import content, report
@@ -338,7 +337,7 @@ def run(config: Config) -> records.Record:
     every = list(dict.fromkeys(key.arm for key in scores))
     about = {"people": len(told[RATING]), "fresh people": stored.query.label.shape[0]}
     about |= {"cost": {"seconds": cost[:, 0], "processor": cost[:, 1]}, "model": asker.model.name}
-    about |= scale_of(problem)
+    about |= belief.scale_of(problem)
     return large_report.written(
         name, "llm_uses", report.KNOWN, every, config, scores,
         {"total": time.perf_counter() - began}, opened=[opened],
