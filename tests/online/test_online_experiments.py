@@ -53,8 +53,9 @@ def test_a_stored_record_prints_its_table_and_draws(path, tmp_path, capsys):
         assert list(tmp_path.glob("over-time*.png"))
     said = capsys.readouterr().out
     assert all(arm.name in said for arm in record.arms[:1])
-    if record.experiment == "online" and "mse" in {key.metric for key in record.scores}:
-        assert -1 < said.find("RMSE of an event") < said.find("MAE of an event")
+    if record.experiment in ("online", peer.NAME) and "mse" in {k.metric for k in record.scores}:
+        places = [said.find(name) for name in ("RMSE of an event", "MAE of an event", "CRPS")]
+        assert -1 < places[0] < places[1] < places[2]
 
 
 def test_the_stream_of_the_synthetic_log_has_its_warm_up():
