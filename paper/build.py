@@ -174,7 +174,8 @@ def main(config: Config) -> None:
     if config.verify:
         if config.results == records.RESULTS:
             old = age.check(config.results)
-            print(f"{old} records are older than the code, and {age.LIST} beside them says so")
+            told = f"{old} records are older than the code, and {age.LIST} beside them says so"
+            print(told if old else "no record is older than the code")
         count = len(r.everything())
         print(f"{count} records have the scores they were written with")
         print(f"{verify(files, out)} tables and numbers in {out} are recomputed and equal")
