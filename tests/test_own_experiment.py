@@ -84,5 +84,5 @@ def test_it_can_be_tuned(place):
     space = ("--space", "outer_rate=log:0.001:0.3", "--trials", "2")
     data = ("--dataset", "my_ratings.csv")
     said = run(place, "-m", "experiments", "search", "--module", "level", *data, *space, *SMALL)
-    assert "outer_rate" in said and "valid MAE" in said
+    assert "outer_rate" in said and "valid mse" in said
     assert (place / "out" / "search-level-my_ratings" / "budget.png").is_file()

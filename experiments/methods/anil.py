@@ -23,7 +23,6 @@ from .maml import inner, model
 class Config(maml.Config):
     """Settings of the experiment: those of MAML, with more steps in a task."""
 
-    training: benchmark.Training = benchmark.Training(seeds=5, num_steps=1500)
     inner_steps: int = 20
     """Gradient steps in a task."""
 

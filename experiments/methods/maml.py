@@ -27,7 +27,6 @@ from metajax.types import Model
 class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    training: benchmark.Training = benchmark.Training(seeds=5)
     inner_rate: float = 0.1
     """Rate of the gradient steps in a task."""
     inner_steps: int = 5

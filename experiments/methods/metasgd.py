@@ -23,7 +23,6 @@ from .maml import model
 class Config(maml.Config):
     """Settings of the experiment: those of MAML, with more steps in a task."""
 
-    training: benchmark.Training = benchmark.Training(seeds=5, num_steps=1200)
     inner_steps: int = 10
     """Gradient steps in a task."""
 

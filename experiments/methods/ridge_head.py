@@ -41,7 +41,6 @@ from metajax.types import MetaLearner, Model
 class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    training: benchmark.Training = benchmark.Training(num_steps=600, num_tasks=64)
     outer_rate: float = 1e-3
     """Rate of AdamW across tasks, decayed to 0 along a cosine."""
     hidden: benchmark.Positive = 32

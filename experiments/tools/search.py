@@ -106,7 +106,7 @@ def score(
     return trials.trial(learner, tx, problem, config.training, watch)
 
 
-def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
+def figures(found: Found, folder: pathlib.Path, metric: str) -> list[pathlib.Path]:
     """Saves the budget curve, the importance of the settings, and parallel coordinates."""
     whole = [t for t in found.trials if t.state == "complete"]
     scores = np.array([t.score for t in whole])
@@ -119,7 +119,7 @@ def figures(found: Found, folder: pathlib.Path) -> list[pathlib.Path]:
         axes.plot(count, np.minimum.accumulate(scores), label="best so far", **plots.look(1))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("complete trials")
-        axes.set_ylabel("meta-validation MAE")
+        axes.set_ylabel(f"meta-validation {metric}")
         axes.legend(frameon=False)
     with plots.page(paths[1], 0.8 + 0.25 * max(1, len(found.importance))) as axes:
         axes.barh(list(found.importance), list(found.importance.values()), color="#555555")
@@ -190,11 +190,13 @@ def main(config: Config) -> None:
     name = f"search-{experiment.name}-{named.short_name(config.data.dataset)}"
     folder = config.output.folder(name)
     if config.output.from_records:
-        told = records.stored(name, otherwise=folder).extra
+        record = records.stored(name, otherwise=folder)
+        told, (key,) = record.extra, record.scores
         trials = [search.Trial(**trial) for trial in told["trials"]]
-        _show(Found(told["best"], told["score"], trials, told["importance"]), name)
+        _show(Found(told["best"], told["score"], trials, told["importance"]), name, key.metric)
         return
-    problem = benchmark.load(config.data, config.split, config.training.num_support)
+    problem = harness.load_data(config)
+    metric = "misordered" if problem.events else "mse"
     with progress.bar("trials", config.trials) as update:
         done = 0
 
@@ -214,7 +216,7 @@ def main(config: Config) -> None:
         f"search of {experiment.name}",
         config,
         [records.Arm(experiment.name, settings=found.best)],
-        {records.Key("search", experiment.name, "valid", "mae"): whole},
+        {records.Key("search", experiment.name, "valid", metric): whole},
         data=harness.data_of(problem),
         extra={
             "best": found.best,
@@ -224,8 +226,8 @@ def main(config: Config) -> None:
         },
     )
     records.write(folder, name, record, config.output.publish)
-    _show(found, name)
-    for path in figures(found, folder):
+    _show(found, name, metric)
+    for path in figures(found, folder, metric):
         print(f"plot {path}")
     journal.write_checksums(folder)
 
@@ -234,7 +236,7 @@ def _any_of(setting: Real | Whole | Choice) -> Any:
     return setting.values[0] if isinstance(setting, Choice) else setting.low
 
 
-def _show(found: Found, name: str) -> None:
+def _show(found: Found, name: str, metric: str) -> None:
     names = list(found.best)
     ranked = sorted((t for t in found.trials if t.state == "complete"), key=lambda t: t.score)
     rows = [[f"{t.score:.4f}", *(_shown(t.settings[n]) for n in names)] for t in ranked[:10]]
@@ -244,7 +246,7 @@ def _show(found: Found, name: str) -> None:
         f"{len(found.trials) - len(ranked) - pruned} without a score. Importance: "
         + ", ".join(f"{k} {v:.2f}" for k, v in found.importance.items())
     )
-    tables.terminal(tables.Grid(name, ["valid MAE", *names], rows, 0, [note], bold=[0]))
+    tables.terminal(tables.Grid(name, [f"valid {metric}", *names], rows, 0, [note], bold=[0]))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import pytest
 from option_lists import listed
 
 from experiments import HERE, find, sources, with_config
-from experiments.methods import anil, cnp, evidence, maml, melu, ridge_head
+from experiments.methods import cnp, evidence, maml, melu, ridge_head
 from experiments.tools import search as tuning
 from metajax import settings, stand_ins
 from metajax.benchmark import command, harness
@@ -110,7 +110,7 @@ def test_an_option_overrides_the_preset_in_either_order():
 
 def test_a_preset_reaches_what_is_inherited_and_what_has_no_default():
     assert command.parse(evidence.Config, ["--preset", "quick"]).training.num_steps == 200
-    assert command.parse(anil.Config, []).training.num_steps == 1500
+    assert command.parse(evidence.Config, []).training.seeds == 1
     options = ["maml", "--space", "inner_rate=log:.01:1", "--preset", "quick", "--trials", "3"]
     config = command.parse(tuning.Config, options)
     assert (config.experiment, config.training.num_tasks, config.trials) == ("maml", 16, 3)

@@ -28,7 +28,7 @@ from metajax.data.table import Interactions
 from metajax.evaluation import evaluate, protocols
 from metajax.results import records as report
 from metajax.results.groups import GROUPS
-from metajax.settings import Data, Output, Training, replace
+from metajax.settings import Data, Output, replace
 from metajax.training import journal
 from metajax.types import Episode, UserError
 
@@ -89,7 +89,6 @@ class Config(benchmark.Config):
     table: Positional[Literal["T1", "T2", "T3", "T4", "T5"]]
     """Which table. T3 is the k-shot curve of T2's record."""
     _: dataclasses.KW_ONLY
-    training: Training = Training(seeds=5, num_steps=2000, patience=300, num_tasks=32)
     trials: int = 30
     """Settings tried for every arm, on meta-validation."""
     trial_steps: benchmark.Positive = 150
