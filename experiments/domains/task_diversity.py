@@ -19,7 +19,7 @@ import dataclasses
 import time
 from typing import Any, ClassVar
 
-from metajax import benchmark
+from metajax import benchmark, losses
 from metajax.results import records
 from metajax.results.groups import GROUPS
 from metajax.settings import Data, Hardware, Output, Positive, Presets, SplitOptions
@@ -83,7 +83,7 @@ def measured(config: Config) -> records.Record:
     began = time.perf_counter()
     ways = picks(config)  # before anything is read: too few candidates are refused here
     options = SplitOptions(protocol="users", split_seed=config.split_seed)
-    problem = benchmark.load(config.data, options)
+    problem = benchmark.load(config.data, options, error=losses.absolute_error)
     training = rates.training_of(config)
     tried = (worlds.Ratings(problem, training), worlds.Kinds(training))
     choices: dict[str, dict[str, Any]] = {}

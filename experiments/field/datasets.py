@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import benchmark
+from metajax import benchmark, losses
 from metajax.benchmark import belief
 from metajax.benchmark.baselines import A0, A1, A2, closed_form_arm
 from metajax.benchmark.problem import Problem, freeze, problem_of
@@ -132,7 +132,7 @@ def run(name: str, config: Config) -> tuple[dict[records.Key, np.ndarray], dict]
     checksum = table.checksum()
     table = with_negatives(table) if implicit else table
     parts, min_rows = cut(table, config.split_seed)
-    problem = problem_of(table, parts)
+    problem = problem_of(table, parts, error=losses.absolute_error)
     learner, params, settings = closed_form(problem)
     levels = belief.levels_of(problem)
     links = {} if levels is None else belief.links_of({JOINT: (learner, params)}, problem, levels)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from metajax import benchmark, tree
-from metajax.benchmark import baselines, harness
+from metajax.benchmark import baselines
 from metajax.data import episodes
 from metajax.evaluation.evidence import evidence_candidates, evidence_scores, gradient_norms
 
@@ -51,7 +51,7 @@ def scores(config: Config, problem: benchmark.Problem) -> np.ndarray:
 
 def main(config: Config) -> list[str]:
     """The names of the best items, best first, which it prints with their scores."""
-    problem = harness.load_data(config)
+    problem = benchmark.load(config.data, config.split, config.training.num_support)
     found = scores(config, problem)
     best = np.asarray(evidence_candidates(found, config.num_candidates))
     table = problem.table

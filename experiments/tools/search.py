@@ -195,7 +195,7 @@ def main(config: Config) -> None:
         trials = [search.Trial(**trial) for trial in told["trials"]]
         _show(Found(told["best"], told["score"], trials, told["importance"]), name, key.metric)
         return
-    problem = harness.load_data(config)
+    problem = benchmark.load(config.data, config.split, config.training.num_support)
     metric = "misordered" if problem.events else "mse"
     with progress.bar("trials", config.trials) as update:
         done = 0

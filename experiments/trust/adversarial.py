@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from metajax import benchmark, losses
+from metajax import benchmark
 from metajax.benchmark import belief, harness
 from metajax.data import episodes
 from metajax.data.sources import named
@@ -268,7 +268,6 @@ def attacked(config: Config, attack: str) -> records.Record:
     if not config.hostile or not all(0 < share < 1 for share in config.hostile):
         raise UserError("--hostile: give shares of users above 0 and below 1, as 0.01 0.05")
     problem = benchmark.load(config.data, config.split, config.training.num_support)
-    problem = dataclasses.replace(problem, error=losses.squared_error)
     folder = config.output.folder(f"adversarial-{name}")
     if config.training.fresh:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)

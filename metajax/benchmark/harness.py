@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import optax
 
-from metajax import losses
 from metajax.benchmark import belief, strong
 from metajax.benchmark.arm import Fitted
 from metajax.benchmark.baselines import (
@@ -137,13 +136,8 @@ def split_of(problem: Problem) -> records.Split:
 
 
 def load_data(config: Any) -> Problem:
-    """The problem that the options of a rating experiment describe, see `problem.load`.
-
-    Choices minimize the squared error of ratings: on whole stars the absolute one rewards an arm
-    that predicts the median.
-    """
-    problem = load(config.data, config.split, config.training.num_support)
-    return problem if problem.events else dataclasses.replace(problem, error=losses.squared_error)
+    """The problem that the options of a rating experiment describe, see `problem.load`."""
+    return load(config.data, config.split, config.training.num_support)
 
 
 def _metrics_of(problem: Problem) -> Metrics:

@@ -45,8 +45,9 @@ class Problem:
       valid: source and episodes of meta-validation, all its scenarios together; the test uses the
         same source, so its columns are estimated from all training rows.
       example: one episode, for shapes.
-      error: the error on meta-validation that choices minimize: the absolute error of ratings, or
-        the share of misordered pairs where lists are judged.
+      error: the error on meta-validation that choices minimize: the squared error of ratings (on
+        whole stars the absolute one favors an arm that predicts the median), or the share of
+        misordered pairs where lists are judged.
       shots: the numbers of support rows that choices are made at; empty for all rows there are.
       scale: the standard deviation of the training ratings after item biases are subtracted.
       unit: how many units of the ratings as they were read one unit of this problem's ratings is:
@@ -62,7 +63,7 @@ class Problem:
     train: episodes.Source
     valid: tuple[episodes.Source, Episode]
     example: Episode
-    error: losses.Loss = losses.absolute_error
+    error: losses.Loss = losses.squared_error
     shots: tuple[int, ...] = ()
     scale: float = 1.0
     unit: float = 1.0
@@ -111,18 +112,24 @@ def laid_out(tasks: split.Tasks, num_query: int) -> Episode:
     return jax.device_put(episodes.fixed(tasks, num_query, widest))
 
 
-def load(data: Data, options: SplitOptions | None = None, num_support: int = 64) -> Problem:
+def load(
+    data: Data,
+    options: SplitOptions | None = None,
+    num_support: int = 64,
+    error: losses.Loss = losses.squared_error,
+) -> Problem:
     """Reads, splits and represents a data set, its ratings brought to the scale 1..5.
 
     Args:
       options: of the split; else the defaults.
       num_support: support rows of the example that parameters are made for.
+      error: of ratings, see `Problem`; choices from events minimize the share of misordered pairs.
 
     Raises:
       UserError: the data set is missing or damaged, or too small for the protocol.
     """
     made = splits.make(data, options or SplitOptions())
-    error = losses.misordered if made.events else losses.absolute_error
+    error = losses.misordered if made.events else error
     ready = problem_of(made.table, made.split, num_support, error)
     return dataclasses.replace(ready, predict=made.predict, unit=made.unit, events=made.events)
 
@@ -131,7 +138,7 @@ def problem_of(
     table: Interactions,
     parts: split.Split,
     num_support: int = 64,
-    error: losses.Loss = losses.absolute_error,
+    error: losses.Loss = losses.squared_error,
     shots: tuple[int, ...] = (),
 ) -> Problem:
     """The problem of a table under a split, whose validation scenarios are judged as one.

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from metajax import benchmark
+from metajax import benchmark, losses
 from metajax.benchmark import baselines, belief
 from metajax.benchmark.harness import data_of
 from metajax.benchmark.problem import Problem, laid_out, problem_of
@@ -119,7 +119,7 @@ def load(config: Any) -> tuple[Interactions, Problem]:
     if table.scale != (STARS[0], STARS[-1]):
         low, high = table.scale
         raise UserError(f"{table.name} has ratings {low:g}..{high:g}; the prompts speak of 1 to 5")
-    return table, problem_of(table, people_of(config, table))
+    return table, problem_of(table, people_of(config, table), error=losses.absolute_error)
 
 
 def rated(tasks: Episode, person: int, names: Sequence[str]) -> Rated:
