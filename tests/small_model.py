@@ -34,7 +34,7 @@ def write(folder: pathlib.Path, labels: Labels | None = None, mean: float = 3.0)
         "log": {"name": "films", "users": 2, "items": 6, "rows": 3},
         "arm": "fold-in",
         "validation": {
-            "metric": "mean absolute error",
+            "metric": "root mean squared error",
             "events": [0, 1, 3, 10, "all"],
             "users": 3,
             "arms": {"item mean": [0.9] * 5, "fold-in": [0.9, 0.8, 0.7, 0.6, 0.5]},

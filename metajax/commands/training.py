@@ -1,6 +1,6 @@
 """From a log to a model folder: the recommended learner, beside those that need no meta-learning.
 
-The rule. Of *ratings* the ridge head is trained on the absolute error. Of *events* (clicks, plays,
+The rule. Of *ratings* the ridge head is trained on the squared error. Of *events* (clicks, plays,
 purchases) it is trained to put what a person did before what they did not, with items drawn at
 random for the latter; counts become log(1 + count). A share of the training tasks hides its items
 behind their content if the log has item features; the offset sees user features if there are some;
@@ -96,7 +96,7 @@ def prepared(table: Interactions, labels: Labels, seed: int) -> tuple[Interactio
         label = (np.log1p(table.count) / labels.unit).astype(np.float32)
         table = dataclasses.replace(table, label=label, scale=(0.0, float(label.max())))
     parts = split.newcomers(table, seed)
-    error, given = losses.absolute_error, table
+    error, given = losses.squared_error, table
     if labels.events:
         given, parts = negatives.with_negatives(table, parts, NEGATIVES, seed)
         error = losses.misordered
@@ -106,7 +106,7 @@ def prepared(table: Interactions, labels: Labels, seed: int) -> tuple[Interactio
 def rule(labels: Labels, table: Interactions) -> str:
     """What was done because the log is what it is, in one line."""
     met = {
-        "ratings": "ratings are predicted, and judged by their absolute error",
+        "ratings": "ratings are predicted, and judged by their squared error",
         "counts": "counts are met as log(1 + count)",
         "clicks": "events are met as 1",
     }[labels.kind]
@@ -161,7 +161,7 @@ def head_recipe(ready: Problem) -> item_ridge.Recipe:
 
 def _built(recipe: item_ridge.Recipe, labels: Labels, ready: Problem) -> MetaLearner:
     """The learner of a recipe, as it is trained."""
-    loss = _ordering if labels.events else losses.absolute_error
+    loss = _ordering if labels.events else losses.squared_error
     learner = item_ridge.learner(recipe, loss)
     if recipe.learned and ready.table.item_features.sizes:
         learner = hide(learner, 0.3, as_cold)

@@ -1,8 +1,9 @@
 """Which arm serves newcomers best: the served arrays themselves, judged on validation users.
 
 Each arm adapts on the first 0, 1, 3 and 10 events of a validation user and on all, and is asked for
-the query. Ratings: the mean absolute error of the stars a person would be shown. Events: nDCG@10 of
-the whole catalogue without what the user's support holds.
+the query. Ratings: the root mean squared error of the ratings a person would be shown; the absolute
+error would favor an arm that predicts the median. Events: nDCG@10 of the whole catalogue without
+what the user's support holds.
 """
 
 import pathlib
@@ -28,9 +29,9 @@ class Verdict(NamedTuple):
     """The comparison of the arms.
 
     Attributes:
-      metric: its name; lower is better for an error.
-      error: whether lower is better.
-      scores: arm -> (K, T) of each number of events and validation user.
+      metric: its name, as a table has it.
+      error: whether it is an error, of which less is better.
+      scores: arm -> (K, T) of each number of events and validation user; squared errors of ratings.
       chosen: the arm with the best mean; method: the one that is meta-learned.
       notes: sentences to stand below the table.
     """
@@ -44,7 +45,7 @@ class Verdict(NamedTuple):
 
     def facts(self) -> dict[str, Any]:
         """What is kept of it in ``model.json``."""
-        curve = {arm: values.mean(axis=1).round(5).tolist() for arm, values in self.scores.items()}
+        curve = {arm: self.curve(arm).round(5).tolist() for arm in self.scores}
         users = next(iter(self.scores.values())).shape[1]
         return {
             "metric": self.metric,
@@ -52,6 +53,17 @@ class Verdict(NamedTuple):
             "users": users,
             "arms": curve,
         }
+
+    def curve(self, arm: str) -> np.ndarray:
+        """The metric (K,) of an arm after each number of events."""
+        return self._shown(self.scores[arm].mean(axis=1))
+
+    def mean(self, arm: str) -> float:
+        """The metric of an arm over all numbers of events."""
+        return float(self._shown(self.scores[arm].mean()))
+
+    def _shown(self, mean: Any) -> Any:
+        return np.sqrt(mean) if self.error else mean
 
 
 def compare(
@@ -75,7 +87,7 @@ def compare(
     sign = -1.0 if labels.events else 1.0
     mean = {arm: sign * float(values.mean()) for arm, values in scores.items()}
     chosen = min(mean, key=lambda arm: mean[arm])
-    metric = f"nDCG@{TOP}" if labels.events else "mean absolute error"
+    metric = f"nDCG@{TOP}" if labels.events else "root mean squared error"
     made = Verdict(metric, not labels.events, scores, chosen, method, [])
     return made._replace(notes=_sentences(made, mean))
 
@@ -88,8 +100,9 @@ def _sentences(made: Verdict, mean: Mapping[str, float]) -> list[str]:
     best = min(others, key=lambda arm: others[arm])
     gap = (made.scores[made.method] - made.scores[best]).mean(axis=0)
     found = intervals.mean_interval(gap)
+    what = "squared error, " if made.error else ""
     told = (
-        f"{made.method} less {best}, mean over all columns: {found.mean:+.4f} "
+        f"{made.method} less {best}, {what}mean over all columns: {found.mean:+.4f} "
         f"[{found.low:+.4f}, {found.high:+.4f}] on {found.num_units} users, "
         f"{'below' if made.error else 'above'} 0 is better"
     )
@@ -114,7 +127,7 @@ def _shot(tasks: Tasks, i: int, shots: int | None) -> tuple[np.ndarray, ...]:
 
 
 def _errors(form: linear.Form, table: Interactions, tasks: Tasks, labels: Labels) -> np.ndarray:
-    """Absolute errors (K, T) of the ratings that would be shown."""
+    """Mean squared errors (K, T) of the ratings that would be shown."""
     del table
     out = np.zeros((len(SHOTS), tasks.num_tasks))
     for k, shots in enumerate(SHOTS):
@@ -122,7 +135,7 @@ def _errors(form: linear.Form, table: Interactions, tasks: Tasks, labels: Labels
             items, label, asked, true, _ = _shot(tasks, i, shots)
             state = linear.adapt(form, linear.start(form), items, label)
             score = np.clip(linear.predict(form, state, asked), labels.low, labels.high)
-            out[k, i] = np.abs(score - true).mean()
+            out[k, i] = ((score - true) ** 2).mean()
     return out
 
 
@@ -152,8 +165,8 @@ def grid(made: Verdict, name: str) -> tables.Grid:
     rows = [
         [
             arm,
-            *(f"{v:.4f}" for v in made.scores[arm].mean(axis=1)),
-            f"{made.scores[arm].mean():.4f}",
+            *(f"{v:.4f}" for v in made.curve(arm)),
+            f"{made.mean(arm):.4f}",
         ]
         for arm in arms
     ]
@@ -171,9 +184,9 @@ def plotted(made: Verdict, path: pathlib.Path) -> pathlib.Path:
     """The picture of the comparison: a curve for each arm over the number of events."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with plots.page(path) as axes:
-        for i, (arm, values) in enumerate(made.scores.items()):
+        for i, arm in enumerate(made.scores):
             name = f"{arm} (saved)" if arm == made.chosen else arm
-            axes.plot(range(len(SHOTS)), values.mean(axis=1), label=name, **plots.look(i))
+            axes.plot(range(len(SHOTS)), made.curve(arm), label=name, **plots.look(i))
         axes.set_xticks(range(len(SHOTS)), ["all" if k is None else str(k) for k in SHOTS])
         users = next(iter(made.scores.values())).shape[1]
         axes.set_xlabel(f"events of a new person ({users:,} validation users)")

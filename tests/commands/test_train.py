@@ -167,6 +167,19 @@ def test_a_log_or_an_option_that_cannot_be_is_one_line_before_any_training(
     assert "\n" not in str(told.value) and not (tmp_path / "model").exists()
 
 
+STARS = Labels("ratings", 1.0, 5.0)
+
+
+def flat(value: float) -> linear.Form:
+    """An arm that says ``value`` of the second of two items, whatever it is shown."""
+    return linear.Form(
+        np.zeros((2, 0), np.float32),
+        np.array([3.0, value], np.float32),
+        np.zeros(2, np.float32),
+        *(np.zeros(0), np.zeros(0), None, None, 1.0),
+    )
+
+
 def test_the_verdict_names_the_arm_that_errs_less_and_says_what_is_sure():
     """Two people, one item each to be asked for; an arm that is right, and one that is off by 1."""
     tasks = Tasks(
@@ -178,21 +191,36 @@ def test_the_verdict_names_the_arm_that_errs_less_and_says_what_is_sure():
         shots=np.array([1, 1]),
     )
     parts = Split("newcomers", 0, np.zeros(0), tasks, {"user_cold": tasks}, {}, 1)  # pyright: ignore
-    flat = lambda value: linear.Form(
-        np.zeros((2, 0), np.float32),
-        np.array([3.0, value], np.float32),
-        np.zeros(2, np.float32),
-        *(np.zeros(0), np.zeros(0), None, None, 1.0),
-    )
-    stars = Labels("ratings", 1.0, 5.0)
     for worse, better in (("ridge head", "item mean"), ("item mean", "ridge head")):
         forms = {worse: flat(5.0), better: flat(4.0)}
-        made = verdict.compare(forms, None, parts, stars, "ridge head")  # pyright: ignore
+        made = verdict.compare(forms, None, parts, STARS, "ridge head")  # pyright: ignore
         assert made.chosen == better and made.scores[worse].mean() == 1.0
         alone = "an arm without meta-learning is better or as good"
         assert (alone in made.notes[0]) == (better == "item mean")
         sign = "+" if better == "item mean" else "-"
         assert f"{sign}1.0000" in made.notes[1] and "below 0 is better" in made.notes[1]
+
+
+def test_an_arm_that_predicts_the_median_is_not_saved_for_it():
+    """Nine of ten people give a film 5: the median errs less in stars, the mean in squares."""
+    label = np.tile(np.array([3.0, 5.0], np.float32), 10)
+    label[-1] = 1.0
+    tasks = Tasks(
+        owner=np.arange(10),
+        start=np.arange(10) * 2,
+        length=np.full(10, 2),
+        other=np.tile(np.array([0, 1]), 10),
+        label=label,
+        shots=np.ones(10, int),
+    )
+    parts = Split("newcomers", 0, np.zeros(0), tasks, {"user_cold": tasks}, {}, 1)  # pyright: ignore
+    forms = {"median": flat(5.0), "mean": flat(4.6)}
+    made = verdict.compare(forms, None, parts, STARS, "median")  # pyright: ignore
+    assert made.chosen == "mean"
+    np.testing.assert_allclose(made.mean("mean"), np.sqrt(1.44), rtol=1e-5)
+    np.testing.assert_allclose(made.facts()["arms"]["median"], np.sqrt(1.6), rtol=1e-4)
+    shown = verdict.grid(made, "log").rows
+    assert [row[-1] for row in shown] == ["1.2649", "1.2000"]
 
 
 def test_a_signal_says_that_nothing_is_kept(tmp_path, monkeypatch, capsys):
