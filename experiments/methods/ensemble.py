@@ -42,7 +42,6 @@ from metajax.types import Episode, MetaLearner, Model, Params
 class Config(benchmark.Config):
     """Settings of the experiment."""
 
-    training: benchmark.Training = benchmark.Training(num_steps=300)
     outer_rate: float = 1e-3
     """Rate of Adam for A3, the joint training."""
     gate_rate: float = 0.02

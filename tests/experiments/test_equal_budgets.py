@@ -1,6 +1,7 @@
 """Every arm of the field's tables may spend the same: trials, steps, seeds, a fair beginning."""
 
 import dataclasses
+import importlib
 import pathlib
 import types
 
@@ -8,9 +9,19 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from experiments import HERE
 from experiments.field.ranking import meta, ranking
 from experiments.field.tables import contenders, tables
-from metajax.benchmark import baselines, boosting, mixture, problem, ranking_arms, stacking
+from metajax.benchmark import (
+    baselines,
+    boosting,
+    command,
+    harness,
+    mixture,
+    problem,
+    ranking_arms,
+    stacking,
+)
 from metajax.benchmark import ranking as lists
 from metajax.benchmark.arm import Fitted
 from metajax.data import split
@@ -116,6 +127,16 @@ def test_the_budget_of_the_tables_is_thirty_trials_five_seeds_and_a_plateau():
     config = tables.Config("T2")
     assert config.trials >= 30 and config.training.seeds >= 5
     assert 0 < config.training.patience < config.training.num_steps
+
+
+def test_the_table_of_every_method_has_the_budget_of_the_tables():
+    of = lambda path: importlib.import_module(f"experiments.methods.{path.stem}")
+    texts = {path: path.read_text() for path in (HERE / "methods").glob("*.py")}
+    single = [of(path) for path, text in texts.items() if "run_experiment(" in text]
+    assert len(single) > 20
+    for module in single:
+        assert command.declared(module.Config).training == harness.EQUAL, module.__name__
+    assert tables.Config("T2").training == harness.EQUAL
 
 
 def test_ways_to_warm_up_have_the_budget_of_the_arms_beside_them(monkeypatch, tmp_path):
