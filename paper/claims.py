@@ -115,8 +115,16 @@ def seeds(r: Results) -> str:
 
 
 def steps(r: Results) -> str:
-    """The number of outer steps, or the range of them."""
-    return ranged([record.config["num_steps"] for record in r.ratings.values()])
+    """How many outer steps a trained arm takes, and what ends its training before that."""
+    configs = [record.config for record in r.ratings.values()]
+    limit = ranged([config["num_steps"] for config in configs])
+    waits = [config.get("patience", 0) for config in configs]
+    if not all(0 < wait < config["num_steps"] for wait, config in zip(waits, configs, strict=True)):
+        return f"{limit} outer steps"
+    return (
+        f"at most {limit} outer steps, and ends where no seed has had a lower error on "
+        f"meta-validation for {ranged(waits)} of them"
+    )
 
 
 def ranged(values: list[int]) -> str:

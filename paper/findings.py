@@ -171,11 +171,11 @@ def overfits(r: Results) -> str:
             if arm.role == records.METHOD and best and np.mean(best) <= steps / 2:
                 early.append(arm.label)
     if not early:
-        return "No meta-learner had its lowest validation error in the first half of its training"
+        return "No meta-learner had its lowest validation error in the first half of its steps"
     be = "had its" if len(early) == 1 else "had their"
     return (
         f"More training does not help everybody: {listed(early)} {be} lowest validation error in "
-        "the first half of the outer steps"
+        "the first half of the outer steps that were allowed"
     )
 
 

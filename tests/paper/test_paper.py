@@ -240,6 +240,27 @@ def test_negative_results_are_named(folder):
     assert "differs by up to 0.020" in CLAIMS["seed-noise"](r), "two seeds, .01 to either side"
 
 
+def test_a_plateau_is_told_where_every_record_has_one(folder):
+    from paper.build import CLAIMS
+
+    r = load(folder)
+    (limit,) = {x.config["num_steps"] for x in r.ratings.values()}
+    assert CLAIMS["steps"](r) == f"{limit:,} outer steps"
+    with_wait = lambda x, wait: dataclasses.replace(x, config=x.config | {"patience": wait})
+    told = lambda *waits: CLAIMS["steps"](
+        dataclasses.replace(
+            r,
+            ratings={
+                name: with_wait(x, wait)
+                for (name, x), wait in zip(r.ratings.items(), waits, strict=True)
+            },
+        )
+    )
+    assert told(2, 2, 2, 2).startswith(f"at most {limit:,} outer steps, and ends where no seed")
+    assert told(2, 3, 2, 2).endswith("for 2 to 3 of them")
+    assert told(2, 0, 2, 2) == told(2, limit, 2, 2) == f"{limit:,} outer steps"
+
+
 def test_a_paper_with_every_section_compiles(everything, tmp_path):
     pytest.importorskip("typst")
     from paper import build as paper
