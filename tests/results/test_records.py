@@ -172,6 +172,18 @@ def mine():
     return record("mine", offsets=offsets, method="Mine", extra={"table": "T5"})
 
 
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({}, ""), ({"best_step": [2]}, "3"), ({"best_step": [2], "num_steps": 1700}, "1,700")],
+)
+def test_the_page_of_methods_tells_how_many_steps_an_arm_took(mine, settings, told):
+    """All of the three that were allowed, or those to its plateau; none of a closed form."""
+    arms = [dataclasses.replace(a, settings=settings) for a in mine.arms]
+    made = dataclasses.replace(mine, arms=tuple(arms), config=mine.config | {"num_steps": 3})
+    (row,) = (line for line in index.glance([made]).splitlines() if "[Mine]" in line)
+    assert row.split(" | ")[-1].strip(" |") == told
+
+
 def test_an_arm_called_mine_is_a_method_everywhere(mine, capsys, tmp_path):
     grid = tables.grid_of(mine)
     row = next(cells for cells in grid.rows if cells[0].strip() == "A2 fold-in")
